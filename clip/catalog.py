@@ -1,0 +1,98 @@
+"""What can be named without loading anything: published weights, shipped weights, architectures. Imports no torch."""
+
+from pathlib import Path
+
+CONFIGS = Path(__file__).parent / "configs"
+WEIGHTS = Path(__file__).parent / "weights"
+
+# OpenAI's published archives: name -> sha256, which is also a part of the address.
+ARCHIVES = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+}
+ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+
+
+def available_models():
+    """The nine names of OpenAI's published models."""
+    return list(ARCHIVES)
+
+
+def file_stem(name):
+    """``ViT-L/14@336px`` -> ``ViT-L-14-336px``, as OpenAI names its files and we name our configs."""
+    return name.replace("/", "-").replace("@", "-")
+
+
+def archive_file(name):
+    return file_stem(name) + ".pt"
+
+
+def archive_address(name):
+    return ADDRESS.format(sha256=ARCHIVES[name], file=archive_file(name))
+
+
+def shipped_weights(name):
+    """Path of weights that come with the package, or None."""
+    path = WEIGHTS / (file_stem(name) + ".pth")
+    return path if path.is_file() else None
+
+
+def architecture_names():
+    """Every architecture that ``clip/configs`` describes; the published names in their own spelling."""
+    spelled = {file_stem(name): name for name in ARCHIVES}
+    return [spelled.get(path.stem, path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]
+
+
+def read_architecture(name, file=None):
+    """The arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a YAML file of one's own.
+
+    A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
+    Raises ValueError, in one line, where the name or a key is missing or unknown.
+    """
+    import yaml
+    path = Path(file) if file else CONFIGS / (file_stem(name) + ".yaml")
+    if not path.is_file():
+        raise ValueError(f"no architecture {name!r}; there are {', '.join(architecture_names())}"
+                         if file is None else f"no such file: {path}")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
+    block = document if "embed_dim" in document else document.get(name)
+    if not isinstance(block, dict):
+        raise ValueError(f"{path} has no architecture {name!r}; it has {', '.join(map(str, document))}")
+    return _checked(block, path)
+
+
+REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
+            "transformer_width", "transformer_heads", "transformer_layers")
+OPTIONAL = ("vision_patch_size", "vision_heads", "vocabulary")
+
+
+def _checked(block, path):
+    missing = [key for key in REQUIRED if key not in block]
+    unknown = [key for key in block if key not in REQUIRED + OPTIONAL]
+    if missing or unknown:
+        raise ValueError(f"{path}: " + "; ".join(
+            part for part in (missing and f"missing {', '.join(missing)}",
+                              unknown and f"unknown {', '.join(map(str, unknown))}") if part))
+    for key in REQUIRED:
+        value = block[key]
+        numbers = value if key == "vision_layers" and isinstance(value, list) and value else [value]
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers):
+            raise ValueError(f"{path}: {key} must be a positive whole number"
+                             f"{' or a list of them' if key == 'vision_layers' else ''}, not {value!r}")
+    is_resnet = isinstance(block["vision_layers"], list)
+    if bool(block.get("vision_patch_size")) == is_resnet:
+        raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
+                         "a ResNet a list of vision_layers and no vision_patch_size")
+    return block

@@ -1,0 +1,280 @@
+"""CLIP's two towers (Radford et al., 2021, arXiv:2103.00020) under OpenAI's parameter names.
+
+Every module is named so that the state dict is OpenAI's, key for key. Weights are kept in one floating type
+(fp32, or fp64 for proofs); lower precisions come from autocast around the model, never from inside it.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (B, L, W) -> (B, L, W), with the parameter names of ``nn.MultiheadAttention``.
+
+    ``out_proj`` is called as a module, so that an adapter put there is felt.
+    """
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x, causal=False):
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                       # (B, L, 3W)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, W/H)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """Pre-norm transformer block, (B, L, W) -> (B, L, W)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(OrderedDict(
+            c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)))
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x, causal=False):
+        x = x + self.attn(self.ln_1(x), causal)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of residual attention blocks; ``causal`` lets a position see itself and what stands before it."""
+
+    def __init__(self, width, layers, heads, causal=False):
+        super().__init__()
+        self.width, self.causal = width, causal
+        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
+
+    def forward(self, x):
+        for block in self.resblocks:
+            x = block(x, self.causal)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """ViT image tower, (B, 3, R, R) -> (B, D)."""
+
+    def __init__(self, resolution, patch_size, width, layers, heads, embed_dim):
+        super().__init__()
+        scale = width ** -0.5
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn((resolution // patch_size) ** 2 + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+
+    def forward(self, images):
+        patches = self.conv1(images).flatten(2).transpose(1, 2)                  # (B, P, W)
+        class_token = self.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([class_token.to(patches.dtype), patches], dim=1)           # (B, 1 + P, W)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class Bottleneck(nn.Module):
+    """ResNet bottleneck whose stride is an average pool (anti-aliased), in the branch and in the shortcut."""
+
+    expansion = 4
+
+    def __init__(self, channels_in, channels, stride=1):
+        super().__init__()
+        channels_out = channels * self.expansion
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels_out)
+        self.downsample = None
+        if stride > 1 or channels_in != channels_out:
+            self.downsample = nn.Sequential(OrderedDict([  # OpenAI counts the pool as "-1"
+                ("-1", nn.AvgPool2d(stride)),
+                ("0", nn.Conv2d(channels_in, channels_out, 1, bias=False)),
+                ("1", nn.BatchNorm2d(channels_out))]))
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(self.avgpool(x)))
+        return F.relu(x + shortcut)
+
+
+class AttentionPool2d(nn.Module):
+    """One attention query, the mean of the map, over all its positions: (B, C, h, w) -> (B, D)."""
+
+    def __init__(self, side, channels, heads, embed_dim):
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(side ** 2 + 1, channels) * channels ** -0.5)
+        self.k_proj = nn.Linear(channels, channels)
+        self.q_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj = nn.Linear(channels, embed_dim)
+
+    def forward(self, feature_map):
+        x = feature_map.flatten(2).transpose(1, 2)                                     # (B, hw, C)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding
+        query, key, value = (project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, C/H)
+                             for project, tokens in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x)))
+        pooled = F.scaled_dot_product_attention(query, key, value)                     # (B, H, 1, C/H)
+        return self.c_proj(pooled.transpose(1, 2).flatten(1))
+
+
+class ModifiedResNet(nn.Module):
+    """ResNet image tower with a three-convolution stem and an attention pool, (B, 3, R, R) -> (B, D).
+
+    ``layers`` holds the number of blocks of each stage: four in OpenAI's models (a map of R / 32), any number here
+    (a map of R / 2^(stages + 1)).
+    """
+
+    def __init__(self, layers, embed_dim, heads, resolution, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(2)
+        channels_in = width
+        self.stages = [f"layer{index + 1}" for index in range(len(layers))]
+        for index, (name, blocks) in enumerate(zip(self.stages, layers, strict=True)):
+            channels = width * 2 ** index
+            stage = [Bottleneck(channels_in, channels, stride=1 if index == 0 else 2)]
+            channels_in = channels * Bottleneck.expansion
+            stage += [Bottleneck(channels_in, channels) for _ in range(1, blocks)]
+            self.add_module(name, nn.Sequential(*stage))
+        self.attnpool = AttentionPool2d(resolution // 2 ** (len(layers) + 1), channels_in, heads, embed_dim)
+
+    def forward(self, images):
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.attnpool(x)
+
+
+class CLIP(nn.Module):
+    """Image tower, text tower and temperature.
+
+    ``vision_layers`` is a number for a ViT and a list (blocks per stage) for a ResNet. Heads default to OpenAI's rule
+    of 64 values a head. ``vocabulary`` lists the token ids that have an embedding row of their own in a small model
+    (row i + 1 belongs to ``vocabulary[i]``); all other ids share row 0, and ``vocab_size`` counts the rows.
+    ``architecture`` repeats these arguments as plain types: what a checkpoint stores.
+    """
+
+    def __init__(self, *, embed_dim, image_resolution, vision_layers, vision_width, context_length, vocab_size,
+                 transformer_width, transformer_heads, transformer_layers, vision_patch_size=None, vision_heads=None,
+                 vocabulary=None):
+        architecture = {key: value for key, value in locals().items()
+                        if key not in ("self", "__class__") and value is not None}
+        super().__init__()
+        self.architecture = architecture
+        self.context_length, self.image_resolution = context_length, image_resolution
+        if isinstance(vision_layers, (list, tuple)):
+            self.visual = ModifiedResNet(vision_layers, embed_dim, vision_heads or vision_width * 32 // 64,
+                                         image_resolution, vision_width)
+        else:
+            self.visual = VisionTransformer(image_resolution, vision_patch_size, vision_width, vision_layers,
+                                            vision_heads or vision_width // 64, embed_dim)
+        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, causal=True)
+        self.token_embedding = nn.Embedding(vocab_size, transformer_width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
+        self.ln_final = nn.LayerNorm(transformer_width)
+        self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_AT_START))
+        self.register_buffer("token_rows", _rows_of(vocabulary), persistent=False)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self):
+        """CLIP's own initialisation (section 2.5 of the paper and its published code)."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=self.transformer.width ** -0.5)
+        _initialise_blocks(self.transformer)
+        if isinstance(self.visual, VisionTransformer):
+            _initialise_blocks(self.visual.transformer)
+            return
+        pool = self.visual.attnpool
+        for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+            nn.init.normal_(projection.weight, std=pool.c_proj.in_features ** -0.5)
+        for block in self.visual.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.bn3.weight)
+
+    def encode_image(self, images):
+        """(B, 3, R, R) -> (B, D), not normalised."""
+        return self.visual(images)
+
+    def encode_text(self, tokens):
+        """(N, L) token ids -> (N, D), not normalised. The feature is read at the end token, the largest id.
+
+        The batch is cut behind its last end token; the causal mask makes that exact. Looking for that place waits for
+        the device, so tokens that were cut before (``cut_tokens``) are taken as they are.
+        """
+        if tokens.shape[1] == self.context_length:
+            tokens = cut_tokens(tokens)
+        ends = tokens.argmax(dim=-1)                                                   # (N,)
+        rows = tokens if self.token_rows is None else self.token_rows[tokens]
+        x = self.token_embedding(rows)                                                 # (N, L, W)
+        x = x + self.positional_embedding[:x.shape[1]]
+        x = self.transformer(x)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])              # (N, W)
+        return x @ self.text_projection
+
+    def forward(self, images, tokens):
+        """(B, 3, R, R), (N, L) -> scaled cosine similarities (B, N) and their transpose."""
+        image_features = F.normalize(self.encode_image(images), dim=-1)
+        text_features = F.normalize(self.encode_text(tokens), dim=-1)
+        logits = self.logit_scale.exp() * image_features @ text_features.T             # (B, D) x (N, D) -> (B, N)
+        return logits, logits.T
+
+
+def cut_tokens(tokens):
+    """(N, L) -> (N, L'), L' being the place of the last end token; what is cut off cannot reach any feature."""
+    return tokens[:, :int(tokens.argmax(dim=-1).max()) + 1]
+
+
+def _rows_of(vocabulary):
+    if vocabulary is None:
+        return None
+    from clip.tokenizer import VOCABULARY_SIZE
+    rows = torch.zeros(VOCABULARY_SIZE, dtype=torch.long)
+    rows[torch.tensor(vocabulary)] = torch.arange(1, len(vocabulary) + 1)
+    return rows
+
+
+def _initialise_blocks(transformer):
+    width, layers = transformer.width, len(transformer.resblocks)
+    residual_std = width ** -0.5 * (2 * layers) ** -0.5
+    for block in transformer.resblocks:
+        nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
+        nn.init.zeros_(block.attn.out_proj.bias)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
