@@ -1,0 +1,398 @@
+"""Every flag, one function per group; parsing and precedence. Imports no torch, so ``--help`` is instant.
+
+    python -m src.main --help
+"""
+
+import argparse
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clip.catalog import architecture_names
+from src.errors import UserError
+from src.models import METHODS
+from src.protocols import PROTOCOLS
+from src.values import auto_or, names, rates, real, warmup, whole
+
+# Kinds of runs; a flag that does nothing in the kind at hand is told.
+TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
+TRAINING = (TRAIN, SEQUENCE)
+SCORING = (TRAIN, SEQUENCE, EVAL)
+MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
+    it does something already; ``shown``: its default as documentation says it, where that differs from ``default``."""
+
+    name: str
+    help: str
+    default: Any = None
+    parse: Callable[[str], Any] = str
+    choices: tuple = ()
+    switch: bool = False
+    runs: tuple = TRAINING
+    numbers: bool = True
+    built: bool = True
+    shown: str | None = None
+    metavar: str | None = None
+
+    @property
+    def key(self):
+        return self.name[2:].replace("-", "_")
+
+
+def switch(name, text, **options):
+    return Flag(name, text, default=False, switch=True, **options)
+
+
+def later(name, text, default=None, **options):
+    """A documented flag whose part of the framework is still to come."""
+    return Flag(name, text, default=default, built=False, **options)
+
+
+# -- the groups, in the order of the documentation -------------------------------------------------------------------
+
+
+def training_flags():
+    return [
+        Flag("--method", "how to train: " + ", ".join(METHODS), "finetune", choices=tuple(METHODS)),
+        Flag("--train-mode", "which parameters train", "whole", choices=("whole", "image", "text")),
+        Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL)),
+        Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS), parse=names,
+             metavar="NAMES", runs=(SEQUENCE, EVAL)),
+        later("--recipe", "a row of the recipe table", metavar="NAME"),
+        Flag("--iterations", "optimiser steps a task", parse=whole(1)),
+        Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1)),
+        Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
+             shown="0.001"),
+        Flag("--batch-size", "images a step, over all devices", 8, whole(1)),
+        Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0"),
+        Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0"),
+        Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup),
+        Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999)),
+        Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8"),
+        Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off"),
+        later("--grad-accum", "parts that a batch is split into", 1),
+        Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
+             "ones", "auto", choices=("auto", "eval", "train")),
+        later("--compile", "torch.compile for the towers"),
+        later("--grad-checkpointing", "trade time for memory"),
+        Flag("--seed", "of everything random", 42, whole(0), runs=TRAINING),
+        switch("--deterministic", "only deterministic kernels", runs=MODEL),
+    ]
+
+
+def checkpoint_flags():
+    return [
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
+        Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
+             "interrupted one", runs=MODEL, metavar="FILE"),
+        later("--resume", "continue an interrupted run in --save exactly"),
+        switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
+        later("--save-interval", "steps or time between resume points", "10m"),
+    ]
+
+
+def model_flags():
+    return [
+        Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
+             runs=MODEL),
+        Flag("--model-config", "YAML file of an architecture of one's own", runs=MODEL, metavar="FILE"),
+        Flag("--model-name", "which architecture of --model-config", runs=MODEL, metavar="KEY"),
+        Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
+             choices=("auto", "pretrained", "scratch"), runs=MODEL),
+        Flag("--clip-cache", "folder of downloaded weights", runs=MODEL, numbers=False, metavar="DIR",
+             shown="$CLIP_CACHE or ~/.cache/clip"),
+        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
+             numbers=False),
+        Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
+             choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL),
+        switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL),
+        Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
+             "auto", parse=auto_or(whole(0, 256)), runs=SCORING, numbers=False),
+    ]
+
+
+def distillation_flags():
+    return [
+        Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME"),
+        Flag("--ref-sentences", "reference texts: a dataset with sentences, or random", metavar="NAME"),
+        Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
+             shown="none"),
+        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE"),
+        later("--ref-wise", "teacher: a mix of zero-shot and loaded weights"),
+        later("--ref-wise-alpha", "share of the loaded weights in it", 0.8),
+        Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
+        later("--ref-size", "a seeded subset of the reference images", shown="all"),
+        Flag("--T", "distillation temperature", 2.0, real(above=0)),
+        switch("--image-loss", "distil rows of images; neither of the two means both"),
+        switch("--text-loss", "distil rows of texts"),
+        switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1"),
+        switch("--feature-mse", "add the squared distance of image features"),
+        later("--ablation-loss-2", "add image-image distillation"),
+        later("--distill-text-tower", "distil the text tower too"),
+    ]
+
+
+def averaging_flags():
+    return [
+        later("--we", "weight ensemble along the run"),
+        later("--we-wise", "weight ensemble pulled to the start"),
+        later("--we-wise-alpha", "its share of the ensemble", 0.98),
+        later("--moving-avg", "exponential moving average"),
+        later("--mv-avg-decay", "its decay", 0.999),
+        later("--avg-freq", "steps between updates of the ensemble", 100),
+        later("--wise-merge", "merge with a partner at the end"),
+        later("--wise-ft", "evaluate mixes with zero-shot weights"),
+        later("--wise-ft-model", "the partner: n or zeroshot", "n"),
+        later("--wise-ft-alpha", "share of the trained weights in the merge", 0.8),
+        later("--alpha", "shares that --wise-ft evaluates", 0.5),
+        later("--l2", "weight of the squared distance from the start", 0),
+        later("--fc-init", "head of the fc modes: zeroshot or zero", "zeroshot"),
+    ]
+
+
+def projection_flags():
+    return [
+        later("--orthogonal-gradients", "snapshots of the gradient to protect"),
+        later("--orthogonal-gradients-path", "basis of earlier tasks to project off"),
+        later("--orthogonal-target", "what is projected: gradient or update", "update"),
+        later("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97),
+        later("--orthogonal-dtype", "storage of the basis", "fp32"),
+        later("--orthogonal-budget", "GiB that the basis may take", shown="no limit"),
+    ]
+
+
+def lora_flags():
+    return [
+        later("--lora", "train adapters instead of weights"),
+        later("--lora-r", "rank", 8),
+        later("--lora-alpha", "scale", 16),
+        later("--lora-dropout", "dropout before the adapters", 0.1),
+        later("--lora-target-modules", "which modules", "attn.out_proj,mlp.c_fc,mlp.c_proj"),
+        later("--lora-bias", "which biases train", "none"),
+        later("--lora-shared", "one pair of factors for all layers of a kind"),
+        later("--lora-shared-split-qkvo", "one pair for each of q, k, v, o"),
+    ]
+
+
+def memory_flags():
+    return [
+        later("--memory-size", "exemplars of iCaRL in all", 10000),
+        later("--replay-weight", "weight of the replayed exemplars", 1),
+    ]
+
+
+def image_text_flags():
+    return [
+        later("--joint", "train on several datasets as one"),
+        later("--num-phases", "parts that a caption dataset is split into", 1),
+        later("--phase", "which part, or all", "all"),
+        later("--phase-split", "contiguous or random parts", "contiguous"),
+        later("--phase-seed", "seed of random parts", shown="--seed"),
+        later("--caption-choice", "which caption of an image", "random"),
+        later("--flickr-splits", "splits that train", "train+val"),
+        later("--image-dir", "NAME=DIR of a caption dataset's images"),
+        later("--annotations", "NAME=FILE of its captions"),
+        later("--modx-alpha", "weight of Mod-X's distillation", 20),
+        later("--modx-temperature", "its temperature", 1),
+        later("--modx-reduction", "sum or mean over rows", "sum"),
+        later("--retrieval-split", "5k, 1k or 1k-fold5", shown="by dataset"),
+        later("--linear-eval", "train a linear layer on frozen features of this dataset"),
+        later("--linear-epochs", "its epochs", 100),
+        later("--linear-lr", "its learning rate", 0.3),
+        later("--linear-wd", "its weight decay", 1e-6),
+        later("--linear-batch-size", "its batch size", 256),
+        later("--linear-percent", "share of the training images", 100),
+        later("--linear-cache-features", "encode once, without augmentation"),
+    ]
+
+
+def evaluation_flags():
+    return [
+        Flag("--eval-datasets", "datasets to score", (), names, runs=SCORING, metavar="NAMES",
+             shown="the one trained on, or the whole sequence"),
+        Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end"),
+        switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),
+        switch("--eval-only", "evaluate and do not train", runs=MODEL, numbers=False),
+        Flag("--eval-single", "classify this image", runs=(SINGLE,), numbers=False, metavar="IMAGE"),
+        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE"),
+        Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
+             numbers=False),
+        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
+             metavar="NAME", shown="simple"),
+        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=SCORING, numbers=False),
+        Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
+             runs=SCORING, shown="all"),
+        Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
+        later("--label-space", "task, seen or all", "task"),
+        later("--wilds-split", "id or ood", "id"),
+        later("--wandb", "log to Weights & Biases"),
+        later("--tensorboard", "log to TensorBoard"),
+    ]
+
+
+def data_flags():
+    return [
+        Flag("--data-location", "root of all datasets", "./data", runs=SCORING, numbers=False, metavar="DIR"),
+        later("--val-fraction", "part of train that becomes val"),
+        later("--shots", "training images a class"),
+        later("--shot-seed", "which ones", 0),
+        later("--split-file", "a split of other people's"),
+        later("--skip-bad-images", "count and skip what cannot be decoded"),
+        later("--cache-images", "keep decoded evaluation images"),
+        later("--cache-ref-features", "keep the teacher's reference features"),
+        later("--list-datasets", "what is there and what is missing"),
+        later("--check-data", "check these datasets"),
+    ]
+
+
+def output_flags():
+    return [
+        later("--dry-run", "resolve the run and print it"),
+        Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
+        later("--export", "write the model in open_clip's layout"),
+        switch("--quiet", "no progress bars", runs=SCORING, numbers=False),
+        Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),
+    ]
+
+
+GROUPS = {
+    "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
+    "distillation": distillation_flags(), "weight averaging": averaging_flags(),
+    "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
+    "image-text pairs and linear evaluation": image_text_flags(), "evaluation": evaluation_flags(),
+    "data": data_flags(), "output": output_flags(),
+}
+FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+METHODS_TO_COME = ("icarl", "modx")
+MODES_TO_COME = ("image-fc", "image-fc-fixed", "fc")
+
+
+@dataclass
+class Config:
+    """Resolved values by flag key, and where each comes from: flag, protocol NAME or default."""
+
+    values: dict
+    origins: dict
+    kind: str = TRAIN
+    argv: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+
+    def __getattr__(self, key):
+        try:
+            return self.__dict__["values"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def given(self, key):
+        return self.origins.get(key) == "flag"
+
+    def numbers(self):
+        """Values that can change a result: what two runs must share to be the same."""
+        return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.built and flag.numbers}
+
+    def plain(self):
+        """All values as types that json knows."""
+        return {key: _plain(value) for key, value in self.values.items() if FLAGS[key].built}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {"" if key is None else key: rate for key, rate in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+# -- parsing ---------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(message)
+
+
+def build_parser():
+    parser = _Parser(prog="python -m src.main", description="Sequential fine-tuning of CLIP that keeps what it knew.",
+                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            text = flag.help + ("" if flag.switch else f" [{shown_default(flag)}]") + (
+                "" if flag.built else " (not built yet)")
+            if flag.switch:
+                group.add_argument(flag.name, action="store_true", help=text)
+            else:
+                group.add_argument(flag.name, help=text, metavar=flag.metavar or ("VALUE" if flag.choices else "N"),
+                                   **({} if flag.built else {"nargs": "?"}))
+    return parser
+
+
+def shown_default(flag):
+    return flag.shown or ("none" if flag.default is None else str(flag.default))
+
+
+def parse(argv):
+    """Command line -> Config, each value checked by itself. Raises UserError: one message with flag, value, way out."""
+    parser = build_parser()
+    known, unknown = parser.parse_known_args([_hyphenated(word) for word in argv])
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()], n=2)
+        raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
+                                                            "; see --help"))
+    given = {key: _value(FLAGS[key], text) for key, text in vars(known).items()}
+    config = resolve(given)
+    config.argv = list(argv)
+    return config
+
+
+def _hyphenated(word):
+    """The underscore spelling of a known flag, which older scripts write -> the documented one."""
+    name, equals, value = word.partition("=")
+    key = name[2:].replace("-", "_")
+    return FLAGS[key].name + equals + value if name.startswith("--") and key in FLAGS else word
+
+
+def _value(flag, text):
+    if not flag.built:
+        raise UserError(f"{flag.name} is not built yet; see the status table in README.md")
+    if flag.switch:
+        return True
+    to_come = {"--method": METHODS_TO_COME, "--train-mode": MODES_TO_COME}.get(flag.name, ())
+    if text in to_come or flag.name == "--method" and ".py:" in text:
+        raise UserError(f"{flag.name} {text} is not built yet; there are {', '.join(flag.choices)}")
+    if flag.choices and text not in flag.choices:
+        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
+        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
+        hint = f"did you mean {meant}? " if meant else ""
+        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
+    try:
+        return flag.parse(text)
+    except ValueError as error:
+        raise UserError(f"{flag.name} {text}: {error}") from None
+
+
+def resolve(given):
+    """Given values -> Config by precedence: flag, protocol, default."""
+    values = {key: flag.default for key, flag in FLAGS.items()}
+    origins = dict.fromkeys(FLAGS, "default")
+    order = given.get("dataset_order")
+    if order and len(order) == 1 and order[0] in PROTOCOLS:
+        protocol = PROTOCOLS[order[0]]
+        filled = protocol.fill(given.get("method", values["method"]))
+        if "epochs" in given:
+            filled = {key: value for key, value in filled.items() if key != "iterations"}
+        values |= filled
+        origins |= dict.fromkeys(filled, f"protocol {order[0]}")
+        given = given | {"dataset_order": protocol.order}
+    values |= given
+    origins |= dict.fromkeys(given, "flag")
+    return Config(values, origins, kind=_kind(values))
+
+
+def _kind(values):
+    return next(kind for kind, chosen in (
+        (REPORT, values["report"]), (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
+        (SEQUENCE, values["dataset_order"]), (TRAIN, True)) if chosen)

@@ -1,0 +1,114 @@
+"""Checks over several flags: a contradiction is one error, a flag without effect one warning. Imports no torch."""
+
+from pathlib import Path
+
+from src.args import EVAL, FLAGS, SINGLE, TRAINING
+from src.datasets import find_entry
+from src.errors import UserError
+from src.models import METHODS
+
+HIGH_RATE = 1e-4
+
+CONTRADICTIONS = [
+    ("iterations", "epochs", "give the length of a task one way"),
+    ("train_dataset", "dataset_order", "train on one dataset, or on a sequence"),
+    ("model", "model_config", "an architecture has one source; name it by --model-name"),
+    ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+]
+
+
+def check(config):
+    """Raise UserError on the first contradiction; collect warnings in ``config.warnings``."""
+    for first, second, reason in CONTRADICTIONS:
+        if config.given(first) and config.given(second):
+            raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
+    for rule in (_check_kind, _check_model, _check_method, _check_datasets, _check_rates, _check_files):
+        rule(config)
+    config.warnings += _without_effect(config)
+
+
+def _check_kind(config):
+    if config.kind in TRAINING:
+        if not config.train_dataset and not config.dataset_order:
+            raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
+                            "--eval-only to evaluate, or see --help")
+        if config.iterations is None and config.epochs is None:
+            raise UserError("how long? give --iterations N or --epochs N")
+        if not config.save:
+            config.warnings.append("without --save the trained weights and metrics are not kept")
+    named = config.eval_datasets or config.dataset_order or config.train_dataset
+    if config.kind == EVAL and not (named or config.load):
+        raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
+    if config.kind == SINGLE and not config.class_names:
+        raise UserError("--eval-single needs --class-names FILE with one class name a line")
+    if config.kind == SINGLE and "{}" not in config.prompt:
+        raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+
+
+def _check_model(config):
+    if config.load and config.init == "scratch":
+        raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
+    if config.model_config and not config.model_name:
+        raise UserError(f"--model-config {config.model_config} needs --model-name KEY, a name in that file")
+    if config.model_name and not config.model_config:
+        raise UserError(f"--model-name {config.model_name} needs --model-config FILE")
+    if config.model_config and not config.load and config.init != "scratch":
+        raise UserError("--model-config has no pretrained weights: give --init scratch or --load FILE")
+
+
+def _check_method(config):
+    if config.kind not in TRAINING:
+        return
+    method = METHODS[config.method]
+    for key in method.needs:
+        if not config.values[key]:
+            raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    reason = (method.refuses or {}).get(config.train_mode)
+    if reason:
+        raise UserError(f"--method {config.method} with --train-mode {config.train_mode}: {reason}")
+
+
+def _check_datasets(config):
+    sentences = () if config.ref_sentences in (None, "random") else (config.ref_sentences,)
+    named = [("--train-dataset", (config.train_dataset,) if config.train_dataset else ()),
+             ("--dataset-order", config.dataset_order or ()), ("--eval-datasets", config.eval_datasets),
+             ("--ref-dataset", (config.ref_dataset,) if config.ref_dataset else ()),
+             ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets)]
+    for flag, datasets in named:
+        for name in datasets:
+            try:
+                find_entry(name)
+            except UserError as error:
+                raise UserError(f"{flag}: {error}") from None
+
+
+def _check_rates(config):
+    trained = config.dataset_order or (config.train_dataset,)
+    strangers = [name for name in config.lr if name is not None and name not in trained]
+    if config.given("lr") and strangers:
+        raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
+    highest = max(config.lr.values())
+    by_protocol = config.origins["lr"].startswith("protocol")
+    if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
+            and highest >= HIGH_RATE:
+        config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "
+                               "published runs take 1e-5 to 5e-5")
+
+
+def _check_files(config):
+    for key in ("load", "ref_model", "eval_single", "model_config"):
+        path = config.values[key]
+        if path and not Path(path).is_file():
+            raise UserError(f"{FLAGS[key].name} {path}: no such file")
+    if config.save and Path(config.save).exists() and not Path(config.save).is_dir():
+        raise UserError(f"--save {config.save}: is a file, not a folder")
+
+
+def _without_effect(config):
+    given = [flag for key, flag in FLAGS.items() if config.given(key)]
+    idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    if config.kind in TRAINING:
+        owned = {key for method in METHODS.values() for key in method.uses}
+        idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
+                 if flag.key in owned and flag.key not in METHODS[config.method].uses}
+    return [f"{name} {reason}" for name, reason in idle.items()]

@@ -1,0 +1,196 @@
+"""What every dataset is made of: Entry (a row of the table), Task (opened), Split, Batch, and the seeded loaders.
+
+Everything random is a function of (seed, purpose, epoch, index), never of how long a process has lived or of how many
+workers load: a stream that starts at step k is the same as one that ran k steps.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table of datasets: what can be said without opening anything.
+
+    ``target`` is ``"module:function"``; the function takes (name, root) and gives a Task. ``sizes`` are the images that
+    each split must have. ``downloads`` tells whether it fetches itself; otherwise datasets.md has the steps.
+    """
+
+    target: str
+    classes: int | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    downloads: bool = False
+
+    def open(self, name, root):
+        module, function = self.target.split(":")
+        return getattr(importlib.import_module(module), function)(name, root)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image."""
+
+    image: Callable[[int], Any]
+    labels: Sequence[int]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def subset(self, indices):
+        return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class Task:
+    """An opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains), splits.
+
+    ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` tells that reading
+    an image costs nothing, so that worker processes would only slow it down.
+    """
+
+    name: str
+    classnames: Sequence[str]
+    templates: Sequence[str]
+    splits: dict[str, Split]
+    sentences: Sequence[str] = ()
+    in_memory: bool = False
+
+    def split(self, name):
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    @property
+    def reference_split(self):
+        """Training images, or the test images of a dataset that has no others."""
+        return self.splits.get("train") or self.split("test")
+
+    def prompts(self, template=None):
+        """One prompt a class, by the first template unless another is given."""
+        return [fill(template or self.templates[0], name) for name in self.classnames]
+
+
+def fill(template, classname):
+    """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``"""
+    return template.replace("{c}", classname)
+
+
+class Batch(NamedTuple):
+    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,)."""
+
+    images: Any
+    labels: Any
+
+
+def seed_of(*parts):
+    """A 63-bit seed from anything printable: equal parts give equal seeds on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def batches_per_epoch(size, batch_size):
+    """Full batches only; a dataset smaller than one batch is one batch."""
+    return max(1, size // batch_size)
+
+
+def order_of_epoch(size, seed, epoch):
+    """A permutation of range(size), the same for the same (seed, epoch)."""
+    import torch
+    generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+class SeededBatches:
+    """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index)."""
+
+    def __init__(self, size, batch_size, seed, start, stop):
+        self.size, self.batch_size, self.seed, self.start, self.stop = size, batch_size, seed, start, stop
+
+    def __len__(self):
+        return self.stop - self.start
+
+    def __iter__(self):
+        per_epoch, epoch, order = batches_per_epoch(self.size, self.batch_size), None, None
+        for step in range(self.start, self.stop):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = order_of_epoch(self.size, self.seed, epoch)
+            first = step % per_epoch * self.batch_size
+            yield [(epoch, index) for index in order[first:first + self.batch_size]]
+
+
+class TransformedSplit:
+    """Map-style dataset: (epoch, index) -> (uint8 (3, R, R), label), any randomness seeded by (seed, epoch, index)."""
+
+    def __init__(self, split, transform, seed):
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __getitem__(self, key):
+        epoch, index = key
+        return self.transform(self.split.image(index), seed_of(self.seed, epoch, index)), self.split.labels[index]
+
+
+def training_batches(split, transform, batch_size, seed, start, stop, workers=0):
+    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch."""
+    return _loader(TransformedSplit(split, transform, seed),
+                   SeededBatches(len(split), batch_size, seed, start, stop), workers)
+
+
+def evaluation_batches(split, transform, batch_size, workers=0):
+    """Iterator over Batches (uint8 on the host), every image once, in order."""
+    order = [[(0, index) for index in range(first, min(first + batch_size, len(split)))]
+             for first in range(0, len(split), batch_size)]
+    return _loader(TransformedSplit(split, transform, 0), order, workers)
+
+
+def _loader(dataset, batch_sampler, workers):
+    import torch
+    from torch.utils.data import DataLoader
+    return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
+                      pin_memory=torch.cuda.is_available(), persistent_workers=False)
+
+
+def _collate(rows):
+    import torch
+    images, labels = zip(*rows, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels))
+
+
+def balanced_subset(labels, count, seed):
+    """``count`` indices spread as evenly over the classes as they allow, sorted; all of them where there are fewer."""
+    import torch
+    if count >= len(labels):
+        return list(range(len(labels)))
+    generator = torch.Generator().manual_seed(seed)
+    by_class = {}
+    for index in torch.randperm(len(labels), generator=generator).tolist():
+        by_class.setdefault(labels[index], []).append(index)
+    queues = [by_class[label] for label in sorted(by_class)]
+    chosen, depth = [], 0
+    while len(chosen) < count:
+        level = [queue[depth] for queue in queues if depth < len(queue)]
+        chosen += level[:count - len(chosen)]
+        depth += 1
+    return sorted(chosen)
+
+
+def balanced_halves(labels, fraction, seed):
+    """(first, second) sorted index lists; the first holds ``fraction`` of each class, rounded, and at least one image
+    of every class that has two."""
+    import torch
+    generator = torch.Generator().manual_seed(seed)
+    by_class = {}
+    for index in torch.randperm(len(labels), generator=generator).tolist():
+        by_class.setdefault(labels[index], []).append(index)
+    first, second = [], []
+    for label in sorted(by_class):
+        members = by_class[label]
+        cut = min(max(1, round(fraction * len(members))), max(1, len(members) - 1))
+        first += members[:cut]
+        second += members[cut:]
+    return sorted(first), sorted(second)

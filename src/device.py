@@ -1,0 +1,84 @@
+"""The one device and precision of a run, decided once. Nothing else in ``src`` names a device."""
+
+import contextlib
+
+import torch
+
+from clip.loader import MEAN, STD
+from src.datasets.common import Batch
+from src.errors import UserError
+
+AUTOCAST = {"fp32": None, "fp64": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Device:
+    """Where a run computes and in which floating type.
+
+    ``name``: auto, cpu, cuda, mps; ``precision``: auto, fp32, bf16, fp16, fp64. Weights are fp32 (fp64 for proofs);
+    bf16 and fp16 are autocast around the step. fp32 means that TF32 is off unless ``tf32``.
+    """
+
+    def __init__(self, name="auto", precision="auto", tf32=False):
+        self.device = torch.device(_best_device() if name == "auto" else name)
+        if not _is_there(self.device.type):
+            raise UserError(f"--device {name}: this machine or this build of torch has no such device; "
+                            f"--device auto takes {_best_device()}")
+        self.precision = self._best_precision() if precision == "auto" else precision
+        if self.precision == "fp64" and self.device.type == "mps":
+            raise UserError("--precision fp64: mps has no 64-bit floats; use --device cpu")
+        self.weight_type = torch.float64 if self.precision == "fp64" else torch.float32
+        self.autocast_type = AUTOCAST[self.precision]
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        self._mean = self.tensor(MEAN).view(3, 1, 1)
+        self._std = self.tensor(STD).view(3, 1, 1)
+
+    def _best_precision(self):
+        native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
+
+    def tensor(self, values):
+        return torch.tensor(values, dtype=self.weight_type, device=self.device)
+
+    def place(self, module):
+        return module.to(self.device, self.weight_type)
+
+    def autocast(self):
+        if self.autocast_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast_type)
+
+    def scaler(self):
+        """Loss scaling for fp16; a pass-through in every other precision."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def batch(self, batch):
+        """Host batch of uint8 images -> the device, normalised by CLIP's mean and deviation."""
+        return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True))
+
+    def images(self, images):
+        """(B, 3, R, R) uint8 -> normalised floats on the device."""
+        images = images.to(self.device, non_blocking=True).to(self.weight_type)
+        return (images / 255 - self._mean) / self._std
+
+    def peak_memory(self):
+        """Bytes: the accelerator's peak where there is one, else the process's."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource
+        import sys
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def describe(self):
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+
+def _is_there(kind):
+    return {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(kind, lambda: True)()
+
+
+def _best_device():
+    return next((kind for kind in ("cuda", "mps") if _is_there(kind)), "cpu")

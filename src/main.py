@@ -1,0 +1,110 @@
+"""The command line: parse, build, then train, evaluate or report.
+
+    python -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
+    python -m src.main --method ZSCL --dataset-order toy --save ckpt/toy_zscl
+    python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-datasets DTD,CIFAR100 --eval-only
+"""
+
+import sys
+
+from src import args, checks
+from src.errors import UserError
+
+INTERRUPTED = 130
+
+
+def main(argv=None):
+    """Run a command line; returns the exit status: 0, 2 for what the user can mend, 130 for an interruption."""
+    try:
+        config = args.parse(sys.argv[1:] if argv is None else argv)
+        checks.check(config)
+        for warning in config.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        RUNS[config.kind](config)
+    except (UserError, *_load_errors()) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: no checkpoint of the unfinished task was written", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _load_errors():
+    """``clip.loader.LoadError``, without importing torch for a command line that never got so far."""
+    loader = sys.modules.get("clip.loader")
+    return (loader.LoadError,) if loader else ()
+
+
+def run_task(config):
+    """--train-dataset: one task, from --load or from the initial weights."""
+    from src.build import starting_checkpoint
+    from src.report import scores_table
+    from src.run import Run
+    start, run = starting_checkpoint(config), Run(config)
+    run.claim([config.train_dataset])
+    _, scores = run.train(config.train_dataset, start)
+    print(scores_table(scores))
+
+
+def run_sequence(config):
+    """--dataset-order: the whole sequence in one process, with its accuracy matrix."""
+    from src.build import starting_checkpoint
+    from src.run import Run
+    from src.sequence import run_sequence as run_tasks
+    start, run = starting_checkpoint(config), Run(config)
+    run.claim(config.dataset_order)
+    rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
+    run.summarise(rows)
+
+
+def run_evaluation(config):
+    """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
+    from pathlib import Path
+
+    from src.build import starting_checkpoint
+    from src.report import scores_table
+    from src.run import Run
+    checkpoint = starting_checkpoint(config)
+    folder = config.save or (Path(config.load).parent if config.load else None)
+    run = Run(config, folder)
+    run.evaluated = run.evaluated or [checkpoint.get("dataset")]
+    if run.evaluated == [None]:
+        raise UserError(f"--load {config.load} does not say its dataset; give --eval-datasets NAMES")
+    run.claim([])
+    scores = run.evaluate(checkpoint)
+    print(scores_table(scores))
+    if config.dataset_order and not config.load:  # the row that a sequence starts from, as if it never changed
+        run.summarise([scores] * (1 + len(scores)))
+
+
+def run_single(config):
+    """--eval-single: the five most probable classes of one image."""
+    from pathlib import Path
+
+    from clip.loader import build
+    from src.build import build_device, starting_checkpoint
+    from src.datasets.folder import open_image
+    from src.datasets.imagenet import read_class_names
+    from src.models.evaluation import classify_image
+    from src.report import markdown_table
+    classnames = read_class_names(config.class_names)
+    image = open_image(Path(config.eval_single))
+    device = build_device(config)
+    model = device.place(build(starting_checkpoint(config))).eval()
+    rows = classify_image(model, image, classnames, device, config.prompt.replace("{}", "{c}"))
+    print(markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in rows]))
+
+
+def run_report(config):
+    """--report: compare finished sequences."""
+    from src.report import compare
+    print(compare(config.report))
+
+
+RUNS = {args.TRAIN: run_task, args.SEQUENCE: run_sequence, args.EVAL: run_evaluation, args.SINGLE: run_single,
+        args.REPORT: run_report}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

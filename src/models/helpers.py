@@ -1,0 +1,48 @@
+"""Pure functions: one formula each, to be checked by hand arithmetic."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def similarity(image_features, text_features, scale):
+    """scale * cosine, both sides L2-normalised before: (B, D) x (C, D) -> (B, C). Never in a low precision."""
+    with torch.autocast(image_features.device.type, enabled=False):
+        return scale * image_features @ text_features.T
+
+
+def distillation(teacher_logits, student_logits, T):
+    """T^2 * mean over rows of CE(softmax(teacher / T), student / T), (B, M) x (B, M) -> scalar (Hinton et al., 2015).
+
+    A cross-entropy: its gradient is the KL divergence's, its value is larger by the teacher's entropy.
+    """
+    return T ** 2 * F.cross_entropy(student_logits / T, F.softmax(teacher_logits / T, dim=-1))
+
+
+def teacher_entropy(teacher_logits, T):
+    """What ``distillation`` exceeds the KL by: T^2 * mean entropy of softmax(teacher / T), (B, M) -> scalar."""
+    log_probabilities = F.log_softmax(teacher_logits / T, dim=-1)
+    return -T ** 2 * (log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
+
+
+def learning_rate(step, total, warmup, peak):
+    """Linear warm-up to ``peak`` over the first ``warmup`` steps, then cosine to 0 at ``total``; step counts from 0.
+
+    (k + 1) / W in the warm-up, then (1 + cos(pi (k - W) / (N - W))) / 2. Any N, also N <= W.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def top_k_hits(logits, labels, k):
+    """(B, C), (B,) -> bool (B, k): column j tells whether the true class is among the j + 1 highest scores.
+
+    Equal scores rank by class number, as argmax does. A score that is not a number is never a hit.
+    """
+    true = logits.gather(1, labels[:, None])                                            # (B, 1)
+    later = torch.arange(logits.shape[1], device=logits.device) > labels[:, None]       # (B, C)
+    behind = (logits < true) | ((logits == true) & later)
+    ahead = logits.shape[1] - 1 - behind.sum(dim=1)                                     # (B,)
+    return ahead[:, None] < torch.arange(1, k + 1, device=logits.device)

@@ -1,0 +1,43 @@
+"""Hooks: what a method or an add-on may do, and when. A run is one visible list of them, ``[method, *add_ons]``."""
+
+
+class Hooks:
+    """Five moments of a task, all no-ops, and the seams through which evaluation and the next task see a method.
+
+    The loop owns the optimiser and sums the named terms; a hook never steps and never logs by itself
+    (``state.metrics[name] = detached tensor`` is logged, never summed).
+    """
+
+    def begin(self, state):
+        """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""
+
+    def losses(self, state, batch):
+        """{name: scalar tensor}, already weighted. The same name from two hooks is an error."""
+        return {}
+
+    def after_backward(self, state):
+        """Gradients are whole and unscaled here: snapshots and projections."""
+
+    def after_step(self, state):
+        """The optimiser has moved the weights: projection of the update, then averages."""
+
+    def end(self, state):
+        """The last step is done: merges, bases, exemplars."""
+
+    def logits(self, state, images, heads):
+        """(B, 3, R, R) and [(D, C_t)] -> [(B, C_t)], or None for plain CLIP."""
+        return None
+
+    def state_dict(self):
+        """What an exact resume inside the task needs."""
+        return {}
+
+    def load_state_dict(self, content):
+        """Takes back what ``state_dict`` said."""
+
+    def carry(self):
+        """What the next task or inference needs: tensors and plain types only."""
+        return {}
+
+    def load_carry(self, content):
+        """Takes over what the previous task's ``carry`` said."""

@@ -1,0 +1,99 @@
+"""What is trained, and features of many texts."""
+
+import copy
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import clip
+from clip.model import cut_tokens
+from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
+from src.datasets.common import seed_of
+
+TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER}
+RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
+
+
+def select_trainable(model, train_mode):
+    """Set requires_grad by the mode: the towers that it names, never ``logit_scale``. Returns the trainable names."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(TRAIN_MODES[train_mode]))
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def trains(model, tower):
+    """Whether any parameter of the ``"image"`` or ``"text"`` tower requires a gradient."""
+    return any(parameter.requires_grad for name, parameter in model.named_parameters()
+               if name.startswith(TRAIN_MODES[tower]))
+
+
+def set_training(model, batch_norm):
+    """Training mode; batch norms keep their statistics where ``batch_norm`` is "eval"."""
+    model.train()
+    if batch_norm == "eval":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def frozen_copy(model):
+    """An independent copy in eval mode without gradients: a teacher."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def tokens_of(model, texts):
+    """N texts -> (N, L) token ids on the model's device, cut behind the last end token.
+
+    A small model has rows for some tokens only; a text that needs others is told once.
+    """
+    tokens = cut_tokens(clip.tokenize(list(texts), model.context_length))
+    if model.token_rows is not None:
+        _tell_unknown_words(model, texts, tokens)
+    return tokens.to(model.logit_scale.device)
+
+
+_told = set()
+
+
+def _tell_unknown_words(model, texts, tokens):
+    unknown = (model.token_rows.cpu()[tokens] == 0) & (tokens != 0)
+    texts = [text for text, row in zip(texts, unknown.any(dim=1).tolist(), strict=True) if row and text not in _told]
+    if texts and not _told:
+        print(f"note: this small model has no word of its own for parts of {len(texts)} texts, such as {texts[0]!r}; "
+              "unknown words share one meaning", file=sys.stderr)
+    _told.update(texts)
+
+
+def random_tokens(model, seed):
+    """(1000, 12) ids: start token, 10 uniform tokens, end token; a small model draws from the tokens it has."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "random texts"))
+    if model.token_rows is None:
+        choices = torch.arange(VOCABULARY_SIZE)
+    else:
+        choices = model.token_rows.cpu().nonzero().flatten()
+    choices = choices[choices < START_TOKEN]
+    drawn = choices[torch.randint(len(choices), (RANDOM_TEXTS, RANDOM_TEXT_LENGTH), generator=generator)]
+    start, end = torch.full((RANDOM_TEXTS, 1), START_TOKEN), torch.full((RANDOM_TEXTS, 1), END_TOKEN)
+    return torch.cat([start, drawn, end], dim=1).to(model.logit_scale.device)
+
+
+def image_features(model, images):
+    """(B, 3, R, R) -> (B, D), L2-normalised, in the weights' type also under autocast."""
+    return F.normalize(model.encode_image(images).to(model.logit_scale.dtype), dim=-1)
+
+
+def text_features(model, tokens):
+    """(N, L) -> (N, D), L2-normalised, in the weights' type also under autocast."""
+    return F.normalize(model.encode_text(tokens).to(model.logit_scale.dtype), dim=-1)
+
+
+@torch.no_grad()
+def constant_text_features(model, tokens, batch_size=256):
+    """(N, L) -> (N, D), L2-normalised, without gradient: sorted by length and cut batch by batch."""
+    ends = tokens.argmax(dim=-1)
+    order = ends.argsort()
+    features = [text_features(model, tokens[rows, :int(ends[rows[-1]]) + 1]) for rows in order.split(batch_size)]
+    return torch.cat(features)[order.argsort()]

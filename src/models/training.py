@@ -1,0 +1,142 @@
+"""The only loop. Methods and add-ons are hooks around it; it owns the optimiser and sums the named terms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from clip.model import CLIP
+from src.datasets.common import Task, seed_of, training_batches
+from src.datasets.transforms import EvalTransform, TrainTransform
+from src.device import Device
+from src.models.helpers import learning_rate
+from src.models.modeling import frozen_copy, set_training
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The optimiser's and the stream's numbers; ``warmup`` in steps."""
+
+    iterations: int
+    lr: float
+    batch_size: int = 8
+    wd: float = 0.0
+    beta2: float = 0.999
+    eps: float = 1e-8
+    warmup: int = 100
+    max_grad_norm: float | None = None
+    batch_norm: str = "eval"
+    seed: int = 42
+    workers: int = 0
+
+
+@dataclass
+class TrainingState:
+    """What hooks see of a run. ``model`` is the live CLIP, ``final_model`` what is evaluated, saved and carried on.
+
+    ``open_task(name)`` opens another dataset (a reference set, say); ``open_zeroshot(path)`` gives a frozen CLIP with
+    the weights of ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence. ``iteration``
+    counts the steps that the optimiser has done.
+    """
+
+    model: CLIP
+    task: Task
+    device: Device
+    settings: Settings
+    open_task: Callable[[str], Task] | None = None
+    open_zeroshot: Callable[..., CLIP] | None = None
+    history: list = field(default_factory=list)
+    iteration: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def final_model(self):
+        return self.model
+
+    @property
+    def scale(self):
+        """s = exp(logit_scale), never trained on class data."""
+        return self.model.logit_scale.detach().exp()
+
+    def frozen(self, model=None):
+        """A teacher: ``model``, or the live model as it is now, copied and frozen."""
+        return frozen_copy(model or self.model)
+
+    def stream(self, split, purpose, batch_size, train_transform=False):
+        """Endless seeded batches of a split on the device, from the current step on."""
+        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
+        seed = seed_of(self.settings.seed, self.task.name, purpose)
+        batches = training_batches(split, transform, batch_size, seed, self.iteration, self.settings.iterations,
+                                   self.settings.workers)
+        return map(self.device.batch, batches)
+
+
+class Step(nn.Module):
+    """All hooks' terms of one batch as one forward, so that DistributedDataParallel can stand around it: a method
+    encodes several times a step, and gradients are only averaged around the forward of the wrapped module."""
+
+    def __init__(self, state, hooks):
+        super().__init__()
+        self.model = state.model
+        self._state, self._hooks = state, hooks
+
+    def forward(self, batch):
+        """Batch -> {name: scalar}."""
+        losses = {}
+        for hook in self._hooks:
+            for name, value in hook.losses(self._state, batch).items():
+                if name in losses:
+                    raise ValueError(f"two hooks give a loss term {name!r}; the second is {type(hook).__name__}")
+                losses[name] = value
+        return losses
+
+
+def train(state, hooks, report=lambda state, losses: None):
+    """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
+    ``report(state, losses)`` is called after each step with the detached terms."""
+    settings, device = state.settings, state.device
+    for hook in hooks:
+        hook.begin(state)
+    set_training(state.model, settings.batch_norm)
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    state.optimizer = build_optimizer(parameters, settings)
+    scaler, step = device.scaler(), Step(state, hooks)
+    batches = state.stream(state.task.split("train"), "train", settings.batch_size, train_transform=True)
+
+    for batch in batches:
+        set_learning_rate(state.optimizer, settings, state.iteration)
+        with device.autocast():
+            losses = step(batch)
+        if losses:  # a closed-form method has no term, hence no backward and no step
+            scaler.scale(sum(losses.values())).backward()
+            scaler.unscale_(state.optimizer)
+        for hook in hooks:
+            hook.after_backward(state)
+        if losses:
+            if settings.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            scaler.step(state.optimizer)
+            scaler.update()
+            state.optimizer.zero_grad(set_to_none=True)
+        state.iteration += 1
+        for hook in hooks:
+            hook.after_step(state)
+        report(state, {name: value.detach() for name, value in losses.items()})
+
+    method, *add_ons = hooks
+    for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
+        hook.end(state)
+
+
+def build_optimizer(parameters, settings):
+    """AdamW in one group, fused where torch has it."""
+    return torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, settings.beta2), eps=settings.eps,
+                             weight_decay=settings.wd, fused=parameters[0].device.type in ("cpu", "cuda"))
+
+
+def set_learning_rate(optimizer, settings, step):
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, settings.iterations, settings.warmup, settings.lr)

@@ -1,0 +1,162 @@
+"""What a run writes under ``--save`` while it runs: metrics, logs, its own description. Without a folder, nothing."""
+
+import csv
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.checkpoint import atomic_file, save_checkpoint
+from src.errors import UserError
+
+METRICS = ("iteration", "top1", "top5", "task", "label_space", "split", "n", "scored_by", "k", "train_data")
+SCORES = ("top1", "top5")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
+
+
+class RunFolder:
+    """The files of a run. ``RunFolder(None)`` takes everything and writes nothing."""
+
+    def __init__(self, path):
+        self.path = Path(path) if path else None
+
+    def file(self, name):
+        return self.path / name
+
+    def prepare(self):
+        """Make the folder, or say now rather than after training that it cannot be written."""
+        if self.path is None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.file(".writable")) as file:
+                file.write(b"")
+            self.file(".writable").unlink()
+        except OSError as error:
+            raise UserError(f"--save {self.path}: cannot be written ({error.strerror})") from None
+
+    def add_metrics(self, dataset, row):
+        """Append a row to ``metrics_<dataset>.csv``; it replaces one that differs from it only in its scores."""
+        if self.path is None:
+            return
+        rows = [old for old in self.read_metrics(dataset) if _identity(old) != _identity(row)] + [row]
+        self._write_metrics(dataset, rows)
+
+    def _write_metrics(self, dataset, rows):
+        with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
+            writer = csv.DictWriter(file, METRICS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def forget_other_iterations(self, task, iterations):
+        """Drop the rows of a task from an earlier, unfinished or overwritten run of it that this one did not repeat."""
+        if self.path is None:
+            return
+        for path in self.path.glob("metrics_*.csv"):
+            dataset = path.stem.removeprefix("metrics_")
+            rows = self.read_metrics(dataset)
+            kept = [row for row in rows if row["task"] != task or int(row["iteration"]) in iterations]
+            if len(kept) != len(rows):
+                self._write_metrics(dataset, kept)
+
+    def read_metrics(self, dataset):
+        path = self.file(f"metrics_{dataset}.csv")
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_json(self, name, content):
+        if self.path is not None:
+            with atomic_file(self.file(name), "w") as file:
+                json.dump(content, file, indent=1)
+
+    def write_text(self, name, content):
+        if self.path is not None:
+            with atomic_file(self.file(name), "w") as file:
+                file.write(content)
+
+    def write_checkpoint(self, dataset, checkpoint):
+        if self.path is not None:
+            save_checkpoint(self.file(f"{dataset}.pth"), checkpoint)
+
+    def open_log(self, dataset):
+        return None if self.path is None else self.file(f"log_{dataset}.jsonl").open("w", encoding="utf-8", buffering=1)
+
+
+def _identity(row):
+    return tuple(str(row[key]) for key in METRICS if key not in SCORES)
+
+
+def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all"):
+    """Scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
+    return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
+            "label_space": "task", "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
+            "train_data": train_data}
+
+
+class Journal:
+    """Called after each step: a progress bar, and one line of ``log_<dataset>.jsonl`` every ``interval`` steps.
+
+    Terms stay on the device between log lines, so that the loop never waits for them.
+    """
+
+    def __init__(self, folder, dataset, total, interval, quiet=False):
+        self.open_log, self.file = functools.partial(folder.open_log, dataset), None
+        self.interval, self.total = interval, total
+        self.bar = tqdm(total=total, desc=dataset, unit="step", disable=True if quiet else None, leave=False)
+        self.images, self.since = 0, time.perf_counter()
+
+    def step(self, state, losses):
+        self.images += state.settings.batch_size
+        self.bar.update()
+        if state.iteration % self.interval and state.iteration != self.total:
+            return
+        terms = {name: float(value) for name, value in {**losses, **state.metrics}.items()}
+        now = time.perf_counter()
+        line = {"iteration": state.iteration, **terms, "lr": state.optimizer.param_groups[0]["lr"],
+                "images_per_second": round(self.images / (now - self.since), 1)}
+        self.images, self.since = 0, now
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+        self.file = self.file or self.open_log()  # not before there is something to write
+        if self.file:
+            self.file.write(json.dumps(line) + "\n")
+
+    def close(self):
+        self.bar.close()
+        if self.file:
+            self.file.close()
+
+
+def describe_run(config, device, **facts):
+    """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware."""
+    return {
+        "flags": {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()},
+        "command": config.argv, "seed": config.seed, "precision": device.precision, "hardware": device.describe(),
+        "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),
+        "commit": _commit(), **facts,
+    }
+
+
+def _versions():
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _commit():
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

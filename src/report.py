@@ -1,0 +1,75 @@
+"""Run folders -> tables. Reads and formats; computes nothing that a run has not stored."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from src.errors import UserError
+
+SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
+TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "Forgetting", "bwt": "BWT"}
+
+
+def markdown_table(header, rows):
+    """A table that reads well in a terminal and renders in markdown."""
+    cells = [[_cell(value) for value in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(
+        text.ljust(width) if column == 0 else text.rjust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (width + 1) + ("-", ":")[column > 0] for column, width in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def scores_table(rows):
+    """{dataset: Scores} as a table."""
+    return markdown_table(["dataset", "top-1", "top-5", "k", "images"],
+                          [[name, scores.top1, scores.top5, scores.k, scores.n] for name, scores in rows.items()])
+
+
+def matrix_table(summary):
+    """The accuracy matrix: one row a trained task, the zero-shot row first."""
+    order = summary["datasets"]
+    rows = [["zero-shot", *(summary["zero_shot"][name] for name in order)]]
+    rows += [[f"after {name}", *row] for name, row in zip(order, summary["matrix"], strict=True)]
+    return markdown_table(["top-1", *order], rows)
+
+
+def summary_text(summary):
+    numbers = markdown_table([TITLES[key] for key in SUMMARY], [[summary[key] for key in SUMMARY]])
+    return f"{matrix_table(summary)}\n\n{numbers}\n"
+
+
+def matrix_csv(order, rows, score):
+    """The matrix as csv text: first column the task trained last (empty: zero-shot), then one column a dataset."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["task", *order])
+    for task, row in zip(["", *order], rows, strict=True):
+        writer.writerow([task, *(f"{getattr(row[name], score):.4f}" for name in order)])
+    return file.getvalue()
+
+
+def compare(runs):
+    """Run folders -> one table: a row a run, zero-shot first where all share it."""
+    summaries = {Path(run).name or str(run): _read_summary(run) for run in runs}
+    rows = [[name, *(summary[key] for key in SUMMARY)] for name, summary in summaries.items()]
+    return markdown_table(["run", *(TITLES[key] for key in SUMMARY)], rows)
+
+
+def _read_summary(run):
+    path = Path(run) / "summary.json"
+    if not path.is_file():
+        raise UserError(f"--report {run}: no {path}; only a sequence (--dataset-order with --save) writes one")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return {key: summary[key] for key in (*SUMMARY, "datasets", "matrix", "zero_shot")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--report {run}: {path} is damaged ({error})") from None

@@ -1,0 +1,71 @@
+"""Texts of the command line -> values. A parser raises ValueError with what it expects; it knows no flag."""
+
+
+def whole(low=0, high=None):
+    return _number(int, "a whole number", low, high)
+
+
+def real(low=0.0, high=None, above=None):
+    return _number(float, "a number", low, high, above)
+
+
+def _number(kind, words, low, high, above=None):
+    bounds = [f"above {above}"] if above is not None else [f"at least {low}"]
+    bounds += [f"at most {high}"] if high is not None else []
+    expected = f"{words}, {' and '.join(bounds)}"
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
+        inside = (value > above if above is not None else value >= low) and (high is None or value <= high)
+        if not inside or value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"expected {expected}")
+        return value
+    return parse
+
+
+def names(text):
+    """``A,B`` -> ("A", "B")"""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise ValueError("expected names joined by commas, as in DTD,CIFAR100")
+    if repeated := {name for name in found if found.count(name) > 1}:
+        raise ValueError(f"names {', '.join(sorted(repeated))} twice")
+    return found
+
+
+def rates(text):
+    """``1e-5`` or ``1e-5,Aircraft=5e-5`` -> {None: 1e-5, "Aircraft": 5e-5}; None stands for every other dataset."""
+    parsed = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().rpartition("=")
+        key = name if equals else None
+        try:
+            rate = real(above=0)(value)
+        except ValueError:
+            raise ValueError("expected a rate above 0, or a mapping such as 1e-5,Aircraft=5e-5") from None
+        if key in parsed or key == "":
+            raise ValueError(f"names {key or 'the rate of all other datasets'} twice or not at all")
+        parsed[key] = rate
+    if None not in parsed:
+        raise ValueError("lacks the rate of all other datasets, as in 1e-5,Aircraft=5e-5")
+    return parsed
+
+
+def warmup(text):
+    """Steps, or a share of the run as ``20%``; checked here, resolved when the number of steps is known."""
+    try:
+        if text.endswith("%"):
+            real(0, 100)(text[:-1])
+        else:
+            whole(0)(text)
+    except ValueError:
+        raise ValueError("expected a number of steps, or a share such as 20%") from None
+    return text
+
+
+def auto_or(parse):
+    """``auto`` as it is, anything else through ``parse``."""
+    return lambda text: text if text == "auto" else parse(text)
