@@ -17,6 +17,7 @@ from src.values import auto_or, names, rates, real, warmup, whole
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
+LIST, CHECK = "listing", "checking"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
@@ -78,8 +79,8 @@ def training_flags():
         later("--grad-accum", "parts that a batch is split into", 1),
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
              "ones", "auto", choices=("auto", "eval", "train")),
-        later("--compile", "torch.compile for the towers"),
-        later("--grad-checkpointing", "trade time for memory"),
+        later("--compile", "torch.compile for the towers", False),
+        later("--grad-checkpointing", "trade time for memory", False),
         Flag("--seed", "of everything random", 42, whole(0), runs=TRAINING),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]
@@ -90,7 +91,7 @@ def checkpoint_flags():
         Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
         Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
              "interrupted one", runs=MODEL, metavar="FILE"),
-        later("--resume", "continue an interrupted run in --save exactly"),
+        later("--resume", "continue an interrupted run in --save exactly", False),
         switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
         later("--save-interval", "steps or time between resume points", "10m"),
     ]
@@ -123,7 +124,7 @@ def distillation_flags():
         Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
              shown="none"),
         Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE"),
-        later("--ref-wise", "teacher: a mix of zero-shot and loaded weights"),
+        later("--ref-wise", "teacher: a mix of zero-shot and loaded weights", False),
         later("--ref-wise-alpha", "share of the loaded weights in it", 0.8),
         Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
         later("--ref-size", "a seeded subset of the reference images", shown="all"),
@@ -132,21 +133,21 @@ def distillation_flags():
         switch("--text-loss", "distil rows of texts"),
         switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1"),
         switch("--feature-mse", "add the squared distance of image features"),
-        later("--ablation-loss-2", "add image-image distillation"),
-        later("--distill-text-tower", "distil the text tower too"),
+        later("--ablation-loss-2", "add image-image distillation", False),
+        later("--distill-text-tower", "distil the text tower too", False),
     ]
 
 
 def averaging_flags():
     return [
-        later("--we", "weight ensemble along the run"),
-        later("--we-wise", "weight ensemble pulled to the start"),
+        later("--we", "weight ensemble along the run", False),
+        later("--we-wise", "weight ensemble pulled to the start", False),
         later("--we-wise-alpha", "its share of the ensemble", 0.98),
-        later("--moving-avg", "exponential moving average"),
+        later("--moving-avg", "exponential moving average", False),
         later("--mv-avg-decay", "its decay", 0.999),
         later("--avg-freq", "steps between updates of the ensemble", 100),
-        later("--wise-merge", "merge with a partner at the end"),
-        later("--wise-ft", "evaluate mixes with zero-shot weights"),
+        later("--wise-merge", "merge with a partner at the end", False),
+        later("--wise-ft", "evaluate mixes with zero-shot weights", False),
         later("--wise-ft-model", "the partner: n or zeroshot", "n"),
         later("--wise-ft-alpha", "share of the trained weights in the merge", 0.8),
         later("--alpha", "shares that --wise-ft evaluates", 0.5),
@@ -168,14 +169,14 @@ def projection_flags():
 
 def lora_flags():
     return [
-        later("--lora", "train adapters instead of weights"),
+        later("--lora", "train adapters instead of weights", False),
         later("--lora-r", "rank", 8),
         later("--lora-alpha", "scale", 16),
         later("--lora-dropout", "dropout before the adapters", 0.1),
         later("--lora-target-modules", "which modules", "attn.out_proj,mlp.c_fc,mlp.c_proj"),
         later("--lora-bias", "which biases train", "none"),
-        later("--lora-shared", "one pair of factors for all layers of a kind"),
-        later("--lora-shared-split-qkvo", "one pair for each of q, k, v, o"),
+        later("--lora-shared", "one pair of factors for all layers of a kind", False),
+        later("--lora-shared-split-qkvo", "one pair for each of q, k, v, o", False),
     ]
 
 
@@ -188,7 +189,7 @@ def memory_flags():
 
 def image_text_flags():
     return [
-        later("--joint", "train on several datasets as one"),
+        later("--joint", "train on several datasets as one", False),
         later("--num-phases", "parts that a caption dataset is split into", 1),
         later("--phase", "which part, or all", "all"),
         later("--phase-split", "contiguous or random parts", "contiguous"),
@@ -207,7 +208,7 @@ def image_text_flags():
         later("--linear-wd", "its weight decay", 1e-6),
         later("--linear-batch-size", "its batch size", 256),
         later("--linear-percent", "share of the training images", 100),
-        later("--linear-cache-features", "encode once, without augmentation"),
+        later("--linear-cache-features", "encode once, without augmentation", False),
     ]
 
 
@@ -229,30 +230,36 @@ def evaluation_flags():
              runs=SCORING, shown="all"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
         later("--label-space", "task, seen or all", "task"),
-        later("--wilds-split", "id or ood", "id"),
-        later("--wandb", "log to Weights & Biases"),
-        later("--tensorboard", "log to TensorBoard"),
+        Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
+             choices=("id", "ood"), runs=SCORING),
+        later("--wandb", "log to Weights & Biases", False),
+        later("--tensorboard", "log to TensorBoard", False),
     ]
 
 
 def data_flags():
     return [
-        Flag("--data-location", "root of all datasets", "./data", runs=SCORING, numbers=False, metavar="DIR"),
-        later("--val-fraction", "part of train that becomes val"),
-        later("--shots", "training images a class"),
-        later("--shot-seed", "which ones", 0),
-        later("--split-file", "a split of other people's"),
-        later("--skip-bad-images", "count and skip what cannot be decoded"),
-        later("--cache-images", "keep decoded evaluation images"),
-        later("--cache-ref-features", "keep the teacher's reference features"),
-        later("--list-datasets", "what is there and what is missing"),
-        later("--check-data", "check these datasets"),
+        Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
+             metavar="DIR"),
+        Flag("--val-fraction", "part of each class of train that becomes val", parse=real(above=0, high=0.9),
+             runs=SCORING),
+        Flag("--shots", "training images a class", parse=whole(1), shown="all"),
+        Flag("--shot-seed", "which images --shots draws", 0, whole(0)),
+        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
+             metavar="FILE"),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=SCORING),
+        switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
+        later("--cache-ref-features", "keep the teacher's reference features", False),
+        switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
+               numbers=False),
+        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
+             runs=(CHECK,), numbers=False, metavar="NAMES"),
     ]
 
 
 def output_flags():
     return [
-        later("--dry-run", "resolve the run and print it"),
+        later("--dry-run", "resolve the run and print it", False),
         Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
         later("--export", "write the model in open_clip's layout"),
         switch("--quiet", "no progress bars", runs=SCORING, numbers=False),
@@ -320,8 +327,7 @@ def build_parser():
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
-            text = flag.help + ("" if flag.switch else f" [{shown_default(flag)}]") + (
-                "" if flag.built else " (not built yet)")
+            text = f"{flag.help} [{shown_default(flag)}]" + ("" if flag.built else " (not built yet)")
             if flag.switch:
                 group.add_argument(flag.name, action="store_true", help=text)
             else:
@@ -331,7 +337,8 @@ def build_parser():
 
 
 def shown_default(flag):
-    return flag.shown or ("none" if flag.default is None else str(flag.default))
+    """The default as documentation says it."""
+    return flag.shown or {None: "none", False: "off"}.get(flag.default, str(flag.default))
 
 
 def parse(argv):
@@ -394,5 +401,6 @@ def resolve(given):
 
 def _kind(values):
     return next(kind for kind, chosen in (
-        (REPORT, values["report"]), (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
+        (REPORT, values["report"]), (LIST, values["list_datasets"]), (CHECK, values["check_data"]),
+        (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
         (SEQUENCE, values["dataset_order"]), (TRAIN, True)) if chosen)

@@ -9,7 +9,7 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.datasets import open_task
+from src.datasets import open_task, splits
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.errors import UserError
@@ -29,16 +29,35 @@ def build_device(config):
 
 
 class Datasets:
-    """Opens each dataset once a run."""
+    """Opens each dataset once a run, with the splits and templates that the flags ask for."""
 
     def __init__(self, config):
-        self._root, self._template = config.data_location, _templates(config.template)
+        self._config, self._template = config, _templates(config.template)
+        self._trained = config.dataset_order or (config.train_dataset,)
         self.open = functools.cache(self._open)
 
     def _open(self, name):
-        task = open_task(name, self._root)
+        config, root = self._config, self._config.data_location
+        task = open_task(name, root)
         if self._template and task.templates is SIMPLE:
-            return dataclasses.replace(task, templates=self._template)
+            task = dataclasses.replace(task, templates=self._template)
+        if config.wilds_split == "ood" and "ood_test" in task.splits:
+            task = dataclasses.replace(task, splits={
+                **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
+        if name in self._trained:
+            task = self._trained_splits(task)
+        elif config.val_fraction and config.eval_split == "val":
+            task = splits.with_validation(task, config.val_fraction, root)
+        return splits.tolerant(task) if config.skip_bad_images else task
+
+    def _trained_splits(self, task):
+        config, root = self._config, self._config.data_location
+        if config.split_file:
+            task = splits.with_split_file(task, config.split_file)
+        if config.val_fraction:
+            task = splits.with_validation(task, config.val_fraction, root)
+        if config.shots:
+            task = splits.with_shots(task, config.shots, config.shot_seed, root)
         return task
 
 

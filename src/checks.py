@@ -13,6 +13,7 @@ CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
     ("train_dataset", "dataset_order", "train on one dataset, or on a sequence"),
     ("model", "model_config", "an architecture has one source; name it by --model-name"),
+    ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
 ]
 
@@ -22,7 +23,7 @@ def check(config):
     for first, second, reason in CONTRADICTIONS:
         if config.given(first) and config.given(second):
             raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
-    for rule in (_check_kind, _check_model, _check_method, _check_datasets, _check_rates, _check_files):
+    for rule in (_check_kind, _check_model, _check_method, _check_datasets, _check_splits, _check_rates, _check_files):
         rule(config)
     config.warnings += _without_effect(config)
 
@@ -73,13 +74,23 @@ def _check_datasets(config):
     named = [("--train-dataset", (config.train_dataset,) if config.train_dataset else ()),
              ("--dataset-order", config.dataset_order or ()), ("--eval-datasets", config.eval_datasets),
              ("--ref-dataset", (config.ref_dataset,) if config.ref_dataset else ()),
-             ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets)]
+             ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets),
+             ("--check-data", config.check_data or ())]
     for flag, datasets in named:
         for name in datasets:
             try:
                 find_entry(name)
             except UserError as error:
                 raise UserError(f"{flag}: {error}") from None
+
+
+def _check_splits(config):
+    if config.split_file and not config.train_dataset:
+        raise UserError("--split-file belongs to one dataset; give --train-dataset NAME with it")
+    if config.split_file and (config.shots or config.val_fraction):
+        raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
+    if config.given("shot_seed") and not config.shots:
+        config.warnings.append("--shot-seed has no effect without --shots")
 
 
 def _check_rates(config):
@@ -96,7 +107,7 @@ def _check_rates(config):
 
 
 def _check_files(config):
-    for key in ("load", "ref_model", "eval_single", "model_config"):
+    for key in ("load", "ref_model", "eval_single", "model_config", "split_file"):
         path = config.values[key]
         if path and not Path(path).is_file():
             raise UserError(f"{FLAGS[key].name} {path}: no such file")

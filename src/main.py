@@ -14,20 +14,20 @@ INTERRUPTED = 130
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 2 for what the user can mend, 130 for an interruption."""
+    """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 130 for an
+    interruption."""
     try:
         config = args.parse(sys.argv[1:] if argv is None else argv)
         checks.check(config)
         for warning in config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        RUNS[config.kind](config)
+        return RUNS[config.kind](config) or 0
     except (UserError, *_load_errors()) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: no checkpoint of the unfinished task was written", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 def _load_errors():
@@ -84,8 +84,8 @@ def run_single(config):
 
     from clip.loader import build
     from src.build import build_device, starting_checkpoint
-    from src.datasets.folder import open_image
     from src.datasets.imagenet import read_class_names
+    from src.datasets.images import open_image
     from src.models.evaluation import classify_image
     from src.report import markdown_table
     classnames = read_class_names(config.class_names)
@@ -96,6 +96,27 @@ def run_single(config):
     print(markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in rows]))
 
 
+def run_list(config):
+    """--list-datasets: the whole table, and what of it is there."""
+    from src.datasets import list_datasets
+    from src.report import markdown_table
+    print(markdown_table(["dataset", "classes", "train", "test", "comes", "here"], list_datasets(config.data_location)))
+    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. Steps for those that come by hand are in datasets.md.")
+
+
+def run_check(config):
+    """--check-data: every fault of the named datasets."""
+    from src.datasets.check import check_dataset
+    faulty = False
+    for name in config.check_data:
+        counts, faults = check_dataset(name, config.data_location)
+        print(counts + ("" if faults else ": as expected"))
+        for fault in faults:
+            print(f"  fault: {fault}")
+        faulty = faulty or bool(faults)
+    return 1 if faulty else 0
+
+
 def run_report(config):
     """--report: compare finished sequences."""
     from src.report import compare
@@ -103,7 +124,7 @@ def run_report(config):
 
 
 RUNS = {args.TRAIN: run_task, args.SEQUENCE: run_sequence, args.EVAL: run_evaluation, args.SINGLE: run_single,
-        args.REPORT: run_report}
+        args.REPORT: run_report, args.LIST: run_list, args.CHECK: run_check}
 
 
 if __name__ == "__main__":

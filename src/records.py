@@ -11,11 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.checkpoint import atomic_file, save_checkpoint
+from src.checkpoint import save_checkpoint
 from src.errors import UserError
+from src.files import atomic_file
 
 METRICS = ("iteration", "top1", "top5", "task", "label_space", "split", "n", "scored_by", "k", "train_data")
 SCORES = ("top1", "top5")
+VIDEO_SCORES = ("pm0", "pm10")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
 
 
@@ -49,7 +51,7 @@ class RunFolder:
 
     def _write_metrics(self, dataset, rows):
         with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
-            writer = csv.DictWriter(file, METRICS)
+            writer = csv.DictWriter(file, [*METRICS, *(name for name in VIDEO_SCORES if name in rows[0])])
             writer.writeheader()
             writer.writerows(rows)
 
@@ -95,9 +97,10 @@ def _identity(row):
 
 def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all"):
     """Scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
+    video = {} if scores.pm0 is None else {"pm0": f"{scores.pm0:.4f}", "pm10": f"{scores.pm10:.4f}"}
     return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
             "label_space": "task", "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
-            "train_data": train_data}
+            "train_data": train_data, **video}
 
 
 class Journal:
@@ -119,7 +122,7 @@ class Journal:
             return
         terms = {name: float(value) for name, value in {**losses, **state.metrics}.items()}
         now = time.perf_counter()
-        line = {"iteration": state.iteration, **terms, "lr": state.optimizer.param_groups[0]["lr"],
+        line = {"iteration": state.iteration, **terms, "lr": state.learning_rate,
                 "images_per_second": round(self.images / (now - self.since), 1)}
         self.images, self.since = 0, now
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)

@@ -7,6 +7,7 @@ from clip import loader
 from src.build import Datasets, build_device, build_hooks, build_state, model_name, worker_count
 from src.checkpoint import finished_checkpoint
 from src.datasets import stem
+from src.datasets.check import structural_faults
 from src.datasets.common import batches_per_epoch
 from src.errors import UserError
 from src.models import METHODS
@@ -50,6 +51,8 @@ class Run:
                     raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
                 if not len(task.split(split)):
                     raise UserError(f"{name} has no images in its {split} split")
+                for fault in structural_faults(task, [split] if split == "train" else []):
+                    raise UserError(fault)
         if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
             if not self.datasets.open(config.ref_sentences).sentences:
                 raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
@@ -101,7 +104,7 @@ class Run:
         scores = self._score_task(state, hooks, file)
         self.folder.forget_other_iterations(file, [*evaluations, total])
         checkpoint = finished_checkpoint(
-            state.final_model, start, dataset=file, classnames=state.task.classnames,
+            state.final_model, start, dataset=file, task=state.task,
             metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in scores.items()},
             iteration=state.iteration, carry={type(hook).__name__: hook.carry() for hook in hooks if hook.carry()},
             config=config.numbers(), name=model_name(config, start))
@@ -123,21 +126,24 @@ class Run:
         def logits(images, heads):
             given = (hook.logits(state, images, heads) for hook in hooks)
             return next((scores for scores in given if scores is not None), None)
-        return self._score(state.final_model, state.iteration, task, logits)
+        return self._score(state.final_model, state.iteration, task, state.task.train_data, logits)
 
     def evaluate(self, checkpoint):
         """Score a checkpoint. -> {dataset: Scores}"""
         model = self.device.place(loader.build(checkpoint)).eval()
-        return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""))
+        last = (checkpoint.get("history") or [{}])[-1]
+        return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
+                           last.get("train_data", "all"))
 
-    def _score(self, model, iteration, task, logits=None):
+    def _score(self, model, iteration, task, train_data, logits=None):
         config, scores = self.config, {}
         for name in self.evaluated:
             opened = self.datasets.open(name)
             scores[name] = evaluate(
                 model, opened, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
-                worker_count(config, opened), logits=logits)
-            self.folder.add_metrics(stem(name), metrics_row(scores[name], iteration, task, config.eval_split))
+                worker_count(config, opened), logits, config.data_location if config.cache_images else None)
+            self.folder.add_metrics(stem(name), metrics_row(scores[name], iteration, task, config.eval_split,
+                                                            train_data=train_data))
         return scores
 
     def summarise(self, rows):

@@ -1,44 +1,74 @@
 """DATASETS: every dataset that a flag can name. The table imports nothing; ``open_task`` opens one."""
 
 import difflib
+from pathlib import Path
 
 from src.datasets.common import Entry
 from src.errors import UserError
 
-COLLECTIONS = "src.datasets.collections"
-TOY = "src.datasets.embedded:open_toy"
-TOY_TASKS = ("toy-digits", "toy-new-shapes", "toy-new-textures", "toy-shapes", "toy-textures", "toy-sizes",
-             "toy-positions", "toy-colours", "toy-backgrounds")
+_COLLECTION = "src.datasets.collections:open_collection"
+_SHIFT = "src.datasets.imagenet:open_shift"
+_TOY = "src.datasets.embedded:open_toy"
+
+
+def _sizes(train, test, val=None):
+    return {split: size for split, size in (("train", train), ("val", val), ("test", test)) if size}
+
 
 DATASETS = {
-    "CIFAR10": Entry(f"{COLLECTIONS}:open_cifar", 10, {"train": 50000, "test": 10000}, downloads=True),
-    "CIFAR100": Entry(f"{COLLECTIONS}:open_cifar", 100, {"train": 50000, "test": 10000}, downloads=True),
-    "DTD": Entry(f"{COLLECTIONS}:open_dtd", 47, {"train": 1880, "val": 1880, "test": 1880}, downloads=True),
-    "Flowers": Entry(f"{COLLECTIONS}:open_flowers", 102, {"train": 1020, "val": 1020, "test": 6149}, downloads=True),
-    "MNIST": Entry(f"{COLLECTIONS}:open_mnist", 10, {"train": 60000, "test": 10000}, downloads=True),
-} | {name: Entry(TOY, downloads=True) for name in (*TOY_TASKS, "toy-reference")}
-# In the user's own data the part behind the colon is a path.
-PREFIXES = {"folder": Entry("src.datasets.folder:open_folder")}
-
-# Named in the specification; their readers are being written.
-LATER = ("Aircraft", "Caltech101", "EuroSAT", "Food", "OxfordPet", "StanfordCars", "SUN397", "ImageNet", "ImageNetA",
-         "ImageNetR", "ImageNetSketch", "ImageNetV2", "ObjectNet", "YTBB", "ImageNetVidRobust", "conceptual_captions",
-         "FMOW", "IWildCam", "coco", "flickr30k")
-LATER_PREFIXES = ("csv", "pairs")
+    "Aircraft": Entry(_COLLECTION, "fgvc-aircraft-2013b", 100, _sizes(3334, 3333, 3333), downloads=True),
+    "Caltech101": Entry("src.datasets.collections:open_caltech", "caltech101", 101, _sizes(6941, 1736), downloads=True),
+    "CIFAR10": Entry(_COLLECTION, "cifar-10-batches-py", 10, _sizes(50000, 10000), downloads=True),
+    "CIFAR100": Entry(_COLLECTION, "cifar-100-python", 100, _sizes(50000, 10000), downloads=True),
+    "DTD": Entry(_COLLECTION, "dtd", 47, _sizes(1880, 1880, 1880), downloads=True),
+    "EuroSAT": Entry("src.datasets.collections:open_eurosat", "eurosat", 10, _sizes(21600, 5400), downloads=True),
+    "Flowers": Entry(_COLLECTION, "flowers-102", 102, _sizes(1020, 6149, 1020), downloads=True),
+    "Food": Entry(_COLLECTION, "food-101", 101, _sizes(75750, 25250), downloads=True),
+    "MNIST": Entry(_COLLECTION, "MNIST", 10, _sizes(60000, 10000), downloads=True),
+    "OxfordPet": Entry(_COLLECTION, "oxford-iiit-pet", 37, _sizes(3680, 3669), downloads=True),
+    "StanfordCars": Entry(_COLLECTION, "stanford_cars", 196, _sizes(8144, 8041)),
+    "SUN397": Entry("src.datasets.collections:open_sun", "SUN397", 397, _sizes(87003, 21751), downloads=True),
+    "ImageNet": Entry("src.datasets.imagenet:open_imagenet", "ImageNet", 1000, _sizes(1281167, 50000)),
+    "ImageNetA": Entry(_SHIFT, "imagenet-a", 200, _sizes(None, 7500)),
+    "ImageNetR": Entry(_SHIFT, "imagenet-r", 200, _sizes(None, 30000)),
+    "ImageNetSketch": Entry(_SHIFT, "sketch", 1000, _sizes(None, 50889)),
+    "ImageNetV2": Entry(_SHIFT, "imagenetv2-matched-frequency-format-val", 1000, _sizes(None, 10000)),
+    "ObjectNet": Entry("src.datasets.objectnet:open_objectnet", "objectnet-1.0", 113, _sizes(None, 18574)),
+    "YTBB": Entry("src.datasets.video:open_ytbb", "imagenet_vid_ytbb_robust/ytbb-robust", 24),
+    "ImageNetVidRobust": Entry("src.datasets.video:open_vid", "imagenet_vid_ytbb_robust/imagenet-vid-robust", 30),
+    "FMOW": Entry("src.datasets.wilds:open_fmow", "fmow_v1.1", 62),
+    "IWildCam": Entry("src.datasets.wilds:open_iwildcam", "iwildcam_v2.0", 182),
+    "conceptual_captions": Entry("src.datasets.captions:open_conceptual_captions", "conceptual_captions"),
+    "coco": Entry("src.datasets.captions:open_coco", "coco"),
+    "flickr30k": Entry("src.datasets.captions:open_flickr", "flickr30k"),
+    "toy-digits": Entry(_TOY, classes=10, sizes=_sizes(1000, 500, 200)),
+    "toy-new-shapes": Entry(_TOY),
+    "toy-new-textures": Entry(_TOY),
+    "toy-shapes": Entry(_TOY),
+    "toy-textures": Entry(_TOY),
+    "toy-sizes": Entry(_TOY),
+    "toy-positions": Entry(_TOY),
+    "toy-colours": Entry(_TOY),
+    "toy-backgrounds": Entry(_TOY),
+    "toy-reference": Entry(_TOY),
+}
+# The user's own data: behind the colon is a path.
+PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),
+            "pairs": Entry("src.datasets.captions:open_pairs")}
 
 
 def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
-    prefix, colon, path = name.partition(":")
+    prefix, colon, _ = name.partition(":")
     if colon and prefix in PREFIXES:
         return PREFIXES[prefix]
     if name in DATASETS:
         return DATASETS[name]
-    if name in LATER or colon and prefix in LATER_PREFIXES:
-        raise UserError(f"dataset {name!r} is not built yet; there are {', '.join(DATASETS)} and folder:PATH")
-    near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}"
-    raise UserError(f"no dataset {name!r}; {hint} Your own pictures: folder:PATH")
+    spelled = {known.lower(): known for known in DATASETS}
+    near = [spelled[match] for match in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UserError(f"no dataset {name!r}; {hint}--list-datasets shows all; your own data are folder:PATH, csv:FILE "
+                    "or pairs:FILE")
 
 
 def open_task(name, root):
@@ -47,6 +77,18 @@ def open_task(name, root):
 
 
 def stem(name):
-    """What files of a dataset are called: the name itself, or the last part of a path of the user's."""
+    """What files of a dataset are called: the name itself, or the stem of a path of the user's."""
     prefix, colon, path = name.partition(":")
-    return path.rstrip("/").rsplit("/", 1)[-1].split(".")[0] if colon and prefix in PREFIXES else name
+    if not (colon and prefix in PREFIXES):
+        return name
+    return Path(path).name if prefix == "folder" else Path(path).stem
+
+
+def list_datasets(root):
+    """Rows (name, classes, train, test, how it comes, whether it is there) of the whole table; opens nothing."""
+    rows = []
+    for name, entry in DATASETS.items():
+        here = "embedded" if not entry.folder else "yes" if (Path(root) / entry.folder).exists() else "no"
+        comes = "drawn" if not entry.folder else "downloads" if entry.downloads else "by hand"
+        rows.append([name, entry.classes, entry.sizes.get("train"), entry.sizes.get("test"), comes, here])
+    return rows

@@ -17,11 +17,13 @@ from src.errors import UserError
 class Entry:
     """A row of the table of datasets: what can be said without opening anything.
 
-    ``target`` is ``"module:function"``; the function takes (name, root) and gives a Task. ``sizes`` are the images that
-    each split must have. ``downloads`` tells whether it fetches itself; otherwise datasets.md has the steps.
+    ``target`` is ``"module:function"``; the function takes (name, root) and gives a Task. ``folder`` is what must be
+    under the root (empty: nothing), ``sizes`` the images that each split must have. ``downloads`` tells whether it
+    fetches itself; otherwise datasets.md has the steps.
     """
 
     target: str
+    folder: str = ""
     classes: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     downloads: bool = False
@@ -33,16 +35,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image."""
+    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image.
+
+    ``files`` are their relative POSIX paths where images are files; ``captions`` lists each image's; ``video`` is set
+    for frames of videos.
+    """
 
     image: Callable[[int], Any]
     labels: Sequence[int]
+    files: Sequence[str] | None = None
+    captions: Sequence[Sequence[str]] | None = None
+    video: Any = None
 
     def __len__(self):
         return len(self.labels)
 
     def subset(self, indices):
-        return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices])
+        return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
+                     self.files and [self.files[index] for index in indices])
+
+    def listing(self):
+        """Names to tie an index list to: the files, or the labels of what is not in files."""
+        return self.files or [f"{index} {label}" for index, label in enumerate(self.labels)]
+
+
+def file_split(folder, files, labels, read):
+    """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` -> RGB PIL image."""
+    return Split(lambda index: read(folder / files[index]), labels, files)
 
 
 @dataclass(frozen=True)
@@ -50,25 +69,28 @@ class Task:
     """An opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains), splits.
 
     ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` tells that reading
-    an image costs nothing, so that worker processes would only slow it down.
+    an image costs nothing, so that worker processes would only slow it down. A split may be a function that lists it
+    when asked for. ``train_data`` says which part of the training images is used, in words for tables.
     """
 
     name: str
     classnames: Sequence[str]
     templates: Sequence[str]
-    splits: dict[str, Split]
+    splits: dict[str, Split | Callable[[], Split]]
     sentences: Sequence[str] = ()
     in_memory: bool = False
+    train_data: str = "all"
 
     def split(self, name):
         if name not in self.splits:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}")
-        return self.splits[name]
+        split = self.splits[name]
+        return split() if callable(split) else split
 
     @property
     def reference_split(self):
         """Training images, or the test images of a dataset that has no others."""
-        return self.splits.get("train") or self.split("test")
+        return self.split("train" if "train" in self.splits else "test")
 
     def prompts(self, template=None):
         """One prompt a class, by the first template unless another is given."""
@@ -76,15 +98,18 @@ class Task:
 
 
 def fill(template, classname):
-    """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``"""
-    return template.replace("{c}", classname)
+    """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
+    article = "an" if classname[:1].lower() in "aeiou" else "a"
+    return template.replace("{a}", article).replace("{c}", classname)
 
 
 class Batch(NamedTuple):
-    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,)."""
+    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
+    images could not be decoded and are not among them."""
 
     images: Any
     labels: Any
+    skipped: int = 0
 
 
 def seed_of(*parts):
@@ -132,7 +157,10 @@ class TransformedSplit:
 
     def __getitem__(self, key):
         epoch, index = key
-        return self.transform(self.split.image(index), seed_of(self.seed, epoch, index)), self.split.labels[index]
+        image = self.split.image(index)
+        if image is None:  # of a tolerant split
+            return None
+        return self.transform(image, seed_of(self.seed, epoch, index)), self.split.labels[index]
 
 
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0):
@@ -151,14 +179,29 @@ def evaluation_batches(split, transform, batch_size, workers=0):
 def _loader(dataset, batch_sampler, workers):
     import torch
     from torch.utils.data import DataLoader
-    return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-                      pin_memory=torch.cuda.is_available(), persistent_workers=False)
+    return _telling_skipped(DataLoader(
+        dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
+        pin_memory=torch.cuda.is_available()))
+
+
+def _telling_skipped(batches):
+    skipped = 0
+    try:
+        for batch in batches:
+            skipped += batch.skipped
+            yield batch
+    finally:
+        if skipped:
+            print(f"note: {skipped} images could not be decoded and were skipped")
 
 
 def _collate(rows):
     import torch
-    images, labels = zip(*rows, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels))
+    decoded = [row for row in rows if row is not None]
+    if not decoded:
+        raise UserError("none of the images of a batch could be decoded")
+    images, labels = zip(*decoded, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), len(rows) - len(decoded))
 
 
 def balanced_subset(labels, count, seed):

@@ -1,59 +1,66 @@
 """The user's own pictures: a folder of class folders, ``folder:PATH``."""
 
+import hashlib
 from pathlib import Path
 
-from src.datasets.common import Split, Task, balanced_halves
+from src.datasets.common import Task, balanced_halves
+from src.datasets.images import class_folders, folder_split
+from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = ("train", "val", "test")
-SPLIT_SEED, TRAIN_SHARE = 42, 0.8
 
 
 def open_folder(name, root):
     """PATH holds class folders, or train/ and test/ (and val/) that hold them. Without a test part, 20 % of each
-    class, drawn with a fixed seed from the sorted listing, become it. Class names are the folders' names."""
+    class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored. Class names are the
+    folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may hold prompts."""
     path = Path(name.partition(":")[2]).expanduser()
     if not path.is_dir():
         raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
-    parts = {split: path / split for split in SPLITS if (path / split).is_dir()}
-    if not parts:
-        parts = {"train": path}
+    parts = {split: path / split for split in SPLITS if (path / split).is_dir()} or {"train": path}
     if "train" not in parts:
         raise UserError(f"{name}: has {', '.join(parts)} but no train folder")
-    folders = sorted(folder.name for folder in parts["train"].iterdir() if folder.is_dir())
+    folders = class_folders(parts["train"])
     if not folders:
         raise UserError(f"{name}: {parts['train']} holds no class folders")
-    listings = {split: _listing(name, folder, folders) for split, folder in parts.items()}
-    splits = {split: _split(files, labels) for split, (files, labels) in listings.items()}
+    for folder in parts.values():
+        if class_folders(folder) != folders:
+            raise UserError(f"{name}: {folder} has other class folders than {parts['train']}; all parts need the same")
+    splits = {split: folder_split(folder, folders) for split, folder in parts.items()}
     if "test" not in splits:
-        train, test = balanced_halves(splits["train"].labels, TRAIN_SHARE, SPLIT_SEED)
-        splits |= {"train": splits["train"].subset(train), "test": splits["train"].subset(test)}
-        print(f"{name}: no test part, so {len(test)} of {len(train) + len(test)} images, 20 % of each class, are it")
-    return Task(path.name, [folder.replace("_", " ") for folder in folders], SIMPLE, splits)
+        splits |= stored_halves(name, path, root, splits["train"])
+    return Task(path.name, _classnames(name, path, folders), _templates(name, path), splits)
 
 
-def _listing(name, folder, classes):
-    files, labels = [], []
-    for label, classname in enumerate(classes):
-        images = sorted(path for path in (folder / classname).glob("**/*") if path.suffix.lower() in IMAGES)
-        if not images:
-            raise UserError(f"{name}: the class folder {folder / classname} holds no image")
-        files += images
-        labels += [label] * len(images)
-    return files, labels
+def stored_halves(name, path, root, everything):
+    """A seeded, class-balanced train and test part of data that has no test part; stored, and said in one line."""
+    place = f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    lists = stored_lists(root, place, everything.files, lambda: dict(zip(
+        ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
+    print(f"{name}: no test part, so {len(lists['test'])} of its {len(everything)} images, 20 % of each class, are it")
+    return {split: everything.subset(lists[split]) for split in ("train", "test")}
 
 
-def _split(files, labels):
-    return Split(lambda index: open_image(files[index]), labels)
+def _classnames(name, path, folders):
+    lines = _lines(path / "classnames.txt")
+    if lines and len(lines) != len(folders):
+        raise UserError(f"{name}: classnames.txt has {len(lines)} lines for {len(folders)} class folders")
+    return lines or [folder.replace("_", " ") for folder in folders]
 
 
-def open_image(path):
-    """Path -> RGB PIL image; a file that cannot be decoded is named."""
-    from PIL import Image
+def _templates(name, path):
+    lines = _lines(path / "templates.txt")
+    if wrong := [line for line in lines if "{c}" not in line]:
+        raise UserError(f"{name}: templates.txt has {wrong[0]!r}, without {{c}} where the class name goes")
+    return lines or SIMPLE
+
+
+def _lines(file):
+    if not file.is_file():
+        return []
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be decoded ({error}); repair or remove it") from None
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text") from None

@@ -14,6 +14,7 @@ class EvalTransform:
 
     def __init__(self, resolution):
         self.resolution = resolution
+        self.name = f"resize {resolution} bicubic, centre crop"
 
     def __call__(self, image, seed=None):
         size = self.resolution

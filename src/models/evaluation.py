@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import balanced_subset, evaluation_batches, fill
 from src.datasets.transforms import EvalTransform
 from src.models.helpers import similarity, top_k_hits
@@ -15,12 +16,15 @@ SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
 
 @dataclass(frozen=True)
 class Scores:
-    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes)."""
+    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes). Frames of videos also have pm-0 and
+    pm-10 (``src.datasets.video``)."""
 
     top1: float
     top5: float
     k: int
     n: int
+    pm0: float | None = None
+    pm10: float | None = None
 
 
 @torch.no_grad()
@@ -43,29 +47,37 @@ def plain_logits(model, images, heads):
 
 
 @torch.no_grad()
-def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, templates=None, logits=None):
+def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None):
     """Scores of a model on one split of a task. ``max_size`` images are drawn evenly over the classes.
 
-    ``logits(images, heads) -> [(B, C_t)] or None`` takes the place of CLIP's own scores where it gives some.
+    ``logits(images, heads) -> [(B, C_t)] or None`` takes the place of CLIP's own scores where it gives some. ``cache``:
+    folder under which decoded images are kept.
     """
     was_training = [module for module in model.modules() if module.training]
     model.eval()
-    images = task.split(split)
-    if max_size is not None:
+    images, transform = task.split(split), EvalTransform(model.image_resolution)
+    if cache is not None:
+        images = cached_split(images, f"{task.name}-{split}", transform, cache, workers)
+        transform, workers = as_it_is, 0
+    if max_size is not None and images.video is None:  # frames count together with their neighbours
         images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
     k = min(5, len(task.classnames))
-    hits, total = torch.zeros(k, dtype=torch.long, device=device.device), 0
+    hits, total, predictions = torch.zeros(k, dtype=torch.long, device=device.device), 0, []
     with device.autocast():
-        heads = [zeroshot_weights(model, task.classnames, templates or task.templates)]
-        for batch in map(device.batch, evaluation_batches(images, EvalTransform(model.image_resolution), batch_size,
-                                                          workers)):
+        heads = [zeroshot_weights(model, task.classnames, task.templates)]
+        for batch in map(device.batch, evaluation_batches(images, transform, batch_size, workers)):
             scores = (logits and logits(batch.images, heads)) or plain_logits(model, batch.images, heads)
             hits += top_k_hits(scores[0], batch.labels, k).sum(dim=0)
             total += len(batch.labels)
+            if images.video is not None:
+                predictions += scores[0].argmax(dim=1).tolist()
     for module in was_training:
         module.training = True
     top1, top5 = (100 * hits[[0, -1]].double() / total).tolist()
-    return Scores(top1, top5, k, total)
+    if images.video is None:
+        return Scores(top1, top5, k, total)
+    top1, pm0, pm10 = images.video.scores(predictions)
+    return Scores(top1, top5, k, total, pm0, pm10)
 
 
 @torch.no_grad()

@@ -44,5 +44,5 @@ def top_k_hits(logits, labels, k):
     true = logits.gather(1, labels[:, None])                                            # (B, 1)
     later = torch.arange(logits.shape[1], device=logits.device) > labels[:, None]       # (B, C)
     behind = (logits < true) | ((logits == true) & later)
-    ahead = logits.shape[1] - 1 - behind.sum(dim=1)                                     # (B,)
+    ahead = logits.shape[1] - 1 - behind.sum(dim=1) + true.isnan()[:, 0]                # (B,)
     return ahead[:, None] < torch.arange(1, k + 1, device=logits.device)

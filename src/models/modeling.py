@@ -31,9 +31,9 @@ def trains(model, tower):
 
 
 def set_training(model, batch_norm):
-    """Training mode; batch norms keep their statistics where ``batch_norm`` is "eval"."""
+    """Training mode; batch norms keep their statistics where ``batch_norm`` is "eval" or their tower is not trained."""
     model.train()
-    if batch_norm == "eval":
+    if batch_norm == "eval" or not trains(model, "image"):
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()

@@ -57,6 +57,11 @@ class TrainingState:
         return self.model
 
     @property
+    def learning_rate(self):
+        """That of the last step; 0 for a method that has nothing to optimise."""
+        return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
+
+    @property
     def scale(self):
         """s = exp(logit_scale), never trained on class data."""
         return self.model.logit_scale.detach().exp()
@@ -102,12 +107,13 @@ def train(state, hooks, report=lambda state, losses: None):
         hook.begin(state)
     set_training(state.model, settings.batch_norm)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    state.optimizer = build_optimizer(parameters, settings)
+    state.optimizer = build_optimizer(parameters, settings) if parameters else None
     scaler, step = device.scaler(), Step(state, hooks)
     batches = state.stream(state.task.split("train"), "train", settings.batch_size, train_transform=True)
 
     for batch in batches:
-        set_learning_rate(state.optimizer, settings, state.iteration)
+        if state.optimizer:
+            set_learning_rate(state.optimizer, settings, state.iteration)
         with device.autocast():
             losses = step(batch)
         if losses:  # a closed-form method has no term, hence no backward and no step

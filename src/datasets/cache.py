@@ -1,0 +1,58 @@
+"""Decoded, resized evaluation images on disk, so that the second evaluation of a dataset decodes nothing."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from src.datasets.common import evaluation_batches
+from src.errors import UserError
+
+FOLDER = "cache"  # under --data-location
+FILL_BATCH = 256
+
+
+def cached_split(split, name, transform, root, workers=0):
+    """``split`` with images that are the transform's uint8 results, memory-mapped from ``<root>/cache``; filled on
+    first use, under its final name only when it is whole.
+
+    The file is keyed by the transform and the listing: another resolution or other files make another one.
+    """
+    listing = "\n".join([transform.name, *split.listing()]).encode("utf-8", "surrogateescape")
+    path = Path(root) / FOLDER / f"{name}-{hashlib.sha256(listing).hexdigest()[:16]}.npy"
+    if not path.is_file():
+        _fill(path, split, transform, workers)
+    return _mapped(path, split)
+
+
+def _fill(path, split, transform, workers):
+    import numpy
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"--cache-images: {path.parent} cannot be written ({error.strerror})") from None
+    try:
+        shape = (len(split), 3, transform.resolution, transform.resolution)
+        rows, first = numpy.lib.format.open_memmap(partial, mode="w+", dtype=numpy.uint8, shape=shape), 0
+        for batch in evaluation_batches(split, transform, FILL_BATCH, workers):
+            rows[first:first + len(batch.labels)] = batch.images.numpy()
+            first += len(batch.labels)
+        rows.flush()
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _mapped(path, split):
+    import numpy
+    import torch
+    rows = numpy.load(path, mmap_mode="r")                                              # (N, 3, R, R) uint8
+    return replace(split, image=lambda index: torch.from_numpy(numpy.array(rows[index])))
+
+
+def as_it_is(image, seed=None):
+    """The transform of images that are ready."""
+    return image

@@ -1,0 +1,40 @@
+"""Image files: finding them in class folders, decoding them by name."""
+
+from pathlib import Path
+
+from src.datasets.common import file_split
+from src.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def open_image(path):
+    """Path -> RGB PIL image; a file that cannot be decoded is named."""
+    from PIL import Image
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(str(path), "the file")
+        raise UserError(f"{path} cannot be decoded ({reason}); repair or remove it") from None
+
+
+def class_folders(folder):
+    """Names of the folders in a folder, sorted; hidden ones are not classes."""
+    return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_images(folder, classes):
+    """(files relative to ``folder`` as POSIX paths, labels), sorted within each class."""
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(path.relative_to(folder).as_posix() for path in (Path(folder) / name).rglob("*")
+                       if path.suffix.lower() in SUFFIXES)
+        files += found
+        labels += [label] * len(found)
+    return files, labels
+
+
+def folder_split(folder, classes, read=open_image):
+    """The images of class folders as a Split, labels in the order of ``classes``."""
+    return file_split(Path(folder), *list_images(folder, classes), read)

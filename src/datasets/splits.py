@@ -1,0 +1,145 @@
+"""Index lists that decide who is in which split: drawn once from a seed, stored, and only read afterwards.
+
+A list is tied to the listing of files it was drawn from, so that a changed folder is an error and never silently
+another split.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from src.datasets.common import balanced_halves, seed_of
+from src.errors import UserError
+from src.files import atomic_file
+
+FOLDER = "splits"  # under --data-location
+RANDOM_SEED, TRAIN_SHARE = 42, 0.8
+
+
+def random_halves(count, share=TRAIN_SHARE, seed=RANDOM_SEED):
+    """(first, second): ``randperm(count)`` by ``torch.Generator().manual_seed(seed)``, cut at floor(share * count)."""
+    import torch
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    cut = int(share * count)
+    return order[:cut], order[cut:]
+
+
+def stored_lists(root, name, files, draw, seed):
+    """The index lists of ``<root>/splits/<name>.json``, drawn by ``draw() -> {part: indices}`` the first time.
+
+    ``files``: the sorted listing as relative POSIX paths, which the lists point into.
+    """
+    path = Path(root) / FOLDER / f"{name}.json"
+    listing = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    if path.is_file():
+        return _read(path, name, len(files), listing)
+    lists = draw()
+    content = {"dataset": name, "seed": seed, "count": len(files), "listing_sha256": listing, "lists": lists}
+    try:
+        with atomic_file(path, "w") as file:
+            json.dump(content, file)
+    except OSError as error:
+        print(f"note: the split of {name} could not be stored in {path} ({error.strerror}); it will be drawn again, "
+              f"the same as long as the files are")
+    return lists
+
+
+def _read(path, name, count, listing):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists, before = content["lists"], (content["count"], content["listing_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it anew") from None
+    if before != (count, listing):
+        raise UserError(f"{name}: the files changed since its split was stored ({before[0]} files then, {count} now); "
+                        f"restore them, or remove {path} to draw another split")
+    if any(not 0 <= index < count for part in lists.values() for index in part):
+        raise UserError(f"{name}: the stored split {path} points outside the {count} files; remove it to draw it anew")
+    return lists
+
+
+def with_validation(task, fraction, root):
+    """``val`` becomes a class-balanced part of train, ``fraction`` of each class, stored."""
+    train = task.split("train")
+    name = f"{task.name}_val{fraction:g}"
+    lists = stored_lists(root, name, train.listing(), lambda: dict(zip(
+        ("train", "val"), balanced_halves(train.labels, 1 - fraction, seed_of(name)), strict=True)), seed_of(name))
+    return replace(task, splits={**task.splits, "train": train.subset(lists["train"]),
+                                 "val": train.subset(lists["val"])},
+                   train_data=_named(task, f"val {fraction:g}"))
+
+
+def with_shots(task, shots, seed, root):
+    """``train`` becomes ``shots`` images of each class, drawn by ``seed``, stored."""
+    train = task.split("train")
+    name = f"{task.name}_{shots}shot_seed{seed}"
+    lists = stored_lists(root, name, train.listing(), lambda: {"train": draw_shots(train.labels, shots, seed)}, seed)
+    return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
+                   train_data=_named(task, f"{shots} shots seed {seed}"))
+
+
+def draw_shots(labels, shots, seed):
+    """Sorted indices of ``shots`` images a class; all of a class that has fewer."""
+    import torch
+    left = dict.fromkeys(sorted(set(labels)), shots)
+    chosen = []
+    for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():
+        if left[labels[index]] > 0:
+            left[labels[index]] -= 1
+            chosen.append(index)
+    return sorted(chosen)
+
+
+def with_split_file(task, path):
+    """Splits as a json file of other people's gives them: {"train": [[image path, label, class name], ...], ...}.
+
+    Images are found by the end of their path; labels stay this framework's.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        named = {part: [row if isinstance(row, str) else row[0] for row in rows] for part, rows in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise UserError(f"--split-file {path}: expected json such as {{\"train\": [[\"a/1.jpg\", 0, \"cat\"]]}} "
+                        f"({error})") from None
+    everything = [task.split(part) for part in task.splits if part in ("train", "val", "test")]
+    by_name = {}
+    for split in everything:
+        for index, file in enumerate(split.listing()):
+            by_name.setdefault(file.rsplit("/", 1)[-1], []).append((file, split, index))
+    splits = {part: _find_all(rows, by_name, path) for part, rows in named.items()}
+    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"))
+
+
+def _find_all(names, by_name, path):
+    from src.datasets.common import Split
+    found = []
+    for name in names:
+        matches = [(split, index) for file, split, index in by_name.get(name.rsplit("/", 1)[-1], ())
+                   if f"/{file}".endswith(f"/{name}")]
+        if not matches:
+            raise UserError(f"--split-file {path}: names {name}, which this dataset does not have")
+        found.append(matches[0])
+    return Split(lambda position: found[position][0].image(found[position][1]),
+                 [split.labels[index] for split, index in found],
+                 [split.listing()[index] for split, index in found])
+
+
+def tolerant(task):
+    """The task with None for images that cannot be decoded; the loaders skip and count them."""
+    def wrap(split):
+        if callable(split):
+            return lambda: wrap(split())
+        return replace(split, image=lambda index: _image_or_none(split, index))
+    return replace(task, splits={name: wrap(split) for name, split in task.splits.items()})
+
+
+def _image_or_none(split, index):
+    try:
+        return split.image(index)
+    except UserError:
+        return None
+
+
+def _named(task, text):
+    return text if task.train_data == "all" else f"{task.train_data}, {text}"

@@ -1,0 +1,127 @@
+"""The embedded benchmark ``toy``: eight small tasks, a reference set and reference sentences; nothing is downloaded.
+
+The first three tasks are foreign to the shipped weights (real handwritten digits, unseen shapes, unseen textures), the
+others ask for what they were pre-trained on. Everything is drawn from fixed seeds; ``VERSION`` changes whenever a
+picture, a label or a sentence does, because numbers of different versions must not be compared.
+"""
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.datasets import toy_world
+
+VERSION = 1
+SPLITS = ("train", "val", "test")
+REFERENCE = "toy-reference"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class ToyTask:
+    """A drawn task asks for one attribute, and its classes are the names from ``first`` on; digits have none."""
+
+    classes: tuple
+    attribute: str | None = None
+    first: int = 0
+    known: bool = False                 # whether the shipped weights were pre-trained on these classes
+    sizes: tuple = (720, 216, 504)      # pictures for train, val and test; the classes are balanced
+
+
+def _known(attribute):
+    return ToyTask(toy_world.ATTRIBUTES[attribute], attribute, known=True)
+
+
+TASKS = {
+    "toy-digits": ToyTask(DIGITS, sizes=(1000, 200, 500)),
+    "toy-new-shapes": ToyTask(toy_world.NEW_SHAPES, "shape", first=len(toy_world.SHAPES)),
+    "toy-new-textures": ToyTask(toy_world.NEW_TEXTURES, "texture", first=len(toy_world.TEXTURES)),
+    "toy-shapes": _known("shape"),
+    "toy-textures": _known("texture"),
+    "toy-sizes": _known("size"),
+    "toy-positions": _known("position"),
+    "toy-colours": _known("colour"),
+    "toy-backgrounds": _known("background"),
+}
+ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # nearly perfect from the start: a probe, not a task
+
+# Seeds are (benchmark, purpose, split); the pre-training draws from other ones (scripts/pretrain_toy.py).
+_SEED = 2024
+_PURPOSES = {name: index for index, name in enumerate([*TASKS, "reference images", "reference sentences"])}
+
+
+def classnames(name):
+    """The classes of a task, in the order of its labels."""
+    return list(_task(name).classes)
+
+
+@functools.lru_cache(maxsize=32)
+def load(name, split):
+    """A task's images (N, 32, 32, 3), uint8, and labels, N whole numbers, in a shuffled order that never changes."""
+    task = _task(name)
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    if task.attribute is None:
+        return _digits(task, split)
+    rng = _generator(name, SPLITS.index(split))
+    labels = rng.permutation(np.arange(task.sizes[SPLITS.index(split)]) % len(task.classes))
+    attributes = toy_world.sample(len(labels), rng, **{task.attribute: labels + task.first})
+    return toy_world.draw(attributes, rng), labels.tolist()
+
+
+def reference_images(count):
+    """(N, 32, 32, 3) uint8, pictures of the world as the pre-training saw it, none of them from a task."""
+    rng = _generator("reference images")
+    return toy_world.draw(toy_world.sample(count, rng), rng)
+
+
+def reference_sentences(count):
+    """N different sentences about such pictures. The first ones of a longer list are those of a shorter one."""
+    rng = _generator("reference sentences")
+    sentences = {}
+    while len(sentences) < count:
+        texts, _ = toy_world.captions(toy_world.sample(1024, rng), rng)
+        sentences.update(dict.fromkeys(texts))
+    return list(sentences)[:count]
+
+
+def _task(name):
+    if name not in TASKS:
+        raise ValueError(f"no toy task {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _generator(purpose, split=0):
+    return np.random.default_rng([_SEED, VERSION, _PURPOSES[purpose], split])
+
+
+def _digits(task, split):
+    """Each split takes as many of every digit, so 1700 of the 1797 images are used."""
+    images, digits = _digit_images()
+    order = _generator("toy-digits").permutation(len(digits))
+    starts = np.cumsum([0, *task.sizes]) // len(task.classes)
+    chosen = slice(*starts[SPLITS.index(split):][:2])
+    rows = np.concatenate([order[digits[order] == digit][chosen] for digit in range(len(task.classes))])
+    rows = _generator("toy-digits", 1 + SPLITS.index(split)).permutation(rows)
+    return images[rows], digits[rows].tolist()
+
+
+@functools.cache
+def _digit_images():
+    """scikit-learn's digits, 8 x 8 with 17 greys, as (1797, 32, 32, 3) uint8 and (1797,) digits.
+
+    The file is read from the installed package without importing it, which would take seconds.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise FileNotFoundError("toy-digits is read from the package scikit-learn, which is not installed: "
+                                "pip install scikit-learn")
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",",
+                       dtype=np.int64)
+    greys = (table[:, :64] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8)
+    scale = toy_world.SIDE // 8
+    large = greys.repeat(scale, axis=1).repeat(scale, axis=2)
+    return np.repeat(large[..., None], 3, axis=3), table[:, 64]

@@ -1,0 +1,67 @@
+"""FMOW and IWildCam by the package wilds. Test images are in-distribution; ``--wilds-split ood`` takes the others."""
+
+from pathlib import Path
+
+from src.datasets.common import Split, Task
+from src.datasets.imagenet import missing
+from src.datasets.images import open_image
+from src.errors import UserError
+from src.templates.collections import FMOW, IWILDCAM
+
+FMOW_NAMES = (
+    "airport, airport_hangar, airport_terminal, amusement_park, aquaculture, archaeological_site, barn, "
+    "border_checkpoint, burial_site, car_dealership, construction_site, crop_field, dam, debris_or_rubble, "
+    "educational_institution, electric_substation, factory_or_powerplant, fire_station, flooded_road, fountain, "
+    "gas_station, golf_course, ground_transportation_station, helipad, hospital, impoverished_settlement, interchange, "
+    "lake_or_pond, lighthouse, military_facility, multi-unit_residential, nuclear_powerplant, office_building, "
+    "oil_or_gas_facility, park, parking_lot_or_garage, place_of_worship, police_station, port, prison, race_track, "
+    "railway_bridge, recreational_facility, road_bridge, runway, shipyard, shopping_mall, single-unit_residential, "
+    "smokestack, solar_farm, space_facility, stadium, storage_tank, surface_mine, swimming_pool, toll_booth, tower, "
+    "tunnel_opening, waste_disposal, water_treatment_facility, wind_farm, zoo").replace("_", " ").split(", ")
+
+# Splits of the framework -> splits of wilds, where "test" and "val" mean out of distribution.
+PARTS = {"train": "train", "val": "id_val", "test": "id_test", "ood_val": "val", "ood_test": "test"}
+
+
+def open_fmow(name, root):
+    dataset, _ = _open(name, root, "fmow")
+    file = lambda index: f"images/rgb_img_{dataset.full_idxs[index]}.png"  # noqa: E731
+    return Task(name, FMOW_NAMES, FMOW, _splits(dataset, file))
+
+
+def open_iwildcam(name, root):
+    """Class names are those of the dataset's own ``categories.csv`` (columns y and name), lower-cased."""
+    dataset, folder = _open(name, root, "iwildcam")
+    file = lambda index: f"train/{dataset._input_array[index]}"  # noqa: E731
+    return Task(name, _species(name, folder / "categories.csv", root), IWILDCAM, _splits(dataset, file))
+
+
+def _open(name, root, key):
+    import wilds
+    try:
+        dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
+    except (FileNotFoundError, ValueError) as error:
+        raise missing(name, Path(root) / f"{key}_v*", root) from error
+    return dataset, Path(dataset._data_dir)
+
+
+def _species(name, path, root):
+    import pandas
+    if not path.is_file():
+        raise missing(name, path, root)
+    table = pandas.read_csv(path)
+    if not {"y", "name"} <= set(table.columns):
+        raise UserError(f"{name}: {path} lacks the columns y and name; see section {name} of datasets.md")
+    known = table[table["y"] < 99999].sort_values("y")  # 99999 marks species that no image shows
+    return [label.lower() for label in known["name"]]
+
+
+def _splits(dataset, file):
+    import numpy
+    folder, splits = Path(dataset._data_dir), {}
+    for part, theirs in PARTS.items():
+        indices = numpy.flatnonzero(numpy.asarray(dataset.split_array) == dataset.split_dict[theirs]).tolist()
+        files = [file(index) for index in indices]
+        labels = dataset.y_array[indices].tolist()
+        splits[part] = Split(lambda position, files=files: open_image(folder / files[position]), labels, files)
+    return splits
