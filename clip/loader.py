@@ -5,10 +5,10 @@ layout) only the tensors are taken, by an unpickler that knows no other class.
 """
 
 import hashlib
+import http.client
 import os
 import pickle
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -103,12 +103,19 @@ def download(address, path, sha256):
         if digest.hexdigest() != sha256:
             raise LoadError(f"{path.name}: the download's sha256 is {digest.hexdigest()}, published is {sha256}; "
                             f"try again, or {by_hand}")
+        partial.chmod(0o666 & ~_umask())  # a temporary file is private, a cache may be shared
         partial.replace(path)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise LoadError(f"{path.name} could not be downloaded ({error}); {by_hand}") from None
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_checkpoint(path):
@@ -123,7 +130,7 @@ def read_checkpoint(path):
     try:
         content = (_read_archive(path) if _is_torchscript(path)
                    else torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make the unpicklers raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LoadError(f"{path} is not a file of weights that can be read safely ({reason})") from None
     checkpoint = dict(content) if isinstance(content, dict) else {}

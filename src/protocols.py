@@ -26,9 +26,9 @@ PROTOCOLS = {
     "mtil-2": Protocol(("StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101",
                         "DTD", "EuroSAT", "CIFAR100"), MTIL),
     # The embedded benchmark: rates and steps were chosen on seeds 0 to 2, see LOG.md.
-    "toy": Protocol(("toy-digits", "toy-new-shapes", "toy-new-textures", "toy-shapes", "toy-sizes", "toy-positions",
-                     "toy-colours"),
-                    {"model": "toy", "train_mode": "whole", "iterations": 150, "batch_size": 64,
-                     "batch_size_eval": 256, "lr": {None: 5e-4}, "warmup_length": "20", "precision": "fp32"},
+    "toy": Protocol(("toy-digits", "toy-new-shapes", "toy-new-textures", "toy-shapes", "toy-textures", "toy-sizes",
+                     "toy-positions", "toy-colours"),
+                    {"model": "toy", "train_mode": "whole", "iterations": 100, "batch_size": 64,
+                     "batch_size_eval": 256, "lr": {None: 1e-3}, "warmup_length": "20", "precision": "fp32"},
                     {"ZSCL": {"ref_dataset": "toy-reference", "ref_sentences": "toy-reference"}}),
 }
