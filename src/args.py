@@ -338,7 +338,16 @@ def build_parser():
 
 def shown_default(flag):
     """The default as documentation says it."""
-    return flag.shown or {None: "none", False: "off"}.get(flag.default, str(flag.default))
+    return flag.shown or shown(False if flag.switch else flag.default)
+
+
+def shown(value):
+    """A resolved value as one would write it."""
+    if value is None or value is False:
+        return "off" if value is False else "none"
+    if isinstance(value, dict):
+        return ",".join(f"{name}={rate:g}" if name else f"{rate:g}" for name, rate in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def parse(argv):

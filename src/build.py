@@ -133,11 +133,12 @@ def zeroshot_opener(config, checkpoint, device):
     return open_zeroshot
 
 
-def build_settings(config, task):
+def build_settings(config, task, name=None):
+    """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
     size = len(task.split("train"))
     iterations = config.iterations or config.epochs * batches_per_epoch(size, config.batch_size)
     return Settings(
-        iterations=iterations, lr=config.lr.get(task.name, config.lr[None]), batch_size=config.batch_size,
+        iterations=iterations, lr=config.lr.get(name or task.name, config.lr[None]), batch_size=config.batch_size,
         wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
@@ -160,7 +161,7 @@ def build_state(config, datasets, name, checkpoint, device):
     task = datasets.open(name)
     model = device.place(loader.build(checkpoint))
     select_trainable(model, config.train_mode)
-    return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task),
+    return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
                          open_task=datasets.open, open_zeroshot=zeroshot_opener(config, checkpoint, device),
                          history=list(checkpoint.get("history", [])))
 

@@ -1,11 +1,13 @@
 """Checks over several flags: a contradiction is one error, a flag without effect one warning. Imports no torch."""
 
-from pathlib import Path
+import difflib
+import os
 
 from src.args import EVAL, FLAGS, SINGLE, TRAINING
 from src.datasets import find_entry
 from src.errors import UserError
 from src.models import METHODS
+from src.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
 
@@ -81,7 +83,8 @@ def _check_datasets(config):
             try:
                 find_entry(name)
             except UserError as error:
-                raise UserError(f"{flag}: {error}") from None
+                near = difflib.get_close_matches(name, PROTOCOLS, n=1) if flag == "--dataset-order" else ()
+                raise UserError(f"{flag}: " + (f"did you mean {near[0]}? " if near else "") + str(error)) from None
 
 
 def _check_splits(config):
@@ -89,7 +92,7 @@ def _check_splits(config):
         raise UserError("--split-file belongs to one dataset; give --train-dataset NAME with it")
     if config.split_file and (config.shots or config.val_fraction):
         raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
-    if config.given("shot_seed") and not config.shots:
+    if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
         config.warnings.append("--shot-seed has no effect without --shots")
 
 
@@ -109,9 +112,9 @@ def _check_rates(config):
 def _check_files(config):
     for key in ("load", "ref_model", "eval_single", "model_config", "split_file"):
         path = config.values[key]
-        if path and not Path(path).is_file():
+        if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
-    if config.save and Path(config.save).exists() and not Path(config.save).is_dir():
+    if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
@@ -122,4 +125,6 @@ def _without_effect(config):
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
                  if flag.key in owned and flag.key not in METHODS[config.method].uses}
+        if config.text_datasets and config.given("ref_sentences"):
+            idle.setdefault("--ref-sentences", "has no effect with --text-datasets, which comes first")
     return [f"{name} {reason}" for name, reason in idle.items()]

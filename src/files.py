@@ -18,10 +18,10 @@ def atomic_file(path, mode="wb"):
             yield file
             file.flush()
             os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            partial.chmod(0o666 & ~umask)
+            os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    umask = os.umask(0)
-    os.umask(umask)
-    partial.chmod(0o666 & ~umask)
-    os.replace(partial, path)

@@ -41,8 +41,10 @@ def run_task(config):
     from src.build import starting_checkpoint
     from src.report import scores_table
     from src.run import Run
-    start, run = starting_checkpoint(config), Run(config)
-    run.claim([config.train_dataset])
+    run = Run(config)
+    run.open([config.train_dataset])  # whatever can be refused is refused before weights are fetched
+    start = starting_checkpoint(config)
+    run.claim([config.train_dataset], start)
     _, scores = run.train(config.train_dataset, start)
     print(scores_table(scores))
 
@@ -52,8 +54,10 @@ def run_sequence(config):
     from src.build import starting_checkpoint
     from src.run import Run
     from src.sequence import run_sequence as run_tasks
-    start, run = starting_checkpoint(config), Run(config)
-    run.claim(config.dataset_order)
+    run = Run(config)
+    run.open(config.dataset_order)
+    start = starting_checkpoint(config)
+    run.claim(config.dataset_order, start)
     rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
     run.summarise(rows)
 
@@ -65,17 +69,17 @@ def run_evaluation(config):
     from src.build import starting_checkpoint
     from src.report import scores_table
     from src.run import Run
+    run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
-    folder = config.save or (Path(config.load).parent if config.load else None)
-    run = Run(config, folder)
     run.evaluated = run.evaluated or [checkpoint.get("dataset")]
     if run.evaluated == [None]:
         raise UserError(f"--load {config.load} does not say its dataset; give --eval-datasets NAMES")
-    run.claim([])
+    run.open([])
+    run.claim([], checkpoint)
     scores = run.evaluate(checkpoint)
     print(scores_table(scores))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if it never changed
-        run.summarise([scores] * (1 + len(scores)))
+        run.summarise([scores] * (1 + len(config.dataset_order)))
 
 
 def run_single(config):

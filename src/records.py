@@ -4,6 +4,8 @@ import csv
 import functools
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import subprocess
 import time
@@ -31,14 +33,17 @@ class RunFolder:
         return self.path / name
 
     def prepare(self):
-        """Make the folder, or say now rather than after training that it cannot be written."""
+        """Say now rather than after training that the folder cannot be written. Leaves nothing behind: a run that is
+        refused later has written nothing."""
         if self.path is None:
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
             with atomic_file(self.file(".writable")) as file:
                 file.write(b"")
             self.file(".writable").unlink()
+            for folder in missing:
+                folder.rmdir()
         except OSError as error:
             raise UserError(f"--save {self.path}: cannot be written ({error.strerror})") from None
 
@@ -88,7 +93,10 @@ class RunFolder:
             save_checkpoint(self.file(f"{dataset}.pth"), checkpoint)
 
     def open_log(self, dataset):
-        return None if self.path is None else self.file(f"log_{dataset}.jsonl").open("w", encoding="utf-8", buffering=1)
+        if self.path is None:
+            return None
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self.file(f"log_{dataset}.jsonl").open("w", encoding="utf-8", buffering=1)
 
 
 def _identity(row):
@@ -128,12 +136,17 @@ class Journal:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
         self.file = self.file or self.open_log()  # not before there is something to write
         if self.file:
-            self.file.write(json.dumps(line) + "\n")
+            self.file.write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
 
     def close(self):
         self.bar.close()
         if self.file:
             self.file.close()
+
+
+def _json_number(value):
+    """json has no NaN and no infinity; a diverged term is written as text."""
+    return value if math.isfinite(value) else str(value)
 
 
 def describe_run(config, device, **facts):

@@ -59,8 +59,9 @@ def matrix_csv(order, rows, score):
 
 def compare(runs):
     """Run folders -> one table: a row a run, zero-shot first where all share it."""
-    summaries = {Path(run).name or str(run): _read_summary(run) for run in runs}
-    rows = [[name, *(summary[key] for key in SUMMARY)] for name, summary in summaries.items()]
+    names = [Path(run).resolve().name for run in runs]
+    shown = [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+    rows = [[name, *(_read_summary(run)[key] for key in SUMMARY)] for name, run in zip(shown, runs, strict=True)]
     return markdown_table(["run", *(TITLES[key] for key in SUMMARY)], rows)
 
 

@@ -1,10 +1,20 @@
 """One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
 
 import json
+import os
 import time
 
 from clip import loader
-from src.build import Datasets, build_device, build_hooks, build_state, model_name, worker_count
+from src.args import FLAGS, shown
+from src.build import (
+    Datasets,
+    build_device,
+    build_hooks,
+    build_state,
+    model_name,
+    worker_count,
+    zeroshot_opener,
+)
 from src.checkpoint import finished_checkpoint
 from src.datasets import stem
 from src.datasets.check import structural_faults
@@ -19,36 +29,41 @@ from src.sequence import summarise
 
 
 class Run:
-    """``evaluated`` are the datasets that every evaluation scores: --eval-datasets, or the whole sequence, or the one
-    trained on."""
+    """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
+    or --eval-datasets, or the one trained on."""
 
     def __init__(self, config, folder=None):
         self.config = config
         self.device = build_device(config)
         self.datasets = Datasets(config)
         self.folder = RunFolder(folder or config.save)
-        self.evaluated = list(config.eval_datasets or config.dataset_order or filter(None, [config.train_dataset]))
+        named = [*(config.dataset_order or ()), *config.eval_datasets] or filter(None, [config.train_dataset])
+        self.evaluated = list(dict.fromkeys(named))
         self.began = time.perf_counter()
 
-    def claim(self, names):
-        """Before anything is written: open all that the run will read, and refuse to replace a finished task of
-        ``names`` that was made with another configuration. Then make the folder."""
-        self._open_all(names)
-        stems = [stem(name) for name in names]
-        if twice := {name for name in stems if stems.count(name) > 1}:
-            raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
+    def claim(self, names, start):
+        """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
+        configuration, a teacher that does not fit the checkpoint ``start``, and a folder that cannot be written."""
         if not self.config.overwrite:
-            for name in stems:
+            for name in map(stem, names):
                 self._refuse_to_replace(name)
+        if names and "ref_model" in METHODS[self.config.method].uses:
+            zeroshot_opener(self.config, start, self.device)(self.config.ref_model)
         self.folder.prepare()
 
-    def _open_all(self, trained):
+    def open(self, trained):
+        """Open all that the run will read, and refuse what cannot be trained on, scored or compared on."""
+        stems = [stem(name) for name in dict.fromkeys([*trained, *self.evaluated])]
+        if twice := {name for name in stems if stems.count(name) > 1}:
+            raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
         config, reads = self.config, METHODS[self.config.method].uses if trained else ()
         for names, split in ((trained, "train"), (self.evaluated, config.eval_split)):
             for name in names:
                 task = self.datasets.open(name)
                 if not task.classnames:
                     raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
+                if split not in task.splits and names is self.evaluated:
+                    raise UserError(f"--eval-split {split}: {name} has no such split; it has {', '.join(task.splits)}")
                 if not len(task.split(split)):
                     raise UserError(f"{name} has no images in its {split} split")
                 for fault in structural_faults(task, [split] if split == "train" else []):
@@ -57,6 +72,9 @@ class Run:
             if not self.datasets.open(config.ref_sentences).sentences:
                 raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
                                 "conceptual_captions or toy-reference")
+        for name in config.text_datasets if "text_datasets" in reads else ():
+            if not self.datasets.open(name).classnames:
+                raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
         if "ref_dataset" in reads:
             reference = self.datasets.open(config.ref_dataset)
             if not (reference.classnames or config.ref_sentences or config.text_datasets):
@@ -64,16 +82,16 @@ class Run:
                                 "give --ref-sentences too")
 
     def _refuse_to_replace(self, name):
-        if self.folder.path is None or not self.folder.file(f"{name}.pth").exists():
+        if self.folder.path is None or not os.path.exists(self.folder.file(f"{name}.pth")):
             return
         path = self.folder.file(f"{name}.pth")
         try:
             flags = json.loads(self.folder.file(f"run_{name}.json").read_text(encoding="utf-8"))["flags"]
             before = {key: flag["value"] for key, flag in flags.items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
                             "or another --save") from None
-        changed = [f"--{key.replace('_', '-')} {before.get(key)} there, {value} here"
+        changed = [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
                    for key, value in self.config.numbers().items() if before.get(key) != value]
         if changed:
             raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
@@ -148,7 +166,7 @@ class Run:
 
     def summarise(self, rows):
         """Print and store the accuracy matrix of a sequence and its summary numbers."""
-        order = list(rows[0])
+        order = list(self.config.dataset_order)
         summary = summarise(order, rows, "task", self.device.precision)
         self.folder.write_json("summary.json", summary)
         self.folder.write_text("summary.md", summary_text(summary))

@@ -1,6 +1,7 @@
 """DATASETS: every dataset that a flag can name. The table imports nothing; ``open_task`` opens one."""
 
 import difflib
+import os
 from pathlib import Path
 
 from src.datasets.common import Entry
@@ -8,12 +9,14 @@ from src.errors import UserError
 
 _COLLECTION = "src.datasets.collections:open_collection"
 _SHIFT = "src.datasets.imagenet:open_shift"
-_TOY = "src.datasets.embedded:open_toy"
+_TOY = "src.datasets.toy:open_toy"
 
 
 def _sizes(train, test, val=None):
     return {split: size for split, size in (("train", train), ("val", val), ("test", test)) if size}
 
+
+_TOY_SIZES = _sizes(720, 504, 216)
 
 DATASETS = {
     "Aircraft": Entry(_COLLECTION, "fgvc-aircraft-2013b", 100, _sizes(3334, 3333, 3333), downloads=True),
@@ -42,14 +45,14 @@ DATASETS = {
     "coco": Entry("src.datasets.captions:open_coco", "coco"),
     "flickr30k": Entry("src.datasets.captions:open_flickr", "flickr30k"),
     "toy-digits": Entry(_TOY, classes=10, sizes=_sizes(1000, 500, 200)),
-    "toy-new-shapes": Entry(_TOY),
-    "toy-new-textures": Entry(_TOY),
-    "toy-shapes": Entry(_TOY),
-    "toy-textures": Entry(_TOY),
-    "toy-sizes": Entry(_TOY),
-    "toy-positions": Entry(_TOY),
-    "toy-colours": Entry(_TOY),
-    "toy-backgrounds": Entry(_TOY),
+    "toy-new-shapes": Entry(_TOY, classes=6, sizes=_TOY_SIZES),
+    "toy-new-textures": Entry(_TOY, classes=6, sizes=_TOY_SIZES),
+    "toy-shapes": Entry(_TOY, classes=8, sizes=_TOY_SIZES),
+    "toy-textures": Entry(_TOY, classes=6, sizes=_TOY_SIZES),
+    "toy-sizes": Entry(_TOY, classes=3, sizes=_TOY_SIZES),
+    "toy-positions": Entry(_TOY, classes=9, sizes=_TOY_SIZES),
+    "toy-colours": Entry(_TOY, classes=8, sizes=_TOY_SIZES),
+    "toy-backgrounds": Entry(_TOY, classes=4, sizes=_TOY_SIZES),
     "toy-reference": Entry(_TOY),
 }
 # The user's own data: behind the colon is a path.
@@ -81,7 +84,11 @@ def stem(name):
     prefix, colon, path = name.partition(":")
     if not (colon and prefix in PREFIXES):
         return name
-    return Path(path).name if prefix == "folder" else Path(path).stem
+    resolved = Path(path).expanduser().absolute()
+    found = os.path.normpath(resolved).rsplit(os.sep, 1)[-1] if prefix == "folder" else resolved.stem
+    if not path or not found.strip("."):
+        raise UserError(f"{name}: has no name to call its files by; give {prefix}:PATH")
+    return found
 
 
 def list_datasets(root):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.datasets.common import Split, Task
 from src.datasets.imagenet import missing
-from src.datasets.images import open_image
+from src.datasets.images import read_image
 from src.errors import UserError
 
 # Columns that hold the image and the caption of a table, in the order in which they are looked for.
@@ -138,7 +138,7 @@ def _caption_split(name, folder, rows, must_exist=True):
 def _present_image(name, path):
     if not path.is_file():
         raise UserError(f"{name}: {path} is listed and not there")
-    return open_image(path)
+    return read_image(path)
 
 
 def _json(name, path):

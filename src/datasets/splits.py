@@ -126,10 +126,13 @@ def _find_all(names, by_name, path):
 
 
 def tolerant(task):
-    """The task with None for images that cannot be decoded; the loaders skip and count them."""
+    """The task with None for images that cannot be decoded; the loaders skip and count them. Frames of videos stay as
+    they are: they count together with their neighbours."""
     def wrap(split):
         if callable(split):
             return lambda: wrap(split())
+        if split.video is not None:
+            return split
         return replace(split, image=lambda index: _image_or_none(split, index))
     return replace(task, splits={name: wrap(split) for name, split in task.splits.items()})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from src.datasets.captions import column_of
 from src.datasets.common import Task, file_split
 from src.datasets.folder import SPLITS, stored_halves
-from src.datasets.images import open_image
+from src.datasets.images import read_image
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 
@@ -36,7 +36,7 @@ def open_csv(name, root):
         members = [row for row in rows if row.get("split", "train") == part]
         if members:
             splits[part] = file_split(path.parent, [row[image] for row in members],
-                                      [labels.index(row[label]) for row in members], open_image)
+                                      [labels.index(row[label]) for row in members], read_image)
     if "train" not in splits:
         raise UserError(f"{name}: {path} has no row whose split is train")
     if "test" not in splits:

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from src.datasets import toy_world
+from src.datasets.common import Split, Task
+from src.templates.toy import TEMPLATES
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
 REFERENCE = "toy-reference"
+REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 500
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -51,6 +54,21 @@ ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # nearly perfect 
 # Seeds are (benchmark, purpose, split); the pre-training draws from other ones (scripts/pretrain_toy.py).
 _SEED = 2024
 _PURPOSES = {name: index for index, name in enumerate([*TASKS, "reference images", "reference sentences"])}
+
+
+def open_toy(name, root):
+    """A toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``."""
+    if name == REFERENCE:
+        images = reference_images(REFERENCE_IMAGES)
+        return Task(name, [], [], {"train": _split(images, [0] * len(images))},
+                    sentences=reference_sentences(REFERENCE_SENTENCES), in_memory=True)
+    return Task(name, classnames(name), TEMPLATES[name], {split: _split(*load(name, split)) for split in SPLITS},
+                in_memory=True)
+
+
+def _split(images, labels):
+    from PIL import Image
+    return Split(lambda index: Image.fromarray(images[index]), labels)
 
 
 def classnames(name):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.datasets.common import Task, file_split
 from src.datasets.imagenet import missing, prompts
-from src.datasets.images import open_image
+from src.datasets.images import read_image
 from src.errors import UserError
 
 BASE = "imagenet_vid_ytbb_robust"
@@ -83,7 +83,7 @@ def _task(name, root, folder, classes, labels, sets):
     place = {file: index for index, file in enumerate(files)}
     frames = Frames([set(labels[file]) for file in files],
                     {place[anchor]: [place[frame] for frame in neighbours] for anchor, neighbours in sets.items()})
-    split = file_split(folder, files, [labels[file][0] for file in files], open_image)
+    split = file_split(folder, files, [labels[file][0] for file in files], read_image)
     return Task(name, list(classes), prompts(), {"test": replace(split, video=frames)})
 
 

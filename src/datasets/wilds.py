@@ -4,7 +4,7 @@ from pathlib import Path
 
 from src.datasets.common import Split, Task
 from src.datasets.imagenet import missing
-from src.datasets.images import open_image
+from src.datasets.images import read_image
 from src.errors import UserError
 from src.templates.collections import FMOW, IWILDCAM
 
@@ -63,5 +63,5 @@ def _splits(dataset, file):
         indices = numpy.flatnonzero(numpy.asarray(dataset.split_array) == dataset.split_dict[theirs]).tolist()
         files = [file(index) for index in indices]
         labels = dataset.y_array[indices].tolist()
-        splits[part] = Split(lambda position, files=files: open_image(folder / files[position]), labels, files)
+        splits[part] = Split(lambda position, files=files: read_image(folder / files[position]), labels, files)
     return splits

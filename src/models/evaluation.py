@@ -1,5 +1,6 @@
 """Zero-shot classification: classifier weights, accuracy, one image."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,18 @@ class Scores:
     n: int
     pm0: float | None = None
     pm10: float | None = None
+
+
+@contextlib.contextmanager
+def in_eval_mode(model):
+    """All modules in eval mode; afterwards each one's flag is as it was."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
 
 
 @torch.no_grad()
@@ -53,8 +66,6 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     ``logits(images, heads) -> [(B, C_t)] or None`` takes the place of CLIP's own scores where it gives some. ``cache``:
     folder under which decoded images are kept.
     """
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
     images, transform = task.split(split), EvalTransform(model.image_resolution)
     if cache is not None:
         images = cached_split(images, f"{task.name}-{split}", transform, cache, workers)
@@ -63,7 +74,7 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
         images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
     k = min(5, len(task.classnames))
     hits, total, predictions = torch.zeros(k, dtype=torch.long, device=device.device), 0, []
-    with device.autocast():
+    with in_eval_mode(model), device.autocast():
         heads = [zeroshot_weights(model, task.classnames, task.templates)]
         for batch in map(device.batch, evaluation_batches(images, transform, batch_size, workers)):
             scores = (logits and logits(batch.images, heads)) or plain_logits(model, batch.images, heads)
@@ -71,8 +82,6 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
             total += len(batch.labels)
             if images.video is not None:
                 predictions += scores[0].argmax(dim=1).tolist()
-    for module in was_training:
-        module.training = True
     top1, top5 = (100 * hits[[0, -1]].double() / total).tolist()
     if images.video is None:
         return Scores(top1, top5, k, total)
@@ -84,7 +93,7 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):
     """PIL image -> [(class name, probability)], highest first: softmax of s * cosine, at most five."""
     pixels = device.images(EvalTransform(model.image_resolution)(image)[None])
-    with device.autocast():
+    with in_eval_mode(model), device.autocast():
         head = zeroshot_weights(model, classnames, [template])
         probabilities = plain_logits(model, pixels, [head])[0][0].softmax(dim=-1)   # (C,)
     values, indices = probabilities.topk(min(5, len(classnames)))

@@ -30,8 +30,10 @@ class Finetune(Hooks):
     def begin(self, state):
         self.class_tokens = tokens_of(state.model, state.task.prompts())                     # (C, L)
         # A text tower that is not trained gives the same features at every step.
-        self.class_features = None if trains(state.model, "text") else constant_text_features(
-            state.model, self.class_tokens)                                                  # (C, D)
+        self.class_features = None
+        if not trains(state.model, "text"):
+            with state.device.autocast():
+                self.class_features = constant_text_features(state.model, self.class_tokens)  # (C, D)
 
     def losses(self, state, batch):
         classes = self.class_features

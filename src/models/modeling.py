@@ -62,8 +62,8 @@ def _tell_unknown_words(model, texts, tokens):
     unknown = (model.token_rows.cpu()[tokens] == 0) & (tokens != 0)
     texts = [text for text, row in zip(texts, unknown.any(dim=1).tolist(), strict=True) if row and text not in _told]
     if texts and not _told:
-        print(f"note: this small model has no word of its own for parts of {len(texts)} texts, such as {texts[0]!r}; "
-              "unknown words share one meaning", file=sys.stderr)
+        print(f"note: this small model lacks words of some texts, such as {texts[0]!r}; all unknown words share one "
+              "meaning", file=sys.stderr)
     _told.update(texts)
 
 

@@ -1,0 +1,164 @@
+"""Slow and obvious renderings of the formulas: one image, one text, one score at a time. Nothing of ``src`` is used.
+
+A model is only asked for ``encode_image`` and ``encode_text`` of single inputs; everything else is written out here.
+Scores are Python lists of scalar tensors, so that gradients flow through every step.
+"""
+
+import math
+
+import torch
+
+
+def unit(vector):
+    """A vector of length 1."""
+    return vector / (vector * vector).sum().sqrt()
+
+
+def image_feature(model, image):
+    return unit(model.encode_image(image.unsqueeze(0)).squeeze(0))
+
+
+def text_feature(model, tokens):
+    return unit(model.encode_text(tokens.unsqueeze(0)).squeeze(0))
+
+
+def image_features(model, images):
+    return [image_feature(model, image) for image in images]
+
+
+def text_features(model, tokens):
+    return [text_feature(model, row) for row in tokens]
+
+
+def scores(features, others, scale):
+    """Rows of scale * cosine, as lists."""
+    return [[scale * torch.dot(feature, other) for other in others] for feature in features]
+
+
+def transposed(rows):
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def log_softmax(row):
+    highest = max(float(value.detach()) for value in row)
+    total = sum(torch.exp(value - highest) for value in row)
+    return [value - highest - torch.log(total) for value in row]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def smoothed_cross_entropy(row, label, smoothing):
+    """(1 - ls) of the weight on the true class, ls spread evenly over all classes, the true one included."""
+    logs = log_softmax(row)
+    return -sum(((1 - smoothing) * (number == label) + smoothing / len(row)) * value
+                for number, value in enumerate(logs))
+
+
+def task_loss(model, images, labels, tokens, smoothing, scale):
+    rows = scores(image_features(model, images), text_features(model, tokens), scale)
+    return mean([smoothed_cross_entropy(row, int(label), smoothing) for row, label in zip(rows, labels, strict=True)])
+
+
+def tempered_cross_entropy(teacher_rows, student_rows, temperature):
+    """T^2 * mean over rows of -sum p_teacher log p_student, both softened by T."""
+    terms = []
+    for teacher, student in zip(teacher_rows, student_rows, strict=True):
+        wanted = [torch.exp(value) for value in log_softmax([score / temperature for score in teacher])]
+        given = log_softmax([score / temperature for score in student])
+        terms.append(-sum(p * q for p, q in zip(wanted, given, strict=True)))
+    return temperature ** 2 * mean(terms)
+
+
+def tempered_divergence(teacher_rows, student_rows, temperature):
+    """T^2 * mean over rows of KL(teacher || student), both softened by T."""
+    terms = []
+    for teacher, student in zip(teacher_rows, student_rows, strict=True):
+        wanted = log_softmax([score / temperature for score in teacher])
+        given = log_softmax([score / temperature for score in student])
+        terms.append(sum(torch.exp(p) * (p - q) for p, q in zip(wanted, given, strict=True)))
+    return temperature ** 2 * mean(terms)
+
+
+def distillation_terms(student, teacher, images, tokens, scale, temperature, image_loss, text_loss, weight=1.0,
+                       feature_mse=False):
+    """Named terms against the teacher's texts, {"image_distillation", "text_distillation", "feature_mse"}, and the
+    divergences {"image_kl", "text_kl"}."""
+    with torch.no_grad():
+        texts, taught = text_features(teacher, tokens), image_features(teacher, images)
+    learnt = image_features(student, images)
+    teacher_rows, student_rows = scores(taught, texts, scale), scores(learnt, texts, scale)
+    terms, divergences = {}, {}
+    if image_loss:
+        terms["image_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
+        divergences["image_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+    if text_loss:
+        teacher_rows, student_rows = transposed(teacher_rows), transposed(student_rows)
+        terms["text_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
+        divergences["text_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+    if feature_mse:
+        squares = [(a - b) ** 2 for one, two in zip(learnt, taught, strict=True) for a, b in zip(one, two, strict=True)]
+        terms["feature_mse"] = mean(squares)
+    return terms, divergences
+
+
+def learning_rate(step, total, warmup, peak):
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+class AdamW:
+    """Decoupled weight decay, then Adam with bias correction (Loshchilov and Hutter, 2019), tensor by tensor."""
+
+    def __init__(self, parameters, beta2=0.999, eps=1e-8, decay=0.0):
+        self.parameters, self.beta1, self.beta2, self.eps, self.decay = list(parameters), 0.9, beta2, eps, decay
+        self.first = [torch.zeros_like(value) for value in self.parameters]
+        self.second = [torch.zeros_like(value) for value in self.parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients, rate):
+        self.steps += 1
+        for index, (value, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
+            self.first[index] = self.beta1 * self.first[index] + (1 - self.beta1) * gradient
+            self.second[index] = self.beta2 * self.second[index] + (1 - self.beta2) * gradient ** 2
+            first = self.first[index] / (1 - self.beta1 ** self.steps)
+            second = self.second[index] / (1 - self.beta2 ** self.steps)
+            value -= rate * self.decay * value
+            value -= rate * first / (second ** 0.5 + self.eps)
+
+
+def train(parameters, loss_of, batches, rates, **options):
+    """Step by step on ``batches`` with the learning ``rates``; ``loss_of(step, batch) -> scalar``."""
+    optimizer = AdamW(parameters, **options)
+    for step, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
+        gradients = torch.autograd.grad(loss_of(step, batch), optimizer.parameters)
+        optimizer.step(gradients, rate)
+
+
+@torch.no_grad()
+def zeroshot_weights(model, tokens_by_class):
+    """Rows of tokens for each class, one a template -> a unit vector a class."""
+    weights = []
+    for tokens in tokens_by_class:
+        total = torch.zeros_like(text_feature(model, tokens[0]))
+        for row in tokens:
+            total = total + text_feature(model, row)
+        weights.append(unit(total / len(tokens)))
+    return weights
+
+
+def rank_of(row, label):
+    """How many classes come before the true one; equal scores by class number."""
+    order = sorted(range(len(row)), key=lambda number: (-float(row[number]), number))
+    return order.index(label)
+
+
+@torch.no_grad()
+def accuracies(model, images, labels, weights, ks):
+    """Percent of images whose class is among the k highest scores, for each k."""
+    ranks = [rank_of(scores([image_feature(model, image)], weights, 1.0)[0], int(label))
+             for image, label in zip(images, labels, strict=True)]
+    return [100 * sum(rank < k for rank in ranks) / len(ranks) for k in ks]

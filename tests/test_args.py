@@ -1,0 +1,190 @@
+"""Parsing: every flag, every spelling, every wrong value of a built flag."""
+
+import contextlib
+import string
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from src import args, checks
+from src.args import FLAGS, METHODS_TO_COME, MODES_TO_COME, Config, parse
+from src.errors import UserError
+from src.models import METHODS
+
+COUNT = ("0", "-1", "1.5", "x", "nan", "inf", "1e3", "")
+POSITIVE = ("0", "-1", "nan", "inf", "-inf", "x", "")
+LIST = ("A,,B", "A,A", ",", "")
+WRONG = {
+    **dict.fromkeys(("iterations", "epochs", "batch_size", "ref_batch_size", "eval_interval", "batch_size_eval",
+                     "max_evaluation_size", "log_interval", "shots"), COUNT),
+    **dict.fromkeys(("eps", "max_grad_norm", "T"), POSITIVE),
+    **dict.fromkeys(("dataset_order", "eval_datasets", "text_datasets", "report", "check_data"), LIST),
+    **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
+    "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
+    "ls": ("-0.1", "1.1", "nan", "x"),
+    "beta2": ("-0.1", "1", "nan", "x"), "warmup_length": ("-1", "x", "nan", "120%", "-5%", "%", "1.5"),
+    "workers": ("-1", "1.5", "x", "257"),
+    "lr": ("0", "-1e-5", "nan", "inf", "x", "", "1e-5,", "DTD=1e-5", "1e-5,DTD=0", "1e-5,1e-4", "1e-5,DTD=1,DTD=2"),
+    **{flag.key: ("nonsense", "") for flag in FLAGS.values() if flag.choices},
+}
+# Any text is a value of these; files and names are checked later.
+TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
+         "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file"}
+BUILT = [flag for flag in FLAGS.values() if flag.built]
+TO_COME = [flag for flag in FLAGS.values() if not flag.built]
+
+
+def refusal(words):
+    with pytest.raises(UserError) as caught:
+        parse(words)
+    message = str(caught.value)
+    assert message and len(message.splitlines()) <= 2
+    return message
+
+
+def test_every_built_flag_has_its_wrong_values():
+    assert {flag.key for flag in BUILT if not flag.switch} == WRONG.keys() | TEXTS
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in WRONG.items() for text in texts])
+def test_wrong_value(key, text):
+    assert refusal([f"{FLAGS[key].name}={text}"]).startswith(f"{FLAGS[key].name} {text}: ")
+
+
+@pytest.mark.parametrize("flag", TO_COME, ids=lambda flag: flag.name)
+def test_flag_to_come(flag):
+    for words in ([flag.name], [flag.name, "1"], [f"{flag.name}=1"], [f"--{flag.key}"]):
+        message = refusal(words)
+        assert flag.name in message and "not built yet" in message
+
+
+@pytest.mark.parametrize(("flag", "value", "there_is"), [
+    *(("--method", name, ", ".join(METHODS)) for name in (*METHODS_TO_COME, "mine.py:Mine")),
+    *(("--train-mode", name, "whole, image, text") for name in MODES_TO_COME)])
+def test_choice_to_come(flag, value, there_is):
+    message = refusal([flag, value])
+    assert f"{flag} {value} is not built yet" in message and there_is in message
+
+
+@pytest.mark.parametrize(("words", "fragments"), [
+    ("--iteratoins 100", ["--iteratoins", "did you mean --iterations"]),
+    ("--iteratoins=100", ["--iteratoins=100", "did you mean --iterations"]),
+    ("--train_datset DTD", ["--train_datset", "--train-dataset"]),
+    ("--qqqq", ["--qqqq", "--help"]),
+    ("--iter 5", ["--iter"]),  # no abbreviations: a flag to come might make them mean something else
+    ("DTD", ["unknown argument DTD", "--help"]),
+    ("-x", ["-x"]),
+    ("--method zscl", ["--method zscl", "did you mean ZSCL"]),
+    ("--method fine-tune", ["did you mean finetune"]),
+    ("--method qqqqq", ["--method qqqqq", "there are " + ", ".join(METHODS)]),
+    ("--model ViT-B/61", ["--model ViT-B/61", "did you mean ViT-B/16"]),
+    ("--model rn50", ["did you mean RN50?"]),
+    ("--precision fp23", ["did you mean fp32"]),
+    ("--iterations", ["--iterations", "expected one argument"]),
+    ("--save --load x", ["--save", "expected one argument"]),
+    ("--eval-only=yes", ["--eval-only", "yes"]),
+])
+def test_wrong_words(words, fragments):
+    message = refusal(words.split())
+    assert all(fragment in message for fragment in fragments), message
+
+
+@pytest.mark.parametrize(("words", "key", "value"), [
+    ("--batch_size 16", "batch_size", 16), ("--batch_size=16", "batch_size", 16),
+    ("--train_dataset some_name", "train_dataset", "some_name"), ("--save a_b --eval_only", "save", "a_b"),
+    ("--max_grad-norm 1", "max_grad_norm", 1.0), ("--image_loss", "image_loss", True),
+    ("--batch-size 1 --batch_size 2", "batch_size", 2), ("--T 3", "T", 3.0), ("--seed=7", "seed", 7),
+])
+def test_spellings(words, key, value):
+    assert parse(words.split()).values[key] == value
+
+
+def test_defaults_and_origins():
+    config = parse(["--train-dataset", "DTD", "--seed", "42"])
+    assert {key: value for key, value in config.values.items() if key != "train_dataset"} == {
+        key: flag.default for key, flag in FLAGS.items() if key != "train_dataset"}
+    assert {key for key, origin in config.origins.items() if origin == "flag"} == {"train_dataset", "seed"}
+    assert config.given("seed") and not config.given("lr")
+    assert config.argv == ["--train-dataset", "DTD", "--seed", "42"]
+    with pytest.raises(AttributeError, match="no_such_flag"):
+        _ = config.no_such_flag
+
+
+@pytest.mark.parametrize(("words", "kind"), [
+    ("--train-dataset A", args.TRAIN), ("", args.TRAIN), ("--dataset-order A,B", args.SEQUENCE),
+    ("--dataset-order A,B --eval-only", args.EVAL), ("--eval-only --eval-datasets A", args.EVAL),
+    ("--eval-single a.png --eval-only", args.SINGLE), ("--eval-single a.png", args.SINGLE),
+    ("--report a,b --eval-only", args.REPORT),
+    ("--list-datasets", args.LIST), ("--check-data DTD", args.CHECK)])
+def test_kind_of_run(words, kind):
+    assert parse(words.split()).kind == kind
+
+
+def test_what_two_runs_must_share():
+    numbers = parse(["--save", "x", "--lr", "1e-5,DTD=1e-4", "--eval-datasets", "A,B"]).numbers()
+    assert numbers["lr"] == {"": 1e-5, "DTD": 1e-4}
+    assert not {"save", "workers", "device", "quiet", "log_interval", "overwrite", "eval_interval"} & numbers.keys()
+    assert {"seed", "lr", "method", "load", "precision", "batch_size", "train_mode", "T"} <= numbers.keys()
+    assert not {flag.key for flag in TO_COME} & numbers.keys()
+
+
+def test_flags_are_told_apart():
+    assert len(FLAGS) == sum(len(flags) for flags in args.GROUPS.values()), "two flags of one name"
+    assert all(flag.name.startswith("--") and "_" not in flag.name for flag in FLAGS.values())
+    assert all(flag.help for flag in FLAGS.values())
+    for flag in BUILT:  # a default must be among the choices, or a protocol could not be told from a typing error
+        assert not flag.choices or flag.default in flag.choices, flag.name
+
+
+# -- anything at all ---------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+NUMBER = st.one_of(st.integers(-10, 10**30).map(str), st.floats().map(repr), st.sampled_from(["20%", "auto", "1_0"]))
+NAME = st.sampled_from(["DTD", "CIFAR100", "toy", "mtil-1", "toy-colours", "toy-reference", "folder:/nowhere", "csv:a",
+                        "finetune", "lwf", "ZSCL", "icarl", "whole", "text", "RN50", "scratch", "cpu", "random", ""])
+NAMES = st.lists(NAME, max_size=3).map(",".join)
+VALUE = st.one_of(NAME, NAMES, NUMBER, TEXT, st.text(string.ascii_letters + "=,.:%-", max_size=10))
+
+
+def plausible(flag):
+    """The flag with a value that it might well take, so that the checks across flags have something to do."""
+    if flag.switch:
+        return st.just(flag.name)
+    if flag.key == "lr":
+        values = st.sampled_from(["1e-5", "1e-3", "1e-5,DTD=1e-4"])
+    elif flag.key in TEXTS or WRONG[flag.key] is LIST:
+        values = st.one_of(NAME, NAMES)
+    else:
+        values = st.sampled_from(flag.choices or ["1", "1", "0.5"])
+    return values.map(lambda value: f"{flag.name}={value}")
+
+
+WORD = st.one_of(
+    *(plausible(flag) for flag in BUILT),
+    st.tuples(st.sampled_from([flag.name for flag in BUILT]), VALUE).map("=".join),
+    st.sampled_from([f"--{flag.key}" for flag in FLAGS.values()]), VALUE)
+
+
+TRAINING = ["--train-dataset=toy-colours", "--iterations=1"]
+STARTS = [[], TRAINING, ["--dataset-order=toy"], ["--eval-only", "--eval-datasets=DTD"],
+          ["--eval-single=" + __file__, "--class-names=a"]]
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(STARTS), st.lists(WORD, max_size=6))
+@example(TRAINING, ["--load=" + "a" * 300])
+@example(TRAINING, ["--save=" + "a" * 300])
+@example([], ["--report=a,b", "--lr=1e-5,x=1"])
+def test_anything_gives_a_config_or_one_message(start, words):
+    words = start + words
+    if {"-h", "--help"} & set(words):
+        return
+    with contextlib.suppress(SystemExit):  # an abbreviation of -h, as in -hx
+        try:
+            config = parse(words)
+            checks.check(config)
+        except UserError as error:
+            assert str(error).strip()
+        else:
+            assert isinstance(config, Config) and all(warning.strip() for warning in config.warnings)

@@ -1,0 +1,130 @@
+"""Checks over several flags: a contradiction is one error, a flag without effect exactly one warning."""
+
+import pytest
+
+from src import checks
+from src.args import EVAL, FLAGS, SEQUENCE, SINGLE, TRAIN, parse
+from src.errors import UserError
+from src.models import METHODS
+
+TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"
+RUNS = {
+    TRAIN: TASK,
+    SEQUENCE: "--dataset-order toy-colours,toy-sizes --iterations 1 --lr 1e-5 --save out",
+    EVAL: "--eval-only --eval-datasets toy-colours",
+    SINGLE: f"--eval-single {__file__} --class-names {__file__}",
+}
+# A value of each flag that is not a switch; a file where one must be there.
+VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-sizes", "lr": "1e-5", "workers": "0",
+          "load": __file__, "model_config": __file__, "model_name": "tiny", "ref_dataset": "toy-reference",
+          "ref_sentences": "random", "text_datasets": "toy-sizes", "ref_model": __file__, "eval_single": __file__,
+          "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
+          "val_fraction": "0.5"}
+# These make another kind of run, or are an error rather than a warning where they cannot act.
+STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
+                "split_file"}
+
+
+def checked(words):
+    config = parse(words.split())
+    checks.check(config)
+    return config
+
+
+def word(flag):
+    return flag.name if flag.switch else f"{flag.name} {VALUES.get(flag.key, (flag.choices or ['1'])[0])}"
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
+def test_a_plain_run_has_nothing_to_say(words):
+    assert checked(words).warnings == []
+
+
+@pytest.mark.parametrize(("kind", "flag"), [
+    (kind, flag) for kind in RUNS for flag in FLAGS.values()
+    if flag.built and kind not in flag.runs and flag.key not in STARTS_A_RUN],
+    ids=lambda part: getattr(part, "name", part))
+def test_flag_of_another_kind_of_run(kind, flag):
+    warnings = checked(f"{RUNS[kind]} {word(flag)}").warnings
+    assert warnings == [f"{flag.name} has no effect in a {kind} run"]
+
+
+@pytest.mark.parametrize(("method", "key"), [
+    (name, key) for name, method in METHODS.items() for key in sorted({key for other in METHODS.values()
+                                                                       for key in other.uses} - set(method.uses))])
+def test_flag_of_another_method(method, key):
+    warnings = checked(f"{TASK} --method {method} {word(FLAGS[key])}").warnings
+    assert warnings == [f"{FLAGS[key].name} has no effect with --method {method}"]
+
+
+@pytest.mark.parametrize(("words", "fragments"), [
+    ("--train-dataset toy-colours --iterations 1 --lr 1e-5", ["without --save"]),
+    (f"{TASK} --lr 1e-4", ["--lr 0.0001", "1e-5"]),
+    (f"{TASK} --lr 1e-5,toy-colours=1e-3", ["--lr 0.001"]),
+    (f"{TASK} --lr 1e-3 --init scratch", None),
+    (f"{TASK} --lr 9e-5", None),
+    ("--dataset-order toy --save out", None),  # the protocol's own rate
+    (f"{TASK} --lr 1e-3 --model toy", None),
+    (f"{TASK} --method lwf --text-datasets toy-sizes --ref-sentences random", ["--ref-sentences", "--text-datasets"]),
+    (f"{TASK} --shot-seed 1", ["--shot-seed has no effect without --shots"]), (f"{TASK} --shots 2 --shot-seed 1", None),
+    ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in a evaluation run"]),
+])
+def test_warnings(words, fragments):
+    warnings = checked(words).warnings
+    assert len(warnings) == (fragments is not None)
+    assert all(fragment in warnings[0] for fragment in fragments or ())
+
+
+@pytest.mark.parametrize(("words", "fragments"), [
+    ("", ["--train-dataset", "--dataset-order", "--eval-only", "--help"]),
+    ("--lr 1e-5", ["nothing to do"]),
+    ("--train-dataset DTD", ["--iterations", "--epochs"]),
+    ("--dataset-order DTD,MNIST", ["--iterations", "--epochs"]),
+    ("--train-dataset DTD --iterations 1 --epochs 1", ["--iterations", "--epochs", "exclude each other"]),
+    ("--dataset-order toy --iterations 1 --epochs 1", ["--iterations", "--epochs", "exclude each other"]),
+    (f"{TASK} --dataset-order DTD", ["--train-dataset", "--dataset-order", "exclude each other"]),
+    (f"{TASK} --model RN50 --model-config {__file__}", ["--model", "--model-config", "exclude each other"]),
+    (f"{TASK} --eval-interval 1 --eval-every-epoch", ["--eval-interval", "--eval-every-epoch", "exclude each other"]),
+    (f"{TASK} --load {__file__} --init scratch", ["--load", "--init scratch", "exclude each other"]),
+    (f"{TASK} --model-config {__file__}", ["--model-config", __file__, "--model-name"]),
+    (f"{TASK} --model-name mine", ["--model-name mine", "--model-config"]),
+    (f"{TASK} --model-config {__file__} --model-name mine", ["--model-config", "--init scratch", "--load"]),
+    ("--eval-only", ["--eval-only", "--eval-datasets"]),
+    (f"--eval-single {__file__}", ["--eval-single", "--class-names"]),
+    (f"--eval-single {__file__} --class-names {__file__} --prompt photo", ["--prompt photo", "{}"]),
+    (f"{TASK} --method ZSCL", ["--method ZSCL", "needs --ref-dataset"]),
+    (f"{TASK} --method lwf --train-mode text", ["--method lwf", "--train-mode text", "image tower"]),
+    (f"{TASK} --method ZSCL --ref-dataset DTD --train-mode text", ["--method ZSCL", "--train-mode text"]),
+    (f"{TASK} --lr 1e-5,DDT=1e-4,toys=1e-4", ["--lr", "DDT, toys", "not trained on"]),
+    ("--dataset-order mtil1 --epochs 1", ["--dataset-order", "mtil1", "mtil-1"]),
+    (f"{TASK} --eval-datasets toy-colors", ["--eval-datasets", "'toy-colors'", "did you mean toy-colours"]),
+    ("--train-dataset CIFAR-100 --epochs 1", ["--train-dataset", "'CIFAR-100'", "did you mean CIFAR100"]),
+    ("--train-dataset zzzz --epochs 1", ["--train-dataset", "'zzzz'", "folder:PATH"]),
+    ("--dataset-order DTD,toy-size --epochs 1", ["--dataset-order", "'toy-size'", "toy-sizes"]),
+    (f"{TASK} --method ZSCL --ref-dataset toyreference", ["--ref-dataset", "'toyreference'", "toy-reference"]),
+    (f"{TASK} --method lwf --ref-sentences randm", ["--ref-sentences", "'randm'"]),
+    (f"{TASK} --method lwf --text-datasets DDT", ["--text-datasets", "'DDT'", "DTD"]),
+    (f"{TASK} --load /no/such.pth", ["--load /no/such.pth", "no such file"]),
+    (f"{TASK} --load {'a' * 300}", ["--load aaa"]),
+    (f"{TASK} --load /", ["--load /"]),
+    (f"{TASK} --method ZSCL --ref-dataset DTD --ref-model /no.pth", ["--ref-model /no.pth", "no such file"]),
+    (f"{TASK} --model-config /no.yaml --model-name a --init scratch", ["--model-config /no.yaml", "no such file"]),
+    ("--eval-single /no.png --class-names a", ["--eval-single /no.png", "no such file"]),
+    (f"{TASK} --split-file /no.json", ["--split-file /no.json", "no such file"]),
+    ("--dataset-order toy --split-file " + __file__, ["--split-file", "--train-dataset"]),
+    (f"{TASK} --split-file {__file__} --shots 2", ["--split-file", "--shots"]),
+    (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
+    ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),
+    (f"{TASK} --save {__file__}", ["--save", __file__, "not a folder"]),
+])
+def test_errors(words, fragments):
+    with pytest.raises(UserError) as caught:
+        checked(words)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 2
+    assert all(fragment in message for fragment in fragments), message
+
+
+def test_a_rate_may_be_named_as_the_dataset_is_given():
+    assert checked(f"{TASK} --lr 1e-5,toy-colours=2e-5").lr["toy-colours"] == 2e-5
+    assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings

@@ -1,0 +1,618 @@
+"""Files of weights in every known layout, files that are refused, and downloads."""
+
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import random
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+import clip
+from clip import catalog, loader
+from clip.loader import LoadError, read_checkpoint
+from clip.model import CLIP
+
+TEXT = {"context_length": 12, "vocab_size": 50, "width": 128, "heads": 2, "layers": 1}
+VISION = {"ViT": {"layers": 2, "width": 64, "patch_size": 8, "image_size": 16},
+          "RN50x4": {"layers": [1, 1, 1, 1], "width": 24, "image_size": 32}}
+TINY = {"embed_dim": 8, "image_resolution": 16, "vision_layers": 1, "vision_width": 64, "vision_patch_size": 8,
+        "context_length": 8, "vocab_size": 20, "transformer_width": 64, "transformer_heads": 1,
+        "transformer_layers": 1}
+
+
+# Models and files to load.
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", params=VISION)
+def theirs(request):
+    """open_clip's model with random weights, no gamma, bias or batch statistic of which is at its trivial start."""
+    torch.manual_seed(1)
+    model = open_clip.model.CLIP(16, VISION[request.param], TEXT, quick_gelu=True).eval()
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
+                value.uniform_(0.5, 1.5)
+            elif value.ndim == 1:
+                value.normal_(std=0.2)
+            elif value.ndim == 4:
+                nn.init.kaiming_normal_(value)
+    return model
+
+
+def batch_for(model):
+    """Images around a colour of their own each, and texts whose end token is the largest id."""
+    resolution = model.visual.image_size
+    resolution = resolution if isinstance(resolution, int) else resolution[0]
+    images = torch.randn(3, 3, 1, 1) + torch.randn(3, 3, resolution, resolution)
+    tokens = torch.zeros(3, 12, dtype=torch.long)
+    for row, length in zip(tokens, (3, 7, 12), strict=True):
+        row[:length] = torch.randint(1, 48, (length,))
+        row[0], row[length - 1] = 48, 49
+    return images, tokens
+
+
+@torch.no_grad()
+def features(model, images, tokens):
+    return torch.cat([model.encode_image(images), model.encode_text(tokens)])
+
+
+def assert_loads_as(path, model):
+    """What is loaded is in fp32 and eval mode and gives open_clip's features."""
+    images, tokens = batch_for(model)
+    expected = features(model, images, tokens)
+    assert expected[:3].std(dim=0).mean() > 0.1 and expected[3:].std(dim=0).mean() > 0.1
+    ours, _ = clip.load(str(path))
+    assert not ours.training and {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+    torch.testing.assert_close(features(ours, images, tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+def rounded_to_half(model):
+    """A copy whose weights all are numbers of fp16, kept as fp32."""
+    copy = open_clip.model.CLIP(16, *towers_of(model), quick_gelu=True).eval()
+    copy.load_state_dict(model.state_dict())
+    return copy.half().float()
+
+
+def towers_of(model):
+    return VISION["RN50x4" if hasattr(model.visual, "layer1") else "ViT"], TEXT
+
+
+def save_traced(model, path, half=False):
+    """OpenAI's layout: a traced TorchScript archive, with three numbers beside the weights."""
+    images, tokens = batch_for(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(WithNumbers(model), (images, tokens))
+        (traced.half() if half else traced).save(str(path))
+
+
+class WithNumbers(nn.Module):
+    """The model's parts side by side, as OpenAI's archives have them at the top, and what stands beside them there."""
+
+    def __init__(self, model):
+        super().__init__()
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        for name, parameter in model.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.register_buffer("attn_mask", model.attn_mask)
+        for name, number in (("input_resolution", 16), ("context_length", 12), ("vocab_size", 50)):
+            self.register_buffer(name, torch.tensor(number))
+        self.text_pool_type, self.text_eos_id = model.text_pool_type, model.text_eos_id
+
+    def forward(self, images, tokens):
+        model = open_clip.model.CLIP
+        return self.visual(images), model.encode_text(self, tokens), self.logit_scale.exp()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A small traced archive of our own model, as a dict of its files, to be tampered with."""
+    path = tmp_path_factory.mktemp("archive") / "traced.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokens = torch.tensor([[18, 3, 19, 0, 0, 0, 0, 0]])
+        torch.jit.trace(CLIP(**TINY).eval(), (torch.randn(1, 3, 16, 16), tokens)).save(str(path))
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return buffer.getvalue()
+
+
+def with_tree(archive, data):
+    """The archive with another ``data.pkl``: the pickled tree of its modules."""
+    return zipped({name: data if name.endswith("/data.pkl") else content for name, content in archive.items()})
+
+
+def saved(content, **options):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    """Writes bytes to a file."""
+    def write(content, name="weights.pt"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+    return write
+
+
+def refusal(path):
+    """The one-line message with which a file is refused."""
+    with pytest.raises(LoadError) as caught:
+        clip.load(str(path))
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def refused_or_read(path):
+    """Damage that leaves a readable file cannot be seen; anything else must end in LoadError, whatever torch raises."""
+    try:
+        clip.load(str(path))
+    except LoadError:
+        return "refused"
+    return "read"
+
+
+# Layouts.
+
+def test_plain_state_dict(theirs, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+def test_plain_state_dict_in_torch_s_old_format(theirs, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt", _use_new_zipfile_serialization=False)
+    assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_fp32(theirs, dtype, tmp_path):
+    half = {name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in rounded_to_half(theirs).state_dict().items()}
+    torch.save(half, tmp_path / "weights.pt")
+    state_dict = read_checkpoint(tmp_path / "weights.pt")["state_dict"]
+    for name, value in half.items():
+        assert torch.equal(state_dict[name], value.float() if value.is_floating_point() else value), name
+    if dtype == torch.float16:
+        assert_loads_as(tmp_path / "weights.pt", rounded_to_half(theirs))
+
+
+def test_traced_archive(theirs, tmp_path):
+    save_traced(theirs, tmp_path / "weights.pt")
+    assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+def test_traced_archive_in_half_precision(theirs, tmp_path):
+    expected = rounded_to_half(theirs)
+    save_traced(rounded_to_half(theirs), tmp_path / "weights.pt", half=True)
+    assert_loads_as(tmp_path / "weights.pt", expected)
+
+
+def test_traced_archive_of_a_gpu(archive, file_of):
+    """OpenAI traced its models on a GPU; their archives must load where there is none."""
+    tree = archive["traced/data.pkl"]
+    on_gpu = tree.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+    assert on_gpu != tree
+    here, there = (read_checkpoint(file_of(with_tree(archive, data))) for data in (tree, on_gpu))
+    assert here["architecture"] == there["architecture"]
+    for name, value in here["state_dict"].items():
+        assert value.device.type == "cpu" and torch.equal(value, there["state_dict"][name])
+
+
+def test_traced_archive_holds_the_same_tensors_as_the_state_dict(theirs, tmp_path):
+    save_traced(theirs, tmp_path / "weights.pt")
+    state_dict = read_checkpoint(tmp_path / "weights.pt")["state_dict"]
+    assert state_dict.keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(state_dict[name], value) and state_dict[name].dtype == value.dtype, name
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped_state_dict(theirs, wrapper, prefix, tmp_path):
+    weights = {prefix + name: value for name, value in theirs.state_dict().items()}
+    torch.save({"epoch": 3, "name": "mine", wrapper: weights, "optimizer": {"state": {}}}, tmp_path / "weights.pt")
+    assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+def test_state_dict_of_open_clip_s_class_with_a_text_module(theirs, tmp_path):
+    custom = open_clip.model.CustomTextCLIP(16, *towers_of(theirs), quick_gelu=True)
+    state_dict = open_clip.model.convert_to_custom_text_state_dict(theirs.state_dict())
+    assert any(name.startswith("text.") for name in state_dict)
+    custom.load_state_dict(state_dict)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in custom.state_dict().items()}},
+               tmp_path / "weights.pt")
+    assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+def test_our_checkpoint_keeps_its_architecture_and_what_it_carries(tmp_path):
+    architecture = {**TINY, "vocab_size": 4, "transformer_heads": 2, "vision_heads": 4, "vocabulary": [5, 49406, 49407]}
+    model = CLIP(**architecture)
+    torch.save({"format": 1, "state_dict": model.state_dict(), "architecture": architecture, "history": [1]},
+               tmp_path / "mine.pth")
+    checkpoint = read_checkpoint(tmp_path / "mine.pth")
+    assert checkpoint["architecture"] == architecture and checkpoint["history"] == [1]
+    loaded, _ = clip.load(str(tmp_path / "mine.pth"))
+    tokens = torch.tensor([[49406, 5, 6, 49407, 0, 0, 0, 0]])
+    assert torch.equal(features(loaded, torch.ones(1, 3, 16, 16), tokens),
+                       features(model.eval(), torch.ones(1, 3, 16, 16), tokens))
+
+
+def test_device_is_taken(tmp_path):
+    torch.save(CLIP(**TINY).state_dict(), tmp_path / "weights.pt")
+    model, _ = clip.load(str(tmp_path / "weights.pt"), device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_shipped_weights_are_loaded_by_name(tmp_path, monkeypatch):
+    model = CLIP(**TINY)
+    torch.save(model.state_dict(), tmp_path / "toy.pth")
+    monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
+    loaded, _ = clip.load("toy")
+    assert torch.equal(loaded.text_projection, model.text_projection)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA"])
+def test_preprocess_is_openai_s(mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 71, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    theirs = transforms.Compose([
+        transforms.Resize(32, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(32),
+        lambda image: image.convert("RGB"), transforms.ToTensor(),
+        transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))])
+    torch.testing.assert_close(loader.preprocess(32)(image), theirs(image), atol=1e-5, rtol=0)
+
+
+# Weights that do not fit.
+
+def test_mismatch_lists_what_differs(file_of):
+    weights = CLIP(**TINY).state_dict()
+    weights["extra.weight"] = weights.pop("ln_final.bias")
+    weights["visual.proj"] = torch.zeros(64, 9)
+    message = refusal(file_of(saved(weights)))
+    for part in ("missing ln_final.bias", "unexpected extra.weight", "visual.proj is (64, 9), not (64, 8)"):
+        assert part in message
+
+
+def test_long_mismatch_is_cut_and_counted(file_of):
+    weights = CLIP(**TINY).state_dict()
+    weights |= {f"extra.{number}": torch.zeros(1) for number in range(8)}
+    message = refusal(file_of(saved(weights)))
+    assert "unexpected extra.4" in message and "extra.5" not in message and "and 3 more" in message
+
+
+def test_load_strictly_changes_nothing_where_the_weights_do_not_fit():
+    model = CLIP(**TINY)
+    before = model.text_projection.clone()
+    other = {**CLIP(**TINY).state_dict(), "more": torch.zeros(1)}
+    with pytest.raises(LoadError, match="unexpected more"):
+        loader.load_strictly(model, other)
+    assert torch.equal(model.text_projection, before)
+
+
+@pytest.mark.parametrize("changes", [{"embed_dim": 16}, {"transformer_layers": 2}, {"vision_layers": [1]}])
+def test_stored_architecture_that_the_weights_do_not_fit(changes, file_of):
+    content = {"format": 1, "state_dict": CLIP(**TINY).state_dict(), "architecture": {**TINY, **changes}}
+    assert "do not fit the architecture" in refusal(file_of(saved(content)))
+
+
+@pytest.mark.parametrize("architecture", [None, {}, {**TINY, "depth": 3}, {**TINY, "embed_dim": "8"}])
+def test_stored_architecture_that_cannot_be_built(architecture, file_of):
+    content = {"format": 1, "state_dict": CLIP(**TINY).state_dict(), "architecture": architecture}
+    assert "architecture" in refusal(file_of(saved(content)))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", ["visual.positional_embedding", "visual.conv1.weight", "ln_final.weight",
+                                  "text_projection", "positional_embedding", "token_embedding.weight"])
+@pytest.mark.parametrize("shape", [(0,), (3,), (2, 0)])
+def test_misshapen_weights(name, shape, file_of):
+    assert refusal(file_of(saved({**CLIP(**TINY).state_dict(), name: torch.zeros(shape)})))
+
+
+@pytest.mark.parametrize("content", [
+    {"a": torch.zeros(1)}, {}, [1, 2], torch.zeros(3), {"state_dict": {"a": torch.zeros(1)}}, {"state_dict": 3},
+    {1: torch.zeros(1)}, {"visual.conv1.weight": 1, "token_embedding.weight": "x"}, "text", None])
+def test_something_else_than_a_clip(content, file_of):
+    message = refusal(file_of(saved(content)))
+    assert "weights.pt" in message and "does not hold a CLIP" in message
+
+
+def test_half_a_clip(file_of):
+    weights = {name: value for name, value in CLIP(**TINY).state_dict().items() if name != "positional_embedding"}
+    assert "positional_embedding" in refusal(file_of(saved(weights)))
+
+
+@pytest.mark.parametrize("weights", [{}, {"something": torch.zeros(1)}, CLIP(**TINY).state_dict()])
+def test_another_format_is_refused_by_its_number(weights, file_of):
+    """Whatever a later version may store, the reason comes first."""
+    message = refusal(file_of(saved({"format": 2, "state_dict": weights, "architecture": TINY})))
+    assert "format 2" in message and "format 1" in message
+
+
+# Files that are no weights.
+
+def test_no_such_file(tmp_path):
+    assert "nothing.pt" in refusal(tmp_path / "nothing.pt")
+    assert str(tmp_path) in refusal(tmp_path)
+    with pytest.raises(LoadError, match="no such file"):
+        read_checkpoint(tmp_path / "nothing.pt")
+
+
+def test_name_without_weights_lists_those_that_have():
+    message = refusal("ViT-B/31")
+    assert "ViT-B/31" in message and "ViT-B/32" in message
+
+
+def test_empty_file(file_of):
+    assert "weights.pt" in refusal(file_of(b""))
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80\x02", b"PK\x03\x04"])
+def test_random_bytes(start, file_of):
+    rng = random.Random(0)
+    for _ in range(60):
+        assert "weights.pt" in refusal(file_of(start + rng.randbytes(rng.randrange(1, 300))))
+
+
+def test_one_byte(file_of):
+    for byte in range(256):
+        assert "weights.pt" in refusal(file_of(bytes([byte])))
+
+
+@pytest.mark.parametrize("layout", ["archive", "zip", "old"])
+def test_truncated_file(layout, archive, file_of):
+    weights = CLIP(**TINY).state_dict()
+    whole = {"archive": lambda: zipped(archive), "zip": lambda: saved(weights),
+             "old": lambda: saved(weights, _use_new_zipfile_serialization=False)}[layout]()
+    assert refused_or_read(file_of(whole)) == "read"
+    rng = random.Random(0)
+    for length in (*range(1, 40, 5), *(rng.randrange(len(whole)) for _ in range(20)), len(whole) - 1):
+        assert "weights.pt" in refusal(file_of(whole[:length])), length
+
+
+@pytest.mark.parametrize("layout", ["archive", "zip"])
+def test_damaged_tree(layout, archive, file_of):
+    """The pickle inside with wrong bytes and right checksums."""
+    files = archive
+    if layout == "zip":
+        with zipfile.ZipFile(io.BytesIO(saved(CLIP(**TINY).state_dict()))) as opened:
+            files = {name: opened.read(name) for name in opened.namelist()}
+    tree = next(content for name, content in files.items() if name.endswith("/data.pkl"))
+    rng, outcomes = random.Random(0), []
+    for _ in range(120):
+        damaged = bytearray(tree)
+        for _ in range(rng.choice([1, 3, 10])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        outcomes.append(refused_or_read(file_of(with_tree(files, bytes(damaged)))))
+    assert outcomes.count("refused") > 60
+
+
+def test_damaged_weights_of_an_archive_are_seen(archive, file_of):
+    whole = bytearray(zipped(archive))
+    start = whole.index(archive["traced/data/0"])
+    whole[start] ^= 1
+    assert "weights.pt" in refusal(file_of(bytes(whole)))
+
+
+def test_archive_whose_tensors_are_larger_than_their_bytes(archive, file_of):
+    short = {name: content[:4] if "/data/" in name and "." not in name else content
+             for name, content in archive.items()}
+    assert refusal(file_of(zipped(short)))
+
+
+# Files that would execute code.
+
+class Bomb:
+    """Makes a folder when it is unpickled by a reader that trusts its file."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+def plain_pickle(bomb, archive):
+    return pickle.dumps({"state_dict": bomb}), pickle.loads
+
+
+def saved_by_torch(bomb, archive):
+    return saved({"state_dict": bomb}), load_trustingly
+
+
+def saved_in_the_old_format(bomb, archive):
+    return saved({"state_dict": bomb}, _use_new_zipfile_serialization=False), load_trustingly
+
+
+def doctored_archive(bomb, archive):
+    return with_tree(archive, pickle.dumps({"visual": bomb}, protocol=2)), load_tree_trustingly
+
+
+def doctored_archive_with_its_real_tree(bomb, archive):
+    """The bomb goes off before the real tree is read."""
+    first = pickle.dumps(bomb, protocol=2).removesuffix(b".") + b"0"
+    return with_tree(archive, first + archive["traced/data.pkl"]), load_tree_trustingly
+
+
+def archive_of_nothing_else(bomb, archive):
+    return zipped({"a/data.pkl": pickle.dumps(bomb), "a/constants.pkl": b""}), load_tree_trustingly
+
+
+def load_trustingly(content):
+    return torch.load(io.BytesIO(content), weights_only=False)
+
+
+def load_tree_trustingly(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as opened:
+        return pickle.loads(opened.read(next(name for name in opened.namelist() if name.endswith("/data.pkl"))))
+
+
+@pytest.mark.parametrize("make", [plain_pickle, saved_by_torch, saved_in_the_old_format, doctored_archive,
+                                  doctored_archive_with_its_real_tree, archive_of_nothing_else])
+def test_no_file_is_executed(make, archive, file_of, tmp_path):
+    canary = tmp_path / "canary"
+    content, trusting_reader = make(Bomb(canary), archive)
+    message = refusal(file_of(content))
+    assert not canary.exists() and "weights.pt" in message
+    try:
+        trusting_reader(content)
+    except (pickle.UnpicklingError, AttributeError, ModuleNotFoundError, ImportError):
+        pass  # behind the bomb stands what plain pickle cannot read
+    assert canary.exists(), "the file was harmless, so that the test proved nothing"
+
+
+@pytest.mark.parametrize("name", ["os system", "builtins eval", "torch load", "torch._utils _import_dotted_name",
+                                  "torch.storage _load_from_bytes", "collections Counter", "torch jit.load",
+                                  "torch.jit._pickle restore_type_tag"])
+def test_archive_that_names_a_foreign_class_is_refused_by_its_name(name, archive, file_of):
+    module, attribute = name.split()
+    tree = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b"."
+    assert f"{module}.{attribute}" in refusal(file_of(with_tree(archive, tree)))
+
+
+# Downloads, with a network made here.
+
+class Network:
+    """Stands in for ``urllib.request.urlopen``: serves ``content`` and looks at the cache while it does."""
+
+    def __init__(self, content, fails_with=None, fails_after=0):
+        self.content, self.fails_with, self.fails_after = content, fails_with, fails_after
+        self.addresses, self.seen, self.cache = [], [], None
+
+    def __call__(self, address, timeout=None):
+        assert timeout, "a silent server must not hang the program"
+        self.addresses.append(address)
+        if self.fails_with and not self.fails_after:
+            raise self.fails_with
+        self.headers, self.stream = {"Content-Length": str(len(self.content))}, io.BytesIO(self.content)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        return False
+
+    def read(self, size):
+        if self.cache is not None and self.cache.is_dir():
+            self.seen += [path.name for path in self.cache.iterdir()]
+        if self.fails_with and self.stream.tell() >= self.fails_after:
+            raise self.fails_with
+        return self.stream.read(min(size, 10_000))
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """A network with a small model under the published name ViT-B/32, whose hash is made to be the right one."""
+    monkeypatch.delenv("CLIP_CACHE", raising=False)
+    content = saved(CLIP(**TINY).state_dict())
+    monkeypatch.setitem(catalog.ARCHIVES, "ViT-B/32", hashlib.sha256(content).hexdigest())
+    return connect(monkeypatch, Network(content))
+
+
+def connect(monkeypatch, network):
+    monkeypatch.setattr(urllib.request, "urlopen", network)
+    return network
+
+
+def test_first_use_downloads_and_the_next_does_not(published, tmp_path):
+    published.cache = tmp_path / "deep" / "cache"
+    model, _ = clip.load("ViT-B/32", cache=published.cache)
+    assert model.image_resolution == 16
+    assert published.addresses == [catalog.archive_address("ViT-B/32")]
+    assert list(published.cache.iterdir()) == [published.cache / "ViT-B-32.pt"]
+    assert (published.cache / "ViT-B-32.pt").read_bytes() == published.content
+    clip.load("ViT-B/32", cache=str(published.cache))
+    assert len(published.addresses) == 1
+
+
+def test_nothing_half_written_has_the_final_name(published, tmp_path):
+    published.cache = tmp_path
+    clip.load("ViT-B/32", cache=tmp_path)
+    assert published.seen and "ViT-B-32.pt" not in published.seen
+
+
+def test_others_may_read_the_cache(published, tmp_path):
+    """Temporary files are private; a cache that several users share must not stay so."""
+    clip.load("ViT-B/32", cache=tmp_path)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "ViT-B-32.pt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_cache_of_the_environment(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "mine"))
+    clip.load("ViT-B/32")
+    assert (tmp_path / "mine" / "ViT-B-32.pt").is_file()
+    clip.load("ViT-B/32", cache=tmp_path / "given")
+    assert (tmp_path / "given" / "ViT-B-32.pt").is_file()
+
+
+def test_cache_of_the_home_folder(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    clip.load("ViT-B/32")
+    assert (tmp_path / ".cache" / "clip" / "ViT-B-32.pt").is_file()
+
+
+def test_wrong_hash_leaves_nothing(published, tmp_path):
+    published.content = published.content[:-1] + b"!"
+    with pytest.raises(LoadError) as caught:
+        clip.load("ViT-B/32", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    message = str(caught.value)
+    assert hashlib.sha256(published.content).hexdigest() in message and catalog.ARCHIVES["ViT-B/32"] in message
+    assert catalog.archive_address("ViT-B/32") in message and str(tmp_path / "ViT-B-32.pt") in message
+
+
+@pytest.mark.parametrize("after", [0, 10_000])
+@pytest.mark.parametrize("failure", [
+    urllib.error.URLError("no route"), ConnectionResetError("reset"), TimeoutError("timed out"),
+    http.client.IncompleteRead(b""), http.client.BadStatusLine("?")], ids=lambda failure: type(failure).__name__)
+def test_network_error_says_what_to_fetch_and_where_to_put_it(failure, after, published, tmp_path):
+    published.fails_with, published.fails_after = failure, after
+    with pytest.raises(LoadError) as caught:
+        clip.load("ViT-B/32", cache=tmp_path)
+    message = str(caught.value)
+    assert catalog.archive_address("ViT-B/32") in message and str(tmp_path / "ViT-B-32.pt") in message
+    assert "\n" not in message and list(tmp_path.iterdir()) == []
+
+
+def test_interruption_leaves_nothing(published, tmp_path):
+    published.fails_with, published.fails_after = KeyboardInterrupt(), 10_000
+    with pytest.raises(KeyboardInterrupt):
+        clip.load("ViT-B/32", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_that_cannot_be_made(published, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LoadError, match="could not be downloaded"):
+        clip.load("ViT-B/32", cache=tmp_path / "file")

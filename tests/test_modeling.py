@@ -1,0 +1,175 @@
+"""Which tensors each train mode moves, and features of many texts."""
+
+import pytest
+import slow_reference as slow
+import torch
+from torch import nn
+
+import clip
+from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
+from src.models import modeling
+from src.models.finetune import Finetune
+from src.models.modeling import (
+    constant_text_features,
+    frozen_copy,
+    image_features,
+    random_tokens,
+    select_trainable,
+    text_features,
+    tokens_of,
+    trains,
+)
+from src.models.training import train
+
+TEXTS = ["a photo of a cat.", "blue", "two birds in a very old green tree", "a drawing of the red bird.", "cat"]
+
+
+def is_of_the_image_tower(name):
+    return name.startswith("visual.")
+
+
+def names_that_should_change(model, train_mode):
+    """By the definition: an image tower is all that is named visual, a text tower is all the rest but the scale."""
+    parameters = {name for name, _ in model.named_parameters()}
+    image = {name for name in parameters if is_of_the_image_tower(name)}
+    text = parameters - image - {"logit_scale"}
+    return {"whole": image | text, "image": image, "text": text}[train_mode]
+
+
+def statistics_of(model):
+    return {f"{name}.{part}" for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)
+            for part in ("running_mean", "running_var", "num_batches_tracked")}
+
+
+def changed_by_training(state, batch_norm_names=()):
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    train(state, [Finetune()])
+    return {name for name, value in state.model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.fixture
+def clean_notes(monkeypatch):
+    """As if no text had been complained of yet."""
+    monkeypatch.setattr(modeling, "_told", set())
+
+
+@pytest.mark.parametrize("train_mode", ["whole", "image", "text"])
+def test_five_steps_change_exactly_the_tensors_of_the_train_mode(kind, train_mode, make_model, make_state):
+    state = make_state(make_model(kind), train_mode, iterations=5)
+    assert changed_by_training(state) == names_that_should_change(state.model, train_mode)
+
+
+@pytest.mark.parametrize("train_mode", ["whole", "image", "text"])
+def test_select_trainable_returns_and_frees_the_named_tensors(kind, train_mode, make_model):
+    model = make_model(kind)
+    names = select_trainable(model, train_mode)
+    assert set(names) == names_that_should_change(model, train_mode) == {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not model.logit_scale.requires_grad
+    assert (trains(model, "image"), trains(model, "text")) == (train_mode != "text", train_mode != "image")
+
+
+def test_a_second_selection_takes_back_the_first(make_model):
+    model = make_model("vit")
+    select_trainable(model, "whole")
+    assert set(select_trainable(model, "text")) == names_that_should_change(model, "text")
+
+
+@pytest.mark.parametrize("train_mode", ["whole", "image"])
+def test_batch_norm_statistics_move_only_where_they_are_to(train_mode, make_model, make_state):
+    kept = make_state(make_model("resnet"), train_mode, iterations=2, batch_norm="eval")
+    moved = make_state(make_model("resnet"), train_mode, iterations=2, batch_norm="train")
+    assert not changed_by_training(kept) & statistics_of(kept.model)
+    assert changed_by_training(moved) >= statistics_of(moved.model)
+
+
+def test_batch_norm_statistics_of_an_untrained_image_tower_stay(make_model, make_state):
+    state = make_state(make_model("resnet"), "text", iterations=2, batch_norm="train")
+    assert not changed_by_training(state) & statistics_of(state.model)
+
+
+def test_a_frozen_copy_is_independent_and_gives_no_gradient(kind, make_model):
+    model = make_model(kind).train()
+    copy = frozen_copy(model)
+    assert not copy.training and not any(parameter.requires_grad for parameter in copy.parameters())
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert all(parameter.abs().sum() > 0 for parameter in copy.parameters())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 256])
+def test_constant_text_features_equal_one_by_one_encoding(batch_size, make_model):
+    model = make_model("vit")
+    whole = clip.tokenize(TEXTS, model.context_length)
+    expected = torch.stack([slow.text_feature(model, row) for row in whole])
+    for tokens in (whole, tokens_of(model, TEXTS)):
+        features = constant_text_features(model, tokens, batch_size)
+        torch.testing.assert_close(features, expected, rtol=1e-12, atol=1e-14)
+        assert not features.requires_grad
+
+
+def test_features_have_length_one_and_the_weights_type_also_under_autocast(kind, make_model):
+    model, tokens = make_model(kind, dtype=torch.float32), clip.tokenize(TEXTS, 14)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = [image_features(model, torch.rand(3, 3, 16, 16)), text_features(model, tokens)]
+    for rows in features:
+        assert rows.dtype == torch.float32
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
+
+
+def test_tokens_are_cut_behind_the_last_end(make_model):
+    tokens = tokens_of(make_model("vit"), ["cat", "a photo of a dog."])
+    whole = clip.tokenize(["cat", "a photo of a dog."], 14)
+    assert tokens.tolist() == whole[:, :8].tolist()
+    assert tokens[1, -1] == END_TOKEN
+
+
+def test_random_tokens_stand_between_start_and_end(make_model):
+    tokens = random_tokens(make_model("vit"), 42)
+    assert tokens.shape == (1000, 12) and tokens.dtype == torch.long
+    assert (tokens[:, 0] == START_TOKEN).all() and (tokens[:, -1] == END_TOKEN).all()
+    assert (tokens[:, 1:-1] < START_TOKEN).all()
+
+
+def test_random_tokens_follow_the_seed(make_model):
+    model = make_model("vit")
+    assert torch.equal(random_tokens(model, 1), random_tokens(make_model("resnet", seed=3), 1))
+    assert not torch.equal(random_tokens(model, 1), random_tokens(model, 2))
+
+
+def test_random_tokens_of_a_small_model_are_all_of_those_it_has(make_model):
+    model = make_model("vit")
+    own = set(model.architecture["vocabulary"]) - {START_TOKEN, END_TOKEN}
+    assert set(random_tokens(model, 0)[:, 1:-1].flatten().tolist()) == own
+
+
+def test_random_tokens_of_a_full_model_are_drawn_from_the_whole_vocabulary(make_model):
+    model = make_model("vit")
+    model.token_rows = None
+    drawn = random_tokens(model, 0)[:, 1:-1]
+    counts = torch.bincount(drawn.flatten() * 4 // (VOCABULARY_SIZE - 2), minlength=4)
+    assert len(counts) == 4 and ((counts - 2500).abs() < 250).all()  # five standard deviations are 217
+
+
+def test_unknown_words_are_told_once(clean_notes, make_model, capsys):
+    model = make_model("vit")
+    for _ in range(2):
+        tokens_of(model, ["a cat", "a zebra in a tree"])
+        tokens_of(model, ["an antelope"])
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 1
+    assert "'a zebra in a tree'" in notes[0] and "1 texts" in notes[0]
+
+
+def test_known_words_are_not_complained_of(clean_notes, make_model, capsys):
+    tokens_of(make_model("vit"), TEXTS)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_model_knows_all_words(clean_notes, make_model, capsys):
+    model = make_model("vit")
+    model.token_rows = None
+    tokens_of(model, ["a zebra"])
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,224 @@
+"""The shape of the code: imports point down only, and what must hold in every file."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from src import datasets
+from src.args import FLAGS, shown_default
+from src.datasets import toy
+
+ROOT = Path(__file__).parents[1]
+# Top first; a module imports from lower tiers only. "package.*" takes what no other tier names, and its modules may
+# import each other, as long as nothing goes round in circles.
+TIERS = (
+    ("src.main",),
+    ("src.run",),
+    ("src.build", "src.checks"),
+    ("src.args", "src.report", "src.records", "src.sequence"),
+    ("src.models",),
+    ("src.models.*",),  # methods and add-ons
+    ("src.models.training",),
+    ("src.models.evaluation", "src.checkpoint", "src.device"),
+    ("src.models.modeling",),
+    ("src.models.helpers", "src.models.hooks"),
+    ("src.datasets", "src.datasets.*"),
+    ("src.templates", "src.templates.*"),
+    ("src.errors", "src.files", "src.values", "src.protocols", "src"),
+    ("clip", "clip.*"),
+)
+TARGET = re.compile(r"((?:src|clip)(?:\.\w+)+)(?::\w+)?")  # "module:Class" in a table is an arrow too
+BELOW_THE_COMMAND_LINE = ("src/models/", "src/datasets/", "src/templates/", "src/device.py", "src/checkpoint.py",
+                          "src/sequence.py", "clip/")
+
+
+@cache
+def sources():
+    """{module: (path from the root, syntax tree)} of src/ and clip/."""
+    found = {}
+    for path in sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("clip/**/*.py")]):
+        name = path.relative_to(ROOT)
+        module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
+        found[module] = (name.as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def imports(tree, modules):
+    """Every module that a tree imports anywhere, ours by their full name; and those that its tables name."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (full & modules) | ({node.module} if full - modules else set())
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            match = TARGET.fullmatch(node.value)
+            found |= {match[1]} & modules if match else set()
+    return found
+
+
+def tier(module):
+    """(number, name) of a module's place; unnamed modules go to their package's."""
+    for candidate in (module, module.rpartition(".")[0] + ".*"):
+        for number, names in enumerate(TIERS):
+            if candidate in names:
+                return number, candidate
+    raise AssertionError(f"{module} has no place in TIERS")
+
+
+def may_import(module, target):
+    (high, place), (low, _) = tier(module), tier(target)
+    return low > high or low == high and place.endswith(".*") or low == high and place in ("src.datasets", "clip")
+
+
+def arrows():
+    modules = set(sources())
+    return {module: imports(tree, modules) & modules for module, (_, tree) in sources().items()}
+
+
+def test_arrows_point_down():
+    wrong = [f"{module} imports {target}" for module, targets in arrows().items() for target in targets
+             if target != module and not may_import(module, target)]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("module", "target"), [
+    ("src.models.finetune", "src.args"), ("src.datasets.folder", "src.models.helpers"), ("clip.loader", "src.errors"),
+    ("src.models.helpers", "src.models.training"), ("src.templates.toy", "src.datasets.toy"), ("src.args", "src.build"),
+    ("src.models.a_new_method", "src.checks"), ("src.device", "src.models.training")])
+def test_an_arrow_up_is_seen(module, target):
+    assert not may_import(module, target)
+
+
+def test_imports_are_found_wherever_they_stand():
+    tree = ast.parse("import os\ndef f():\n    from src import args\n    from src.models.hooks import Hooks\n"
+                     "T = 'src.models.finetune:Finetune'\n")
+    assert imports(tree, set(sources())) == {"os", "src.args", "src.models.hooks", "src.models.finetune"}
+
+
+def test_no_circles():
+    graph, done = {module: targets - {module} for module, targets in arrows().items()}, set()
+    while free := {module for module, targets in graph.items() if module not in done and targets <= done}:
+        done |= free
+    # A package's table names its modules, which import the package's common part: only that may remain.
+    assert set(graph) - done <= {"clip", "clip.loader", "src.datasets", "src.main", "src.run", "src.build",
+                                 "src.checks"}, sorted(set(graph) - done)
+
+
+def test_datasets_know_no_models_and_clip_knows_no_src():
+    for module, targets in arrows().items():
+        if module.startswith("src.datasets"):
+            assert not [target for target in targets if target.startswith("src.models")], module
+        if module.split(".")[0] == "clip":
+            assert not [target for target in targets if target.startswith("src")], module
+
+
+def test_templates_import_nothing():
+    for module, (_, tree) in sources().items():
+        if module.startswith("src.templates"):
+            assert not imports(tree, set(sources())), module
+            assert not any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree)), f"{module} executes something"
+
+
+def test_the_command_line_stays_above():
+    """argparse is imported in src.args only, and nothing below the builders takes a Config or a namespace."""
+    for module, (path, tree) in sources().items():
+        found = imports(tree, set(sources()))
+        assert ("argparse" in found) == (module == "src.args"), module
+        if path.startswith(BELOW_THE_COMMAND_LINE):
+            names = {argument.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)
+                     for argument in (*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs)}
+            # finished_checkpoint stores the plain dict of the configuration under its name in the file.
+            assert not names & ({"args", "namespace", "config"} - ({"config"} if module == "src.checkpoint" else set()))
+
+
+def bare_handlers(tree):
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
+
+
+def cuda_calls(tree):
+    """x.cuda(...) moves something; torch.cuda.is_available() and the like only ask."""
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda"]
+
+
+def test_no_bare_except_and_no_cuda_call():
+    for _, (path, tree) in sources().items():
+        assert not bare_handlers(tree), f"{path}: bare except"
+        assert not cuda_calls(tree), f"{path}: .cuda()"
+
+
+def test_these_are_seen_where_they_are():
+    tree = ast.parse("try:\n    model.cuda()\nexcept:\n    torch.cuda.is_available()\n")
+    assert bare_handlers(tree) == [3] and cuda_calls(tree) == [2]
+
+
+def test_every_module_says_what_it_is():
+    for _, (path, tree) in sources().items():
+        assert ast.get_docstring(tree) or not tree.body, path
+
+
+# -- what starts fast --------------------------------------------------------------------------------------------------
+
+
+def python(*words):
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("code", [
+    "import clip, clip.catalog",
+    "import src.args; src.args.parse(['--train-dataset', 'DTD', '--iterations', '1'])",
+    "import src.args, src.checks; src.checks.check(src.args.parse(['--dataset-order', 'toy', '--epochs', '1']))",
+    "from src.main import main; main(['--iterations', '0'])",
+    "from src.main import main; main(['--report', 'nowhere'])",
+    "import contextlib; from src.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
+])
+def test_no_torch(code):
+    heavy = "[name for name in ('torch', 'torchvision', 'numpy', 'open_clip') if name in sys.modules]"
+    done = python("-c", f"{code}\nimport sys; print({heavy})")
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_help_is_instant_and_complete():
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        done = python("-m", "src.main", "--help")
+        best = min(best, time.perf_counter() - began)
+    assert done.returncode == 0 and best < 1, f"{best:.2f} s"
+    words = set(re.findall(r"--[A-Za-z][\w-]*", done.stdout))
+    assert {flag.name for flag in FLAGS.values()} <= words
+    assert done.stdout.count("(not built yet)") >= 1
+
+
+# -- documents that must agree -----------------------------------------------------------------------------------------
+
+
+def documented(text):
+    """{flag: default} of the rows ``| `--flag` | default | ...``, backticks around the default allowed."""
+    rows = re.findall(r"^\| *`(--[A-Za-z][\w-]*)` *\|([^|]*)\|", text, re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "a flag has two rows"
+    return {flag: default.strip().strip("`") for flag, default in rows}
+
+
+def test_rows_are_read():
+    assert documented("| `--lr` | 0.001 | yes |\n|`--x`| `off` |\ntext `--y` | z |") == {"--lr": "0.001", "--x": "off"}
+
+
+def test_arguments_md_names_every_flag_with_its_default():
+    found = documented((ROOT / "ARGUMENTS.md").read_text(encoding="utf-8"))
+    expected = {flag.name: "off" if flag.switch else shown_default(flag) for flag in FLAGS.values()}
+    assert found.keys() == expected.keys()
+    assert found == expected
+
+
+def test_the_table_of_datasets_names_all_toy_tasks():
+    assert {name for name in datasets.DATASETS if name.startswith("toy")} == {*toy.TASKS, toy.REFERENCE}
