@@ -95,4 +95,18 @@ def _checked(block, path):
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
                          "a ResNet a list of vision_layers and no vision_patch_size")
+    for width, heads in _attentions(block):
+        if width % heads:
+            raise ValueError(f"{path}: a width of {width} does not divide into {heads} heads")
     return block
+
+
+def _attentions(block):
+    """(width, heads) of every attention of an architecture; image towers default to 64 values a head."""
+    width = block["vision_width"]
+    if isinstance(block["vision_layers"], list):
+        width *= 4 * 2 ** (len(block["vision_layers"]) - 1)  # what the attention pool sees
+        heads = block.get("vision_heads") or max(1, block["vision_width"] * 32 // 64)
+    else:
+        heads = block.get("vision_heads") or max(1, width // 64)
+    return (width, heads), (block["transformer_width"], block["transformer_heads"])

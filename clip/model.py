@@ -196,11 +196,11 @@ class CLIP(nn.Module):
         self.architecture = architecture
         self.context_length, self.image_resolution = context_length, image_resolution
         if isinstance(vision_layers, (list, tuple)):
-            self.visual = ModifiedResNet(vision_layers, embed_dim, vision_heads or vision_width * 32 // 64,
+            self.visual = ModifiedResNet(vision_layers, embed_dim, vision_heads or max(1, vision_width * 32 // 64),
                                          image_resolution, vision_width)
         else:
             self.visual = VisionTransformer(image_resolution, vision_patch_size, vision_width, vision_layers,
-                                            vision_heads or vision_width // 64, embed_dim)
+                                            vision_heads or max(1, vision_width // 64), embed_dim)
         self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, causal=True)
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))

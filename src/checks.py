@@ -66,7 +66,7 @@ def _check_method(config):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
-    reason = (method.refuses or {}).get(config.train_mode)
+    reason = method.refuses.get(config.train_mode)
     if reason:
         raise UserError(f"--method {config.method} with --train-mode {config.train_mode}: {reason}")
 

@@ -7,7 +7,7 @@
 
 import sys
 
-from src import args, checks
+from src import args, checks  # all else is imported where a run needs it: --help must not wait for torch
 from src.errors import UserError
 
 INTERRUPTED = 130
@@ -52,6 +52,7 @@ def run_task(config):
 def run_sequence(config):
     """--dataset-order: the whole sequence in one process, with its accuracy matrix."""
     from src.build import starting_checkpoint
+    from src.report import summary_text
     from src.run import Run
     from src.sequence import run_sequence as run_tasks
     run = Run(config)
@@ -59,7 +60,7 @@ def run_sequence(config):
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
     rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
-    run.summarise(rows)
+    print("\n" + summary_text(run.summarise(rows)))
 
 
 def run_evaluation(config):
@@ -67,19 +68,20 @@ def run_evaluation(config):
     from pathlib import Path
 
     from src.build import starting_checkpoint
-    from src.report import scores_table
+    from src.datasets import DATASETS
+    from src.report import numbers_table, scores_table
     from src.run import Run
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
-    run.evaluated = run.evaluated or [checkpoint.get("dataset")]
-    if run.evaluated == [None]:
-        raise UserError(f"--load {config.load} does not say its dataset; give --eval-datasets NAMES")
+    if not run.evaluated and checkpoint.get("dataset") not in DATASETS:
+        raise UserError(f"--load {config.load} does not say which dataset to score; give --eval-datasets NAMES")
+    run.evaluated = run.evaluated or [checkpoint["dataset"]]
     run.open([])
     run.claim([], checkpoint)
     scores = run.evaluate(checkpoint)
     print(scores_table(scores))
-    if config.dataset_order and not config.load:  # the row that a sequence starts from, as if it never changed
-        run.summarise([scores] * (1 + len(config.dataset_order)))
+    if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
+        print("\n" + numbers_table(run.summarise([scores] * (1 + len(config.dataset_order)))))
 
 
 def run_single(config):
@@ -91,13 +93,15 @@ def run_single(config):
     from src.datasets.imagenet import read_class_names
     from src.datasets.images import open_image
     from src.models.evaluation import classify_image
-    from src.report import markdown_table
+    from src.records import RunFolder
+    from src.report import markdown_table, rows_csv
     classnames = read_class_names(config.class_names)
     image = open_image(Path(config.eval_single))
     device = build_device(config)
     model = device.place(build(starting_checkpoint(config))).eval()
     rows = classify_image(model, image, classnames, device, config.prompt.replace("{}", "{c}"))
     print(markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in rows]))
+    RunFolder(config.save).write_text(f"{Path(config.eval_single).stem}.csv", rows_csv(["class", "probability"], rows))
 
 
 def run_list(config):

@@ -42,18 +42,24 @@ def matrix_table(summary):
     return markdown_table(["top-1", *order], rows)
 
 
+def numbers_table(summary):
+    """Transfer, Avg, Last, forgetting, BWT in one row."""
+    return markdown_table([TITLES[key] for key in SUMMARY], [[summary[key] for key in SUMMARY]])
+
+
 def summary_text(summary):
-    numbers = markdown_table([TITLES[key] for key in SUMMARY], [[summary[key] for key in SUMMARY]])
-    return f"{matrix_table(summary)}\n\n{numbers}\n"
+    return f"{matrix_table(summary)}\n\n{numbers_table(summary)}\n"
 
 
 def matrix_csv(order, rows, score):
     """The matrix as csv text: first column the task trained last (empty: zero-shot), then one column a dataset."""
+    return rows_csv(["task", *order], [[task, *(f"{getattr(row[name], score):.4f}" for name in order)]
+                                       for task, row in zip(["", *order], rows, strict=True)])
+
+
+def rows_csv(header, rows):
     file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(["task", *order])
-    for task, row in zip(["", *order], rows, strict=True):
-        writer.writerow([task, *(f"{getattr(row[name], score):.4f}" for name in order)])
+    csv.writer(file).writerows([header, *rows])
     return file.getvalue()
 
 

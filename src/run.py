@@ -1,11 +1,8 @@
 """One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
 
-import json
-import os
 import time
 
 from clip import loader
-from src.args import FLAGS, shown
 from src.build import (
     Datasets,
     build_device,
@@ -17,12 +14,11 @@ from src.build import (
 )
 from src.checkpoint import finished_checkpoint
 from src.datasets import stem
-from src.datasets.check import structural_faults
 from src.datasets.common import batches_per_epoch
-from src.errors import UserError
 from src.models import METHODS
 from src.models.evaluation import evaluate
 from src.models.training import train
+from src.preflight import open_data, refuse_to_replace
 from src.records import Journal, RunFolder, describe_run, metrics_row
 from src.report import matrix_csv, summary_text
 from src.sequence import summarise
@@ -41,61 +37,19 @@ class Run:
         self.evaluated = list(dict.fromkeys(named))
         self.began = time.perf_counter()
 
+    def open(self, trained):
+        """Open all that the run will read, and refuse what cannot serve."""
+        open_data(self.config, self.datasets, trained, self.evaluated)
+
     def claim(self, names, start):
         """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
         configuration, a teacher that does not fit the checkpoint ``start``, and a folder that cannot be written."""
         if not self.config.overwrite:
             for name in map(stem, names):
-                self._refuse_to_replace(name)
+                refuse_to_replace(self.config, self.folder, name)
         if names and "ref_model" in METHODS[self.config.method].uses:
             zeroshot_opener(self.config, start, self.device)(self.config.ref_model)
         self.folder.prepare()
-
-    def open(self, trained):
-        """Open all that the run will read, and refuse what cannot be trained on, scored or compared on."""
-        stems = [stem(name) for name in dict.fromkeys([*trained, *self.evaluated])]
-        if twice := {name for name in stems if stems.count(name) > 1}:
-            raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
-        config, reads = self.config, METHODS[self.config.method].uses if trained else ()
-        for names, split in ((trained, "train"), (self.evaluated, config.eval_split)):
-            for name in names:
-                task = self.datasets.open(name)
-                if not task.classnames:
-                    raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
-                if split not in task.splits and names is self.evaluated:
-                    raise UserError(f"--eval-split {split}: {name} has no such split; it has {', '.join(task.splits)}")
-                if not len(task.split(split)):
-                    raise UserError(f"{name} has no images in its {split} split")
-                for fault in structural_faults(task, [split] if split == "train" else []):
-                    raise UserError(fault)
-        if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
-            if not self.datasets.open(config.ref_sentences).sentences:
-                raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
-                                "conceptual_captions or toy-reference")
-        for name in config.text_datasets if "text_datasets" in reads else ():
-            if not self.datasets.open(name).classnames:
-                raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
-        if "ref_dataset" in reads:
-            reference = self.datasets.open(config.ref_dataset)
-            if not (reference.classnames or config.ref_sentences or config.text_datasets):
-                raise UserError(f"--ref-dataset {config.ref_dataset} has no class names to make texts of; "
-                                "give --ref-sentences too")
-
-    def _refuse_to_replace(self, name):
-        if self.folder.path is None or not os.path.exists(self.folder.file(f"{name}.pth")):
-            return
-        path = self.folder.file(f"{name}.pth")
-        try:
-            flags = json.loads(self.folder.file(f"run_{name}.json").read_text(encoding="utf-8"))["flags"]
-            before = {key: flag["value"] for key, flag in flags.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
-                            "or another --save") from None
-        changed = [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
-                   for key, value in self.config.numbers().items() if before.get(key) != value]
-        if changed:
-            raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
-                            "give --overwrite to replace it, or another --save")
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``. -> (its finished checkpoint, {dataset: Scores})."""
@@ -157,16 +111,17 @@ class Run:
         config, scores = self.config, {}
         for name in self.evaluated:
             opened = self.datasets.open(name)
-            scores[name] = evaluate(
+            file = stem(name)
+            scores[file] = evaluate(
                 model, opened, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
                 worker_count(config, opened), logits, config.data_location if config.cache_images else None)
-            self.folder.add_metrics(stem(name), metrics_row(scores[name], iteration, task, config.eval_split,
-                                                            train_data=train_data))
+            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, config.eval_split,
+                                                      train_data=train_data))
         return scores
 
     def summarise(self, rows):
-        """Print and store the accuracy matrix of a sequence and its summary numbers."""
-        order = list(self.config.dataset_order)
+        """Store the accuracy matrix of a sequence and its summary numbers, and give them."""
+        order = [stem(name) for name in self.config.dataset_order]
         summary = summarise(order, rows, "task", self.device.precision)
         self.folder.write_json("summary.json", summary)
         self.folder.write_text("summary.md", summary_text(summary))
@@ -175,4 +130,4 @@ class Run:
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             peak_memory_bytes=self.device.peak_memory()))
-        print("\n" + summary_text(summary))
+        return summary

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = (
     ("src.main",),
     ("src.run",),
-    ("src.build", "src.checks"),
+    ("src.build", "src.checks", "src.preflight"),
     ("src.args", "src.report", "src.records", "src.sequence"),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons

@@ -1,7 +1,7 @@
 """All that the command line can name: METHODS, and ADD_ONS as they come. This table imports nothing until used."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Method:
     target: str
     uses: tuple = ()
     needs: tuple = ()
-    refuses: dict = None
+    refuses: dict = field(default_factory=dict)
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""

@@ -1,0 +1,68 @@
+"""What is refused before anything is written: data that cannot serve, finished work that would be lost."""
+
+import json
+import os
+
+from src.args import FLAGS, shown
+from src.datasets import stem
+from src.datasets.check import structural_faults
+from src.errors import UserError
+from src.models import METHODS
+
+
+def open_data(config, datasets, trained, evaluated):
+    """Open all that a run will read, and refuse what cannot be trained on, scored or compared on."""
+    stems = [stem(name) for name in dict.fromkeys([*trained, *evaluated])]
+    if twice := {name for name in stems if stems.count(name) > 1}:
+        raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
+    for name in trained:
+        _require_images(datasets.open(name), name, "train")
+        for fault in structural_faults(datasets.open(name), ["train"]):
+            raise UserError(fault)
+    for name in evaluated:
+        if config.eval_split not in datasets.open(name).splits:
+            raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
+                            f"{', '.join(datasets.open(name).splits)}")
+        _require_images(datasets.open(name), name, config.eval_split)
+    if trained:
+        _open_references(config, datasets, METHODS[config.method].uses)
+
+
+def _require_images(task, name, split):
+    if not task.classnames:
+        raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
+    if not len(task.split(split)):
+        raise UserError(f"{name} has no images in its {split} split")
+
+
+def _open_references(config, datasets, reads):
+    if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
+        if not datasets.open(config.ref_sentences).sentences:
+            raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
+                            "conceptual_captions or toy-reference")
+    for name in config.text_datasets if "text_datasets" in reads else ():
+        if not datasets.open(name).classnames:
+            raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
+    if "ref_dataset" in reads:
+        reference = datasets.open(config.ref_dataset)
+        if not (reference.classnames or config.ref_sentences or config.text_datasets):
+            raise UserError(f"--ref-dataset {config.ref_dataset} has no class names to make texts of; "
+                            "give --ref-sentences too")
+
+
+def refuse_to_replace(config, folder, name):
+    """Refuse to overwrite a finished task ``name`` in a RunFolder that was made with another configuration."""
+    if folder.path is None or not os.path.exists(folder.file(f"{name}.pth")):
+        return
+    path = folder.file(f"{name}.pth")
+    try:
+        flags = json.loads(folder.file(f"run_{name}.json").read_text(encoding="utf-8"))["flags"]
+        before = {key: flag["value"] for key, flag in flags.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
+                        "or another --save") from None
+    changed = [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
+               for key, value in config.numbers().items() if before.get(key) != value]
+    if changed:
+        raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
+                        "give --overwrite to replace it, or another --save")
