@@ -70,7 +70,7 @@ def read_architecture(name, file=None):
     block = document if "embed_dim" in document else document.get(name)
     if not isinstance(block, dict):
         raise ValueError(f"{path} has no architecture {name!r}; it has {', '.join(map(str, document))}")
-    return _checked(block, path)
+    return check_architecture(block, path)
 
 
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
@@ -78,23 +78,31 @@ REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "c
 OPTIONAL = ("vision_patch_size", "vision_heads", "vocabulary")
 
 
-def _checked(block, path):
+def check_architecture(block, path):
+    """The keys and values of an architecture, or ValueError with what is wrong in the file ``path``."""
+    if not isinstance(block, dict):
+        raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
     missing = [key for key in REQUIRED if key not in block]
     unknown = [key for key in block if key not in REQUIRED + OPTIONAL]
     if missing or unknown:
         raise ValueError(f"{path}: " + "; ".join(
             part for part in (missing and f"missing {', '.join(missing)}",
                               unknown and f"unknown {', '.join(map(str, unknown))}") if part))
-    for key in REQUIRED:
+    for key in (*REQUIRED, *(key for key in ("vision_patch_size", "vision_heads") if block.get(key) not in (None, 0))):
         value = block[key]
         numbers = value if key == "vision_layers" and isinstance(value, list) and value else [value]
-        if not all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers):
+        if not all(type(number) is int and number > 0 for number in numbers):
             raise ValueError(f"{path}: {key} must be a positive whole number"
                              f"{' or a list of them' if key == 'vision_layers' else ''}, not {value!r}")
     is_resnet = isinstance(block["vision_layers"], list)
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
                          "a ResNet a list of vision_layers and no vision_patch_size")
+    vocabulary = block.get("vocabulary")
+    if vocabulary is not None and not (isinstance(vocabulary, list) and all(type(token) is int for token in vocabulary)
+                                       and len(set(vocabulary)) == len(vocabulary) == block["vocab_size"] - 1):
+        raise ValueError(f"{path}: vocabulary must list {block['vocab_size'] - 1} different token ids, one fewer than "
+                         "vocab_size")
     for width, heads in _attentions(block):
         if width % heads:
             raise ValueError(f"{path}: a width of {width} does not divide into {heads} heads")

@@ -20,6 +20,7 @@ from clip.model import CLIP
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+FORMAT = 1
 WRAPPERS = ("state_dict", "model_state_dict")
 
 
@@ -133,18 +134,24 @@ def read_checkpoint(path):
     except Exception as error:  # damaged bytes make the unpicklers raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LoadError(f"{path} is not a file of weights that can be read safely ({reason})") from None
-    checkpoint = dict(content) if isinstance(content, dict) else {}
+    checkpoint = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
+        content, dict) else {}
+    if "format" in checkpoint and checkpoint["format"] != FORMAT:
+        raise LoadError(f"{path} has format {checkpoint['format']!r}; this version reads format {FORMAT}")
     wrapper = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
     state_dict = checkpoint.pop(wrapper) if wrapper else checkpoint
     state_dict = {_plain_name(name): value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-                  for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
+                  for name, value in state_dict.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
     state_dict = {name: value for name, value in state_dict.items() if name not in NOT_WEIGHTS}
     if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
         raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it)")
     ours = checkpoint if wrapper == "state_dict" and "format" in checkpoint else {}
-    if ours.get("format", 1) != 1:
-        raise LoadError(f"{path} has format {ours['format']!r}; this version reads format 1")
-    return {"architecture": architecture_of(state_dict), **ours, "state_dict": state_dict}
+    architecture = ours["architecture"] if "architecture" in ours else architecture_of(state_dict)
+    try:
+        catalog.check_architecture(architecture, path)
+    except ValueError as error:
+        raise LoadError(str(error)) from None
+    return {**ours, "architecture": architecture, "state_dict": state_dict}
 
 
 # Numbers and masks that some layouts store beside the weights.
@@ -184,7 +191,7 @@ def architecture_of(state_dict):
             "image_resolution": side * 2 ** (stages + 1), "vision_width": width,
             "vision_layers": [_count(shape, f"visual.layer{stage + 1}.") for stage in range(stages)],
             "vision_heads": max(1, width * 32 // 64)}
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise LoadError(f"the weights are not of a CLIP architecture ({error} is missing or misshapen)") from None
 
 

@@ -39,7 +39,7 @@ def tokenize(texts, context_length=CONTEXT_LENGTH):
 @functools.lru_cache(maxsize=100_000)
 def encode(text):
     """Token ids of a text, without start and end."""
-    return [token for piece in PIECES.findall(_clean(text)) for token in _encode_piece(piece)]
+    return tuple(token for piece in PIECES.findall(_clean(text)) for token in _encode_piece(piece))
 
 
 def open_clip_file(name):

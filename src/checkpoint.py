@@ -2,9 +2,8 @@
 
 import torch
 
+from clip.loader import FORMAT
 from src.files import atomic_file
-
-FORMAT = 1
 
 
 def save_checkpoint(path, checkpoint):

@@ -45,7 +45,7 @@ class RunFolder:
             for folder in missing:
                 folder.rmdir()
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}); give another --save DIR") from None
+            raise UserError(f"--save {self.path}: cannot be written ({error.strerror}); give another") from None
 
     def add_metrics(self, dataset, row):
         """Append a row to ``metrics_<dataset>.csv``; it replaces one that differs from it only in its scores."""

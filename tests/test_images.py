@@ -18,7 +18,8 @@ ROTATED = 6  # of EXIF: the camera was held upright
 def photo(width=97, height=61, seed=0):
     """Smooth noise, as a photograph has it."""
     noise = numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=numpy.uint8)
-    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3)).point(lambda value: min(255, max(0, 4 * value - 384)))
+    smooth = numpy.array(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3))).astype(float)
+    return Image.fromarray((4 * smooth - 384).clip(0, 255).astype(numpy.uint8))
 
 
 def pixels(image):
@@ -44,7 +45,8 @@ def with_orientation(value):
 JPEGS = {  # mode, options of Pillow
     "plain": ("RGB", {"quality": 90}), "best": ("RGB", {"quality": 100, "subsampling": 0}),
     "coarse": ("RGB", {"quality": 10}), "progressive": ("RGB", {"progressive": True}),
-    "subsampled": ("RGB", {"subsampling": 2}), "grey": ("L", {}), "rotated": ("RGB", {"exif": with_orientation(ROTATED)}),
+    "subsampled": ("RGB", {"subsampling": 2}), "grey": ("L", {}),
+    "rotated": ("RGB", {"exif": with_orientation(ROTATED)}),
     "with a profile": ("RGB", {"icc_profile": b"no real profile"}),
 }
 
@@ -72,7 +74,8 @@ def test_cmyk_is_what_pillow_reads(tmp_path):
 
 
 PNGS = {
-    "alpha": lambda: photo().convert("RGBA"), "palette": lambda: photo().convert("P"), "grey": lambda: photo().convert("L"),
+    "alpha": lambda: photo().convert("RGBA"), "palette": lambda: photo().convert("P"),
+    "grey": lambda: photo().convert("L"),
     "grey with alpha": lambda: photo().convert("LA"), "black and white": lambda: photo().convert("1"), "rgb": photo,
 }
 

@@ -90,7 +90,7 @@ def test_checkpoint_content(train, world, tmp_path):
     assert torch.equal(checkpoint["state_dict"]["logit_scale"], start["logit_scale"])
     history, = checkpoint["history"]
     assert history["dataset"] == "colours" and history["classnames"] == world.names
-    assert set(history["metrics"]) == {world.colours, world.tones}
+    assert set(history["metrics"]) == {"colours", "tones"}
     assert checkpoint["config"]["lr"] == {"": RATE} and "save" not in checkpoint["config"]
 
 

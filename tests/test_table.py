@@ -1,0 +1,107 @@
+"""``csv:FILE``: the user's own table of labelled images."""
+
+import pytest
+from cli_files import BATCH, RATE, picture
+from dataset_files import label_of, put, put_text
+
+from src.datasets import open_task, stem
+
+pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """table(text) -> the Task of a csv beside pictures 0.png ... 11.png, whose colours tell their numbers."""
+    for index in range(12):
+        put(tmp_path / f"{index}.png", index)
+
+    def opened(text):
+        put_text(tmp_path / "mine.csv", text)
+        return open_task(f"csv:{tmp_path / 'mine.csv'}", str(tmp_path))
+    return opened
+
+
+def csv(rows, head="image,label"):
+    return "\n".join([head, *rows]) + "\n"
+
+
+@pytest.mark.parametrize("head", ["image,label", "filepath,class", "path,classname", "file,label"])
+def test_splits_of_the_table(table, head):
+    rows = ["0.png,red_disc,train", "1.png,blue,test", "2.png,red_disc,val", "3.png,blue,train", "4.png,red_disc,test"]
+    task = table(csv(rows, f"{head},split"))
+    assert task.name == "mine" and task.classnames == ["blue", "red disc"] and task.templates == ["a photo of a {c}."]
+    assert {part: (list(task.split(part).files), list(task.split(part).labels)) for part in task.splits} == {
+        "train": (["0.png", "3.png"], [1, 0]), "val": (["2.png"], [1]), "test": (["1.png", "4.png"], [0, 1])}
+    assert label_of(task.split("test").image(1)) == 4
+
+
+def test_whole_numbers_sort_as_numbers(table):
+    rows = [f"{index}.png,{label}" for index, label in enumerate([10, 9, 2, "b", "a", 10, 9, 2, "b", "a"])]
+    task = table(csv(rows))
+    assert task.classnames == ["2", "9", "10", "a", "b"]
+
+
+def test_without_test_rows_a_fifth_of_each_class_is_it(table, tmp_path, capsys):
+    rows = [f"{index}.png,{'ab'[index % 2]}" for index in range(12)]
+    task = table(csv(rows))
+    assert sorted(task.split("test").labels) == [0, 1] and sorted(task.split("train").labels) == [0] * 5 + [1] * 5
+    assert "no test part" in capsys.readouterr().out and len(list((tmp_path / "splits").iterdir())) == 1
+    again = table(csv(rows))
+    assert again.split("test").files == task.split("test").files
+
+
+def test_the_name_of_its_files(tmp_path):
+    assert stem(f"csv:{tmp_path}/mine.v2.csv") == "mine.v2"
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_column(table):
+    """Spreadsheets begin their UTF-8 with it."""
+    assert len(table("\ufeff" + csv(["0.png,a,train", "1.png,a,test"], "image,label,split")).split("train")) == 1
+
+
+def test_a_table_that_trains_and_is_scored(tmp_path, cli, world):
+    for index in range(8):
+        picture(tmp_path / f"{index}.png", index % 2 / 3, index)
+    rows = [f"{index}.png,{('red disc', 'blue')[index % 2]},{'train' if index < 6 else 'test'}" for index in range(8)]
+    put_text(tmp_path / "mine.csv", csv(rows, "image,label,split"))
+    done = run(cli, world, tmp_path, "mine.csv")
+    assert done.status == 0, done.err
+    assert (tmp_path / "out" / "mine.pth").exists()
+
+
+FAULTY = {
+    "missing": (None, ["no such file", "image and label"]),
+    "no image column": ("picture,label\n0.png,a\n", ["image", "picture, label"]),
+    "no label column": ("image,tag\n0.png,a\n", ["label", "image, tag"]),
+    "empty": ("", ["holds no rows"]), "only a head": ("image,label\n", ["holds no rows"]),
+    "no label": ("image,label\n0.png,\n", ["line 2", "label"]),
+    "a short row": ("image,label\n0.png\n", ["line 2", "label"]),
+    "no image": ("image,label\n0.png,a\n,a\n", ["line 3", "image"]),
+    "a stranger's split": ("image,label,split\n0.png,a,training\n", ["line 2", "'training'", "train, val, test"]),
+    "an image that is not there": ("image,label\n0.png,a\n99.png,a\n", ["line 3", "99.png"]),
+    "only test rows": ("image,label,split\n0.png,a,test\n", ["train"]),
+    "one image a class": ("image,label\n0.png,a\n1.png,b\n", ["test"]),
+    "a class that does not train": ("image,label,split\n0.png,a,train\n1.png,b,test\n", ["no image of b"]),
+    "no text": (b"image,label\n\xff\xfe.png,a\n", ["cannot be read"]),
+    "an image that is none": ("image,label,split\n0.png,a,train\n1.png,a,test\nnone.png,a,test\n",
+                              ["none.png", "decoded"]),
+}
+
+
+def run(cli, world, folder, name):
+    return cli("--load", world.model, "--train-dataset", f"csv:{folder / name}", "--iterations", 1, "--batch-size",
+               BATCH, "--lr", RATE, "--workers", 0, "--data-location", folder, "--save", folder / "out")
+
+
+@pytest.mark.parametrize("case", FAULTY)
+def test_faulty_tables(tmp_path, cli, world, case):
+    content, fragments = FAULTY[case]
+    for index in range(2):
+        put(tmp_path / f"{index}.png", index)
+    (tmp_path / "none.png").write_bytes(b"")
+    if content is not None:
+        (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = run(cli, world, tmp_path, "mine.csv")
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and "Traceback" not in done.err, done.err
+    assert all(fragment in done.err for fragment in ["mine" if case != "an image that is none" else "", *fragments]), done.err
+    assert not (tmp_path / "out" / "mine.pth").exists()
