@@ -5,7 +5,7 @@ import os
 
 from src.args import FLAGS, shown
 from src.datasets import stem
-from src.datasets.check import structural_faults
+from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
 from src.models import METHODS
 
@@ -33,6 +33,8 @@ def _require_images(task, name, split):
         raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
     if not len(task.split(split)):
         raise UserError(f"{name} has no images in its {split} split")
+    for fault in outside_faults(task, split):
+        raise UserError(fault)
 
 
 def _open_references(config, datasets, reads):
@@ -45,6 +47,8 @@ def _open_references(config, datasets, reads):
             raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
     if "ref_dataset" in reads:
         reference = datasets.open(config.ref_dataset)
+        if not len(reference.reference_split):
+            raise UserError(f"--ref-dataset {config.ref_dataset} has no images")
         if not (reference.classnames or config.ref_sentences or config.text_datasets):
             raise UserError(f"--ref-dataset {config.ref_dataset} has no class names to make texts of; "
                             "give --ref-sentences too")

@@ -42,6 +42,11 @@ class Copy:
     folder: str = ""
 
 
+def told(done):
+    """What a command line says on stderr beside its notes."""
+    return [line for line in done.err.splitlines() if not line.startswith("note: ")]
+
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 

@@ -146,8 +146,6 @@ OFFICIAL = "annotations/captions_train2014.json"
 DAMAGE = {
     "no json": ("coco", OFFICIAL, "{"), "a list": ("coco", OFFICIAL, "[]"), "no images": ("coco", OFFICIAL, "{}"),
     "a stranger's caption": ("coco", OFFICIAL, '{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}'),
-    "a caption that is none": ("coco", OFFICIAL, '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": '
-                               '[{"image_id": 1, "caption": null}]}'),
     "no split": ("coco", "dataset_coco.json", '{"images": [{"filename": "a.jpg", "sentences": []}]}'),
     "strings": ("flickr30k", "dataset_flickr30k.json", '{"images": ["a.jpg"]}'),
     "numbers": ("flickr30k", "dataset_flickr30k.json", '{"images": 3}'),
@@ -163,6 +161,14 @@ def test_damaged_annotations(tmp_path, cli, world, case):
     done = zscl(cli, world, name, "random", tmp_path, tmp_path)
     assert done.status == 2 and len(done.err.splitlines()) == 1, done.err
     assert str(tmp_path / name / file) in done.err and name in done.err
+
+
+@pytest.mark.parametrize("captions", ["[]", '[{"image_id": 1, "caption": null}]'])
+def test_references_without_an_image(tmp_path, cli, world, captions):
+    put_text(tmp_path / "coco" / OFFICIAL,
+             f'{{"images": [{{"id": 1, "file_name": "a.jpg"}}], "annotations": {captions}}}')
+    done = zscl(cli, world, "coco", "random", tmp_path, tmp_path)
+    assert done.status == 2 and "--ref-dataset coco" in done.err and "no images" in done.err
 
 
 def test_a_karpathy_file_without_training_images(tmp_path):

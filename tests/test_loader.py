@@ -83,11 +83,11 @@ def assert_loads_as(path, model):
     torch.testing.assert_close(features(ours, images, tokens), expected, atol=1e-4, rtol=1e-4)
 
 
-def rounded_to_half(model):
-    """A copy whose weights all are numbers of fp16, kept as fp32."""
+def rounded(model, dtype=torch.float16):
+    """A copy whose weights all are numbers of a shorter type, kept as fp32."""
     copy = open_clip.model.CLIP(16, *towers_of(model), quick_gelu=True).eval()
     copy.load_state_dict(model.state_dict())
-    return copy.half().float()
+    return copy.to(dtype).float()
 
 
 def towers_of(model):
@@ -195,14 +195,13 @@ def test_plain_state_dict_in_torch_s_old_format(theirs, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_read_as_fp32(theirs, dtype, tmp_path):
-    half = {name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in rounded_to_half(theirs).state_dict().items()}
-    torch.save(half, tmp_path / "weights.pt")
+    expected = rounded(theirs, dtype)
+    torch.save({name: value.to(dtype) if value.is_floating_point() else value
+                for name, value in theirs.state_dict().items()}, tmp_path / "weights.pt")
     state_dict = read_checkpoint(tmp_path / "weights.pt")["state_dict"]
-    for name, value in half.items():
-        assert torch.equal(state_dict[name], value.float() if value.is_floating_point() else value), name
-    if dtype == torch.float16:
-        assert_loads_as(tmp_path / "weights.pt", rounded_to_half(theirs))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(state_dict[name], value) and state_dict[name].dtype == value.dtype, name
+    assert_loads_as(tmp_path / "weights.pt", expected)
 
 
 def test_traced_archive(theirs, tmp_path):
@@ -211,9 +210,8 @@ def test_traced_archive(theirs, tmp_path):
 
 
 def test_traced_archive_in_half_precision(theirs, tmp_path):
-    expected = rounded_to_half(theirs)
-    save_traced(rounded_to_half(theirs), tmp_path / "weights.pt", half=True)
-    assert_loads_as(tmp_path / "weights.pt", expected)
+    save_traced(rounded(theirs), tmp_path / "weights.pt", half=True)
+    assert_loads_as(tmp_path / "weights.pt", rounded(theirs))
 
 
 def test_traced_archive_of_a_gpu(archive, file_of):

@@ -19,11 +19,26 @@ def cached_split(split, name, transform, root, workers=0):
 
     The file is keyed by the transform and the listing: another resolution or other files make another one.
     """
-    listing = "\n".join([transform.name, *split.listing()]).encode("utf-8", "surrogateescape")
+    listing = "\n".join([transform.name, *_state(split)]).encode("utf-8", "surrogateescape")
     path = Path(root) / FOLDER / f"{name}-{hashlib.sha256(listing).hexdigest()[:16]}.npy"
     if not path.is_file():
         _fill(path, split, transform, workers)
     return _mapped(path, split)
+
+
+def _state(split):
+    """Lines that change when the images do: where each file lies, its size and time."""
+    if split.path is None:
+        return split.listing()
+    lines = []
+    for index in range(len(split)):
+        path = os.path.abspath(split.path(index))
+        try:
+            found = os.stat(path)
+            lines.append(f"{path} {found.st_size} {found.st_mtime_ns}")
+        except OSError:  # said with its name when it is decoded
+            lines.append(path)
+    return lines
 
 
 def _fill(path, split, transform, workers):
@@ -49,7 +64,10 @@ def _fill(path, split, transform, workers):
 def _mapped(path, split):
     import numpy
     import torch
-    rows = numpy.load(path, mmap_mode="r")                                              # (N, 3, R, R) uint8
+    try:
+        rows = numpy.load(path, mmap_mode="r")                                          # (N, 3, R, R) uint8
+    except (OSError, ValueError) as error:
+        raise UserError(f"--cache-images: {path} is damaged ({error}); remove it") from None
     return replace(split, image=lambda index: torch.from_numpy(numpy.array(rows[index])))
 
 

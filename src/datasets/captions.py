@@ -84,7 +84,7 @@ def _official_coco(name, path, folder):
     try:
         captions = {row["id"]: [] for row in content["images"]}
         for row in content["annotations"]:
-            captions[row["image_id"]].append(row["caption"])
+            captions[row["image_id"]].append(str(row["caption"] or ""))
         return _caption_split(name, folder, [(row["file_name"], captions[row["id"]]) for row in content["images"]])
     except (KeyError, TypeError) as error:
         raise UserError(f"{name}: {path} is not COCO's caption format ({error} is missing)") from None
@@ -102,17 +102,19 @@ def _table_task(name, stem, path, delimiter):
 def _table_rows(name, path, delimiter):
     """(image path, caption) of each row."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
+                rows = [dict(json.loads(line).items()) for line in file if line.strip()]
             else:
                 rows = list(csv.DictReader(file, delimiter=delimiter))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
         raise UserError(f"{name}: {path} cannot be read as a table ({error})") from None
     if not rows:
         raise UserError(f"{name}: {path} holds no rows")
     image, caption = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-    return [(str(row[image]), str(row[caption] or "")) for row in rows]
+    if any(caption not in row for row in rows):
+        raise UserError(f"{name}: {path} has rows without {caption}")
+    return [(str(row[image]), str(row[caption] or "")) for row in rows if row.get(image)]
 
 
 def column_of(name, path, row, wanted):

@@ -12,11 +12,17 @@ def structural_faults(task, splits):
     faults, classes = [], len(task.classnames)
     for name in splits:
         labels = set(task.split(name).labels)
-        if outside := sorted(label for label in labels if not 0 <= label < classes):
-            faults.append(f"{task.name}: the {name} split has label {outside[0]}, outside the {classes} classes")
+        faults += outside_faults(task, name)
         if missing := [task.classnames[label] for label in range(classes) if label not in labels]:
             faults.append(f"{task.name}: no image of {_some(missing)} in the {name} split")
     return faults
+
+
+def outside_faults(task, split):
+    """A sentence about the first label that no class has, where there is one."""
+    classes = len(task.classnames)
+    outside = sorted(label for label in set(task.split(split).labels) if not 0 <= label < classes)
+    return [f"{task.name}: the {split} split has label {outside[0]}, outside the {classes} classes"] if outside else []
 
 
 def check_dataset(name, root):

@@ -149,7 +149,7 @@ def _fetch(name, root, dataset, folder, parts, downloads=True):
                     opener(partial, download=True, **arguments)
                 shutil.move(Path(partial) / folder, place)
         return {split: opener(root, **arguments) for split, arguments in parts.items()}
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # scipy, pickle and torchvision each have their own for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name}: {place} (--data-location {root}) is missing or damaged and could not be downloaded "
                         f"({reason}); see section {name} of datasets.md") from None

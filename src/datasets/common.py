@@ -46,6 +46,7 @@ class Split:
     files: Sequence[str] | None = None
     captions: Sequence[Sequence[str]] | None = None
     video: Any = None
+    path: Callable[[int], Any] | None = None  # where an image lies
 
     def __len__(self):
         return len(self.labels)
@@ -53,7 +54,8 @@ class Split:
     def subset(self, indices):
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
                      self.files and [self.files[index] for index in indices],
-                     self.captions and [self.captions[index] for index in indices])
+                     self.captions and [self.captions[index] for index in indices],
+                     path=self.path and (lambda position: self.path(indices[position])))
 
     def listing(self):
         """Names to tie an index list to: the files, or the labels of what is not in files."""
@@ -62,7 +64,7 @@ class Split:
 
 def file_split(folder, files, labels, read):
     """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` gives an image."""
-    return Split(lambda index: read(folder / files[index]), labels, files)
+    return Split(lambda index: read(folder / files[index]), labels, files, path=lambda index: folder / files[index])
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Task:
     sentences: Sequence[str] = ()
     in_memory: bool = False
     train_data: str = "all"
+    place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
 
     def split(self, name):
         if name not in self.splits:

@@ -32,13 +32,17 @@ def open_folder(name, root):
     splits = {split: folder_split(folder, folders) for split, folder in parts.items()}
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
-    return Task(path.name, _classnames(name, path, folders), _templates(name, path), splits)
+    return Task(path.name, _classnames(name, path, folders), _templates(name, path), splits, place=place_of(path))
+
+
+def place_of(path):
+    """A name that no other folder or table of the same name has."""
+    return f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
 def stored_halves(name, path, root, everything):
     """A seeded, class-balanced train and test part of data that has no test part; stored, and said in one line."""
-    place = f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    lists = stored_lists(root, place, everything.files, lambda: dict(zip(
+    lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
     print(f"{name}: no test part, so {len(lists['test'])} of its {len(everything)} images, 20 % of each class, are it")
     return {split: everything.subset(lists[split]) for split in ("train", "test")}

@@ -1,5 +1,6 @@
 """Image files: finding them in class folders, decoding them by name."""
 
+import os
 from pathlib import Path
 
 from src.datasets.common import file_split
@@ -47,8 +48,9 @@ def list_images(folder, classes):
     """(files relative to ``folder`` as POSIX paths, labels), sorted within each class."""
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path.relative_to(folder).as_posix() for path in (Path(folder) / name).rglob("*")
-                       if path.suffix.lower() in SUFFIXES)
+        found = sorted(Path(place, file).relative_to(folder).as_posix()
+                       for place, _, names in os.walk(Path(folder) / name) for file in names
+                       if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
         files += found
         labels += [label] * len(found)
     return files, labels

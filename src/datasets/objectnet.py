@@ -28,8 +28,8 @@ def open_objectnet(name, root):
 def _mapping(name, base, file):
     path = base / "mappings" / file
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{name}: {path} cannot be read ({error}); see section {name} of datasets.md") from None
 
 

@@ -25,7 +25,7 @@ def random_halves(count, share=TRAIN_SHARE, seed=RANDOM_SEED):
     return order[:cut], order[cut:]
 
 
-def stored_lists(root, name, files, draw, seed):
+def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
     """The index lists of ``<root>/splits/<name>.json``, drawn by ``draw() -> {part: indices}`` the first time.
 
     ``files``: the sorted listing as relative POSIX paths, which the lists point into.
@@ -33,7 +33,7 @@ def stored_lists(root, name, files, draw, seed):
     path = Path(root) / FOLDER / f"{name}.json"
     listing = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
     if path.is_file():
-        return _read(path, name, len(files), listing)
+        return _read(path, name, len(files), listing, parts)
     lists = draw()
     content = {"dataset": name, "seed": seed, "count": len(files), "listing_sha256": listing, "lists": lists}
     try:
@@ -45,16 +45,17 @@ def stored_lists(root, name, files, draw, seed):
     return lists
 
 
-def _read(path, name, count, listing):
+def _read(path, name, count, listing, parts):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         lists, before = content["lists"], (content["count"], content["listing_sha256"])
+        inside = all(0 <= index < count for part in parts for index in lists[part])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it anew") from None
     if before != (count, listing):
         raise UserError(f"{name}: the files changed since its split was stored ({before[0]} files then, {count} now); "
                         f"restore them, or remove {path} to draw another split")
-    if any(not 0 <= index < count for part in lists.values() for index in part):
+    if not inside:
         raise UserError(f"{name}: the stored split {path} points outside the {count} files; remove it to draw it anew")
     return lists
 
@@ -62,9 +63,9 @@ def _read(path, name, count, listing):
 def with_validation(task, fraction, root):
     """``val`` becomes a class-balanced part of train, ``fraction`` of each class, stored."""
     train = task.split("train")
-    name = f"{task.name}_val{fraction:g}"
-    lists = stored_lists(root, name, train.listing(), lambda: dict(zip(
-        ("train", "val"), balanced_halves(train.labels, 1 - fraction, seed_of(name)), strict=True)), seed_of(name))
+    seed = seed_of(f"{task.name}_val{fraction:g}")
+    lists = stored_lists(root, _list_name(task, f"val{fraction:g}"), train.listing(), lambda: dict(zip(
+        ("train", "val"), balanced_halves(train.labels, 1 - fraction, seed), strict=True)), seed, ("train", "val"))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"]),
                                  "val": train.subset(lists["val"])},
                    train_data=_named(task, f"val {fraction:g}"))
@@ -73,8 +74,8 @@ def with_validation(task, fraction, root):
 def with_shots(task, shots, seed, root):
     """``train`` becomes ``shots`` images of each class, drawn by ``seed``, stored."""
     train = task.split("train")
-    name = f"{task.name}_{shots}shot_seed{seed}"
-    lists = stored_lists(root, name, train.listing(), lambda: {"train": draw_shots(train.labels, shots, seed)}, seed)
+    lists = stored_lists(root, _list_name(task, f"{shots}shot_seed{seed}"), train.listing(),
+                         lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
                    train_data=_named(task, f"{shots} shots seed {seed}"))
 
@@ -98,7 +99,8 @@ def with_split_file(task, path):
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        named = {part: [row if isinstance(row, str) else row[0] for row in rows] for part, rows in content.items()}
+        named = {part: [(row if isinstance(row, str) else row[0]).lstrip("/") for row in rows]
+                 for part, rows in content.items()}
     except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise UserError(f"--split-file {path}: expected json such as {{\"train\": [[\"a/1.jpg\", 0, \"cat\"]]}} "
                         f"({error})") from None
@@ -122,7 +124,9 @@ def _find_all(names, by_name, path):
         found.append(matches[0])
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],
-                 [split.listing()[index] for split, index in found])
+                 [split.listing()[index] for split, index in found],
+                 path=(lambda position: found[position][0].path(found[position][1]))
+                 if all(split.path for split, _ in found) else None)
 
 
 def tolerant(task):
@@ -142,6 +146,12 @@ def _image_or_none(split, index):
         return split.image(index)
     except UserError:
         return None
+
+
+def _list_name(task, text):
+    """A list is called by its dataset, of the user's own data also by its place, and by what it was drawn from."""
+    drawn_from = "" if task.train_data == "all" else "_" + task.train_data.replace(" ", "")
+    return f"{task.place or task.name}{drawn_from}_{text}"
 
 
 def _named(task, text):

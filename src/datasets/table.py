@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.datasets.captions import column_of
 from src.datasets.common import Task, file_split
-from src.datasets.folder import SPLITS, stored_halves
+from src.datasets.folder import SPLITS, place_of, stored_halves
 from src.datasets.images import read_image
 from src.errors import UserError
 from src.templates.collections import SIMPLE
@@ -41,7 +41,7 @@ def open_csv(name, root):
         raise UserError(f"{name}: {path} has no row whose split is train")
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
-    return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits)
+    return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits, place=place_of(path))
 
 
 def _numbers_first(text):
@@ -52,7 +52,7 @@ def _rows(name, path):
     if not path.is_file():
         raise UserError(f"{name}: no such file: {path}; give csv:FILE with the columns image and label")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{name}: {path} cannot be read as csv ({error})") from None

@@ -4,6 +4,7 @@ A frame may show several of the classes; any of them counts as right. pm-k asks 
 reviewed neighbours within k frames are right.
 """
 
+import contextlib
 import csv
 import json
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from src.datasets.images import read_image
 from src.errors import UserError
 
 BASE = "imagenet_vid_ytbb_robust"
-YTBB_NAMES = ("person bird bicycle boat bus bear cow cat giraffe potted_plant horse motorcycle knife airplane "
-              "skateboard train truck zebra toilet dog elephant umbrella none car").replace("_", " ").split(" ")
+YTBB_NAMES = [name.replace("_", " ") for name in (
+    "person bird bicycle boat bus bear cow cat giraffe potted_plant horse motorcycle knife airplane skateboard train "
+    "truck zebra toilet dog elephant umbrella none car").split()]
 K = 10
 
 # Marks of YTBB-Robust's reviewers on a pair (anchor, neighbour) that make it unfit.
@@ -46,13 +48,20 @@ def open_vid(name, root):
     labels = _read(name, root, base / "metadata" / "labels.json")       # {"val/<video>/<frame>": [class, ...]}
     sets = _read(name, root, base / "metadata" / "pmsets.json")         # {anchor: [neighbour, ...]}
     index = _read(name, root, base / "misc" / "imagenet_vid_class_index.json")  # {"0": [wnid, name], ...}
-    classes = [index[str(label)][1] for label in range(len(index))]
-    return _task(name, root, base, classes, labels, sets)
+    with _published_form(name, base):
+        classes = [index[str(label)][1] for label in range(len(index))]
+        return _task(name, root, base, classes, labels, sets)
 
 
 def open_ytbb(name, root):
     """YTBB-Robust: ``ytbb_videos/<video>_<ms>/frame-<i>.jpg`` and its reviewers' annotations in ``metadata/``."""
     base = Path(root) / BASE / "ytbb-robust"
+    with _published_form(name, base):
+        return _task(name, root, base / "ytbb_videos", YTBB_NAMES, *_ytbb_frames(name, root, base))
+
+
+def _ytbb_frames(name, root, base):
+    """({frame: its classes, the anchor's own first}, {anchor: neighbours that the reviewers found similar})."""
     anchors = _annotations(name, root, base / "metadata" / "anchor_labels.json")
     pairs = _annotations(name, root, base / "metadata" / "pmk_labels.json")
     spoilt = {_key(pair.split(",")[0]) for pair, marks in pairs.items() if "bad-anchor" in marks}
@@ -70,7 +79,16 @@ def open_ytbb(name, root):
         if anchor in sets and "similar" in marks and not UNFIT & marks and abs(_frame(neighbour) - _frame(anchor)) <= K:
             sets[anchor].append(neighbour)
             labels.setdefault(neighbour, labels[anchor])
-    return _task(name, root, base / "ytbb_videos", YTBB_NAMES, labels, sets)
+    return labels, sets
+
+
+@contextlib.contextmanager
+def _published_form(name, folder):
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{name}: the annotations under {folder} are not in the published form "
+                        f"({type(error).__name__}: {error}); see section {name} of datasets.md") from None
 
 
 def _task(name, root, folder, classes, labels, sets):

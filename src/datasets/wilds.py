@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.datasets.common import Split, Task
+from src.datasets.common import Task, file_split
 from src.datasets.imagenet import missing
 from src.datasets.images import read_image
 from src.errors import UserError
@@ -24,24 +24,31 @@ PARTS = {"train": "train", "val": "id_val", "test": "id_test", "ood_val": "val",
 
 
 def open_fmow(name, root):
-    dataset, _ = _open(name, root, "fmow")
+    dataset, _ = _open(name, root, "fmow", "fmow_v1.1")
     file = lambda index: f"images/rgb_img_{dataset.full_idxs[index]}.png"  # noqa: E731
     return Task(name, FMOW_NAMES, FMOW, _splits(dataset, file))
 
 
 def open_iwildcam(name, root):
     """Class names are those of the dataset's own ``categories.csv`` (columns y and name), lower-cased."""
-    dataset, folder = _open(name, root, "iwildcam")
+    dataset, folder = _open(name, root, "iwildcam", "iwildcam_v2.0")
     file = lambda index: f"train/{dataset._input_array[index]}"  # noqa: E731
     return Task(name, _species(name, folder / "categories.csv", root), IWILDCAM, _splits(dataset, file))
 
 
-def _open(name, root, key):
-    import wilds
+def _open(name, root, key, folder):
+    place = Path(root) / folder
+    if not place.is_dir():  # said without the seconds that the package takes to import
+        raise missing(name, place, root)
     try:
+        import wilds
         dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
-    except (FileNotFoundError, ValueError) as error:
-        raise missing(name, Path(root) / f"{key}_v*", root) from error
+    except ImportError as error:
+        raise UserError(f"{name} needs the package wilds ({error}): pip install wilds") from None
+    except Exception as error:  # it asserts, and takes columns and names as they come
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{name}: {place} (--data-location {root}) is damaged ({reason}); see section {name} of "
+                        "datasets.md") from None
     return dataset, Path(dataset._data_dir)
 
 
@@ -63,5 +70,5 @@ def _splits(dataset, file):
         indices = numpy.flatnonzero(numpy.asarray(dataset.split_array) == dataset.split_dict[theirs]).tolist()
         files = [file(index) for index in indices]
         labels = dataset.y_array[indices].tolist()
-        splits[part] = Split(lambda position, files=files: read_image(folder / files[position]), labels, files)
+        splits[part] = file_split(folder, files, labels, read_image)
     return splits
