@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
 CONFIGS = Path(__file__).parent / "configs"
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -98,15 +99,19 @@ def check_architecture(block, path):
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
                          "a ResNet a list of vision_layers and no vision_patch_size")
-    vocabulary = block.get("vocabulary")
-    if vocabulary is not None and not (isinstance(vocabulary, list) and all(type(token) is int for token in vocabulary)
-                                       and len(set(vocabulary)) == len(vocabulary) == block["vocab_size"] - 1):
+    if block.get("vocabulary") is not None and not _are_tokens(block["vocabulary"], block["vocab_size"] - 1):
         raise ValueError(f"{path}: vocabulary must list {block['vocab_size'] - 1} different token ids, one fewer than "
                          "vocab_size")
     for width, heads in _attentions(block):
         if width % heads:
             raise ValueError(f"{path}: a width of {width} does not divide into {heads} heads")
     return block
+
+
+def _are_tokens(vocabulary, count):
+    """Whether it is a list of ``count`` different token ids."""
+    return isinstance(vocabulary, list) and len(vocabulary) == count and all(
+        type(token) is int and 0 <= token < VOCABULARY_SIZE for token in vocabulary) and len(set(vocabulary)) == count
 
 
 def _attentions(block):

@@ -219,6 +219,14 @@ class _Module(dict):
         self.update(attributes)
 
 
+def _rebuild_tensor(storage, offset, size, stride, *rest):
+    """As torch's, but a storage that is too small is an error and never filled up with whatever memory holds."""
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if 0 not in size and not 0 <= last < len(storage):
+        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} is larger than its {len(storage)} stored values")
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)
+
+
 class _ArchiveUnpickler(pickle.Unpickler):
     """Reads the module tree of a TorchScript archive; tensors are rebuilt from raw bytes, no other class exists."""
 
@@ -230,7 +238,7 @@ class _ArchiveUnpickler(pickle.Unpickler):
         if module.startswith("__torch__"):
             return _Module
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return torch._utils._rebuild_tensor_v2
+            return _rebuild_tensor
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         if module == "torch.jit._pickle" and name.startswith("build_"):

@@ -12,8 +12,9 @@ from pathlib import Path
 import ftfy
 import regex
 
+from clip.catalog import VOCABULARY_SIZE
+
 CONTEXT_LENGTH = 77
-VOCABULARY_SIZE = 49408
 START_TOKEN, END_TOKEN = 49406, 49407
 MERGES = VOCABULARY_SIZE - 2 * 256 - 2  # what is left beside the bytes, the bytes that end a word, and two marks
 

@@ -209,6 +209,12 @@ def test_optional_sizes_must_be_positive_whole_numbers_too(yaml_file, key, value
     assert f"{key} must be a positive whole number" in message and repr(value) in message
 
 
+@pytest.mark.parametrize("vocabulary", [[5, 6], [5, 6, 6], [5, 6, 7, 8], [5, 6, True], [5, 6, "7"], 7, {"a": 1},
+                                        [5, 6, -1], [5, 6, 49408]])
+def test_vocabulary_lists_as_many_token_ids_as_there_are_rows_beside_the_shared_one(yaml_file, vocabulary):
+    assert "vocabulary" in error_of("mine", yaml_file({**BLOCK, "vocab_size": 4, "vocabulary": vocabulary}))
+
+
 @pytest.mark.parametrize("changes", [{"transformer_heads": 3}, {"vision_heads": 5}, {"vision_width": 200}])
 def test_heads_must_divide_the_width(yaml_file, changes):
     """Otherwise the first batch would end in an error about shapes. A ViT of width 200 has 3 heads unless told."""
