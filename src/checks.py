@@ -25,9 +25,14 @@ def check(config):
     for first, second, reason in CONTRADICTIONS:
         if config.given(first) and config.given(second):
             raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
-    for rule in (_check_kind, _check_model, _check_method, _check_datasets, _check_splits, _check_rates, _check_files):
+    for rule in RULES:
         rule(config)
     config.warnings += _without_effect(config)
+
+
+def _check_processes(config):
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and config.kind in (*TRAINING, EVAL):
+        raise UserError("several processes are not built yet; run one, without torchrun")
 
 
 def _check_kind(config):
@@ -116,6 +121,10 @@ def _check_files(config):
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
     if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
         raise UserError(f"--save {config.save}: is a file, not a folder")
+
+
+RULES = (_check_processes, _check_kind, _check_model, _check_method, _check_datasets, _check_splits, _check_rates,
+         _check_files)
 
 
 def _without_effect(config):

@@ -115,8 +115,9 @@ class Run:
             scores[file] = evaluate(
                 model, opened, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
                 worker_count(config, opened), logits, config.data_location if config.cache_images else None)
-            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, config.eval_split,
-                                                      train_data=train_data))
+            out_of_distribution = config.wilds_split == "ood" and "ood_test" in opened.splits
+            split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
+            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, split, train_data=train_data))
         return scores
 
     def summarise(self, rows):

@@ -128,3 +128,11 @@ def test_errors(words, fragments):
 def test_a_rate_may_be_named_as_the_dataset_is_given():
     assert checked(f"{TASK} --lr 1e-5,toy-colours=2e-5").lr["toy-colours"] == 2e-5
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
+
+
+def test_several_processes_are_refused(monkeypatch):
+    """Until they are built, each would train and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="several processes"):
+        checked(TASK)
+    checked("--list-datasets")
