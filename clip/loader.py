@@ -6,10 +6,12 @@ layout) only the tensors are taken, by an unpickler that knows no other class.
 
 import hashlib
 import http.client
+import io
 import os
 import pickle
 import tempfile
 import urllib.request
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -128,12 +130,7 @@ def read_checkpoint(path):
     path = Path(path)
     if not path.is_file():
         raise LoadError(f"no such file: {path}")
-    try:
-        content = (_read_archive(path) if _is_torchscript(path)
-                   else torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # damaged bytes make the unpicklers raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LoadError(f"{path} is not a file of weights that can be read safely ({reason})") from None
+    content = _read(path)
     checkpoint = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
         content, dict) else {}
     if "format" in checkpoint and checkpoint["format"] != FORMAT:
@@ -152,6 +149,20 @@ def read_checkpoint(path):
     except ValueError as error:
         raise LoadError(str(error)) from None
     return {**ours, "architecture": architecture, "state_dict": state_dict}
+
+
+def _read(path):
+    try:
+        if _is_torchscript(path):
+            return _read_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses about what a damaged file may be
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the unpicklers raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "weights_only" in reason:  # torch's advice is to execute the file
+            reason = "it is damaged, or holds more than tensors and plain types"
+        raise LoadError(f"{path} is not a file of weights that can be read safely ({reason[:200]})") from None
 
 
 # Numbers and masks that some layouts store beside the weights.
@@ -219,19 +230,16 @@ class _Module(dict):
         self.update(attributes)
 
 
-def _rebuild_tensor(storage, offset, size, stride, *rest):
-    """As torch's, but a storage that is too small is an error and never filled up with whatever memory holds."""
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if 0 not in size and not 0 <= last < len(storage):
-        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} is larger than its {len(storage)} stored values")
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)
+def _rebuild_tensor(values, offset, size, stride, *rest):
+    """A view of the stored values; torch refuses one that would reach beyond them."""
+    return torch.as_strided(values, size, stride, offset)
 
 
 class _ArchiveUnpickler(pickle.Unpickler):
     """Reads the module tree of a TorchScript archive; tensors are rebuilt from raw bytes, no other class exists."""
 
     def __init__(self, archive, root):
-        super().__init__(archive.open(f"{root}/data.pkl"))
+        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
         self.archive, self.root, self.storages = archive, root, {}
 
     def find_class(self, module, name):
@@ -251,9 +259,8 @@ class _ArchiveUnpickler(pickle.Unpickler):
         _, dtype, key, _, count = identifier
         if key not in self.storages:
             data = bytearray(self.archive.read(f"{self.root}/data/{key}"))
-            tensor = torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
-            self.storages[key] = torch.storage.TypedStorage(
-                wrap_storage=tensor.untyped_storage(), dtype=dtype, _internal=True)
+            self.storages[key] = torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(
+                0, dtype=dtype)
         return self.storages[key]
 
 
