@@ -118,7 +118,8 @@ def model_name(config, checkpoint):
 
 
 def zeroshot_opener(config, checkpoint, device):
-    """-> open(path=None): a frozen CLIP with the weights of ``--init``, or of a file."""
+    """-> open(path=None): a frozen CLIP with the weights of ``--init``, or of a file; read once a run."""
+    @functools.cache
     def open_zeroshot(path=None):
         if path is None and config.init == "scratch":
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
@@ -156,13 +157,13 @@ def worker_count(config, task):
     return 0 if task.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
-def build_state(config, datasets, name, checkpoint, device):
+def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
     """The state of one task, its model on the device with the train mode's parameters free."""
     task = datasets.open(name)
     model = device.place(loader.build(checkpoint))
     select_trainable(model, config.train_mode)
     return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
-                         open_task=datasets.open, open_zeroshot=zeroshot_opener(config, checkpoint, device),
+                         open_task=datasets.open, open_zeroshot=open_zeroshot,
                          history=list(checkpoint.get("history", [])))
 
 

@@ -47,14 +47,15 @@ class Run:
         if not self.config.overwrite:
             for name in map(stem, names):
                 refuse_to_replace(self.config, self.folder, name)
+        self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
         if names and "ref_model" in METHODS[self.config.method].uses:
-            zeroshot_opener(self.config, start, self.device)(self.config.ref_model)
+            self.open_zeroshot(self.config.ref_model)
         self.folder.prepare()
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``. -> (its finished checkpoint, {dataset: Scores})."""
         config, began = self.config, time.perf_counter()
-        state = build_state(config, self.datasets, name, start, self.device)
+        state = build_state(config, self.datasets, name, start, self.device, self.open_zeroshot)
         hooks = build_hooks(config, start)
         due = self._evaluation_rhythm(state)
         file, total = stem(name), state.settings.iterations

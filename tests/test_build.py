@@ -163,7 +163,7 @@ def test_state_of_a_task(world, tmp_path):
     write_model(tmp_path / "model.pth")
     settings = config(f"--load {tmp_path}/model.pth --iterations 2 --train-mode image --train-dataset {world.colours}")
     start = build.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
-    state = build.build_state(settings, build.Datasets(settings), world.colours, start, Device("cpu", "fp32"))
+    state = build.build_state(settings, build.Datasets(settings), world.colours, start, Device("cpu", "fp32"), None)
     trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("visual.") for name in trained)
     assert state.iteration == 0 and state.history == [{"dataset": "before"}]

@@ -209,8 +209,8 @@ def test_optional_sizes_must_be_positive_whole_numbers_too(yaml_file, key, value
     assert f"{key} must be a positive whole number" in message and repr(value) in message
 
 
-@pytest.mark.parametrize("vocabulary", [[5, 6], [5, 6, 6], [5, 6, 7, 7], [5, 6, 7, 8], [5, 6, True], [5, 6, "7"], 7, {"a": 1},
-                                        [5, 6, -1], [5, 6, 49408]])
+@pytest.mark.parametrize("vocabulary", [[5, 6], [5, 6, 6], [5, 6, 7, 7], [5, 6, 7, 8], [5, 6, True], [5, 6, "7"],
+                                        7, {"a": 1}, [5, 6, -1], [5, 6, 49408]])
 def test_vocabulary_lists_as_many_token_ids_as_there_are_rows_beside_the_shared_one(yaml_file, vocabulary):
     assert "vocabulary" in error_of("mine", yaml_file({**BLOCK, "vocab_size": 4, "vocabulary": vocabulary}))
 

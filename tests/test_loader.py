@@ -344,7 +344,8 @@ def test_misshapen_weights(name, shape, file_of):
 
 @pytest.mark.parametrize("content", [
     {"a": torch.zeros(1)}, {}, [1, 2], torch.zeros(3), {"state_dict": {"a": torch.zeros(1)}}, {"state_dict": 3},
-    {1: torch.zeros(1)}, {"state_dict": {1: torch.zeros(1)}}, {"visual.conv1.weight": 1, "token_embedding.weight": "x"}, "text", None])
+    {1: torch.zeros(1)}, {"state_dict": {1: torch.zeros(1)}},
+    {"visual.conv1.weight": 1, "token_embedding.weight": "x"}, "text", None])
 def test_something_else_than_a_clip(content, file_of):
     message = refusal(file_of(saved(content)))
     assert "weights.pt" in message and "does not hold a CLIP" in message
