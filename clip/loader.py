@@ -79,7 +79,8 @@ def weights_file(name, cache=None):
     if shipped:
         return shipped
     if name not in catalog.ARCHIVES:
-        raise LoadError(f"{name!r} has no published weights; those that have: {', '.join(catalog.ARCHIVES)}")
+        raise LoadError(f"{name!r} is no file and has no published weights; those that have: "
+                        f"{', '.join(catalog.ARCHIVES)}")
     cache = Path(cache or os.environ.get("CLIP_CACHE") or Path.home() / ".cache" / "clip")
     path = cache / catalog.archive_file(name)
     if not path.is_file():
@@ -125,7 +126,8 @@ def read_checkpoint(path):
     """A file of weights -> dict with at least "state_dict" (OpenAI's names) and "architecture".
 
     Known layouts: our checkpoints; OpenAI's TorchScript archives; plain state dicts; the wrappers ``{"state_dict"}``
-    and ``{"model_state_dict"}``; open_clip's checkpoints of OpenAI's architectures. fp16 files are read as fp32.
+    and ``{"model_state_dict"}``; open_clip's checkpoints of OpenAI's architectures. fp16 files are read as fp32. Only
+    our checkpoints say how many heads there are; in others a head has 64 values, as in all of OpenAI's.
     """
     path = Path(path)
     if not path.is_file():

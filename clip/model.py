@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images):
         patches = self.conv1(images).flatten(2).transpose(1, 2)                  # (B, P, W)
         class_token = self.class_embedding.expand(len(patches), 1, -1)
-        x = torch.cat([class_token.to(patches.dtype), patches], dim=1)           # (B, 1 + P, W)
+        x = torch.cat([class_token, patches], dim=1)                             # (B, 1 + P, W)
         x = self.transformer(self.ln_pre(x + self.positional_embedding))
         return self.ln_post(x[:, 0]) @ self.proj
 

@@ -13,7 +13,7 @@ from clip.catalog import architecture_names
 from src.errors import UserError
 from src.models import METHODS
 from src.protocols import PROTOCOLS
-from src.values import auto_or, names, rates, real, warmup, whole
+from src.values import auto_or, names, rates, real, shares, warmup, whole
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
@@ -124,8 +124,8 @@ def distillation_flags():
         Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
              shown="none"),
         Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE"),
-        later("--ref-wise", "teacher: a mix of zero-shot and loaded weights", False),
-        later("--ref-wise-alpha", "share of the loaded weights in it", 0.8),
+        switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights"),
+        Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1)),
         Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
         later("--ref-size", "a seeded subset of the reference images", shown="all"),
         Flag("--T", "distillation temperature", 2.0, real(above=0)),
@@ -140,18 +140,21 @@ def distillation_flags():
 
 def averaging_flags():
     return [
-        later("--we", "weight ensemble along the run", False),
-        later("--we-wise", "weight ensemble pulled to the start", False),
-        later("--we-wise-alpha", "its share of the ensemble", 0.98),
-        later("--moving-avg", "exponential moving average", False),
-        later("--mv-avg-decay", "its decay", 0.999),
-        later("--avg-freq", "steps between updates of the ensemble", 100),
-        later("--wise-merge", "merge with a partner at the end", False),
-        later("--wise-ft", "evaluate mixes with zero-shot weights", False),
-        later("--wise-ft-model", "the partner: n or zeroshot", "n"),
-        later("--wise-ft-alpha", "share of the trained weights in the merge", 0.8),
-        later("--alpha", "shares that --wise-ft evaluates", 0.5),
-        later("--l2", "weight of the squared distance from the start", 0),
+        switch("--we", "weight ensemble: average the weights along the run"),
+        switch("--we-wise", "weight ensemble that is pulled to the weights at load"),
+        Flag("--we-wise-alpha", "share of the ensemble in --we-wise", 0.98, real(0, 1)),
+        switch("--moving-avg", "exponential moving average of the weights"),
+        Flag("--mv-avg-decay", "decay of --moving-avg", 0.999, real(0, 1)),
+        Flag("--avg-freq", "steps between updates of --we and --we-wise", 100, whole(1)),
+        switch("--wise-merge", "merge the weights with a partner at the end"),
+        switch("--wise-ft", "with --eval-only: score mixes of the loaded and the zero-shot weights", runs=(EVAL,),
+               numbers=False),
+        Flag("--wise-ft-model", "partner of --wise-merge: n, the weights at load, or zeroshot", "n",
+             choices=("n", "zeroshot")),
+        Flag("--wise-ft-alpha", "share of the trained weights in --wise-merge", 0.8, real(0, 1)),
+        Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
+             runs=(EVAL,), numbers=False, shown="0.5"),
+        Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0"),
         later("--fc-init", "head of the fc modes: zeroshot or zero", "zeroshot"),
     ]
 

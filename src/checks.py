@@ -6,7 +6,7 @@ import os
 from src.args import EVAL, FLAGS, SINGLE, TRAINING
 from src.datasets import find_entry
 from src.errors import UserError
-from src.models import METHODS
+from src.models import ADD_ONS, METHODS, active_add_ons
 from src.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
@@ -15,6 +15,10 @@ CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
     ("train_dataset", "dataset_order", "train on one dataset, or on a sequence"),
     ("model", "model_config", "an architecture has one source; name it by --model-name"),
+    ("we", "we_wise", "one average is kept"),
+    ("we", "moving_avg", "one average is kept"),
+    ("we_wise", "moving_avg", "one average is kept"),
+    ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
 ]
@@ -47,6 +51,10 @@ def _check_kind(config):
     named = config.eval_datasets or config.dataset_order or config.train_dataset
     if config.kind == EVAL and not (named or config.load):
         raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
+    if config.kind == EVAL and config.wise_ft and not config.load:
+        raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
+    if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
+        config.warnings.append("--alpha has no effect without --wise-ft")
     if config.kind == SINGLE and not config.class_names:
         raise UserError("--eval-single needs --class-names FILE with one class name a line")
     if config.kind == SINGLE and "{}" not in config.prompt:
@@ -134,6 +142,13 @@ def _without_effect(config):
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
                  if flag.key in owned and flag.key not in METHODS[config.method].uses}
+        active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
+        for flag in given:
+            switches = [FLAGS[key].name for key, add_on in ADD_ONS.items() if flag.key in add_on.uses]
+            if switches and flag.key not in active and flag.key not in ADD_ONS:
+                idle[flag.name] = f"has no effect without {' or '.join(switches)}"
+        if config.given("ref_wise_alpha") and not config.ref_wise:
+            idle.setdefault("--ref-wise-alpha", "has no effect without --ref-wise")
         if config.text_datasets and config.given("ref_sentences"):
             idle.setdefault("--ref-sentences", "has no effect with --text-datasets, which comes first")
     return [f"{name} {reason}" for name, reason in idle.items()]

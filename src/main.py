@@ -78,6 +78,10 @@ def run_evaluation(config):
     run.evaluated = run.evaluated or [checkpoint["dataset"]]
     run.open([])
     run.claim([], checkpoint)
+    if config.wise_ft:
+        for alpha in config.alpha:
+            print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{scores_table(run.evaluate(checkpoint, alpha))}\n")
+        return
     scores = run.evaluate(checkpoint)
     print(scores_table(scores))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it

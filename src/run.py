@@ -17,6 +17,7 @@ from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.models import METHODS
 from src.models.evaluation import evaluate
+from src.models.helpers import interpolate_
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace
 from src.records import Journal, RunFolder, describe_run, metrics_row
@@ -50,6 +51,8 @@ class Run:
         self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
         if names and "ref_model" in METHODS[self.config.method].uses:
             self.open_zeroshot(self.config.ref_model)
+        if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
+            self.open_zeroshot()
         self.folder.prepare()
 
     def train(self, name, start):
@@ -101,14 +104,16 @@ class Run:
             return next((scores for scores in given if scores is not None), None)
         return self._score(state.final_model, state.iteration, task, state.task.train_data, logits)
 
-    def evaluate(self, checkpoint):
-        """Score a checkpoint. -> {dataset: Scores}"""
+    def evaluate(self, checkpoint, alpha=None):
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: Scores}"""
         model = self.device.place(loader.build(checkpoint)).eval()
+        if alpha is not None:
+            interpolate_(model, self.open_zeroshot(), alpha)
         last = (checkpoint.get("history") or [{}])[-1]
         return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
-                           last.get("train_data", "all"))
+                           last.get("train_data", "all"), scored_by="zeroshot" if alpha is None else f"wise {alpha:g}")
 
-    def _score(self, model, iteration, task, train_data, logits=None):
+    def _score(self, model, iteration, task, train_data, logits=None, scored_by="zeroshot"):
         config, scores = self.config, {}
         for name in self.evaluated:
             opened = self.datasets.open(name)
@@ -118,7 +123,7 @@ class Run:
                 worker_count(config, opened), logits, config.data_location if config.cache_images else None)
             out_of_distribution = config.wilds_split == "ood" and "ood_test" in opened.splits
             split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
-            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, split, train_data=train_data))
+            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, split, scored_by, train_data))
         return scores
 
     def summarise(self, rows):

@@ -54,6 +54,17 @@ def rates(text):
     return parsed
 
 
+def shares(text):
+    """``0,0.25,1`` -> (0.0, 0.25, 1.0), each from 0 to 1."""
+    try:
+        found = tuple(real(0, 1)(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("expected numbers from 0 to 1 joined by commas, as in 0,0.25,0.5") from None
+    if len(set(found)) < len(found):
+        raise ValueError("names a share twice")
+    return found
+
+
 def warmup(text):
     """Steps, or a share of the run as ``20%``; checked here, resolved when the number of steps is known."""
     try:

@@ -21,6 +21,8 @@ WRONG = {
     **dict.fromkeys(("eps", "max_grad_norm", "T"), POSITIVE),
     **dict.fromkeys(("dataset_order", "eval_datasets", "text_datasets", "report", "check_data"), LIST),
     **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
+    **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha"), ("-0.1", "1.1", "nan", "x")),
+    "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
     "ls": ("-0.1", "1.1", "nan", "x"),
     "beta2": ("-0.1", "1", "nan", "x"), "warmup_length": ("-1", "x", "nan", "120%", "-5%", "%", "1.5"),

@@ -257,3 +257,13 @@ def test_the_teacher_is_no_part_of_what_is_trained_or_saved(make_model, make_sta
     assert set(state.model.state_dict()) == names
     assert hook.teacher is not state.model
     assert not any(parameter.requires_grad for parameter in hook.teacher.parameters())
+
+
+def test_ref_wise_teaches_from_a_mix_of_zero_shot_and_loaded_weights(make_state, make_model):
+    state = make_state(make_model("vit"))
+    zeroshot, loaded = state.open_zeroshot().state_dict(), state.model.state_dict()
+    method = ZSCL("tiny-reference", ref_wise=True, ref_wise_alpha=0.25)
+    method.begin(state)
+    for name, value in method.teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * zeroshot[name] + 0.25 * loaded[name], rtol=1e-12, atol=1e-12)

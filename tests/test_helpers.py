@@ -6,7 +6,15 @@ import pytest
 import slow_reference as slow
 import torch
 
-from src.models.helpers import distillation, learning_rate, similarity, teacher_entropy, top_k_hits
+from src.models.helpers import (
+    distillation,
+    interpolate_,
+    l2_distance,
+    learning_rate,
+    similarity,
+    teacher_entropy,
+    top_k_hits,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -131,3 +139,19 @@ def test_top_k_hits_equal_the_slow_rank_and_argmax():
     assert hits.tolist() == [[rank < k for k in range(1, 6)] for rank in ranks]
     first = torch.tensor([row.index(max(row)) for row in logits.tolist()])
     assert hits[:, 0].tolist() == (first == labels).tolist()
+
+
+def test_l2_distance_by_hand():
+    assert l2_distance([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])],
+                       [torch.tensor([0.0, 4.0]), torch.tensor([[0.0]])]).item() == 1 + 4 + 9
+
+
+def test_interpolation_mixes_floats_and_leaves_counts():
+    one, other = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
+    torch.nn.init.constant_(one.weight, 2.0)
+    torch.nn.init.constant_(other.weight, 6.0)
+    one.running_mean.fill_(1.0)
+    other.num_batches_tracked.fill_(7)
+    interpolate_(one, other, 0.75)
+    assert one.weight.item() == 3.0 and one.running_mean.item() == 0.75 and one.num_batches_tracked.item() == 0
+    assert other.weight.item() == 6.0

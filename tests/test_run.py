@@ -109,7 +109,7 @@ def test_description_of_a_run(train, world, tmp_path):
     flags = found["flags"]
     assert flags["seed"] == {"value": 7, "origin": "flag"} and flags["wd"] == {"value": 0.0, "origin": "default"}
     assert flags["lr"] == {"value": {"": RATE}, "origin": "flag"}
-    assert "we" not in flags and found["command"][:2] == ["--load", str(world.model)]
+    assert "lora" not in flags and found["command"][:2] == ["--load", str(world.model)]
     assert found["seed"] == 7 and found["precision"] == "fp32" and found["iterations"] == STEPS
     assert found["versions"]["torch"] and found["python"].startswith(f"{sys.version_info[0]}.")
     tower = [value for name, value in weights(world.model).items() if name.startswith("visual.")]
@@ -171,7 +171,8 @@ def test_the_same_run_twice_gives_the_same_files(train, tmp_path):
 
 @pytest.mark.parametrize("words", ["--seed 43", "--lr 2e-3", "--batch-size 5", "--ls 0.2", "--train-mode image",
                                    "--beta2 0.9", "--wd 0.5", "--warmup-length 2", "--max-grad-norm 0.01",
-                                   "--eps 1e-2", "--method lwf"])
+                                   "--eps 1e-2", "--method lwf", "--l2 1000", "--we --avg-freq 1",
+                                   "--we-wise --avg-freq 1", "--moving-avg", "--wise-merge"])
 def test_every_number_acts(train, tmp_path, words):
     train(tmp_path / "one")
     assert train(tmp_path / "two", *words.split()).status == 0
@@ -210,6 +211,36 @@ def test_the_next_task_starts_from_the_loaded_weights_and_trains_all_its_steps(t
     assert not torch.allclose(first["visual.proj"], start["visual.proj"], atol=1e-5)
 
 
+@pytest.mark.parametrize("words", ["--we --avg-freq 1", "--we-wise --avg-freq 1", "--moving-avg --mv-avg-decay 0.5",
+                                   "--wise-merge --wise-ft-alpha 0.5"])
+def test_metrics_checkpoint_and_next_task_see_the_same_weights(cli, train, world, tmp_path, words):
+    out = tmp_path / "out"
+    train(out, "--lr", "1e-2", *words.split())
+    train(tmp_path / "plain", "--lr", "1e-2")
+    saved = weights(out / "colours.pth")
+    assert not same_weights(saved, weights(tmp_path / "plain" / "colours.pth"))
+    trained = table(out, "colours")["colours", STEPS]
+    cli("--load", out / "colours.pth", "--eval-only", "--eval-datasets", world.colours, "--save", tmp_path / "again",
+        "--workers", 0)
+    assert table(tmp_path / "again", "colours")["colours", STEPS] == trained
+    train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--lr", "1e-12")
+    for name, value in weights(out / "tones.pth").items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-9)
+
+
+def test_wise_ft_scores_mixes_of_loaded_and_zero_shot_weights(cli, tmp_path):
+    digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 100]
+    cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 20, "--lr", "1e-3", "--warmup-length", 0,
+        "--batch-size", 32, "--save", tmp_path, *digits)
+    cli("--model", "toy", "--eval-only", "--save", tmp_path / "zero", *digits)
+    done = cli("--load", tmp_path / "toy-digits.pth", "--eval-only", "--wise-ft", "--alpha", "0,0.5,1", *digits)
+    assert done.status == 0 and done.out.count("zero-shot") == 3
+    found = {row["scored_by"]: row["top1"] for row in rows(tmp_path / "metrics_toy-digits.csv")}
+    assert found.keys() == {"zeroshot", "wise 0", "wise 0.5", "wise 1"}
+    assert found["wise 1"] == found["zeroshot"]
+    assert found["wise 0"] == rows(tmp_path / "zero" / "metrics_toy-digits.csv")[0]["top1"] != found["wise 1"]
+
+
 def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
     out, both = tmp_path / "out", ("--eval-datasets", f"{world.colours},{world.tones}")
     train(out, *both)
@@ -224,10 +255,11 @@ def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
         assert after[f"metrics_{dataset}.csv"].startswith(before[f"metrics_{dataset}.csv"])
 
 
-@pytest.mark.parametrize("method", ["finetune", "lwf", "ZSCL"])
-def test_one_process_equals_a_chain(cli, world, tmp_path, method):
-    shared = ["--method", method, "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
-    if method == "ZSCL":
+@pytest.mark.parametrize("words", ["finetune", "lwf", "ZSCL", "finetune --we --avg-freq 2 --l2 0.1",
+                                   "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3"])
+def test_one_process_equals_a_chain(cli, world, tmp_path, words):
+    shared = ["--method", *words.split(), "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
+    if words.startswith("ZSCL"):
         shared += ["--ref-dataset", world.loose, "--ref-model", world.model, "--data-location", tmp_path]
     both = f"{world.colours},{world.tones}"
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0

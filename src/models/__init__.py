@@ -1,4 +1,4 @@
-"""All that the command line can name: METHODS, and ADD_ONS as they come. This table imports nothing until used."""
+"""All that the command line can name: METHODS and ADD_ONS. The tables import nothing until used."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -20,6 +20,11 @@ class Method:
         return getattr(importlib.import_module(module), name)(**{flag: values[flag] for flag in self.uses})
 
 
+@dataclass(frozen=True)
+class AddOn(Method):
+    """A hook that its own flag switches on, the key of its row in ADD_ONS."""
+
+
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ref_sentences", "text_datasets",
                 "ref_batch_size")
 ONLY_IMAGE_TOWER = {"text": "its distillation reaches only the image tower, which this mode does not train"}
@@ -27,6 +32,20 @@ ONLY_IMAGE_TOWER = {"text": "its distillation reaches only the image tower, whic
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",)),
     "lwf": Method("src.models.finetune:LwF", uses=DISTILLATION, refuses=ONLY_IMAGE_TOWER),
-    "ZSCL": Method("src.models.finetune:ZSCL", uses=("ref_dataset", "ref_model", *DISTILLATION),
-                   needs=("ref_dataset",), refuses=ONLY_IMAGE_TOWER),
+    "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=ONLY_IMAGE_TOWER,
+                   uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", *DISTILLATION)),
 }
+
+# In the order in which they act: penalties, averages, merges.
+ADD_ONS = {
+    "l2": AddOn("src.models.penalties:L2", uses=("l2",)),
+    "we": AddOn("src.models.averaging:WeightEnsemble", uses=("avg_freq",)),
+    "we_wise": AddOn("src.models.averaging:WiseEnsemble", uses=("avg_freq", "we_wise_alpha")),
+    "moving_avg": AddOn("src.models.averaging:MovingAverage", uses=("mv_avg_decay",)),
+    "wise_merge": AddOn("src.models.averaging:WiseMerge", uses=("wise_ft_alpha", "wise_ft_model")),
+}
+
+
+def active_add_ons(values):
+    """Rows of ADD_ONS whose flag is given, in their order; from a mapping of flag names to values."""
+    return {key: add_on for key, add_on in ADD_ONS.items() if values[key]}

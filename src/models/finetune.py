@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from src.models.helpers import distillation, similarity, teacher_entropy
+from src.models.helpers import distillation, interpolate_, similarity, teacher_entropy
 from src.models.hooks import Hooks
 from src.models.modeling import (
     constant_text_features,
@@ -127,14 +127,19 @@ class LwF(Distill):
 
 
 class ZSCL(Distill):
-    """ZSCL (Zheng et al., 2023, arXiv:2303.06628): the teacher is zero-shot CLIP, or ``ref_model``, on the images of
-    ``ref_dataset``."""
+    """ZSCL (Zheng et al., 2023, arXiv:2303.06628): the teacher is zero-shot CLIP, or ``ref_model``, or with
+    ``ref_wise`` (1 - a) zero-shot + a weights at load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``."""
 
-    def __init__(self, ref_dataset, ref_model=None, **options):
+    def __init__(self, ref_dataset, ref_model=None, ref_wise=False, ref_wise_alpha=0.8, **options):
         super().__init__(**options)
         self.ref_dataset, self.ref_model = ref_dataset, ref_model
+        self.alpha = ref_wise_alpha if ref_wise else 0.0
 
     def reference(self, state):
         reference = state.open_task(self.ref_dataset)
-        return Reference(state.open_zeroshot(self.ref_model), reference.reference_split,
-                         self.texts(state, reference.prompts()))
+        teacher = state.open_zeroshot(self.ref_model)
+        if self.alpha:
+            loaded = state.frozen()
+            interpolate_(loaded, teacher, self.alpha)
+            teacher = loaded
+        return Reference(teacher, reference.reference_split, self.texts(state, reference.prompts()))

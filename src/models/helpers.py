@@ -46,3 +46,17 @@ def top_k_hits(logits, labels, k):
     behind = (logits < true) | ((logits == true) & later)
     ahead = logits.shape[1] - 1 - behind.sum(dim=1) + true.isnan()[:, 0]                # (B,)
     return ahead[:, None] < torch.arange(1, k + 1, device=logits.device)
+
+
+def l2_distance(tensors, anchors):
+    """Sum over all values of (tensor - anchor)^2; two lists of equal shapes -> scalar."""
+    return torch.stack([(tensor - anchor).square().sum()
+                        for tensor, anchor in zip(tensors, anchors, strict=True)]).sum()
+
+
+@torch.no_grad()
+def interpolate_(model, other, weight):
+    """In place: model <- weight * model + (1 - weight) * other, parameters and floating buffers; counts stay."""
+    pairs = [(value, new) for value, new in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+             if value.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - weight)

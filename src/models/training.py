@@ -34,7 +34,8 @@ class Settings:
 
 @dataclass
 class TrainingState:
-    """What hooks see of a run. ``model`` is the live CLIP, ``final_model`` what is evaluated, saved and carried on.
+    """What hooks see of a run. ``model`` is the live CLIP, ``ensemble`` averaged weights where an add-on keeps some,
+    ``final_model`` what is evaluated, saved and carried on.
 
     ``open_task(name)`` opens another dataset (a reference set, say); ``open_zeroshot(path)`` gives a frozen CLIP with
     the weights of ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence. ``iteration``
@@ -50,11 +51,12 @@ class TrainingState:
     history: list = field(default_factory=list)
     iteration: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    ensemble: CLIP | None = None
     optimizer: torch.optim.Optimizer | None = None
 
     @property
     def final_model(self):
-        return self.model
+        return self.model if self.ensemble is None else self.ensemble
 
     @property
     def learning_rate(self):

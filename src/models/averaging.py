@@ -1,0 +1,81 @@
+"""Averages and merges of weights: WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge.
+
+An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
+sees, what is saved and what the next task starts from.
+"""
+
+from src.models.helpers import interpolate_
+from src.models.hooks import Hooks
+
+
+class Average(Hooks):
+    """Keeps ``state.ensemble``, from the weights at load on."""
+
+    def begin(self, state):
+        state.ensemble = state.frozen()
+
+    def mix(self, state, weight):
+        """ensemble <- weight * ensemble + (1 - weight) * live; counts (integer buffers) are the live ones."""
+        interpolate_(state.ensemble, state.model, weight)
+        for kept, live in zip(state.ensemble.buffers(), state.model.buffers(), strict=True):
+            if not kept.is_floating_point():
+                kept.copy_(live)
+
+
+class WeightEnsemble(Average):
+    """Every ``avg_freq`` steps, the n-th time: ensemble <- (n ensemble + live) / (n + 1), from the weights at load
+    (ZSCL's WE, arXiv:2303.06628, section 4.3)."""
+
+    def __init__(self, avg_freq=100):
+        self.every = avg_freq
+
+    def begin(self, state):
+        super().begin(state)
+        self.updates = 0
+
+    def after_step(self, state):
+        if state.iteration % self.every == 0:
+            self.updates += 1
+            self.mix(state, self.updates / (self.updates + 1))
+
+
+class WiseEnsemble(WeightEnsemble):
+    """As WeightEnsemble, and after each update ensemble <- a ensemble + (1 - a) weights at load."""
+
+    def __init__(self, avg_freq=100, we_wise_alpha=0.98):
+        super().__init__(avg_freq)
+        self.alpha = we_wise_alpha
+
+    def begin(self, state):
+        super().begin(state)
+        self.start = state.frozen()
+
+    def after_step(self, state):
+        before = self.updates
+        super().after_step(state)
+        if self.updates > before:
+            interpolate_(state.ensemble, self.start, self.alpha)
+
+
+class MovingAverage(Average):
+    """At every step ensemble <- d ensemble + (1 - d) live, from the weights at load."""
+
+    def __init__(self, mv_avg_decay=0.999):
+        self.decay = mv_avg_decay
+
+    def after_step(self, state):
+        self.mix(state, self.decay)
+
+
+class WiseMerge(Hooks):
+    """At the end, on the weights that will be saved: theta <- a theta + (1 - a) partner (WiSE-FT, Wortsman et al.,
+    2022, arXiv:2109.01903). ``wise_ft_model``: the weights at load ("n") or zero-shot CLIP ("zeroshot")."""
+
+    def __init__(self, wise_ft_alpha=0.8, wise_ft_model="n"):
+        self.alpha, self.partner_name = wise_ft_alpha, wise_ft_model
+
+    def begin(self, state):
+        self.partner = state.frozen() if self.partner_name == "n" else state.open_zeroshot()
+
+    def end(self, state):
+        interpolate_(state.final_model, self.partner, self.alpha)
