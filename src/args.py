@@ -13,7 +13,7 @@ from clip.catalog import architecture_names
 from src.errors import UserError
 from src.models import METHODS
 from src.protocols import PROTOCOLS
-from src.values import auto_or, names, rates, real, shares, warmup, whole
+from src.values import auto_or, keyword, names, rates, real, shares, warmup, whole
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
@@ -26,7 +26,9 @@ MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
 @dataclass(frozen=True)
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
-    it does something already; ``shown``: its default as documentation says it, where that differs from ``default``."""
+    it does something already; ``shown``: its default as documentation says it, where that differs from ``default``;
+    ``repeated``: it may be given several times.
+    """
 
     name: str
     help: str
@@ -34,6 +36,7 @@ class Flag:
     parse: Callable[[str], Any] = str
     choices: tuple = ()
     switch: bool = False
+    repeated: bool = False
     runs: tuple = TRAINING
     numbers: bool = True
     built: bool = True
@@ -59,7 +62,10 @@ def later(name, text, default=None, **options):
 
 def training_flags():
     return [
-        Flag("--method", "how to train: " + ", ".join(METHODS), "finetune", choices=tuple(METHODS)),
+        Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a method of one's own", "finetune",
+             choices=tuple(METHODS)),
+        Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
+             repeated=True, metavar="KEY=VALUE", shown="none"),
         Flag("--train-mode", "which parameters train", "whole", choices=("whole", "image", "text")),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL)),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS), parse=names,
@@ -128,7 +134,7 @@ def distillation_flags():
         Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1)),
         Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
         later("--ref-size", "a seeded subset of the reference images", shown="all"),
-        Flag("--T", "distillation temperature", 2.0, real(above=0)),
+        Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0"),
         switch("--image-loss", "distil rows of images; neither of the two means both"),
         switch("--text-loss", "distil rows of texts"),
         switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1"),
@@ -335,7 +341,8 @@ def build_parser():
                 group.add_argument(flag.name, action="store_true", help=text)
             else:
                 group.add_argument(flag.name, help=text, metavar=flag.metavar or ("VALUE" if flag.choices else "N"),
-                                   **({} if flag.built else {"nargs": "?"}))
+                                   **({} if flag.built else {"nargs": "?"}),
+                                   **({"action": "append"} if flag.repeated else {}))
     return parser
 
 
@@ -349,7 +356,9 @@ def shown(value):
     if value is None or value is False:
         return "off" if value is False else "none"
     if isinstance(value, dict):
-        return ",".join(f"{name}={rate:g}" if name else f"{rate:g}" for name, rate in value.items())
+        return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -380,13 +389,21 @@ def _value(flag, text):
     if flag.switch:
         return True
     to_come = {"--method": METHODS_TO_COME, "--train-mode": MODES_TO_COME}.get(flag.name, ())
-    if text in to_come or flag.name == "--method" and ".py:" in text:
+    if text in to_come:
         raise UserError(f"{flag.name} {text} is not built yet; there are {', '.join(flag.choices)}")
+    if flag.name == "--method" and ".py:" in text:
+        return text
     if flag.choices and text not in flag.choices:
         near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
         meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
         hint = f"did you mean {meant}? " if meant else ""
         raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
+    if flag.repeated:
+        return dict(_parsed(flag, part) for part in text)
+    return _parsed(flag, text)
+
+
+def _parsed(flag, text):
     try:
         return flag.parse(text)
     except ValueError as error:

@@ -13,7 +13,7 @@ from src.datasets import open_task, splits
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.errors import UserError
-from src.models import METHODS, active_add_ons
+from src.models import active_add_ons, find_method
 from src.models.modeling import select_trainable
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
@@ -169,7 +169,7 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
 
 def build_hooks(config, checkpoint):
     """[method, *add_ons] for one task, each with what the previous task carried over for it."""
-    rows = [METHODS[config.method], *active_add_ons(config.values).values()]
+    rows = [find_method(config.method), *active_add_ons(config.values).values()]
     hooks = [row.build(config.values) for row in rows]
     for hook in hooks:
         hook.load_carry(checkpoint.get("carry", {}).get(type(hook).__name__, {}))

@@ -6,7 +6,7 @@ import os
 from src.args import EVAL, FLAGS, SINGLE, TRAINING
 from src.datasets import find_entry
 from src.errors import UserError
-from src.models import ADD_ONS, METHODS, active_add_ons
+from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
@@ -75,7 +75,11 @@ def _check_model(config):
 def _check_method(config):
     if config.kind not in TRAINING:
         return
-    method = METHODS[config.method]
+    if config.given("set") and config.method in METHODS:
+        raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
+    if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
+        raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
+    method = find_method(config.method)
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
@@ -141,7 +145,7 @@ def _without_effect(config):
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
-                 if flag.key in owned and flag.key not in METHODS[config.method].uses}
+                 if flag.key in owned and flag.key not in find_method(config.method).uses}
         active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
         for flag in given:
             switches = [FLAGS[key].name for key, add_on in ADD_ONS.items() if flag.key in add_on.uses]

@@ -7,7 +7,7 @@ from src.args import FLAGS, shown
 from src.datasets import stem
 from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
-from src.models import METHODS
+from src.models import find_method
 
 
 def open_data(config, datasets, trained, evaluated):
@@ -25,7 +25,7 @@ def open_data(config, datasets, trained, evaluated):
                             f"{', '.join(datasets.open(name).splits)}")
         _require_images(datasets.open(name), name, config.eval_split)
     if trained:
-        _open_references(config, datasets, METHODS[config.method].uses)
+        _open_references(config, datasets, find_method(config.method).uses)
 
 
 def _require_images(task, name, split):

@@ -15,7 +15,7 @@ from src.build import (
 from src.checkpoint import finished_checkpoint
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
-from src.models import METHODS
+from src.models import find_method
 from src.models.evaluation import evaluate
 from src.models.helpers import interpolate_
 from src.models.training import train
@@ -48,8 +48,10 @@ class Run:
         if not self.config.overwrite:
             for name in map(stem, names):
                 refuse_to_replace(self.config, self.folder, name)
+        if names:
+            build_hooks(self.config, start)  # a method that cannot be built is refused here
         self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
-        if names and "ref_model" in METHODS[self.config.method].uses:
+        if names and "ref_model" in find_method(self.config.method).uses:
             self.open_zeroshot(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()

@@ -1,5 +1,7 @@
 """Texts of the command line -> values. A parser raises ValueError with what it expects; it knows no flag."""
 
+import ast
+
 
 def whole(low=0, high=None):
     return _number(int, "a whole number", low, high)
@@ -52,6 +54,17 @@ def rates(text):
     if None not in parsed:
         raise ValueError("lacks the rate of all other datasets, as in 1e-5,Aircraft=5e-5")
     return parsed
+
+
+def keyword(text):
+    """``strength=0.5`` -> ("strength", 0.5); what is no Python literal is a text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise ValueError("expected key=value, as in strength=0.5")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def shares(text):

@@ -22,6 +22,7 @@ WRONG = {
     **dict.fromkeys(("dataset_order", "eval_datasets", "text_datasets", "report", "check_data"), LIST),
     **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
     **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha"), ("-0.1", "1.1", "nan", "x")),
+    "set": ("x", "=1", "a b=1", "1a=2", ""),
     "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
     "ls": ("-0.1", "1.1", "nan", "x"),
@@ -62,7 +63,7 @@ def test_flag_to_come(flag):
 
 
 @pytest.mark.parametrize(("flag", "value", "there_is"), [
-    *(("--method", name, ", ".join(METHODS)) for name in (*METHODS_TO_COME, "mine.py:Mine")),
+    *(("--method", name, ", ".join(METHODS)) for name in METHODS_TO_COME),
     *(("--train-mode", name, "whole, image, text") for name in MODES_TO_COME)])
 def test_choice_to_come(flag, value, there_is):
     message = refusal([flag, value])

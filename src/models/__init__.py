@@ -1,7 +1,12 @@
 """All that the command line can name: METHODS and ADD_ONS. The tables import nothing until used."""
 
-import importlib
+import importlib.util
+import inspect
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,22 @@ class Method:
 
 
 @dataclass(frozen=True)
-class AddOn(Method):
-    """A hook that its own flag switches on, the key of its row in ADD_ONS."""
+class OwnMethod(Method):
+    """A class in a file of the user's, ``path/to/file.py:Class``; its keywords come from ``--set``."""
+
+    def build(self, values):
+        path, _, name = self.target.rpartition(":")
+        spec = importlib.util.spec_from_file_location(f"own_method_{Path(path).stem}", path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, name):
+            classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
+            raise UserError(f"--method {self.target}: there is no class {name} in it; it has {classes or 'none'}")
+        try:
+            inspect.signature(getattr(module, name)).bind(**values["set"])
+        except TypeError as error:
+            raise UserError(f"--method {self.target}: {error}; give --set key=value for its keywords") from None
+        return getattr(module, name)(**values["set"])
 
 
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ref_sentences", "text_datasets",
@@ -36,14 +55,19 @@ METHODS = {
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", *DISTILLATION)),
 }
 
-# In the order in which they act: penalties, averages, merges.
+# Hooks that their own flag switches on, in the order in which they act: penalties, averages, merges.
 ADD_ONS = {
-    "l2": AddOn("src.models.penalties:L2", uses=("l2",)),
-    "we": AddOn("src.models.averaging:WeightEnsemble", uses=("avg_freq",)),
-    "we_wise": AddOn("src.models.averaging:WiseEnsemble", uses=("avg_freq", "we_wise_alpha")),
-    "moving_avg": AddOn("src.models.averaging:MovingAverage", uses=("mv_avg_decay",)),
-    "wise_merge": AddOn("src.models.averaging:WiseMerge", uses=("wise_ft_alpha", "wise_ft_model")),
+    "l2": Method("src.models.penalties:L2", uses=("l2",)),
+    "we": Method("src.models.averaging:WeightEnsemble", uses=("avg_freq",)),
+    "we_wise": Method("src.models.averaging:WiseEnsemble", uses=("avg_freq", "we_wise_alpha")),
+    "moving_avg": Method("src.models.averaging:MovingAverage", uses=("mv_avg_decay",)),
+    "wise_merge": Method("src.models.averaging:WiseMerge", uses=("wise_ft_alpha", "wise_ft_model")),
 }
+
+
+def find_method(name):
+    """The row of a name in METHODS, or one for ``path/to/file.py:Class``."""
+    return OwnMethod(name) if name not in METHODS else METHODS[name]
 
 
 def active_add_ons(values):
