@@ -1,0 +1,60 @@
+"""Names of CLIP's layers, as --lora-target-modules and state dicts spell them. Needs no weights.
+
+    python list_clip_layers.py --linear-only            # only nn.Linear layers
+    python list_clip_layers.py --params --model RN50    # all parameters with shapes
+"""
+
+import argparse
+import sys
+
+from clip.catalog import architecture_names, read_architecture
+
+
+def main(argv=None):
+    """Print the list; exit status 2 for a model that there is not."""
+    arguments = parse(argv)
+    try:
+        architecture = read_architecture(arguments.model)
+    except ValueError as error:
+        print(f"error: --model: {error}", file=sys.stderr)
+        return 2
+    model = empty_model(architecture)
+    rows = parameters(model) if arguments.params else layers(model, arguments.linear_only)
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:{width}}  {text}" for name, text in rows))
+    return 0
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="ViT-B/16", help=f"one of {', '.join(architecture_names())} [ViT-B/16]")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--linear-only", action="store_true", help="only nn.Linear layers")
+    kind.add_argument("--params", action="store_true", help="all parameters with shapes, and their number")
+    return parser.parse_args(argv)
+
+
+def empty_model(architecture):
+    """A CLIP of shapes alone, on torch's meta device."""
+    import torch
+
+    from clip.model import CLIP
+    with torch.device("meta"):
+        return CLIP(**architecture)
+
+
+def layers(model, linear_only):
+    """[(module name, class and sizes)] of all modules with a name, or of the nn.Linear ones."""
+    from torch import nn
+    return [(name, str(module) if isinstance(module, nn.Linear) else type(module).__name__)
+            for name, module in model.named_modules() if name and (isinstance(module, nn.Linear) or not linear_only)]
+
+
+def parameters(model):
+    """[(parameter name, shape)] and a last row with the number of values."""
+    rows = [(name, " x ".join(map(str, value.shape)) or "scalar") for name, value in model.named_parameters()]
+    return [*rows, ("total", f"{sum(value.numel() for value in model.parameters()):,} values")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
