@@ -84,7 +84,7 @@ class Run:
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, task=state.task,
             metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in scores.items()},
-            iteration=state.iteration, carry={type(hook).__name__: hook.carry() for hook in hooks if hook.carry()},
+            iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", describe_run(
             config, self.device, iterations=total, seconds=round(seconds, 2),

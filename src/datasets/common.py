@@ -210,14 +210,9 @@ def _collate(rows):
 
 def balanced_subset(labels, count, seed):
     """``count`` indices spread as evenly over the classes as they allow, sorted; all of them where there are fewer."""
-    import torch
     if count >= len(labels):
         return list(range(len(labels)))
-    generator = torch.Generator().manual_seed(seed)
-    by_class = {}
-    for index in torch.randperm(len(labels), generator=generator).tolist():
-        by_class.setdefault(labels[index], []).append(index)
-    queues = [by_class[label] for label in sorted(by_class)]
+    queues = shuffled_classes(labels, seed)
     chosen, depth = [], 0
     while len(chosen) < count:
         level = [queue[depth] for queue in queues if depth < len(queue)]
@@ -229,15 +224,18 @@ def balanced_subset(labels, count, seed):
 def balanced_halves(labels, fraction, seed):
     """(first, second) sorted index lists; the first holds ``fraction`` of each class, rounded, and at least one image
     of every class that has two."""
-    import torch
-    generator = torch.Generator().manual_seed(seed)
-    by_class = {}
-    for index in torch.randperm(len(labels), generator=generator).tolist():
-        by_class.setdefault(labels[index], []).append(index)
     first, second = [], []
-    for label in sorted(by_class):
-        members = by_class[label]
+    for members in shuffled_classes(labels, seed):
         cut = min(max(1, round(fraction * len(members))), max(1, len(members) - 1))
         first += members[:cut]
         second += members[cut:]
     return sorted(first), sorted(second)
+
+
+def shuffled_classes(labels, seed):
+    """For each label, in their order, its indices as a seeded shuffle of all has them."""
+    import torch
+    by_class = {label: [] for label in sorted(set(labels))}
+    for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():
+        by_class[labels[index]].append(index)
+    return list(by_class.values())

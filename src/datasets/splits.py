@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets.common import balanced_halves, seed_of
+from src.datasets.common import balanced_halves, seed_of, shuffled_classes
 from src.errors import UserError
 from src.files import atomic_file
 
@@ -82,14 +82,7 @@ def with_shots(task, shots, seed, root):
 
 def draw_shots(labels, shots, seed):
     """Sorted indices of ``shots`` images a class; all of a class that has fewer."""
-    import torch
-    left = dict.fromkeys(sorted(set(labels)), shots)
-    chosen = []
-    for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():
-        if left[labels[index]] > 0:
-            left[labels[index]] -= 1
-            chosen.append(index)
-    return sorted(chosen)
+    return sorted(index for members in shuffled_classes(labels, seed) for index in members[:shots])
 
 
 def with_split_file(task, path):
