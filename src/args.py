@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
+from src.datasets import expand
 from src.errors import UserError
 from src.models import METHODS
 from src.protocols import PROTOCOLS
-from src.values import auto_or, keyword, names, rates, real, shares, warmup, whole
+from src.values import auto_or, keyword, label_spaces, names, rates, real, shares, warmup, whole
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
@@ -21,6 +22,11 @@ LIST, CHECK = "listing", "checking"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
+
+
+def datasets(text):
+    """Names joined by commas, class splits written out."""
+    return expand(names(text))
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,13 @@ def later(name, text, default=None, **options):
 def training_flags():
     return [
         Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a method of one's own", "finetune",
-             choices=tuple(METHODS)),
+             choices=tuple(METHODS), runs=SCORING),
         Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
-             repeated=True, metavar="KEY=VALUE", shown="none"),
-        Flag("--train-mode", "which parameters train", "whole", choices=("whole", "image", "text")),
+             repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING),
+        Flag("--train-mode", "which parameters train", "whole", choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc")),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL)),
-        Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS), parse=names,
+        Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
+             + "; CIFAR100/10 means ten class splits", parse=datasets,
              metavar="NAMES", runs=(SEQUENCE, EVAL)),
         later("--recipe", "a row of the recipe table", metavar="NAME"),
         Flag("--iterations", "optimiser steps a task", parse=whole(1)),
@@ -87,7 +94,7 @@ def training_flags():
              "ones", "auto", choices=("auto", "eval", "train")),
         later("--compile", "torch.compile for the towers", False),
         later("--grad-checkpointing", "trade time for memory", False),
-        Flag("--seed", "of everything random", 42, whole(0), runs=TRAINING),
+        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=SCORING),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]
 
@@ -133,14 +140,15 @@ def distillation_flags():
         switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights"),
         Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1)),
         Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
-        later("--ref-size", "a seeded subset of the reference images", shown="all"),
+        Flag("--ref-size", "so many of the reference images, a seeded subset", parse=whole(1), shown="all"),
         Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0"),
         switch("--image-loss", "distil rows of images; neither of the two means both"),
         switch("--text-loss", "distil rows of texts"),
         switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1"),
         switch("--feature-mse", "add the squared distance of image features"),
-        later("--ablation-loss-2", "add image-image distillation", False),
-        later("--distill-text-tower", "distil the text tower too", False),
+        switch("--ablation-loss-2", "add image-image distillation"),
+        switch("--distill-text-tower", "distil the text tower too, on sampled reference texts (experimental)"),
+        Flag("--text-tower-weight", "weight of the terms of --distill-text-tower", 1.0, real(above=0), shown="1"),
     ]
 
 
@@ -161,38 +169,42 @@ def averaging_flags():
         Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
              runs=(EVAL,), numbers=False, shown="0.5"),
         Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0"),
-        later("--fc-init", "head of the fc modes: zeroshot or zero", "zeroshot"),
+        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the same "
+             "dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero")),
     ]
 
 
 def projection_flags():
     return [
-        later("--orthogonal-gradients", "snapshots of the gradient to protect"),
-        later("--orthogonal-gradients-path", "basis of earlier tasks to project off"),
-        later("--orthogonal-target", "what is projected: gradient or update", "update"),
-        later("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97),
-        later("--orthogonal-dtype", "storage of the basis", "fp32"),
-        later("--orthogonal-budget", "GiB that the basis may take", shown="no limit"),
+        Flag("--orthogonal-gradients", "so many snapshots of the gradient make the basis that later tasks leave alone",
+             parse=whole(1)),
+        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE"),
+        Flag("--orthogonal-target", "what is projected: the gradient alone, or the optimiser's update too", "update",
+             choices=("gradient", "update")),
+        Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1)),
+        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16")),
+        Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit"),
     ]
 
 
 def lora_flags():
     return [
-        later("--lora", "train adapters instead of weights", False),
-        later("--lora-r", "rank", 8),
-        later("--lora-alpha", "scale", 16),
-        later("--lora-dropout", "dropout before the adapters", 0.1),
-        later("--lora-target-modules", "which modules", "attn.out_proj,mlp.c_fc,mlp.c_proj"),
-        later("--lora-bias", "which biases train", "none"),
-        later("--lora-shared", "one pair of factors for all layers of a kind", False),
-        later("--lora-shared-split-qkvo", "one pair for each of q, k, v, o", False),
+        switch("--lora", "train low-rank adapters instead of weights; they are merged before saving"),
+        Flag("--lora-r", "rank", 8, whole(1)),
+        Flag("--lora-alpha", "the adapters' scale is alpha / r", 16.0, real(above=0), shown="16"),
+        Flag("--lora-dropout", "dropout before peft's adapters", 0.1, real(0, 0.999)),
+        Flag("--lora-target-modules", "which modules, by the end of their names (list_clip_layers.py --lora)",
+             ("attn.out_proj", "mlp.c_fc", "mlp.c_proj"), names, metavar="NAMES"),
+        Flag("--lora-bias", "which biases train with peft's adapters", "none", choices=("none", "all", "lora_only")),
+        switch("--lora-shared", "one pair of factors for all layers of a kind"),
+        switch("--lora-shared-split-qkvo", "with --lora-shared, one pair for each of q, k, v and o"),
     ]
 
 
 def memory_flags():
     return [
-        later("--memory-size", "exemplars of iCaRL in all", 10000),
-        later("--replay-weight", "weight of the replayed exemplars", 1),
+        Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1)),
+        Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1"),
     ]
 
 
@@ -223,7 +235,7 @@ def image_text_flags():
 
 def evaluation_flags():
     return [
-        Flag("--eval-datasets", "datasets to score", (), names, runs=SCORING, metavar="NAMES",
+        Flag("--eval-datasets", "datasets to score", (), datasets, runs=SCORING, metavar="NAMES",
              shown="the one trained on, or the whole sequence"),
         Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end"),
         switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),
@@ -238,7 +250,8 @@ def evaluation_flags():
         Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
              runs=SCORING, shown="all"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
-        later("--label-space", "task, seen or all", "task"),
+        Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; several "
+             "are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task"),
         Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
              choices=("id", "ood"), runs=SCORING),
         later("--wandb", "log to Weights & Biases", False),
@@ -284,8 +297,7 @@ GROUPS = {
     "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
-METHODS_TO_COME = ("icarl", "modx")
-MODES_TO_COME = ("image-fc", "image-fc-fixed", "fc")
+METHODS_TO_COME = ("modx",)
 
 
 @dataclass
@@ -388,8 +400,7 @@ def _value(flag, text):
         raise UserError(f"{flag.name} is not built yet; see the status table in README.md")
     if flag.switch:
         return True
-    to_come = {"--method": METHODS_TO_COME, "--train-mode": MODES_TO_COME}.get(flag.name, ())
-    if text in to_come:
+    if flag.name == "--method" and text in METHODS_TO_COME:
         raise UserError(f"{flag.name} {text} is not built yet; there are {', '.join(flag.choices)}")
     if flag.name == "--method" and ".py:" in text:
         return text

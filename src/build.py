@@ -9,12 +9,14 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.datasets import open_task, splits
+from src.datasets import class_split, open_task, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.errors import UserError
-from src.models import active_add_ons, find_method
-from src.models.modeling import select_trainable
+from src.models import METHODS, active_add_ons, find_method
+from src.models.evaluation import zeroshot_head
+from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
+from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
@@ -34,17 +36,23 @@ class Datasets:
     def __init__(self, config):
         self._config, self._template = config, _templates(config.template)
         self._trained = config.dataset_order or (config.train_dataset,)
-        self.open = functools.cache(self._open)
+        self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
-    def _open(self, name):
+    def _as_it_comes(self, name):
+        return open_task(name, self._config.data_location)
+
+    def _open(self, name, trained=False):
         config, root = self._config, self._config.data_location
-        task = open_task(name, root)
+        base, part, parts = class_split(name)
+        task = self._opened(base)
+        if part is not None:
+            task = splits.with_classes(task, part, parts, config.seed)
         if self._template and task.templates is SIMPLE:
             task = dataclasses.replace(task, templates=self._template)
         if config.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
                 **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
-        if name in self._trained:
+        if trained or name in self._trained:
             task = self._trained_splits(task)
         elif config.val_fraction and config.eval_split == "val":
             task = splits.with_validation(task, config.val_fraction, root)
@@ -139,11 +147,16 @@ def build_settings(config, task, name=None):
     size = len(task.split("train"))
     iterations = config.iterations or config.epochs * batches_per_epoch(size, config.batch_size)
     return Settings(
-        iterations=iterations, lr=config.lr.get(name or task.name, config.lr[None]), batch_size=config.batch_size,
+        iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
         wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
         else config.batch_norm)
+
+
+def rate_of(rates, name):
+    """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
+    return rates.get(name, rates.get(class_split(name)[0], rates[None]))
 
 
 def warmup_steps(text, iterations):
@@ -161,16 +174,52 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
     """The state of one task, its model on the device with the train mode's parameters free."""
     task = datasets.open(name)
     model = device.place(loader.build(checkpoint))
+    if config.train_mode in HEAD_MODES:
+        model.head = first_head(config, checkpoint, model, task, stem(name), device)
     select_trainable(model, config.train_mode)
+    if config.lora:
+        adapt(config, model, seed_of(config.seed, task.name, "adapters"))
     return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
-                         open_task=datasets.open, open_zeroshot=open_zeroshot,
-                         history=list(checkpoint.get("history", [])))
+                         source=name, open_task=datasets.open, open_zeroshot=open_zeroshot,
+                         history=list(checkpoint.get("history", [])), heads=dict(checkpoint.get("heads", {})))
 
 
-def build_hooks(config, checkpoint):
-    """[method, *add_ons] for one task, each with what the previous task carried over for it."""
-    rows = [find_method(config.method), *active_add_ons(config.values).values()]
-    hooks = [row.build(config.values) for row in rows]
+def first_head(config, checkpoint, model, task, file, device):
+    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
+    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
+        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+    head = zeroshot_head(model, task, device)
+    if config.fc_init == "zero":
+        torch.nn.init.zeros_(head.weight)
+    return head
+
+
+def adapt(config, model, seed):
+    """Low-rank adapters for the towers that the train mode frees: peft's, or our own with shared factors."""
+    if not config.lora_shared:
+        inject_peft(model, config.lora_target_modules, config.lora_r, config.lora_alpha, config.lora_dropout,
+                    config.lora_bias, seed)
+        return
+    inject_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha,
+                torch.Generator().manual_seed(seed))
+    apply_shared_lora(model, config.lora_shared_split_qkvo)
+
+
+def build_hooks(config, checkpoint, basis=None):
+    """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
+    project gradients off, where it is not that of the command line."""
+    values = config.values | ({"orthogonal_gradients_path": basis} if basis else {})
+    hooks = [row.build(values) for row in (find_method(config.method), *active_add_ons(values).values())]
+    return _with_carry(hooks, checkpoint)
+
+
+def build_scorer(config, checkpoint):
+    """[method] of one's own for an evaluation without training, with what it carried over; [] for built-in ones."""
+    return [] if config.method in METHODS else _with_carry([find_method(config.method).build(config.values)], checkpoint)
+
+
+def _with_carry(hooks, checkpoint):
     for hook in hooks:
         hook.load_carry(checkpoint.get("carry", {}).get(type(hook).__name__, {}))
     return hooks

@@ -4,12 +4,14 @@ import difflib
 import os
 
 from src.args import EVAL, FLAGS, SINGLE, TRAINING
-from src.datasets import find_entry
+from src.datasets import class_split, find_entry
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
+TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
+          "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
 
 CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
@@ -21,6 +23,8 @@ CONTRADICTIONS = [
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+    ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
 ]
 
 
@@ -55,6 +59,8 @@ def _check_kind(config):
         raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
     if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
         config.warnings.append("--alpha has no effect without --wise-ft")
+    if config.kind == EVAL and "seen" in config.label_space and not config.load:
+        raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == SINGLE and not config.class_names:
         raise UserError("--eval-single needs --class-names FILE with one class name a line")
     if config.kind == SINGLE and "{}" not in config.prompt:
@@ -73,19 +79,35 @@ def _check_model(config):
 
 
 def _check_method(config):
-    if config.kind not in TRAINING:
+    if config.kind not in (*TRAINING, EVAL):
         return
     if config.given("set") and config.method in METHODS:
         raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
     if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
-    method = find_method(config.method)
+    if config.kind in TRAINING:
+        _check_combination(config, find_method(config.method))
+
+
+def _check_combination(config, method):
+    """Method x train mode x adapters: what would do nothing is refused with its reason."""
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
-    reason = method.refuses.get(config.train_mode)
-    if reason:
-        raise UserError(f"--method {config.method} with --train-mode {config.train_mode}: {reason}")
+    mode = config.train_mode
+    towers = TRAINS[mode]
+    texts_distilled = config.distill_text_tower and "distill_text_tower" in method.uses
+    if mode in method.refuses and not (mode == "text" and texts_distilled):
+        raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
+    if texts_distilled and "text" not in towers:
+        raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
+    if config.lora and not towers:
+        raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
+    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not towers:
+        raise UserError(f"gradient projection with --train-mode {mode}: it protects the towers, and this mode trains "
+                        "neither")
+    if config.orthogonal_gradients and not config.save:
+        raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
 
 
 def _check_datasets(config):
@@ -115,7 +137,8 @@ def _check_splits(config):
 
 def _check_rates(config):
     trained = config.dataset_order or (config.train_dataset,)
-    strangers = [name for name in config.lr if name is not None and name not in trained]
+    known = {*trained, *(class_split(name)[0] for name in trained if name)}
+    strangers = [name for name in config.lr if name is not None and name not in known]
     if config.given("lr") and strangers:
         raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
     highest = max(config.lr.values())
@@ -127,7 +150,7 @@ def _check_rates(config):
 
 
 def _check_files(config):
-    for key in ("load", "ref_model", "eval_single", "model_config", "split_file"):
+    for key in ("load", "ref_model", "eval_single", "model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
@@ -142,17 +165,41 @@ RULES = (_check_processes, _check_kind, _check_model, _check_method, _check_data
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
     idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    if config.kind == EVAL and config.given("method") and config.method in METHODS:
+        idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
                  if flag.key in owned and flag.key not in find_method(config.method).uses}
         active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
         for flag in given:
-            switches = [FLAGS[key].name for key, add_on in ADD_ONS.items() if flag.key in add_on.uses]
-            if switches and flag.key not in active and flag.key not in ADD_ONS:
+            rows = {key: add_on for key, add_on in ADD_ONS.items() if flag.key in add_on.uses}
+            switches = [FLAGS[name].name for key, add_on in rows.items() for name in add_on.switches or (key,)]
+            if switches and flag.key not in active and flag.name not in switches:
                 idle[flag.name] = f"has no effect without {' or '.join(switches)}"
-        if config.given("ref_wise_alpha") and not config.ref_wise:
-            idle.setdefault("--ref-wise-alpha", "has no effect without --ref-wise")
-        if config.text_datasets and config.given("ref_sentences"):
-            idle.setdefault("--ref-sentences", "has no effect with --text-datasets, which comes first")
+        for needed, works, keys in DEPENDENT:
+            for flag in given:
+                if flag.key in keys and not works(config):
+                    idle.setdefault(flag.name, f"has no effect {needed}")
     return [f"{name} {reason}" for name, reason in idle.items()]
+
+
+# What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
+DEPENDENT = [
+    ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
+    ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
+    ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),
+    ("with --train-mode text: it reaches the image tower", lambda config: config.train_mode != "text",
+     ("image_loss", "text_loss", "feature_mse", "ablation_loss_2")),
+    ("without --orthogonal-gradients", lambda config: config.orthogonal_gradients,
+     ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
+    ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
+     lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
+    ("without --lora", lambda config: config.lora,
+     ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
+      "lora_shared_split_qkvo")),
+    ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
+    ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
+    ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(
+        ("fc", "fixed")), ("fc_init",)),
+]

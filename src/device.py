@@ -54,7 +54,8 @@ class Device:
 
     def batch(self, batch):
         """Host batch of uint8 images -> the device, normalised by CLIP's mean and deviation."""
-        return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True))
+        return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True),
+                     labels_on_host=batch.labels)
 
     def images(self, images):
         """(B, 3, R, R) uint8 -> normalised floats on the device."""

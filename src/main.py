@@ -60,7 +60,7 @@ def run_sequence(config):
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
     rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
-    print("\n" + summary_text(run.summarise(rows)))
+    print("\n" + "\n".join(map(summary_text, run.summarise(rows).values())))
 
 
 def run_evaluation(config):
@@ -68,14 +68,16 @@ def run_evaluation(config):
     from pathlib import Path
 
     from src.build import starting_checkpoint
-    from src.datasets import DATASETS
     from src.report import numbers_table, scores_table
     from src.run import Run
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
-    if not run.evaluated and checkpoint.get("dataset") not in DATASETS:
-        raise UserError(f"--load {config.load} does not say which dataset to score; give --eval-datasets NAMES")
-    run.evaluated = run.evaluated or [checkpoint["dataset"]]
+    run.evaluated = run.evaluated or [_dataset_of(checkpoint, config.load)]
+    if not config.given("seed"):  # which cuts class splits: as they were trained
+        config.values["seed"] = checkpoint.get("config", {}).get("seed", config.seed)
+    if ".py:" in checkpoint.get("config", {}).get("method", "") and not config.given("method"):
+        print(f"note: {config.load} was trained by {checkpoint['config']['method']}; give --method for its own scores",
+              file=sys.stderr)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
@@ -85,7 +87,19 @@ def run_evaluation(config):
     scores = run.evaluate(checkpoint)
     print(scores_table(scores))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
-        print("\n" + numbers_table(run.summarise([scores] * (1 + len(config.dataset_order)))))
+        summaries = run.summarise([scores] * (1 + len(config.dataset_order)))
+        print("\n" + "\n".join(map(numbers_table, summaries.values())))
+
+
+def _dataset_of(checkpoint, path):
+    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    from src.datasets import find_entry
+    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
+    try:
+        find_entry(name)
+    except UserError:
+        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
+    return name
 
 
 def run_single(config):

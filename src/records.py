@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.checkpoint import save_checkpoint
+from src.checkpoint import save_tensors
 from src.errors import UserError
 from src.files import atomic_file
 
@@ -88,9 +88,12 @@ class RunFolder:
             with atomic_file(self.file(name), "w") as file:
                 file.write(content)
 
-    def write_checkpoint(self, dataset, checkpoint):
+    def write_tensors(self, name, content):
         if self.path is not None:
-            save_checkpoint(self.file(f"{dataset}.pth"), checkpoint)
+            save_tensors(self.file(name), content)
+
+    def write_checkpoint(self, dataset, checkpoint):
+        self.write_tensors(f"{dataset}.pth", checkpoint)
 
     def open_log(self, dataset):
         if self.path is None:
@@ -103,11 +106,11 @@ def _identity(row):
     return tuple(str(row[key]) for key in METRICS if key not in SCORES)
 
 
-def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all"):
+def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
     """Scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
     video = {} if scores.pm0 is None else {"pm0": f"{scores.pm0:.4f}", "pm10": f"{scores.pm10:.4f}"}
     return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
-            "label_space": "task", "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
+            "label_space": label_space, "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
             "train_data": train_data, **video}
 
 

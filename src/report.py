@@ -29,9 +29,10 @@ def _cell(value):
 
 
 def scores_table(rows):
-    """{dataset: Scores} as a table."""
-    return markdown_table(["dataset", "top-1", "top-5", "k", "images"],
-                          [[name, scores.top1, scores.top5, scores.k, scores.n] for name, scores in rows.items()])
+    """{dataset: {label space: Scores}} as a table."""
+    return markdown_table(["dataset", "classes of", "top-1", "top-5", "k", "images"],
+                          [[name, space, scores.top1, scores.top5, scores.k, scores.n]
+                           for name, spaces in rows.items() for space, scores in spaces.items()])
 
 
 def matrix_table(summary):
@@ -39,7 +40,7 @@ def matrix_table(summary):
     order = summary["datasets"]
     rows = [["zero-shot", *(summary["zero_shot"][name] for name in order)]]
     rows += [[f"after {name}", *row] for name, row in zip(order, summary["matrix"], strict=True)]
-    return markdown_table(["top-1", *order], rows)
+    return markdown_table([f"top-1, classes of {summary['label_space']}", *order], rows)
 
 
 def numbers_table(summary):
@@ -53,7 +54,7 @@ def summary_text(summary):
 
 def matrix_csv(order, rows, score):
     """The matrix as csv text: first column the task trained last (empty: zero-shot), then one column a dataset."""
-    return rows_csv(["task", *order], [[task, *(f"{getattr(row[name], score):.4f}" for name in order)]
+    return rows_csv(["task", *order], [[task, *(row[name] and f"{getattr(row[name], score):.4f}" for name in order)]
                                        for task, row in zip(["", *order], rows, strict=True)])
 
 

@@ -7,6 +7,7 @@ from src.build import (
     Datasets,
     build_device,
     build_hooks,
+    build_scorer,
     build_state,
     model_name,
     worker_count,
@@ -16,13 +17,15 @@ from src.checkpoint import finished_checkpoint
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.models import find_method
-from src.models.evaluation import evaluate
+from src.models.evaluation import classifier, evaluate, zeroshot_head
 from src.models.helpers import interpolate_
-from src.models.training import train
+from src.models.lora_injection import adapter_state, is_adapted
+from src.models.training import TrainingState, train
 from src.preflight import open_data, refuse_to_replace
 from src.records import Journal, RunFolder, describe_run, metrics_row
 from src.report import matrix_csv, summary_text
 from src.sequence import summarise
+from src.spaces import LabelSpaces
 
 
 class Run:
@@ -36,6 +39,7 @@ class Run:
         self.folder = RunFolder(folder or config.save)
         named = [*(config.dataset_order or ()), *config.eval_datasets] or filter(None, [config.train_dataset])
         self.evaluated = list(dict.fromkeys(named))
+        self.basis = config.orthogonal_gradients_path
         self.began = time.perf_counter()
 
     def open(self, trained):
@@ -44,7 +48,8 @@ class Run:
 
     def claim(self, names, start):
         """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
-        configuration, a teacher that does not fit the checkpoint ``start``, and a folder that cannot be written."""
+        configuration, a teacher that does not fit the checkpoint ``start``, other classes than it was trained on, and a
+        folder that cannot be written."""
         if not self.config.overwrite:
             for name in map(stem, names):
                 refuse_to_replace(self.config, self.folder, name)
@@ -55,13 +60,15 @@ class Run:
             self.open_zeroshot(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
+        self.spaces = LabelSpaces(self.config.label_space, self.evaluated, self.datasets.open)
+        self.spaces.claim(start.get("history", []), names)
         self.folder.prepare()
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``. -> (its finished checkpoint, {dataset: Scores})."""
         config, began = self.config, time.perf_counter()
         state = build_state(config, self.datasets, name, start, self.device, self.open_zeroshot)
-        hooks = build_hooks(config, start)
+        hooks = build_hooks(config, start, self.basis)
         due = self._evaluation_rhythm(state)
         file, total = stem(name), state.settings.iterations
         journal = Journal(self.folder, file, total, config.log_interval, config.quiet)
@@ -75,25 +82,39 @@ class Run:
 
         try:
             train(state, hooks, report)
+        except BaseException:
+            self._write_files(hooks, file, finished=False)
+            raise
         finally:
             journal.close()
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         seconds = time.perf_counter() - began
         scores = self._score_task(state, hooks, file)
         self.folder.forget_other_iterations(file, [*evaluations, total])
+        shown = {dataset: next(iter(found.values())) for dataset, found in scores.items() if found}
         checkpoint = finished_checkpoint(
-            state.final_model, start, dataset=file, task=state.task,
-            metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in scores.items()},
+            state.final_model, start, dataset=file, source=name, task=state.task,
+            metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in shown.items()},
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", describe_run(
             config, self.device, iterations=total, seconds=round(seconds, 2),
             peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
             trainable_values=sum(parameter.numel() for parameter in trained)))
+        self._write_files(hooks, file, finished=True)
+        if is_adapted(state.model):
+            self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
         self.folder.write_checkpoint(file, checkpoint)
+        if config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+            self.basis = str(self.folder.file(f"grad_{file}.pth"))
         print(f"{file}: {total} steps in {seconds:.1f} s, "
-              + ", ".join(f"{dataset} {score.top1:.1f}" for dataset, score in scores.items()), flush=True)
+              + ", ".join(f"{dataset} {score.top1:.1f}" for dataset, score in shown.items()), flush=True)
         return checkpoint, scores
+
+    def _write_files(self, hooks, task, finished):
+        for hook in hooks:
+            for name, content in hook.files(finished).items():
+                self.folder.write_tensors(name.replace("{task}", task), content)
 
     def _evaluation_rhythm(self, state):
         if self.config.eval_every_epoch:
@@ -101,42 +122,71 @@ class Run:
         return self.config.eval_interval
 
     def _score_task(self, state, hooks, task):
-        def logits(images, heads):
-            given = (hook.logits(state, images, heads) for hook in hooks)
-            return next((scores for scores in given if scores is not None), None)
-        return self._score(state.final_model, state.iteration, task, state.task.train_data, logits)
+        model = state.final_model
+        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
+        return self._score(model, state.iteration, task, state.task.train_data, heads,
+                           [*state.history, {"dataset": task, "source": state.source}], _logits_of(state, hooks))
 
     def evaluate(self, checkpoint, alpha=None):
-        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: Scores}"""
-        model = self.device.place(loader.build(checkpoint)).eval()
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
+        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
         if alpha is not None:
-            interpolate_(model, self.open_zeroshot(), alpha)
-        last = (checkpoint.get("history") or [{}])[-1]
+            zeroshot = self.open_zeroshot()
+            interpolate_(model, zeroshot.state_dict(), alpha)
+            heads = {file: self._mixed_head(file, head, zeroshot, alpha) for file, head in heads.items()}
+        history = checkpoint.get("history") or [{}]
+        state = TrainingState(model=model, task=None, device=self.device, settings=None)
         return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
-                           last.get("train_data", "all"), scored_by="zeroshot" if alpha is None else f"wise {alpha:g}")
+                           history[-1].get("train_data", "all"), heads, checkpoint.get("history", []),
+                           _logits_of(state, build_scorer(self.config, checkpoint)),
+                           None if alpha is None else f"wise {alpha:g}")
 
-    def _score(self, model, iteration, task, train_data, logits=None, scored_by="zeroshot"):
+    def _mixed_head(self, file, head, zeroshot, alpha):
+        name = next((name for name in self.evaluated if stem(name) == file), None)
+        if name is None:
+            return head
+        start = zeroshot_head(zeroshot, self.datasets.open(name), self.device).packed()
+        return alpha * head.to(start) + (1 - alpha) * start
+
+    def _score(self, model, iteration, task, train_data, heads, seen, logits=None, scored_by=None):
         config, scores = self.config, {}
+        spaces, opened = self.spaces.after(seen)
+        classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
         for name in self.evaluated:
-            opened = self.datasets.open(name)
-            file = stem(name)
+            file, dataset = stem(name), self.datasets.open(name)
             scores[file] = evaluate(
-                model, opened, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
-                worker_count(config, opened), logits, config.data_location if config.cache_images else None)
-            out_of_distribution = config.wilds_split == "ood" and "ood_test" in opened.splits
+                model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
+                worker_count(config, dataset), logits, config.data_location if config.cache_images else None,
+                classifiers, spaces(file), file)
+            out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
-            self.folder.add_metrics(file, metrics_row(scores[file], iteration, task, split, scored_by, train_data))
+            by = scored_by or (f"head:{file}" if file in heads else "zeroshot")
+            for space, found in scores[file].items():
+                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
     def summarise(self, rows):
-        """Store the accuracy matrix of a sequence and its summary numbers, and give them."""
+        """Store the accuracy matrix of a sequence and its summary numbers, and give them: {label space: summary}."""
         order = [stem(name) for name in self.config.dataset_order]
-        summary = summarise(order, rows, "task", self.device.precision)
-        self.folder.write_json("summary.json", summary)
-        self.folder.write_text("summary.md", summary_text(summary))
-        for score in ("top1", "top5"):
-            self.folder.write_text(f"matrix_{score}.csv", matrix_csv(order, rows, score))
+        summaries = {}
+        for number, space in enumerate(self.config.label_space):
+            mark = f"_{space}" if number else ""  # the first label space has the plain names
+            chosen = [{name: row[name].get(space) for name in order} for row in rows]
+            summaries[space] = summarise(order, chosen, space, self.device.precision)
+            self.folder.write_json(f"summary{mark}.json", summaries[space])
+            for score in ("top1", "top5"):
+                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(order, chosen, score))
+        self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             peak_memory_bytes=self.device.peak_memory()))
-        return summary
+        return summaries
+
+
+def _logits_of(state, hooks):
+    """(images, heads, names) -> the scores of the first hook that gives some, or None."""
+    def logits(images, heads, names):
+        state.scored = tuple(names)
+        given = (hook.logits(state, images, heads) for hook in hooks)
+        return next((scores for scores in given if scores is not None), None)
+    return logits

@@ -5,7 +5,7 @@ def run_sequence(order, checkpoint, train_task, evaluate):
     """Train ``order`` one after the other. -> (rows of scores, row 0 before any training; the last checkpoint).
 
     ``train_task(name, checkpoint) -> (checkpoint, scores)``; ``evaluate(checkpoint) -> scores``; scores are
-    {dataset: Scores} over the whole order.
+    {dataset: {label space: Scores}} over the whole order.
     """
     rows = [evaluate(checkpoint)]
     for name in order:
@@ -20,18 +20,22 @@ def sequence_metrics(matrix):
     transfer (Zheng et al., 2023): mean over j >= 1 of the mean over i < j of A[i][j];  avg: mean of all cells;
     last: mean of the last row;  forgetting (Chaudhry et al., 2018): mean over j < n - 1 of max_i A[i][j] - A[n-1][j];
     bwt (Lopez-Paz and Ranzato, 2017): mean over j < n - 1 of A[n-1][j] - A[j][j].
-    Those that need two tasks are None for one.
+    Those that need two tasks are None for one. A cell is None where a task has no score yet (label space "seen", above
+    the diagonal): there is no transfer then, and the means are over the cells that there are.
     """
     n = len(matrix)
     if any(len(row) != n for row in matrix) or n == 0:
         raise ValueError(f"the accuracy matrix must be square, not {n} rows of {sorted({len(row) for row in matrix})}")
     last = matrix[-1]
     several = n > 1
+    known = [value for row in matrix for value in row if value is not None]
+    unseen = len(known) < n * n
     return {
-        "transfer": _mean(_mean(matrix[i][j] for i in range(j)) for j in range(1, n)) if several else None,
-        "avg": _mean(value for row in matrix for value in row),
+        "transfer": _mean(_mean(matrix[i][j] for i in range(j)) for j in range(1, n)) if several and not unseen else None,
+        "avg": _mean(known),
         "last": _mean(last),
-        "forgetting": _mean(max(row[j] for row in matrix) - last[j] for j in range(n - 1)) if several else None,
+        "forgetting": _mean(max(row[j] for row in matrix if row[j] is not None) - last[j]
+                            for j in range(n - 1)) if several else None,
         "bwt": _mean(last[j] - matrix[j][j] for j in range(n - 1)) if several else None,
     }
 
@@ -42,7 +46,7 @@ def _mean(values):
 
 
 def summarise(order, rows, label_space, precision):
-    """What ``summary.json`` holds. ``rows``: scores of run_sequence, row 0 zero-shot."""
-    top1 = [[row[name].top1 for name in order] for row in rows]
+    """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot."""
+    top1 = [[row[name] and row[name].top1 for name in order] for row in rows]
     return {**sequence_metrics(top1[1:]), "zero_shot": dict(zip(order, top1[0], strict=True)),
             "datasets": list(order), "matrix": top1[1:], "label_space": label_space, "precision": precision}

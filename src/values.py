@@ -78,6 +78,14 @@ def shares(text):
     return found
 
 
+def label_spaces(text):
+    """``task,all`` -> ("task", "all")"""
+    found = names(text)
+    if strangers := [name for name in found if name not in ("task", "seen", "all")]:
+        raise ValueError(f"{strangers[0]} is none of task, seen, all")
+    return found
+
+
 def warmup(text):
     """Steps, or a share of the run as ``20%``; checked here, resolved when the number of steps is known."""
     try:

@@ -107,7 +107,7 @@ def make_task():
 def open_task(task):
     """Opens "tiny", "tiny-other" and "tiny-reference", which has other class names, sentences and 11 images."""
     tasks = {"tiny": task, "tiny-other": tiny_task(2, "tiny-other"), "tiny-reference": reference_task()}
-    return tasks.__getitem__
+    return lambda name, trained=False: tasks[name]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def make_state(device, task, open_task):
     """-> make(model, train_mode="whole", **settings): a state before its first step."""
     def make(model, train_mode="whole", iterations=6, lr=1e-2, batch_size=4, warmup=2, **settings):
         select_trainable(model, train_mode)
-        return TrainingState(model=model, task=task, device=device, open_task=open_task,
+        return TrainingState(model=model, task=task, source=task.name, device=device, open_task=open_task,
                              open_zeroshot=lambda path=None: tiny_clip("vit", seed=5).requires_grad_(False),
                              settings=Settings(iterations, lr, batch_size, warmup=warmup, **settings))
     return make

@@ -9,7 +9,7 @@ from cli_files import listing
 
 from clip import loader
 from clip.model import CLIP
-from src.checkpoint import finished_checkpoint, save_checkpoint
+from src.checkpoint import finished_checkpoint, save_tensors
 from src.datasets.common import Task
 from src.files import atomic_file
 
@@ -60,16 +60,16 @@ def test_others_may_read_it_as_the_umask_says(tmp_path):
 
 
 def finished(model, start=None, **changes):
-    arguments = {"dataset": "DTD", "task": TASK, "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}},
+    arguments = {"dataset": "DTD", "source": "csv:DTD", "task": TASK, "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}},
                  "iteration": 7, "carry": {}, "config": {"lr": {"": 1e-5}}, "name": None}
     return finished_checkpoint(model, start or {}, **(arguments | changes))
 
 
 def test_saved_and_read(tmp_path):
     model = CLIP(**TINY)
-    save_checkpoint(tmp_path / "DTD.pth", finished(model, name="mine"))
+    save_tensors(tmp_path / "DTD.pth", finished(model, name="mine"))
     plain = torch.load(tmp_path / "DTD.pth", weights_only=True)
-    assert plain["history"] == [{"dataset": "DTD", "classnames": ["a", "b"], "train_data": "4 shots",
+    assert plain["history"] == [{"dataset": "DTD", "source": "csv:DTD", "classnames": ["a", "b"], "train_data": "4 shots",
                                  "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}}}]
     assert plain["format"] == 1 and plain["architecture"] == TINY and plain["model"] == "mine"
     again = loader.build(loader.read_checkpoint(tmp_path / "DTD.pth"))

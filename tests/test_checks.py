@@ -19,7 +19,9 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
           "load": __file__, "model_config": __file__, "model_name": "tiny", "ref_dataset": "toy-reference",
           "ref_sentences": "random", "text_datasets": "toy-sizes", "ref_model": __file__, "eval_single": __file__,
           "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
-          "val_fraction": "0.5", "set": "a=1"}
+          "val_fraction": "0.5", "set": "a=1", "orthogonal_gradients_path": __file__, "lora_dropout": "0.5",
+          "label_space": "all"}
+NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
                 "split_file"}
@@ -53,7 +55,7 @@ def test_flag_of_another_kind_of_run(kind, flag):
     (name, key) for name, method in METHODS.items() for key in sorted({key for other in METHODS.values()
                                                                        for key in other.uses} - set(method.uses))])
 def test_flag_of_another_method(method, key):
-    warnings = checked(f"{TASK} --method {method} {word(FLAGS[key])}").warnings
+    warnings = checked(f"{TASK} --method {method} {NEEDED.get(method, '')} {word(FLAGS[key])}").warnings
     assert warnings == [f"{FLAGS[key].name} has no effect with --method {method}"]
 
 
@@ -72,6 +74,22 @@ def test_flag_of_another_method(method, key):
     (f"{TASK} --we --we-wise-alpha 0.5", ["--we-wise-alpha has no effect without --we-wise"]),
     (f"{TASK} --wise-ft-alpha 0.5", ["--wise-ft-alpha has no effect without --wise-merge"]),
     (f"{TASK} --method ZSCL --ref-dataset DTD --ref-wise-alpha 0.5", ["--ref-wise-alpha", "without --ref-wise"]),
+    (f"{TASK} --method lwf --text-tower-weight 2", ["--text-tower-weight", "without --distill-text-tower"]),
+    (f"{TASK} --method lwf --text-tower-weight 2 --distill-text-tower", None),
+    (f"{TASK} --method lwf --train-mode text --distill-text-tower", None),
+    (f"{TASK} --method lwf --train-mode text --distill-text-tower --image-loss", ["--image-loss", "image tower"]),
+    (f"{TASK} --method icarl --memory-size 5 --replay-weight 2", None),
+    (f"{TASK} --train-mode fc --fc-init zero", None), (f"{TASK} --fc-init zero", ["--fc-init", "no head"]),
+    (f"{TASK} --orthogonal-energy 0.5", ["--orthogonal-energy has no effect without --orthogonal-gradients or "]),
+    (f"{TASK} --orthogonal-gradients-path {__file__} --orthogonal-dtype fp16", ["--orthogonal-dtype", "without"]),
+    (f"{TASK} --orthogonal-gradients 3 --orthogonal-target gradient", ["--orthogonal-target", "nothing is projected"]),
+    (f"{TASK} --orthogonal-gradients-path {__file__} --orthogonal-target gradient", None),
+    (f"{TASK} --orthogonal-gradients 3 --orthogonal-dtype fp16 --orthogonal-budget 1", None),
+    (f"{TASK} --lora-r 4", ["--lora-r has no effect without --lora"]), (f"{TASK} --lora --lora-r 4", None),
+    (f"{TASK} --lora --lora-shared-split-qkvo", ["--lora-shared-split-qkvo has no effect without --lora-shared"]),
+    (f"{TASK} --lora --lora-shared --lora-dropout 0.5", ["--lora-dropout", "it is peft's"]),
+    (f"{TASK} --lora --lora-shared --lora-shared-split-qkvo", None),
+    ("--eval-only --eval-datasets DTD --method lwf", ["--method has no effect", "plain CLIP"]),
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
     ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in a evaluation run"]),
@@ -106,6 +124,21 @@ def test_warnings(words, fragments):
     (f"--eval-single {__file__} --class-names {__file__} --prompt photo", ["--prompt photo", "{}"]),
     (f"{TASK} --method ZSCL", ["--method ZSCL", "needs --ref-dataset"]),
     (f"{TASK} --method lwf --train-mode text", ["--method lwf", "--train-mode text", "image tower"]),
+    (f"{TASK} --method icarl --train-mode text", ["--method icarl", "--train-mode text", "--distill-text-tower"]),
+    (f"{TASK} --method icarl --train-mode fc", ["--method icarl", "--train-mode fc", "neither"]),
+    (f"{TASK} --method lwf --train-mode fc --distill-text-tower", ["--method lwf", "--train-mode fc", "neither"]),
+    (f"{TASK} --method lwf --train-mode image --distill-text-tower", ["--distill-text-tower", "--train-mode image"]),
+    (f"{TASK} --method lwf --train-mode image-fc --distill-text-tower", ["--distill-text-tower", "image-fc"]),
+    (f"{TASK} --lora --train-mode fc", ["--lora", "--train-mode fc", "neither"]),
+    (f"{TASK} --orthogonal-gradients 2 --train-mode fc", ["projection", "--train-mode fc"]),
+    (f"{TASK} --lora --orthogonal-gradients 2", ["--lora", "--orthogonal-gradients", "drawn anew"]),
+    (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn anew"]),
+    ("--train-dataset toy-colours --iterations 1 --orthogonal-gradients 2", ["--orthogonal-gradients", "--save"]),
+    (f"{TASK} --orthogonal-gradients-path /no.pth", ["--orthogonal-gradients-path /no.pth", "no such file"]),
+    ("--eval-only --eval-datasets DTD --label-space seen", ["--label-space seen", "--load"]),
+    ("--dataset-order CIFAR100/200 --epochs 1", ["--dataset-order", "CIFAR100-1of200", "100 classes"]),
+    ("--dataset-order toy-reference/2 --epochs 1", ["--dataset-order", "toy-reference-1of2", "no classes"]),
+    ("--dataset-order DDT/2 --epochs 1", ["--dataset-order", "'DDT-1of2'"]),
     (f"{TASK} --method ZSCL --ref-dataset DTD --train-mode text", ["--method ZSCL", "--train-mode text"]),
     (f"{TASK} --lr 1e-5,DDT=1e-4,toys=1e-4", ["--lr", "DDT, toys", "not trained on"]),
     ("--dataset-order mtil1 --epochs 1", ["--dataset-order", "mtil1", "mtil-1"]),

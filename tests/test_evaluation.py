@@ -10,11 +10,25 @@ import clip
 from src.datasets.common import Split, balanced_subset
 from src.datasets.transforms import EvalTransform
 from src.device import Device
+from src.errors import UserError
 from src.models import evaluation
-from src.models.evaluation import SUBSET_SEED, Scores, classify_image, evaluate, zeroshot_weights
+from src.models.evaluation import (
+    SUBSET_SEED,
+    Scores,
+    classifier,
+    classify_image,
+    encode_split,
+    zeroshot_head,
+    zeroshot_weights,
+)
 from src.models.modeling import set_training
 
 SEVEN = ("cat", "dog", "red bird", "old tree", "car", "small blue house", "green tree")
+
+
+def evaluate(*arguments, **options):
+    """Scores among the task's own classes."""
+    return evaluation.evaluate(*arguments, **options)["task"]
 
 
 def seven_classes(task):
@@ -95,7 +109,8 @@ def test_a_subset_as_large_as_the_split_is_the_split(make_model, task, device):
 def test_other_scores_take_the_place_of_the_models_own(make_model, task, device):
     asked = []
 
-    def first_class(images, heads):
+    def first_class(images, heads, names):
+        assert names == ["tiny"]
         asked.append((tuple(images.shape), [tuple(head.shape) for head in heads]))
         return [torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(len(images), 4)]
     scores = evaluate(make_model("vit"), task, device, batch_size=20, logits=first_class)
@@ -106,12 +121,12 @@ def test_other_scores_take_the_place_of_the_models_own(make_model, task, device)
 
 def test_no_other_scores_leave_the_models_own(make_model, task, device):
     model = make_model("vit")
-    assert evaluate(model, task, device, logits=lambda images, heads: None) == evaluate(model, task, device)
+    assert evaluate(model, task, device, logits=lambda images, heads, names: None) == evaluate(model, task, device)
 
 
 def test_heads_given_to_other_scores_are_the_zeroshot_weights(make_model, task, device):
     model, seen = make_model("vit"), []
-    evaluate(model, task, device, logits=lambda images, heads: seen.extend(heads))
+    evaluate(model, task, device, logits=lambda images, heads, names: seen.extend(heads))
     torch.testing.assert_close(seen[0], zeroshot_weights(model, task.classnames, task.templates))
 
 
@@ -137,7 +152,7 @@ def test_a_model_in_eval_mode_stays_in_it(make_model, task, device):
 def test_evaluation_leaves_no_gradient(make_model, task, device):
     seen = []
 
-    def watched(images, heads):
+    def watched(images, heads, names):
         seen.append(torch.is_grad_enabled())
     evaluate(make_model("vit"), task, device, logits=watched)
     assert seen == [False] and torch.is_grad_enabled()
@@ -145,9 +160,9 @@ def test_evaluation_leaves_no_gradient(make_model, task, device):
 
 def test_low_precision_scores_come_from_autocast(make_model, task, monkeypatch):
     model, seen = make_model("vit", dtype=torch.float32), []
-    monkeypatch.setattr(evaluation, "plain_logits", lambda model, images, heads: (
+    monkeypatch.setattr(evaluation, "image_features", lambda model, images: (
         seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-        or [torch.zeros(len(images), 4)]))
+        or torch.zeros(len(images), 8)))
     evaluate(model, task, Device("cpu", "bf16"))
     evaluate(model, task, Device("cpu", "fp32"))
     assert seen == [torch.bfloat16, None]
@@ -191,8 +206,82 @@ def test_one_image_is_scored_in_eval_mode(make_model, task, device):
 
 def test_evaluation_batches_reach_the_model_normalised(make_model, task, device, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluation, "plain_logits",
-                        lambda model, images, heads: seen.append(images) or [torch.zeros(len(images), 4)])
+    monkeypatch.setattr(evaluation, "image_features",
+                        lambda model, images: seen.append(images) or torch.zeros(len(images), 8, dtype=torch.float64))
     evaluate(make_model("vit"), task, device, batch_size=31)
     split = task.split("test")
     torch.testing.assert_close(seen[0], pixels(device, [split.image(index) for index in range(31)]))
+
+
+# -- label spaces and heads --------------------------------------------------------------------------------------------
+
+NAMES = {"one": ("cat", "dog", "red bird"), "two": ("car", "cat"), "three": ("old tree", "small blue house", "dog")}
+
+
+@pytest.fixture
+def three_tasks(task):
+    """Three tasks of which two pairs share a class name, each with templates of its own."""
+    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:], splits={
+        "test": Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])})
+        for number, (name, classnames) in enumerate(NAMES.items())}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_tasks, device, monkeypatch):
+    model, passes, features_of = make_model("vit", seed=3), [], evaluation.image_features
+    classifiers = {part: classifier(model, task, device) for part, task in three_tasks.items()}
+    spaces = {"task": (name,), "seen": ("one", "two"), "all": tuple(NAMES)}
+    monkeypatch.setattr(evaluation, "image_features",
+                        lambda model, images: passes.append(len(images)) or features_of(model, images))
+    task = three_tasks[name]
+    found = evaluation.evaluate(model, task, device, batch_size=31, classifiers=classifiers, spaces=spaces)
+    assert passes == [31]
+    assert found.keys() == {space for space, parts in spaces.items() if name in parts}
+    split = task.split("test")
+    images = pixels(device, [split.image(index) for index in range(31)])
+    for space, scores in found.items():
+        weights, first = [], 0
+        for part in spaces[space]:
+            first = len(weights) if part == name else first
+            weights += slow_weights(model, three_tasks[part].classnames, three_tasks[part].templates)
+        top1, top5 = slow.accuracies(model, images, [first + label for label in split.labels], weights,
+                                     (1, min(5, len(weights))))
+        assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), min(5, len(weights)), 31)
+    if name == "one":
+        assert len({scores.top1 for scores in found.values()}) > 1, "the comparison means something"
+
+
+def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, task, device):
+    model = make_model(kind)
+    head = zeroshot_head(model, task, device).packed()
+    assert head.shape == (4, 9) and not head[:, -1].any()
+    plain, by_head = classifier(model, task, device), classifier(model, task, device, head)
+    features = torch.randn(5, 8, dtype=torch.float64)
+    scale = model.logit_scale.exp()
+    torch.testing.assert_close(by_head(features, scale), plain(features, scale))
+    torch.testing.assert_close(by_head.weights, plain.weights)
+
+
+def test_a_trained_head_scores_its_dataset(make_model, task, device):
+    model, head = make_model("vit"), torch.randn(4, 9, dtype=torch.float64)
+    found = evaluation.evaluate(model, task, device, classifiers={"tiny": classifier(model, task, device, head)})["task"]
+    split, hits = task.split("test"), 0
+    for index, image in enumerate(pixels(device, [split.image(index) for index in range(31)])):
+        feature = slow.image_feature(model, image).detach()
+        logits = [float(torch.dot(row[:8], feature) + row[8]) for row in head]
+        hits += logits.index(max(logits)) == split.labels[index]
+    assert found.top1 == pytest.approx(100 * hits / 31)
+    with pytest.raises(UserError, match="head of tiny"):
+        classifier(model, task, device, head[:3])
+
+
+def test_features_of_a_split_know_their_places(kind, make_model, task, device):
+    """One image that cannot be decoded leaves a gap and moves nothing."""
+    model, split = make_model(kind), task.split("test")
+    holed = dataclasses.replace(split, image=lambda index: None if index == 2 else split.image(index))
+    positions, features = encode_split(model.train(), holed, device, batch_size=7)
+    assert model.training and positions == [index for index in range(31) if index != 2]
+    model.eval()
+    expected = [slow.image_feature(model, image)
+                for image in pixels(device, [split.image(index) for index in positions])]
+    torch.testing.assert_close(features, torch.stack(expected).detach())

@@ -152,6 +152,6 @@ def test_interpolation_mixes_floats_and_leaves_counts():
     torch.nn.init.constant_(other.weight, 6.0)
     one.running_mean.fill_(1.0)
     other.num_batches_tracked.fill_(7)
-    interpolate_(one, other, 0.75)
+    interpolate_(one, other.state_dict(), 0.75)
     assert one.weight.item() == 3.0 and one.running_mean.item() == 0.75 and one.num_batches_tracked.item() == 0
     assert other.weight.item() == 6.0

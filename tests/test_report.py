@@ -26,14 +26,15 @@ def cells(text):
 
 
 def test_scores():
-    assert cells(scores_table(ROWS[0])) == [
-        ["dataset", "top-1", "top-5", "k", "images"], ["A", "10.0", "20.0", "5", "100"],
-        ["B", "30.0", "40.0", "2", "50"]]
+    spaces = {"A": {"task": ROWS[0]["A"], "all": ROWS[1]["A"]}, "B": {"all": ROWS[0]["B"]}}
+    assert cells(scores_table(spaces)) == [
+        ["dataset", "classes of", "top-1", "top-5", "k", "images"], ["A", "task", "10.0", "20.0", "5", "100"],
+        ["A", "all", "50.0", "60.0", "5", "100"], ["B", "all", "30.0", "40.0", "2", "50"]]
 
 
 def test_matrix():
     assert cells(matrix_table(SUMMARY)) == [
-        ["top-1", "A", "B"], ["zero-shot", "10.0", "30.0"], ["after A", "50.0", "31.0"], ["after B", "45.0", "70.0"]]
+        ["top-1, classes of task", "A", "B"], ["zero-shot", "10.0", "30.0"], ["after A", "50.0", "31.0"], ["after B", "45.0", "70.0"]]
     assert matrix_csv(["A", "B"], ROWS, "top1").split() == [
         "task,A,B", ",10.0000,30.0000", "A,50.0000,31.0000", "B,45.0000,70.0000"]
     assert matrix_csv(["A", "B"], ROWS, "top5").split()[2] == "A,60.0000,41.0000"

@@ -99,3 +99,15 @@ def test_the_summary_keeps_zero_shot_apart_from_the_matrix():
 def test_columns_follow_the_order_of_the_sequence_and_not_of_the_scores():
     rows = [dict(reversed(scores(*row).items())) for row in ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])]
     assert summarise(("a", "b"), rows, "task", "fp32")["matrix"] == [[3.0, 4.0], [5.0, 6.0]]
+
+
+def test_in_the_label_space_of_seen_tasks_the_others_have_no_score_yet():
+    rows = [scores(10.0, 20.0, 30.0), *(scores(*row) for row in BY_HAND)]
+    rows = [{name: found if number > "abc".index(name) else None for name, found in row.items()}
+            for number, row in enumerate(rows)]
+    summary = summarise(("a", "b", "c"), rows, "seen", "fp32")
+    assert summary["matrix"] == [[80.0, None, None], [60.0, 90.0, None], [70.0, 65.0, 95.0]]
+    assert summary["zero_shot"] == {"a": None, "b": None, "c": None}
+    assert {key: summary[key] for key in ("transfer", "avg", "last", "forgetting", "bwt")} == {
+        "transfer": None, "avg": pytest.approx(460 / 6), "last": pytest.approx(230 / 3),
+        "forgetting": pytest.approx((10 + 25) / 2), "bwt": pytest.approx((-10 - 25) / 2)}

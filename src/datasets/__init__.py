@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from src.datasets.common import Entry
@@ -60,8 +61,38 @@ PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("sr
             "pairs": Entry("src.datasets.captions:open_pairs")}
 
 
+CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>\d+)of(?P<parts>\d+)")
+
+
+def class_split(name):
+    """``CIFAR100-3of10`` -> ("CIFAR100", 3, 10), a third tenth of the classes; any other name -> (name, None, None)."""
+    match = CLASS_SPLIT.fullmatch(name)
+    if not match or match["base"] not in DATASETS:
+        return name, None, None
+    return match["base"], int(match["part"]), int(match["parts"])
+
+
+def expand(names):
+    """Names as a flag lists them -> with ``CIFAR100/10`` written out as its ten class splits, CIFAR100-1of10 and so on.
+    Raises ValueError for a number that cannot be."""
+    expanded = []
+    for name in names:
+        base, slash, parts = name.partition("/")
+        if not slash or ":" in name:
+            expanded.append(name)
+        elif not parts.isdecimal() or int(parts) < 2:
+            raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10")
+        else:
+            expanded += [f"{base}-{part}of{parts}" for part in range(1, int(parts) + 1)]
+    return tuple(expanded)
+
+
 def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
+    whole, part, parts = class_split(name)
+    if part is not None and not 1 <= part <= parts <= (DATASETS[whole].classes or 0):
+        raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of them")
+    name = whole
     prefix, colon, _ = name.partition(":")
     if colon and prefix in PREFIXES:
         return PREFIXES[prefix]
@@ -74,9 +105,17 @@ def find_entry(name):
                     "or pairs:FILE")
 
 
-def open_task(name, root):
-    """Open a dataset under ``root`` (``--data-location``), downloading it where it can be. -> Task."""
-    return find_entry(name).open(name, root)
+def open_task(name, root, class_seed=42):
+    """Open a dataset under ``root`` (``--data-location``), downloading it where it can be. -> Task.
+
+    ``class_seed`` shuffles the classes before they are split (``CIFAR100-3of10``).
+    """
+    whole, part, parts = class_split(name)
+    task = find_entry(name).open(whole, root)
+    if part is None:
+        return task
+    from src.datasets.splits import with_classes
+    return with_classes(task, part, parts, class_seed)
 
 
 def stem(name):

@@ -109,11 +109,15 @@ def fill(template, classname):
 
 class Batch(NamedTuple):
     """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
-    images could not be decoded and are not among them."""
+    images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
+    once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
+    device."""
 
     images: Any
     labels: Any
     skipped: int = 0
+    features: Any = None
+    labels_on_host: Any = None
 
 
 def seed_of(*parts):
@@ -185,7 +189,7 @@ def _loader(dataset, batch_sampler, workers):
     from torch.utils.data import DataLoader
     return _telling_skipped(DataLoader(
         dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-        pin_memory=torch.cuda.is_available()))
+        pin_memory=torch.cuda.is_available(), generator=torch.Generator()))  # the global one is the model's, for dropout
 
 
 def _telling_skipped(batches):

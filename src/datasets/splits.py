@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets.common import balanced_halves, seed_of, shuffled_classes
+from src.datasets.common import balanced_halves, order_of_epoch, seed_of, shuffled_classes
 from src.errors import UserError
 from src.files import atomic_file
 
@@ -120,6 +120,25 @@ def _find_all(names, by_name, path):
                  [split.listing()[index] for split, index in found],
                  path=(lambda position: found[position][0].path(found[position][1]))
                  if all(split.path for split, _ in found) else None)
+
+
+def with_classes(task, part, parts, seed):
+    """Class split ``part`` of ``parts``: the classes in a seeded order, cut at floor(C k / parts); all images of those
+    classes, labels counted anew."""
+    classes = len(task.classnames)
+    order = order_of_epoch(classes, seed_of(seed, task.name, "class order"), 0)
+    chosen = order[classes * (part - 1) // parts:classes * part // parts]
+    place = {label: position for position, label in enumerate(chosen)}
+
+    def cut(split):
+        if callable(split):
+            return lambda: cut(split())
+        kept = split.subset([index for index, label in enumerate(split.labels) if label in place])
+        return replace(kept, labels=[place[label] for label in kept.labels])
+    name = f"{task.name}-{part}of{parts}"
+    return replace(task, name=name, place=f"{task.place or task.name}-{part}of{parts}_order{seed}",
+                   classnames=[task.classnames[label] for label in chosen],
+                   splits={key: cut(split) for key, split in task.splits.items()})
 
 
 def tolerant(task):

@@ -12,12 +12,14 @@ from src.errors import UserError
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason."""
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on on,
+    where it is not the one that it is called by."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
+    switches: tuple = ()
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
@@ -44,20 +46,29 @@ class OwnMethod(Method):
         return getattr(module, name)(**values["set"])
 
 
-DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ref_sentences", "text_datasets",
-                "ref_batch_size")
-ONLY_IMAGE_TOWER = {"text": "its distillation reaches only the image tower, which this mode does not train"}
+DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2",
+                "distill_text_tower", "text_tower_weight", "ref_batch_size")
+REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
+DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
+                      "--distill-text-tower reaches the text tower",
+              "fc": "its distillation reaches the towers, and this mode trains neither"}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",)),
-    "lwf": Method("src.models.finetune:LwF", uses=DISTILLATION, refuses=ONLY_IMAGE_TOWER),
-    "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=ONLY_IMAGE_TOWER,
-                   uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", *DISTILLATION)),
+    "lwf": Method("src.models.finetune:LwF", uses=(*DISTILLATION, *REFERENCE_TEXTS), refuses=DEAF_MODES),
+    "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=DEAF_MODES,
+                   uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
+                         *REFERENCE_TEXTS)),
+    "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
 }
 
-# Hooks that their own flag switches on, in the order in which they act: penalties, averages, merges.
+# Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
 ADD_ONS = {
     "l2": Method("src.models.penalties:L2", uses=("l2",)),
+    "orthogonal_gradients": Method(
+        "src.models.gradients:GradientTracker", switches=("orthogonal_gradients", "orthogonal_gradients_path"),
+        uses=("orthogonal_gradients", "orthogonal_gradients_path", "orthogonal_target", "orthogonal_energy",
+              "orthogonal_dtype", "orthogonal_budget")),
     "we": Method("src.models.averaging:WeightEnsemble", uses=("avg_freq",)),
     "we_wise": Method("src.models.averaging:WiseEnsemble", uses=("avg_freq", "we_wise_alpha")),
     "moving_avg": Method("src.models.averaging:MovingAverage", uses=("mv_avg_decay",)),
@@ -72,4 +83,4 @@ def find_method(name):
 
 def active_add_ons(values):
     """Rows of ADD_ONS whose flag is given, in their order; from a mapping of flag names to values."""
-    return {key: add_on for key, add_on in ADD_ONS.items() if values[key]}
+    return {key: add_on for key, add_on in ADD_ONS.items() if any(values[flag] for flag in add_on.switches or (key,))}

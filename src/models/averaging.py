@@ -1,11 +1,13 @@
 """Averages and merges of weights: WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge.
 
 An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
-sees, what is saved and what the next task starts from.
+sees, what is saved and what the next task starts from. With adapters, averages and merges act on the merged weights.
 """
 
+from src.models.evaluation import zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.hooks import Hooks
+from src.models.lora_injection import plain_weights
 
 
 class Average(Hooks):
@@ -16,10 +18,11 @@ class Average(Hooks):
 
     def mix(self, state, weight):
         """ensemble <- weight * ensemble + (1 - weight) * live; counts (integer buffers) are the live ones."""
-        interpolate_(state.ensemble, state.model, weight)
-        for kept, live in zip(state.ensemble.buffers(), state.model.buffers(), strict=True):
+        live = plain_weights(state.model)
+        interpolate_(state.ensemble, live, weight)
+        for name, kept in state.ensemble.state_dict().items():
             if not kept.is_floating_point():
-                kept.copy_(live)
+                kept.copy_(live[name])
 
 
 class WeightEnsemble(Average):
@@ -54,7 +57,7 @@ class WiseEnsemble(WeightEnsemble):
         before = self.updates
         super().after_step(state)
         if self.updates > before:
-            interpolate_(state.ensemble, self.start, self.alpha)
+            interpolate_(state.ensemble, self.start.state_dict(), self.alpha)
 
 
 class MovingAverage(Average):
@@ -75,7 +78,10 @@ class WiseMerge(Hooks):
         self.alpha, self.partner_name = wise_ft_alpha, wise_ft_model
 
     def begin(self, state):
-        self.partner = state.frozen() if self.partner_name == "n" else state.open_zeroshot()
+        self.partner = (state.frozen() if self.partner_name == "n" else state.open_zeroshot()).state_dict()
+        if state.head is not None and "head.weight" not in self.partner:
+            head = zeroshot_head(state.open_zeroshot(), state.task, state.device).state_dict()
+            self.partner |= {f"head.{name}": value for name, value in head.items()}
 
     def end(self, state):
         interpolate_(state.final_model, self.partner, self.alpha)

@@ -1,7 +1,8 @@
 """Zero-shot classification: classifier weights, accuracy, one image."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import balanced_subset, evaluation_batches, fill
 from src.datasets.transforms import EvalTransform
+from src.errors import UserError
 from src.models.helpers import similarity, top_k_hits
-from src.models.modeling import constant_text_features, image_features, tokens_of
+from src.models.modeling import ClassificationHead, ImageEncoder, constant_text_features, image_features, tokens_of
 
 SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
 
@@ -52,41 +54,117 @@ def zeroshot_weights(model, classnames, templates):
     return F.normalize(means, dim=-1).T
 
 
-@torch.no_grad()
-def plain_logits(model, images, heads):
-    """CLIP's own scores: (B, 3, R, R) and [(D, C_t)] -> [(B, C_t)]."""
-    features = image_features(model, images)
-    return [similarity(features, head.T, model.logit_scale.exp()) for head in heads]
+@dataclass
+class Classifier:
+    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``, whose
+    ``weights`` are its own over s."""
+
+    classnames: Sequence[str]
+    weights: torch.Tensor
+    head: ClassificationHead | None = None
+
+    def __call__(self, features, scale):
+        """(B, D) -> (B, C)"""
+        return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
 
 
 @torch.no_grad()
-def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None):
-    """Scores of a model on one split of a task. ``max_size`` images are drawn evenly over the classes.
+def classifier(model, task, device, head=None):
+    """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
+    if head is not None:
+        if head.shape != (len(task.classnames), model.text_projection.shape[1] + 1):
+            raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
+                            f"{(len(task.classnames), model.text_projection.shape[1] + 1)}")
+        head = ClassificationHead.unpacked(head, model.logit_scale)
+        return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
+    with in_eval_mode(model), device.autocast():
+        return Classifier(task.classnames, zeroshot_weights(model, task.classnames, task.templates))
 
-    ``logits(images, heads) -> [(B, C_t)] or None`` takes the place of CLIP's own scores where it gives some. ``cache``:
-    folder under which decoded images are kept.
+
+@torch.no_grad()
+def zeroshot_head(model, task, device):
+    """The ClassificationHead that scores as the zero-shot classifier does: weight s * text features, bias 0."""
+    weights = classifier(model, task, device).weights.T                              # (C, D)
+    return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
+
+
+@torch.no_grad()
+def encode_split(model, split, device, batch_size=128, workers=0):
+    """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
+    (N, D) L2-normalised)."""
+    encoder, positions, features = ImageEncoder(model), [], []
+    numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
+    with in_eval_mode(model), device.autocast():
+        for batch in map(device.batch, evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size,
+                                                          workers)):
+            positions.append(batch.labels)
+            features.append(encoder(batch.images))
+    return torch.cat(positions).tolist(), torch.cat(features)
+
+
+@torch.no_grad()
+def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None,
+             classifiers=None, spaces=None, name=None):
+    """{label space: Scores} of a model on one split of a task, from one pass over its images.
+
+    ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
+    ``classifiers`` has the Classifier of each of them, by name; ``name`` is the task's own there. None of these: the
+    task's own classes, zero-shot, as "task".
+    ``max_size`` images are drawn evenly over the classes. ``logits(images, heads, names) -> [(B, C_t)] or None``, heads
+    being the classifiers' weights [(D, C_t)], takes the place of CLIP's own scores where it gives some. ``cache``: folder
+    under which decoded images are kept.
     """
+    name = name or task.name
+    classifiers = classifiers or {name: classifier(model, task, device)}
+    spaces = {space: names for space, names in (spaces or {"task": (name,)}).items() if name in names}
+    if not spaces:
+        return {}
     images, transform = task.split(split), EvalTransform(model.image_resolution)
     if cache is not None:
         images = cached_split(images, f"{task.name}-{split}", transform, cache, workers)
         transform, workers = as_it_is, 0
     if max_size is not None and images.video is None:  # frames count together with their neighbours
         images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
-    k = min(5, len(task.classnames))
-    hits, total, predictions = torch.zeros(k, dtype=torch.long, device=device.device), 0, []
+    tallies = {space: _Tally(name, [(part, len(classifiers[part].classnames)) for part in names], images, device)
+               for space, names in spaces.items()}
+    needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
+    heads = [classifiers[part].weights for part in needed]
     with in_eval_mode(model), device.autocast():
-        heads = [zeroshot_weights(model, task.classnames, task.templates)]
         for batch in map(device.batch, evaluation_batches(images, transform, batch_size, workers)):
-            scores = (logits and logits(batch.images, heads)) or plain_logits(model, batch.images, heads)
-            hits += top_k_hits(scores[0], batch.labels, k).sum(dim=0)
-            total += len(batch.labels)
-            if images.video is not None:
-                predictions += scores[0].argmax(dim=1).tolist()
-    top1, top5 = (100 * hits[[0, -1]].double() / total).tolist()
-    if images.video is None:
-        return Scores(top1, top5, k, total)
-    top1, pm0, pm10 = images.video.scores(predictions)
-    return Scores(top1, top5, k, total, pm0, pm10)
+            scores = logits and logits(batch.images, heads, needed)
+            if not scores:
+                features = image_features(model, batch.images)
+                scores = [classifiers[part](features, model.logit_scale.exp()) for part in needed]
+            scores = dict(zip(needed, scores, strict=True))
+            for tally in tallies.values():
+                tally.add(scores, batch.labels)
+    return {space: tally.scores() for space, tally in tallies.items()}
+
+
+class _Tally:
+    """Hits in one label space: the classes of ``parts`` [(dataset, classes)] side by side."""
+
+    def __init__(self, own, parts, images, device):
+        sizes = dict(parts)
+        self.names, self.classes = list(sizes), sum(sizes.values())
+        self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # where the own classes begin
+        self.k, self.total, self.video = min(5, self.classes), 0, images.video
+        self.hits, self.predictions = torch.zeros(self.k, dtype=torch.long, device=device.device), []
+
+    def add(self, scores, labels):
+        """{dataset: (B, C)}, (B,) labels among the own classes."""
+        joined = torch.cat([scores[name] for name in self.names], dim=1)                   # (B, sum of C)
+        self.hits += top_k_hits(joined, labels + self.first, self.k).sum(dim=0)
+        self.total += len(labels)
+        if self.video is not None:  # a class of another dataset is a negative number or one too large: a miss
+            self.predictions += (joined.argmax(dim=1) - self.first).tolist()
+
+    def scores(self):
+        top1, top5 = (100 * self.hits[[0, -1]].double() / self.total).tolist()
+        if self.video is None:
+            return Scores(top1, top5, self.k, self.total)
+        top1, pm0, pm10 = self.video.scores(self.predictions)
+        return Scores(top1, top5, self.k, self.total, pm0, pm10)
 
 
 @torch.no_grad()
@@ -95,6 +173,7 @@ def classify_image(model, image, classnames, device, template="a photo of a {c}.
     pixels = device.images(EvalTransform(model.image_resolution)(image)[None])
     with in_eval_mode(model), device.autocast():
         head = zeroshot_weights(model, classnames, [template])
-        probabilities = plain_logits(model, pixels, [head])[0][0].softmax(dim=-1)   # (C,)
+        logits = similarity(image_features(model, pixels), head.T, model.logit_scale.exp())
+        probabilities = logits[0].softmax(dim=-1)                                   # (C,)
     values, indices = probabilities.topk(min(5, len(classnames)))
     return [(classnames[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]

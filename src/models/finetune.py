@@ -6,9 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from src.models.helpers import distillation, interpolate_, similarity, teacher_entropy
+from src.datasets.common import order_of_epoch, seed_of
+from src.models.helpers import distillation, image_pairs, interpolate_, similarity, teacher_entropy
 from src.models.hooks import Hooks
 from src.models.modeling import (
+    batch_features,
     constant_text_features,
     image_features,
     random_tokens,
@@ -19,7 +21,8 @@ from src.models.modeling import (
 
 
 class Finetune(Hooks):
-    """Cross-entropy over the task's own classes: CE(s f(x) g(prompts)^T, y), one prompt a class (Radford et al., 2021).
+    """Cross-entropy over the task's own classes: CE(s f(x) g(prompts)^T, y), one prompt a class (Radford et al., 2021);
+    in the fc modes CE(head(f(x)), y).
 
     ``ls``: label smoothing.
     """
@@ -28,20 +31,25 @@ class Finetune(Hooks):
         self.label_smoothing = ls
 
     def begin(self, state):
-        self.class_tokens = tokens_of(state.model, state.task.prompts())                     # (C, L)
-        # A text tower that is not trained gives the same features at every step.
-        self.class_features = None
-        if not trains(state.model, "text"):
-            with state.device.autocast():
-                self.class_features = constant_text_features(state.model, self.class_tokens)  # (C, D)
+        self.class_scores = state.head or Prompts(state, state.task.prompts())
 
     def losses(self, state, batch):
-        classes = self.class_features
-        if classes is None:
-            classes = text_features(state.model, self.class_tokens)                          # (C, D)
-        images = image_features(state.model, batch.images)                                   # (B, D)
-        logits = similarity(images, classes, state.scale)                                    # (B, D) x (C, D) -> (B, C)
+        logits = self.class_scores(batch_features(state.model, batch))                       # (B, D) -> (B, C)
         return {"task": F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)}
+
+
+class Prompts:
+    """The text classifier over prompts, (B, D) -> s f g^T (B, C). A text tower that does not train is asked once."""
+
+    def __init__(self, state, prompts):
+        self.state, self.tokens, self.constant = state, tokens_of(state.model, prompts), None  # (C, L)
+        if not trains(state.model, "text"):
+            with state.device.autocast():
+                self.constant = constant_text_features(state.model, self.tokens)             # (C, D)
+
+    def __call__(self, features):
+        classes = text_features(self.state.model, self.tokens) if self.constant is None else self.constant
+        return similarity(features, classes, self.state.scale)                               # (B, D) x (C, D) -> (B, C)
 
 
 @dataclass
@@ -59,16 +67,19 @@ class Distill(Finetune):
     With Z_S = s f' g_T^T of the student and Z_T = s f_T g_T^T of the teacher, both (B, M), g_T the **teacher's** text
     features: ``image_loss`` is KD(Z_T, Z_S), rows are images; ``text_loss`` is KD(Z_T^T, Z_S^T), rows are texts and the
     softmax runs over the batch. Neither given means both. ``weight_adjust`` weighs them 0.5 instead of 1.
+    ``feature_mse`` adds MSE(f_T, f'), ``ablation_loss_2`` image-image KD (``image_pairs``). All of these reach the
+    image tower only; ``distill_text_tower`` adds terms for the text tower, weighed by ``text_tower_weight``.
     A subclass says in ``reference`` what to compare on.
     """
 
     def __init__(self, ls=0.0, T=2.0, image_loss=False, text_loss=False, weight_adjust=False, feature_mse=False,
-                 ref_sentences=None, text_datasets=(), ref_batch_size=None):
+                 ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None):
         super().__init__(ls)
         self.T, self.weight = T, 0.5 if weight_adjust else 1.0
         self.image_loss, self.text_loss = (image_loss, text_loss) if image_loss or text_loss else (True, True)
-        self.feature_mse = feature_mse
-        self.ref_sentences, self.text_datasets, self.ref_batch_size = ref_sentences, text_datasets, ref_batch_size
+        self.feature_mse, self.ablation_loss_2 = feature_mse, ablation_loss_2
+        self.text_tower_weight = self.weight * text_tower_weight if distill_text_tower else None
+        self.ref_batch_size = ref_batch_size
 
     def reference(self, state):
         """-> Reference."""
@@ -77,24 +88,39 @@ class Distill(Finetune):
     def begin(self, state):
         super().begin(state)
         reference = self.reference(state)
-        self.teacher = reference.teacher
+        self.teacher, self.reference_tokens = reference.teacher, reference.tokens
         with state.device.autocast():
             self.reference_texts = constant_text_features(self.teacher, reference.tokens)    # (M, D), once a task
-        self.reference_images = state.stream(reference.images, "reference",
-                                             self.ref_batch_size or state.settings.batch_size)
+        self.batch_size = self.ref_batch_size or state.settings.batch_size
+        self.reference_images = state.stream(reference.images, "reference", self.batch_size)
 
     def losses(self, state, batch):
-        images = next(self.reference_images).images
-        student = image_features(state.model, images)                                        # (B, D)
+        reference = next(self.reference_images)
+        student = image_features(state.model, reference.images)                              # (B, D)
         with torch.no_grad():
-            teacher = image_features(self.teacher, images)                                   # (B, D)
+            teacher = image_features(self.teacher, reference.images)                         # (B, D)
+        return {**super().losses(state, batch), **self.comparison(state, reference, student, teacher)}
+
+    def comparison(self, state, reference, student, teacher):
+        """{name: weighted term} between two towers' features (B, D) of a reference Batch."""
+        losses = {}
+        if trains(state.model, "image"):
+            losses |= self._image_tower(state, student, teacher)
+        if self.text_tower_weight is not None:
+            losses |= self._text_tower(state, teacher)
+        return losses
+
+    def _image_tower(self, state, student, teacher):
         student_logits = similarity(student, self.reference_texts, state.scale)              # (B, D) x (M, D) -> (B, M)
         teacher_logits = similarity(teacher, self.reference_texts, state.scale)
-        losses = super().losses(state, batch)
+        losses = {}
         if self.image_loss:
             losses["image_distillation"] = self._distill(state, "image", teacher_logits, student_logits)
         if self.text_loss:
             losses["text_distillation"] = self._distill(state, "text", teacher_logits.T, student_logits.T)
+        if self.ablation_loss_2:
+            losses["image_pair_distillation"] = self._distill(
+                state, "image_pair", image_pairs(teacher, state.scale), image_pairs(student, state.scale))
         if self.feature_mse:
             losses["feature_mse"] = F.mse_loss(student, teacher)
         return losses
@@ -104,42 +130,67 @@ class Distill(Finetune):
         state.metrics[f"{rows}_kl"] = loss.detach() - teacher_entropy(teacher_logits, self.T)
         return self.weight * loss
 
-    def texts(self, state, default):
-        """Tokens of the reference texts: ``text_datasets`` > random > ``ref_sentences`` > ``default`` (a list)."""
-        if self.ref_sentences == "random" and not self.text_datasets:
-            return random_tokens(state.model, state.settings.seed)
-        if self.text_datasets:
-            tasks = [state.open_task(name) for name in self.text_datasets]
-            texts = [prompt for task in tasks for prompt in task.prompts()]
-        elif self.ref_sentences:
-            texts = state.open_task(self.ref_sentences).sentences
-        else:
-            texts = default
-        return tokens_of(state.model, texts)
+    def _text_tower(self, state, teacher):
+        """KD in both directions between the teacher's image features against the teacher's and against the
+        **student's** features of a sampled batch of the reference texts: what lets the text tower feel a teacher."""
+        generator = torch.Generator().manual_seed(seed_of(state.seed_of("sampled texts"), state.iteration))
+        rows = torch.randperm(len(self.reference_tokens), generator=generator)[:self.batch_size]
+        rows = rows.to(self.reference_tokens.device)
+        student_texts = text_features(state.model, self.reference_tokens[rows])              # (K, D)
+        teacher_logits = similarity(teacher, self.reference_texts[rows], state.scale)        # (B, D) x (K, D) -> (B, K)
+        student_logits = similarity(teacher, student_texts, state.scale)
+        return {"text_tower_image": self.text_tower_weight * distillation(teacher_logits, student_logits, self.T),
+                "text_tower_text": self.text_tower_weight * distillation(teacher_logits.T, student_logits.T, self.T)}
+
+
+def reference_texts(state, ref_sentences, text_datasets, default):
+    """Tokens (M, L) of the reference texts: ``text_datasets`` > random > ``ref_sentences`` > ``default`` (a list)."""
+    if ref_sentences == "random" and not text_datasets:
+        return random_tokens(state.model, state.settings.seed)
+    if text_datasets:
+        texts = [prompt for name in text_datasets for prompt in state.open_task(name).prompts()]
+    elif ref_sentences:
+        texts = state.open_task(ref_sentences).sentences
+    else:
+        texts = default
+    return tokens_of(state.model, texts)
 
 
 class LwF(Distill):
     """Learning without forgetting (Li and Hoiem, 2016) for CLIP: the teacher is the model as it entered the task, on
     the task's own images and prompts."""
 
+    def __init__(self, ref_sentences=None, text_datasets=(), **options):
+        super().__init__(**options)
+        self.ref_sentences, self.text_datasets = ref_sentences, text_datasets
+
     def reference(self, state):
-        return Reference(state.frozen(), state.task.split("train"), self.texts(state, state.task.prompts()))
+        texts = reference_texts(state, self.ref_sentences, self.text_datasets, state.task.prompts())
+        return Reference(state.frozen(), state.task.split("train"), texts)
 
 
 class ZSCL(Distill):
     """ZSCL (Zheng et al., 2023, arXiv:2303.06628): the teacher is zero-shot CLIP, or ``ref_model``, or with
-    ``ref_wise`` (1 - a) zero-shot + a weights at load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``."""
+    ``ref_wise`` (1 - a) zero-shot + a weights at load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``, or a
+    seeded ``ref_size`` of them."""
 
-    def __init__(self, ref_dataset, ref_model=None, ref_wise=False, ref_wise_alpha=0.8, **options):
+    def __init__(self, ref_dataset, ref_model=None, ref_wise=False, ref_wise_alpha=0.8, ref_size=None,
+                 ref_sentences=None, text_datasets=(), **options):
         super().__init__(**options)
-        self.ref_dataset, self.ref_model = ref_dataset, ref_model
+        self.ref_dataset, self.ref_model, self.ref_size = ref_dataset, ref_model, ref_size
         self.alpha = ref_wise_alpha if ref_wise else 0.0
+        self.ref_sentences, self.text_datasets = ref_sentences, text_datasets
 
     def reference(self, state):
         reference = state.open_task(self.ref_dataset)
         teacher = state.open_zeroshot(self.ref_model)
         if self.alpha:
             loaded = state.frozen()
-            interpolate_(loaded, teacher, self.alpha)
+            interpolate_(loaded, {**loaded.state_dict(), **teacher.state_dict()}, self.alpha)  # a head is no teacher
             teacher = loaded
-        return Reference(teacher, reference.reference_split, self.texts(state, reference.prompts()))
+        images = reference.reference_split
+        if self.ref_size is not None:
+            seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same ones in every task
+            images = images.subset(sorted(order_of_epoch(len(images), seed, 0)[:self.ref_size]))
+        texts = reference_texts(state, self.ref_sentences, self.text_datasets, reference.prompts())
+        return Reference(teacher, images, texts)

@@ -26,6 +26,13 @@ def teacher_entropy(teacher_logits, T):
     return -T ** 2 * (log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
 
 
+def image_pairs(features, scale):
+    """scale * cosine between the images of a batch, (B, D) -> (B, B), the diagonal pushed to -1e4: an image is not
+    compared with itself."""
+    logits = similarity(features, features, scale)
+    return logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -1e4)
+
+
 def learning_rate(step, total, warmup, peak):
     """Linear warm-up to ``peak`` over the first ``warmup`` steps, then cosine to 0 at ``total``; step counts from 0.
 
@@ -55,8 +62,8 @@ def l2_distance(tensors, anchors):
 
 
 @torch.no_grad()
-def interpolate_(model, other, weight):
-    """In place: model <- weight * model + (1 - weight) * other, parameters and floating buffers; counts stay."""
-    pairs = [(value, new) for value, new in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-             if value.is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - weight)
+def interpolate_(model, weights, share):
+    """In place: model <- share * model + (1 - share) * weights, {name: tensor} for each of the model's parameters and
+    floating buffers; counts stay."""
+    pairs = [(value, weights[name]) for name, value in model.state_dict().items() if value.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - share)

@@ -25,7 +25,9 @@ class Hooks:
         """The last step is done: merges, bases, exemplars."""
 
     def logits(self, state, images, heads):
-        """(B, 3, R, R) and [(D, C_t)] -> [(B, C_t)], or None for plain CLIP."""
+        """(B, 3, R, R) and classifier weights [(D, C_t)] -> [(B, C_t)], or None for plain CLIP. ``state.scored`` names
+        the datasets of the heads, ``state.final_model`` is the CLIP that is scored; under --eval-only a state has no
+        more than these and its device."""
         return None
 
     def state_dict(self):
@@ -34,6 +36,11 @@ class Hooks:
 
     def load_state_dict(self, content):
         """Takes back what ``state_dict`` said."""
+
+    def files(self, finished):
+        """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint; ``finished`` is
+        False after an interruption."""
+        return {}
 
     def carry(self):
         """What the next task or inference needs: tensors and plain types only."""

@@ -13,12 +13,50 @@ from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
 from src.datasets.common import seed_of
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER}
+TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER,
+               "image-fc": ("visual.", "head."), "image-fc-fixed": ("visual.",), "fc": ("head.",)}
+HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
 
 
+class ImageEncoder(nn.Module):
+    """The image tower alone: (B, 3, R, R) -> (B, D), L2-normalised, in the weights' type also under autocast."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.visual = model.visual
+
+    def forward(self, images):
+        weights = next(self.visual.parameters())
+        return F.normalize(self.visual(images).to(weights.dtype), dim=-1)
+
+
+class ClassificationHead(nn.Module):
+    """A linear layer on L2-normalised image features, (B, D) -> (B, C). As ``model.head`` it trains, averages and merges
+    with the towers; a checkpoint keeps it apart, so that its weights are a plain CLIP's."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)               # (C, D), (C,)
+
+    def forward(self, features):
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features, self.weight, self.bias)
+
+    def packed(self):
+        """(C, D + 1) on the host, the bias as last column: how a checkpoint holds it."""
+        return torch.cat([self.weight, self.bias[:, None]], dim=1).detach().cpu()
+
+    @classmethod
+    def unpacked(cls, tensor, like):
+        """The head of ``packed``, with the device and type of the tensor ``like``."""
+        tensor = tensor.to(like.device, like.dtype)
+        return cls(tensor[:, :-1].clone(), tensor[:, -1].clone())
+
+
 def select_trainable(model, train_mode):
-    """Set requires_grad by the mode: the towers that it names, never ``logit_scale``. Returns the trainable names."""
+    """Set requires_grad by the mode: the towers or the ``head`` that it names, never ``logit_scale``. Returns the
+    trainable names."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(TRAIN_MODES[train_mode]))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -83,6 +121,11 @@ def random_tokens(model, seed):
 def image_features(model, images):
     """(B, 3, R, R) -> (B, D), L2-normalised, in the weights' type also under autocast."""
     return F.normalize(model.encode_image(images).to(model.logit_scale.dtype), dim=-1)
+
+
+def batch_features(model, batch):
+    """(B, D) of a Batch: those it brings along, or the model's."""
+    return image_features(model, batch.images) if batch.features is None else batch.features
 
 
 def text_features(model, tokens):

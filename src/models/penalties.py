@@ -2,17 +2,24 @@
 
 from src.models.helpers import l2_distance
 from src.models.hooks import Hooks
+from src.models.lora_injection import adapter_parameters, is_adapted, squared_update
 
 
 class L2(Hooks):
-    """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL, arXiv:2303.06628)."""
+    """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL, arXiv:2303.06628). Adapters
+    count by what they add to the weights, |(alpha / r) B A|^2, not by their factors."""
 
     def __init__(self, l2):
         self.strength = l2
 
     def begin(self, state):
-        self.moving = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        factors = {id(factor) for factor in adapter_parameters(state.model)}
+        self.moving = [parameter for parameter in state.model.parameters()
+                       if parameter.requires_grad and id(parameter) not in factors]
         self.anchors = [parameter.detach().clone() for parameter in self.moving]
 
     def losses(self, state, batch):
-        return {"l2": self.strength * l2_distance(self.moving, self.anchors)}
+        distance = l2_distance(self.moving, self.anchors) if self.moving else 0
+        if is_adapted(state.model):
+            distance = distance + squared_update(state.model)
+        return {"l2": self.strength * distance}

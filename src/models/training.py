@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from clip.model import CLIP
-from src.datasets.common import Task, seed_of, training_batches
+from src.datasets.common import Batch, SeededBatches, Task, seed_of, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.device import Device
+from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
-from src.models.modeling import frozen_copy, set_training
+from src.models.lora_injection import is_adapted, merge_lora
+from src.models.modeling import frozen_copy, set_training, trains
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,42 @@ class TrainingState:
     """What hooks see of a run. ``model`` is the live CLIP, ``ensemble`` averaged weights where an add-on keeps some,
     ``final_model`` what is evaluated, saved and carried on.
 
-    ``open_task(name)`` opens another dataset (a reference set, say); ``open_zeroshot(path)`` gives a frozen CLIP with
-    the weights of ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence. ``iteration``
-    counts the steps that the optimiser has done.
+    ``source`` is the task as the command line names it. ``open_task(name)`` opens another dataset (a reference set,
+    say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
+    ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
+    they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
+    datasets whose heads ``Hooks.logits`` is given, while it is asked.
     """
 
     model: CLIP
     task: Task
     device: Device
     settings: Settings
-    open_task: Callable[[str], Task] | None = None
+    source: str = ""
+    open_task: Callable[..., Task] | None = None
     open_zeroshot: Callable[..., CLIP] | None = None
     history: list = field(default_factory=list)
+    heads: dict = field(default_factory=dict)
+    scored: tuple = ()
     iteration: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     ensemble: CLIP | None = None
     optimizer: torch.optim.Optimizer | None = None
+    _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
 
     @property
     def final_model(self):
+        """A plain CLIP: the ensemble where one is kept, else the live model, with its adapters merged."""
+        if self.ensemble is None and is_adapted(self.model):
+            if self._merged is None or self._merged[0] != self.iteration:
+                self._merged = self.iteration, merge_lora(self.model)
+            return self._merged[1]
         return self.model if self.ensemble is None else self.ensemble
+
+    @property
+    def head(self):
+        """The ClassificationHead of the fc modes, else None."""
+        return getattr(self.model, "head", None)
 
     @property
     def learning_rate(self):
@@ -68,17 +86,40 @@ class TrainingState:
         """s = exp(logit_scale), never trained on class data."""
         return self.model.logit_scale.detach().exp()
 
-    def frozen(self, model=None):
-        """A teacher: ``model``, or the live model as it is now, copied and frozen."""
-        return frozen_copy(model or self.model)
+    def frozen(self):
+        """A teacher: the live model as it is now, its adapters merged, copied and frozen."""
+        return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
 
     def stream(self, split, purpose, batch_size, train_transform=False):
         """Endless seeded batches of a split on the device, from the current step on."""
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
-        seed = seed_of(self.settings.seed, self.task.name, purpose)
-        batches = training_batches(split, transform, batch_size, seed, self.iteration, self.settings.iterations,
-                                   self.settings.workers)
+        batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
+                                   self.settings.iterations, self.settings.workers)
         return map(self.device.batch, batches)
+
+    def seed_of(self, purpose):
+        """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
+        return seed_of(self.settings.seed, self.task.name, purpose)
+
+    def training_stream(self):
+        """The task's batches: crops drawn anew at each visit; or, where only a head trains, features under the
+        evaluation transform, which are constant and are encoded once."""
+        split, settings = self.task.split("train"), self.settings
+        if self.head is None or trains(self.model, "image"):
+            return self.stream(split, "train", settings.batch_size, train_transform=True)
+        order = [[index for _, index in batch] for batch in SeededBatches(
+            len(split), settings.batch_size, self.seed_of("train"), self.iteration, settings.iterations)]
+        return self._feature_batches(split, order)
+
+    def _feature_batches(self, split, order):
+        visited = sorted({index for batch in order for index in batch})
+        positions, features = encode_split(self.model, split.subset(visited), self.device,
+                                           workers=self.settings.workers)
+        row_of = {visited[position]: row for row, position in enumerate(positions)}
+        for batch in order:
+            found = [index for index in batch if index in row_of]
+            labels = torch.tensor([split.labels[index] for index in found], device=features.device)
+            yield Batch(None, labels, len(batch) - len(found), features[[row_of[index] for index in found]])
 
 
 class Step(nn.Module):
@@ -105,15 +146,15 @@ def train(state, hooks, report=lambda state, losses: None):
     """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
     ``report(state, losses)`` is called after each step with the detached terms."""
     settings, device = state.settings, state.device
+    torch.manual_seed(state.seed_of("dropout"))  # of adapters, and of whatever a method of one's own draws
     for hook in hooks:
         hook.begin(state)
     set_training(state.model, settings.batch_norm)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
     scaler, step = device.scaler(), Step(state, hooks)
-    batches = state.stream(state.task.split("train"), "train", settings.batch_size, train_transform=True)
 
-    for batch in batches:
+    for batch in state.training_stream():
         if state.optimizer:
             set_learning_rate(state.optimizer, settings, state.iteration)
         with device.autocast():

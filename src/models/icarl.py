@@ -1,0 +1,128 @@
+"""ICaRL (Rebuffi et al., 2017, arXiv:1611.07725) for CLIP: replay and distillation on a memory of exemplars."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from src.datasets import stem
+from src.datasets.common import Split
+from src.errors import UserError
+from src.models.evaluation import encode_split
+from src.models.finetune import Distill, Finetune, Prompts, Reference
+from src.models.modeling import ClassificationHead, tokens_of
+
+
+class ICaRL(Distill):
+    """From the second task on, one batch of exemplars a step gives "replay", each exemplar's cross-entropy over its own
+    dataset's classes, and the distillation of the model as it entered the task over the prompts of the earlier tasks.
+
+    ``memory_size`` exemplars in all are shared evenly over the classes seen so far. The memory holds no pixels but
+    {source, train_data, size, exemplars: one tensor of training indices a class, in the order of herding}. Prediction
+    is by the text classifier, not by the nearest mean of exemplars.
+    """
+
+    def __init__(self, memory_size=10000, replay_weight=1.0, **options):
+        super().__init__(**options)
+        self.memory_size, self.replay_weight, self.memory = memory_size, replay_weight, []
+
+    def begin(self, state):
+        self.memory = [entry for entry in self.memory if entry["source"] != state.source]  # a task met again is redrawn
+        self.quota = self.memory_size // (len(state.task.classnames) + sum(len(entry["exemplars"])
+                                                                           for entry in self.memory))
+        if not self.quota:
+            raise UserError(f"--memory-size {self.memory_size}: less than one exemplar for each class seen so far")
+        if not self.memory:  # nothing to keep yet: plain fine-tuning
+            Finetune.begin(self, state)
+            return
+        self.tasks = [_reopened(state, entry) for entry in self.memory]
+        self.scores = [_class_scores(state, entry, task) for entry, task in zip(self.memory, self.tasks, strict=True)]
+        super().begin(state)
+
+    def reference(self, state):
+        prompts = [prompt for task in self.tasks for prompt in task.prompts()]
+        return Reference(state.frozen(), exemplar_split(self.memory, self.tasks), tokens_of(state.model, prompts))
+
+    def losses(self, state, batch):
+        return super().losses(state, batch) if self.memory else Finetune.losses(self, state, batch)
+
+    def comparison(self, state, reference, student, teacher):
+        return {"replay": self.replay_weight * self.replay(reference, student),
+                **super().comparison(state, reference, student, teacher)}
+
+    def replay(self, exemplars, features):
+        """Mean cross-entropy of a Batch whose labels count through all earlier tasks, with features (B, D), each row over
+        its own dataset's classes; only datasets that the batch has are scored."""
+        labels, first, total = exemplars.labels, 0, features.new_zeros(())
+        here = exemplars.labels_on_host  # who is in the batch is known without waiting for the device
+        for scores, task in zip(self.scores, self.tasks, strict=True):
+            rows = ((here >= first) & (here < first + len(task.classnames))).nonzero()[:, 0].to(labels.device)
+            if len(rows):
+                total = total + F.cross_entropy(scores(features[rows]), labels[rows] - first, reduction="sum",
+                                                label_smoothing=self.label_smoothing)
+            first += len(task.classnames)
+        return total / len(labels)
+
+    def end(self, state):
+        split = state.task.split("train")
+        positions, features = encode_split(state.final_model, split, state.device, workers=state.settings.workers)
+        rows_of = [[] for _ in state.task.classnames]
+        for row, position in enumerate(positions):
+            rows_of[split.labels[position]].append(row)
+        exemplars = [torch.tensor([positions[rows[pick]] for pick in herding(features[rows], self.quota)],
+                                  dtype=torch.long) for rows in rows_of]
+        self.memory = [{**entry, "exemplars": [indices[:self.quota].clone() for indices in entry["exemplars"]]}
+                       for entry in self.memory]
+        self.memory.append({"source": state.source, "train_data": state.task.train_data, "size": len(split),
+                            "exemplars": exemplars})
+
+    def carry(self):
+        return {"memory": self.memory}
+
+    def load_carry(self, content):
+        self.memory = content.get("memory", [])
+
+
+def herding(features, count):
+    """Indices of up to ``count`` rows, (N, D) L2-normalised: each pick brings the mean of the picked ones closest to the
+    mean of all (algorithm 4 of the paper). The first picks of a longer list are those of a shorter one."""
+    mean, total = features.mean(dim=0), features.new_zeros(features.shape[1])               # (D,)
+    free, chosen = torch.ones(len(features), dtype=torch.bool, device=features.device), []
+    for picked in range(1, min(count, len(features)) + 1):
+        distances = (mean - (total + features) / picked).norm(dim=1)                        # (N,)
+        best = distances.masked_fill(~free, torch.inf).argmin()
+        free[best] = False
+        total = total + features[best]
+        chosen.append(best)
+    return torch.stack(chosen).tolist() if chosen else []
+
+
+def exemplar_split(memory, tasks):
+    """The exemplars of all earlier tasks as one Split; labels count through the classes of all of them."""
+    found, labels, first = [], [], 0
+    for entry, task in zip(memory, tasks, strict=True):
+        split = task.split("train")
+        for label, indices in enumerate(entry["exemplars"]):
+            found += [(split, index) for index in indices.tolist()]
+            labels += [first + label] * len(indices)
+        first += len(entry["exemplars"])
+    return Split(lambda position: found[position][0].image(found[position][1]), labels)
+
+
+def _reopened(state, entry):
+    """The Task that exemplars were drawn from, as it was then."""
+    task = state.open_task(entry["source"], trained=True)
+    if (task.train_data, len(task.split("train")), len(task.classnames)) != (
+            entry["train_data"], entry["size"], len(entry["exemplars"])):
+        raise UserError(f"the exemplars of {entry['source']} were drawn from {entry['size']} training images "
+                        f"({entry['train_data']}), there are {len(task.split('train'))} now ({task.train_data}); give "
+                        "the same --shots, --shot-seed, --val-fraction and --data-location as then")
+    return task
+
+
+def _class_scores(state, entry, task):
+    """(B, D) -> (B, C): the linear head that the task left, as it is scored by it, or its prompts."""
+    head = state.heads.get(stem(entry["source"]))
+    if head is None:
+        return Prompts(state, task.prompts())
+    return ClassificationHead.unpacked(head, state.model.logit_scale).requires_grad_(False)
