@@ -5,6 +5,7 @@
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from src.datasets import expand
 from src.errors import UserError
 from src.models import METHODS
 from src.protocols import PROTOCOLS
+from src.recipes import read_recipe, recipe_names
 from src.values import auto_or, keyword, label_spaces, names, rates, real, shares, warmup, whole
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
@@ -77,7 +79,9 @@ def training_flags():
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
              + "; CIFAR100/10 means ten class splits", parse=datasets,
              metavar="NAMES", runs=(SEQUENCE, EVAL)),
-        later("--recipe", "a row of the recipe table", metavar="NAME"),
+        # Its values are in the configuration; under which name they came changes nothing.
+        Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or FILE.yaml of one's own",
+             metavar="NAME", numbers=False),
         Flag("--iterations", "optimiser steps a task", parse=whole(1)),
         Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1)),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
@@ -284,7 +288,7 @@ def output_flags():
         later("--dry-run", "resolve the run and print it", False),
         Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
         later("--export", "write the model in open_clip's layout"),
-        switch("--quiet", "no progress bars", runs=SCORING, numbers=False),
+        switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),
     ]
 
@@ -302,7 +306,7 @@ METHODS_TO_COME = ("modx",)
 
 @dataclass
 class Config:
-    """Resolved values by flag key, and where each comes from: flag, protocol NAME or default."""
+    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default."""
 
     values: dict
     origins: dict
@@ -318,6 +322,10 @@ class Config:
 
     def given(self, key):
         return self.origins.get(key) == "flag"
+
+    def chosen(self, key):
+        """The user asked for it, by a flag or by a recipe."""
+        return self.origins.get(key, "").startswith(("flag", "recipe "))
 
     def numbers(self):
         """Values that can change a result: what two runs must share to be the same."""
@@ -365,8 +373,8 @@ def shown_default(flag):
 
 def shown(value):
     """A resolved value as one would write it."""
-    if value is None or value is False:
-        return "off" if value is False else "none"
+    if value is None or isinstance(value, bool):
+        return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, dict):
         return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
     if isinstance(value, float):
@@ -421,22 +429,79 @@ def _parsed(flag, text):
         raise UserError(f"{flag.name} {text}: {error}") from None
 
 
+# What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
+ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
+LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
+ORIGINS = ("flag", "recipe", "protocol", "default")
+SWITCHED = {"true": True, "on": True, "false": False, "off": False}
+
+
 def resolve(given):
-    """Given values -> Config by precedence: flag, protocol, default."""
+    """Given values -> Config by precedence: flag, recipe, protocol, default."""
     values = {key: flag.default for key, flag in FLAGS.items()}
     origins = dict.fromkeys(FLAGS, "default")
-    order = given.get("dataset_order")
+    kind = _kind(values | given)
+    recipe = _recipe_values(given["recipe"]) if "recipe" in given else {}
+    if kind not in FLAGS["recipe"].runs:
+        recipe = {}  # the warning that it has no effect must be true
+    layers, order = [], given.get("dataset_order")
     if order and len(order) == 1 and order[0] in PROTOCOLS:
         protocol = PROTOCOLS[order[0]]
-        filled = protocol.fill(given.get("method", values["method"]))
-        if "epochs" in given:
-            filled = {key: value for key, value in filled.items() if key != "iterations"}
-        values |= filled
-        origins |= dict.fromkeys(filled, f"protocol {order[0]}")
+        layers.append((f"protocol {order[0]}", protocol.fill((values | recipe | given)["method"])))
         given = given | {"dataset_order": protocol.order}
-    values |= given
-    origins |= dict.fromkeys(given, "flag")
-    return Config(values, origins, kind=_kind(values))
+    for origin, layer in (*layers, (f"recipe {given.get('recipe')}", recipe), ("flag", given)):
+        if not layer.keys().isdisjoint(LENGTHS):
+            values |= dict.fromkeys(LENGTHS)
+            origins |= dict.fromkeys(LENGTHS, "default")
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    return Config(values, origins, kind=kind)
+
+
+def _recipe_values(name):
+    """The values of a recipe by flag key, each read by its flag's own parser."""
+    values = {}
+    for word, texts in read_recipe(name).flags.items():
+        try:
+            flag = _recipe_flag(word)
+            if flag.key in values:
+                raise UserError(f"{flag.name} stands there twice")
+            values[flag.key] = _recipe_value(flag, texts)
+        except UserError as error:
+            raise UserError(f"--recipe {name}: {error}") from None
+    return {key: value for key, value in values.items() if value is not False}  # a switch that is off is not given
+
+
+def _recipe_flag(word):
+    flag = FLAGS.get(word.replace("-", "_"))
+    if flag is None:
+        near = difflib.get_close_matches(word, [flag.name[2:] for flag in FLAGS.values()], n=2)
+        raise UserError(f"unknown flag {word}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
+    if flag.key in ONE_RUN or not {*TRAINING} <= {*flag.runs}:
+        raise UserError(f"{flag.name} belongs to one run, not into a recipe; give it on the command line")
+    return flag
+
+
+def _recipe_value(flag, texts):
+    text = ",".join(texts)
+    if not (flag.built and flag.switch):
+        return _value(flag, texts if flag.repeated else text)
+    if text.lower() not in SWITCHED:
+        raise UserError(f"{flag.name} {text}: expected true or false")
+    return SWITCHED[text.lower()]
+
+
+def origins_text(config):
+    """Every value that acts in this run, a line an origin; nothing where the user gave all that is not a default."""
+    if {"flag", "default"} >= {*config.origins.values()}:
+        return ""
+    lines = {}
+    for key, flag in FLAGS.items():
+        if flag.built and config.kind in flag.runs:
+            text = shlex.quote(shown(config.values[key]) or "none")
+            lines.setdefault(config.origins[key], []).append(f"{flag.name} {text}")
+    ranked = sorted(lines, key=lambda origin: ORIGINS.index(origin.split()[0]))
+    return "\n".join(f"{origin}: {' '.join(lines[origin])}" for origin in ranked)
 
 
 def _kind(values):

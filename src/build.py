@@ -84,7 +84,7 @@ def starting_checkpoint(config):
     if not config.load:
         return _initial_checkpoint(config)
     checkpoint = loader.read_checkpoint(config.load)
-    if config.given("model") or config.model_config:
+    if config.chosen("model") or config.model_config:
         wanted, name = _architecture(config), config.model_name or config.model
         if not _same_architecture(wanted, checkpoint["architecture"]):
             holds = checkpoint.get("model") or "another architecture"

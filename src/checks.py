@@ -2,8 +2,9 @@
 
 import difflib
 import os
+import re
 
-from src.args import EVAL, FLAGS, SINGLE, TRAINING
+from src.args import EVAL, FLAGS, SINGLE, TRAINING, shown
 from src.datasets import class_split, find_entry
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
@@ -30,12 +31,26 @@ CONTRADICTIONS = [
 
 def check(config):
     """Raise UserError on the first contradiction; collect warnings in ``config.warnings``."""
-    for first, second, reason in CONTRADICTIONS:
-        if config.given(first) and config.given(second):
-            raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
-    for rule in RULES:
-        rule(config)
+    try:
+        for rule in (_check_contradictions, *RULES):
+            rule(config)
+    except UserError as error:
+        raise UserError(f"{error}{_origins_of(config, str(error))}") from None
     config.warnings += _without_effect(config)
+
+
+def _origins_of(config, message):
+    """Where the flags of a message come from that the user did not write; a recipe may well have been forgotten."""
+    named = {flag: flag[2:].replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
+    told = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
+            if config.origins.get(key, "").startswith("recipe ")]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _check_contradictions(config):
+    for first, second, reason in CONTRADICTIONS:
+        if config.chosen(first) and config.chosen(second):
+            raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
 
 
 def _check_processes(config):
@@ -142,7 +157,7 @@ def _check_rates(config):
     if config.given("lr") and strangers:
         raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
     highest = max(config.lr.values())
-    by_protocol = config.origins["lr"].startswith("protocol")
+    by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
             and highest >= HIGH_RATE:
         config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "

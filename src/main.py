@@ -36,6 +36,13 @@ def _load_errors():
     return (loader.LoadError,) if loader else ()
 
 
+def _print_origins(config):
+    """Where a recipe or a protocol filled values in, all of them by origin."""
+    text = "" if config.quiet else args.origins_text(config)
+    if text:
+        print(text + "\n", flush=True)
+
+
 def run_task(config):
     """--train-dataset: one task, from --load or from the initial weights."""
     from src.build import starting_checkpoint
@@ -45,6 +52,7 @@ def run_task(config):
     run.open([config.train_dataset])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
     run.claim([config.train_dataset], start)
+    _print_origins(config)
     _, scores = run.train(config.train_dataset, start)
     print(scores_table(scores))
 
@@ -59,6 +67,7 @@ def run_sequence(config):
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
+    _print_origins(config)
     rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
     print("\n" + "\n".join(map(summary_text, run.summarise(rows).values())))
 

@@ -11,6 +11,7 @@ from src import args, checks
 from src.args import FLAGS, METHODS_TO_COME, Config, parse
 from src.errors import UserError
 from src.models import METHODS
+from src.recipes import recipe_names
 
 COUNT = ("0", "-1", "1.5", "x", "nan", "inf", "1e3", "")
 POSITIVE = ("0", "-1", "nan", "inf", "-inf", "x", "")
@@ -26,7 +27,7 @@ WRONG = {
     "lora_dropout": ("-0.1", "1", "nan", "x"), "orthogonal_energy": ("0", "-0.1", "1.1", "nan", "x"),
     **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
     **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha"), ("-0.1", "1.1", "nan", "x")),
-    "set": ("x", "=1", "a b=1", "1a=2", ""),
+    "set": ("x", "=1", "a b=1", "1a=2", ""), "recipe": ("nonsense", "", "none.yaml", "recipes/zscl"),
     "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
     "ls": ("-0.1", "1.1", "nan", "x"),
@@ -159,6 +160,8 @@ def plausible(flag):
         return st.just(flag.name)
     if flag.key == "lr":
         values = st.sampled_from(["1e-5", "1e-3", "1e-5,DTD=1e-4"])
+    elif flag.key == "recipe":
+        values = st.sampled_from(recipe_names())
     elif flag.key == "label_space":
         values = st.sampled_from(["task", "seen", "task,all"])
     elif flag.key in TEXTS or WRONG[flag.key][:len(LIST)] == LIST:

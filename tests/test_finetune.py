@@ -94,7 +94,7 @@ def test_class_features_are_constant_only_where_the_text_tower_is(make_model, ma
     for train_mode, constant in (("whole", False), ("text", False), ("image", True)):
         state, hook = make_state(make_model("vit"), train_mode), Finetune()
         hook.begin(state)
-        assert (hook.class_features is not None) == constant
+        assert (hook.class_scores.constant is not None) == constant
 
 
 def check_lwf(state, stream_of, texts, **options):

@@ -30,7 +30,7 @@ def test_a_hook_with_nothing_overridden_says_nothing():
     assert hook.losses(state, None) == {}
     assert hook.after_backward(state) is hook.after_step(state) is hook.end(state) is None
     assert hook.logits(state, None, []) is None
-    assert hook.state_dict() == {} == hook.carry()
+    assert hook.state_dict() == {} == hook.carry() == hook.files(True) == hook.files(False)
     assert hook.load_state_dict({}) is None is hook.load_carry({})
 
 
@@ -51,9 +51,9 @@ def test_terms_written_into_one_answer_are_not_in_the_next():
 def test_evaluation_asks_the_hook_and_falls_back_to_plain_scores(
         hook, class_that_is_right, make_model, make_state, task, device):
     state = make_state(make_model("vit"))
-    scores = evaluate(state.model, task, device, logits=lambda images, heads: hook.logits(state, images, heads))
+    scores = evaluate(state.model, task, device, logits=lambda images, heads, names: hook.logits(state, images, heads))
     labels = task.split("test").labels
     if class_that_is_right is None:
         assert scores == evaluate(state.model, task, device)
     else:
-        assert scores.top1 == pytest.approx(100 * labels.count(class_that_is_right) / len(labels))
+        assert scores["task"].top1 == pytest.approx(100 * labels.count(class_that_is_right) / len(labels))

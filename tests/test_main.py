@@ -20,7 +20,7 @@ CASES = {  # what makes it wrong: (command, what the message must hold)
     "unknown dataset": (f"{START} --train-dataset DTDD", ["--train-dataset", "'DTDD'", "DTD"]),
     "unknown method": (f"{TASK} --method lfw", ["--method lfw", "lwf"]),
     "method to come": (f"{TASK} --method modx", ["--method modx", "not built yet"]),
-    "flag to come": (f"{TASK} --lora", ["--lora", "not built yet"]),
+    "flag to come": (f"{TASK} --compile", ["--compile", "not built yet"]),
     "zero iterations": (f"{START} --train-dataset DTD --iterations 0", ["--iterations 0", "at least 1"]),
     "two lengths": (f"{TASK} --epochs 1", ["--iterations", "--epochs"]),
     "no length": ("--load {model} --train-dataset {colours} --save out", ["--iterations", "--epochs"]),

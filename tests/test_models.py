@@ -40,8 +40,9 @@ def test_every_row_builds_hooks_from_the_defaults_of_its_flags(row):
 
 
 def test_add_ons_are_switched_on_by_their_flag_and_keep_their_order():
-    values = dict.fromkeys(ADD_ONS, False)
+    values = dict.fromkeys([*ADD_ONS, *(key for add_on in ADD_ONS.values() for key in add_on.switches)], False)
     assert active_add_ons(values) == {}
+    assert list(active_add_ons(values | {"orthogonal_gradients_path": "a.pth"})) == ["orthogonal_gradients"]
     assert list(active_add_ons(values | {"wise_merge": True, "l2": 0.5, "we": True})) == ["l2", "we", "wise_merge"]
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = (
     ("src.main",),
     ("src.run",),
-    ("src.build", "src.checks", "src.preflight"),
+    ("src.build", "src.checks", "src.preflight", "src.spaces"),
     ("src.args", "src.report", "src.records", "src.sequence"),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons
@@ -30,6 +30,7 @@ TIERS = (
     ("src.models.helpers", "src.models.hooks"),
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),
+    ("src.recipes",),
     ("src.errors", "src.files", "src.values", "src.protocols", "src"),
     ("clip", "clip.*"),
 )

@@ -160,8 +160,8 @@ class LwF(Distill):
     """Learning without forgetting (Li and Hoiem, 2016) for CLIP: the teacher is the model as it entered the task, on
     the task's own images and prompts."""
 
-    def __init__(self, ref_sentences=None, text_datasets=(), **options):
-        super().__init__(**options)
+    def __init__(self, ls=0.0, ref_sentences=None, text_datasets=(), **options):
+        super().__init__(ls, **options)
         self.ref_sentences, self.text_datasets = ref_sentences, text_datasets
 
     def reference(self, state):
