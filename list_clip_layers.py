@@ -1,6 +1,7 @@
 """Names of CLIP's layers, as --lora-target-modules and state dicts spell them. Needs no weights.
 
     python list_clip_layers.py --linear-only            # only nn.Linear layers
+    python list_clip_layers.py --lora                   # only what LoRA can adapt
     python list_clip_layers.py --params --model RN50    # all parameters with shapes
 """
 
@@ -19,7 +20,7 @@ def main(argv=None):
         print(f"error: --model: {error}", file=sys.stderr)
         return 2
     model = empty_model(architecture)
-    rows = parameters(model) if arguments.params else layers(model, arguments.linear_only)
+    rows = rows_of(model, arguments)
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:{width}}  {text}" for name, text in rows))
     return 0
@@ -30,6 +31,7 @@ def parse(argv):
     parser.add_argument("--model", default="ViT-B/16", help=f"one of {', '.join(architecture_names())} [ViT-B/16]")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--linear-only", action="store_true", help="only nn.Linear layers")
+    kind.add_argument("--lora", action="store_true", help="only the layers that --lora-target-modules can name")
     kind.add_argument("--params", action="store_true", help="all parameters with shapes, and their number")
     return parser.parse_args(argv)
 
@@ -41,6 +43,16 @@ def empty_model(architecture):
     from clip.model import CLIP
     with torch.device("meta"):
         return CLIP(**architecture)
+
+
+def rows_of(model, arguments):
+    """[(name, text)] of what the flags ask for."""
+    if arguments.params:
+        return parameters(model)
+    if arguments.lora:
+        from src.models.lora_injection import adaptable_sites
+        return [(name, str(module)) for name, module in adaptable_sites(model).items()]
+    return layers(model, arguments.linear_only)
 
 
 def layers(model, linear_only):

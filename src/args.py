@@ -74,7 +74,8 @@ def training_flags():
              choices=tuple(METHODS), runs=SCORING),
         Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
              repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING),
-        Flag("--train-mode", "which parameters train", "whole", choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc")),
+        Flag("--train-mode", "which parameters train", "whole",
+             choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc")),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL)),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
              + "; CIFAR100/10 means ten class splits", parse=datasets,
@@ -173,8 +174,8 @@ def averaging_flags():
         Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
              runs=(EVAL,), numbers=False, shown="0.5"),
         Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0"),
-        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the same "
-             "dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero")),
+        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the "
+             "same dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero")),
     ]
 
 
@@ -254,8 +255,8 @@ def evaluation_flags():
         Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
              runs=SCORING, shown="all"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
-        Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; several "
-             "are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task"),
+        Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "
+             "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task"),
         Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
              choices=("id", "ood"), runs=SCORING),
         later("--wandb", "log to Weights & Biases", False),

@@ -216,7 +216,9 @@ def build_hooks(config, checkpoint, basis=None):
 
 def build_scorer(config, checkpoint):
     """[method] of one's own for an evaluation without training, with what it carried over; [] for built-in ones."""
-    return [] if config.method in METHODS else _with_carry([find_method(config.method).build(config.values)], checkpoint)
+    if config.method in METHODS:
+        return []
+    return _with_carry([find_method(config.method).build(config.values)], checkpoint)
 
 
 def _with_carry(hooks, checkpoint):

@@ -29,6 +29,10 @@ PROTOCOLS = {
     "toy": Protocol(("toy-digits", "toy-new-shapes", "toy-new-textures", "toy-shapes", "toy-textures", "toy-sizes",
                      "toy-positions", "toy-colours"),
                     {"model": "toy", "train_mode": "whole", "iterations": 100, "batch_size": 64,
-                     "batch_size_eval": 256, "lr": {None: 3e-4}, "warmup_length": "20", "precision": "fp32"},
-                    {"ZSCL": {"ref_dataset": "toy-reference", "ref_sentences": "toy-reference"}}),
+                     "batch_size_eval": 256, "lr": {None: 3e-4}, "warmup_length": "20", "precision": "fp32",
+                     # As many updates a task, as long a memory, as the defaults mean for MTIL's 1000 steps.
+                     "avg_freq": 10, "mv_avg_decay": 0.99},
+                    {"ZSCL": {"ref_dataset": "toy-reference", "ref_sentences": "toy-reference"},
+                     # The share of the training images that 10000 are of MTIL's.
+                     "icarl": {"memory_size": 200}}),
 }

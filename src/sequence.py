@@ -31,7 +31,8 @@ def sequence_metrics(matrix):
     known = [value for row in matrix for value in row if value is not None]
     unseen = len(known) < n * n
     return {
-        "transfer": _mean(_mean(matrix[i][j] for i in range(j)) for j in range(1, n)) if several and not unseen else None,
+        "transfer": None if unseen or not several else _mean(
+            _mean(matrix[i][j] for i in range(j)) for j in range(1, n)),
         "avg": _mean(known),
         "last": _mean(last),
         "forgetting": _mean(max(row[j] for row in matrix if row[j] is not None) - last[j]

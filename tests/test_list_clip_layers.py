@@ -1,5 +1,9 @@
 """The list of layers against the modules and the published numbers of values."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +36,23 @@ def test_linear_layers(capsys, name, model):
     assert rows.keys() == linear.keys() and "transformer.resblocks.0.attn.out_proj" in rows
     for key, module in linear.items():
         assert f"in_features={module.in_features}, out_features={module.out_features}" in rows[key]
+
+
+def test_layers_that_lora_can_adapt(capsys, name, model):
+    """The three linear layers of each transformer block, of both towers; nothing of a ResNet's attention pool."""
+    rows = listed(capsys, "--lora", "--model", name)
+    linear = {key: str(module) for key, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert rows == {key: text for key, text in linear.items() if "attnpool" not in key}
+    assert len(rows) == 3 * sum(key.endswith(".attn") for key, _ in model.named_modules())
+    assert any(key.startswith("visual.") for key in rows) == (not hasattr(model.visual, "attnpool"))
+
+
+def test_help_needs_no_torch():
+    code = ("import sys, contextlib, list_clip_layers\nwith contextlib.suppress(SystemExit):\n"
+            "    list_clip_layers.main(['--help'])\nprint('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(list_clip_layers.__file__).parent,
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert "--lora " in done.stdout and done.stdout.splitlines()[-1] == "False", done.stdout + done.stderr
 
 
 def test_all_layers(capsys, name, model):

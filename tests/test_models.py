@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_files import BATCH, STEPS, lines, same_weights, weights
+import torch.nn.functional as F
+from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, weights
 
+from clip.loader import build, read_checkpoint
 from src.args import FLAGS
+from src.datasets import open_task
+from src.datasets.transforms import EvalTransform
+from src.device import Device
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.models.hooks import Hooks
+from src.models.modeling import image_features
 
 pytest_plugins = ["cli_fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,8 +82,7 @@ def test_a_method_that_cannot_be_built(train, mine, tmp_path, method, words, fra
 def test_the_worked_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
     """EWC as CONTRIBUTING.md shows it, from a file outside the package: a sequence equals a chain, bit for bit, and the
     second task moves less than without it."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)[1]
-    (tmp_path / "my.py").write_text(code, encoding="utf-8")
+    write_example(0, tmp_path / "my.py")
     shared = ["--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
     own = ["--method", f"{tmp_path}/my.py:EWC", "--set", "strength=1e6"]
     both = f"{world.colours},{world.tones}"
@@ -93,6 +98,53 @@ def test_the_worked_example_of_the_documentation(cli, world, tmp_path, monkeypat
     cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "plain", *shared)
     first, plain = weights(tmp_path / "plain" / "colours.pth"), weights(tmp_path / "plain" / "tones.pth")
     assert moved(first, saved) < moved(first, plain)
+
+
+def write_example(number, path):
+    """One of the Python examples of CONTRIBUTING.md as a file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number], encoding="utf-8")
+
+
+def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path):
+    """Ridge regression through the logits seam against scikit-learn's, over two tasks in one process, in a chain, and
+    scored again without training."""
+    from sklearn.linear_model import Ridge
+    write_example(1, tmp_path / "my.py")
+    both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
+    shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
+    assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
+    start = world.model
+    for name in (world.colours, world.tones):
+        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
+                   *shared)
+        assert done.status == 0, done.err
+        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    sequence, chain = (torch.load(tmp_path / name / "tones.pth", weights_only=True) for name in ("seq", "chain"))
+    assert same_weights(sequence["state_dict"], weights(world.model)), "nothing is trained"
+    assert torch.equal(sequence["carry"]["Ridge"]["gram"], chain["carry"]["Ridge"]["gram"])
+
+    model, features, labels, tests = build(read_checkpoint(world.model)).eval(), [], [], {}
+    for number, name in enumerate((world.colours, world.tones)):
+        task = open_task(name, tmp_path)
+        features += [feature(model, task.split("train").image(index)) for index in range(len(task.split("train")))]
+        labels += [3 * number + label for label in task.split("train").labels]
+        tests[task.name] = task.split("test")
+    expected = Ridge(alpha=0.5, fit_intercept=False).fit(torch.stack(features), F.one_hot(torch.tensor(labels), 5))
+    for number, (name, split) in enumerate(tests.items()):
+        answers = expected.predict(torch.stack([feature(model, split.image(index)) for index in range(len(split))]))
+        right = answers[:, 3 * number:3 * number + 3].argmax(axis=1) == split.labels
+        top1 = f"{100 * right.mean():.4f}"
+        assert [row["top1"] for row in rows(tmp_path / "seq" / f"metrics_{name}.csv")][-1] == top1
+        assert [row["top1"] for row in rows(tmp_path / "chain" / f"metrics_{name}.csv")][-1] == top1
+        cli("--load", start, *own, "--eval-only", "--eval-datasets", both, "--save", tmp_path / "again", "--workers", 0)
+        assert [row["top1"] for row in rows(tmp_path / "again" / f"metrics_{name}.csv")] == [top1]
+
+
+def feature(model, image):
+    """(D,) under a crop of the whole picture: these are small and nearly square, so a training crop is nearly the same."""
+    with torch.no_grad():
+        return image_features(model, Device("cpu", "fp32").images(EvalTransform(SIDE)(image)[None]))[0]
 
 
 def moved(one, other):

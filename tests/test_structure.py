@@ -26,7 +26,7 @@ TIERS = (
     ("src.models.*",),  # methods and add-ons
     ("src.models.training",),
     ("src.models.evaluation", "src.checkpoint", "src.device"),
-    ("src.models.modeling",),
+    ("src.models.modeling", "src.models.lora_injection"),
     ("src.models.helpers", "src.models.hooks"),
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),

@@ -91,7 +91,8 @@ def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
     whole, part, parts = class_split(name)
     if part is not None and not 1 <= part <= parts <= (DATASETS[whole].classes or 0):
-        raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of them")
+        raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of "
+                        "them")
     name = whole
     prefix, colon, _ = name.partition(":")
     if colon and prefix in PREFIXES:

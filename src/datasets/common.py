@@ -189,7 +189,7 @@ def _loader(dataset, batch_sampler, workers):
     from torch.utils.data import DataLoader
     return _telling_skipped(DataLoader(
         dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(), generator=torch.Generator()))  # the global one is the model's, for dropout
+        pin_memory=torch.cuda.is_available(), generator=torch.Generator()))  # the global one is for dropout
 
 
 def _telling_skipped(batches):

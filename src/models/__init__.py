@@ -12,8 +12,8 @@ from src.errors import UserError
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on on,
-    where it is not the one that it is called by."""
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
+    on, where it is not the one that it is called by."""
 
     target: str
     uses: tuple = ()

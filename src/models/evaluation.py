@@ -73,8 +73,8 @@ def classifier(model, task, device, head=None):
     """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
     if head is not None:
         if head.shape != (len(task.classnames), model.text_projection.shape[1] + 1):
-            raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
-                            f"{(len(task.classnames), model.text_projection.shape[1] + 1)}")
+            raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes "
+                            f"need {(len(task.classnames), model.text_projection.shape[1] + 1)}")
         head = ClassificationHead.unpacked(head, model.logit_scale)
         return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
     with in_eval_mode(model), device.autocast():
@@ -110,9 +110,9 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
     ``classifiers`` has the Classifier of each of them, by name; ``name`` is the task's own there. None of these: the
     task's own classes, zero-shot, as "task".
-    ``max_size`` images are drawn evenly over the classes. ``logits(images, heads, names) -> [(B, C_t)] or None``, heads
-    being the classifiers' weights [(D, C_t)], takes the place of CLIP's own scores where it gives some. ``cache``: folder
-    under which decoded images are kept.
+    ``max_size`` images are drawn evenly over the classes. ``logits(images, heads, names) -> [(B, C_t)] or None``,
+    heads being the classifiers' weights [(D, C_t)], takes the place of CLIP's own scores where it gives some.
+    ``cache``: folder under which decoded images are kept.
     """
     name = name or task.name
     classifiers = classifiers or {name: classifier(model, task, device)}

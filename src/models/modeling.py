@@ -32,8 +32,8 @@ class ImageEncoder(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """A linear layer on L2-normalised image features, (B, D) -> (B, C). As ``model.head`` it trains, averages and merges
-    with the towers; a checkpoint keeps it apart, so that its weights are a plain CLIP's."""
+    """A linear layer on L2-normalised image features, (B, D) -> (B, C). As ``model.head`` it trains, averages and
+    merges with the towers; a checkpoint keeps it apart, so that its weights are a plain CLIP's."""
 
     def __init__(self, weight, bias):
         super().__init__()
