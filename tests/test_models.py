@@ -106,11 +106,12 @@ def write_example(number, path):
     path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number], encoding="utf-8")
 
 
-def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path):
+def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
     """Ridge regression through the logits seam against scikit-learn's, over two tasks in one process, in a chain, and
     scored again without training."""
     from sklearn.linear_model import Ridge
     write_example(1, tmp_path / "my.py")
+    monkeypatch.setattr("src.models.training.TrainTransform", EvalTransform)  # so that the features are known here
     both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
     shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
@@ -142,7 +143,7 @@ def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path):
 
 
 def feature(model, image):
-    """(D,) under a crop of the whole picture: these are small and nearly square, so a training crop is nearly the same."""
+    """(D,) under the evaluation transform."""
     with torch.no_grad():
         return image_features(model, Device("cpu", "fp32").images(EvalTransform(SIDE)(image)[None]))[0]
 

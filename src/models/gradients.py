@@ -1,0 +1,292 @@
+"""Gradient projection: GradientTracker and the arithmetic of its bases.
+
+A basis file is {name: {"basis": (k, numel), "energy": (k,)}}, one entry a tensor: orthonormal rows and the squared
+singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the gradients of an interrupted run.
+"""
+
+import warnings
+
+import torch
+
+from src.errors import UserError
+from src.models.hooks import Hooks
+
+STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Singular values below this fraction of the largest, and what is left of a row by projection below this fraction of
+# it, are rounding errors of fp32 rows.
+ROUNDING = 1e-6
+
+
+def tracked_parameters(model):
+    """{name: parameter} of the weights of attention, MLP and layer norms, and of a ResNet's convolutions, batch norms
+    and attention pool, that require grad. No biases, embeddings, output projections, logit scale or classifiers."""
+    parameters = dict(model.named_parameters())
+    # What is called weight within the towers is all of these and one more: visual.conv1 is a convolution of a ResNet,
+    # but in a ViT, which also has a class embedding, it embeds the patches.
+    patches = "visual.conv1.weight" if "visual.class_embedding" in parameters else None
+    return {name: value for name, value in parameters.items() if value.requires_grad and name != patches
+            and name.startswith(("visual.", "transformer.", "ln_final.")) and name.endswith("weight")}
+
+
+def as_double(rows):
+    return (rows.cpu() if rows.device.type == "mps" else rows).double()  # mps has no 64-bit floats
+
+
+def orthonormalised(rows):
+    """Independent rows (k, N) -> orthonormal rows (k, N) in their type; the first i span what the first i spanned.
+
+    QR in float64: with 40 rows of 600,000 values, QR in fp32 leaves products of 3e-5 between them, this 1e-9.
+    """
+    columns, _ = torch.linalg.qr(as_double(rows).T)                                      # (N, k)
+    return columns.T.contiguous().to(rows.dtype)
+
+
+def basis_from_gradients(rows, energy=0.97):
+    """(m, N) -> {"basis": (k, N), "energy": (k,)}: the top right singular vectors that hold at least the share
+    ``energy`` of the sum of squared singular values, and these squares, largest first. Zero rows give k = 0.
+
+    By the (m, m) Gram matrix, m being small. Its vectors lose orthogonality where rows are nearly collinear, hence the
+    QR.
+    """
+    double = as_double(rows)
+    squares, vectors = torch.linalg.eigh(double @ double.T)                # (m, N) x (N, m) -> (m, m); smallest first
+    squares, vectors = squares.flip(0), vectors.flip(1)
+    squares = squares[squares > ROUNDING ** 2 * squares[:1]]
+    sums = squares.cumsum(0)
+    squares = squares[:int((sums < energy * sums[-1:]).sum()) + 1]                       # (k,)
+    basis = orthonormalised(vectors[:, :len(squares)].T @ double)                        # (k, m) x (m, N) -> (k, N)
+    return {"basis": basis.to(rows.dtype), "energy": squares.to(rows.dtype)}
+
+
+@torch.no_grad()
+def project(tensor, basis):
+    """g - B^T (B g): a tensor of any shape with N values, (k, N) orthonormal rows -> the tensor without its part in
+    their span, in its own type.
+
+    Done twice: where a gradient lies 99.9 % in the span, the first pass leaves 3e-3 of the rest there in fp32, the
+    second 5e-8.
+    """
+    wide = torch.promote_types(tensor.dtype, basis.dtype)
+    rest, rows = tensor.reshape(-1).to(wide), basis.to(tensor.device, wide)
+    for _ in range(2):
+        rest = rest - rows.T @ (rows @ rest)                                             # (N, k) x (k,) -> (N,)
+    return rest.view(tensor.shape).to(tensor.dtype)
+
+
+def chained(old, rows, energy=0.97):
+    """Entry with k orthonormal rows, new gradients (m, N) -> entry with the old rows as they are, and behind them
+    those that hold ``energy`` of what the gradients have outside the old rows' span. In float64."""
+    basis, rows = as_double(old["basis"]), as_double(rows)
+    rest = torch.stack([project(row, basis) for row in rows]) if len(rows) else rows     # (m, N)
+    rest[rest.norm(dim=1) <= ROUNDING * rows.norm(dim=1)] = 0
+    new = basis_from_gradients(rest, energy)
+    return {"basis": torch.cat([basis, new["basis"]]),
+            "energy": torch.cat([as_double(old["energy"]), new["energy"]])}
+
+
+def within_budget(entries, budget):
+    """{name: entry} and bytes -> ({name: entry}, number of rows dropped): rows of the lowest energies over all tensors
+    go until the bases fit."""
+    excess = sum(entry["basis"].nbytes for entry in entries.values()) - budget
+    kept = {name: torch.ones(len(entry["energy"]), dtype=torch.bool) for name, entry in entries.items()}
+    for _, name, row in sorted((value, name, row) for name, entry in entries.items()
+                               for row, value in enumerate(entry["energy"].tolist())):
+        if excess > 0:
+            kept[name][row] = False
+            excess -= entries[name]["basis"][row].nbytes
+    return ({name: {key: value[kept[name]] for key, value in entry.items()} for name, entry in entries.items()},
+            sum(int((~rows).sum()) for rows in kept.values()))
+
+
+def read_file(path, flag="--orthogonal-gradients-path"):
+    """Content of a basis or raw file, as stored, on the host. UserError, which names ``flag``, for anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses about what a damaged file may be
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give a grad_<DATASET>.pth or .raw.pth that "
+                        "--orthogonal-gradients wrote") from None
+    except Exception:  # damaged bytes make the unpicklers raise nearly anything
+        content = None
+    if not (is_raw(content) or is_basis(content)):
+        raise UserError(f"{flag} {path}: is damaged, or not a file of gradients; give a grad_<DATASET>.pth or .raw.pth "
+                        "that --orthogonal-gradients wrote")
+    return content
+
+
+def is_raw(content):
+    """Whether content is that of a raw file."""
+    return has_entries(content, {"snapshots": 2})
+
+
+def is_basis(content):
+    """Whether content is that of a basis file: as many energies as rows, and no more rows than values."""
+    return has_entries(content, {"basis": 2, "energy": 1}) and all(
+        len(entry["energy"]) == len(entry["basis"]) <= entry["basis"].shape[1] for entry in content.values())
+
+
+def has_entries(content, dimensions):
+    """Whether content is {name: {key: tensor of finite floats with that many dimensions}}, with at least one name."""
+    return isinstance(content, dict) and bool(content) and all(
+        isinstance(name, str) and isinstance(entry, dict) and entry.keys() == dimensions.keys() and all(
+            isinstance(entry[key], torch.Tensor) and entry[key].is_floating_point() and entry[key].ndim == number
+            and bool(entry[key].isfinite().all()) for key, number in dimensions.items())
+        for name, entry in content.items())
+
+
+def as_basis(content, energy=0.97):
+    """Content of a basis or raw file -> that of a basis file, in fp32 (fp64 stays), rows orthonormal to 1e-5 whatever
+    type they were stored in; ``energy`` is for raw snapshots."""
+    bases = {}
+    for name, entry in content.items():
+        wide = {key: value.to(torch.promote_types(value.dtype, torch.float32)) for key, value in entry.items()}
+        bases[name] = (basis_from_gradients(wide["snapshots"], energy) if "snapshots" in wide
+                       else {**wide, "basis": orthonormalised(wide["basis"])})
+    return bases
+
+
+def read_gradients(path, energy=0.97):
+    """Path of a basis or raw file, told apart by its content -> {name: {"basis": (k, numel), "energy": (k,)}}, rows in
+    fp32 (fp64 from an fp64 file) and orthonormal to 1e-5. ``energy`` is for raw snapshots. UserError for other files.
+    """
+    return as_basis(read_file(path), energy)
+
+
+class GradientTracker(Hooks):
+    """Orthogonal gradient projection: training moves no weight within the span of earlier tasks' gradients.
+
+    The idea is orthogonal gradient descent (Farajtabar et al., 2020, arXiv:1910.07104), the span is another: here it
+    is that of **gradients of the training loss**, all hooks' terms together, taken during the run, tensor by tensor.
+    Theirs is that of the gradients of the model's logits at the optimum, over all parameters as one vector, and only
+    theirs keeps the old outputs to first order.
+
+    ``orthogonal_gradients`` n: take n snapshots of the gradient, before the projection, in the middles of n equal
+    parts of the run, and make a basis of them at the end. ``orthogonal_gradients_path``: project off the basis, or the
+    raw snapshots, of this file. With both the file's basis grows by the new snapshots.
+
+    ``orthogonal_target``: "gradient" projects the current gradient before each step, "update" the weights' movement as
+    well. A projected gradient does not give a projected update under AdamW: its division by the root of the second
+    moment scales each coordinate differently, which turns the step back into the span, and weight decay moves along
+    the weights. (Momentum alone would not: a sum of projected gradients is projected. Clipping neither.) What is
+    projected is the movement since the weights at load, which in exact arithmetic is the same as to project each
+    step; step by step the rounding of fp32 weights adds up, to 2.5e-2 of the movement after 300 steps of lr 1e-6.
+
+    ``orthogonal_energy``: share of squared singular values that a basis holds. ``orthogonal_dtype``: fp32, fp16 or
+    bf16, of the file. ``orthogonal_budget`` in GiB: above it, the rows of the lowest energies are dropped.
+    """
+
+    def __init__(self, orthogonal_gradients=None, orthogonal_gradients_path=None, orthogonal_target="update",
+                 orthogonal_energy=0.97, orthogonal_dtype="fp32", orthogonal_budget=None):
+        self.count, self.path = orthogonal_gradients or 0, orthogonal_gradients_path
+        self.projects_update = orthogonal_target == "update"
+        self.energy, self.budget = orthogonal_energy, orthogonal_budget
+        self.dtype, self.stored = orthogonal_dtype, STORED[orthogonal_dtype]
+        self.snapshots, self.basis = {}, {}
+
+    def begin(self, state):
+        self.old = read_gradients(self.path, self.energy) if self.path else {}
+        self.protected = self._protected(state.model) if self.path else {}               # {name: (k, numel)}
+        self.start = {name: value.detach().clone() for name, value in state.model.named_parameters()
+                      if name in self.protected and self.projects_update}
+        self.steps, self.snapshots = [], {}
+        if self.count:
+            self.steps = snapshot_steps(self.count, state.settings.iterations)
+            self.snapshots = {name: [] for name in tracked_parameters(state.model)}
+            if not self.snapshots:
+                raise UserError(f"--orthogonal-gradients {self.count}: nothing that it tracks is trained here (weights "
+                                "of attention, MLP, norms and convolutions); leave it out")
+
+    def _protected(self, model):
+        """{name: (k, numel)} on the device and in the type of the weights, of what the file protects and is trained."""
+        parameters = dict(model.named_parameters())
+        wrong = [f"{name} ({entry['basis'].shape[1]} values, "
+                 f"the model {parameters[name].numel() if name in parameters else 'has none'})"
+                 for name, entry in self.old.items()
+                 if name not in parameters or parameters[name].numel() != entry["basis"].shape[1]]
+        if wrong:
+            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise UserError(f"--orthogonal-gradients-path {self.path}: does not fit the model: "
+                            f"{', '.join(wrong[:10])}{more}; give gradients of the same --model")
+        protected = {name: entry["basis"].to(parameters[name]) for name, entry in self.old.items()
+                     if parameters[name].requires_grad and len(entry["basis"])}
+        if not protected:
+            raise UserError(f"--orthogonal-gradients-path {self.path}: would protect nothing: none of its "
+                            f"{len(self.old)} tensors is trained here and has a row; give another --train-mode or file")
+        print(f"projection off {self.path}: {len(protected)} of its {len(self.old)} tensors, {size(protected)}")
+        return protected
+
+    def after_backward(self, state):
+        parameters = dict(state.model.named_parameters())
+        taken = len(next(iter(self.snapshots.values()), ()))
+        if taken < sum(step <= state.iteration for step in self.steps):
+            self._take(parameters)
+        for name, rows in self.protected.items():
+            if parameters[name].grad is not None:
+                parameters[name].grad.copy_(project(parameters[name].grad, rows))
+
+    def _take(self, parameters):
+        """A snapshot; where loss scaling made the gradient overflow, the next step's is taken instead."""
+        rows = {name: torch.zeros_like(parameters[name]) if parameters[name].grad is None else parameters[name].grad
+                for name in self.snapshots}
+        if all(bool(row.isfinite().all()) for row in rows.values()):
+            for name, row in rows.items():
+                self.snapshots[name].append(row.detach().flatten().to("cpu", copy=True))
+
+    @torch.no_grad()
+    def after_step(self, state):
+        parameters = dict(state.model.named_parameters())
+        for name, start in self.start.items():
+            parameters[name].copy_(start + project(parameters[name] - start, self.protected[name]))
+
+    def end(self, state):
+        if not self.count:
+            return
+        parameters = dict(state.model.named_parameters())
+        self.basis = {name: self._stored(entry) for name, entry in self.old.items() if name not in self.snapshots}
+        for name, rows in self.snapshots.items():
+            none = parameters[name].new_zeros(0, parameters[name].numel())
+            old = self.old.get(name, {"basis": none, "energy": none[:, 0]})
+            rows = torch.stack(rows).to(none.device) if rows else none                   # (m, numel)
+            old = {key: value.to(none.device) for key, value in old.items()}
+            self.basis[name] = self._stored(chained(old, rows, self.energy))
+        self.snapshots = {}  # only now: an interruption while bases are made still leaves them all in the raw file
+        if self.budget is not None:
+            self.basis, dropped = within_budget(self.basis, self.budget * 2 ** 30)
+            if dropped:
+                print(f"--orthogonal-budget {self.budget:g}: {dropped} rows of the lowest energies were dropped")
+        bases = {name: entry["basis"] for name, entry in self.basis.items()}
+        print(f"gradient basis: {len(bases)} tensors, {size(bases)} in {self.dtype}")
+
+    def _stored(self, entry):
+        return {"basis": entry["basis"].to("cpu", self.stored),
+                "energy": entry["energy"].to("cpu", torch.float32)}
+
+    def files(self, finished):
+        """{file name with a place for the task's: content}: the basis of a finished task, if snapshots were asked
+        for; the snapshots so far of an interrupted one."""
+        if finished:
+            return {"grad_{task}.pth": self.basis} if self.count else {}
+        raw = {name: {"snapshots": torch.stack(rows)} for name, rows in self.snapshots.items() if rows}
+        return {"grad_{task}.raw.pth": raw} if raw else {}
+
+    def state_dict(self):
+        return {"snapshots": {name: list(rows) for name, rows in self.snapshots.items()}, "start": self.start}
+
+    def load_state_dict(self, content):
+        self.snapshots = {name: list(rows) for name, rows in content["snapshots"].items()}
+        self.start = {name: start.to(self.protected[name]) for name, start in content["start"].items()}
+
+
+def snapshot_steps(count, iterations):
+    """The steps, from 0, in the middles of ``count`` equal parts of the run; all steps where there are fewer."""
+    if count > iterations:
+        print(f"note: --orthogonal-gradients {count}: the run has {iterations} steps; one snapshot is taken at each")
+    count = min(count, iterations)
+    return [(2 * index + 1) * iterations // (2 * count) for index in range(count)]
+
+
+def size(bases):
+    """{name: (k, numel)} -> rows and bytes in words."""
+    return (f"{sum(map(len, bases.values()))} rows, "
+            f"{sum(rows.nbytes for rows in bases.values()) / 2 ** 20:.1f} MiB")
