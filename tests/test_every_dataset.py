@@ -139,7 +139,7 @@ def test_imagenets_templates_are_open_clips(opened):
     assert digest(sorted(opened("ImageNet")[0].templates), " / ") == "882533089a127a41"
 
 
-@pytest.mark.parametrize("name", [*ON_DISK, "toy-digits", "toy-reference"])
+@pytest.mark.parametrize("name", [*ON_DISK, "toy-digits", "toy-reference", "toy-other-reference"])
 def test_batches(name, opened, tmp_path):
     task = opened(name)[0] if name in ON_DISK else open_task(name, str(tmp_path))
     split = task.reference_split

@@ -13,6 +13,11 @@ import torch
 from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from clip import loader
+from src.args import parse
+from src.build import adapt
+from src.models.gradients import read_gradients
+from src.models.lora_injection import load_adapter, plain_weights
 from src.records import Journal
 from src.sequence import sequence_metrics
 
@@ -256,7 +261,10 @@ def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
 
 
 @pytest.mark.parametrize("words", ["finetune", "lwf", "ZSCL", "finetune --we --avg-freq 2 --l2 0.1",
-                                   "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3"])
+                                   "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3",
+                                   "lwf --distill-text-tower --ablation-loss-2", "ZSCL --ref-size 5 --feature-mse",
+                                   "finetune --lora", "lwf --lora --lora-shared --l2 0.1 --we --avg-freq 1",
+                                   "finetune --lora --lora-shared --lora-shared-split-qkvo --wise-merge"])
 def test_one_process_equals_a_chain(cli, world, tmp_path, words):
     shared = ["--method", *words.split(), "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
     if words.startswith("ZSCL"):
@@ -273,6 +281,137 @@ def test_one_process_equals_a_chain(cli, world, tmp_path, words):
         assert same_weights(weights(tmp_path / "seq" / f"{task}.pth"), weights(tmp_path / "chain" / f"{task}.pth"))
         one, two = table(tmp_path / "seq", task), table(tmp_path / "chain", task)
         assert {key: row for key, row in one.items() if key[0]} == two
+
+
+# -- adapters and projection -------------------------------------------------------------------------------------------
+
+LORA = {"peft": ["--lora"], "shared": ["--lora", "--lora-shared"],
+        "split": ["--lora", "--lora-shared", "--lora-shared-split-qkvo"]}
+
+
+@pytest.mark.parametrize("words", LORA.values(), ids=LORA)
+def test_adapters_are_merged_into_a_plain_checkpoint_from_which_the_next_task_goes_on(cli, train, world, tmp_path,
+                                                                                      words):
+    """No silent reset to the zero-shot weights: the adapted weights are what is scored, saved, loaded and trained on."""
+    out, start = tmp_path / "out", weights(world.model)
+    done = train(out, "--lr", "1e-2", "--iterations", 6, *words)
+    assert done.status == 0 and {"colours.pth", "colours.lora.pth"} <= listing(out)
+    saved = weights(out / "colours.pth")
+    assert saved.keys() == start.keys()
+    changed = {name for name in saved if not torch.equal(saved[name], start[name])}
+    parts = {".mlp.c_fc.weight", ".mlp.c_proj.weight", ".attn.out_proj.weight"} | (
+        {".attn.in_proj_weight"} if "--lora-shared" in words else set())
+    assert changed == {f"{tower}resblocks.0{part}" for tower in ("transformer.", "visual.transformer.")
+                       for part in parts}
+    trained = table(out, "colours")["colours", 6]
+    cli("--load", out / "colours.pth", "--eval-only", "--eval-datasets", world.colours, "--save", tmp_path / "again",
+        "--workers", 0)
+    assert table(tmp_path / "again", "colours")["colours", 6] == trained
+    train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--lr", "1e-12", *words)
+    for name, value in weights(out / "tones.pth").items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-8)
+    assert max((saved[name] - start[name]).abs().max() for name in changed) > 1e-3
+
+
+@pytest.mark.parametrize("words", LORA.values(), ids=LORA)
+def test_the_adapter_file_alone_rebuilds_the_merged_weights(train, world, tmp_path, words):
+    train(tmp_path / "out", "--lr", "1e-2", *words)
+    saved = weights(tmp_path / "out" / "colours.pth")
+    config = parse(["--load", str(world.model), "--train-dataset", world.colours, "--iterations", "1", *words])
+    model = loader.build(loader.read_checkpoint(world.model))
+    adapt(config, model, seed=1)
+    load_adapter(model, torch.load(tmp_path / "out" / "colours.lora.pth", weights_only=True))
+    for name, value in plain_weights(model).items():
+        torch.testing.assert_close(value, saved[name], rtol=1e-6, atol=1e-6)
+
+
+def test_adapters_honour_the_train_mode_and_count_their_values(train, world, tmp_path):
+    train(tmp_path / "out", "--lora", "--lora-r", 2, "--train-mode", "image", "--lr", "1e-2")
+    start = weights(world.model)
+    changed = [name for name, value in weights(tmp_path / "out" / "colours.pth").items()
+               if not torch.equal(value, start[name])]
+    assert changed and all(name.startswith("visual.") for name in changed)
+    found = read_json(tmp_path / "out" / "run_colours.json")
+    assert found["trainable_values"] == 2 * ((32 + 32) + 2 * (32 + 128)) and found["trainable_tensors"] == 6
+
+
+def test_the_penalty_of_adapters_is_on_what_they_add_to_the_weights(train, world, tmp_path):
+    """At the second step the logged term is c * |dW|^2 of the weights that one step leaves."""
+    train(tmp_path / "one", "--lora", "--lr", "1e-2", "--iterations", 1, "--lora-dropout", 0)
+    train(tmp_path / "two", "--lora", "--lr", "1e-2", "--iterations", 2, "--lora-dropout", 0, "--l2", 3,
+          "--log-interval", 1, "--warmup-length", 1)
+    start, one = weights(world.model), weights(tmp_path / "one" / "colours.pth")
+    distance = sum((one[name] - start[name]).square().sum().item() for name in one)
+    log = lines(tmp_path / "two" / "log_colours.jsonl")
+    assert log[0]["l2"] == 0 and log[1]["l2"] == pytest.approx(3 * distance, rel=1e-3) and distance > 1e-6
+
+
+def test_dropout_of_adapters_is_seeded_and_evaluation_does_not_disturb_it(train, tmp_path):
+    for name, words in (("one", []), ("two", ["--eval-interval", 1]), ("seed", ["--seed", 43]),
+                        ("none", ["--lora-dropout", 0])):
+        train(tmp_path / name, "--lora", "--lora-dropout", 0.5, "--lr", "1e-2", *words)
+    found = {name: weights(tmp_path / name / "colours.pth") for name in ("one", "two", "seed", "none")}
+    assert same_weights(found["one"], found["two"])
+    assert not same_weights(found["one"], found["seed"]) and not same_weights(found["one"], found["none"])
+
+
+def test_a_sequence_projects_off_the_growing_basis_as_a_chain_does(cli, world, tmp_path):
+    shared = ["--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0, "--warmup-length", 0,
+              "--orthogonal-gradients", 2]
+    order = f"{world.colours},{world.tones},{world.loose}"
+    done = cli("--load", world.model, "--dataset-order", order, "--save", tmp_path / "seq", "--val-fraction", 0.5,
+               "--eval-split", "val", *shared)
+    assert done.status == 0, done.err
+    start, basis, out = world.model, [], tmp_path / "chain"
+    for name in order.split(","):
+        file = Path(name).name
+        done = cli("--load", start, "--train-dataset", name, "--save", out, "--val-fraction", 0.5, "--eval-split",
+                   "val", *basis, *shared)
+        assert done.status == 0, done.err
+        start, basis = out / f"{file}.pth", ["--orthogonal-gradients-path", out / f"grad_{file}.pth"]
+        assert same_weights(weights(tmp_path / "seq" / f"{file}.pth"), weights(start))
+        grads = [torch.load(folder / f"grad_{file}.pth", weights_only=True) for folder in (tmp_path / "seq", out)]
+        assert all(torch.equal(grads[0][name]["basis"], entry["basis"]) for name, entry in grads[1].items())
+    first, second = (read_gradients(tmp_path / "seq" / f"grad_{name}.pth") for name in ("colours", "tones"))
+    before, after = (weights(tmp_path / "seq" / f"{name}.pth") for name in ("colours", "tones"))
+    for name, entry in first.items():
+        rows = len(entry["basis"])
+        torch.testing.assert_close(second[name]["basis"][:rows], entry["basis"])
+        movement = (after[name] - before[name]).flatten()
+        assert (entry["basis"] @ movement).norm() < 1e-3 * movement.norm()
+
+
+def test_without_a_path_nothing_is_projected(train, tmp_path):
+    train(tmp_path / "plain")
+    train(tmp_path / "out", "--orthogonal-gradients", 2)
+    assert same_weights(weights(tmp_path / "plain" / "colours.pth"), weights(tmp_path / "out" / "colours.pth"))
+    train(tmp_path / "next", "--load", tmp_path / "out" / "colours.pth", "--orthogonal-gradients", 2)
+    train(tmp_path / "same", "--load", tmp_path / "out" / "colours.pth")
+    assert same_weights(weights(tmp_path / "next" / "colours.pth"), weights(tmp_path / "same" / "colours.pth"))
+
+
+def test_an_interruption_keeps_the_raw_snapshots(train, world, tmp_path, interrupt):
+    interrupt("colours", 2)
+    assert train(tmp_path / "out", "--orthogonal-gradients", 3).status == 130
+    assert listing(tmp_path / "out") == {"grad_colours.raw.pth"}
+    interrupt(None)
+    raw = torch.load(tmp_path / "out" / "grad_colours.raw.pth", weights_only=True)
+    assert all(entry["snapshots"].shape[0] == 2 for entry in raw.values())
+    done = train(tmp_path / "next", "--orthogonal-gradients-path", tmp_path / "out" / "grad_colours.raw.pth")
+    assert done.status == 0 and "tensors" in done.out
+
+
+def test_a_basis_of_another_model_is_refused_before_a_step(train, world, tmp_path, steps):
+    train(tmp_path / "out", "--orthogonal-gradients", 2)
+    steps.clear()
+    done = train(tmp_path / "wide", "--load", world.other_model, "--orthogonal-gradients-path",
+                 tmp_path / "out" / "grad_colours.pth", "--train-mode", "text")
+    assert done.status == 0 and steps  # only its embedding differs, which no basis holds
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(b"no tensors")
+    done = train(tmp_path / "none", "--orthogonal-gradients-path", damaged)
+    assert done.status == 2 and str(damaged) in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
 
 
 def test_sequence_files(cli, world, tmp_path):

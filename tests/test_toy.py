@@ -91,6 +91,21 @@ def test_reference_sets_are_fixed_and_grow_at_their_end():
     assert images.shape == (40, 32, 32, 3) and np.array_equal(images, toy.reference_images(40))
 
 
+def test_the_other_reference_set_is_another_world_of_the_same_words():
+    """Other pictures in another style (duller, with more noise), other sentences of the same words."""
+    pictures = [toy.reference_images(400, name).astype(float) for name in toy.REFERENCES]
+    corners = [images[:, :3, :3].std(axis=(1, 2)).mean() for images in pictures]
+    colours = [images[:, 13:19, 13:19].mean(axis=(1, 2)) for images in pictures]
+    dullness = [np.ptp(colour, axis=1).mean() for colour in colours]
+    assert corners[1] > 1.5 * corners[0] and dullness[1] < 0.8 * dullness[0]
+    sentences = [toy.reference_sentences(300, name) for name in toy.REFERENCES]
+    assert len(set(sentences[0]) & set(sentences[1])) < 100
+    assert {word for text in sentences[0] for word in text.split()} == {
+        word for text in sentences[1] for word in text.split()}
+    task = toy.open_toy("toy-other-reference", None)
+    assert len(task.split("train")) == 2000 and task.sentences[:300] == sentences[1]
+
+
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="toy-digits"):
         toy.load("toy-digit", "train")

@@ -55,6 +55,7 @@ DATASETS = {
     "toy-colours": Entry(_TOY, classes=8, sizes=_TOY_SIZES),
     "toy-backgrounds": Entry(_TOY, classes=4, sizes=_TOY_SIZES),
     "toy-reference": Entry(_TOY),
+    "toy-other-reference": Entry(_TOY),
 }
 # The user's own data: behind the colon is a path.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),

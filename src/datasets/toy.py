@@ -18,7 +18,9 @@ from src.templates.toy import TEMPLATES
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
-REFERENCE = "toy-reference"
+# How the world is drawn in a reference set, and the purpose of its pictures' and sentences' seeds.
+REFERENCES = {"toy-reference": (toy_world.STYLE, "reference images", "reference sentences"),
+              "toy-other-reference": (toy_world.OTHER_STYLE, "other images", "other sentences")}
 REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 500
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -53,15 +55,16 @@ ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # nearly perfect 
 
 # Seeds are (benchmark, purpose, split); the pre-training draws from other ones (scripts/pretrain_toy.py).
 _SEED = 2024
-_PURPOSES = {name: index for index, name in enumerate([*TASKS, "reference images", "reference sentences"])}
+_PURPOSES = {name: index for index, name in enumerate([
+    *TASKS, "reference images", "reference sentences", "other images", "other sentences"])}
 
 
 def open_toy(name, root):
     """A toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``."""
-    if name == REFERENCE:
-        images = reference_images(REFERENCE_IMAGES)
+    if name in REFERENCES:
+        images = reference_images(REFERENCE_IMAGES, name)
         return Task(name, [], [], {"train": _split(images, [0] * len(images))},
-                    sentences=reference_sentences(REFERENCE_SENTENCES), in_memory=True)
+                    sentences=reference_sentences(REFERENCE_SENTENCES, name), in_memory=True)
     return Task(name, classnames(name), TEMPLATES[name], {split: _split(*load(name, split)) for split in SPLITS},
                 in_memory=True)
 
@@ -90,15 +93,17 @@ def load(name, split):
     return toy_world.draw(attributes, rng), labels.tolist()
 
 
-def reference_images(count):
-    """(N, 32, 32, 3) uint8, pictures of the world as the pre-training saw it, none of them from a task."""
-    rng = _generator("reference images")
-    return toy_world.draw(toy_world.sample(count, rng), rng)
+def reference_images(count, name="toy-reference"):
+    """(N, 32, 32, 3) uint8, pictures of the world as the pre-training saw it, or in another style; none of them from a
+    task."""
+    style, purpose, _ = REFERENCES[name]
+    rng = _generator(purpose)
+    return toy_world.draw(toy_world.sample(count, rng), rng, style)
 
 
-def reference_sentences(count):
+def reference_sentences(count, name="toy-reference"):
     """N different sentences about such pictures. The first ones of a longer list are those of a shorter one."""
-    rng = _generator("reference sentences")
+    rng = _generator(REFERENCES[name][2])
     sentences = {}
     while len(sentences) < count:
         texts, _ = toy_world.captions(toy_world.sample(1024, rng), rng)

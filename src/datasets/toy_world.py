@@ -50,6 +50,12 @@ class Style:
 
 
 STYLE = Style()
+# The same names for things that look otherwise: duller colours, other grounds, smaller and rougher shapes.
+OTHER_STYLE = Style(
+    colours=((.70, .25, .25), (.80, .50, .25), (.75, .70, .30), (.25, .50, .25),
+             (.35, .65, .65), (.30, .35, .70), (.50, .30, .60), (.80, .55, .65)),
+    backgrounds=((.15, .12, .10), (.85, .88, .90), (.42, .45, .40), (.15, .18, .40)),
+    radii=(5.5, 8.0, 10.5), step=7.0, period=6.5, shift=2.0, stretch=0.12, turn=0.4, tint=0.1, noise=0.06)
 
 
 def sample(count, rng, **given):
