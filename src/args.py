@@ -314,6 +314,7 @@ class Config:
     kind: str = TRAIN
     argv: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
 
     def __getattr__(self, key):
         try:

@@ -30,7 +30,7 @@ CONTRADICTIONS = [
 
 
 def check(config):
-    """Raise UserError on the first contradiction; collect warnings in ``config.warnings``."""
+    """Raise UserError on the first contradiction; collect ``config.warnings`` and ``config.notes``."""
     try:
         for rule in (_check_contradictions, *RULES):
             rule(config)
@@ -116,6 +116,8 @@ def _check_combination(config, method):
         raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
     if texts_distilled and "text" not in towers:
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
+    if "image_loss" in method.uses and "image" in towers and not (config.image_loss or config.text_loss):
+        config.notes.append("neither --image-loss nor --text-loss is given: both are used")
     if config.lora and not towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
     if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not towers:

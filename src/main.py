@@ -21,6 +21,8 @@ def main(argv=None):
         checks.check(config)
         for warning in config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+        for note in config.notes:
+            print(f"note: {note}")
         return RUNS[config.kind](config) or 0
     except (UserError, *_load_errors()) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -69,7 +69,8 @@ def test_saved_and_read(tmp_path):
     model = CLIP(**TINY)
     save_tensors(tmp_path / "DTD.pth", finished(model, name="mine"))
     plain = torch.load(tmp_path / "DTD.pth", weights_only=True)
-    assert plain["history"] == [{"dataset": "DTD", "source": "csv:DTD", "classnames": ["a", "b"], "train_data": "4 shots",
+    assert plain["history"] == [{"dataset": "DTD", "source": "csv:DTD", "classnames": ["a", "b"],
+                                 "train_data": "4 shots",
                                  "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}}}]
     assert plain["format"] == 1 and plain["architecture"] == TINY and plain["model"] == "mine"
     again = loader.build(loader.read_checkpoint(tmp_path / "DTD.pth"))

@@ -170,6 +170,14 @@ def test_errors(words, fragments):
     assert all(fragment in message for fragment in fragments), message
 
 
+@pytest.mark.parametrize(("words", "told"), [
+    ("--method lwf", True), ("--method icarl --train-mode image-fc", True), ("--method lwf --image-loss", False),
+    ("--method lwf --text-loss", False), ("", False), ("--method lwf --train-mode text --distill-text-tower", False)])
+def test_which_distillation_is_used_is_told(words, told):
+    notes = checked(f"{TASK} {words}").notes
+    assert len(notes) == told and all("--image-loss" in note and "both" in note for note in notes)
+
+
 def test_a_rate_may_be_named_as_the_dataset_is_given():
     assert checked(f"{TASK} --lr 1e-5,toy-colours=2e-5").lr["toy-colours"] == 2e-5
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings

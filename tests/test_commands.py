@@ -3,11 +3,13 @@
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from cli_files import picture
 
+import convert_grad_to_basis
 import list_clip_layers
 
 pytest_plugins = ["cli_fixtures"]
@@ -26,6 +28,17 @@ ZSCL = ("python -m src.main --method ZSCL --train-mode whole --train-dataset DTD
 EVALUATE = "python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-datasets DTD,CIFAR100 --eval-only"
 CLASSIFY = ("python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-single path/to/image.jpg "
             "--class-names data/text_classes/imagenet_classes.txt --eval-only")
+TASK = "--train-dataset DTD --iterations 1000 --lr 1e-5 --save"
+LORA = f"python -m src.main --lora --lora-r 8 --lora-alpha 16 {TASK} ckpt/dtd_lora"
+LORA_SHARED = f"python -m src.main --lora --lora-shared --lora-r 8 --lora-alpha 16 {TASK} ckpt/dtd_lora_shared"
+LORA_SPLIT = ("python -m src.main --lora --lora-shared --lora-shared-split-qkvo --lora-r 8 --lora-alpha 16 "
+              f"{TASK} ckpt/dtd_lora_split")
+OGD_1 = ("python -m src.main --method finetune --train-dataset DTD --orthogonal-gradients 10 --save ckpt/ogd/task1 "
+         "--iterations 1000 --lr 1e-5")
+OGD_2 = ("python -m src.main --method finetune --train-dataset Flowers --orthogonal-gradients 10 "
+         "--orthogonal-gradients-path ckpt/ogd/task1/grad_DTD.pth --save ckpt/ogd/task2 "
+         "--load ckpt/ogd/task1/DTD.pth --iterations 1000 --lr 1e-5")
+CONVERT = "python convert_grad_to_basis.py --input grad_DTD.pth --output basis_DTD.pth"
 LINEAR_LAYERS, PARAMETERS = "python list_clip_layers.py --linear-only", "python list_clip_layers.py --params"
 
 # Each with the commands that must have run before it, and what is there afterwards.
@@ -34,19 +47,15 @@ COMMANDS = [
     ([ZSCL], ["ckpt/dtd_zscl/toy-sizes.pth"]),
     ([FINETUNE, EVALUATE], ["ckpt/dtd_ft/metrics_toy-colours.csv"]),
     ([FINETUNE, CLASSIFY], ["data/text_classes/imagenet_classes.txt"]),
+    ([LORA], ["ckpt/dtd_lora/toy-sizes.pth", "ckpt/dtd_lora/toy-sizes.lora.pth"]),
+    ([LORA_SHARED], ["ckpt/dtd_lora_shared/toy-sizes.pth", "ckpt/dtd_lora_shared/toy-sizes.lora.pth"]),
+    ([LORA_SPLIT], ["ckpt/dtd_lora_split/toy-sizes.pth", "ckpt/dtd_lora_split/toy-sizes.lora.pth"]),
+    ([OGD_1], ["ckpt/ogd/task1/toy-sizes.pth", "ckpt/ogd/task1/grad_toy-sizes.pth"]),
+    ([OGD_1, OGD_2], ["ckpt/ogd/task2/toy-shapes.pth", "ckpt/ogd/task2/grad_toy-shapes.pth"]),
 ]
 LISTS = [(LINEAR_LAYERS, "visual.transformer.resblocks.0.mlp.c_fc"), (PARAMETERS, "149,620,737 values")]
-# The rest of the promised commands, which the README gives with a training task at the end.
-BEGINNINGS = [
-    "python -m src.main --lora --lora-r 8 --lora-alpha 16 ",
-    "python -m src.main --lora --lora-shared --lora-r 8 --lora-alpha 16 ",
-    "python -m src.main --lora --lora-shared --lora-shared-split-qkvo --lora-r 8 --lora-alpha 16 ",
-    "python -m src.main --method finetune --train-dataset DTD --orthogonal-gradients 10 --save ckpt/ogd/task1 ",
-    "python -m src.main --method finetune --train-dataset Flowers --orthogonal-gradients 10 "
-    "--orthogonal-gradients-path ckpt/ogd/task1/grad_DTD.pth --save ckpt/ogd/task2 ",
-    "python convert_grad_to_basis.py --input grad_DTD.pth --output basis_DTD.pth\n",
-    "sbatch train.sh",
-]
+# Promised with a training task to follow, or arguments of one's own.
+BEGINNINGS = ["python -m src.main --lora --lora-r 8 --lora-alpha 16 ", "sbatch train.sh"]
 
 
 def embedded(command):
@@ -99,6 +108,13 @@ def test_one_image_answers_with_five_of_the_thousand_names(cli):
     assert all(row.split("|")[1].strip() in names for row in rows[1:])
 
 
+def test_a_basis_is_made(cli, capsys):
+    run(cli, OGD_1)
+    shutil.copy("ckpt/ogd/task1/grad_toy-sizes.pth", "grad_toy-sizes.pth")
+    assert convert_grad_to_basis.main(embedded(CONVERT)[2:]) == 0
+    assert Path("basis_toy-sizes.pth").stat().st_size
+
+
 @pytest.mark.parametrize(("command", "line"), LISTS)
 def test_a_list_is_printed(capsys, command, line):
     assert list_clip_layers.main(shlex.split(command)[2:]) == 0
@@ -119,7 +135,8 @@ def test_the_loop_of_a_users_own(cli):
 
 
 @pytest.mark.parametrize("command", [
-    *(command + end for command, end in ((FINETUNE, "\n"), (ZSCL, "\n"), (EVALUATE, "\n"), (CLASSIFY, "\n"))),
+    *(f"{command}\n" for command in (FINETUNE, ZSCL, EVALUATE, CLASSIFY, LORA, LORA_SHARED, LORA_SPLIT, OGD_1, OGD_2,
+                                     CONVERT)),
     *(command + " " for command, _ in LISTS), *BEGINNINGS])
 def test_the_readme_has_the_command(command):
     assert f"\n{command}" in README

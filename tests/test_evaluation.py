@@ -221,9 +221,11 @@ NAMES = {"one": ("cat", "dog", "red bird"), "two": ("car", "cat"), "three": ("ol
 @pytest.fixture
 def three_tasks(task):
     """Three tasks of which two pairs share a class name, each with templates of its own."""
-    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:], splits={
-        "test": Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])})
-        for number, (name, classnames) in enumerate(NAMES.items())}
+    tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
+             for number, (name, classnames) in enumerate(NAMES.items())}
+    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],
+                                      splits={"test": tests[name]})
+            for number, (name, classnames) in enumerate(NAMES.items())}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -246,7 +248,8 @@ def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_ta
             weights += slow_weights(model, three_tasks[part].classnames, three_tasks[part].templates)
         top1, top5 = slow.accuracies(model, images, [first + label for label in split.labels], weights,
                                      (1, min(5, len(weights))))
-        assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), min(5, len(weights)), 31)
+        assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12),
+                                min(5, len(weights)), 31)
     if name == "one":
         assert len({scores.top1 for scores in found.values()}) > 1, "the comparison means something"
 
@@ -264,7 +267,7 @@ def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, tas
 
 def test_a_trained_head_scores_its_dataset(make_model, task, device):
     model, head = make_model("vit"), torch.randn(4, 9, dtype=torch.float64)
-    found = evaluation.evaluate(model, task, device, classifiers={"tiny": classifier(model, task, device, head)})["task"]
+    found = evaluate(model, task, device, classifiers={"tiny": classifier(model, task, device, head)})
     split, hits = task.split("test"), 0
     for index, image in enumerate(pixels(device, [split.image(index) for index in range(31)])):
         feature = slow.image_feature(model, image).detach()

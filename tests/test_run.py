@@ -292,7 +292,7 @@ LORA = {"peft": ["--lora"], "shared": ["--lora", "--lora-shared"],
 @pytest.mark.parametrize("words", LORA.values(), ids=LORA)
 def test_adapters_are_merged_into_a_plain_checkpoint_from_which_the_next_task_goes_on(cli, train, world, tmp_path,
                                                                                       words):
-    """No silent reset to the zero-shot weights: the adapted weights are what is scored, saved, loaded and trained on."""
+    """No silent reset to the zero-shot weights: adapted weights are what is scored, saved, loaded and trained on."""
     out, start = tmp_path / "out", weights(world.model)
     done = train(out, "--lr", "1e-2", "--iterations", 6, *words)
     assert done.status == 0 and {"colours.pth", "colours.lora.pth"} <= listing(out)

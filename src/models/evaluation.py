@@ -56,8 +56,8 @@ def zeroshot_weights(model, classnames, templates):
 
 @dataclass
 class Classifier:
-    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``, whose
-    ``weights`` are its own over s."""
+    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``,
+    whose ``weights`` are its own over s."""
 
     classnames: Sequence[str]
     weights: torch.Tensor
