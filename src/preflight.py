@@ -25,7 +25,7 @@ def open_data(config, datasets, trained, evaluated):
                             f"{', '.join(datasets.open(name).splits)}")
         _require_images(datasets.open(name), name, config.eval_split)
     if trained:
-        _open_references(config, datasets, find_method(config.method).uses)
+        _open_references(config, datasets, trained, find_method(config.method).uses)
 
 
 def _require_images(task, name, split):
@@ -37,7 +37,7 @@ def _require_images(task, name, split):
         raise UserError(fault)
 
 
-def _open_references(config, datasets, reads):
+def _open_references(config, datasets, trained, reads):
     if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
         if not datasets.open(config.ref_sentences).sentences:
             raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
@@ -45,6 +45,11 @@ def _open_references(config, datasets, reads):
     for name in config.text_datasets if "text_datasets" in reads else ():
         if not datasets.open(name).classnames:
             raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
+    if "memory_size" in reads:
+        classes = sum(len(datasets.open(name).classnames) for name in trained)
+        if config.memory_size < classes:
+            raise UserError(f"--memory-size {config.memory_size}: less than one exemplar for each of the {classes} "
+                            "classes to train")
     if "ref_dataset" in reads:
         reference = datasets.open(config.ref_dataset)
         if not len(reference.reference_split):

@@ -4,6 +4,7 @@ A model is only asked for ``encode_image`` and ``encode_text`` of single inputs;
 Scores are Python lists of scalar tensors, so that gradients flow through every step.
 """
 
+import hashlib
 import math
 
 import torch
@@ -81,10 +82,17 @@ def tempered_divergence(teacher_rows, student_rows, temperature):
     return temperature ** 2 * mean(terms)
 
 
+def pair_scores(features, scale):
+    """Rows of scale * cosine of every image with every other; -1e4 with itself."""
+    rows = scores(features, features, scale)
+    return [[torch.full_like(value, -1e4) if one == other else value for other, value in enumerate(row)]
+            for one, row in enumerate(rows)]
+
+
 def distillation_terms(student, teacher, images, tokens, scale, temperature, image_loss, text_loss, weight=1.0,
-                       feature_mse=False):
-    """Named terms against the teacher's texts, {"image_distillation", "text_distillation", "feature_mse"}, and the
-    divergences {"image_kl", "text_kl"}."""
+                       feature_mse=False, image_pairs=False):
+    """Named terms against the teacher's texts, {"image_distillation", "text_distillation", "image_pair_distillation",
+    "feature_mse"}, and the divergences {"image_kl", "text_kl", "image_pair_kl"}."""
     with torch.no_grad():
         texts, taught = text_features(teacher, tokens), image_features(teacher, images)
     learnt = image_features(student, images)
@@ -97,10 +105,70 @@ def distillation_terms(student, teacher, images, tokens, scale, temperature, ima
         teacher_rows, student_rows = transposed(teacher_rows), transposed(student_rows)
         terms["text_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
         divergences["text_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+    if image_pairs:
+        teacher_rows, student_rows = pair_scores(taught, scale), pair_scores(learnt, scale)
+        terms["image_pair_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
+        divergences["image_pair_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
     if feature_mse:
         squares = [(a - b) ** 2 for one, two in zip(learnt, taught, strict=True) for a, b in zip(one, two, strict=True)]
         terms["feature_mse"] = mean(squares)
     return terms, divergences
+
+
+def text_tower_terms(student, teacher, images, tokens, scale, temperature, weight):
+    """Named terms between the teacher's images against the teacher's texts and against the student's: rows are images,
+    then rows are texts."""
+    with torch.no_grad():
+        taught, texts = image_features(teacher, images), text_features(teacher, tokens)
+    teacher_rows, student_rows = scores(taught, texts, scale), scores(taught, text_features(student, tokens), scale)
+    return {"text_tower_image": weight * tempered_cross_entropy(teacher_rows, student_rows, temperature),
+            "text_tower_text": weight * tempered_cross_entropy(transposed(teacher_rows), transposed(student_rows),
+                                                               temperature)}
+
+
+def seed_of(*parts):
+    """The upper 63 bits of an 8 byte BLAKE2b digest of the tuple as Python prints it."""
+    return int(hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest(), 16) // 2
+
+
+def sampled_texts(count, size, iteration, name="tiny", seed=42):
+    """Which of ``count`` reference texts a step distils the text tower on: the first of a seeded permutation."""
+    generator = torch.Generator().manual_seed(seed_of(seed_of(seed, name, "sampled texts"), iteration))
+    return torch.randperm(count, generator=generator).tolist()[:size]
+
+
+def herding(features, count):
+    """Every remaining candidate is tried as the next pick; the one that brings the mean closest wins, the first of
+    equals."""
+    rows, chosen = [[float(value) for value in feature] for feature in features], []
+    wanted = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    while len(chosen) < min(count, len(rows)):
+        distances = {}
+        for candidate in range(len(rows)):
+            if candidate not in chosen:
+                picked = [rows[index] for index in (*chosen, candidate)]
+                centre = [sum(column) / len(picked) for column in zip(*picked, strict=True)]
+                distances[candidate] = math.dist(centre, wanted)
+        chosen.append(min(distances, key=distances.get))
+    return chosen
+
+
+def prompt_scores(model, tokens, scale):
+    """-> feature -> its row of scores over prompts."""
+    texts = text_features(model, tokens)
+    return lambda feature: scores([feature], texts, scale)[0]
+
+
+def head_scores(packed):
+    """-> feature -> its row of scores by a linear head whose last column is the bias."""
+    return lambda feature: [torch.dot(row[:-1], feature) + row[-1] for row in packed]
+
+
+def replay_loss(model, images, labels, score_functions, smoothing):
+    """``labels``: a pair (dataset, class) an image; ``score_functions``: feature -> row, for each dataset."""
+    rows = [score_functions[dataset](image_feature(model, image))
+            for image, (dataset, _) in zip(images, labels, strict=True)]
+    return mean([smoothed_cross_entropy(row, label, smoothing) for row, (_, label) in zip(rows, labels, strict=True)])
 
 
 def learning_rate(step, total, warmup, peak):

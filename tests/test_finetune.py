@@ -15,8 +15,8 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.modeling import random_tokens
 from src.models.training import train
 
-DISTILLATIONS = [dict(zip(("image_loss", "text_loss", "weight_adjust", "feature_mse"), flags, strict=True))
-                 for flags in itertools.product([False, True], repeat=4)]
+FLAGS = ("image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2")
+DISTILLATIONS = [dict(zip(FLAGS, flags, strict=True)) for flags in itertools.product([False, True], repeat=len(FLAGS))]
 
 
 def name_of(flags):
@@ -48,7 +48,8 @@ def begin_and_move(hook, state):
 
 def gradients_of(loss, model):
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True))
+    gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+    return dict(zip(named, gradients, strict=True))
 
 
 def assert_same_gradients(model, loss, expected_loss):
@@ -97,6 +98,15 @@ def test_class_features_are_constant_only_where_the_text_tower_is(make_model, ma
         assert (hook.class_scores.constant is not None) == constant
 
 
+def slow_terms(state, teacher, images, texts, options):
+    """What an image tower's distillation must give under a method's ``options``: (terms, divergences)."""
+    both = not (options.get("image_loss") or options.get("text_loss"))
+    return slow.distillation_terms(
+        state.model, teacher, images, texts, state.scale, options.get("T", 2.0), options.get("image_loss") or both,
+        options.get("text_loss") or both, 0.5 if options.get("weight_adjust") else 1.0,
+        options.get("feature_mse", False), options.get("ablation_loss_2", False))
+
+
 def check_lwf(state, stream_of, texts, **options):
     """One step of LwF against the slow terms, its teacher being the model as it entered."""
     entered = state.frozen()
@@ -104,11 +114,7 @@ def check_lwf(state, stream_of, texts, **options):
     begin_and_move(hook, state)
     size = options.get("ref_batch_size") or 4
     batch, images = first_batches(state, stream_of, ref_batch_size=size)
-    both = not (options.get("image_loss") or options.get("text_loss"))
-    terms, divergences = slow.distillation_terms(
-        state.model, entered, images, texts, state.scale, options.get("T", 2.0), options.get("image_loss") or both,
-        options.get("text_loss") or both, 0.5 if options.get("weight_adjust") else 1.0,
-        options.get("feature_mse", False))
+    terms, divergences = slow_terms(state, entered, images, texts, options)
     expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)), **terms}
     assert_same(state, hook.losses(state, batch), expected)
     assert {name: value.item() for name, value in state.metrics.items()} == pytest.approx(
@@ -144,11 +150,7 @@ def check_zscl(state, teacher, stream_of, reference, texts, **options):
     hook = ZSCL("tiny-reference", **options)
     begin_and_move(hook, state)
     batch, images = first_batches(state, stream_of, reference)
-    both = not (options.get("image_loss") or options.get("text_loss"))
-    terms, _ = slow.distillation_terms(
-        state.model, teacher, images, texts, state.scale, options.get("T", 2.0), options.get("image_loss") or both,
-        options.get("text_loss") or both, 0.5 if options.get("weight_adjust") else 1.0,
-        options.get("feature_mse", False))
+    terms, _ = slow_terms(state, teacher, images, texts, options)
     expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)), **terms}
     assert_same(state, hook.losses(state, batch), expected)
 
@@ -159,6 +161,83 @@ def test_zscl_equals_the_slow_rendering(kind, flags, make_model, make_state, str
     state.open_zeroshot = {None: teacher}.__getitem__
     reference = open_task("tiny-reference")
     check_zscl(state, teacher, stream_of, reference, tokens(prompts(reference)), ls=0.2, **flags)
+
+
+TEXT_TOWER = [{}, {"weight_adjust": True, "text_tower_weight": 0.3}, {"T": 3.0, "ref_batch_size": 3},
+              {"image_loss": True, "feature_mse": True, "ablation_loss_2": True, "ls": 0.2}]
+
+
+def text_tower_terms(state, teacher, images, texts, options, iteration=0):
+    """What the text tower's distillation must give at a step of a task."""
+    rows = slow.sampled_texts(len(texts), len(images), iteration, state.task.name, state.settings.seed)
+    weight = (0.5 if options.get("weight_adjust") else 1.0) * options.get("text_tower_weight", 1.0)
+    return slow.text_tower_terms(state.model, teacher, images, texts[rows], state.scale, options.get("T", 2.0), weight)
+
+
+def assert_reaches_the_text_tower_alone(model, losses):
+    gradients = gradients_of(losses["text_tower_image"] + losses["text_tower_text"], model)
+    reached = {name for name, gradient in gradients.items() if gradient is not None and gradient.norm() > 1e-6}
+    assert {"text_projection", "token_embedding.weight", "ln_final.bias"} <= reached
+    assert not any(name.startswith("visual.") for name in reached)
+
+
+@pytest.mark.parametrize("train_mode", ["whole", "text"])
+@pytest.mark.parametrize("options", TEXT_TOWER, ids=str)
+@pytest.mark.parametrize("method", ["lwf", "ZSCL"])
+def test_distilling_the_text_tower_equals_the_slow_rendering(
+        kind, method, options, train_mode, make_model, make_state, stream_of, task, open_task):
+    """All terms and every gradient; where only the text tower trains, the terms of the image tower are left out."""
+    state, reference = make_state(make_model(kind), train_mode), open_task("tiny-reference")
+    teacher = make_model(kind, seed=9) if method == "ZSCL" else state.frozen()
+    state.open_zeroshot = {None: teacher}.__getitem__
+    hook, source, texts = (LwF(distill_text_tower=True, **options), task, prompts(task)) if method == "lwf" else (
+        ZSCL("tiny-reference", ref_sentences="tiny-reference", distill_text_tower=True, **options), reference,
+        reference.sentences)
+    begin_and_move(hook, state)
+    batch, images = first_batches(state, stream_of, source, options.get("ref_batch_size", 4))
+    expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)),
+                **text_tower_terms(state, teacher, images, tokens(texts), options)}
+    if train_mode == "whole":
+        expected |= slow_terms(state, teacher, images, tokens(texts), options)[0]
+    losses = hook.losses(state, batch)
+    assert_same(state, losses, expected)
+    own = ("text_tower_image", "text_tower_text")
+    assert_same(state, {name: losses[name] for name in own}, {name: expected[name] for name in own})
+    assert_reaches_the_text_tower_alone(state.model, losses)
+
+
+def begun_at(iteration, make_state, model):
+    """-> (state, method) at a step of a task whose 5 reference texts are more than its batches of 2."""
+    state = make_state(model)
+    state.iteration = iteration
+    hook = ZSCL("tiny-reference", ref_sentences="tiny-reference", distill_text_tower=True, ref_batch_size=2)
+    begin_and_move(hook, state)
+    return state, hook
+
+
+def test_each_step_samples_other_texts_and_the_same_step_the_same_ones(make_model, make_state, stream_of, open_task):
+    state, hook = begun_at(0, make_state, make_model("vit"))
+    reference, found = open_task("tiny-reference"), []
+    streams = zip(stream_of(state.task.split("train"), "train", 4, train_transform=True),
+                  stream_of(reference.split("train"), "reference", 4, 2), strict=True)
+    for step, (batch, reference_batch) in enumerate(streams):
+        state.iteration = step
+        found.append(hook.losses(state, batch))
+        expected = text_tower_terms(state, hook.teacher, reference_batch.images, tokens(reference.sentences), {}, step)
+        for name, value in expected.items():
+            assert found[step][name].item() == pytest.approx(value.item(), rel=1e-6)
+        later, other = begun_at(step, make_state, make_model("vit"))
+        again = other.losses(later, batch)
+        assert {name: value.item() for name, value in again.items()} == {
+            name: value.item() for name, value in found[step].items()}
+    assert len({tuple(slow.sampled_texts(5, 2, step)) for step in range(4)}) > 2, "else the test shows nothing"
+
+
+def test_another_task_or_seed_samples_other_texts():
+    """What the definition that the tests above hold on to promises."""
+    drawn = [[slow.sampled_texts(50, 5, step, *key) for step in range(3)]
+             for key in (("tiny", 42), ("tiny", 43), ("other", 42))]
+    assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
 def test_zscl_learns_from_the_given_model(make_model, make_state, stream_of, open_task):
@@ -267,3 +346,42 @@ def test_ref_wise_teaches_from_a_mix_of_zero_shot_and_loaded_weights(make_state,
     for name, value in method.teacher.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.75 * zeroshot[name] + 0.25 * loaded[name], rtol=1e-12, atol=1e-12)
+
+
+def reference_images(state, reference, **options):
+    """Which images of the reference set a method compares on, by their numbers, in their order."""
+    known = [id(reference.split("train").image(index)) for index in range(11)]
+    images = ZSCL("tiny-reference", **options).reference(state).images
+    numbers = [known.index(id(images.image(position))) for position in range(len(images))]
+    assert list(images.labels) == [reference.split("train").labels[number] for number in numbers]
+    return numbers
+
+
+def test_ref_size_takes_so_many_images_the_same_in_every_task(make_model, make_state, make_task, open_task):
+    model, reference = make_model("vit"), open_task("tiny-reference")
+    state, found = make_state(model), {}
+    for size in (1, 4, 10):
+        found[size] = reference_images(state, reference, ref_size=size)
+        assert len(found[size]) == len(set(found[size])) == size
+    for name, classes in (("another task", 4), ("tiny-other", 2)):
+        state = make_state(model)
+        state.task = make_task(classes, name)
+        state.source, state.iteration = name, 3
+        assert reference_images(state, reference, ref_size=4) == found[4]
+    others = [reference_images(make_state(model, seed=seed), reference, ref_size=4) for seed in (1, 2, 3)]
+    assert all(other != found[4] and len(set(other)) == 4 for other in others)
+
+
+@pytest.mark.parametrize("options", [{}, {"ref_size": 11}, {"ref_size": 500}], ids=str)
+def test_more_reference_images_than_there_are_means_all(options, make_model, make_state, open_task):
+    found = reference_images(make_state(make_model("vit")), open_task("tiny-reference"), **options)
+    assert sorted(found) == list(range(11))
+
+
+def test_the_images_of_ref_size_are_those_that_are_streamed(make_model, make_state, stream_of, open_task):
+    state, reference = make_state(make_model("vit"), iterations=5), open_task("tiny-reference")
+    numbers = reference_images(state, reference, ref_size=5)
+    hook = ZSCL("tiny-reference", ref_size=5, ref_batch_size=2)
+    hook.begin(state)
+    expected = stream_of(reference.split("train").subset(numbers), "reference", 5, 2)
+    assert all(torch.equal(one.images, two.images) for one, two in zip(hook.reference_images, expected, strict=True))

@@ -8,6 +8,7 @@ import torch
 
 from src.models.helpers import (
     distillation,
+    image_pairs,
     interpolate_,
     l2_distance,
     learning_rate,
@@ -74,6 +75,19 @@ def test_teacher_entropy_by_hand():
     # Two rows: uniform over four has entropy ln 4; a certain one has none.
     teacher = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1000.0, 0.0, 0.0, 0.0]])
     assert teacher_entropy(teacher, 3.0).item() == pytest.approx(9 * math.log(4) / 2)
+
+
+def test_image_pairs_by_hand():
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    expected = torch.tensor([[-1e4, 6.0, 0.0], [6.0, -1e4, 8.0], [0.0, 8.0, -1e4]])
+    torch.testing.assert_close(image_pairs(features, torch.tensor(10.0)), expected)
+
+
+def test_an_image_gets_no_gradient_from_itself():
+    # d/df_0 of the sum over all pairs: each pair counts twice, f_0 f_0 not at all.
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+    image_pairs(features, 10.0).sum().backward()
+    torch.testing.assert_close(features.grad, 20 * torch.tensor([[0.6, 1.8], [1.0, 1.0], [1.6, 0.8]]))
 
 
 @pytest.mark.parametrize("step, factor", [

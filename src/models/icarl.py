@@ -1,12 +1,10 @@
 """ICaRL (Rebuffi et al., 2017, arXiv:1611.07725) for CLIP: replay and distillation on a memory of exemplars."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 
 from src.datasets import stem
-from src.datasets.common import Split
+from src.datasets.common import Split, seed_of
 from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.finetune import Distill, Finetune, Prompts, Reference
@@ -18,8 +16,8 @@ class ICaRL(Distill):
     dataset's classes, and the distillation of the model as it entered the task over the prompts of the earlier tasks.
 
     ``memory_size`` exemplars in all are shared evenly over the classes seen so far. The memory holds no pixels but
-    {source, train_data, size, exemplars: one tensor of training indices a class, in the order of herding}. Prediction
-    is by the text classifier, not by the nearest mean of exemplars.
+    {source, train_data, size, classes: a number made of their names, exemplars: one tensor of training indices a class,
+    in the order of herding}. Prediction is by the text classifier, not by the nearest mean of exemplars.
     """
 
     def __init__(self, memory_size=10000, replay_weight=1.0, **options):
@@ -51,8 +49,8 @@ class ICaRL(Distill):
                 **super().comparison(state, reference, student, teacher)}
 
     def replay(self, exemplars, features):
-        """Mean cross-entropy of a Batch whose labels count through all earlier tasks, with features (B, D), each row over
-        its own dataset's classes; only datasets that the batch has are scored."""
+        """Mean cross-entropy of a Batch whose labels count through all earlier tasks, with features (B, D), each row
+        over its own dataset's classes; only datasets that the batch has are scored."""
         labels, first, total = exemplars.labels, 0, features.new_zeros(())
         here = exemplars.labels_on_host  # who is in the batch is known without waiting for the device
         for scores, task in zip(self.scores, self.tasks, strict=True):
@@ -73,8 +71,7 @@ class ICaRL(Distill):
                                   dtype=torch.long) for rows in rows_of]
         self.memory = [{**entry, "exemplars": [indices[:self.quota].clone() for indices in entry["exemplars"]]}
                        for entry in self.memory]
-        self.memory.append({"source": state.source, "train_data": state.task.train_data, "size": len(split),
-                            "exemplars": exemplars})
+        self.memory.append({"source": state.source, **_drawn_from(state.task), "exemplars": exemplars})
 
     def carry(self):
         return {"memory": self.memory}
@@ -84,14 +81,14 @@ class ICaRL(Distill):
 
 
 def herding(features, count):
-    """Indices of up to ``count`` rows, (N, D) L2-normalised: each pick brings the mean of the picked ones closest to the
-    mean of all (algorithm 4 of the paper). The first picks of a longer list are those of a shorter one."""
+    """Indices of up to ``count`` rows, (N, D) L2-normalised: each pick brings the mean of the picked ones closest to
+    the mean of all (algorithm 4 of the paper). The first picks of a longer list are those of a shorter one."""
     mean, total = features.mean(dim=0), features.new_zeros(features.shape[1])               # (D,)
-    free, chosen = torch.ones(len(features), dtype=torch.bool, device=features.device), []
+    taken, chosen = features.new_zeros(len(features)), []
     for picked in range(1, min(count, len(features)) + 1):
-        distances = (mean - (total + features) / picked).norm(dim=1)                        # (N,)
-        best = distances.masked_fill(~free, torch.inf).argmin()
-        free[best] = False
+        # Rows have length 1, so the least |mean - (total + row) / picked| is where row . (picked mean - total) is most.
+        best = (features @ (picked * mean - total) + taken).argmax()                        # (N, D) x (D,) -> (N,)
+        taken[best] = -torch.inf
         total = total + features[best]
         chosen.append(best)
     return torch.stack(chosen).tolist() if chosen else []
@@ -109,14 +106,21 @@ def exemplar_split(memory, tasks):
     return Split(lambda position: found[position][0].image(found[position][1]), labels)
 
 
+def _drawn_from(task):
+    """What tells the training images of a Task, and its classes in their order, from others."""
+    return {"train_data": task.train_data, "size": len(task.split("train")), "classes": seed_of(*task.classnames)}
+
+
 def _reopened(state, entry):
     """The Task that exemplars were drawn from, as it was then."""
     task = state.open_task(entry["source"], trained=True)
-    if (task.train_data, len(task.split("train")), len(task.classnames)) != (
-            entry["train_data"], entry["size"], len(entry["exemplars"])):
+    now = _drawn_from(task)
+    if any(entry[key] != value for key, value in now.items()):
+        different = "of other classes, " if entry["classes"] != now["classes"] else ""
         raise UserError(f"the exemplars of {entry['source']} were drawn from {entry['size']} training images "
-                        f"({entry['train_data']}), there are {len(task.split('train'))} now ({task.train_data}); give "
-                        "the same --shots, --shot-seed, --val-fraction and --data-location as then")
+                        f"({entry['train_data']}), there are {now['size']} now ({different}{now['train_data']}); give "
+                        "the same --shots, --shot-seed, --val-fraction and --data-location as then, and for class "
+                        "splits the same --seed")
     return task
 
 
