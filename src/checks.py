@@ -111,6 +111,9 @@ def _check_combination(config, method):
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
     mode = config.train_mode
     towers = TRAINS[mode]
+    if mode == "image-fc-fixed" and config.fc_init == "zero":
+        raise UserError("--fc-init zero with --train-mode image-fc-fixed: a head that stays zero gives the image tower "
+                        "no gradient")
     texts_distilled = config.distill_text_tower and "distill_text_tower" in method.uses
     if mode in method.refuses and not (mode == "text" and texts_distilled):
         raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
@@ -161,7 +164,7 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and highest >= HIGH_RATE:
+            and TRAINS[config.train_mode] and highest >= HIGH_RATE:
         config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "
                                "published runs take 1e-5 to 5e-5")
 

@@ -17,7 +17,7 @@ from src.checkpoint import finished_checkpoint
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.models import find_method
-from src.models.evaluation import classifier, evaluate, zeroshot_head
+from src.models.evaluation import classifier, evaluate, require_head_fits, zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.training import TrainingState, train
@@ -61,7 +61,9 @@ class Run:
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.spaces = LabelSpaces(self.config.label_space, self.evaluated, self.datasets.open)
-        self.spaces.claim(start.get("history", []), names)
+        opened = self.spaces.claim(start.get("history", []), names)
+        for file in start.get("heads", {}).keys() & opened:
+            require_head_fits(start["heads"][file], opened[file], start["architecture"]["embed_dim"])
         self.folder.prepare()
 
     def train(self, name, start):
@@ -91,7 +93,8 @@ class Run:
         seconds = time.perf_counter() - began
         scores = self._score_task(state, hooks, file)
         self.folder.forget_other_iterations(file, [*evaluations, total])
-        shown = {dataset: next(iter(found.values())) for dataset, found in scores.items() if found}
+        first = config.label_space[0]
+        shown = {dataset: found[first] for dataset, found in scores.items() if first in found}
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, source=name, task=state.task,
             metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in shown.items()},
@@ -125,7 +128,7 @@ class Run:
         model = state.final_model
         heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
         return self._score(model, state.iteration, task, state.task.train_data, heads,
-                           [*state.history, {"dataset": task, "source": state.source}], _logits_of(state, hooks))
+                           [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
 
     def evaluate(self, checkpoint, alpha=None):
         """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
@@ -133,22 +136,21 @@ class Run:
         if alpha is not None:
             zeroshot = self.open_zeroshot()
             interpolate_(model, zeroshot.state_dict(), alpha)
-            heads = {file: self._mixed_head(file, head, zeroshot, alpha) for file, head in heads.items()}
+            _, opened = self.spaces.after(checkpoint.get("history", []))
+            heads = {file: self._mixed_head(head, opened[file], zeroshot, alpha)
+                     for file, head in heads.items() if file in opened}
         history = checkpoint.get("history") or [{}]
         state = TrainingState(model=model, task=None, device=self.device, settings=None)
         return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
                            history[-1].get("train_data", "all"), heads, checkpoint.get("history", []),
-                           _logits_of(state, build_scorer(self.config, checkpoint)),
+                           MethodScores(state, build_scorer(self.config, checkpoint)),
                            None if alpha is None else f"wise {alpha:g}")
 
-    def _mixed_head(self, file, head, zeroshot, alpha):
-        name = next((name for name in self.evaluated if stem(name) == file), None)
-        if name is None:
-            return head
-        start = zeroshot_head(zeroshot, self.datasets.open(name), self.device).packed()
+    def _mixed_head(self, head, task, zeroshot, alpha):
+        start = zeroshot_head(zeroshot, task, self.device).packed()
         return alpha * head.to(start) + (1 - alpha) * start
 
-    def _score(self, model, iteration, task, train_data, heads, seen, logits=None, scored_by=None):
+    def _score(self, model, iteration, task, train_data, heads, seen, logits, scored_by=None):
         config, scores = self.config, {}
         spaces, opened = self.spaces.after(seen)
         classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
@@ -160,7 +162,7 @@ class Run:
                 classifiers, spaces(file), file)
             out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
-            by = scored_by or (f"head:{file}" if file in heads else "zeroshot")
+            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
             for space, found in scores[file].items():
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
@@ -183,10 +185,17 @@ class Run:
         return summaries
 
 
-def _logits_of(state, hooks):
-    """(images, heads, names) -> the scores of the first hook that gives some, or None."""
-    def logits(images, heads, names):
-        state.scored = tuple(names)
-        given = (hook.logits(state, images, heads) for hook in hooks)
-        return next((scores for scores in given if scores is not None), None)
-    return logits
+class MethodScores:
+    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
+
+    def __init__(self, state, hooks):
+        self.state, self.hooks, self.by = state, hooks, None
+
+    def __call__(self, images, heads, names):
+        self.state.scored = tuple(names)
+        for hook in self.hooks:
+            scores = hook.logits(self.state, images, heads)
+            self.by = None if scores is None else f"logits:{type(hook).__name__}"
+            if scores is not None:
+                return scores
+        return None

@@ -11,14 +11,24 @@ class LabelSpaces:
     or of all that is evaluated. ``open_task(name)`` opens a dataset."""
 
     def __init__(self, spaces, evaluated, open_task):
-        self.spaces, self.evaluated, self.open_task, self.told = spaces, evaluated, open_task, False
+        self.spaces, self.evaluated, self.open_task = spaces, evaluated, open_task
 
     def claim(self, history, names):
-        """Before training: open what will be scored against, and refuse other classes than were trained on."""
+        """Before training: open what will be trained on and scored against, and refuse other classes than were trained
+        on. -> {file: Task}"""
         self._refuse_other_classes(history, names)
         _, opened = self.after([*history, *({"dataset": stem(name), "source": name} for name in names)])
-        if self.spaces == ("task",):
-            return
+        if self.spaces != ("task",):
+            self._tell_equal_names(opened)
+        if self.spaces == ("seen",):
+            seen = {entry["dataset"] for entry in history} | set(map(stem, names))
+            if unseen := [name for name in self.evaluated if stem(name) not in seen]:
+                print(f"warning: {', '.join(unseen)} has no score in --label-space seen: it is not trained on",
+                      file=sys.stderr)
+        return opened | {stem(name): self.open_task(name) for name in names}
+
+    @staticmethod
+    def _tell_equal_names(opened):
         owners = {}
         for file, task in opened.items():
             for classname in task.classnames:
@@ -27,7 +37,7 @@ class LabelSpaces:
             print(f"warning: equal class names stay different classes: {'; '.join(shared)}", file=sys.stderr)
 
     def after(self, history):
-        """Once the tasks of ``history`` are trained -> (file -> {space: files whose classes it joins}, {file: Task})."""
+        """Once the tasks of ``history`` are trained -> (file -> {space: files whose classes it joins}, {file: Task})"""
         names = {stem(name): name for name in self.evaluated}
         seen = {entry["dataset"]: entry.get("source", entry["dataset"]) for entry in history}
         if self.spaces != ("task",):
@@ -45,9 +55,8 @@ class LabelSpaces:
             siblings = [name for name in dict.fromkeys([*self.evaluated, *names])
                         if part is not None and class_split(name)[0] == base != name]
             for name in siblings:
-                classnames = list(self.open_task(name).classnames)
-                known = entry["classnames"]
-                fits = classnames == known if name == entry["dataset"] else not set(classnames) & set(known)
-                if not fits:
-                    raise UserError(f"{name}: --load was trained on {entry['dataset']} with another order of the classes; "
-                                    "give the --seed, and the number of splits, of that run")
+                known, now = entry["classnames"], list(self.open_task(entry["dataset"]).classnames)
+                shared = name != entry["dataset"] and {*known} & {*self.open_task(name).classnames}
+                if now != known or shared:
+                    raise UserError(f"{name}: --load was trained on {entry['dataset']} with another order of the "
+                                    "classes; give the --seed, and the number of splits, of that run")

@@ -12,8 +12,10 @@ from src.args import parse
 from src.datasets.common import Split, Task
 from src.device import Device
 from src.errors import UserError
+from src.models.evaluation import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
+from src.models.modeling import HEAD_MODES, TRAIN_MODES
 from src.templates.collections import SIMPLE
 
 pytest_plugins = ["cli_fixtures"]
@@ -168,3 +170,73 @@ def test_state_of_a_task(world, tmp_path):
     assert trained and all(name.startswith("visual.") for name in trained)
     assert state.iteration == 0 and state.history == [{"dataset": "before"}]
     assert state.task.name == "colours" and state.open_task(world.tones).name == "tones"
+
+
+@pytest.mark.parametrize(("name", "rate"), [
+    ("DTD", 1.0), ("toy-colours", 2.0), ("toy-colours-1of4", 2.0), ("toy-colours-2of4", 3.0), ("toy-sizes-1of2", 1.0),
+    ("folder:/a/toy-colours-1of4", 1.0), ("folder:/a/pets", 4.0)])
+def test_rates(name, rate):
+    rates = {None: 1.0, "toy-colours": 2.0, "toy-colours-2of4": 3.0, "folder:/a/pets": 4.0}
+    assert build.rate_of(rates, name) == rate
+
+
+@pytest.mark.parametrize("train_mode", TRAIN_MODES)
+def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
+    settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
+    start = build.starting_checkpoint(settings)
+    state = build.build_state(settings, build.Datasets(settings), world.colours, start, Device("cpu", "fp64"), None)
+    assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
+    if state.head is not None:
+        assert state.head is state.model.head and state.head.weight.dtype == torch.float64
+        assert state.head.weight.requires_grad == (train_mode != "image-fc-fixed")
+
+
+@pytest.mark.parametrize(("words", "heads", "expected"), [
+    ("", {}, "zeroshot"), ("--fc-init zeroshot", {}, "zeroshot"), ("--fc-init zero", {}, "zero"),
+    ("", {"colours": 1}, "kept"), ("", {"tones": 1}, "zeroshot"), ("", {"folder:colours": 1}, "zeroshot"),
+    ("--fc-init zeroshot", {"colours": 1}, "zeroshot"), ("--fc-init zero", {"colours": 1}, "zero")])
+def test_first_heads(world, words, heads, expected):
+    """A head goes on under the name that its dataset's files have."""
+    kept = torch.arange(3 * 17.0).view(3, 17)
+    settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
+    checkpoint = build.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept)}
+    device = Device("cpu", "fp32")
+    model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
+    found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()
+    scaled = model.logit_scale.exp() * classifier(model, task, device).weights.T
+    wanted = {"kept": kept, "zero": torch.zeros(3, 17), "zeroshot": torch.cat([scaled, torch.zeros(3, 1)], dim=1)}
+    torch.testing.assert_close(found, wanted[expected].detach())
+    assert torch.equal(kept, torch.arange(3 * 17.0).view(3, 17))
+
+
+def sizes(task):
+    return {name: len(task.split(name)) for name in ("train", "val", "test")}
+
+
+def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
+    """Shots are for the datasets of the run; another one has them only as the earlier task that it was."""
+    datasets = build.Datasets(config(f"--train-dataset toy-colours --shots 2 --val-fraction 0.5 --data-location "
+                                     f"{tmp_path}"))
+    few = {"train": 16, "val": 360, "test": 504}
+    assert sizes(datasets.open("toy-colours")) == sizes(datasets.open("toy-colours", trained=True)) == few
+    assert sizes(datasets.open("toy-sizes")) == {"train": 720, "val": 216, "test": 504}
+    earlier = datasets.open("toy-sizes", trained=True)
+    assert sizes(earlier) == {"train": 6, "val": 360, "test": 504}
+    assert earlier.train_data == "val 0.5, 2 shots seed 0"
+
+
+def test_class_splits_are_opened_by_the_seed_of_the_run():
+    from src.datasets import open_task
+    for words, seed in (("", 42), ("--seed 5", 5)):
+        found = build.Datasets(config(f"--train-dataset toy-colours-1of4 {words}")).open("toy-colours-1of4")
+        assert found.classnames == open_task("toy-colours-1of4", "", seed).classnames
+    assert len(open_task("toy-colours-1of4", "", 5).classnames) == 2
+
+
+def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
+    assert build.build_scorer(config("--eval-only"), {"carry": {"Finetune": {"a": 1}}}) == []
+    (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
+                                    "    def load_carry(self, content):\n        self.content = content\n",
+                                    encoding="utf-8")
+    scorer, = build.build_scorer(config(f"--eval-only --method {tmp_path}/my.py:Mine"), {"carry": {"Mine": {"a": 1}}})
+    assert scorer.content == {"a": 1}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from src.datasets import find_entry, open_task, stem
+from src.datasets import class_split, expand, find_entry, open_task, stem
 from src.errors import UserError
 
 SIZES = {  # classes, train, test
@@ -38,6 +38,55 @@ def test_unknown_name(name, fragments):
 ])
 def test_names_of_files(name, expected):
     assert stem(name) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("CIFAR100-3of10", ("CIFAR100", 3, 10)), ("toy-new-shapes-1of2", ("toy-new-shapes", 1, 2)),
+    ("CIFAR100", ("CIFAR100", None, None)), ("pets-1of2", ("pets-1of2", None, None)),
+    ("folder:/data/DTD-1of2", ("folder:/data/DTD-1of2", None, None)), ("CIFAR100-3of", ("CIFAR100-3of", None, None)),
+    ("CIFAR100-10of10", ("CIFAR100", 10, 10)), ("CIFAR100-03of10", ("CIFAR100-03of10", None, None)),
+])
+def test_names_of_class_splits(name, expected):
+    """Only the datasets of the table have some, each under one name; a folder of the user's may be called anything."""
+    assert class_split(name) == expected
+    assert stem(name) == name.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (("CIFAR100/3",), ("CIFAR100-1of3", "CIFAR100-2of3", "CIFAR100-3of3")),
+    (("DTD", "toy-sizes/2", "MNIST"), ("DTD", "toy-sizes-1of2", "toy-sizes-2of2", "MNIST")),
+    (("folder:/data/pets/2", "csv:a/3"), ("folder:/data/pets/2", "csv:a/3")), ((), ()), (("mtil-1",), ("mtil-1",)),
+    (("toy-sizes/02",), ("toy-sizes-1of2", "toy-sizes-2of2")),
+])
+def test_names_are_written_out(names, expected):
+    assert expand(names) == expected
+
+
+@pytest.mark.parametrize("names", [("CIFAR100/1",), ("CIFAR100/0",), ("CIFAR100/",), ("CIFAR100/-2",), ("CIFAR100/x",),
+                                   ("CIFAR100/2/2",), ("CIFAR100/2", "CIFAR100-2of2"), ("DTD/2", "DTD/2"),
+                                   ("nothing/x",)])
+def test_names_that_cannot_be_written_out(names):
+    with pytest.raises(ValueError, match="class splits|twice"):
+        expand(names)
+
+
+@pytest.mark.parametrize("name", ["CIFAR100/101", "coco/2", "nothing/2", "CIFAR100/9999999999999"])
+def test_more_splits_than_classes_are_refused_by_name(name):
+    """However many there are to be."""
+    with pytest.raises(UserError, match=f"{name.split('/')[0]}-1of{name.split('/')[1]}"):
+        find_entry(expand((name,))[0])
+
+
+def test_a_class_split_is_known_before_it_is_opened():
+    assert find_entry("CIFAR100-10of10") is find_entry("CIFAR100")
+    for name in ("CIFAR100-11of10", "CIFAR100-0of10", "CIFAR10-1of11", "coco-1of2"):
+        with pytest.raises(UserError, match=f"{name}: .* no such split"):
+            find_entry(name)
+
+
+def test_a_class_split_opens_by_its_name():
+    whole, half = open_task("toy-sizes", "/nowhere"), open_task("toy-sizes-2of2", "/nowhere", class_seed=3)
+    assert half.name == "toy-sizes-2of2" and len(half.classnames) == 2 and set(half.classnames) < set(whole.classnames)
 
 
 @pytest.mark.parametrize("name", ["folder:", "folder:.", "folder:/", "folder:..", "folder:a/.."])

@@ -10,6 +10,8 @@ from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
 from src.models import modeling
 from src.models.finetune import Finetune
 from src.models.modeling import (
+    ClassificationHead,
+    ImageEncoder,
     constant_text_features,
     frozen_copy,
     image_features,
@@ -173,3 +175,82 @@ def test_a_full_model_knows_all_words(clean_notes, make_model, capsys):
     model.token_rows = None
     tokens_of(model, ["a zebra"])
     assert capsys.readouterr().err == ""
+
+
+# -- heads and the image tower alone -----------------------------------------------------------------------------------
+
+
+def random_head(classes=3, width=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return ClassificationHead(torch.randn(classes, width, generator=generator, dtype=torch.float64),
+                              torch.randn(classes, generator=generator, dtype=torch.float64))
+
+
+def test_a_head_is_a_linear_layer():
+    head, features = random_head(), torch.randn(5, 8, dtype=torch.float64)
+    rows = list(zip(head.weight.tolist(), head.bias.tolist(), strict=True))
+    expected = [[sum(w * x for w, x in zip(row, feature, strict=True)) + offset
+                 for row, offset in rows] for feature in features.tolist()]
+    torch.testing.assert_close(head(features).detach(), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_packed_head_comes_back():
+    head = random_head()
+    packed = head.packed()
+    assert packed.shape == (3, 9) and not packed.requires_grad
+    assert torch.equal(packed[:, :8], head.weight) and torch.equal(packed[:, 8], head.bias)
+    for kind in (torch.float64, torch.float32):
+        back = ClassificationHead.unpacked(packed, torch.zeros((), dtype=kind))
+        assert back.weight.dtype == back.bias.dtype == kind and back.weight.requires_grad
+        assert torch.equal(back.packed(), packed.to(kind))
+    with torch.no_grad():
+        back = ClassificationHead.unpacked(packed, packed)
+        back.weight.zero_()
+        back.bias.zero_()
+    assert torch.equal(packed, head.packed()), "what a checkpoint holds does not move with the head"
+
+
+def test_the_image_encoder_gives_the_model_s_features(kind, make_model):
+    model, images = make_model(kind), torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    encoder = ImageEncoder(model)
+    expected = torch.stack(slow.image_features(model, images))
+    torch.testing.assert_close(encoder(images), expected, rtol=1e-11, atol=1e-13)
+    assert {name for name, _ in encoder.named_parameters()} == {
+        name for name, _ in model.named_parameters() if is_of_the_image_tower(name)}
+    with torch.autocast("cpu", torch.bfloat16):
+        low = ImageEncoder(make_model(kind, dtype=torch.float32))(images.float())
+    assert low.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("train_mode", "towers", "head"), [
+    ("image-fc", "image", True), ("image-fc-fixed", "image", False), ("fc", None, True), ("whole", "both", False),
+    ("image", "image", False), ("text", "text", False)])
+def test_what_is_free_beside_a_head(train_mode, towers, head, make_model):
+    model = make_model("resnet")
+    model.head = random_head(4)
+    names = set(select_trainable(model, train_mode))
+    image, text = towers in ("image", "both"), towers in ("text", "both")
+    assert names == {name for name, _ in model.named_parameters() if (
+        head if name.startswith("head.") else image if is_of_the_image_tower(name)
+        else text and name != "logit_scale")}
+    assert (trains(model, "image"), trains(model, "text")) == (image, text)
+
+
+@pytest.mark.parametrize(("train_mode", "moving"), [("image-fc", True), ("image-fc-fixed", True), ("fc", False)])
+def test_statistics_are_kept_where_the_tower_is(train_mode, moving, make_model):
+    model = make_model("resnet")
+    model.head = random_head(4)
+    select_trainable(model, train_mode)
+    for batch_norm in ("train", "eval"):
+        modeling.set_training(model, batch_norm)
+        norms = {module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+        assert norms == {moving and batch_norm == "train"} and model.head.training
+
+
+def test_a_frozen_copy_has_a_head_of_its_own(make_model):
+    model = make_model("vit")
+    model.head = random_head(4)
+    copy = frozen_copy(model)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    assert copy.head.weight.abs().sum() > 0 and not copy.head.weight.requires_grad

@@ -7,11 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_files import BATCH, COLOURS, RATE, read_json, rows, write_pictures
+import torch
+from cli_files import BATCH, COLOURS, RATE, lines, listing, read_json, rows, same_weights, write_pictures
 from dataset_files import label_of, write_caltech, write_dtd, write_eurosat, write_sun
 
 from src.datasets import open_task
-from src.datasets.splits import random_halves, stored_lists, with_shots, with_split_file, with_validation
+from src.datasets.common import Task, order_of_epoch, seed_of
+from src.datasets.splits import (
+    random_halves,
+    stored_lists,
+    with_classes,
+    with_shots,
+    with_split_file,
+    with_validation,
+)
 from src.errors import UserError
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
@@ -259,3 +268,196 @@ def test_a_stored_list_that_is_no_longer_needed_is_left_alone(tmp_path):
     assert not (tmp_path / "splits").exists()
     with pytest.raises(UserError, match="DTD has no ood_test split"):
         open_task("DTD", str(tmp_path)).split("ood_test")
+
+
+# -- class splits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colours():
+    return open_task("toy-colours", "")
+
+
+def pixels(split, index):
+    return split.image(index).tobytes()
+
+
+@pytest.mark.parametrize("seed", [0, 42])
+@pytest.mark.parametrize("parts", [2, 3, 5, 8])
+def test_class_splits_are_disjoint_complete_and_even(colours, parts, seed):
+    """Eight classes in the seeded order, cut at floor(8 k / parts)."""
+    cut = [with_classes(colours, part, parts, seed) for part in range(1, parts + 1)]
+    order = order_of_epoch(8, seed_of(seed, "toy-colours", "class order"), 0)
+    assert [name for task in cut for name in task.classnames] == [colours.classnames[label] for label in order]
+    assert sorted(order) == list(range(8)) and [len(task.classnames) for task in cut] == [
+        8 * part // parts - 8 * (part - 1) // parts for part in range(1, parts + 1)]
+    assert [task.name for task in cut] == [f"toy-colours-{part}of{parts}" for part in range(1, parts + 1)]
+    for name in ("train", "val", "test"):
+        assert sum(len(task.split(name)) for task in cut) == len(colours.split(name))
+
+
+def test_the_order_of_classes_follows_the_seed(colours):
+    orders = {tuple(open_task("toy-colours-1of2", "", seed).classnames) for seed in range(6)}
+    assert len(orders) > 3
+    assert open_task("toy-colours-1of2", "").classnames == with_classes(colours, 1, 2, 42).classnames
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_images_of_a_class_split_keep_their_class(colours, part):
+    cut = with_classes(colours, part, 3, 7)
+    for name in ("train", "val", "test"):
+        whole, kept = colours.split(name), cut.split(name)
+        places = [index for index, label in enumerate(whole.labels) if colours.classnames[label] in cut.classnames]
+        assert len(places) == len(kept) and set(kept.labels) == set(range(len(cut.classnames)))
+        for index, place in list(enumerate(places))[:12]:
+            assert pixels(kept, index) == pixels(whole, place)
+            assert cut.classnames[kept.labels[index]] == colours.classnames[whole.labels[place]]
+    assert cut.templates == colours.templates and cut.in_memory
+
+
+def test_a_class_split_keeps_files_and_lists_nothing_early(tmp_path):
+    write_pictures(tmp_path / "pets", COLOURS, 4)
+    split, asked = open_task(f"folder:{tmp_path / 'pets'}", str(tmp_path)).split("train"), []
+    task = with_classes(Task("pets", ["x", "y", "z"], ["{c}"], {"train": lambda: asked.append(1) or split}), 2, 3, 1)
+    assert asked == []
+    kept = task.split("train")
+    assert asked == [1] and set(kept.labels) == {0} and len({file.rsplit("/", 2)[-2] for file in kept.files}) == 1
+    assert [kept.path(index).name for index in range(len(kept))] == [Path(file).name for file in kept.files]
+    folder = {"x": "blue", "y": "green", "z": "red_disc"}[task.classnames[0]]
+    assert all(f"{folder}/" in file for file in kept.files)
+
+
+def test_lists_of_class_splits_are_told_apart(colours, tmp_path):
+    """Another order of the classes is other data under the same name."""
+    drawn = {seed: with_shots(with_classes(colours, 1, 4, seed), 2, 0, tmp_path) for seed in (1, 2)}
+    assert len(list((tmp_path / "splits").iterdir())) == 2
+    for seed, task in drawn.items():
+        again = with_shots(with_classes(colours, 1, 4, seed), 2, 0, tmp_path)
+        assert [pixels(again.split("train"), index) for index in range(4)] == [
+            pixels(task.split("train"), index) for index in range(4)]
+        assert sorted(task.split("train").labels) == [0, 0, 1, 1]
+    cut = with_validation(with_classes(colours, 1, 4, 1), 0.25, tmp_path)
+    whole = with_classes(colours, 1, 4, 1).split("train")
+    found = [{pixels(cut.split(name), index) for index in range(len(cut.split(name)))} for name in ("train", "val")]
+    assert not found[0] & found[1] and len(cut.split("train")) + len(cut.split("val")) == len(whole)
+    assert sorted(set(cut.split("val").labels)) == [0, 1]
+
+
+TOY = ("--model", "toy", "--iterations", 1, "--batch-size", 4, "--lr", "1e-4", "--warmup-length", 0, "--workers", 0,
+       "--max-evaluation-size", 12)
+QUARTERS = [f"toy-colours-{part}of4" for part in range(1, 5)]
+
+
+def history_of(path):
+    return torch.load(path, weights_only=True)["history"]
+
+
+def test_a_sequence_of_class_splits(cli, tmp_path):
+    done = cli(*TOY, "--dataset-order", "toy-colours/4", "--label-space", "task,all", "--seed", 7, "--lr",
+               "1e-4,toy-colours=2e-4,toy-colours-3of4=3e-4", "--save", tmp_path, "--data-location", tmp_path)
+    assert done.status == 0 and done.err == "", done.err
+    assert {f"{pre}{name}{post}" for name in QUARTERS for pre, post in (
+        ("", ".pth"), ("metrics_", ".csv"), ("log_", ".jsonl"), ("run_", ".json"))} <= listing(tmp_path)
+    history = history_of(tmp_path / "toy-colours-4of4.pth")
+    assert [entry["dataset"] for entry in history] == [entry["source"] for entry in history] == QUARTERS
+    classes = [name for entry in history for name in entry["classnames"]]
+    assert sorted(classes) == sorted(open_task("toy-colours", "").classnames)
+    assert classes == [name for quarter in QUARTERS for name in open_task(quarter, "", 7).classnames]
+    assert read_json(tmp_path / "summary.json")["datasets"] == QUARTERS and "after toy-colours-3of4" in done.out
+    rates = [lines(tmp_path / f"log_{name}.jsonl")[0]["lr"] for name in QUARTERS]
+    assert rates == pytest.approx([2e-4, 2e-4, 3e-4, 2e-4])
+    found = rows(tmp_path / "metrics_toy-colours-2of4.csv")
+    assert {(row["label_space"], row["k"], row["n"]) for row in found} == {("task", "2", "12"), ("all", "5", "12")}
+
+
+def test_a_chain_of_class_splits_equals_one_process(cli, tmp_path):
+    both = "toy-colours-1of4,toy-colours-2of4"
+    assert cli(*TOY, "--dataset-order", both, "--label-space", "task,seen", "--save", tmp_path / "seq").status == 0
+    start = ()
+    for name in both.split(","):
+        done = cli(*TOY, *start, "--train-dataset", name, "--eval-datasets", both, "--label-space", "task,seen",
+                   "--save", tmp_path / "chain")
+        assert done.status == 0, done.err
+        start = ("--load", tmp_path / "chain" / f"{name}.pth")
+    for name in both.split(","):
+        one, two = (torch.load(tmp_path / way / f"{name}.pth", weights_only=True) for way in ("seq", "chain"))
+        assert same_weights(one["state_dict"], two["state_dict"])
+        found = [[row for row in rows(tmp_path / way / f"metrics_{name}.csv") if row["task"]]
+                 for way in ("seq", "chain")]
+        assert found[0] == found[1]
+
+
+@pytest.fixture
+def first_quarter(cli, tmp_path):
+    """A checkpoint trained on the first quarter of the classes in the order of seed 7."""
+    done = cli(*TOY, "--train-dataset", QUARTERS[0], "--seed", 7, "--save", tmp_path / "first")
+    assert done.status == 0, done.err
+    return tmp_path / "first" / f"{QUARTERS[0]}.pth"
+
+
+def test_evaluation_alone_cuts_the_classes_as_training_did(cli, tmp_path, first_quarter):
+    words = ("--load", first_quarter, "--eval-only", "--workers", 0, "--max-evaluation-size", 12)
+    for number, datasets in enumerate(((), ("--eval-datasets", "toy-colours/4"))):
+        done = cli(*words, *datasets, "--save", tmp_path / f"again{number}")
+        assert done.status == 0, done.err
+        name = f"metrics_{QUARTERS[0]}.csv"
+        assert rows(tmp_path / f"again{number}" / name) == rows(first_quarter.parent / name)
+    for seed in (7, 8):
+        done = cli(*words, "--seed", seed, "--save", tmp_path / f"seed{seed}")
+        assert done.status == (0 if seed == 7 else 2)
+    assert "--seed" in done.err and len(done.err.splitlines()) == 1 and not (tmp_path / "seed8").exists()
+
+
+@pytest.mark.parametrize("overlapping", [True, False])
+def test_going_on_with_another_order_of_classes_is_refused(cli, tmp_path, first_quarter, overlapping):
+    """Also where the next part happens to share no class with what was trained: later parts would."""
+    known = set(open_task(QUARTERS[0], "", 7).classnames)
+    seed = next(seed for seed in range(100) if bool(known & set(open_task(QUARTERS[1], "", seed).classnames))
+                == overlapping and seed != 7)
+    words = (*TOY, "--load", first_quarter, "--save", tmp_path / "out")
+    for target in (("--train-dataset", QUARTERS[1]), ("--dataset-order", ",".join(QUARTERS[1:]))):
+        done = cli(*words, *target, "--seed", seed)
+        assert done.status == 2 and len(done.err.splitlines()) == 1, done.err
+        assert QUARTERS[0] in done.err and "--seed" in done.err and not (tmp_path / "out").exists()
+    assert cli(*words, "--train-dataset", QUARTERS[1], "--seed", 7).status == 0
+
+
+def test_going_on_with_fewer_parts_would_meet_classes_again(cli, tmp_path, first_quarter):
+    done = cli(*TOY, "--load", first_quarter, "--seed", 7, "--train-dataset", "toy-colours-1of2", "--save",
+               tmp_path / "out")
+    assert done.status == 2 and "number of splits" in done.err and not (tmp_path / "out").exists()
+    done = cli(*TOY, "--load", first_quarter, "--seed", 8, "--train-dataset", "toy-colours", "--save", tmp_path / "out")
+    assert done.status == 0, "all classes together have no order"
+
+
+@pytest.mark.parametrize(("names", "fragments"), [
+    ("nothing/4", ["no dataset 'nothing-1of4'"]), ("toy-color/4", ["no dataset"]), ("toy-colours/0", ["two or more"]),
+    ("toy-colours/1", ["two or more"]), ("toy-colours/9", ["toy-colours", "8 classes"]),
+    ("toy-colours/999999999999", ["8 classes"]),
+    ("toy-colours-0of4", ["no such split"]), ("toy-colours-5of4", ["no such split"]),
+    ("toy-colours-1of9", ["8 classes"]), ("toy-reference/2", ["no classes"]),
+    ("toy-colours/2,toy-colours-1of2", ["toy-colours-1of2 twice"]), ("toy-colours-01of4", ["toy-colours-01of4"]),
+])
+def test_class_splits_that_cannot_be(cli, tmp_path, names, fragments):
+    for words in (("--dataset-order", names), ("--dataset-order", "toy-sizes", "--eval-datasets", names)):
+        done = cli(*TOY, *words, "--save", tmp_path / "out")
+        assert done.status == 2 and len(done.err.splitlines()) == 1 and "Traceback" not in done.err, done.err
+        assert words[-2] in done.err and all(fragment in done.err for fragment in fragments), done.err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("words", "train_data", "size"), [
+    (("--shots", 3), "3 shots seed 0", 6), (("--val-fraction", "0.5"), "val 0.5", 90),
+    (("--val-fraction", "0.5", "--shots", 1, "--eval-split", "val"), "val 0.5, 1 shots seed 0", 2)])
+def test_fewer_images_of_class_splits(cli, tmp_path, words, train_data, size):
+    done = cli(*TOY[:2], *TOY[4:], "--epochs", 1, "--batch-size", 2, *words, "--dataset-order", ",".join(QUARTERS[:2]),
+               "--data-location", tmp_path, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    for name in QUARTERS[:2]:
+        trained = [row for row in rows(tmp_path / "out" / f"metrics_{name}.csv") if row["task"]]
+        assert {row["train_data"] for row in trained} == {train_data}
+        assert {row["split"] for row in trained} == {"val" if "val" in words else "test"}
+        assert lines(tmp_path / "out" / f"log_{name}.jsonl")[-1]["iteration"] == size // 2
+    stored = sorted(path.name for path in (tmp_path / "splits").iterdir())
+    assert len(stored) == 2 * len([word for word in words if word in ("--shots", "--val-fraction")])
+    assert all(name.startswith(("toy-colours-1of4_order42", "toy-colours-2of4_order42")) for name in stored)

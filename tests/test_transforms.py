@@ -13,7 +13,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomResizedCrop, Resize
 
-from src.datasets.transforms import EvalTransform, TrainTransform, random_box, to_tensor
+from src.datasets.transforms import (
+    AugmentTransform,
+    EvalTransform,
+    MarginTransform,
+    TrainTransform,
+    random_box,
+    to_tensor,
+)
 
 ROOT = Path(__file__).parent.parent
 DRAWS = 4000
@@ -89,7 +96,7 @@ def largest_gap(one, other):
     return np.abs(shares[0] - shares[1]).max()
 
 
-@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.2, 0.6)])
+@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.2, 0.6), (0.08, 1.0)])
 @pytest.mark.parametrize("size", [(200, 200), (300, 200), (200, 300), (320, 100)], ids=str)
 def test_crops_follow_torchvisions_distribution(size, scale):
     ratio = (3 / 4, 4 / 3)
@@ -163,3 +170,77 @@ def test_crops_are_the_same_in_another_process():
                               env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")]
     here = [random_box(60, 50, (0.9, 1.0), (0.75, 4 / 3), random.Random(seed)) for seed in range(5)]
     assert printed == [f"{here}\n"] * 2
+
+
+# -- linear evaluation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("resolution", "short"), [(224, 256), (32, 37), (16, 18), (288, 329), (336, 384)])
+def test_the_margin_is_that_of_256_to_224(resolution, short):
+    for size in ((500, 375), (375, 500), (short, short), (short, 600), (40, 30)):
+        image = noise(*size)
+        expected = Compose([Resize(short, InterpolationMode.BICUBIC), CenterCrop(resolution)])(image)
+        given = MarginTransform(resolution)(image)
+        assert given.shape == (3, resolution, resolution)
+        assert np.array_equal(given.permute(1, 2, 0).numpy(), np.asarray(expected)), size
+
+
+def test_another_margin_has_another_name():
+    assert EvalTransform(32).name == EvalTransform(32, 32).name == "resize 32 bicubic, centre crop"
+    assert MarginTransform(32).name == "resize 37 bicubic, centre crop 32"
+
+
+def augmentation(seed, width=60, height=50):
+    """(box, mirrored): what AugmentTransform does, draw by draw."""
+    rng = random.Random(seed)
+    return random_box(width, height, (0.08, 1.0), (3 / 4, 4 / 3), rng), rng.random() < 0.5
+
+
+def test_augmentation_is_torchvisions_resize_of_its_box_mirrored_or_not():
+    image, transform, sides = noise(60, 50), AugmentTransform(24), set()
+    for seed in range(20):
+        box, mirrored = augmentation(seed)
+        expected = to_tensor(Resize((24, 24), InterpolationMode.BICUBIC)(image.crop(box)))
+        given = transform(image, seed)
+        assert torch.equal(given, expected.flip(2) if mirrored else expected) and given.is_contiguous()
+        sides.add(mirrored)
+    assert sides == {True, False}
+
+
+def test_augmentation_covers_8_to_100_percent_of_the_area():
+    left, top, width, height = our_boxes(200, 160, (0.08, 1.0), (3 / 4, 4 / 3)).T
+    areas, sides = width * height / (200 * 160), width / height
+    assert 0.075 < areas.min() < 0.09 and 0.95 < areas.max() <= 1.0
+    assert 0.73 < sides.min() < 0.78 and 1.3 < sides.max() < 1.37
+    assert (AugmentTransform(16).scale, AugmentTransform(16).ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+
+
+def test_augmentation_mirrors_every_second_image_whatever_the_crop():
+    ramp = Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 3)))
+    transform, mirrored, areas = AugmentTransform(8), [], []
+    for seed in range(DRAWS):
+        row = transform(ramp, seed)[0, 4].int()
+        mirrored.append(bool(row[-1] < row[0]))
+        left, top, right, bottom = augmentation(seed, 60, 60)[0]
+        areas.append((right - left) * (bottom - top))
+    limit = 3.3 * 0.5 / math.sqrt(DRAWS)  # a fair coin exceeds it once in a thousand
+    assert abs(np.mean(mirrored) - 0.5) < limit
+    assert abs(np.corrcoef(mirrored, areas)[0, 1]) < 3.3 / math.sqrt(DRAWS)
+
+
+def test_augmentation_depends_on_the_seed_alone():
+    image, transform = noise(60, 50), AugmentTransform(24)
+    before = random.getstate(), torch.get_rng_state()
+    crops = [transform(image, seed) for seed in (1, 1, 2)]
+    assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_tensors_are_augmented_like_pictures():
+    """Contrast that leaves room for the overshoot at edges: where an enlarged part is clipped, the two differ more."""
+    image = noise(60, 50).point(lambda value: 64 + value // 2)
+    for seed in range(10):
+        one, other = AugmentTransform(24)(image, seed).int(), AugmentTransform(24)(to_tensor(image), seed).int()
+        assert (one - other).abs().max() <= 1
+        one, other = MarginTransform(24)(image).int(), MarginTransform(24)(to_tensor(image)).int()
+        assert (one - other).abs().max() <= 1

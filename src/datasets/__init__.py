@@ -42,9 +42,9 @@ DATASETS = {
     "ImageNetVidRobust": Entry("src.datasets.video:open_vid", "imagenet_vid_ytbb_robust/imagenet-vid-robust", 30),
     "FMOW": Entry("src.datasets.wilds:open_fmow", "fmow_v1.1", 62),
     "IWildCam": Entry("src.datasets.wilds:open_iwildcam", "iwildcam_v2.0", 182),
-    "conceptual_captions": Entry("src.datasets.captions:open_conceptual_captions", "conceptual_captions"),
-    "coco": Entry("src.datasets.captions:open_coco", "coco"),
-    "flickr30k": Entry("src.datasets.captions:open_flickr", "flickr30k"),
+    "conceptual_captions": Entry("src.datasets.captions:open_conceptual_captions", "conceptual_captions", pairs=True),
+    "coco": Entry("src.datasets.captions:open_coco", "coco", pairs=True),
+    "flickr30k": Entry("src.datasets.captions:open_flickr", "flickr30k", pairs=True),
     "toy-digits": Entry(_TOY, classes=10, sizes=_sizes(1000, 500, 200)),
     "toy-new-shapes": Entry(_TOY, classes=6, sizes=_TOY_SIZES),
     "toy-new-textures": Entry(_TOY, classes=6, sizes=_TOY_SIZES),
@@ -59,10 +59,10 @@ DATASETS = {
 }
 # The user's own data: behind the colon is a path.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),
-            "pairs": Entry("src.datasets.captions:open_pairs")}
+            "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
 
 
-CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>\d+)of(?P<parts>\d+)")
+CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d*)of(?P<parts>0|[1-9]\d*)", re.ASCII)
 
 
 def class_split(name):
@@ -75,7 +75,7 @@ def class_split(name):
 
 def expand(names):
     """Names as a flag lists them -> with ``CIFAR100/10`` written out as its ten class splits, CIFAR100-1of10 and so on.
-    Raises ValueError for a number that cannot be."""
+    Raises ValueError for a number that cannot be, and for names that come twice."""
     expanded = []
     for name in names:
         base, slash, parts = name.partition("/")
@@ -84,7 +84,10 @@ def expand(names):
         elif not parts.isdecimal() or int(parts) < 2:
             raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10")
         else:
-            expanded += [f"{base}-{part}of{parts}" for part in range(1, int(parts) + 1)]
+            most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry refuses one split too many
+            expanded += [f"{base}-{part}of{int(parts)}" for part in range(1, min(int(parts), most) + 1)]
+    if twice := {name for name in expanded if expanded.count(name) > 1}:
+        raise ValueError(f"names {', '.join(sorted(twice))} twice")
     return tuple(expanded)
 
 

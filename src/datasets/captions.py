@@ -18,6 +18,7 @@ from src.errors import UserError
 IMAGE_COLUMNS = ("image", "filepath", "path", "file")
 CAPTION_COLUMNS = ("caption", "title", "text", "sentence")
 
+PARTS = ("train", "val", "test")
 KARPATHY = {"coco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}
 KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
@@ -63,7 +64,8 @@ def open_flickr(name, root):
 
 def _caption_task(name, splits):
     first = splits["train"]() if callable(splits["train"]) else splits["train"]
-    return Task(name, [], [], splits, sentences=[caption for captions in first.captions for caption in captions])
+    return Task(name, [], [], splits, sentences=[caption for captions in first.captions for caption in captions],
+                pairs=True)
 
 
 def _karpathy_splits(name, path, file_of, folder):
@@ -91,16 +93,19 @@ def _official_coco(name, path, folder):
 
 
 def _table_task(name, stem, path, delimiter):
-    rows = {}
-    for image, caption in _table_rows(name, path, delimiter):
-        rows.setdefault(image, []).append(caption)
-    split = _caption_split(name, path.parent, list(rows.items()), must_exist=False)
-    return Task(stem, [], [], {"train": split},
-                sentences=[caption.strip() for captions in rows.values() for caption in captions if caption.strip()])
+    parts = {}
+    for part, image, caption in _table_rows(name, path, delimiter):
+        parts.setdefault(part, {}).setdefault(image, []).append(caption)
+    splits = {part: _caption_split(name, path.parent, list(parts[part].items()), must_exist=False)
+              for part in PARTS if part in parts}
+    if "train" not in splits:
+        raise UserError(f"{name}: {path} has no row whose split is train")
+    return Task(stem, [], [], splits, pairs=True, sentences=[
+        caption.strip() for captions in parts["train"].values() for caption in captions if caption.strip()])
 
 
 def _table_rows(name, path, delimiter):
-    """(image path, caption) of each row."""
+    """(split, image path, caption) of each row; without a column split all is train."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".jsonl":
@@ -114,7 +119,9 @@ def _table_rows(name, path, delimiter):
     image, caption = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, CAPTION_COLUMNS))
     if any(caption not in row for row in rows):
         raise UserError(f"{name}: {path} has rows without {caption}")
-    return [(str(row[image]), str(row[caption] or "")) for row in rows if row.get(image)]
+    if strangers := {row.get("split", "train") for row in rows} - {*PARTS}:
+        raise UserError(f"{name}: {path} has split {sorted(map(str, strangers))[0]!r}, not {', '.join(PARTS)}")
+    return [(row.get("split", "train"), str(row[image]), str(row[caption] or "")) for row in rows if row.get(image)]
 
 
 def column_of(name, path, row, wanted):

@@ -6,6 +6,7 @@ workers load: a stream that starts at step k is the same as one that ran k steps
 
 import hashlib
 import importlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ class Entry:
 
     ``target`` is ``"module:function"``; the function takes (name, root) and gives a Task. ``folder`` is what must be
     under the root (empty: nothing), ``sizes`` the images that each split must have. ``downloads`` tells whether it
-    fetches itself; otherwise datasets.md has the steps.
+    fetches itself; otherwise datasets.md has the steps. ``pairs``: images with captions, trained on by contrast and
+    scored by retrieval.
     """
 
     target: str
@@ -27,6 +29,7 @@ class Entry:
     classes: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     downloads: bool = False
+    pairs: bool = False
 
     def open(self, name, root):
         module, function = self.target.split(":")
@@ -73,7 +76,8 @@ class Task:
 
     ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` tells that reading
     an image costs nothing, so that worker processes would only slow it down. A split may be a function that lists it
-    when asked for. ``train_data`` says which part of the training images is used, in words for tables.
+    when asked for. ``train_data`` says which part of the training images is used, in words for tables. ``pairs``:
+    images with captions instead of classes.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Task:
     sentences: Sequence[str] = ()
     in_memory: bool = False
     train_data: str = "all"
+    pairs: bool = False
     place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
 
     def split(self, name):
@@ -171,33 +176,59 @@ class TransformedSplit:
         return self.transform(image, seed_of(self.seed, epoch, index)), self.split.labels[index]
 
 
-def training_batches(split, transform, batch_size, seed, start, stop, workers=0):
-    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch."""
-    return _loader(TransformedSplit(split, transform, seed),
-                   SeededBatches(len(split), batch_size, seed, start, stop), workers)
+class CaptionedSplit(TransformedSplit):
+    """As TransformedSplit, but the label is the number of a caption, counted through all images: one of the image's own
+    drawn by (seed, epoch, index), or always its first (``choice`` "random", "first")."""
+
+    def __init__(self, split, transform, seed, choice="random"):
+        super().__init__(split, transform, seed)
+        self.choice, self.counts = choice, [len(captions) for captions in split.captions]
+        self.first = [0, *itertools.accumulate(self.counts)]
+
+    def __getitem__(self, key):
+        epoch, index = key
+        row = super().__getitem__(key)
+        drawn = 0 if self.choice == "first" else seed_of(self.seed, epoch, index, "caption") % self.counts[index]
+        return row and (row[0], self.first[index] + drawn)
+
+
+def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None):
+    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch.
+    ``captions``: "random" or "first", to have numbers of captions as labels."""
+    dataset = (TransformedSplit(split, transform, seed) if captions is None
+               else CaptionedSplit(split, transform, seed, captions))
+    return _loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop), workers)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):
-    """Iterator over Batches (uint8 on the host), every image once, in order."""
+    """Iterator over Batches (uint8 on the host), every image once, in order; a batch of which no image can be decoded
+    is left out."""
     order = [[(0, index) for index in range(first, min(first + batch_size, len(split)))]
              for first in range(0, len(split), batch_size)]
-    return _loader(TransformedSplit(split, transform, 0), order, workers)
+    return _loader(TransformedSplit(split, transform, 0), order, workers, leave_out=True)
 
 
-def _loader(dataset, batch_sampler, workers):
+def _loader(dataset, batch_sampler, workers, leave_out=False):
     import torch
     from torch.utils.data import DataLoader
     return _telling_skipped(DataLoader(
         dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(), generator=torch.Generator()))  # the global one is for dropout
+        # The global generator is the model's, for dropout.
+        pin_memory=torch.cuda.is_available(), generator=torch.Generator()), leave_out)
 
 
-def _telling_skipped(batches):
-    skipped = 0
+def _telling_skipped(batches, leave_out):
+    skipped, given = 0, False
     try:
         for batch in batches:
             skipped += batch.skipped
-            yield batch
+            if batch.images is not None:
+                given = True
+                yield batch
+            elif not leave_out:
+                raise UserError("none of the images of a batch could be decoded")
+        if skipped and not given:
+            raise UserError("none of the images could be decoded")
     finally:
         if skipped:
             print(f"note: {skipped} images could not be decoded and were skipped")
@@ -207,7 +238,7 @@ def _collate(rows):
     import torch
     decoded = [row for row in rows if row is not None]
     if not decoded:
-        raise UserError("none of the images of a batch could be decoded")
+        return Batch(None, None, len(rows))
     images, labels = zip(*decoded, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), len(rows) - len(decoded))
 

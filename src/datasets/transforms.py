@@ -1,7 +1,8 @@
 """An image -> uint8 (3, R, R). An image is a PIL image, or a uint8 (3, H, W) tensor as the fast JPEG reader gives.
 
 Importing torchvision costs seconds, so its transforms are not used; tests hold the pixels equal to theirs (PIL:
-exactly; tensors: within 1, 0.004 on average). Normalisation is left to the device: a quarter of the bytes travel.
+exactly; tensors: within 1, 0.004 on average, but for edges of full contrast that are enlarged). Normalisation is left
+to the device: a quarter of the bytes travel.
 """
 
 import math
@@ -11,19 +12,24 @@ BICUBIC = 3  # Pillow's number for it, so that this module imports nothing
 
 
 class EvalTransform:
-    """Resize the short side to R (bicubic), cut the centre: torchvision's Resize and CenterCrop, pixel for pixel."""
+    """Resize the short side to R (bicubic), cut the centre: torchvision's Resize and CenterCrop, pixel for pixel.
 
-    def __init__(self, resolution):
-        self.resolution = resolution
-        self.name = f"resize {resolution} bicubic, centre crop"
+    ``short``: pixels of the short side before the cut, at least R.
+    """
+
+    def __init__(self, resolution, short=None):
+        self.resolution, self.short = resolution, short or resolution
+        self.name = f"resize {self.short} bicubic, centre crop"
+        if self.short != resolution:
+            self.name += f" {resolution}"
 
     def __call__(self, image, seed=None):
         size = self.resolution
         width, height = size_of(image)
         short, long = min(width, height), max(width, height)
-        if short != size:
-            long = int(size * long / short)
-            width, height = (size, long) if width <= height else (long, size)
+        if short != self.short:
+            long = int(self.short * long / short)
+            width, height = (self.short, long) if width <= height else (long, self.short)
             image = resize(image, width, height)
         left, top = round((width - size) / 2), round((height - size) / 2)
         if (width, height) != (size, size):
@@ -32,14 +38,33 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """A random part of the image, 90 to 100 % of its area, sides 3:4 to 4:3, resized to R x R (bicubic). No flip."""
+    """A random part of the image, 90 to 100 % of its area, sides 3:4 to 4:3, resized to R x R (bicubic); mirrored with
+    probability ``flip``, never unless given."""
 
-    def __init__(self, resolution, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3)):
-        self.resolution, self.scale, self.ratio = resolution, scale, ratio
+    def __init__(self, resolution, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0):
+        self.resolution, self.scale, self.ratio, self.flip = resolution, scale, ratio, flip
 
     def __call__(self, image, seed):
-        box = random_box(*size_of(image), self.scale, self.ratio, random.Random(seed))
-        return to_tensor(resize(crop(image, box), self.resolution, self.resolution))
+        rng = random.Random(seed)
+        box = random_box(*size_of(image), self.scale, self.ratio, rng)
+        pixels = to_tensor(resize(crop(image, box), self.resolution, self.resolution))  # (3, R, R)
+        return pixels.flip(-1) if rng.random() < self.flip else pixels
+
+
+class MarginTransform(EvalTransform):
+    """Linear evaluation's: resize the short side to 256 and cut the central 224 x 224, both in proportion for another
+    R (the short side is R * 256 / 224, rounded). Bicubic, as CLIP was trained."""
+
+    def __init__(self, resolution):
+        super().__init__(resolution, round(resolution * 256 / 224))
+
+
+class AugmentTransform(TrainTransform):
+    """Linear evaluation's: torchvision's RandomResizedCrop by its defaults, 8 to 100 % of the area and sides 3:4 to
+    4:3, but bicubic; mirrored half of the time."""
+
+    def __init__(self, resolution):
+        super().__init__(resolution, scale=(0.08, 1.0), flip=0.5)
 
 
 def random_box(width, height, scale, ratio, rng, tries=10):

@@ -68,13 +68,18 @@ class Classifier:
         return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
 
 
+def require_head_fits(head, task, width):
+    """Refuse a packed head (C, D + 1) that was trained on another number of classes than a task has."""
+    if head.shape != (len(task.classnames), width + 1):
+        raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
+                        f"{(len(task.classnames), width + 1)}")
+
+
 @torch.no_grad()
 def classifier(model, task, device, head=None):
     """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
     if head is not None:
-        if head.shape != (len(task.classnames), model.text_projection.shape[1] + 1):
-            raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes "
-                            f"need {(len(task.classnames), model.text_projection.shape[1] + 1)}")
+        require_head_fits(head, task, model.text_projection.shape[1])
         head = ClassificationHead.unpacked(head, model.logit_scale)
         return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
     with in_eval_mode(model), device.autocast():

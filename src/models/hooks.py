@@ -12,7 +12,8 @@ class Hooks:
         """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""
 
     def losses(self, state, batch):
-        """{name: scalar tensor}, already weighted. The same name from two hooks is an error."""
+        """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
+        batch has features instead of images: ``modeling.batch_features`` takes either."""
         return {}
 
     def after_backward(self, state):

@@ -11,6 +11,7 @@ from clip.model import CLIP
 from src.datasets.common import Batch, SeededBatches, Task, seed_of, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.device import Device
+from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora
@@ -118,6 +119,8 @@ class TrainingState:
         row_of = {visited[position]: row for row, position in enumerate(positions)}
         for batch in order:
             found = [index for index in batch if index in row_of]
+            if not found:
+                raise UserError("none of the images of a batch could be decoded")
             labels = torch.tensor([split.labels[index] for index in found], device=features.device)
             yield Batch(None, labels, len(batch) - len(found), features[[row_of[index] for index in found]])
 

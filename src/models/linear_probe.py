@@ -1,0 +1,153 @@
+"""Linear evaluation: one linear layer trained on the frozen image tower's features.
+
+    scores = linear_evaluation(model, task, Device())
+
+The recipe is that of Mod-X (Ni et al., 2023): features before L2 normalisation, weights from N(0, 0.01^2), bias 0, SGD
+with momentum 0.9, a cosine stepped once an epoch. Every epoch sees every training image, the last partial batch too.
+The layer after the last epoch is scored, once: test images choose nothing.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from src.datasets.cache import as_it_is
+from src.datasets.common import Split, balanced_subset, evaluation_batches, order_of_epoch, seed_of
+from src.datasets.transforms import AugmentTransform, MarginTransform
+from src.errors import UserError
+from src.models.evaluation import Scores, in_eval_mode
+from src.models.helpers import learning_rate, top_k_hits
+from src.models.modeling import ClassificationHead
+
+UNSEEN = -1  # the label of an image that could not be decoded
+
+
+class OneProcess:
+    """The world of a single process. One of several gives these four members to each; all processes call them in the
+    same order."""
+
+    rank, size = 0, 1
+
+    def sum(self, tensor):
+        """-> the sum of all processes' ``tensor``, any shape."""
+        return tensor
+
+    def average_gradients(self, module):
+        """Each parameter's ``grad`` becomes its mean over the processes."""
+
+
+def linear_evaluation(model, task, device, epochs=100, lr=0.3, wd=1e-6, batch_size=256, percent=100,
+                      cache_features=False, seed=42, workers=0, world=None, log=None, split="test"):
+    """Scores, in percent, of a linear layer trained on a task's ``train`` images and read on ``split``, or on ``val``
+    where a task has no test images. The model stays as it is.
+
+    ``percent``: 100, 10 or 1, the share of training images used, equally many of each class as far as it has them, at
+    least one (Chen et al., 2020); the smaller share is part of the larger. Other options are those of ``train_head``.
+    UserError: another ``percent``, or a task without these splits.
+    """
+    if percent not in (100, 10, 1):
+        raise UserError(f"--linear-percent {percent}: one of 100, 10, 1")
+    seed, train = seed_of(seed, task.name, "linear evaluation"), task.split("train")
+    scored = task.split("val" if split == "test" and "test" not in task.splits else split)
+    count = max(len(set(train.labels)), round(len(train) * percent / 100))
+    train = train.subset(balanced_subset(train.labels, count, seed_of(seed, "subset")))
+    head = train_head(model, train, len(task.classnames), device, epochs, lr, wd, batch_size, cache_features,
+                      seed, workers, world, log)
+    return score_head(model, head, scored, device, batch_size, workers, world)
+
+
+def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch_size=256, cache_features=False,
+               seed=42, workers=0, world=None, log=None):
+    """A ClassificationHead (classes, D) trained on a split's images, D being the model's.
+
+    ``lr`` is the rate of the first epoch, ``wd`` acts on weights and bias, ``batch_size`` is over all processes.
+    ``cache_features``: no augmentation; each image is encoded once and its features stay on the device.
+    ``log({"epoch", "loss", "lr"})`` is called after each epoch with the mean loss over its images.
+    UserError: a ``batch_size`` that the processes cannot share evenly.
+    """
+    world = world or OneProcess()
+    if batch_size % world.size:
+        raise UserError(f"--linear-batch-size {batch_size} must divide by the number of processes, {world.size}")
+    local, like, width = batch_size // world.size, model.logit_scale.detach(), model.text_projection.shape[1]
+    generator = torch.Generator().manual_seed(seed_of(seed, "weights"))
+    weight = 0.01 * torch.randn(classes, width, generator=generator, dtype=torch.float64)  # equal in every precision
+    head = ClassificationHead(weight.to(like), like.new_zeros(classes))
+    optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.9, weight_decay=wd)
+    nothing = like.new_zeros(0, width), torch.zeros(0, dtype=torch.long, device=like.device)
+    with in_eval_mode(model):
+        if cache_features:
+            features, labels = _all_features(model, split, device, local, workers, world)
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs, 0, lr)
+            # Every size-th of the order: of each global batch, this process's rows.
+            rows = order_of_epoch(len(split), seed, epoch)[world.rank::world.size]
+            if cache_features:
+                batches = ((features[part], labels[part]) for part in labels.new_tensor(rows).split(local))
+            else:
+                views = _augmented(split, rows, AugmentTransform(model.image_resolution), seed, epoch)
+                batches = _encoded(model, views, as_it_is, device, local, workers)
+            total, images = 0, 0
+            for _ in range(0, len(split), batch_size):
+                # Of a small last batch a process may have no row; it takes part in the average all the same.
+                loss, seen = _step(head, optimizer, *next(batches, nothing), world)
+                total, images = total + loss, images + seen
+            mean = (world.sum(total) / images).item()  # also where nothing is logged: all processes add up or none
+            if log:
+                log({"epoch": epoch, "loss": mean, "lr": optimizer.param_groups[0]["lr"]})
+    return head
+
+
+def _step(head, optimizer, features, labels, world):
+    """One step on this process's rows (B, D), (B,) of a batch -> (sum of their losses, images in the whole batch)."""
+    seen = world.sum((labels != UNSEEN).sum())
+    loss = F.cross_entropy(head(features), labels, ignore_index=UNSEEN, reduction="sum")
+    optimizer.zero_grad()
+    # The mean over processes of size / seen * (sum over own rows) is the mean over the batch's rows.
+    (loss * world.size / seen.clamp(min=1)).backward()
+    world.average_gradients(head)
+    optimizer.step()
+    return loss.detach(), seen
+
+
+@torch.no_grad()
+def score_head(model, head, split, device, batch_size=256, workers=0, world=None):
+    """Scores of a trained head on a split, every image once, ``batch_size`` images at a time over all processes."""
+    world, k = world or OneProcess(), min(5, len(head.bias))
+    own, local = split.subset(range(world.rank, len(split), world.size)), max(1, batch_size // world.size)
+    counts = torch.zeros(k + 1, dtype=torch.long, device=head.bias.device)              # hits among 1 to k, images
+    with in_eval_mode(model):
+        for features, labels in _encoded(model, own, MarginTransform(model.image_resolution), device, local, workers):
+            counts[:k] += top_k_hits(head(features), labels, k).sum(dim=0)
+            counts[k] += len(labels)
+    *hits, images = world.sum(counts).tolist()
+    return Scores(100 * hits[0] / images, 100 * hits[-1] / images, k, images)
+
+
+def _augmented(split, rows, transform, seed, epoch):
+    """A split's ``rows``, transformed. A row's seed is its own, whichever process or worker reads it."""
+    def image(position):
+        found = split.image(rows[position])
+        return None if found is None else transform(found, seed_of(seed, epoch, rows[position]))
+    return Split(image, [split.labels[row] for row in rows])
+
+
+def _encoded(model, split, transform, device, batch_size, workers):
+    """Pairs (B, D), (B,): features, not normalised, in the weights' type, and labels of the images that decode."""
+    for batch in map(device.batch, evaluation_batches(split, transform, batch_size, workers)):
+        with torch.no_grad(), device.autocast():
+            features = model.encode_image(batch.images)
+        yield features.to(model.logit_scale.dtype), batch.labels
+
+
+def _all_features(model, split, device, batch_size, workers, world):
+    """(N, D), (N,) of all N images on every process, each image encoded by one of them."""
+    rows = range(world.rank, len(split), world.size)
+    numbered = replace(split.subset(rows), labels=rows)  # whatever is skipped, a row knows its place
+    true = torch.tensor(split.labels, device=model.logit_scale.device)
+    features = model.logit_scale.new_zeros(len(split), model.text_projection.shape[1])
+    labels = torch.zeros_like(true)  # label + 1, so that zero, the sum over processes of what none saw, is UNSEEN
+    transform = MarginTransform(model.image_resolution)
+    for found, places in _encoded(model, numbered, transform, device, batch_size, workers):
+        features[places], labels[places] = found, true[places] + 1
+    return world.sum(features), world.sum(labels) - 1

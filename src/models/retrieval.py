@@ -1,0 +1,120 @@
+"""Image-text retrieval: which captions an image finds, which image a caption finds."""
+
+import statistics
+from bisect import bisect_left
+from dataclasses import asdict, dataclass
+
+import torch
+
+from src.errors import UserError
+from src.models.evaluation import encode_split, in_eval_mode
+from src.models.helpers import similarity
+from src.models.modeling import constant_text_features, tokens_of
+
+RECALLS = (1, 5, 10)
+FOLD = 1000
+FOLDS = {"5k": 0, "1k": 1, "1k-fold5": 5}  # folds that --retrieval-split asks for; 0: all images at once
+CHUNK = 2 ** 21  # scores in memory at a time
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """From images to captions (i2t) and back (t2i): recall among the first 1, 5 and 10 in percent, median and mean
+    rank counted from 1; ``rsum`` is the sum of the six recalls. ``images`` and ``captions`` were searched."""
+
+    i2t_r1: float
+    i2t_r5: float
+    i2t_r10: float
+    t2i_r1: float
+    t2i_r5: float
+    t2i_r10: float
+    i2t_medr: float
+    t2i_medr: float
+    i2t_meanr: float
+    t2i_meanr: float
+    rsum: float
+    images: float
+    captions: float
+
+
+def ranks(image_features, text_features, owner, chunk=CHUNK):
+    """Ranks from 0 of each image's best caption and of each caption's image -> (N,), (M,) integers on their device.
+
+    ``image_features`` (N, D) and ``text_features`` (M, D) are L2-normalised; caption j belongs to image ``owner[j]``.
+    A rank is the number of other images' captions, or of other images, that score at least as high. No more than
+    ``chunk`` scores, or those of one image or caption if they are more, are in memory at a time. An image or caption
+    whose own scores are not numbers, or that has none, gets a rank that no recall counts.
+    """
+    places = torch.arange(len(image_features), device=image_features.device)
+    owner = owner.to(places.device)
+    return (_ranks(image_features, text_features, places, owner, chunk),
+            _ranks(text_features, image_features, owner, places, chunk))
+
+
+@torch.no_grad()
+def _ranks(queries, targets, query_ids, target_ids, chunk):
+    """(Q, D), (T, D), (Q,), (T,) -> (Q,): where the best target of the query's own id ranks among those of others."""
+    # The same score is summed in another order in another corner of a product: equal means equal up to rounding.
+    rounding = torch.finfo(queries.dtype).eps * queries.shape[1] ** 0.5
+    missed = max(len(targets), *RECALLS)
+    found = torch.empty_like(query_ids)  # small results kept one by one would leave holes of a chunk's size
+    height = max(1, chunk // len(targets))
+    for rows in (slice(first, first + height) for first in range(0, len(queries), height)):
+        scores = similarity(queries[rows], targets, 1.0)                        # (R, D) x (T, D) -> (R, T)
+        own = query_ids[rows, None] == target_ids                               # (R, T)
+        best = scores.masked_fill(~own | scores.isnan(), -torch.inf).amax(dim=1, keepdim=True)          # (R, 1)
+        behind = scores < best - rounding  # false for what is not a number, which therefore counts against the model
+        found[rows] = (~(own | behind)).sum(dim=1).masked_fill(best[:, 0].isneginf(), missed)
+    return found
+
+
+def recall(image_features, text_features, owner):
+    """RetrievalScores of (N, D) images and (M, D) captions, L2-normalised; caption j belongs to image ``owner[j]``."""
+    numbers = {}
+    for way, found in zip(("i2t", "t2i"), ranks(image_features, text_features, owner), strict=True):
+        found = found.tolist()
+        for k in RECALLS:
+            numbers[f"{way}_r{k}"] = 100 * sum(rank < k for rank in found) / len(found)
+        numbers[f"{way}_medr"] = 1.0 + statistics.median(found)
+        numbers[f"{way}_meanr"] = 1.0 + statistics.fmean(found)
+    rsum = sum(numbers[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in RECALLS)
+    return RetrievalScores(**numbers, rsum=rsum, images=len(image_features), captions=len(text_features))
+
+
+def folds(images, retrieval_split=None):
+    """[range] of the images of a split of ``images`` that are searched together, one a fold.
+
+    "1k": the first 1000; "1k-fold5": five times the next 1000; "5k" or None: all. UserError where a split is too small
+    or the name is another.
+    """
+    if retrieval_split is not None and retrieval_split not in FOLDS:
+        raise UserError(f"--retrieval-split {retrieval_split}: give one of {', '.join(FOLDS)}")
+    count = FOLDS.get(retrieval_split, 0)
+    if images < count * FOLD:
+        raise UserError(f"--retrieval-split {retrieval_split}: needs {count * FOLD} images, and there are {images}; "
+                        "5k searches all there are")
+    return [range(fold * FOLD, (fold + 1) * FOLD) for fold in range(count)] or [range(images)]
+
+
+@torch.no_grad()
+def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=None):
+    """RetrievalScores of a model on a split with captions, a mean over folds where there are several.
+
+    Each image is encoded once, under the evaluation transform, and so is each caption; a caption that is too long
+    loses its end. An image that cannot be decoded is left out of its fold, with its captions.
+    ``retrieval_split``: see ``folds``, whose UserError comes before anything is encoded.
+    """
+    parts = folds(len(split), retrieval_split)
+    split = split.subset(range(parts[-1].stop))
+    places, images = encode_split(model, split, device, batch_size, workers)                        # (N, D)
+    captions = [caption for place in places for caption in split.captions[place]]
+    owner = torch.tensor([row for row, place in enumerate(places) for _ in split.captions[place]],
+                         device=images.device)                                                      # (M,)
+    with in_eval_mode(model), device.autocast():
+        texts = constant_text_features(model, tokens_of(model, captions))                           # (M, D)
+    found = []
+    for part in parts:
+        first, last = bisect_left(places, part.start), bisect_left(places, part.stop)
+        inside = (owner >= first) & (owner < last)
+        found.append(asdict(recall(images[first:last], texts[inside], owner[inside] - first)))
+    return RetrievalScores(**{name: statistics.mean(fold[name] for fold in found) for name in found[0]})
