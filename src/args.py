@@ -11,12 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
-from src.datasets import expand
+from src.datasets import expand, is_pairs
 from src.errors import UserError
-from src.models import METHODS
+from src.models import METHODS, find_method
 from src.protocols import PROTOCOLS
 from src.recipes import read_recipe, recipe_names
-from src.values import auto_or, keyword, label_spaces, names, rates, real, shares, warmup, whole
+from src.values import (
+    all_or,
+    auto_or,
+    keyword,
+    label_spaces,
+    names,
+    parts,
+    place,
+    rates,
+    real,
+    shares,
+    warmup,
+    whole,
+)
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
@@ -215,26 +228,33 @@ def memory_flags():
 
 def image_text_flags():
     return [
-        later("--joint", "train on several datasets as one", False),
-        later("--num-phases", "parts that a caption dataset is split into", 1),
-        later("--phase", "which part, or all", "all"),
-        later("--phase-split", "contiguous or random parts", "contiguous"),
-        later("--phase-seed", "seed of random parts", shown="--seed"),
-        later("--caption-choice", "which caption of an image", "random"),
-        later("--flickr-splits", "splits that train", "train+val"),
-        later("--image-dir", "NAME=DIR of a caption dataset's images"),
-        later("--annotations", "NAME=FILE of its captions"),
-        later("--modx-alpha", "weight of Mod-X's distillation", 20),
-        later("--modx-temperature", "its temperature", 1),
-        later("--modx-reduction", "sum or mean over rows", "sum"),
-        later("--retrieval-split", "5k, 1k or 1k-fold5", shown="by dataset"),
-        later("--linear-eval", "train a linear layer on frozen features of this dataset"),
-        later("--linear-epochs", "its epochs", 100),
-        later("--linear-lr", "its learning rate", 0.3),
-        later("--linear-wd", "its weight decay", 1e-6),
-        later("--linear-batch-size", "its batch size", 256),
-        later("--linear-percent", "share of the training images", 100),
-        later("--linear-cache-features", "encode once, without augmentation", False),
+        switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,)),
+        Flag("--num-phases", "parts that the training pairs are split into", 1, whole(1)),
+        Flag("--phase", "which part, from 1, or all of them one after the other", "all", parse=all_or(whole(1))),
+        Flag("--phase-split", "parts in the order of the files, or of a seeded shuffle", "contiguous",
+             choices=("contiguous", "random")),
+        Flag("--phase-seed", "seed of random parts", parse=whole(0), shown="--seed"),
+        Flag("--caption-choice", "of an image with several captions: one drawn at each visit, always the first, or "
+             "each caption as an item", "random", choices=("random", "first", "all")),
+        Flag("--flickr-splits", "splits of flickr30k that train", ("train", "val"), parts, shown="train+val"),
+        Flag("--image-dir", "NAME=DIR of a caption dataset's images; may be repeated", {}, place, repeated=True,
+             runs=SCORING, metavar="NAME=DIR", shown="none"),
+        Flag("--annotations", "NAME=FILE of its captions; may be repeated", {}, place, repeated=True, runs=SCORING,
+             metavar="NAME=FILE", shown="none"),
+        Flag("--modx-alpha", "weight of Mod-X's distillation", 20.0, real(0), shown="20"),
+        Flag("--modx-temperature", "its temperature", 1.0, real(above=0), shown="1"),
+        Flag("--modx-reduction", "sum or mean over rows", "sum", choices=("sum", "mean")),
+        Flag("--retrieval-split", "5k: all images; 1k: the first thousand; 1k-fold5: the mean of five thousands",
+             "auto", choices=("auto", "5k", "1k", "1k-fold5"), runs=SCORING, shown="by dataset"),
+        Flag("--linear-eval", "with --eval-only: train a linear layer on frozen features of this dataset", runs=(EVAL,),
+             metavar="NAME"),
+        Flag("--linear-epochs", "its epochs", 100, whole(1), runs=(EVAL,)),
+        Flag("--linear-lr", "its learning rate", 0.3, real(above=0), runs=(EVAL,)),
+        Flag("--linear-wd", "its weight decay", 1e-6, real(0), runs=(EVAL,)),
+        Flag("--linear-batch-size", "its batch size", 256, whole(1), runs=(EVAL,)),
+        Flag("--linear-percent", "share of the training images", 100.0, real(above=0, high=100), runs=(EVAL,),
+             shown="100"),
+        switch("--linear-cache-features", "encode once, without augmentation", runs=(EVAL,)),
     ]
 
 
@@ -302,7 +322,6 @@ GROUPS = {
     "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
-METHODS_TO_COME = ("modx",)
 
 
 @dataclass
@@ -328,6 +347,27 @@ class Config:
     def chosen(self, key):
         """The user asked for it, by a flag or by a recipe."""
         return self.origins.get(key, "").startswith(("flag", "recipe "))
+
+    @property
+    def trained(self):
+        """The datasets that are trained on, as the command line names them."""
+        if self.values["dataset_order"]:
+            return self.values["dataset_order"]
+        name = self.values["train_dataset"]
+        try:
+            return () if name is None else names(name) if self.values["joint"] else (name,)
+        except ValueError as error:
+            raise UserError(f"--train-dataset {name}: {error}") from None
+
+    @property
+    def pairs(self):
+        """Whether image-text pairs are trained on. Raises UserError for an unknown name."""
+        return any(is_pairs(name) for name in self.trained)
+
+    @property
+    def method_row(self):
+        """The method's row for the data at hand; None where it is not for such data."""
+        return find_method(self.values["method"], self.pairs)
 
     def numbers(self):
         """Values that can change a result: what two runs must share to be the same."""
@@ -410,8 +450,6 @@ def _value(flag, text):
         raise UserError(f"{flag.name} is not built yet; see the status table in README.md")
     if flag.switch:
         return True
-    if flag.name == "--method" and text in METHODS_TO_COME:
-        raise UserError(f"{flag.name} {text} is not built yet; there are {', '.join(flag.choices)}")
     if flag.name == "--method" and ".py:" in text:
         return text
     if flag.choices and text not in flag.choices:
@@ -451,13 +489,44 @@ def resolve(given):
         protocol = PROTOCOLS[order[0]]
         layers.append((f"protocol {order[0]}", protocol.fill((values | recipe | given)["method"])))
         given = given | {"dataset_order": protocol.order}
+    if kind in TRAINING:
+        order = layers[0][1] if layers else {}
+        layers = _pairs_layer(values | order | recipe | given) + layers
     for origin, layer in (*layers, (f"recipe {given.get('recipe')}", recipe), ("flag", given)):
         if not layer.keys().isdisjoint(LENGTHS):
             values |= dict.fromkeys(LENGTHS)
             origins |= dict.fromkeys(LENGTHS, "default")
         values |= layer
         origins |= dict.fromkeys(layer, origin)
-    return Config(values, origins, kind=kind)
+    return _with_phases(Config(values, origins, kind=kind))
+
+
+def _with_phases(config):
+    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase."""
+    values = config.values
+    if values["num_phases"] == 1 or config.kind not in TRAINING or not config.trained or values["joint"]:
+        return config
+    phases = range(1, values["num_phases"] + 1) if values["phase"] == "all" else [values["phase"]]
+    trained = tuple(f"{name}_phase{phase}" for name in config.trained for phase in phases)
+    if len(trained) == 1 and config.kind == TRAIN:
+        values["train_dataset"] = trained[0]
+    else:
+        values |= {"train_dataset": None, "dataset_order": trained}
+        config.kind = SEQUENCE
+    return config
+
+
+def _pairs_layer(values):
+    """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
+    try:
+        if not Config(values, {}).pairs:
+            return []
+    except (UserError, ValueError):  # an unknown name has a message of its own later
+        return []
+    rate = 5e-4 if values["init"] == "scratch" else 1e-5
+    return [("protocol pairs", {"lr": {None: rate}, "wd": 0.01 if values["joint"] else 0.1,
+                                "eps": 1e-5 if values["joint"] else 1e-8, "warmup_length": "20%", "epochs": 35,
+                                "batch_size": 280})]
 
 
 def _recipe_values(name):

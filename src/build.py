@@ -9,7 +9,7 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.datasets import class_split, open_task, splits, stem
+from src.datasets import class_split, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.errors import UserError
@@ -35,15 +35,20 @@ class Datasets:
 
     def __init__(self, config):
         self._config, self._template = config, _templates(config.template)
-        self._trained = config.dataset_order or (config.train_dataset,)
+        self._trained = config.trained
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
-        return open_task(name, self._config.data_location)
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name)}
+        return open_task(name, self._config.data_location,
+                         **{key: value for key, value in options.items() if value is not None})
 
     def _open(self, name, trained=False):
         config, root = self._config, self._config.data_location
-        base, part, parts = class_split(name)
+        if name == pairs.JOINT and config.joint:
+            return pairs.joint_task([self.open(part) for part in config.trained])
+        whole, phase = phase_of(name)
+        base, part, parts = class_split(whole)
         task = self._opened(base)
         if part is not None:
             task = splits.with_classes(task, part, parts, config.seed)
@@ -52,11 +57,22 @@ class Datasets:
         if config.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
                 **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
-        if trained or name in self._trained:
+        if task.pairs:
+            task = self._trained_pairs(task, whole, phase) if name in self._trained else task
+        elif trained or name in self._trained:
             task = self._trained_splits(task)
         elif config.val_fraction and config.eval_split == "val":
             task = splits.with_validation(task, config.val_fraction, root)
         return splits.tolerant(task) if config.skip_bad_images else task
+
+    def _trained_pairs(self, task, name, phase):
+        config = self._config
+        if name == "flickr30k":
+            task = pairs.with_parts(task, config.flickr_splits)
+        if phase is not None:
+            seed = config.seed if config.phase_seed is None else config.phase_seed
+            task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
+        return pairs.with_all_captions(task) if config.caption_choice == "all" else task
 
     def _trained_splits(self, task):
         config, root = self._config, self._config.data_location
@@ -150,13 +166,15 @@ def build_settings(config, task, name=None):
         iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
         wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
+        caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
         batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
         else config.batch_norm)
 
 
 def rate_of(rates, name):
     """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
-    return rates.get(name, rates.get(class_split(name)[0], rates[None]))
+    whole, _ = phase_of(name)
+    return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
 
 
 def warmup_steps(text, iterations):
@@ -180,7 +198,8 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
     if config.lora:
         adapt(config, model, seed_of(config.seed, task.name, "adapters"))
     return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
-                         source=name, open_task=datasets.open, open_zeroshot=open_zeroshot,
+                         source=",".join(config.trained) if name == pairs.JOINT else name,
+                         open_task=datasets.open, open_zeroshot=open_zeroshot,
                          history=list(checkpoint.get("history", [])), heads=dict(checkpoint.get("heads", {})))
 
 
@@ -210,7 +229,7 @@ def build_hooks(config, checkpoint, basis=None):
     """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
     project gradients off, where it is not that of the command line."""
     values = config.values | ({"orthogonal_gradients_path": basis} if basis else {})
-    hooks = [row.build(values) for row in (find_method(config.method), *active_add_ons(values).values())]
+    hooks = [row.build(values) for row in (config.method_row, *active_add_ons(values).values())]
     return _with_carry(hooks, checkpoint)
 
 

@@ -5,7 +5,7 @@ import os
 import re
 
 from src.args import EVAL, FLAGS, SINGLE, TRAINING, shown
-from src.datasets import class_split, find_entry
+from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
@@ -24,6 +24,7 @@ CONTRADICTIONS = [
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+    ("joint", "dataset_order", "all at once, or one after the other"),
     ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
 ]
@@ -100,8 +101,30 @@ def _check_method(config):
         raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
     if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
-    if config.kind in TRAINING:
-        _check_combination(config, find_method(config.method))
+    if config.kind in TRAINING and config.trained:
+        _check_kind_of_data(config)
+        _check_combination(config, config.method_row)
+
+
+def _check_kind_of_data(config):
+    kinds = {name: is_pairs(name) for name in config.trained}
+    if len(set(kinds.values())) > 1:
+        pairs, classes = (next(name for name, kind in kinds.items() if kind == wanted) for wanted in (True, False))
+        raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
+    if config.method_row is None:
+        there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
+        data = ("image-text pairs: it distils over the prompts of classes" if config.pairs
+                else "class data: it compares the pairs of a batch")
+        raise UserError(f"--method {config.method} is not for {data}; there are {there}")
+    if config.joint and config.method == "icarl":
+        raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
+    if config.num_phases > 1 and not config.pairs:
+        raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
+                        "in CIFAR100/10")
+    if config.num_phases > 1 and config.joint:
+        raise UserError("--joint with --num-phases: all data are trained at once")
+    if config.phase != "all" and config.phase > config.num_phases:
+        raise UserError(f"--phase {config.phase}: there are {config.num_phases} (--num-phases)")
 
 
 def _check_combination(config, method):
@@ -132,11 +155,13 @@ def _check_combination(config, method):
 
 def _check_datasets(config):
     sentences = () if config.ref_sentences in (None, "random") else (config.ref_sentences,)
-    named = [("--train-dataset", (config.train_dataset,) if config.train_dataset else ()),
+    named = [("--train-dataset", () if config.dataset_order else config.trained),
              ("--dataset-order", config.dataset_order or ()), ("--eval-datasets", config.eval_datasets),
              ("--ref-dataset", (config.ref_dataset,) if config.ref_dataset else ()),
              ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets),
-             ("--check-data", config.check_data or ())]
+             ("--check-data", config.check_data or ()), ("--image-dir", config.image_dir),
+             ("--annotations", config.annotations),
+             ("--linear-eval", (config.linear_eval,) if config.linear_eval else ())]
     for flag, datasets in named:
         for name in datasets:
             try:
@@ -156,8 +181,8 @@ def _check_splits(config):
 
 
 def _check_rates(config):
-    trained = config.dataset_order or (config.train_dataset,)
-    known = {*trained, *(class_split(name)[0] for name in trained if name)}
+    trained = config.trained
+    known = {*trained, *(class_split(phase_of(name)[0])[0] for name in trained)}
     strangers = [name for name in config.lr if name is not None and name not in known]
     if config.given("lr") and strangers:
         raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
@@ -178,7 +203,7 @@ def _check_files(config):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
-RULES = (_check_processes, _check_kind, _check_model, _check_method, _check_datasets, _check_splits, _check_rates,
+RULES = (_check_processes, _check_kind, _check_model, _check_datasets, _check_method, _check_splits, _check_rates,
          _check_files)
 
 
@@ -190,7 +215,7 @@ def _without_effect(config):
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
-                 if flag.key in owned and flag.key not in find_method(config.method).uses}
+                 if flag.key in owned and flag.key not in config.method_row.uses}
         active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
         for flag in given:
             rows = {key: add_on for key, add_on in ADD_ONS.items() if flag.key in add_on.uses}
@@ -206,6 +231,10 @@ def _without_effect(config):
 
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
 DEPENDENT = [
+    ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
+    ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
+    ("on image-text pairs: they have no classes", lambda config: not config.pairs, ("shots", "val_fraction", "ls")),
     ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
     ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
     ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),

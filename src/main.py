@@ -48,14 +48,16 @@ def _print_origins(config):
 def run_task(config):
     """--train-dataset: one task, from --load or from the initial weights."""
     from src.build import starting_checkpoint
+    from src.datasets.pairs import JOINT
     from src.report import scores_table
     from src.run import Run
     run = Run(config)
-    run.open([config.train_dataset])  # whatever can be refused is refused before weights are fetched
+    name = JOINT if config.joint else config.train_dataset
+    run.open([name])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
-    run.claim([config.train_dataset], start)
+    run.claim([name], start)
     _print_origins(config)
-    _, scores = run.train(config.train_dataset, start)
+    _, scores = run.train(name, start)
     print(scores_table(scores))
 
 

@@ -7,7 +7,6 @@ from src.args import FLAGS, shown
 from src.datasets import stem
 from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
-from src.models import find_method
 
 
 def open_data(config, datasets, trained, evaluated):
@@ -16,8 +15,9 @@ def open_data(config, datasets, trained, evaluated):
     if twice := {name for name in stems if stems.count(name) > 1}:
         raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
     for name in trained:
-        _require_images(datasets.open(name), name, "train")
-        for fault in structural_faults(datasets.open(name), ["train"]):
+        task = datasets.open(name)
+        _require_images(task, name, "train")
+        for fault in () if task.pairs else structural_faults(task, ["train"]):
             raise UserError(fault)
     for name in evaluated:
         if config.eval_split not in datasets.open(name).splits:
@@ -25,15 +25,15 @@ def open_data(config, datasets, trained, evaluated):
                             f"{', '.join(datasets.open(name).splits)}")
         _require_images(datasets.open(name), name, config.eval_split)
     if trained:
-        _open_references(config, datasets, trained, find_method(config.method).uses)
+        _open_references(config, datasets, trained, config.method_row.uses)
 
 
 def _require_images(task, name, split):
-    if not task.classnames:
+    if not task.classnames and not task.pairs:
         raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
     if not len(task.split(split)):
         raise UserError(f"{name} has no images in its {split} split")
-    for fault in outside_faults(task, split):
+    for fault in () if task.pairs else outside_faults(task, split):
         raise UserError(fault)
 
 

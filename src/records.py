@@ -17,9 +17,8 @@ from src.checkpoint import save_tensors
 from src.errors import UserError
 from src.files import atomic_file
 
-METRICS = ("iteration", "top1", "top5", "task", "label_space", "split", "n", "scored_by", "k", "train_data")
-SCORES = ("top1", "top5")
-VIDEO_SCORES = ("pm0", "pm10")
+RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
+SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
 
 
@@ -56,7 +55,7 @@ class RunFolder:
 
     def _write_metrics(self, dataset, rows):
         with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
-            writer = csv.DictWriter(file, [*METRICS, *(name for name in VIDEO_SCORES if name in rows[0])])
+            writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -103,7 +102,7 @@ class RunFolder:
 
 
 def _identity(row):
-    return tuple(str(row[key]) for key in METRICS if key not in SCORES)
+    return [(key, str(value)) for key, value in row.items() if key not in SCORES]
 
 
 def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
@@ -112,6 +111,12 @@ def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data
     return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
             "label_space": label_space, "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
             "train_data": train_data, **video}
+
+
+def retrieval_row(scores, iteration, task, phase, split):
+    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase."""
+    return {"iteration": iteration, "task": task, "phase": phase, "split": split,
+            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS}}
 
 
 class Journal:

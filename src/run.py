@@ -2,30 +2,18 @@
 
 import time
 
-from clip import loader
-from src.build import (
-    Datasets,
-    build_device,
-    build_hooks,
-    build_scorer,
-    build_state,
-    model_name,
-    worker_count,
-    zeroshot_opener,
-)
+from src.build import Datasets, build_device, build_hooks, build_state, model_name, zeroshot_opener
 from src.checkpoint import finished_checkpoint
-from src.datasets import stem
+from src.datasets import is_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch
-from src.models import find_method
-from src.models.evaluation import classifier, evaluate, require_head_fits, zeroshot_head
-from src.models.helpers import interpolate_
 from src.models.lora_injection import adapter_state, is_adapted
-from src.models.training import TrainingState, train
+from src.models.training import train
 from src.preflight import open_data, refuse_to_replace
-from src.records import Journal, RunFolder, describe_run, metrics_row
+from src.records import Journal, RunFolder, describe_run
 from src.report import matrix_csv, summary_text
-from src.sequence import summarise
-from src.spaces import LabelSpaces
+from src.scoring import RETRIEVAL, Scoring
+from src.sequence import summarise as summarise_accuracy
+from src.sequence import summarise_retrieval
 
 
 class Run:
@@ -37,8 +25,9 @@ class Run:
         self.device = build_device(config)
         self.datasets = Datasets(config)
         self.folder = RunFolder(folder or config.save)
-        named = [*(config.dataset_order or ()), *config.eval_datasets] or filter(None, [config.train_dataset])
-        self.evaluated = list(dict.fromkeys(named))
+        named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
+        self.evaluated = list(dict.fromkeys(phase_of(name)[0] for name in named))
+        self.scoring = Scoring(config, self.datasets, self.device, self.folder, self.evaluated)
         self.basis = config.orthogonal_gradients_path
         self.began = time.perf_counter()
 
@@ -56,14 +45,11 @@ class Run:
         if names:
             build_hooks(self.config, start)  # a method that cannot be built is refused here
         self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
-        if names and "ref_model" in find_method(self.config.method).uses:
+        if names and "ref_model" in self.config.method_row.uses:
             self.open_zeroshot(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
-        self.spaces = LabelSpaces(self.config.label_space, self.evaluated, self.datasets.open)
-        opened = self.spaces.claim(start.get("history", []), names)
-        for file in start.get("heads", {}).keys() & opened:
-            require_head_fits(start["heads"][file], opened[file], start["architecture"]["embed_dim"])
+        self.scoring.claim(names, start)
         self.folder.prepare()
 
     def train(self, name, start):
@@ -79,7 +65,7 @@ class Run:
         def report(state, losses):
             journal.step(state, losses)
             if due and state.iteration % due == 0 and state.iteration != total:
-                self._score_task(state, hooks, file)
+                self.scoring.trained(state, hooks, file)
                 evaluations.append(state.iteration)
 
         try:
@@ -91,13 +77,13 @@ class Run:
             journal.close()
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         seconds = time.perf_counter() - began
-        scores = self._score_task(state, hooks, file)
+        scores = self.scoring.trained(state, hooks, file)
         self.folder.forget_other_iterations(file, [*evaluations, total])
-        first = config.label_space[0]
-        shown = {dataset: found[first] for dataset, found in scores.items() if first in found}
+        shown = {dataset: found[space] for dataset, found in scores.items()
+                 for space in (config.label_space[0], RETRIEVAL) if space in found}
         checkpoint = finished_checkpoint(
-            state.final_model, start, dataset=file, source=name, task=state.task,
-            metrics={dataset: {"top1": score.top1, "top5": score.top5} for dataset, score in shown.items()},
+            state.final_model, start, dataset=file, source=state.source, task=state.task,
+            metrics={dataset: score.summary() for dataset, score in shown.items()},
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", describe_run(
@@ -108,10 +94,13 @@ class Run:
         if is_adapted(state.model):
             self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
         self.folder.write_checkpoint(file, checkpoint)
+        whole, phase = phase_of(name)
+        if phase == config.num_phases and phase is not None:  # the last phase is what the whole dataset leaves
+            self.folder.write_checkpoint(stem(whole), checkpoint)
         if config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{file}.pth"))
         print(f"{file}: {total} steps in {seconds:.1f} s, "
-              + ", ".join(f"{dataset} {score.top1:.1f}" for dataset, score in shown.items()), flush=True)
+              + ", ".join(f"{dataset} {score}" for dataset, score in shown.items()), flush=True)
         return checkpoint, scores
 
     def _write_files(self, hooks, task, finished):
@@ -124,78 +113,30 @@ class Run:
             return batches_per_epoch(len(state.task.split("train")), state.settings.batch_size)
         return self.config.eval_interval
 
-    def _score_task(self, state, hooks, task):
-        model = state.final_model
-        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
-        return self._score(model, state.iteration, task, state.task.train_data, heads,
-                           [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
-
     def evaluate(self, checkpoint, alpha=None):
         """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
-        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
-        if alpha is not None:
-            zeroshot = self.open_zeroshot()
-            interpolate_(model, zeroshot.state_dict(), alpha)
-            _, opened = self.spaces.after(checkpoint.get("history", []))
-            heads = {file: self._mixed_head(head, opened[file], zeroshot, alpha)
-                     for file, head in heads.items() if file in opened}
-        history = checkpoint.get("history") or [{}]
-        state = TrainingState(model=model, task=None, device=self.device, settings=None)
-        return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
-                           history[-1].get("train_data", "all"), heads, checkpoint.get("history", []),
-                           MethodScores(state, build_scorer(self.config, checkpoint)),
-                           None if alpha is None else f"wise {alpha:g}")
-
-    def _mixed_head(self, head, task, zeroshot, alpha):
-        start = zeroshot_head(zeroshot, task, self.device).packed()
-        return alpha * head.to(start) + (1 - alpha) * start
-
-    def _score(self, model, iteration, task, train_data, heads, seen, logits, scored_by=None):
-        config, scores = self.config, {}
-        spaces, opened = self.spaces.after(seen)
-        classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
-        for name in self.evaluated:
-            file, dataset = stem(name), self.datasets.open(name)
-            scores[file] = evaluate(
-                model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
-                worker_count(config, dataset), logits, config.data_location if config.cache_images else None,
-                classifiers, spaces(file), file)
-            out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
-            split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
-            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
-            for space, found in scores[file].items():
-                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
-        return scores
+        return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
 
     def summarise(self, rows):
-        """Store the accuracy matrix of a sequence and its summary numbers, and give them: {label space: summary}."""
-        order = [stem(name) for name in self.config.dataset_order]
+        """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
+
+        Class data: accuracy on each task of the sequence after each of them. Image-text pairs: recall on each of the
+        evaluated sets of pairs.
+        """
+        spaces = (RETRIEVAL,) if self.config.pairs else self.config.label_space
+        trained = [stem(name) for name in self.config.dataset_order]
+        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if self.config.pairs else trained
         summaries = {}
-        for number, space in enumerate(self.config.label_space):
+        for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names
-            chosen = [{name: row[name].get(space) for name in order} for row in rows]
-            summaries[space] = summarise(order, chosen, space, self.device.precision)
+            chosen = [{name: row[name].get(space) for name in columns} for row in rows]
+            summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
+            summaries[space] = summarise(trained, chosen, space, self.device.precision)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
-            for score in ("top1", "top5"):
-                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(order, chosen, score))
+            for score in ("i2t_r1", "t2i_r1", "rsum") if space == RETRIEVAL else ("top1", "top5"):
+                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
         self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             peak_memory_bytes=self.device.peak_memory()))
         return summaries
-
-
-class MethodScores:
-    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
-
-    def __init__(self, state, hooks):
-        self.state, self.hooks, self.by = state, hooks, None
-
-    def __call__(self, images, heads, names):
-        self.state.scored = tuple(names)
-        for hook in self.hooks:
-            scores = hook.logits(self.state, images, heads)
-            self.by = None if scores is None else f"logits:{type(hook).__name__}"
-            if scores is not None:
-                return scores
-        return None

@@ -46,6 +46,17 @@ def _mean(values):
     return sum(values) / len(values)
 
 
+def summarise_retrieval(trained, rows, label_space, precision):
+    """What ``summary.json`` of a sequence over image-text pairs holds. ``rows``: [{dataset: RetrievalScores}], row 0
+    zero-shot; ``trained`` names the tasks or phases of the others."""
+    rows = [{name: scores.summary() for name, scores in row.items()} for row in rows]
+    last = rows[-1]
+    return {"trained": list(trained), "datasets": list(last), "rows": rows, "label_space": label_space,
+            "mean_rsum": _mean(scores["rsum"] for scores in last.values()), "precision": precision,
+            "forgetting_r1": {name: max(row[name]["i2t_r1"] for row in rows[1:]) - last[name]["i2t_r1"]
+                              for name in last}}
+
+
 def summarise(order, rows, label_space, precision):
     """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot."""
     top1 = [[row[name] and row[name].top1 for name in order] for row in rows]

@@ -86,6 +86,27 @@ def label_spaces(text):
     return found
 
 
+def parts(text):
+    """``train+val`` -> ("train", "val")"""
+    found = tuple(text.split("+"))
+    if len(set(found)) < len(found) or not set(found) <= {"train", "val", "test"}:
+        raise ValueError("expected train, val or test joined by +, as in train+val")
+    return found
+
+
+def place(text):
+    """``coco=/data/coco`` -> ("coco", "/data/coco")"""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ValueError("expected NAME=PATH, as in coco=/data/coco")
+    return name, path
+
+
+def all_or(parse):
+    """``all`` as it is, anything else through ``parse``."""
+    return lambda text: text if text == "all" else parse(text)
+
+
 def warmup(text):
     """Steps, or a share of the run as ``20%``; checked here, resolved when the number of steps is known."""
     try:

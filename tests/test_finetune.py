@@ -95,7 +95,7 @@ def test_class_features_are_constant_only_where_the_text_tower_is(make_model, ma
     for train_mode, constant in (("whole", False), ("text", False), ("image", True)):
         state, hook = make_state(make_model("vit"), train_mode), Finetune()
         hook.begin(state)
-        assert (hook.class_scores.constant is not None) == constant
+        assert (hook.classes.scores[0].constant is not None) == constant
 
 
 def slow_terms(state, teacher, images, texts, options):

@@ -10,13 +10,14 @@ from cli_files import lines, listing, rows
 from src.args import parse
 from src.errors import UserError
 from src.models.evaluation import Scores
-from src.records import METRICS, Journal, RunFolder, describe_run, metrics_row
+from src.records import Journal, RunFolder, describe_run, metrics_row
 
 ROW = metrics_row(Scores(50.0, 75.0, 5, 8), 10, "DTD", "test")
 
 
 def test_columns():
-    assert METRICS == ("iteration", "top1", "top5", "task", "label_space", "split", "n", "scored_by", "k", "train_data")
+    assert list(ROW) == ["iteration", "top1", "top5", "task", "label_space", "split", "n", "scored_by", "k",
+                         "train_data"]
     assert ROW == {"iteration": 10, "top1": "50.0000", "top5": "75.0000", "task": "DTD", "label_space": "task",
                    "split": "test", "n": 8, "scored_by": "zeroshot", "k": 5, "train_data": "all"}
 

@@ -36,9 +36,9 @@ def test_matrix():
     assert cells(matrix_table(SUMMARY)) == [
         ["top-1, classes of task", "A", "B"], ["zero-shot", "10.0", "30.0"], ["after A", "50.0", "31.0"],
         ["after B", "45.0", "70.0"]]
-    assert matrix_csv(["A", "B"], ROWS, "top1").split() == [
+    assert matrix_csv(["A", "B"], ["A", "B"], ROWS, "top1").split() == [
         "task,A,B", ",10.0000,30.0000", "A,50.0000,31.0000", "B,45.0000,70.0000"]
-    assert matrix_csv(["A", "B"], ROWS, "top5").split()[2] == "A,60.0000,41.0000"
+    assert matrix_csv(["A", "B"], ["A", "B"], ROWS, "top5").split()[2] == "A,60.0000,41.0000"
 
 
 def test_summary():

@@ -20,11 +20,14 @@ ROOT = Path(__file__).parents[1]
 TIERS = (
     ("src.main",),
     ("src.run",),
-    ("src.build", "src.checks", "src.preflight", "src.spaces"),
+    ("src.scoring",),
+    ("src.build", "src.checks", "src.preflight"),
+    ("src.spaces",),
     ("src.args", "src.report", "src.records", "src.sequence"),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons
     ("src.models.training",),
+    ("src.models.retrieval", "src.models.linear_probe"),
     ("src.models.evaluation", "src.checkpoint", "src.device"),
     ("src.models.modeling", "src.models.lora_injection"),
     ("src.models.helpers", "src.models.hooks"),

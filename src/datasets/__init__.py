@@ -91,8 +91,25 @@ def expand(names):
     return tuple(expanded)
 
 
+PHASE = re.compile(r"(?P<base>.+)_phase(?P<phase>\d+)")
+
+
+def phase_of(name):
+    """``flickr30k_phase2`` -> ("flickr30k", 2), the second part of image-text pairs; any other name -> (name, None)."""
+    match = PHASE.fullmatch(name)
+    if not match or not (match["base"].startswith("pairs:") or getattr(DATASETS.get(match["base"]), "pairs", False)):
+        return name, None
+    return match["base"], int(match["phase"])
+
+
+def is_pairs(name):
+    """Whether a name is of images with captions."""
+    return find_entry(name).pairs
+
+
 def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
+    name, _ = phase_of(name)
     whole, part, parts = class_split(name)
     if part is not None and not 1 <= part <= parts <= (DATASETS[whole].classes or 0):
         raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of "
@@ -110,13 +127,14 @@ def find_entry(name):
                     "or pairs:FILE")
 
 
-def open_task(name, root, class_seed=42):
+def open_task(name, root, class_seed=42, **options):
     """Open a dataset under ``root`` (``--data-location``), downloading it where it can be. -> Task.
 
-    ``class_seed`` shuffles the classes before they are split (``CIFAR100-3of10``).
+    ``class_seed`` shuffles the classes before they are split (``CIFAR100-3of10``). ``options``: places of a caption
+    dataset's files (``images``, ``annotations``).
     """
     whole, part, parts = class_split(name)
-    task = find_entry(name).open(whole, root)
+    task = find_entry(name).open(whole, root, **options)
     if part is None:
         return task
     from src.datasets.splits import with_classes
@@ -125,6 +143,9 @@ def open_task(name, root, class_seed=42):
 
 def stem(name):
     """What files of a dataset are called: the name itself, or the stem of a path of the user's."""
+    base, phase = phase_of(name)
+    if phase is not None:
+        return f"{stem(base)}_phase{phase}"
     prefix, colon, path = name.partition(":")
     if not (colon and prefix in PREFIXES):
         return name

@@ -40,9 +40,15 @@ def open_pairs(name, root):
     return _table_task(name, path.name.split(".")[0], path, "\t" if path.suffix == ".tsv" else ",")
 
 
-def open_coco(name, root):
-    """Training from ``annotations/captions_train2014.json``, val and test from Karpathy's ``dataset_coco.json``."""
+def open_coco(name, root, images=None, annotations=None):
+    """Training from ``annotations/captions_train2014.json``, val and test from Karpathy's ``dataset_coco.json``.
+
+    ``images`` and ``annotations``: where they lie instead, as ``--image-dir`` and ``--annotations`` say.
+    """
     folder = Path(root) / name
+    if annotations or images:
+        return _elsewhere(name, annotations or folder / "annotations" / "captions_train2014.json",
+                          images or folder / "train2014")
     karpathy = folder / KARPATHY[name]
     official = folder / "annotations" / "captions_train2014.json"
     if not karpathy.is_file() and not official.is_file():
@@ -53,13 +59,29 @@ def open_coco(name, root):
     return _caption_task(name, splits)
 
 
-def open_flickr(name, root):
-    """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json``."""
+def open_flickr(name, root, images=None, annotations=None):
+    """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json``, or where ``--image-dir`` and ``--annotations``
+    say."""
     folder = Path(root) / name
+    if annotations or images:
+        return _elsewhere(name, annotations or folder / KARPATHY[name], images or folder / "flickr30k-images")
     if not (folder / KARPATHY[name]).is_file():
         raise missing(name, folder / KARPATHY[name], root)
     return _caption_task(name, _karpathy_splits(name, folder / KARPATHY[name],
                                                 lambda row: f"flickr30k-images/{row['filename']}", folder))
+
+
+def _elsewhere(name, annotations, images):
+    """Annotations in COCO's format (training only) or Karpathy's (all splits), image names relative to ``images``."""
+    annotations, images = Path(annotations), Path(images)
+    for flag, path, there in (("--annotations", annotations, annotations.is_file()),
+                              ("--image-dir", images, images.is_dir())):
+        if not there:
+            raise UserError(f"{flag} {name}={path}: there is no such {'file' if flag == '--annotations' else 'folder'}")
+    rows = _json(name, annotations)
+    if isinstance(rows, dict) and "annotations" in rows:
+        return _caption_task(name, {"train": _official_coco(name, annotations, images)})
+    return _caption_task(name, _karpathy_splits(name, annotations, lambda row: row["filename"], images))
 
 
 def _caption_task(name, splits):

@@ -31,9 +31,9 @@ class Entry:
     downloads: bool = False
     pairs: bool = False
 
-    def open(self, name, root):
+    def open(self, name, root, **options):
         module, function = self.target.split(":")
-        return getattr(importlib.import_module(module), function)(name, root)
+        return getattr(importlib.import_module(module), function)(name, root, **options)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Task:
     in_memory: bool = False
     train_data: str = "all"
     pairs: bool = False
+    parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
     place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
 
     def split(self, name):

@@ -134,7 +134,8 @@ def with_classes(task, part, parts, seed):
         if callable(split):
             return lambda: cut(split())
         if split.video is not None:
-            raise UserError(f"{task.name}: frames of videos count together with their neighbours; it has no class splits")
+            raise UserError(f"{task.name}: frames of videos count together with their neighbours; it has no class "
+                            "splits")
         kept = split.subset([index for index, label in enumerate(split.labels) if label in place])
         return replace(kept, labels=[place[label] for label in kept.labels])
     name = f"{task.name}-{part}of{parts}"

@@ -13,13 +13,16 @@ from src.errors import UserError
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by."""
+    on, where it is not the one that it is called by; ``on_pairs`` what the name means on image-text pairs, where it
+    means something; ``only_pairs`` that it means nothing else."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
     switches: tuple = ()
+    on_pairs: "Method | None" = None
+    only_pairs: bool = False
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
@@ -53,13 +56,18 @@ DEAF_MODES = {"text": "its distillation reaches only the image tower, which this
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
 
+NO_CLASSES = dict.fromkeys(("image-fc", "image-fc-fixed", "fc"), "image-text pairs have no classes for a head")
+
 METHODS = {
-    "finetune": Method("src.models.finetune:Finetune", uses=("ls",)),
+    "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
+                       on_pairs=Method("src.models.modx:Contrastive", refuses=NO_CLASSES)),
     "lwf": Method("src.models.finetune:LwF", uses=(*DISTILLATION, *REFERENCE_TEXTS), refuses=DEAF_MODES),
     "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=DEAF_MODES,
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
+    "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
+                   refuses=NO_CLASSES, only_pairs=True),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
@@ -76,9 +84,15 @@ ADD_ONS = {
 }
 
 
-def find_method(name):
-    """The row of a name in METHODS, or one for ``path/to/file.py:Class``."""
-    return OwnMethod(name) if name not in METHODS else METHODS[name]
+def find_method(name, pairs=False):
+    """The row of a name in METHODS, or one for ``path/to/file.py:Class``; on image-text ``pairs`` or on class data.
+    None where the method is not for such data."""
+    if name not in METHODS:
+        return OwnMethod(name)
+    row = METHODS[name]
+    if pairs:
+        return row if row.only_pairs else row.on_pairs
+    return None if row.only_pairs else row
 
 
 def active_add_ons(values):

@@ -29,6 +29,13 @@ class Scores:
     pm0: float | None = None
     pm10: float | None = None
 
+    def summary(self):
+        """What a checkpoint's history tells."""
+        return {"top1": self.top1, "top5": self.top5}
+
+    def __str__(self):
+        return f"{self.top1:.1f}"
+
 
 @contextlib.contextmanager
 def in_eval_mode(model):

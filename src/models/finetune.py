@@ -31,11 +31,35 @@ class Finetune(Hooks):
         self.label_smoothing = ls
 
     def begin(self, state):
-        self.class_scores = state.head or Prompts(state, state.task.prompts())
+        scores = [Prompts(state, part.prompts()) for part in state.task.parts] or [
+            state.head or Prompts(state, state.task.prompts())]
+        self.classes = ClassesOfTasks(scores, [len(part.classnames) for part in state.task.parts or [state.task]])
 
     def losses(self, state, batch):
-        logits = self.class_scores(batch_features(state.model, batch))                       # (B, D) -> (B, C)
-        return {"task": F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)}
+        features = batch_features(state.model, batch)                                        # (B, D)
+        return {"task": self.classes.cross_entropy(batch, features, self.label_smoothing)}
+
+
+class ClassesOfTasks:
+    """Several tasks' classifiers, (B, D) -> (B, C_t) each, for batches whose labels count through all of them."""
+
+    def __init__(self, scores, sizes):
+        self.scores, self.sizes = scores, sizes
+
+    def cross_entropy(self, batch, features, label_smoothing=0.0):
+        """Mean over a batch, features (B, D), each row over its own task's classes; only tasks that the batch has are
+        scored."""
+        if len(self.scores) == 1:
+            return F.cross_entropy(self.scores[0](features), batch.labels, label_smoothing=label_smoothing)
+        first, total = 0, features.new_zeros(())
+        here = batch.labels_on_host  # who is in the batch is known without waiting for the device
+        for scores, size in zip(self.scores, self.sizes, strict=True):
+            rows = ((here >= first) & (here < first + size)).nonzero()[:, 0].to(features.device)
+            if len(rows):
+                total = total + F.cross_entropy(scores(features[rows]), batch.labels[rows] - first, reduction="sum",
+                                                label_smoothing=label_smoothing)
+            first += size
+        return total / len(batch.labels)
 
 
 class Prompts:

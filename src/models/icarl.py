@@ -1,13 +1,12 @@
 """ICaRL (Rebuffi et al., 2017, arXiv:1611.07725) for CLIP: replay and distillation on a memory of exemplars."""
 
 import torch
-import torch.nn.functional as F
 
 from src.datasets import stem
 from src.datasets.common import Split, seed_of
 from src.errors import UserError
 from src.models.evaluation import encode_split
-from src.models.finetune import Distill, Finetune, Prompts, Reference
+from src.models.finetune import ClassesOfTasks, Distill, Finetune, Prompts, Reference
 from src.models.modeling import ClassificationHead, tokens_of
 
 
@@ -34,7 +33,9 @@ class ICaRL(Distill):
             Finetune.begin(self, state)
             return
         self.tasks = [_reopened(state, entry) for entry in self.memory]
-        self.scores = [_class_scores(state, entry, task) for entry, task in zip(self.memory, self.tasks, strict=True)]
+        self.earlier = ClassesOfTasks(
+            [_class_scores(state, entry, task) for entry, task in zip(self.memory, self.tasks, strict=True)],
+            [len(task.classnames) for task in self.tasks])
         super().begin(state)
 
     def reference(self, state):
@@ -45,21 +46,9 @@ class ICaRL(Distill):
         return super().losses(state, batch) if self.memory else Finetune.losses(self, state, batch)
 
     def comparison(self, state, reference, student, teacher):
-        return {"replay": self.replay_weight * self.replay(reference, student),
+        replay = self.earlier.cross_entropy(reference, student, self.label_smoothing)
+        return {"replay": self.replay_weight * replay,
                 **super().comparison(state, reference, student, teacher)}
-
-    def replay(self, exemplars, features):
-        """Mean cross-entropy of a Batch whose labels count through all earlier tasks, with features (B, D), each row
-        over its own dataset's classes; only datasets that the batch has are scored."""
-        labels, first, total = exemplars.labels, 0, features.new_zeros(())
-        here = exemplars.labels_on_host  # who is in the batch is known without waiting for the device
-        for scores, task in zip(self.scores, self.tasks, strict=True):
-            rows = ((here >= first) & (here < first + len(task.classnames))).nonzero()[:, 0].to(labels.device)
-            if len(rows):
-                total = total + F.cross_entropy(scores(features[rows]), labels[rows] - first, reduction="sum",
-                                                label_smoothing=self.label_smoothing)
-            first += len(task.classnames)
-        return total / len(labels)
 
     def end(self, state):
         split = state.task.split("train")

@@ -36,6 +36,13 @@ class RetrievalScores:
     images: float
     captions: float
 
+    def summary(self):
+        """What a checkpoint's history tells."""
+        return {"i2t_r1": self.i2t_r1, "t2i_r1": self.t2i_r1, "rsum": self.rsum}
+
+    def __str__(self):
+        return f"i2t {self.i2t_r1:.1f} t2i {self.t2i_r1:.1f} rsum {self.rsum:.1f}"
+
 
 def ranks(image_features, text_features, owner, chunk=CHUNK):
     """Ranks from 0 of each image's best caption and of each caption's image -> (N,), (M,) integers on their device.

@@ -33,6 +33,7 @@ class Settings:
     batch_norm: str = "eval"
     seed: int = 42
     workers: int = 0
+    caption_choice: str = "random"
 
 
 @dataclass
@@ -91,11 +92,12 @@ class TrainingState:
         """A teacher: the live model as it is now, its adapters merged, copied and frozen."""
         return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
 
-    def stream(self, split, purpose, batch_size, train_transform=False):
-        """Endless seeded batches of a split on the device, from the current step on."""
+    def stream(self, split, purpose, batch_size, train_transform=False, captions=None):
+        """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
+        whose number is then the label."""
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
-                                   self.settings.iterations, self.settings.workers)
+                                   self.settings.iterations, self.settings.workers, captions)
         return map(self.device.batch, batches)
 
     def seed_of(self, purpose):
@@ -104,8 +106,11 @@ class TrainingState:
 
     def training_stream(self):
         """The task's batches: crops drawn anew at each visit; or, where only a head trains, features under the
-        evaluation transform, which are constant and are encoded once."""
+        evaluation transform, which are constant and are encoded once. Pairs come under that transform, with captions
+        drawn anew."""
         split, settings = self.task.split("train"), self.settings
+        if self.task.pairs:
+            return self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
         if self.head is None or trains(self.model, "image"):
             return self.stream(split, "train", settings.batch_size, train_transform=True)
         order = [[index for _, index in batch] for batch in SeededBatches(

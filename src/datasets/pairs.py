@@ -1,0 +1,64 @@
+"""Image-text pairs as a stream: phases, captions as items, several datasets as one."""
+
+from dataclasses import replace
+
+from src.datasets.common import Split, Task, order_of_epoch, seed_of
+from src.errors import UserError
+
+JOINT = "joint"  # the name of several datasets trained as one
+
+
+def boundaries(count, phases):
+    """[b_0, ..., b_K] with b_k = floor(n k / K)."""
+    return [count * phase // phases for phase in range(phases + 1)]
+
+
+def with_phase(task, phase, phases, how="contiguous", seed=0):
+    """``train`` becomes part ``phase`` (from 1) of ``phases``, in the order of the files or of a seeded shuffle."""
+    train = task.split("train")
+    if not 1 <= phase <= phases:
+        raise UserError(f"--phase {phase}: there are phases 1 to {phases} (--num-phases)")
+    if len(train) < phases:
+        raise UserError(f"--num-phases {phases}: {task.name} has {len(train)} images only")
+    cuts = boundaries(len(train), phases)
+    order = list(range(len(train))) if how == "contiguous" else order_of_epoch(
+        len(train), seed_of(seed, task.name, "phases"), 0)
+    return replace(task, name=f"{task.name}_phase{phase}", train_data=f"phase {phase} of {phases}",
+                   splits={**task.splits, "train": train.subset(order[cuts[phase - 1]:cuts[phase]])})
+
+
+def with_all_captions(task):
+    """Each caption of a training image an item of its own."""
+    train = task.split("train")
+    owners = [index for index, captions in enumerate(train.captions) for _ in captions]
+    items = replace(train.subset(owners), captions=[[caption] for captions in train.captions for caption in captions])
+    return replace(task, splits={**task.splits, "train": items})
+
+
+def with_parts(task, parts):
+    """``train`` becomes the named parts together, as ``train+val``."""
+    return replace(task, splits={**task.splits, "train": joined([task.split(part) for part in parts])})
+
+
+def joined(splits):
+    """Several Splits one after the other; labels of classes are counted through by the caller."""
+    place = [(split, index) for split in splits for index in range(len(split))]
+    whole = all(split.captions for split in splits)
+    return Split(lambda position: place[position][0].image(place[position][1]),
+                 [split.labels[index] for split, index in place],
+                 captions=[split.captions[index] for split, index in place] if whole else None)
+
+
+def joint_task(tasks):
+    """Several tasks as one: pairs side by side, or classes counted through all of them (``Task.parts``)."""
+    pairs = {task.pairs for task in tasks}
+    if len(pairs) > 1:
+        raise UserError("--joint takes datasets of one kind: image-text pairs, or classes")
+    trains, first = [], 0
+    for task in tasks:
+        train = task.split("train")
+        trains.append(train if task.pairs else replace(train, labels=[first + label for label in train.labels]))
+        first += len(task.classnames)
+    return Task(JOINT, [name for task in tasks for name in task.classnames], tasks[0].templates,
+                {"train": joined(trains)}, in_memory=all(task.in_memory for task in tasks), pairs=pairs.pop(),
+                parts=() if tasks[0].pairs else tuple(tasks))

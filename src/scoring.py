@@ -1,0 +1,113 @@
+"""What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
+
+from clip import loader
+from src.build import build_scorer, worker_count
+from src.datasets import is_pairs, phase_of, stem
+from src.datasets.common import balanced_subset
+from src.datasets.pairs import JOINT
+from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
+from src.models.helpers import interpolate_
+from src.models.retrieval import folds, retrieve
+from src.models.training import TrainingState
+from src.records import metrics_row, retrieval_row
+from src.spaces import LabelSpaces
+
+RETRIEVAL = "retrieval"  # stands in the place of a label space where pairs are scored
+
+
+class Scoring:
+    """Scores models on ``evaluated`` and adds the rows to a RunFolder.
+
+    Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
+    """
+
+    def __init__(self, config, datasets, device, folder, evaluated):
+        self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
+        self.evaluated = evaluated
+        self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
+                                  datasets.open)
+        self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
+
+    def claim(self, names, start):
+        """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
+        parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
+        opened = self.spaces.claim(start.get("history", []), [part for part in parts if not is_pairs(part)])
+        for file, head in start.get("heads", {}).items():
+            if file in opened:
+                require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
+        for name in filter(is_pairs, self.evaluated):
+            folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
+
+    def trained(self, state, hooks, task):
+        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
+        model = state.final_model
+        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
+        return self._score(model, state.iteration, task, state.task.train_data, heads,
+                           [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+
+    def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
+        """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
+        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
+        history = checkpoint.get("history", [])
+        if alpha is not None:
+            interpolate_(model, zeroshot.state_dict(), alpha)
+            _, opened = self.spaces.after(history)
+            heads = {file: self._mixed_head(opened[file], head, zeroshot, alpha)
+                     for file, head in heads.items() if file in opened}
+        state = TrainingState(model=model, task=None, device=self.device, settings=None)
+        return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
+                           (history or [{}])[-1].get("train_data", "all"), heads, history,
+                           MethodScores(state, build_scorer(self.config, checkpoint)),
+                           None if alpha is None else f"wise {alpha:g}")
+
+    def _mixed_head(self, task, head, zeroshot, alpha):
+        start = zeroshot_head(zeroshot, task, self.device).packed()
+        return alpha * head.to(start) + (1 - alpha) * start
+
+    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
+        config, scores = self.config, {}
+        spaces, opened = self.spaces.after(history)
+        classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
+        for name in self.evaluated:
+            file, dataset = stem(name), self.datasets.open(name)
+            if dataset.pairs:
+                scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task)}
+                continue
+            scores[file] = evaluate(
+                model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
+                worker_count(config, dataset), logits, config.data_location if config.cache_images else None,
+                classifiers, spaces(file), file)
+            out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
+            split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
+            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
+            for space, found in scores[file].items():
+                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
+        return scores
+
+    def _retrieve(self, model, dataset, file, iteration, task):
+        found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
+                         worker_count(self.config, dataset), self.retrieval_split)
+        split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
+        trained, phase = phase_of(task)
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase or "", split))
+        return found
+
+    def _images(self, dataset):
+        split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
+        return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
+
+
+class MethodScores:
+    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
+
+    def __init__(self, state, hooks):
+        self.state, self.hooks, self.by = state, hooks, None
+
+    def __call__(self, images, heads, names):
+        self.state.scored = tuple(names)
+        for hook in self.hooks:
+            scores = hook.logits(self.state, images, heads)
+            self.by = None if scores is None else f"logits:{type(hook).__name__}"
+            if scores is not None:
+                return scores
+        return None
