@@ -490,8 +490,7 @@ def resolve(given):
         layers.append((f"protocol {order[0]}", protocol.fill((values | recipe | given)["method"])))
         given = given | {"dataset_order": protocol.order}
     if kind in TRAINING:
-        order = layers[0][1] if layers else {}
-        layers = _pairs_layer(values | order | recipe | given) + layers
+        layers = _pairs_layer(values | recipe | given) + layers
     for origin, layer in (*layers, (f"recipe {given.get('recipe')}", recipe), ("flag", given)):
         if not layer.keys().isdisjoint(LENGTHS):
             values |= dict.fromkeys(LENGTHS)
@@ -504,7 +503,8 @@ def resolve(given):
 def _with_phases(config):
     """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase."""
     values = config.values
-    if values["num_phases"] == 1 or config.kind not in TRAINING or not config.trained or values["joint"]:
+    phased = values["num_phases"] > 1 and config.kind in TRAINING and not values["joint"]
+    if not phased or not all(map(_known_pairs, config.trained)):
         return config
     phases = range(1, values["num_phases"] + 1) if values["phase"] == "all" else [values["phase"]]
     trained = tuple(f"{name}_phase{phase}" for name in config.trained for phase in phases)
@@ -512,16 +512,22 @@ def _with_phases(config):
         values["train_dataset"] = trained[0]
     else:
         values |= {"train_dataset": None, "dataset_order": trained}
+        config.origins |= {"train_dataset": "default", "dataset_order": "flag"}
         config.kind = SEQUENCE
     return config
 
 
+def _known_pairs(name):
+    """Whether a name is of image-text pairs; an unknown one has a message of its own later."""
+    try:
+        return is_pairs(name)
+    except UserError:
+        return False
+
+
 def _pairs_layer(values):
     """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
-    try:
-        if not Config(values, {}).pairs:
-            return []
-    except (UserError, ValueError):  # an unknown name has a message of its own later
+    if not any(map(_known_pairs, Config(values, {}).trained)):
         return []
     rate = 5e-4 if values["init"] == "scratch" else 1e-5
     return [("protocol pairs", {"lr": {None: rate}, "wd": 0.01 if values["joint"] else 0.1,

@@ -69,7 +69,7 @@ def _check_kind(config):
         if not config.save:
             config.warnings.append("without --save the trained weights and metrics are not kept")
     named = config.eval_datasets or config.dataset_order or config.train_dataset
-    if config.kind == EVAL and not (named or config.load):
+    if config.kind == EVAL and not (named or config.load or config.linear_eval):
         raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
     if config.kind == EVAL and config.wise_ft and not config.load:
         raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
@@ -210,6 +210,10 @@ RULES = (_check_processes, _check_kind, _check_model, _check_datasets, _check_me
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
     idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    if config.kind == EVAL and not config.linear_eval:
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
+    if config.kind == EVAL and config.linear_eval and config.eval_datasets:
+        idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:
         idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
@@ -230,6 +234,7 @@ def _without_effect(config):
 
 
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
+LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),

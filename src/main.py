@@ -85,7 +85,13 @@ def run_evaluation(config):
     from src.run import Run
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
-    run.evaluated = run.evaluated or [_dataset_of(checkpoint, config.load)]
+    if config.linear_eval:
+        run.open_for_training(config.linear_eval)
+        run.folder.prepare()
+        print(scores_table(run.scoring.linear(checkpoint)))
+        return
+    if not run.evaluated:
+        run.score_on([_dataset_of(checkpoint, config.load)])
     if not config.given("seed"):  # which cuts class splits: as they were trained
         config.values["seed"] = checkpoint.get("config", {}).get("seed", config.seed)
     if ".py:" in checkpoint.get("config", {}).get("method", "") and not config.given("method"):

@@ -16,19 +16,20 @@ def open_data(config, datasets, trained, evaluated):
         raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
     for name in trained:
         task = datasets.open(name)
-        _require_images(task, name, "train")
+        require_images(task, name, "train")
         for fault in () if task.pairs else structural_faults(task, ["train"]):
             raise UserError(fault)
     for name in evaluated:
         if config.eval_split not in datasets.open(name).splits:
             raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
                             f"{', '.join(datasets.open(name).splits)}")
-        _require_images(datasets.open(name), name, config.eval_split)
+        require_images(datasets.open(name), name, config.eval_split)
     if trained:
         _open_references(config, datasets, trained, config.method_row.uses)
 
 
-def _require_images(task, name, split):
+def require_images(task, name, split):
+    """Refuse a dataset whose split cannot be trained on or scored."""
     if not task.classnames and not task.pairs:
         raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
     if not len(task.split(split)):

@@ -35,4 +35,8 @@ PROTOCOLS = {
                     {"ZSCL": {"ref_dataset": "toy-reference", "ref_sentences": "toy-reference"},
                      # The share of the training images that 10000 are of MTIL's.
                      "icarl": {"memory_size": 200}}),
+    # Image-text pairs of three domains; the rate was chosen for plain contrastive training on seed 0, see LOG.md.
+    "toy-pairs": Protocol(("toy-pairs-new", "toy-pairs-dull", "toy-pairs-night"),
+                          {"model": "toy", "train_mode": "whole", "iterations": 100, "batch_size": 64,
+                           "batch_size_eval": 256, "lr": {None: 1e-3}, "warmup_length": "20", "precision": "fp32"}),
 }

@@ -59,14 +59,17 @@ class RunFolder:
             writer.writeheader()
             writer.writerows(rows)
 
-    def forget_other_iterations(self, task, iterations):
-        """Drop the rows of a task from an earlier, unfinished or overwritten run of it that this one did not repeat."""
+    def forget_other_iterations(self, tasks, iterations):
+        """Drop the rows of a task, given as (task, phase) as rows have them, from an earlier, unfinished or overwritten
+        run of it that this one did not repeat."""
+        tasks = {(task, str(phase)) for task, phase in tasks}
         if self.path is None:
             return
         for path in self.path.glob("metrics_*.csv"):
             dataset = path.stem.removeprefix("metrics_")
             rows = self.read_metrics(dataset)
-            kept = [row for row in rows if row["task"] != task or int(row["iteration"]) in iterations]
+            kept = [row for row in rows
+                    if (row["task"], row.get("phase", "")) not in tasks or int(row["iteration"]) in iterations]
             if len(kept) != len(rows):
                 self._write_metrics(dataset, kept)
 

@@ -6,12 +6,13 @@ from src.build import Datasets, build_device, build_hooks, build_state, model_na
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch
+from src.errors import UserError
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.training import train
-from src.preflight import open_data, refuse_to_replace
+from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
 from src.report import matrix_csv, summary_text
-from src.scoring import RETRIEVAL, Scoring
+from src.scoring import RETRIEVAL, Scoring, task_and_phase
 from src.sequence import summarise as summarise_accuracy
 from src.sequence import summarise_retrieval
 
@@ -26,10 +27,19 @@ class Run:
         self.datasets = Datasets(config)
         self.folder = RunFolder(folder or config.save)
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
-        self.evaluated = list(dict.fromkeys(phase_of(name)[0] for name in named))
-        self.scoring = Scoring(config, self.datasets, self.device, self.folder, self.evaluated)
+        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
         self.began = time.perf_counter()
+
+    def score_on(self, names):
+        self.evaluated = names
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names)
+
+    def open_for_training(self, name):
+        """Refuse a dataset that no linear layer can be trained on."""
+        if is_pairs(name):
+            raise UserError(f"--linear-eval {name}: has captions, not classes")
+        require_images(self.datasets.open(name), name, "train")
 
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve."""
@@ -78,7 +88,7 @@ class Run:
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         seconds = time.perf_counter() - began
         scores = self.scoring.trained(state, hooks, file)
-        self.folder.forget_other_iterations(file, [*evaluations, total])
+        self.folder.forget_other_iterations({(file, ""), task_and_phase(file, name)}, [*evaluations, total])
         shown = {dataset: found[space] for dataset, found in scores.items()
                  for space in (config.label_space[0], RETRIEVAL) if space in found}
         checkpoint = finished_checkpoint(

@@ -7,6 +7,7 @@ from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
 from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
 from src.models.helpers import interpolate_
+from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import folds, retrieve
 from src.models.training import TrainingState
 from src.records import metrics_row, retrieval_row
@@ -60,6 +61,19 @@ class Scoring:
                            MethodScores(state, build_scorer(self.config, checkpoint)),
                            None if alpha is None else f"wise {alpha:g}")
 
+    def linear(self, checkpoint):
+        """Linear evaluation of a checkpoint's image tower on --linear-eval. -> {dataset: {"linear": Scores}}"""
+        config, name = self.config, self.config.linear_eval
+        model, file, dataset = self.device.place(loader.build(checkpoint)).eval(), stem(name), self.datasets.open(name)
+        found = linear_evaluation(
+            model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
+            config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
+            worker_count(config, dataset))
+        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
+                          f"linear {config.linear_percent:g}%", "all")
+        self.folder.add_metrics(file, row)
+        return {file: {"linear": found}}
+
     def _mixed_head(self, task, head, zeroshot, alpha):
         start = zeroshot_head(zeroshot, task, self.device).packed()
         return alpha * head.to(start) + (1 - alpha) * start
@@ -71,7 +85,7 @@ class Scoring:
         for name in self.evaluated:
             file, dataset = stem(name), self.datasets.open(name)
             if dataset.pairs:
-                scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task)}
+                scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
             scores[file] = evaluate(
                 model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
@@ -84,17 +98,24 @@ class Scoring:
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
-    def _retrieve(self, model, dataset, file, iteration, task):
+    def _retrieve(self, model, dataset, file, iteration, task, history):
         found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
                          worker_count(self.config, dataset), self.retrieval_split)
         split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
-        trained, phase = phase_of(task)
-        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase or "", split))
+        trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
         return found
 
     def _images(self, dataset):
         split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
+
+
+def task_and_phase(task, source):
+    """What a row of retrieval says of a trained task, called ``task`` in files and ``source`` on the command line:
+    (dataset, phase), the phase empty where there is none."""
+    whole, phase = phase_of(source)
+    return (task, "") if phase is None else (stem(whole), phase)
 
 
 class MethodScores:

@@ -230,3 +230,46 @@ def accuracies(model, images, labels, weights, ks):
     ranks = [rank_of(scores([image_feature(model, image)], weights, 1.0)[0], int(label))
              for image, label in zip(images, labels, strict=True)]
     return [100 * sum(rank < k for rank in ranks) / len(ranks) for k in ks]
+
+
+def pair_loss(rows):
+    """Rows of scores of N images with N texts, the i-th text belonging to the i-th image: half the mean cross-entropy
+    of the rows and half that of the columns."""
+    directions = [mean([-log_softmax(row)[own] for own, row in enumerate(side)]) for side in (rows, transposed(rows))]
+    return (directions[0] + directions[1]) / 2
+
+
+def own_is_highest(rows):
+    """For each row, whether no other score is as high as its own pair's."""
+    return [all(float(row[own]) > float(value) for other, value in enumerate(row) if other != own)
+            for own, row in enumerate(rows)]
+
+
+def off_diagonal_divergence(before, now, temperature, reduction):
+    """As the paper has it: a row of ``before`` that ranks another pair first is overwritten by that of ``now``."""
+    terms = []
+    for right, old_row, new_row in zip(own_is_highest(before), before, now, strict=True):
+        aim = old_row if right else [value.detach() for value in new_row]
+        wanted = log_softmax([value / temperature for value in aim])
+        given = log_softmax([value / temperature for value in new_row])
+        terms.append(sum(torch.exp(p) * (p - q) for p, q in zip(wanted, given, strict=True)))
+    return sum(terms) if reduction == "sum" else mean(terms)
+
+
+def modx_terms(model, old, images, tokens, alpha=20.0, temperature=1.0, reduction="sum"):
+    """({"contrastive", "off_diagonal"}, {"keep_i2t", "keep_t2i", "scale"}) of a batch of pairs."""
+    with torch.no_grad():
+        before = scores(image_features(old, images), text_features(old, tokens), 1.0)
+    now = scores(image_features(model, images), text_features(model, tokens), 1.0)
+    scale = torch.exp(model.logit_scale)
+    sides = {"i2t": (before, now), "t2i": (transposed(before), transposed(now))}
+    divergences = [off_diagonal_divergence(*side, temperature, reduction) for side in sides.values()]
+    rates = {f"keep_{name}": mean(own_is_highest(side[0])) for name, side in sides.items()}
+    return ({"contrastive": pair_loss([[scale * value for value in row] for row in now]),
+             "off_diagonal": alpha * (divergences[0] + divergences[1]) / 2}, {**rates, "scale": scale.item()})
+
+
+def drawn_caption(captions, seed, epoch, index):
+    """The number, through all images' captions, of the one drawn for an image at a visit."""
+    before = sum(len(texts) for texts in captions[:index])
+    return before + seed_of(seed, epoch, index, "caption") % len(captions[index])

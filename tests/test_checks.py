@@ -8,6 +8,7 @@ from src.errors import UserError
 from src.models import METHODS
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"
+PAIRS = "--train-dataset coco --iterations 1 --lr 1e-5 --save out"
 RUNS = {
     TRAIN: TASK,
     SEQUENCE: "--dataset-order toy-colours,toy-sizes --iterations 1 --lr 1e-5 --save out",
@@ -25,7 +26,7 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
 NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
-                "split_file"}
+                "split_file", "joint"}
 
 
 def checked(words):
@@ -53,8 +54,8 @@ def test_flag_of_another_kind_of_run(kind, flag):
 
 
 @pytest.mark.parametrize(("method", "key"), [
-    (name, key) for name, method in METHODS.items() for key in sorted({key for other in METHODS.values()
-                                                                       for key in other.uses} - set(method.uses))])
+    (name, key) for name, method in METHODS.items() if not method.only_pairs
+    for key in sorted({key for other in METHODS.values() for key in other.uses} - set(method.uses))])
 def test_flag_of_another_method(method, key):
     warnings = checked(f"{TASK} --method {method} {NEEDED.get(method, '')} {word(FLAGS[key])}").warnings
     assert warnings == [f"{FLAGS[key].name} has no effect with --method {method}"]
@@ -90,6 +91,11 @@ def test_flag_of_another_method(method, key):
     (f"{TASK} --lora --lora-shared-split-qkvo", ["--lora-shared-split-qkvo has no effect without --lora-shared"]),
     (f"{TASK} --lora --lora-shared --lora-dropout 0.5", ["--lora-dropout", "it is peft's"]),
     (f"{TASK} --lora --lora-shared --lora-shared-split-qkvo", None),
+    (f"{PAIRS} --method modx --modx-alpha 3 --caption-choice first --num-phases 2 --phase 2", None),
+    (f"{PAIRS} --modx-alpha 3", ["--modx-alpha has no effect with --method finetune"]),
+    (f"{PAIRS} --ls 0.1", ["--ls has no effect"]), (f"{PAIRS} --phase 1", ["--phase", "without --num-phases"]),
+    (f"{PAIRS} --num-phases 2 --phase-seed 1", ["--phase-seed", "contiguous"]),
+    (f"{TASK} --caption-choice first", ["--caption-choice", "class data"]),
     ("--eval-only --eval-datasets DTD --method lwf", ["--method has no effect", "plain CLIP"]),
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
@@ -136,6 +142,19 @@ def test_warnings(words, fragments):
     (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn anew"]),
     ("--train-dataset toy-colours --iterations 1 --orthogonal-gradients 2", ["--orthogonal-gradients", "--save"]),
     (f"{TASK} --orthogonal-gradients-path /no.pth", ["--orthogonal-gradients-path /no.pth", "no such file"]),
+    (f"{TASK} --method modx", ["--method modx", "class data", "finetune, lwf, ZSCL, icarl"]),
+    (f"{PAIRS} --method ZSCL --ref-dataset DTD", ["--method ZSCL", "image-text pairs", "finetune, modx"]),
+    (f"{PAIRS} --method lwf", ["--method lwf", "image-text pairs"]),
+    (f"{PAIRS} --method icarl", ["--method icarl", "image-text pairs"]),
+    (f"{PAIRS} --train-mode fc", ["--train-mode fc", "no classes"]),
+    ("--dataset-order coco,DTD --epochs 1", ["coco has captions", "DTD has classes"]),
+    ("--joint --train-dataset coco,DTD --epochs 1", ["coco has captions", "DTD has classes"]),
+    ("--joint --train-dataset DTD,DTD --epochs 1", ["--train-dataset DTD,DTD", "twice"]),
+    ("--joint --train-dataset DTD,MNIST --method icarl --epochs 1", ["--joint", "icarl"]),
+    ("--joint --dataset-order DTD,MNIST --epochs 1", ["--joint", "--dataset-order"]),
+    (f"{TASK} --num-phases 2", ["--num-phases 2", "image-text pairs", "CIFAR100/10"]),
+    (f"{PAIRS} --num-phases 2 --phase 3", ["--phase 3", "there are 2"]),
+    (f"{TASK} --image-dir cocoo=/x", ["--image-dir", "'cocoo'", "coco"]),
     ("--eval-only --eval-datasets DTD --label-space seen", ["--label-space seen", "--load"]),
     ("--dataset-order CIFAR100/200 --epochs 1", ["--dataset-order", "CIFAR100-1of200", "100 classes"]),
     ("--dataset-order toy-reference/2 --epochs 1", ["--dataset-order", "toy-reference-1of2", "no classes"]),

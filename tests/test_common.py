@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import slow_reference as slow
 import torch
 from PIL import Image
 
 from src.datasets.common import (
     Batch,
+    CaptionedSplit,
     Entry,
     SeededBatches,
     Split,
@@ -184,6 +186,101 @@ def test_evaluation_batches_hold_every_image_once_in_order(task):
     assert torch.cat([batch.labels for batch in loaded]).tolist() == split.labels
     expected = torch.stack([transform(split.image(index)) for index in range(len(split))])
     assert torch.equal(torch.cat([batch.images for batch in loaded]), expected)
+
+
+CAPTIONS = [["a"], ["b", "c", "d"], ["e", "f"], ["g", "h", "i", "j", "k"]]
+OWNERS = [row for row, texts in enumerate(CAPTIONS) for _ in texts]
+
+
+def captioned(task, captions=CAPTIONS):
+    """The first training images of a task with captions."""
+    split = task.split("train")
+    return Split(split.image, [0] * len(captions), captions=captions)
+
+
+def shown(key):
+    """-> number of the caption that a plain image gets at (epoch, index)."""
+    split = Split(lambda index: index, [0] * len(CAPTIONS), captions=CAPTIONS)
+    return CaptionedSplit(split, lambda image, seed: image, 5)[key][1]
+
+
+def test_captions_are_numbered_through_all_images_and_drawn_from_the_images_own():
+    for index, texts in enumerate(CAPTIONS):
+        numbers = {shown((epoch, index)) for epoch in range(100)}
+        assert numbers == {number for number, owner in enumerate(OWNERS) if owner == index}
+        assert len(numbers) == len(texts)
+
+
+def test_a_caption_is_a_function_of_seed_epoch_and_index():
+    keys = [(epoch, index) for epoch in range(20) for index in range(4)]
+    numbers = [shown(key) for key in keys]
+    assert numbers == [slow.drawn_caption(CAPTIONS, 5, *key) for key in keys]
+    assert numbers[::-1] == [shown(key) for key in keys[::-1]]
+    assert numbers != [slow.drawn_caption(CAPTIONS, 6, *key) for key in keys]
+
+
+@pytest.mark.parametrize("index, limit", [(1, 13.8), (2, 10.8), (3, 18.5)])
+def test_each_caption_is_as_likely_as_another(index, limit):
+    """Chi-square, of which chance alone exceeds the limit once in a thousand."""
+    counts = collections.Counter(shown((epoch, index)) for epoch in range(3000))
+    expected = 3000 / len(CAPTIONS[index])
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < limit
+    assert len(counts) == len(CAPTIONS[index])
+
+
+def test_the_captions_of_two_images_are_drawn_independently():
+    captions = [["a", "b"]] * 2
+    split = Split(lambda index: index, [0, 0], captions=captions)
+    rows = CaptionedSplit(split, lambda image, seed: image, 1)
+    counts = collections.Counter((rows[epoch, 0][1], rows[epoch, 1][1]) for epoch in range(2000))
+    assert set(counts) == {(0, 2), (0, 3), (1, 2), (1, 3)} and min(counts.values()) > 425
+
+
+def test_the_first_caption_can_be_taken_always(task):
+    batches = list(training_batches(captioned(task), EvalTransform(16), 2, 3, 0, 8, captions="first"))
+    firsts = [OWNERS.index(row) for row in range(4)]
+    assert {number for batch in batches for number in batch.labels.tolist()} == set(firsts)
+
+
+def test_captions_change_neither_order_nor_crops(task):
+    split = task.split("train").subset(range(4))
+    plain = list(training_batches(Split(split.image, range(4)), TrainTransform(16), 2, 3, 1, 9))
+    drawn = list(training_batches(captioned(task), TrainTransform(16), 2, 3, 1, 9, captions="random"))
+    assert len(plain) == len(drawn) == 8
+    for one, two in zip(plain, drawn, strict=True):
+        assert torch.equal(one.images, two.images) and two.labels.dtype == torch.long
+        assert one.labels.tolist() == [OWNERS[number] for number in two.labels]
+
+
+def test_a_later_start_draws_the_captions_of_an_uninterrupted_stream(task):
+    whole, rest = (all_batches(training_batches(captioned(task), EvalTransform(16), 2, 3, start, 9, captions="random"))
+                   for start in (0, 5))
+    for (images, labels), (other_images, other_labels) in zip(whole[5:], rest, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+
+
+def test_worker_processes_draw_the_same_captions(task):
+    alone, together = (all_batches(training_batches(captioned(task), TrainTransform(16), 2, 3, 2, 9, workers,
+                                                    captions="random")) for workers in (0, 1))
+    assert len(alone) == len(together) == 7
+    for (images, labels), (other_images, other_labels) in zip(alone, together, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+
+
+def test_an_image_that_cannot_be_decoded_takes_its_caption_with_it(task):
+    split = captioned(task)
+    broken = Split(lambda index: None if index == 1 else split.image(index), split.labels, captions=CAPTIONS)
+    batch = next(training_batches(broken, EvalTransform(16), 4, 3, 0, 1, captions="random"))
+    order = [index for index in order_of_epoch(4, 3, 0) if index != 1]
+    assert batch.skipped == 1 and batch.labels.tolist() == [slow.drawn_caption(CAPTIONS, 3, 0, row) for row in order]
+    assert torch.equal(batch.images, torch.stack([EvalTransform(16)(split.image(row)) for row in order]))
+
+
+def test_a_subset_keeps_captions_beside_their_images(task):
+    part = captioned(task).subset([3, 1])
+    assert part.captions == [CAPTIONS[3], CAPTIONS[1]]
+    batch = next(training_batches(part, EvalTransform(16), 2, 3, 0, 1, captions="first"))
+    assert batch.labels.tolist() == [{0: 0, 1: 5}[row] for row in order_of_epoch(2, 3, 0)]
 
 
 def test_a_subset_keeps_images_beside_their_labels():

@@ -39,7 +39,7 @@ def test_rows_of_an_overwritten_run_are_dropped(tmp_path):
     folder = RunFolder(tmp_path)
     for task, iteration in (("", 0), ("DTD", 5), ("DTD", 10), ("MNIST", 5)):
         folder.add_metrics("DTD", ROW | {"task": task, "iteration": iteration})
-    folder.forget_other_iterations("DTD", [10])
+    folder.forget_other_iterations({("DTD", "")}, [10])
     assert [(row["task"], row["iteration"]) for row in rows(tmp_path / "metrics_DTD.csv")] == [
         ("", "0"), ("DTD", "10"), ("MNIST", "5")]
 
@@ -49,7 +49,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     folder = RunFolder(None)
     folder.prepare()
     folder.add_metrics("DTD", ROW)
-    folder.forget_other_iterations("DTD", [])
+    folder.forget_other_iterations({("DTD", "")}, [])
     folder.write_json("a.json", {})
     folder.write_text("a.md", "")
     folder.write_checkpoint("DTD", {})

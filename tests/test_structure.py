@@ -225,4 +225,4 @@ def test_arguments_md_names_every_flag_with_its_default():
 
 
 def test_the_table_of_datasets_names_all_toy_tasks():
-    assert {name for name in datasets.DATASETS if name.startswith("toy")} == {*toy.TASKS, *toy.REFERENCES}
+    assert {name for name in datasets.DATASETS if name.startswith("toy")} == {*toy.TASKS, *toy.REFERENCES, *toy.PAIRS}

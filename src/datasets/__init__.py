@@ -17,6 +17,7 @@ def _sizes(train, test, val=None):
     return {split: size for split, size in (("train", train), ("val", val), ("test", test)) if size}
 
 
+_PAIR_SIZES = _sizes(1500, 300, 200)
 _TOY_SIZES = _sizes(720, 504, 216)
 
 DATASETS = {
@@ -56,6 +57,9 @@ DATASETS = {
     "toy-backgrounds": Entry(_TOY, classes=4, sizes=_TOY_SIZES),
     "toy-reference": Entry(_TOY),
     "toy-other-reference": Entry(_TOY),
+    "toy-pairs-new": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
+    "toy-pairs-dull": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
+    "toy-pairs-night": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
 }
 # The user's own data: behind the colon is a path.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),

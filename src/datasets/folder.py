@@ -14,9 +14,10 @@ SPLITS = ("train", "val", "test")
 
 
 def open_folder(name, root):
-    """PATH holds class folders, or train/ and test/ (and val/) that hold them. Without a test part, 20 % of each
-    class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored. Class names are the
-    folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may hold prompts."""
+    """PATH holds class folders, or train/ and test/ (and val/) that hold them. Without a test part val is it too; with
+    neither, 20 % of each class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored.
+    Class names are the folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may
+    hold prompts."""
     path = Path(name.partition(":")[2]).expanduser()
     if not os.path.isdir(path):
         raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
@@ -30,6 +31,9 @@ def open_folder(name, root):
         if class_folders(folder) != folders:
             raise UserError(f"{name}: {folder} has other class folders than {parts['train']}; all parts need the same")
     splits = {split: folder_split(folder, folders) for split, folder in parts.items()}
+    if "test" not in splits and "val" in splits:
+        print(f"{name}: no test part, so its val part is it")
+        splits["test"] = splits["val"]
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
     return Task(path.name, _classnames(name, path, folders), _templates(name, path), splits, place=place_of(path))

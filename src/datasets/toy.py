@@ -7,7 +7,7 @@ picture, a label or a sentence does, because numbers of different versions must 
 
 import functools
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,12 @@ SPLITS = ("train", "val", "test")
 # How the world is drawn in a reference set, and the purpose of its pictures' and sentences' seeds.
 REFERENCES = {"toy-reference": (toy_world.STYLE, "reference images", "reference sentences"),
               "toy-other-reference": (toy_world.OTHER_STYLE, "other images", "other sentences")}
+# Images with captions, in domains of their own: the style, and the first of the shapes and textures that occur.
+PAIRS = {"toy-pairs-new": (toy_world.STYLE, len(toy_world.SHAPES), len(toy_world.TEXTURES)),
+         "toy-pairs-dull": (toy_world.OTHER_STYLE, 0, 0),
+         "toy-pairs-night": (toy_world.NIGHT_STYLE, 0, 0)}
+PAIR_SIZES = {"train": 1500, "val": 200, "test": 300}
+PARAPHRASES = 3
 REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 500
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -56,7 +62,7 @@ ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # nearly perfect 
 # Seeds are (benchmark, purpose, split); the pre-training draws from other ones (scripts/pretrain_toy.py).
 _SEED = 2024
 _PURPOSES = {name: index for index, name in enumerate([
-    *TASKS, "reference images", "reference sentences", "other images", "other sentences"])}
+    *TASKS, "reference images", "reference sentences", "other images", "other sentences", *PAIRS])}
 
 
 def open_toy(name, root):
@@ -65,6 +71,10 @@ def open_toy(name, root):
         images = reference_images(REFERENCE_IMAGES, name)
         return Task(name, [], [], {"train": _split(images, [0] * len(images))},
                     sentences=reference_sentences(REFERENCE_SENTENCES, name), in_memory=True)
+    if name in PAIRS:
+        splits = {split: _pair_split(*load_pairs(name, split)) for split in SPLITS}
+        return Task(name, [], [], splits, in_memory=True, pairs=True,
+                    sentences=[text for texts in splits["train"].captions for text in texts])
     return Task(name, classnames(name), TEMPLATES[name], {split: _split(*load(name, split)) for split in SPLITS},
                 in_memory=True)
 
@@ -72,6 +82,25 @@ def open_toy(name, root):
 def _split(images, labels):
     from PIL import Image
     return Split(lambda index: Image.fromarray(images[index]), labels)
+
+
+def _pair_split(images, captions):
+    return replace(_split(images, [0] * len(images)), captions=captions)
+
+
+@functools.lru_cache(maxsize=16)
+def load_pairs(name, split):
+    """A domain's images (N, 32, 32, 3), uint8, and captions, N tuples of paraphrases that tell all six attributes."""
+    style, shape, texture = PAIRS[name]
+    rng, count = _generator(name, SPLITS.index(split)), PAIR_SIZES[split]
+    last = {"shape": len(toy_world.NAMES["shape"]) if shape else len(toy_world.SHAPES),
+            "texture": len(toy_world.NAMES["texture"]) if texture else len(toy_world.TEXTURES)}
+    attributes = toy_world.sample(count, rng, shape=rng.integers(shape, last["shape"], count),
+                                  texture=rng.integers(texture, last["texture"], count))
+    images = toy_world.draw(attributes, rng, style)
+    told = np.ones((count, len(toy_world.ATTRIBUTES)), dtype=bool)
+    texts = [toy_world.captions(attributes, rng, told)[0] for _ in range(PARAPHRASES)]
+    return images, list(zip(*texts, strict=True))
 
 
 def classnames(name):

@@ -57,6 +57,12 @@ OTHER_STYLE = Style(
     backgrounds=((.15, .12, .10), (.85, .88, .90), (.42, .45, .40), (.15, .18, .40)),
     radii=(5.5, 8.0, 10.5), step=7.0, period=6.5, shift=2.0, stretch=0.12, turn=0.4, tint=0.1, noise=0.06)
 
+NIGHT_STYLE = Style(
+    colours=((.55, .05, .20), (.60, .30, .05), (.55, .50, .05), (.05, .40, .20),
+             (.05, .45, .55), (.10, .10, .60), (.35, .05, .50), (.60, .20, .45)),
+    backgrounds=((.0, .0, .0), (.45, .45, .50), (.20, .20, .22), (.02, .02, .20)),
+    radii=(6.0, 8.5, 11.5), step=6.0, period=4.2, turn=0.6, noise=0.05)
+
 
 def sample(count, rng, **given):
     """Attributes of ``count`` pictures, name -> (N,) indices; those not ``given`` are uniform over the known names."""

@@ -21,7 +21,7 @@ class Contrastive(Hooks):
     def begin(self, state):
         split = state.task.split("train")
         captions = [caption for texts in split.captions for caption in texts]
-        self.tokens = clip.tokenize(captions, state.model.context_length, truncate=True)         # (M, L) on the host
+        self.tokens = clip.tokenize(captions, state.model.context_length)                        # (M, L) on the host
         self.lengths = self.tokens.argmax(dim=-1) + 1
         state.model.logit_scale.requires_grad_(True)
 
@@ -85,4 +85,4 @@ def off_diagonal(old, new, temperature=1.0, reduction="sum"):
     target = F.log_softmax(old.detach() / temperature, dim=1)
     rows = F.kl_div(F.log_softmax(new / temperature, dim=1), target, reduction="none", log_target=True).sum(dim=1)
     rows = torch.where(keep, rows, rows.new_zeros(()))
-    return rows.sum() if reduction == "sum" else rows.mean(), keep.double().mean()
+    return rows.sum() if reduction == "sum" else rows.mean(), keep.to(rows.dtype).mean()
