@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
-from src.datasets import expand, is_pairs
+from src.datasets import expand, is_pairs, known_pairs
 from src.errors import UserError
 from src.models import METHODS, find_method
 from src.protocols import PROTOCOLS
@@ -473,6 +473,7 @@ def _parsed(flag, text):
 ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
 LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 ORIGINS = ("flag", "recipe", "protocol", "default")
+MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts of Mod-X call them
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}
 
 
@@ -497,6 +498,9 @@ def resolve(given):
             origins |= dict.fromkeys(LENGTHS, "default")
         values |= layer
         origins |= dict.fromkeys(layer, origin)
+    if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
+        values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
+        origins |= {"model": "flag", "model_name": "default"}
     return _with_phases(Config(values, origins, kind=kind))
 
 
@@ -504,7 +508,7 @@ def _with_phases(config):
     """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase."""
     values = config.values
     phased = values["num_phases"] > 1 and config.kind in TRAINING and not values["joint"]
-    if not phased or not all(map(_known_pairs, config.trained)):
+    if not phased or not all(map(known_pairs, config.trained)):
         return config
     phases = range(1, values["num_phases"] + 1) if values["phase"] == "all" else [values["phase"]]
     trained = tuple(f"{name}_phase{phase}" for name in config.trained for phase in phases)
@@ -517,17 +521,9 @@ def _with_phases(config):
     return config
 
 
-def _known_pairs(name):
-    """Whether a name is of image-text pairs; an unknown one has a message of its own later."""
-    try:
-        return is_pairs(name)
-    except UserError:
-        return False
-
-
 def _pairs_layer(values):
     """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
-    if not any(map(_known_pairs, Config(values, {}).trained)):
+    if not any(map(known_pairs, Config(values, {}).trained)):
         return []
     rate = 5e-4 if values["init"] == "scratch" else 1e-5
     return [("protocol pairs", {"lr": {None: rate}, "wd": 0.01 if values["joint"] else 0.1,

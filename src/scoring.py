@@ -2,7 +2,7 @@
 
 from clip import loader
 from src.build import build_scorer, worker_count
-from src.datasets import is_pairs, phase_of, stem
+from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
 from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
@@ -32,7 +32,7 @@ class Scoring:
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
         parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
-        opened = self.spaces.claim(start.get("history", []), [part for part in parts if not is_pairs(part)])
+        opened = self.spaces.claim(class_tasks(start.get("history", [])), [part for part in parts if not is_pairs(part)])
         for file, head in start.get("heads", {}).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
@@ -52,7 +52,7 @@ class Scoring:
         history = checkpoint.get("history", [])
         if alpha is not None:
             interpolate_(model, zeroshot.state_dict(), alpha)
-            _, opened = self.spaces.after(history)
+            _, opened = self.spaces.after(class_tasks(history))
             heads = {file: self._mixed_head(opened[file], head, zeroshot, alpha)
                      for file, head in heads.items() if file in opened}
         state = TrainingState(model=model, task=None, device=self.device, settings=None)
@@ -80,7 +80,7 @@ class Scoring:
 
     def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
         config, scores = self.config, {}
-        spaces, opened = self.spaces.after(history)
+        spaces, opened = self.spaces.after(class_tasks(history))
         classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
         for name in self.evaluated:
             file, dataset = stem(name), self.datasets.open(name)
@@ -109,6 +109,16 @@ class Scoring:
     def _images(self, dataset):
         split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
+
+
+def class_tasks(history):
+    """The class data among the tasks of a checkpoint's history, those of joint training one by one."""
+    found = []
+    for entry in history:
+        source = entry.get("source", entry["dataset"])
+        names = source.split(",") if entry["dataset"] == JOINT else [source]
+        found += [{**entry, "dataset": stem(name), "source": name} for name in names if not known_pairs(name)]
+    return found
 
 
 def task_and_phase(task, source):

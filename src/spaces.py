@@ -2,15 +2,8 @@
 
 import sys
 
-from src.datasets import class_split, is_pairs, stem
-from src.datasets.pairs import JOINT
+from src.datasets import class_split, stem
 from src.errors import UserError
-
-
-def _sources(entry):
-    """The datasets of an entry of a checkpoint's history, as the command line names them."""
-    source = entry.get("source", entry["dataset"])
-    return source.split(",") if entry["dataset"] == JOINT else [source]
 
 
 class LabelSpaces:
@@ -47,7 +40,7 @@ class LabelSpaces:
         """Once the tasks of ``history`` are trained -> (file -> {space: files whose classes it joins}, {file: Task})"""
         names, seen = {stem(name): name for name in self.evaluated}, {}
         if self.spaces != ("task",):
-            seen = {stem(name): name for entry in history for name in _sources(entry) if not is_pairs(name)}
+            seen = {entry["dataset"]: entry.get("source", entry["dataset"]) for entry in history}
             names |= {file: source for file, source in seen.items() if file not in names}
         parts = {"seen": tuple(seen), "all": tuple(names)}
 

@@ -1,12 +1,18 @@
 """Fixtures of the command line's tests: ``world``, ``cli``, ``train``. A module takes them by
 ``pytest_plugins = ["cli_fixtures"]``."""
 
+import csv
+import os
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_files import BATCH, COLOURS, RATE, STEPS, TONES, write_model, write_pictures
+from cli_files import BATCH, COLOURS, RATE, STEPS, TONES, picture, write_model, write_pictures
 
 from src.main import main
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +29,23 @@ def world(tmp_path_factory):
                            colours=f"folder:{root / 'colours'}", tones=f"folder:{root / 'tones'}",
                            loose=f"folder:{root / 'loose'}", image=root / "loose" / "red_disc" / "0.png",
                            names=sorted(name.replace("_", " ") for name in COLOURS))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """pairs:FILE of 22 training and 9 test images, two captions each, one image without any."""
+    root = tmp_path_factory.mktemp("pairs")
+    table = [("split", "image", "caption")]
+    for index in range(31):
+        name = list(COLOURS)[index % 3]
+        picture(root / f"{index}.png", COLOURS[name], index)
+        part = "train" if index < 22 else "test"
+        table += [(part, f"{index}.png", f"a photo of a {name}."), (part, f"{index}.png", f"{name} light")]
+    picture(root / "bare.png", 0.5, 99)
+    table.append(("train", "bare.png", ""))
+    with (root / "stream.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(table)
+    return f"pairs:{root / 'stream.csv'}"
 
 
 @pytest.fixture
@@ -46,4 +69,22 @@ def train(cli, world):
         length = () if "--epochs" in words else ("--iterations", STEPS)
         return cli("--load", world.model, "--train-dataset", world.colours, *length, "--batch-size", BATCH, "--lr",
                    RATE, "--warmup-length", 0, "--workers", 0, "--save", save, *words)
+    return call
+
+
+@pytest.fixture
+def record(tmp_path):
+    """record(script, word, ...) -> status, the command lines that it runs, stderr; none of them is executed."""
+    python, log = tmp_path / "a python", tmp_path / "log"
+    python.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >> "$LOG"\necho >> "$LOG"\n',
+                      encoding="utf-8")
+    python.chmod(0o755)
+
+    def call(name, *words, **environment):
+        log.write_text("", encoding="utf-8")
+        done = subprocess.run(["sh", str(SCRIPTS / f"{name}.sh"), *words], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=60, check=False,
+                              env=os.environ | {"PYTHON": str(python), "LOG": str(log)} | environment)
+        commands = [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
+        return done.returncode, commands, done.stderr
     return call

@@ -26,9 +26,10 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
+CLASS_METHODS = [name for name, method in METHODS.items() if not method.only_pairs]
 COMBINATIONS = sorted({
-    *((method, mode, "weights", add_on) for method, mode, add_on in itertools.product(METHODS, MODES, ADD_ONS)),
-    *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(METHODS, MODES, LORA)),
+    *((method, mode, "weights", add_on) for method, mode, add_on in itertools.product(CLASS_METHODS, MODES, ADD_ONS)),
+    *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(CLASS_METHODS, MODES, LORA)),
     *(("lwf", mode, lora, add_on) for mode, lora, add_on in itertools.product(("whole", "image-fc"), LORA, ADD_ONS))})
 
 
@@ -108,3 +109,39 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     changed = any(not torch.equal(value, first_task["state_dict"][key])
                   for key, value in finished["state_dict"].items())
     assert changed == bool(MODES[mode]) and (mode not in ("image-fc", "fc") or "colours" in finished["heads"])
+
+
+# -- image-text pairs --------------------------------------------------------------------------------------------------
+
+PAIR_COMBINATIONS = sorted({
+    *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(METHODS, MODES, LORA)),
+    *((method, "whole", "weights", add_on) for method, add_on in itertools.product(METHODS, ADD_ONS))})
+
+
+def reason_on_pairs(method, mode, lora, add_on):
+    if method in DISTILLING:
+        return "it distils over the prompts of classes"
+    if mode not in ("whole", "image", "text"):
+        return "image-text pairs have no classes for a head"
+    return None
+
+
+@pytest.mark.parametrize("combination", PAIR_COMBINATIONS, ids="-".join)
+def test_it_runs_on_pairs_or_is_refused(world, pairs, combination):
+    method, mode, lora, add_on = combination
+    config = parse(words(world, method, mode, lora, add_on, pairs))
+    expected = reason_on_pairs(*combination)
+    if expected:
+        with pytest.raises(UserError) as caught:
+            checks.check(config)
+        assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+        return
+    checks.check(config)
+    start = starting_checkpoint(config)
+    (state, before, terms), finished = run(config, pairs, start)
+    assert all(value.isfinite() for losses in terms for value in losses.values())
+    assert ("off_diagonal" in terms[0]) == (method == "modx") and "contrastive" in terms[0]
+    moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
+    assert "logit_scale" in moved and finished["state_dict"].keys() == start["state_dict"].keys()
+    parts = {"image" if key.startswith("visual.") else "text" for key in moved - {"logit_scale"}}
+    assert parts == {*MODES[mode]}

@@ -562,7 +562,7 @@ def test_mixes_reach_the_heads_of_tasks_that_are_not_scored_themselves(cli, tmp_
     cli("--load", toy_head, "--train-dataset", "toy-colours", "--iterations", 1, "--batch-size", 4, "--train-mode",
         "fc", "--save", tmp_path, "--max-evaluation-size", 24, "--lr", "1e-3")
     given, original = {}, evaluation.classifier
-    monkeypatch.setattr("src.run.classifier", lambda model, task, device, head=None: (
+    monkeypatch.setattr("src.scoring.classifier", lambda model, task, device, head=None: (
         given.update({task.name: head}) or original(model, task, device, head)))
     done = cli("--load", tmp_path / "toy-colours.pth", "--eval-only", "--wise-ft", "--alpha", "0", "--label-space",
                "seen", "--eval-datasets", "toy-colours", "--max-evaluation-size", 24, "--save", tmp_path / "mixes")

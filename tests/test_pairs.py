@@ -1,39 +1,22 @@
 """Image-text pairs from the command line: phases, chains, joint training, retrieval rows and matrices; linear layers.
 """
 
-import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from cli_files import BATCH, COLOURS, RATE, STEPS, lines, listing, picture, read_json, rows, same_weights, weights
+from cli_files import BATCH, RATE, STEPS, lines, listing, picture, read_json, rows, same_weights, weights
 
 from src.args import parse
 from src.build import Datasets
+from src.checks import check
 from src.datasets.pairs import boundaries, joined, joint_task, with_all_captions, with_phase
 from src.errors import UserError
 
 pytest_plugins = ["cli_fixtures"]
 
 HEADER = ("iteration,task,phase,split,i2t_r1,i2t_r5,i2t_r10,t2i_r1,t2i_r5,t2i_r10,i2t_medr,t2i_medr,rsum")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """pairs:FILE of 22 training and 9 test images, two captions each, one image without any."""
-    root = tmp_path_factory.mktemp("pairs")
-    table = [("split", "image", "caption")]
-    for index in range(31):
-        name = list(COLOURS)[index % 3]
-        picture(root / f"{index}.png", COLOURS[name], index)
-        part = "train" if index < 22 else "test"
-        table += [(part, f"{index}.png", f"a photo of a {name}."), (part, f"{index}.png", f"{name} light")]
-    picture(root / "bare.png", 0.5, 99)
-    table.append(("train", "bare.png", ""))
-    with (root / "stream.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
-    return f"pairs:{root / 'stream.csv'}"
 
 
 @pytest.fixture
@@ -202,3 +185,56 @@ def test_the_file_s_places(tmp_path, cli, world):
                "--annotations", f"coco={tmp_path / 'captions.json'}", "--iterations", 1, "--lr", "1e-5", "--workers", 0,
                "--eval-datasets", world.colours, "--batch-size", 1, "--save", tmp_path / "out")
     assert done.status == 0, done.err
+
+
+# -- the four programs of Mod-X ----------------------------------------------------------------------------------------
+
+PROGRAMS = {
+    "joint": (["toy"], ["--joint", "toy-pairs-new,toy-pairs-dull,toy-pairs-night", "toy"], "joint.pth"),
+    "cl_5phase": (["toy"], ["finetune", "--num-phases", "5"], "toy-pairs-new_phase5.pth"),
+    "modx_5phase": (["toy"], ["modx", "--num-phases", "5"], "toy-pairs-new_phase5.pth"),
+    "linear_eval": (["toy"], ["--eval-only", "--linear-eval", "toy-shapes"], "metrics_toy-shapes.csv"),
+}
+SHORT = {"linear_eval": "--linear-epochs 1 --linear-percent 10 --linear-cache-features"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_runs_on_the_embedded_data(record, cli, tmp_path, monkeypatch, name):
+    words, expected, file = PROGRAMS[name]
+    monkeypatch.chdir(tmp_path)
+    status, [command], _ = record(name, *words, "--save", str(tmp_path / "out"), *SHORT.get(
+        name, "--iterations 1 --batch-size 4 --lr 1e-5 --max-evaluation-size 8").split())
+    assert status == 0 and all(word in command for word in expected) and command[:2] == ["-m", "src.main"]
+    done = cli(*command[2:])
+    assert done.status == 0, done.err
+    assert file in listing(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["joint"], ["--model-name RN", "--init scratch", "coco,flickr30k"]),
+    (["joint", "coco", "--epochs", "3"], ["--train-dataset coco ", "--epochs 3"]),
+    (["modx_5phase"], ["--train-dataset flickr30k", "--method modx"]),
+    (["cl_5phase", "pairs:a.csv"], ["--train-dataset pairs:a.csv", "--method finetune"]),
+    (["linear_eval", "a.pth"], ["--load a.pth", "--linear-eval ImageNet"])])
+def test_a_program_without_the_toy(record, words, expected):
+    status, [command], _ = record(*words)
+    assert status == 0 and all(part in " ".join(command) + " " for part in expected)
+    assert parse(command[2:]).kind in ("training", "sequence", "evaluation")
+
+
+def test_the_names_of_mod_x_s_architectures():
+    assert parse("--model-name RN --init scratch".split()).model == "modx-RN50"
+    assert parse("--model-name ViT --init scratch".split()).model == "modx-ViTB32"
+
+
+@pytest.mark.parametrize("words", [
+    "--joint --train-dataset coco,flickr30k --image-dir coco=D --image-dir flickr30k=D2 --annotations coco=F "
+    "--annotations flickr30k=F2 --save S --epochs 2 --lr 1e-4 --wd 0.1 --eps 1e-8 --batch-size 560 --model-name RN "
+    "--init scratch",
+    "--train-dataset flickr30k --method modx --num-phases 5 --phase 2 --modx-alpha 20 --save S --lr 1e-5",
+    "--eval-only --linear-eval ImageNet --linear-lr 0.3 --linear-wd 1e-6 --linear-epochs 100 --linear-batch-size 256 "
+    "--save S"])
+def test_each_old_command_line_has_its_new_one(words):
+    config = parse(words.split())
+    check(config)
+    assert config.warnings == []

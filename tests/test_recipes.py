@@ -357,24 +357,6 @@ def script(name):
     return (SCRIPTS / f"{name}.sh").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def record(tmp_path):
-    """record(script, word, ...) -> status, the command lines that it runs, stderr; none of them is executed."""
-    python, log = tmp_path / "a python", tmp_path / "log"
-    python.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >> "$LOG"\necho >> "$LOG"\n',
-                      encoding="utf-8")
-    python.chmod(0o755)
-
-    def call(name, *words, **environment):
-        log.write_text("", encoding="utf-8")
-        done = subprocess.run(["sh", str(SCRIPTS / f"{name}.sh"), *words], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=60, check=False,
-                              env=os.environ | {"PYTHON": str(python), "LOG": str(log)} | environment)
-        commands = [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
-        return done.returncode, commands, done.stderr
-    return call
-
-
 def options(command):
     """{flag: the last value given} of a recorded command line."""
     assert command[:2] == ["-m", "src.main"]

@@ -111,6 +111,14 @@ def is_pairs(name):
     return find_entry(name).pairs
 
 
+def known_pairs(name):
+    """Whether a name is of image-text pairs; an unknown one is not."""
+    try:
+        return is_pairs(name)
+    except UserError:
+        return False
+
+
 def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
     name, _ = phase_of(name)
