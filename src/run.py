@@ -99,6 +99,7 @@ class Run:
         self.folder.write_json(f"run_{file}.json", describe_run(
             config, self.device, iterations=total, seconds=round(seconds, 2),
             peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
+            **({"drift": self.scoring.drift(start, state.final_model)} if config.pairs else {}),
             trainable_values=sum(parameter.numel() for parameter in trained)))
         self._write_files(hooks, file, finished=True)
         if is_adapted(state.model):

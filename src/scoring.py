@@ -1,5 +1,7 @@
 """What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
 
+from dataclasses import asdict
+
 from clip import loader
 from src.build import build_scorer, worker_count
 from src.datasets import is_pairs, known_pairs, phase_of, stem
@@ -8,11 +10,12 @@ from src.datasets.pairs import JOINT
 from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
-from src.models.retrieval import folds, retrieve
+from src.models.retrieval import drift, folds, retrieve
 from src.models.training import TrainingState
 from src.records import metrics_row, retrieval_row
 from src.spaces import LabelSpaces
 
+DRIFT_IMAGES = 1000  # that tell how far features have turned
 RETRIEVAL = "retrieval"  # stands in the place of a label space where pairs are scored
 
 
@@ -32,7 +35,8 @@ class Scoring:
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
         parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
-        opened = self.spaces.claim(class_tasks(start.get("history", [])), [part for part in parts if not is_pairs(part)])
+        parts = [part for part in parts if not is_pairs(part)]
+        opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
         for file, head in start.get("heads", {}).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
@@ -60,6 +64,15 @@ class Scoring:
                            (history or [{}])[-1].get("train_data", "all"), heads, history,
                            MethodScores(state, build_scorer(self.config, checkpoint)),
                            None if alpha is None else f"wise {alpha:g}")
+
+    def drift(self, start, model):
+        """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
+        before, found = self.device.place(loader.build(start)).eval(), {}
+        for name in filter(is_pairs, self.evaluated):
+            images = self._images(self.datasets.open(name))
+            images = images.subset(range(min(DRIFT_IMAGES, len(images))))
+            found[stem(name)] = asdict(drift(before, model, images, self.device, self.config.batch_size_eval))
+        return found
 
     def linear(self, checkpoint):
         """Linear evaluation of a checkpoint's image tower on --linear-eval. -> {dataset: {"linear": Scores}}"""

@@ -37,6 +37,8 @@ def test_a_task_of_pairs(train, pairs, world, tmp_path):
     start, saved = weights(world.model), weights(tmp_path / "out" / "stream.pth")
     assert not torch.equal(start["logit_scale"], saved["logit_scale"])
     assert (tmp_path / "out" / "metrics_stream.csv").read_text(encoding="utf-8").splitlines()[0] == HEADER
+    found = read_json(tmp_path / "out" / "run_stream.json")["drift"]["stream"]
+    assert found["image_angle"] > 0 < found["text_angle"] and 0 <= found["keep_i2t"] <= 1
     row, = rows(tmp_path / "out" / "metrics_stream.csv")
     assert (row["iteration"], row["task"], row["phase"], row["split"]) == ("3", "stream", "", "test")
     recalls = [float(row[name]) for name in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")]

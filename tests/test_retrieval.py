@@ -1,6 +1,7 @@
 """Image-text retrieval against brute force: ranks, ties, recalls, folds, memory, and whole models."""
 
 import dataclasses
+import math
 import random
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ from src.device import Device
 from src.errors import UserError
 from src.models import retrieval
 from src.models.modeling import set_training
-from src.models.retrieval import RetrievalScores, folds, ranks, recall, retrieve
+from src.models.retrieval import RetrievalScores, drift, folds, ranks, recall, retrieve
 
 LONG = "an old red bird and a green tree " * 40
 CAPTIONS = [*WORDS, LONG, "größe 猫 \U0001f408", "a cat &amp; a dog"]
@@ -352,3 +353,25 @@ def test_captions_are_encoded_in_eval_mode_under_autocast_without_gradient(make_
     for precision in ("bf16", "fp32"):
         retrieve(model, captioned(5), Device("cpu", precision))
     assert seen == [(False, False, torch.bfloat16), (False, False, None)]
+
+
+def test_drift_of_two_models_one_image_at_a_time(kind, make_model, device):
+    split, places = captioned(9, captions=SENTENCES), range(9)
+    old, new = make_model(kind, seed=1), make_model(kind, seed=2)
+    first = dataclasses.replace(split, captions=[captions[:1] for captions in split.captions])
+    (images, texts, _), (images_after, texts_after, _) = (slow_features(model, first, device, places)
+                                                          for model in (old, new))
+
+    def angle(before, after):
+        return statistics.mean(math.degrees(math.acos(float(torch.dot(one, two))))
+                               for one, two in zip(before, after, strict=True))
+
+    def kept(rows, columns):
+        return statistics.mean(max(range(9), key=[float(torch.dot(row, column)) for column in columns].__getitem__)
+                               == place for place, row in enumerate(rows))
+    found = drift(old, new, split, device, batch_size=4)
+    assert dataclasses.astuple(found) == pytest.approx((angle(images, images_after), angle(texts, texts_after),
+                                                        kept(images, texts), kept(texts, images)), rel=1e-9)
+    assert found.image_angle > 1
+    same = drift(old, old, split, device)
+    assert same.image_angle == pytest.approx(0, abs=1e-4) and same.text_angle == pytest.approx(0, abs=1e-4)

@@ -106,6 +106,25 @@ def test_the_other_reference_set_is_another_world_of_the_same_words():
     assert len(task.split("train")) == 2000 and task.sentences[:300] == sentences[1]
 
 
+@pytest.mark.parametrize("name", toy.PAIRS)
+def test_pairs_are_pictures_and_captions_that_tell_all_of_them(name):
+    rows = set(read_architecture("toy")["vocabulary"])
+    for split, size in toy.PAIR_SIZES.items():
+        images, captions = toy.load_pairs(name, split)
+        assert images.shape == (size, 32, 32, 3) and len(captions) == size
+        assert all(len(texts) == toy.PARAPHRASES for texts in captions)
+        for texts in captions[:50]:
+            told = [[value for value in values if f" {value} " in f" {text} "] for text in texts
+                    for values in (toy_world.COLOURS, toy_world.SIZES, toy_world.BACKGROUNDS)]
+            assert all(told) and told[:3] == told[3:6] == told[6:], "paraphrases tell the same"
+            assert rows.issuperset(token for text in texts for token in encode(text))
+    train, test = (toy.load_pairs(name, split)[0] for split in ("train", "test"))
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
+    novel = [any(f" {word} " in f" {texts[0]} " for word in (*toy_world.NEW_SHAPES, *toy_world.NEW_TEXTURES))
+             for texts in toy.load_pairs(name, "train")[1]]
+    assert all(novel) if name == "toy-pairs-new" else not any(novel)
+
+
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="toy-digits"):
         toy.load("toy-digit", "train")

@@ -125,3 +125,31 @@ def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=No
         inside = (owner >= first) & (owner < last)
         found.append(asdict(recall(images[first:last], texts[inside], owner[inside] - first)))
     return RetrievalScores(**{name: statistics.mean(fold[name] for fold in found) for name in found[0]})
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a task turned features, mean angles in degrees, and the share of rows whose own pair the old model ranks
+    first, which are those that Mod-X keeps (Ni et al., 2023)."""
+
+    image_angle: float
+    text_angle: float
+    keep_i2t: float
+    keep_t2i: float
+
+
+@torch.no_grad()
+def drift(old, new, split, device, batch_size=128, workers=0):
+    """Drift between two models on the images of a split and the first caption of each."""
+    sides = []
+    for model in (old, new):
+        places, images = encode_split(model, split, device, batch_size, workers)                    # (N, D)
+        with in_eval_mode(model), device.autocast():
+            texts = constant_text_features(model, tokens_of(model, [split.captions[place][0] for place in places]))
+        sides.append((images, texts))
+    angles = [torch.rad2deg((before * after).sum(dim=1).clamp(-1, 1).acos()).mean().item()
+              for before, after in zip(*sides, strict=True)]
+    (images, texts), own = sides[0], torch.arange(len(sides[0][0]), device=sides[0][0].device)
+    keeps = [(similarity(rows, columns, 1.0).argmax(dim=1) == own).sum().item() / len(own)
+             for rows, columns in ((images, texts), (texts, images))]
+    return Drift(*angles, *keeps)
