@@ -12,6 +12,7 @@ from clip.model import CLIP
 from src.datasets import class_split, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
+from src.distributed import in_turn
 from src.errors import UserError
 from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import zeroshot_head
@@ -23,11 +24,12 @@ from src.templates.collections import SIMPLE, TEMPLATES
 MOST_WORKERS = 8
 
 
-def build_device(config):
+def build_device(config, index=None):
+    """``index``: which of the machine's devices, where each of several processes has one."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True)
-    return Device(config.device, config.precision, config.tf32)
+    return Device(config.device, config.precision, config.tf32, index)
 
 
 class Datasets:
@@ -95,6 +97,7 @@ def _templates(name):
     return TEMPLATES[name]
 
 
+@in_turn
 def starting_checkpoint(config):
     """The checkpoint that the run starts from: ``--load``, random weights, or published ones."""
     if not config.load:
@@ -144,6 +147,7 @@ def model_name(config, checkpoint):
 def zeroshot_opener(config, checkpoint, device):
     """-> open(path=None): a frozen CLIP with the weights of ``--init``, or of a file; read once a run."""
     @functools.cache
+    @in_turn
     def open_zeroshot(path=None):
         if path is None and config.init == "scratch":
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")

@@ -55,8 +55,19 @@ def _check_contradictions(config):
 
 
 def _check_processes(config):
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and config.kind in (*TRAINING, EVAL):
-        raise UserError("several processes are not built yet; run one, without torchrun")
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1 or config.kind not in (*TRAINING, EVAL):
+        return
+    if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
+        raise UserError("--nnodes: the processes of a run share one machine's files and devices; give 1")
+    for key in ("batch_size", "ref_batch_size") if config.kind in TRAINING else ():
+        size = config.values[key]
+        if size and size % processes:
+            raise UserError(f"{FLAGS[key].name} {size}: counts the images of all {processes} processes and must divide "
+                            f"by their number; give {max(processes, size - size % processes)}")
+    if config.skip_bad_images and config.kind in TRAINING:
+        raise UserError("--skip-bad-images with several processes: where one process's rows of a batch were fewer, its "
+                        "images would weigh more; run one process, or remove the bad images")
 
 
 def _check_kind(config):

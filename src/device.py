@@ -15,14 +15,17 @@ class Device:
     """Where a run computes and in which floating type.
 
     ``name``: auto, cpu, cuda, mps; ``precision``: auto, fp32, bf16, fp16, fp64. Weights are fp32 (fp64 for proofs);
-    bf16 and fp16 are autocast around the step. fp32 means that TF32 is off unless ``tf32``.
+    bf16 and fp16 are autocast around the step. fp32 means that TF32 is off unless ``tf32``. ``index`` is which of the
+    machine's devices it is, where each of several processes has one.
     """
 
-    def __init__(self, name="auto", precision="auto", tf32=False):
+    def __init__(self, name="auto", precision="auto", tf32=False, index=None):
         self.device = torch.device(_best_device() if name == "auto" else name)
         if not _is_there(self.device.type):
             raise UserError(f"--device {name}: this machine or this build of torch has no such device; "
                             f"--device auto takes {_best_device()}")
+        if index is not None:
+            self._take(index)
         self.precision = self._best_precision() if precision == "auto" else precision
         if self.precision == "fp64" and self.device.type == "mps":
             raise UserError("--precision fp64: mps has no 64-bit floats; use --device cpu")
@@ -32,6 +35,16 @@ class Device:
         torch.backends.cudnn.allow_tf32 = tf32
         self._mean = self.tensor(MEAN).view(3, 1, 1)
         self._std = self.tensor(STD).view(3, 1, 1)
+
+    def _take(self, index):
+        if self.device.type == "mps":
+            raise UserError("--device mps: processes cannot exchange what is on it; run one, or give --device cpu")
+        if self.device.type == "cuda":
+            if index >= torch.cuda.device_count():
+                raise UserError(f"--nproc-per-node: more processes than this machine's {torch.cuda.device_count()} "
+                                "CUDA devices; give that number, or --device cpu")
+            self.device = torch.device("cuda", index)
+            torch.cuda.set_device(self.device)  # where nccl exchanges
 
     def _best_precision(self):
         native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

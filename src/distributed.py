@@ -1,85 +1,181 @@
-"""The processes of a run: who this one is, and what they exchange. Started by torchrun, one node:
+"""The processes of a run: who this one is, and what they exchange. Started by torchrun, on one node:
 
     torchrun --nproc-per-node 2 -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5
 
-Each process takes its own rows of every global batch. Gradients are averaged around the whole Step, and whatever has a
-softmax over the batch sees all processes' features, so that one step of n processes is one step of one.
+Each process takes its own rows of every global batch, and the gradients are averaged around the whole Step. So the loss
+of a step is the **mean over the processes of their local losses**, and one rule makes it that of a single process: a
+mean over rows is taken over the local rows; whatever couples rows of a batch sees all processes' rows (``gather``),
+whose backward **sums** what all processes' losses say about them, so that the mean that follows divides once; a sum
+over rows is multiplied by the number of processes.
 """
 
+import datetime
+import functools
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+# A process may wait for the first one to download a dataset. One that stops makes torchrun end the others.
+PATIENCE = datetime.timedelta(hours=12)
+
 
 class World:
-    """``rank`` of ``size`` processes. Without torchrun there is one, and every exchange is the identity."""
+    """``rank`` of ``size`` processes; ``local_rank`` numbers this node's devices. Alone every exchange is the identity.
+    All processes call the exchanging members in the same order."""
 
-    def __init__(self):
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        self.first = self.rank == 0
+    def __init__(self, rank=0, size=1, local_rank=0, store=None):
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.first = rank == 0
+        self._store, self._meetings, self._gathers, self._device = store, 0, None, torch.device("cpu")
+        self._within_turn = False
 
     def start(self, device):
-        """Meet the others; nothing to do alone. ``device`` tells the backend."""
-        if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        """Meet the others on a torch.device, which tells the backend; nothing to do alone."""
+        if self.size == 1 or dist.is_initialized():
+            return
+        self._meetings += 1
+        self._device = device
+        on_cuda = device.type == "cuda"
+        dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
+                                store=dist.PrefixStore(f"meeting {self._meetings}", self._store),
+                                device_id=device if on_cuda else None)
+        # A group of their own: DDP's averages start whenever a gradient is ready, and where processes differ in what
+        # their batch has (replay), that is before a gather's backward on one and behind it on another.
+        self._gathers = dist.new_group(timeout=PATIENCE)
 
     def stop(self):
-        if dist.is_initialized():
+        if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def rows(self, batch):
-        """This process's part of a list that all of them know, equal parts in the order of the ranks."""
-        part = len(batch) // self.size
-        return batch[self.rank * part:(self.rank + 1) * part]
+    def first_to_stop(self):
+        """Whether no other process has stopped before with an error: this one tells why."""
+        return self.size == 1 or self._store.add(f"stopped {self._meetings}", 1) == 1
 
-    def parallel(self, step):
-        """The module whose backward averages gradients over the processes."""
-        return step if self.size == 1 else nn.parallel.DistributedDataParallel(step, broadcast_buffers=False)
+    def another_stopped(self):
+        """Whether a process has told why it stopped, so that a broken exchange is no news."""
+        if self.size == 1:
+            return False
+        try:
+            return self._store.add(f"stopped {self._meetings}", 0) > 0
+        except RuntimeError:  # the store was the first process's, which is gone
+            return True
 
-    def gather(self, features):
-        """(n, D) of each process -> (n * size, D) in the order of the ranks, with gradient: what the others do with
-        these features flows back here."""
-        return features if self.size == 1 else _Gather.apply(features)
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    @property
+    def part(self):
+        """(rank, size): which part of a list is this process's."""
+        return self.rank, self.size
+
+    def parallel(self, step, all_used=False):
+        """The module whose backward averages gradients over the processes; ``step`` itself alone, or where nothing
+        trains. ``all_used``: every parameter that trains gets a gradient in every step; where that is not known, those
+        without are searched for, and have none, as in one process. Inputs stay where they are: DDP is told no device.
+        """
+        if self.size == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
+            return step
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose new name torch 2.6 lacks
+            return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False,
+                                                       find_unused_parameters=not all_used)
+
+    def gather(self, rows):
+        """(n, ...) of each process -> (n * size, ...) in the order of the ranks, with gradient: what all processes'
+        losses say about these rows, summed, flows back."""
+        return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self.size)
+
+    def first_row(self, rows):
+        """Where the own (n, ...) rows begin among those that ``gather`` gives."""
+        return self.rank * len(rows)
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
 
     def sum(self, tensor):
-        """The sum over all processes, on each of them."""
+        """-> the sum of all processes' ``tensor``, any shape."""
         if self.size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
+    def average_gradients(self, module):
+        """Each parameter's ``grad`` becomes its mean over the processes."""
+        for parameter in module.parameters() if self.size > 1 else ():
+            parameter.grad = self.sum(parameter.grad) / self.size
+
+    def means(self, numbers):
+        """{name: number} with the same names in each process -> {name: mean over the processes}."""
+        numbers = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
+        if self.size == 1 or not numbers:
+            return numbers
+        mean = self.sum(torch.tensor(list(numbers.values()), dtype=torch.float64, device=self._device)) / self.size
+        return dict(zip(numbers, mean.tolist(), strict=True))
+
+    def interleave(self, own, total):
+        """Lists that hold every size-th of ``total`` things, from the own rank on -> the whole list, everywhere."""
+        if self.size == 1:
+            return own
+        parts, whole = [None] * self.size, [None] * total
+        dist.all_gather_object(parts, own)
+        for rank, part in enumerate(parts):
+            whole[rank::self.size] = part
+        return whole
+
+    # -- turns ---------------------------------------------------------------------------------------------------------
+
+    def wait(self):
+        """Until all processes are here; before they have met there is nothing to wait for."""
+        if self.size > 1 and dist.is_initialized():
+            dist.barrier()
+
     def first_then_others(self, work):
-        """``work()`` in the first process, then in the others: it may download or write a list that they then find."""
-        if self.size > 1 and not self.first:
-            dist.barrier()
-        result = work()
-        if self.size > 1 and self.first:
-            dist.barrier()
+        """``work()`` in the first process, then in the others: it may download or write what they then find. Turns
+        within a turn are part of it."""
+        if self._within_turn:
+            return work()
+        if not self.first:
+            self.wait()
+        self._within_turn = True
+        try:
+            result = work()
+        finally:
+            self._within_turn = False
+        if self.first:
+            self.wait()
         return result
 
-    def collect(self, thing):
-        """[each process's thing], any that can be pickled, on each of them."""
-        if self.size == 1:
-            return [thing]
-        found = [None] * self.size
-        dist.all_gather_object(found, thing)
-        return found
+
+@functools.cache
+def this_world():
+    """The World that torchrun's environment tells; of one process without."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World()
+    store, rank, size = next(dist.rendezvous("env://"))
+    return World(rank, size, int(os.environ.get("LOCAL_RANK", 0)), store)
+
+
+def in_turn(function):
+    """The function as one that the first process calls before the others do."""
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        return this_world().first_then_others(lambda: function(*arguments, **options))
+    return call
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather forward, reduce-scatter backward."""
+    """All-gather forward; backward the sum over processes of the gradients of the own rows."""
 
     @staticmethod
-    def forward(context, features):
-        found = [torch.empty_like(features) for _ in range(dist.get_world_size())]
-        dist.all_gather(found, features.contiguous())
+    def forward(context, rows, group, rank, size):
+        context.group, context.rank, context.size = group, rank, size
+        found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size)]
+        dist.all_gather(found, rows.contiguous(), group=group)
         return torch.cat(found)
 
     @staticmethod
     def backward(context, gradient):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)  # gloo has no reduce-scatter
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient, group=context.group)  # gloo has no reduce-scatter
+        return gradient.chunk(context.size)[context.rank], None, None, None

@@ -3,8 +3,12 @@
     python -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
     python -m src.main --method ZSCL --dataset-order toy --save ckpt/toy_zscl
     python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-datasets DTD,CIFAR100 --eval-only
+
+Of several processes (``torchrun -m src.main ...``) the first speaks and writes.
 """
 
+import contextlib
+import os
 import sys
 
 from src import args, checks  # all else is imported where a run needs it: --help must not wait for torch
@@ -16,20 +20,63 @@ INTERRUPTED = 130
 def main(argv=None):
     """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 130 for an
     interruption."""
-    try:
-        config = args.parse(sys.argv[1:] if argv is None else argv)
-        checks.check(config)
-        for warning in config.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        for note in config.notes:
-            print(f"note: {note}")
-        return RUNS[config.kind](config) or 0
-    except (UserError, *_load_errors()) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: no checkpoint of the unfinished task was written", file=sys.stderr)
-        return INTERRUPTED
+    with contextlib.ExitStack() as leaving:
+        if several_processes():
+            leaving.callback(_world().stop)
+        try:
+            with _only_the_first_speaks():
+                return _run(sys.argv[1:] if argv is None else argv)
+        except (UserError, *_load_errors()) as error:
+            return _stopped(f"error: {error}", 2)
+        except KeyboardInterrupt:
+            return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
+        except RuntimeError:
+            if several_processes() and _world().another_stopped():  # in the midst of an exchange; it has said why
+                return 2
+            raise
+
+
+def _run(argv):
+    config = args.parse(argv)
+    checks.check(config)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for note in config.notes:
+        print(f"note: {note}")
+    if config.kind not in args.SCORING and not first_process():
+        return 0
+    return RUNS[config.kind](config) or 0
+
+
+def several_processes():
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def first_process():
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _world():
+    from src.distributed import this_world
+    return this_world()
+
+
+@contextlib.contextmanager
+def _only_the_first_speaks():
+    """What the other processes would print is the same. Tracebacks are no print: they come from all."""
+    if first_process():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), \
+            contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _stopped(message, status):
+    """The status to end with; of several processes the first that stops tells why."""
+    if not several_processes() or _world().first_to_stop():
+        print(message, file=sys.stderr, flush=True)
+    return status
 
 
 def _load_errors():

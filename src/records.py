@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from src.checkpoint import save_tensors
+from src.distributed import World
 from src.errors import UserError
 from src.files import atomic_file
 
@@ -23,10 +24,12 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft"
 
 
 class RunFolder:
-    """The files of a run. ``RunFolder(None)`` takes everything and writes nothing."""
+    """The files of a run. ``RunFolder(None)`` takes everything and writes nothing, and so does one with ``writes``
+    False, that of a process beside the first: it only reads."""
 
-    def __init__(self, path):
+    def __init__(self, path, writes=True):
         self.path = Path(path) if path else None
+        self.writes = writes and self.path is not None
 
     def file(self, name):
         return self.path / name
@@ -34,7 +37,7 @@ class RunFolder:
     def prepare(self):
         """Say now rather than after training that the folder cannot be written. Leaves nothing behind: a run that is
         refused later has written nothing."""
-        if self.path is None:
+        if not self.writes:
             return
         try:
             missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
@@ -48,7 +51,7 @@ class RunFolder:
 
     def add_metrics(self, dataset, row):
         """Append a row to ``metrics_<dataset>.csv``; it replaces one that differs from it only in its scores."""
-        if self.path is None:
+        if not self.writes:
             return
         rows = [old for old in self.read_metrics(dataset) if _identity(old) != _identity(row)] + [row]
         self._write_metrics(dataset, rows)
@@ -63,7 +66,7 @@ class RunFolder:
         """Drop the rows of a task, given as (task, phase) as rows have them, from an earlier, unfinished or overwritten
         run of it that this one did not repeat."""
         tasks = {(task, str(phase)) for task, phase in tasks}
-        if self.path is None:
+        if not self.writes:
             return
         for path in self.path.glob("metrics_*.csv"):
             dataset = path.stem.removeprefix("metrics_")
@@ -81,24 +84,24 @@ class RunFolder:
             return list(csv.DictReader(file))
 
     def write_json(self, name, content):
-        if self.path is not None:
+        if self.writes:
             with atomic_file(self.file(name), "w") as file:
                 json.dump(content, file, indent=1)
 
     def write_text(self, name, content):
-        if self.path is not None:
+        if self.writes:
             with atomic_file(self.file(name), "w") as file:
                 file.write(content)
 
     def write_tensors(self, name, content):
-        if self.path is not None:
+        if self.writes:
             save_tensors(self.file(name), content)
 
     def write_checkpoint(self, dataset, checkpoint):
         self.write_tensors(f"{dataset}.pth", checkpoint)
 
     def open_log(self, dataset):
-        if self.path is None:
+        if not self.writes:
             return None
         self.path.mkdir(parents=True, exist_ok=True)
         return self.file(f"log_{dataset}.jsonl").open("w", encoding="utf-8", buffering=1)
@@ -125,10 +128,12 @@ def retrieval_row(scores, iteration, task, phase, split):
 class Journal:
     """Called after each step: a progress bar, and one line of ``log_<dataset>.jsonl`` every ``interval`` steps.
 
-    Terms stay on the device between log lines, so that the loop never waits for them.
+    Terms stay on the device between log lines, so that the loop never waits for them. ``means`` makes {name: number}
+    of them, their means over the processes.
     """
 
-    def __init__(self, folder, dataset, total, interval, quiet=False):
+    def __init__(self, folder, dataset, total, interval, quiet=False, means=None):
+        self.means = means or World().means
         self.open_log, self.file = functools.partial(folder.open_log, dataset), None
         self.interval, self.total = interval, total
         self.bar = tqdm(total=total, desc=dataset, unit="step", disable=True if quiet else None, leave=False)
@@ -139,7 +144,7 @@ class Journal:
         self.bar.update()
         if state.iteration % self.interval and state.iteration != self.total:
             return
-        terms = {name: float(value) for name, value in {**losses, **state.metrics}.items()}
+        terms = self.means({**losses, **state.metrics})
         now = time.perf_counter()
         line = {"iteration": state.iteration, **terms, "lr": state.learning_rate,
                 "images_per_second": round(self.images / (now - self.since), 1)}

@@ -5,7 +5,8 @@ import time
 from src.build import Datasets, build_device, build_hooks, build_state, model_name, zeroshot_opener
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, phase_of, stem
-from src.datasets.common import batches_per_epoch
+from src.datasets.common import batches_per_epoch, require_shares
+from src.distributed import in_turn, this_world
 from src.errors import UserError
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.training import train
@@ -23,9 +24,11 @@ class Run:
 
     def __init__(self, config, folder=None):
         self.config = config
-        self.device = build_device(config)
+        self.world = this_world()
+        self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
+        self.world.start(self.device.device)
         self.datasets = Datasets(config)
-        self.folder = RunFolder(folder or config.save)
+        self.folder = RunFolder(folder or config.save, writes=self.world.first)
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
@@ -33,18 +36,23 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names)
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world)
 
+    @in_turn
     def open_for_training(self, name):
         """Refuse a dataset that no linear layer can be trained on."""
         if is_pairs(name):
             raise UserError(f"--linear-eval {name}: has captions, not classes")
         require_images(self.datasets.open(name), name, "train")
 
+    @in_turn
     def open(self, trained):
-        """Open all that the run will read, and refuse what cannot serve."""
+        """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
         open_data(self.config, self.datasets, trained, self.evaluated)
+        for name in trained:
+            require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
 
+    @in_turn
     def claim(self, names, start):
         """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
         configuration, a teacher that does not fit the checkpoint ``start``, other classes than it was trained on, and a
@@ -66,10 +74,11 @@ class Run:
         """Train one task from the checkpoint ``start``. -> (its finished checkpoint, {dataset: Scores})."""
         config, began = self.config, time.perf_counter()
         state = build_state(config, self.datasets, name, start, self.device, self.open_zeroshot)
+        state.world = self.world
         hooks = build_hooks(config, start, self.basis)
         due = self._evaluation_rhythm(state)
         file, total = stem(name), state.settings.iterations
-        journal = Journal(self.folder, file, total, config.log_interval, config.quiet)
+        journal = Journal(self.folder, file, total, config.log_interval, config.quiet, self.world.means)
         evaluations = []
 
         def report(state, losses):
@@ -97,7 +106,7 @@ class Run:
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", describe_run(
-            config, self.device, iterations=total, seconds=round(seconds, 2),
+            config, self.device, iterations=total, seconds=round(seconds, 2), processes=self.world.size,
             peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
             **({"drift": self.scoring.drift(start, state.final_model)} if config.pairs else {}),
             trainable_values=sum(parameter.numel() for parameter in trained)))
@@ -110,6 +119,7 @@ class Run:
             self.folder.write_checkpoint(stem(whole), checkpoint)
         if config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{file}.pth"))
+        self.world.wait()  # what the first process has written is there for all
         print(f"{file}: {total} steps in {seconds:.1f} s, "
               + ", ".join(f"{dataset} {score}" for dataset, score in shown.items()), flush=True)
         return checkpoint, scores
@@ -149,5 +159,5 @@ class Run:
         self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
-            peak_memory_bytes=self.device.peak_memory()))
+            processes=self.world.size, peak_memory_bytes=self.device.peak_memory()))
         return summaries

@@ -7,6 +7,7 @@ from src.build import build_scorer, worker_count
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
+from src.distributed import World
 from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
@@ -25,9 +26,9 @@ class Scoring:
     Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
-    def __init__(self, config, datasets, device, folder, evaluated):
+    def __init__(self, config, datasets, device, folder, evaluated, world=None):
         self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
-        self.evaluated = evaluated
+        self.evaluated, self.world = evaluated, world or World()
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
@@ -59,7 +60,7 @@ class Scoring:
             _, opened = self.spaces.after(class_tasks(history))
             heads = {file: self._mixed_head(opened[file], head, zeroshot, alpha)
                      for file, head in heads.items() if file in opened}
-        state = TrainingState(model=model, task=None, device=self.device, settings=None)
+        state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
                            (history or [{}])[-1].get("train_data", "all"), heads, history,
                            MethodScores(state, build_scorer(self.config, checkpoint)),
@@ -81,7 +82,7 @@ class Scoring:
         found = linear_evaluation(
             model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
             config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
-            worker_count(config, dataset))
+            worker_count(config, dataset), self.world)
         row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
                           f"linear {config.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
@@ -103,7 +104,7 @@ class Scoring:
             scores[file] = evaluate(
                 model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
                 worker_count(config, dataset), logits, config.data_location if config.cache_images else None,
-                classifiers, spaces(file), file)
+                classifiers, spaces(file), file, self.world)
             out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
             by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
@@ -113,7 +114,7 @@ class Scoring:
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
         found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
-                         worker_count(self.config, dataset), self.retrieval_split)
+                         worker_count(self.config, dataset), self.retrieval_split, self.world)
         split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))

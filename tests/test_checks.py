@@ -203,9 +203,23 @@ def test_a_rate_may_be_named_as_the_dataset_is_given():
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
 
 
-def test_several_processes_are_refused(monkeypatch):
-    """Until they are built, each would train and write the same files."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="several processes"):
-        checked(TASK)
+@pytest.mark.parametrize(("processes", "words", "fragments"), [
+    (2, "--batch-size 5", ["--batch-size 5", "2 processes", "give 4"]),
+    (3, "--batch-size 2", ["--batch-size 2", "3 processes", "give 3"]),
+    (2, "--method lwf --ref-batch-size 7", ["--ref-batch-size 7", "give 6"]),
+    (2, "--skip-bad-images", ["--skip-bad-images", "several processes", "weigh more"])])
+def test_what_several_processes_cannot_share(monkeypatch, processes, words, fragments):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(UserError) as caught:
+        checked(f"{TASK} {words}")
+    assert all(fragment in str(caught.value) for fragment in fragments), caught.value
+    checked(f"{TASK} --batch-size {4 * processes}")
+    checked("--eval-only --eval-datasets DTD --batch-size 5 --skip-bad-images")
     checked("--list-datasets")
+
+
+def test_several_machines_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--nnodes"):
+        checked(TASK)

@@ -144,16 +144,39 @@ def order_of_epoch(size, seed, epoch):
     return torch.randperm(size, generator=generator).tolist()
 
 
-class SeededBatches:
-    """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index)."""
+def require_shares(size, batch_size, processes):
+    """Refuse batches of ``batch_size`` of ``size`` images that processes cannot share evenly."""
+    if min(size, batch_size) % processes:
+        raise UserError(f"the {size} images to train, replay or compare on are one batch (--batch-size or "
+                        f"--ref-batch-size {batch_size}), which does not divide among {processes} processes; run one")
 
-    def __init__(self, size, batch_size, seed, start, stop):
+
+class SeededBatches:
+    """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index).
+
+    ``part`` (rank, number of processes): of every batch the rows that are this process's. UserError where a batch, or a
+    dataset smaller than one, cannot be shared evenly.
+    """
+
+    def __init__(self, size, batch_size, seed, start, stop, part=(0, 1)):
         self.size, self.batch_size, self.seed, self.start, self.stop = size, batch_size, seed, start, stop
+        self.part = part
+        require_shares(size, batch_size, part[1])
 
     def __len__(self):
         return self.stop - self.start
 
     def __iter__(self):
+        return map(self.own, self.whole())
+
+    def own(self, batch):
+        """The rows of a whole batch that are this process's."""
+        rank, processes = self.part
+        rows = len(batch) // processes
+        return batch[rank * rows:(rank + 1) * rows]
+
+    def whole(self):
+        """The batches of all processes together."""
         per_epoch, epoch, order = batches_per_epoch(self.size, self.batch_size), None, None
         for step in range(self.start, self.stop):
             if step // per_epoch != epoch:
@@ -193,12 +216,12 @@ class CaptionedSplit(TransformedSplit):
         return row and (row[0], self.first[index] + drawn)
 
 
-def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None):
+def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
     """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch.
-    ``captions``: "random" or "first", to have numbers of captions as labels."""
+    ``captions``: "random" or "first", to have numbers of captions as labels. ``part``: see SeededBatches."""
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))
-    return _loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop), workers)
+    return _loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop, part), workers)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import balanced_subset, evaluation_batches, fill
 from src.datasets.transforms import EvalTransform
+from src.distributed import World
 from src.errors import UserError
 from src.models.helpers import similarity, top_k_hits
 from src.models.modeling import ClassificationHead, ImageEncoder, constant_text_features, image_features, tokens_of
@@ -101,9 +102,12 @@ def zeroshot_head(model, task, device):
 
 
 @torch.no_grad()
-def encode_split(model, split, device, batch_size=128, workers=0):
+def encode_split(model, split, device, batch_size=128, workers=0, world=None):
     """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
-    (N, D) L2-normalised)."""
+    (N, D) L2-normalised). Processes share the images, and each has all features."""
+    world = world or World()
+    if world.size > 1:
+        return _encode_together(model, split, device, batch_size, workers, world)
     encoder, positions, features = ImageEncoder(model), [], []
     numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
     with in_eval_mode(model), device.autocast():
@@ -114,9 +118,23 @@ def encode_split(model, split, device, batch_size=128, workers=0):
     return torch.cat(positions).tolist(), torch.cat(features)
 
 
+def _encode_together(model, split, device, batch_size, workers, world):
+    """``encode_split`` by several processes, each of which puts its rows into a table of zeros and sums."""
+    like = model.logit_scale
+    features = like.new_zeros(len(split), model.text_projection.shape[1])                   # (N, D)
+    found = torch.zeros(len(split), dtype=torch.long, device=like.device)
+    own = range(world.rank, len(split), world.size)
+    if own:
+        places, rows = encode_split(model, split.subset(own), device, batch_size, workers)
+        places = torch.tensor(places, device=like.device) * world.size + world.rank
+        features[places], found[places] = rows, 1
+    places = world.sum(found).nonzero()[:, 0]
+    return places.tolist(), world.sum(features)[places]
+
+
 @torch.no_grad()
 def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None,
-             classifiers=None, spaces=None, name=None):
+             classifiers=None, spaces=None, name=None, world=None):
     """{label space: Scores} of a model on one split of a task, from one pass over its images.
 
     ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
@@ -124,23 +142,27 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     task's own classes, zero-shot, as "task".
     ``max_size`` images are drawn evenly over the classes. ``logits(images, heads, names) -> [(B, C_t)] or None``,
     heads being the classifiers' weights [(D, C_t)], takes the place of CLIP's own scores where it gives some.
-    ``cache``: folder under which decoded images are kept.
+    ``cache``: folder under which decoded images are kept. Each process of ``world`` scores a share of the images,
+    ``batch_size`` at a time, and has all the scores.
     """
-    name = name or task.name
+    name, world = name or task.name, world or World()
     classifiers = classifiers or {name: classifier(model, task, device)}
     spaces = {space: names for space, names in (spaces or {"task": (name,)}).items() if name in names}
     if not spaces:
         return {}
     images, transform = task.split(split), EvalTransform(model.image_resolution)
     if cache is not None:
-        images = cached_split(images, f"{task.name}-{split}", transform, cache, workers)
+        found = images, f"{task.name}-{split}", transform, cache, workers
+        images = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
     if max_size is not None and images.video is None:  # frames count together with their neighbours
         images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
-    tallies = {space: _Tally(name, [(part, len(classifiers[part].classnames)) for part in names], images, device)
+    tallies = {space: _Tally(name, [(part, len(classifiers[part].classnames)) for part in names], images, device, world)
                for space, names in spaces.items()}
     needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
     heads = [classifiers[part].weights for part in needed]
+    if world.size > 1:
+        images = images.subset(range(world.rank, len(images), world.size))
     with in_eval_mode(model), device.autocast():
         for batch in map(device.batch, evaluation_batches(images, transform, batch_size, workers)):
             scores = logits and logits(batch.images, heads, needed)
@@ -156,8 +178,8 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 class _Tally:
     """Hits in one label space: the classes of ``parts`` [(dataset, classes)] side by side."""
 
-    def __init__(self, own, parts, images, device):
-        sizes = dict(parts)
+    def __init__(self, own, parts, images, device, world):
+        sizes, self.world, self.images = dict(parts), world, len(images)
         self.names, self.classes = list(sizes), sum(sizes.values())
         self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # where the own classes begin
         self.k, self.total, self.video = min(5, self.classes), 0, images.video
@@ -172,11 +194,13 @@ class _Tally:
             self.predictions += (joined.argmax(dim=1) - self.first).tolist()
 
     def scores(self):
-        top1, top5 = (100 * self.hits[[0, -1]].double() / self.total).tolist()
+        """Of all processes' images, each counted once."""
+        *hits, total = self.world.sum(torch.cat([self.hits, self.hits.new_tensor([self.total])])).tolist()
+        top1, top5 = 100 * hits[0] / total, 100 * hits[-1] / total
         if self.video is None:
-            return Scores(top1, top5, self.k, self.total)
-        top1, pm0, pm10 = self.video.scores(self.predictions)
-        return Scores(top1, top5, self.k, self.total, pm0, pm10)
+            return Scores(top1, top5, self.k, total)
+        top1, pm0, pm10 = self.video.scores(self.world.interleave(self.predictions, self.images))
+        return Scores(top1, top5, self.k, total, pm0, pm10)
 
 
 @torch.no_grad()

@@ -137,14 +137,16 @@ class Distill(Finetune):
     def _image_tower(self, state, student, teacher):
         student_logits = similarity(student, self.reference_texts, state.scale)              # (B, D) x (M, D) -> (B, M)
         teacher_logits = similarity(teacher, self.reference_texts, state.scale)
-        losses = {}
+        world, losses = state.world, {}
         if self.image_loss:
             losses["image_distillation"] = self._distill(state, "image", teacher_logits, student_logits)
-        if self.text_loss:
-            losses["text_distillation"] = self._distill(state, "text", teacher_logits.T, student_logits.T)
-        if self.ablation_loss_2:
-            losses["image_pair_distillation"] = self._distill(
-                state, "image_pair", image_pairs(teacher, state.scale), image_pairs(student, state.scale))
+        if self.text_loss:  # each process has the whole (M, B of all), so that the mean over processes is its loss
+            losses["text_distillation"] = self._distill(
+                state, "text", world.gather(teacher_logits).T, world.gather(student_logits).T)
+        if self.ablation_loss_2:  # rows are the own images, columns all processes'
+            losses["image_pair_distillation"] = self._distill(state, "image_pair", *(
+                image_pairs(features, state.scale, world.gather(features), world.first_row(features))
+                for features in (teacher, student)))
         if self.feature_mse:
             losses["feature_mse"] = F.mse_loss(student, teacher)
         return losses
@@ -164,7 +166,8 @@ class Distill(Finetune):
         teacher_logits = similarity(teacher, self.reference_texts[rows], state.scale)        # (B, D) x (K, D) -> (B, K)
         student_logits = similarity(teacher, student_texts, state.scale)
         return {"text_tower_image": self.text_tower_weight * distillation(teacher_logits, student_logits, self.T),
-                "text_tower_text": self.text_tower_weight * distillation(teacher_logits.T, student_logits.T, self.T)}
+                "text_tower_text": self.text_tower_weight * distillation(
+                    state.world.gather(teacher_logits).T, state.world.gather(student_logits).T, self.T)}
 
 
 def reference_texts(state, ref_sentences, text_datasets, default):

@@ -26,11 +26,14 @@ def teacher_entropy(teacher_logits, T):
     return -T ** 2 * (log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
 
 
-def image_pairs(features, scale):
-    """scale * cosine between the images of a batch, (B, D) -> (B, B), the diagonal pushed to -1e4: an image is not
-    compared with itself."""
-    logits = similarity(features, features, scale)
-    return logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -1e4)
+def image_pairs(features, scale, others=None, first=0):
+    """scale * cosine between the images of a batch, (B, D) -> (B, B), an image with itself pushed to -1e4: it is not
+    compared with itself. ``others`` (N, D): a larger batch that these images are the rows of from ``first`` on; then
+    (B, N)."""
+    logits = similarity(features, features if others is None else others, scale)
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own.diagonal(first).fill_(True)
+    return logits.masked_fill(own, -1e4)
 
 
 def learning_rate(step, total, warmup, peak):

@@ -13,7 +13,11 @@ class Hooks:
 
     def losses(self, state, batch):
         """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
-        batch has features instead of images: ``modeling.batch_features`` takes either."""
+        batch has features instead of images: ``modeling.batch_features`` takes either.
+
+        Of several processes each has its own rows of the batch, and the step is the mean of their losses: a mean over
+        rows needs no care, a sum is to be multiplied by ``state.world.size``, and what couples rows takes
+        ``state.world.gather(features)``, those of all processes, with gradient."""
         return {}
 
     def after_backward(self, state):

@@ -52,7 +52,8 @@ class ICaRL(Distill):
 
     def end(self, state):
         split = state.task.split("train")
-        positions, features = encode_split(state.final_model, split, state.device, workers=state.settings.workers)
+        positions, features = encode_split(state.final_model, split, state.device, workers=state.settings.workers,
+                                           world=state.world)
         rows_of = [[] for _ in state.task.classnames]
         for row, position in enumerate(positions):
             rows_of[split.labels[position]].append(row)

@@ -15,26 +15,13 @@ import torch.nn.functional as F
 from src.datasets.cache import as_it_is
 from src.datasets.common import Split, balanced_subset, evaluation_batches, order_of_epoch, seed_of
 from src.datasets.transforms import AugmentTransform, MarginTransform
+from src.distributed import World
 from src.errors import UserError
 from src.models.evaluation import Scores, in_eval_mode
 from src.models.helpers import learning_rate, top_k_hits
 from src.models.modeling import ClassificationHead
 
 UNSEEN = -1  # the label of an image that could not be decoded
-
-
-class OneProcess:
-    """The world of a single process. One of several gives these four members to each; all processes call them in the
-    same order."""
-
-    rank, size = 0, 1
-
-    def sum(self, tensor):
-        """-> the sum of all processes' ``tensor``, any shape."""
-        return tensor
-
-    def average_gradients(self, module):
-        """Each parameter's ``grad`` becomes its mean over the processes."""
 
 
 def linear_evaluation(model, task, device, epochs=100, lr=0.3, wd=1e-6, batch_size=256, percent=100,
@@ -66,7 +53,7 @@ def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch
     ``log({"epoch", "loss", "lr"})`` is called after each epoch with the mean loss over its images.
     UserError: a ``batch_size`` that the processes cannot share evenly.
     """
-    world = world or OneProcess()
+    world = world or World()
     if batch_size % world.size:
         raise UserError(f"--linear-batch-size {batch_size} must divide by the number of processes, {world.size}")
     local, like, width = batch_size // world.size, model.logit_scale.detach(), model.text_projection.shape[1]
@@ -113,7 +100,7 @@ def _step(head, optimizer, features, labels, world):
 @torch.no_grad()
 def score_head(model, head, split, device, batch_size=256, workers=0, world=None):
     """Scores of a trained head on a split, every image once, ``batch_size`` images at a time over all processes."""
-    world, k = world or OneProcess(), min(5, len(head.bias))
+    world, k = world or World(), min(5, len(head.bias))
     own, local = split.subset(range(world.rank, len(split), world.size)), max(1, batch_size // world.size)
     counts = torch.zeros(k + 1, dtype=torch.long, device=head.bias.device)              # hits among 1 to k, images
     with in_eval_mode(model):

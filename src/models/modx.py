@@ -31,11 +31,12 @@ class Contrastive(Hooks):
         return self.tokens[rows, :int(self.lengths[rows].max())].to(batch.images.device, non_blocking=True)
 
     def losses(self, state, batch):
-        images = image_features(state.model, batch.images)                                       # (N, D)
-        texts = text_features(state.model, self.pairs(state, batch))                             # (N, D)
+        images = image_features(state.model, batch.images)                                       # (n, D)
+        texts = text_features(state.model, self.pairs(state, batch))                             # (n, D)
+        i2t, t2i = both_ways(state.world, images, texts)
         scale = state.model.logit_scale.exp()
         state.metrics["scale"] = scale.detach()
-        return {"contrastive": contrastive(similarity(images, texts, 1.0), scale)}
+        return {"contrastive": contrastive(i2t, scale, t2i, state.world.first_row(images))}
 
     @torch.no_grad()
     def after_step(self, state):
@@ -54,34 +55,45 @@ class ModX(Contrastive):
         self.old = state.frozen()
 
     def losses(self, state, batch):
-        tokens = self.pairs(state, batch)
-        images, texts = image_features(state.model, batch.images), text_features(state.model, tokens)  # (N, D)
+        tokens, world = self.pairs(state, batch), state.world
+        images, texts = image_features(state.model, batch.images), text_features(state.model, tokens)  # (n, D)
         with torch.no_grad():
-            old = similarity(image_features(self.old, batch.images), text_features(self.old, tokens), 1.0)
-        cosines = similarity(images, texts, 1.0)                                                 # (N, N)
+            before = both_ways(world, image_features(self.old, batch.images), text_features(self.old, tokens))
+        now, first = both_ways(world, images, texts), world.first_row(images)
         scale = state.model.logit_scale.exp()
         state.metrics["scale"] = scale.detach()
+        # The step takes the mean over processes, and the mean of (processes * sum over own rows) is the sum over all.
+        share = world.size if self.reduction == "sum" else 1
         terms = []
-        for name, before, now in (("i2t", old, cosines), ("t2i", old.T, cosines.T)):
-            loss, kept = off_diagonal(before, now, self.temperature, self.reduction)
+        for name, old, new in zip(("i2t", "t2i"), before, now, strict=True):
+            loss, kept = off_diagonal(old, new, self.temperature, self.reduction, first)
             state.metrics[f"keep_{name}"] = kept
-            terms.append(loss)
-        return {"contrastive": contrastive(cosines, scale), "off_diagonal": self.alpha / 2 * sum(terms)}
+            terms.append(share * loss)
+        return {"contrastive": contrastive(now[0], scale, now[1], first), "off_diagonal": self.alpha / 2 * sum(terms)}
 
 
-def contrastive(cosines, scale):
-    """(N, N) cosines of N pairs -> the mean of both directions' cross-entropies, each pair's own being right."""
-    own = torch.arange(len(cosines), device=cosines.device)
-    return (F.cross_entropy(scale * cosines, own) + F.cross_entropy(scale * cosines.T, own)) / 2
+def both_ways(world, images, texts):
+    """Features (n, D) of the own pairs -> cosines (n, N) of the own images with all processes' texts, and of the own
+    texts with all processes' images."""
+    i2t = similarity(images, world.gather(texts), 1.0)
+    return i2t, i2t.T if world.size == 1 else similarity(texts, world.gather(images), 1.0)
 
 
-def off_diagonal(old, new, temperature=1.0, reduction="sum"):
-    """D(O, M) = sum over rows i of keep_i KL(softmax(O_i / T) || softmax(M_i / T)), keep_i where O_i is largest at i;
-    (N, N) cosines each -> (scalar, share of kept rows).
+def contrastive(i2t, scale, t2i=None, first=0):
+    """Cosines (n, N) of n images with N texts, and of the n texts with N images (None: the other way round) -> the mean
+    of both directions' cross-entropies; row i's own partner is column ``first`` + i."""
+    own = first + torch.arange(len(i2t), device=i2t.device)
+    t2i = i2t.T if t2i is None else t2i
+    return (F.cross_entropy(scale * i2t, own) + F.cross_entropy(scale * t2i, own)) / 2
+
+
+def off_diagonal(old, new, temperature=1.0, reduction="sum", first=0):
+    """D(O, M) = sum over rows i of keep_i KL(softmax(O_i / T) || softmax(M_i / T)), keep_i where O_i is largest at its
+    own partner, column ``first`` + i; (n, N) cosines each -> (scalar, share of kept rows).
 
     The paper overwrites a wrong row of O by the new model's; such a row has no divergence and no gradient.
     """
-    keep = old.argmax(dim=1) == torch.arange(len(old), device=old.device)                        # (N,)
+    keep = old.argmax(dim=1) == first + torch.arange(len(old), device=old.device)                # (n,)
     target = F.log_softmax(old.detach() / temperature, dim=1)
     rows = F.kl_div(F.log_softmax(new / temperature, dim=1), target, reduction="none", log_target=True).sum(dim=1)
     rows = torch.where(keep, rows, rows.new_zeros(()))

@@ -11,6 +11,7 @@ from clip.model import CLIP
 from src.datasets.common import Batch, SeededBatches, Task, seed_of, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.device import Device
+from src.distributed import World
 from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
@@ -45,7 +46,8 @@ class TrainingState:
     say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
     ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
     they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
-    datasets whose heads ``Hooks.logits`` is given, while it is asked.
+    datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
+    has this one's rows of a global batch.
     """
 
     model: CLIP
@@ -62,6 +64,7 @@ class TrainingState:
     metrics: dict[str, Any] = field(default_factory=dict)
     ensemble: CLIP | None = None
     optimizer: torch.optim.Optimizer | None = None
+    world: World = field(default_factory=World)
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
 
     @property
@@ -97,7 +100,7 @@ class TrainingState:
         whose number is then the label."""
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
-                                   self.settings.iterations, self.settings.workers, captions)
+                                   self.settings.iterations, self.settings.workers, captions, self.world.part)
         return map(self.device.batch, batches)
 
     def seed_of(self, purpose):
@@ -113,17 +116,17 @@ class TrainingState:
             return self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
         if self.head is None or trains(self.model, "image"):
             return self.stream(split, "train", settings.batch_size, train_transform=True)
-        order = [[index for _, index in batch] for batch in SeededBatches(
-            len(split), settings.batch_size, self.seed_of("train"), self.iteration, settings.iterations)]
-        return self._feature_batches(split, order)
+        return self._feature_batches(split, SeededBatches(
+            len(split), settings.batch_size, self.seed_of("train"), self.iteration, settings.iterations,
+            self.world.part))
 
-    def _feature_batches(self, split, order):
-        visited = sorted({index for batch in order for index in batch})
+    def _feature_batches(self, split, batches):
+        visited = sorted({index for batch in batches.whole() for _, index in batch})  # by any process: they share it
         positions, features = encode_split(self.model, split.subset(visited), self.device,
-                                           workers=self.settings.workers)
+                                           workers=self.settings.workers, world=self.world)
         row_of = {visited[position]: row for row, position in enumerate(positions)}
-        for batch in order:
-            found = [index for index in batch if index in row_of]
+        for batch in batches:
+            found = [index for _, index in batch if index in row_of]
             if not found:
                 raise UserError("none of the images of a batch could be decoded")
             labels = torch.tensor([split.labels[index] for index in found], device=features.device)
@@ -154,13 +157,16 @@ def train(state, hooks, report=lambda state, losses: None):
     """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
     ``report(state, losses)`` is called after each step with the detached terms."""
     settings, device = state.settings, state.device
-    torch.manual_seed(state.seed_of("dropout"))  # of adapters, and of whatever a method of one's own draws
+    # Of adapters' dropout, and of whatever a method of one's own draws: rows of different processes get their own.
+    torch.manual_seed(state.seed_of("dropout" if state.world.first else f"dropout of process {state.world.rank}"))
     for hook in hooks:
         hook.begin(state)
     set_training(state.model, settings.batch_norm)
+    share_statistics(state)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
-    scaler, step = device.scaler(), Step(state, hooks)
+    ours = all(type(hook).__module__.startswith("src.models.") for hook in hooks)  # these leave no parameter out
+    scaler, step = device.scaler(), state.world.parallel(Step(state, hooks), all_used=ours)
 
     for batch in state.training_stream():
         if state.optimizer:
@@ -186,6 +192,17 @@ def train(state, hooks, report=lambda state, losses: None):
     method, *add_ons = hooks
     for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
         hook.end(state)
+
+
+def share_statistics(state):
+    """Where several processes train batch norms, these see the whole batch."""
+    norms = [module for module in state.model.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    if state.world.size == 1 or not norms:
+        return
+    if state.device.device.type != "cuda":
+        raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
+                        "images on CUDA only; run one process, or give --batch-norm eval")
+    nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: the norms below it, with their parameters
 
 
 def build_optimizer(parameters, settings):
