@@ -1,15 +1,5 @@
 #!/bin/sh
-# Mod-X on a stream of image-text pairs in five phases. Not measured here.
+# Mod-X on a stream of image-text pairs in five phases; see phases.sh. Not measured here.
 #     sh scripts/modx_5phase.sh [toy | DATASET] [more flags]
-# Without a name: flickr30k, from LOAD=... (the joint model of coco, say); `toy`: an embedded set from the toy weights.
-# SAVE=... is the folder, PYTHON=... is used.
 set -e
-dataset=flickr30k
-start=${LOAD:+--load $LOAD}
-case ${1:--} in
-    toy) dataset=toy-pairs-new; start="--model toy"; shift ;;
-    -*) ;;
-    *) dataset=$1; shift ;;
-esac
-exec "${PYTHON:-python}" -m src.main --method modx --train-dataset "$dataset" --num-phases 5 $start \
-    --save "${SAVE:-ckpt/modx_5phase}" "$@"
+exec sh "$(dirname "$0")/phases.sh" modx "$@"

@@ -11,6 +11,7 @@ import torch
 
 import clip
 from clip.model import CLIP
+from src.datasets.pairs import joint_task
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.modeling import random_tokens
 from src.models.training import train
@@ -385,3 +386,22 @@ def test_the_images_of_ref_size_are_those_that_are_streamed(make_model, make_sta
     hook.begin(state)
     expected = stream_of(reference.split("train").subset(numbers), "reference", 5, 2)
     assert all(torch.equal(one.images, two.images) for one, two in zip(hook.reference_images, expected, strict=True))
+
+
+def test_joint_training_tells_each_image_apart_among_its_own_dataset_s_classes(kind, make_model, make_state, stream_of,
+                                                                               open_task):
+    tasks = [open_task("tiny"), open_task("tiny-other")]
+    state = make_state(make_model(kind))
+    state.task = joint_task(tasks)
+    hook = Finetune(0.1)
+    begin_and_move(hook, state)
+    batch, = stream_of(state.task.split("train"), "train", 1, batch_size=12, train_transform=True, name="joint")
+    sizes = [len(task.classnames) for task in tasks]
+    owners = [int(label >= sizes[0]) for label in batch.labels]
+    assert 0 < sum(owners) < 12, "both datasets are in the batch"
+    rows = []
+    for image, label, owner in zip(batch.images, batch.labels.tolist(), owners, strict=True):
+        texts = slow.text_features(state.model, tokens(prompts(tasks[owner])))
+        scores = slow.scores([slow.image_feature(state.model, image)], texts, state.scale)[0]
+        rows.append(slow.smoothed_cross_entropy(scores, label - owner * sizes[0], 0.1))
+    assert_same(state, hook.losses(state, batch), {"task": slow.mean(rows)})

@@ -217,7 +217,9 @@ def test_the_next_task_starts_from_the_loaded_weights_and_trains_all_its_steps(t
 
 
 @pytest.mark.parametrize("words", ["--we --avg-freq 1", "--we-wise --avg-freq 1", "--moving-avg --mv-avg-decay 0.5",
-                                   "--wise-merge --wise-ft-alpha 0.5"])
+                                   "--wise-merge --wise-ft-alpha 0.5", "--lora",
+                                   "--lora --lora-shared --we --avg-freq 1",
+                                   "--lora --moving-avg --mv-avg-decay 0.5 --wise-merge"])
 def test_metrics_checkpoint_and_next_task_see_the_same_weights(cli, train, world, tmp_path, words):
     out = tmp_path / "out"
     train(out, "--lr", "1e-2", *words.split())
