@@ -1,4 +1,4 @@
-"""Every flag, one function per group; parsing and precedence. Imports no torch, so ``--help`` is instant.
+"""The command line -> Config: parsing, and the precedence of flag, recipe, protocol and default. Imports no torch.
 
     python -m src.main --help
 """
@@ -6,322 +6,29 @@
 import argparse
 import difflib
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from clip.catalog import architecture_names
-from src.datasets import expand, is_pairs, known_pairs
+from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
-from src.models import METHODS, find_method
-from src.protocols import PROTOCOLS
-from src.recipes import read_recipe, recipe_names
-from src.values import (
-    all_or,
-    auto_or,
-    keyword,
-    label_spaces,
-    names,
-    parts,
-    place,
-    rates,
-    real,
-    shares,
-    warmup,
-    whole,
+from src.flags import (
+    CHECK,
+    EVAL,
+    FLAGS,
+    GROUPS,
+    LIST,
+    REPORT,
+    SEQUENCE,
+    SINGLE,
+    TRAIN,
+    TRAINING,
+    read_value,
+    shown,
+    shown_default,
 )
-
-# Kinds of runs; a flag that does nothing in the kind at hand is told.
-TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
-LIST, CHECK = "listing", "checking"
-TRAINING = (TRAIN, SEQUENCE)
-SCORING = (TRAIN, SEQUENCE, EVAL)
-MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
-
-
-def datasets(text):
-    """Names joined by commas, class splits written out."""
-    return expand(names(text))
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
-    it does something already; ``shown``: its default as documentation says it, where that differs from ``default``;
-    ``repeated``: it may be given several times.
-    """
-
-    name: str
-    help: str
-    default: Any = None
-    parse: Callable[[str], Any] = str
-    choices: tuple = ()
-    switch: bool = False
-    repeated: bool = False
-    runs: tuple = TRAINING
-    numbers: bool = True
-    built: bool = True
-    shown: str | None = None
-    metavar: str | None = None
-
-    @property
-    def key(self):
-        return self.name[2:].replace("-", "_")
-
-
-def switch(name, text, **options):
-    return Flag(name, text, default=False, switch=True, **options)
-
-
-def later(name, text, default=None, **options):
-    """A documented flag whose part of the framework is still to come."""
-    return Flag(name, text, default=default, built=False, **options)
-
-
-# -- the groups, in the order of the documentation -------------------------------------------------------------------
-
-
-def training_flags():
-    return [
-        Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a method of one's own", "finetune",
-             choices=tuple(METHODS), runs=SCORING),
-        Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
-             repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING),
-        Flag("--train-mode", "which parameters train", "whole",
-             choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc")),
-        Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL)),
-        Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
-             + "; CIFAR100/10 means ten class splits", parse=datasets,
-             metavar="NAMES", runs=(SEQUENCE, EVAL)),
-        # Its values are in the configuration; under which name they came changes nothing.
-        Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or FILE.yaml of one's own",
-             metavar="NAME", numbers=False),
-        Flag("--iterations", "optimiser steps a task", parse=whole(1)),
-        Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1)),
-        Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
-             shown="0.001"),
-        Flag("--batch-size", "images a step, over all devices", 8, whole(1)),
-        Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0"),
-        Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0"),
-        Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup),
-        Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999)),
-        Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8"),
-        Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off"),
-        later("--grad-accum", "parts that a batch is split into", 1),
-        Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
-             "ones", "auto", choices=("auto", "eval", "train")),
-        later("--compile", "torch.compile for the towers", False),
-        later("--grad-checkpointing", "trade time for memory", False),
-        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=SCORING),
-        switch("--deterministic", "only deterministic kernels", runs=MODEL),
-    ]
-
-
-def checkpoint_flags():
-    return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
-        Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one", runs=MODEL, metavar="FILE"),
-        later("--resume", "continue an interrupted run in --save exactly", False),
-        switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
-        later("--save-interval", "steps or time between resume points", "10m"),
-    ]
-
-
-def model_flags():
-    return [
-        Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
-             runs=MODEL),
-        Flag("--model-config", "YAML file of an architecture of one's own", runs=MODEL, metavar="FILE"),
-        Flag("--model-name", "which architecture of --model-config", runs=MODEL, metavar="KEY"),
-        Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
-             choices=("auto", "pretrained", "scratch"), runs=MODEL),
-        Flag("--clip-cache", "folder of downloaded weights", runs=MODEL, numbers=False, metavar="DIR",
-             shown="$CLIP_CACHE or ~/.cache/clip"),
-        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
-             numbers=False),
-        Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
-             choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL),
-        switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL),
-        Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
-             "auto", parse=auto_or(whole(0, 256)), runs=SCORING, numbers=False),
-    ]
-
-
-def distillation_flags():
-    return [
-        Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME"),
-        Flag("--ref-sentences", "reference texts: a dataset with sentences, or random", metavar="NAME"),
-        Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
-             shown="none"),
-        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE"),
-        switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights"),
-        Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1)),
-        Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size"),
-        Flag("--ref-size", "so many of the reference images, a seeded subset", parse=whole(1), shown="all"),
-        Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0"),
-        switch("--image-loss", "distil rows of images; neither of the two means both"),
-        switch("--text-loss", "distil rows of texts"),
-        switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1"),
-        switch("--feature-mse", "add the squared distance of image features"),
-        switch("--ablation-loss-2", "add image-image distillation"),
-        switch("--distill-text-tower", "distil the text tower too, on sampled reference texts (experimental)"),
-        Flag("--text-tower-weight", "weight of the terms of --distill-text-tower", 1.0, real(above=0), shown="1"),
-    ]
-
-
-def averaging_flags():
-    return [
-        switch("--we", "weight ensemble: average the weights along the run"),
-        switch("--we-wise", "weight ensemble that is pulled to the weights at load"),
-        Flag("--we-wise-alpha", "share of the ensemble in --we-wise", 0.98, real(0, 1)),
-        switch("--moving-avg", "exponential moving average of the weights"),
-        Flag("--mv-avg-decay", "decay of --moving-avg", 0.999, real(0, 1)),
-        Flag("--avg-freq", "steps between updates of --we and --we-wise", 100, whole(1)),
-        switch("--wise-merge", "merge the weights with a partner at the end"),
-        switch("--wise-ft", "with --eval-only: score mixes of the loaded and the zero-shot weights", runs=(EVAL,),
-               numbers=False),
-        Flag("--wise-ft-model", "partner of --wise-merge: n, the weights at load, or zeroshot", "n",
-             choices=("n", "zeroshot")),
-        Flag("--wise-ft-alpha", "share of the trained weights in --wise-merge", 0.8, real(0, 1)),
-        Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
-             runs=(EVAL,), numbers=False, shown="0.5"),
-        Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0"),
-        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the "
-             "same dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero")),
-    ]
-
-
-def projection_flags():
-    return [
-        Flag("--orthogonal-gradients", "so many snapshots of the gradient make the basis that later tasks leave alone",
-             parse=whole(1)),
-        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE"),
-        Flag("--orthogonal-target", "what is projected: the gradient alone, or the optimiser's update too", "update",
-             choices=("gradient", "update")),
-        Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1)),
-        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16")),
-        Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit"),
-    ]
-
-
-def lora_flags():
-    return [
-        switch("--lora", "train low-rank adapters instead of weights; they are merged before saving"),
-        Flag("--lora-r", "rank", 8, whole(1)),
-        Flag("--lora-alpha", "the adapters' scale is alpha / r", 16.0, real(above=0), shown="16"),
-        Flag("--lora-dropout", "dropout before peft's adapters", 0.1, real(0, 0.999)),
-        Flag("--lora-target-modules", "which modules, by the end of their names (list_clip_layers.py --lora)",
-             ("attn.out_proj", "mlp.c_fc", "mlp.c_proj"), names, metavar="NAMES"),
-        Flag("--lora-bias", "which biases train with peft's adapters", "none", choices=("none", "all", "lora_only")),
-        switch("--lora-shared", "one pair of factors for all layers of a kind"),
-        switch("--lora-shared-split-qkvo", "with --lora-shared, one pair for each of q, k, v and o"),
-    ]
-
-
-def memory_flags():
-    return [
-        Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1)),
-        Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1"),
-    ]
-
-
-def image_text_flags():
-    return [
-        switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,)),
-        Flag("--num-phases", "parts that the training pairs are split into", 1, whole(1)),
-        Flag("--phase", "which part, from 1, or all of them one after the other", "all", parse=all_or(whole(1))),
-        Flag("--phase-split", "parts in the order of the files, or of a seeded shuffle", "contiguous",
-             choices=("contiguous", "random")),
-        Flag("--phase-seed", "seed of random parts", parse=whole(0), shown="--seed"),
-        Flag("--caption-choice", "of an image with several captions: one drawn at each visit, always the first, or "
-             "each caption as an item", "random", choices=("random", "first", "all")),
-        Flag("--flickr-splits", "splits of flickr30k that train", ("train", "val"), parts, shown="train+val"),
-        Flag("--image-dir", "NAME=DIR of a caption dataset's images; may be repeated", {}, place, repeated=True,
-             runs=SCORING, metavar="NAME=DIR", shown="none"),
-        Flag("--annotations", "NAME=FILE of its captions; may be repeated", {}, place, repeated=True, runs=SCORING,
-             metavar="NAME=FILE", shown="none"),
-        Flag("--modx-alpha", "weight of Mod-X's distillation", 20.0, real(0), shown="20"),
-        Flag("--modx-temperature", "its temperature", 1.0, real(above=0), shown="1"),
-        Flag("--modx-reduction", "sum or mean over rows", "sum", choices=("sum", "mean")),
-        Flag("--retrieval-split", "5k: all images; 1k: the first thousand; 1k-fold5: the mean of five thousands",
-             "auto", choices=("auto", "5k", "1k", "1k-fold5"), runs=SCORING, shown="by dataset"),
-        Flag("--linear-eval", "with --eval-only: train a linear layer on frozen features of this dataset", runs=(EVAL,),
-             metavar="NAME"),
-        Flag("--linear-epochs", "its epochs", 100, whole(1), runs=(EVAL,)),
-        Flag("--linear-lr", "its learning rate", 0.3, real(above=0), runs=(EVAL,)),
-        Flag("--linear-wd", "its weight decay", 1e-6, real(0), runs=(EVAL,)),
-        Flag("--linear-batch-size", "its batch size", 256, whole(1), runs=(EVAL,)),
-        Flag("--linear-percent", "share of the training images", 100.0, real(above=0, high=100), runs=(EVAL,),
-             shown="100"),
-        switch("--linear-cache-features", "encode once, without augmentation", runs=(EVAL,)),
-    ]
-
-
-def evaluation_flags():
-    return [
-        Flag("--eval-datasets", "datasets to score", (), datasets, runs=SCORING, metavar="NAMES",
-             shown="the one trained on, or the whole sequence"),
-        Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end"),
-        switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),
-        switch("--eval-only", "evaluate and do not train", runs=MODEL, numbers=False),
-        Flag("--eval-single", "classify this image", runs=(SINGLE,), numbers=False, metavar="IMAGE"),
-        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE"),
-        Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
-             numbers=False),
-        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
-             metavar="NAME", shown="simple"),
-        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=SCORING, numbers=False),
-        Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
-             runs=SCORING, shown="all"),
-        Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
-        Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "
-             "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task"),
-        Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
-             choices=("id", "ood"), runs=SCORING),
-        later("--wandb", "log to Weights & Biases", False),
-        later("--tensorboard", "log to TensorBoard", False),
-    ]
-
-
-def data_flags():
-    return [
-        Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
-             metavar="DIR"),
-        Flag("--val-fraction", "part of each class of train that becomes val", parse=real(above=0, high=0.9),
-             runs=SCORING),
-        Flag("--shots", "training images a class", parse=whole(1), shown="all"),
-        Flag("--shot-seed", "which images --shots draws", 0, whole(0)),
-        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
-             metavar="FILE"),
-        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=SCORING),
-        switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
-        later("--cache-ref-features", "keep the teacher's reference features", False),
-        switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
-               numbers=False),
-        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
-             runs=(CHECK,), numbers=False, metavar="NAMES"),
-    ]
-
-
-def output_flags():
-    return [
-        later("--dry-run", "resolve the run and print it", False),
-        Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
-        later("--export", "write the model in open_clip's layout"),
-        switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
-        Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),
-    ]
-
-
-GROUPS = {
-    "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
-    "distillation": distillation_flags(), "weight averaging": averaging_flags(),
-    "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "image-text pairs and linear evaluation": image_text_flags(), "evaluation": evaluation_flags(),
-    "data": data_flags(), "output": output_flags(),
-}
-FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+from src.models import find_method
+from src.protocols import PROTOCOLS
+from src.recipes import read_recipe
+from src.values import names
 
 
 @dataclass
@@ -408,22 +115,6 @@ def build_parser():
     return parser
 
 
-def shown_default(flag):
-    """The default as documentation says it."""
-    return flag.shown or shown(False if flag.switch else flag.default)
-
-
-def shown(value):
-    """A resolved value as one would write it."""
-    if value is None or isinstance(value, bool):
-        return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, dict):
-        return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def parse(argv):
     """Command line -> Config, each value checked by itself. Raises UserError: one message with flag, value, way out."""
     parser = build_parser()
@@ -432,7 +123,7 @@ def parse(argv):
         near = difflib.get_close_matches(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()], n=2)
         raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                             "; see --help"))
-    given = {key: _value(FLAGS[key], text) for key, text in vars(known).items()}
+    given = {key: read_value(FLAGS[key], text) for key, text in vars(known).items()}
     config = resolve(given)
     config.argv = list(argv)
     return config
@@ -443,30 +134,6 @@ def _hyphenated(word):
     name, equals, value = word.partition("=")
     key = name[2:].replace("-", "_")
     return FLAGS[key].name + equals + value if name.startswith("--") and key in FLAGS else word
-
-
-def _value(flag, text):
-    if not flag.built:
-        raise UserError(f"{flag.name} is not built yet; see the status table in README.md")
-    if flag.switch:
-        return True
-    if flag.name == "--method" and ".py:" in text:
-        return text
-    if flag.choices and text not in flag.choices:
-        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
-        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
-        hint = f"did you mean {meant}? " if meant else ""
-        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
-    if flag.repeated:
-        return dict(_parsed(flag, part) for part in text)
-    return _parsed(flag, text)
-
-
-def _parsed(flag, text):
-    try:
-        return flag.parse(text)
-    except ValueError as error:
-        raise UserError(f"{flag.name} {text}: {error}") from None
 
 
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
@@ -558,7 +225,7 @@ def _recipe_flag(word):
 def _recipe_value(flag, texts):
     text = ",".join(texts)
     if not (flag.built and flag.switch):
-        return _value(flag, texts if flag.repeated else text)
+        return read_value(flag, texts if flag.repeated else text)
     if text.lower() not in SWITCHED:
         raise UserError(f"{flag.name} {text}: expected true or false")
     return SWITCHED[text.lower()]

@@ -4,9 +4,9 @@ import difflib
 import os
 import re
 
-from src.args import EVAL, FLAGS, SINGLE, TRAINING, shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.errors import UserError
+from src.flags import EVAL, FLAGS, SINGLE, TRAINING, shown
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
 

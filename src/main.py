@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 
-from src import args, checks  # all else is imported where a run needs it: --help must not wait for torch
+from src import args, checks, flags  # all else is imported where a run needs it: --help must not wait for torch
 from src.errors import UserError
 
 INTERRUPTED = 130
@@ -43,7 +43,7 @@ def _run(argv):
         print(f"warning: {warning}", file=sys.stderr)
     for note in config.notes:
         print(f"note: {note}")
-    if config.kind not in args.SCORING and not first_process():
+    if config.kind not in flags.SCORING and not first_process():
         return 0
     return RUNS[config.kind](config) or 0
 
@@ -215,8 +215,8 @@ def run_report(config):
     print(compare(config.report))
 
 
-RUNS = {args.TRAIN: run_task, args.SEQUENCE: run_sequence, args.EVAL: run_evaluation, args.SINGLE: run_single,
-        args.REPORT: run_report, args.LIST: run_list, args.CHECK: run_check}
+RUNS = {flags.TRAIN: run_task, flags.SEQUENCE: run_sequence, flags.EVAL: run_evaluation, flags.SINGLE: run_single,
+        flags.REPORT: run_report, flags.LIST: run_list, flags.CHECK: run_check}
 
 
 if __name__ == "__main__":

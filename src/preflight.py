@@ -3,10 +3,10 @@
 import json
 import os
 
-from src.args import FLAGS, shown
 from src.datasets import stem
 from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
+from src.flags import FLAGS, shown
 
 
 def open_data(config, datasets, trained, evaluated):

@@ -34,6 +34,9 @@ class RunFolder:
     def file(self, name):
         return self.path / name
 
+    def has(self, name):
+        return self.path is not None and self.file(name).is_file()
+
     def prepare(self):
         """Say now rather than after training that the folder cannot be written. Leaves nothing behind: a run that is
         refused later has written nothing."""

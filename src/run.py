@@ -58,8 +58,10 @@ class Run:
         configuration, a teacher that does not fit the checkpoint ``start``, other classes than it was trained on, and a
         folder that cannot be written."""
         if not self.config.overwrite:
-            for name in map(stem, names):
-                refuse_to_replace(self.config, self.folder, name)
+            wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
+            for name in map(stem, [*names, *wholes]):
+                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
+                    refuse_to_replace(self.config, self.folder, name)
         if names:
             build_hooks(self.config, start)  # a method that cannot be built is refused here
         self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
@@ -94,10 +96,13 @@ class Run:
             raise
         finally:
             journal.close()
-        trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-        seconds = time.perf_counter() - began
+        return self._finish(name, start, state, hooks, time.perf_counter() - began, evaluations)
+
+    def _finish(self, name, start, state, hooks, seconds, evaluations):
+        """Score a trained task and keep it, its checkpoint last: who finds it finds all the rest."""
+        config, file = self.config, stem(name)
         scores = self.scoring.trained(state, hooks, file)
-        self.folder.forget_other_iterations({(file, ""), task_and_phase(file, name)}, [*evaluations, total])
+        self.folder.forget_other_iterations({(file, ""), task_and_phase(file, name)}, [*evaluations, state.iteration])
         shown = {dataset: found[space] for dataset, found in scores.items()
                  for space in (config.label_space[0], RETRIEVAL) if space in found}
         checkpoint = finished_checkpoint(
@@ -105,24 +110,30 @@ class Run:
             metrics={dataset: score.summary() for dataset, score in shown.items()},
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
-        self.folder.write_json(f"run_{file}.json", describe_run(
-            config, self.device, iterations=total, seconds=round(seconds, 2), processes=self.world.size,
-            peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
-            **({"drift": self.scoring.drift(start, state.final_model)} if config.pairs else {}),
-            trainable_values=sum(parameter.numel() for parameter in trained)))
+        self.folder.write_json(f"run_{file}.json", self._description(state, start, seconds))
         self._write_files(hooks, file, finished=True)
         if is_adapted(state.model):
             self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
         self.folder.write_checkpoint(file, checkpoint)
-        whole, phase = phase_of(name)
-        if phase == config.num_phases and phase is not None:  # the last phase is what the whole dataset leaves
-            self.folder.write_checkpoint(stem(whole), checkpoint)
+        if self._is_last_phase(name):  # which is what the whole dataset leaves
+            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
         if config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{file}.pth"))
         self.world.wait()  # what the first process has written is there for all
-        print(f"{file}: {total} steps in {seconds:.1f} s, "
+        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, "
               + ", ".join(f"{dataset} {score}" for dataset, score in shown.items()), flush=True)
         return checkpoint, scores
+
+    def _description(self, state, start, seconds):
+        trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        drift = {"drift": self.scoring.drift(start, state.final_model)} if self.config.pairs else {}
+        return describe_run(
+            self.config, self.device, iterations=state.iteration, seconds=round(seconds, 2), processes=self.world.size,
+            peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
+            trainable_values=sum(parameter.numel() for parameter in trained), **drift)
+
+    def _is_last_phase(self, name):
+        return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None
 
     def _write_files(self, hooks, task, finished):
         for hook in hooks:

@@ -3,8 +3,9 @@
 import pytest
 
 from src import checks
-from src.args import EVAL, FLAGS, SEQUENCE, SINGLE, TRAIN, parse
+from src.args import parse
 from src.errors import UserError
+from src.flags import EVAL, FLAGS, SEQUENCE, SINGLE, TRAIN
 from src.models import METHODS
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"

@@ -110,6 +110,16 @@ def test_all_phases_equal_a_chain(cli, train, world, pairs, tmp_path, words):
         "", "stream_phase1", "stream_phase2", "stream_phase3"]
 
 
+def test_phases_do_not_replace_what_the_whole_dataset_left(train, tmp_path):
+    train(tmp_path / "out")
+    before = (tmp_path / "out" / "stream.pth").read_bytes()
+    done = train(tmp_path / "out", "--num-phases", 2)
+    assert done.status == 2 and "stream.pth" in done.err and "--overwrite" in done.err
+    assert (tmp_path / "out" / "stream.pth").read_bytes() == before
+    assert train(tmp_path / "phases", "--num-phases", 2).status == 0
+    assert train(tmp_path / "phases", "--num-phases", 2).status == 0, "phases may be run again"
+
+
 def test_pairs_and_classes_are_scored_side_by_side(cli, train, world, pairs, tmp_path):
     train(tmp_path / "out", "--eval-datasets", f"{pairs},{world.colours}")
     assert rows(tmp_path / "out" / "metrics_colours.csv")[0]["scored_by"] == "zeroshot"

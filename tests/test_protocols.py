@@ -2,7 +2,8 @@
 
 import pytest
 
-from src.args import FLAGS, parse
+from src.args import parse
+from src.flags import FLAGS
 from src.protocols import PROTOCOLS
 
 MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from src import checks
-from src.args import FLAGS, ORIGINS, origins_text, parse
+from src.args import ORIGINS, origins_text, parse
 from src.errors import UserError
+from src.flags import FLAGS
 from src.recipes import read_recipe, recipe_names
 
 pytest_plugins = ["cli_fixtures"]

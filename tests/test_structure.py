@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from src import datasets
-from src.args import FLAGS, shown_default
 from src.datasets import toy
+from src.flags import FLAGS, shown_default
 
 ROOT = Path(__file__).parents[1]
 # Top first; a module imports from lower tiers only. "package.*" takes what no other tier names, and its modules may
@@ -24,6 +24,7 @@ TIERS = (
     ("src.build", "src.checks", "src.preflight"),
     ("src.spaces",),
     ("src.args", "src.report", "src.records", "src.sequence"),
+    ("src.flags",),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons
     ("src.models.training",),
