@@ -68,7 +68,7 @@ class Device:
     def batch(self, batch):
         """Host batch of uint8 images -> the device, normalised by CLIP's mean and deviation."""
         return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True),
-                     labels_on_host=batch.labels)
+                     labels_on_host=batch.labels, indices=batch.indices)
 
     def images(self, images):
         """(B, 3, R, R) uint8 -> normalised floats on the device."""

@@ -117,13 +117,14 @@ class Batch(NamedTuple):
     """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
     images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
     once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
-    device."""
+    device, and so are ``indices`` (B,), the images' numbers in their split."""
 
     images: Any
     labels: Any
     skipped: int = 0
     features: Any = None
     labels_on_host: Any = None
+    indices: Any = None
 
 
 def seed_of(*parts):
@@ -185,9 +186,21 @@ class SeededBatches:
             first = step % per_epoch * self.batch_size
             yield [(epoch, index) for index in order[first:first + self.batch_size]]
 
+    def first_visits(self):
+        """Those of the own batches that have an index which none before them had."""
+        seen = set()
+        for batch in self:
+            before = len(seen)
+            seen.update(index for _, index in batch)
+            if len(seen) > before:
+                yield batch
+            if len(seen) == self.size:
+                return
+
 
 class TransformedSplit:
-    """Map-style dataset: (epoch, index) -> (uint8 (3, R, R), label), any randomness seeded by (seed, epoch, index)."""
+    """Map-style dataset: (epoch, index) -> (uint8 (3, R, R), label, index), any randomness seeded by (seed, epoch,
+    index)."""
 
     def __init__(self, split, transform, seed):
         self.split, self.transform, self.seed = split, transform, seed
@@ -197,7 +210,7 @@ class TransformedSplit:
         image = self.split.image(index)
         if image is None:  # of a tolerant split
             return None
-        return self.transform(image, seed_of(self.seed, epoch, index)), self.split.labels[index]
+        return self.transform(image, seed_of(self.seed, epoch, index)), self.split.labels[index], index
 
 
 class CaptionedSplit(TransformedSplit):
@@ -213,7 +226,7 @@ class CaptionedSplit(TransformedSplit):
         epoch, index = key
         row = super().__getitem__(key)
         drawn = 0 if self.choice == "first" else seed_of(self.seed, epoch, index, "caption") % self.counts[index]
-        return row and (row[0], self.first[index] + drawn)
+        return row and (row[0], self.first[index] + drawn, index)
 
 
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
@@ -222,6 +235,12 @@ def training_batches(split, transform, batch_size, seed, start, stop, workers=0,
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))
     return _loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop, part), workers)
+
+
+def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1)):
+    """Those of the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
+    batches = SeededBatches(len(split), batch_size, seed, 0, stop, part).first_visits()
+    return _loader(TransformedSplit(split, transform, seed), list(batches), workers)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):
@@ -263,8 +282,8 @@ def _collate(rows):
     decoded = [row for row in rows if row is not None]
     if not decoded:
         return Batch(None, None, len(rows))
-    images, labels = zip(*decoded, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), len(rows) - len(decoded))
+    images, labels, indices = zip(*decoded, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), len(rows) - len(decoded), indices=torch.tensor(indices))
 
 
 def balanced_subset(labels, count, seed):

@@ -50,7 +50,7 @@ class OwnMethod(Method):
 
 
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2",
-                "distill_text_tower", "text_tower_weight", "ref_batch_size")
+                "distill_text_tower", "text_tower_weight", "ref_batch_size", "cache_ref_features")
 REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",

@@ -85,6 +85,36 @@ class Reference:
     tokens: torch.Tensor
 
 
+class TeacherFeatures:
+    """A frozen teacher's features of reference images, Batch -> (B, D), without gradient.
+
+    ``size``: of a fixed set of so many images under one transform. Then each image is encoded once, together with the
+    other new ones of the step that first has it, and is looked up from then on: numbers agree with those of a teacher
+    that is asked at every step to rounding, because kernels round by what else is in a batch. What the table holds is
+    still a function of the stream alone, so that equal runs have equal bits; an interrupted one must go through the
+    first visits again.
+    """
+
+    def __init__(self, teacher, size=None):
+        self.teacher, self.table = teacher, None
+        if size is not None:
+            self.table = teacher.logit_scale.new_empty(size, teacher.text_projection.shape[1])   # (N, D)
+            self.known = torch.zeros(size, dtype=torch.bool)  # on the host: nobody waits for the device to ask it
+
+    @torch.no_grad()
+    def __call__(self, batch):
+        if self.table is None:
+            return image_features(self.teacher, batch.images)
+        device = self.table.device
+        rows = batch.indices.to(device, non_blocking=True)
+        new = (~self.known[batch.indices]).nonzero()[:, 0]                                   # places in the batch
+        if len(new):
+            self.known[batch.indices[new]] = True
+            new = new.to(device, non_blocking=True)
+            self.table[rows[new]] = image_features(self.teacher, batch.images[new])
+        return self.table[rows]
+
+
 class Distill(Finetune):
     """The task loss and distillation from a teacher on reference images against fixed reference texts.
 
@@ -93,17 +123,19 @@ class Distill(Finetune):
     softmax runs over the batch. Neither given means both. ``weight_adjust`` weighs them 0.5 instead of 1.
     ``feature_mse`` adds MSE(f_T, f'), ``ablation_loss_2`` image-image KD (``image_pairs``). All of these reach the
     image tower only; ``distill_text_tower`` adds terms for the text tower, weighed by ``text_tower_weight``.
+    ``cache_ref_features`` keeps the teacher's image features, so that it encodes each reference image once a task.
     A subclass says in ``reference`` what to compare on.
     """
 
     def __init__(self, ls=0.0, T=2.0, image_loss=False, text_loss=False, weight_adjust=False, feature_mse=False,
-                 ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None):
+                 ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None,
+                 cache_ref_features=False):
         super().__init__(ls)
         self.T, self.weight = T, 0.5 if weight_adjust else 1.0
         self.image_loss, self.text_loss = (image_loss, text_loss) if image_loss or text_loss else (True, True)
         self.feature_mse, self.ablation_loss_2 = feature_mse, ablation_loss_2
         self.text_tower_weight = self.weight * text_tower_weight if distill_text_tower else None
-        self.ref_batch_size = ref_batch_size
+        self.ref_batch_size, self.cache_ref_features = ref_batch_size, cache_ref_features
 
     def reference(self, state):
         """-> Reference."""
@@ -116,17 +148,27 @@ class Distill(Finetune):
         with state.device.autocast():
             self.reference_texts = constant_text_features(self.teacher, reference.tokens)    # (M, D), once a task
         self.batch_size = self.ref_batch_size or state.settings.batch_size
-        self.reference_images = state.stream(reference.images, "reference", self.batch_size)
+        stream = reference.images, "reference", self.batch_size
+        self.reference_images = state.stream(*stream)
+        keeps = self.cache_ref_features
+        self.teacher_features = TeacherFeatures(self.teacher, len(reference.images) if keeps else None)
+        with state.device.autocast():
+            for visit in state.first_visits(*stream) if keeps else ():
+                self.teacher_features(visit)
 
     def losses(self, state, batch):
         reference = next(self.reference_images)
-        student = image_features(state.model, reference.images)                              # (B, D)
-        with torch.no_grad():
-            teacher = image_features(self.teacher, reference.images)                         # (B, D)
+        student = image_features(state.model, reference.images) if self.needs_student(state) else None  # (B, D)
+        teacher = self.teacher_features(reference)                                           # (B, D)
         return {**super().losses(state, batch), **self.comparison(state, reference, student, teacher)}
 
+    def needs_student(self, state):
+        """Whether ``comparison`` reads the student's features; the text tower's terms do not."""
+        return trains(state.model, "image")
+
     def comparison(self, state, reference, student, teacher):
-        """{name: weighted term} between two towers' features (B, D) of a reference Batch."""
+        """{name: weighted term} between two towers' features (B, D) of a reference Batch; ``student`` is None where
+        nothing reads it."""
         losses = {}
         if trains(state.model, "image"):
             losses |= self._image_tower(state, student, teacher)

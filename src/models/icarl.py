@@ -45,6 +45,9 @@ class ICaRL(Distill):
     def losses(self, state, batch):
         return super().losses(state, batch) if self.memory else Finetune.losses(self, state, batch)
 
+    def needs_student(self, state):
+        return True  # of the replay
+
     def comparison(self, state, reference, student, teacher):
         replay = self.earlier.cross_entropy(reference, student, self.label_smoothing)
         return {"replay": self.replay_weight * replay,

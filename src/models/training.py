@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clip.model import CLIP
-from src.datasets.common import Batch, SeededBatches, Task, seed_of, training_batches
+from src.datasets.common import Batch, SeededBatches, Task, first_visits, seed_of, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.device import Device
 from src.distributed import World
@@ -102,6 +102,13 @@ class TrainingState:
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
                                    self.settings.iterations, self.settings.workers, captions, self.world.part)
         return map(self.device.batch, batches)
+
+    def first_visits(self, split, purpose, batch_size):
+        """Of the batches that such a stream had before the current step, those in which an image came for the first
+        time; none at the first step. What a cache has to go through again after an interruption."""
+        batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
+                               self.iteration, self.settings.workers, self.world.part)
+        return map(self.device.batch, batches if self.iteration else ())
 
     def seed_of(self, purpose):
         """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
