@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all lint bench bench-full bench-gpu bench-table clean
 
 help:            ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## make .venv and install requirements.txt into it
 
@@ -21,6 +21,18 @@ test-all: setup  ## every test
 
 lint: setup      ## ruff
 	$(RUN) -m ruff check .
+
+bench: setup     ## every benchmark at tiny sizes on the CPU, in under 8 minutes
+	$(RUN) -m benchmarks.run tiny --again $(if $(REMARK),--remark "$(REMARK)")
+
+bench-full: setup ## benchmarks at ViT-B/16 size, one process a row, those without a result; ROW="zscl text" picks some
+	$(RUN) -m benchmarks.run full --apart $(ROW) $(if $(REMARK),--remark "$(REMARK)")
+
+bench-gpu:       ## what a GPU is measured by, one file in under 8 minutes; needs a python with torch: PYTHON=...
+	$(PYTHON) -m benchmarks.gpu --out benchmarks/results/gpu.json
+
+bench-table: setup ## results of the benchmarks into README.md and benchmarks/README.md
+	$(RUN) -m benchmarks.table --write
 
 clean:           ## remove .venv and the demo's output
 	rm -rf $(VENV) ckpt/demo

@@ -1,0 +1,1 @@
+"""Benchmarks: this code and a peer in turns, ratios only. See benchmarks/README.md."""

@@ -1,0 +1,118 @@
+"""Rows of what is around the step: decoding, cached evaluation, the time until the first step."""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import compared, in_turns, summary
+from benchmarks.sizes import class_names, random_model
+from clip.loader import MEAN, STD
+from src.datasets.common import Task, evaluation_batches
+from src.datasets.images import folder_split
+from src.datasets.transforms import EvalTransform
+from src.device import Device
+from src.models.evaluation import evaluate
+
+ROOT = Path(__file__).parents[1]
+FIRST_STEP = """
+import os, runpy, sys
+from src.models import training
+forward = training.Step.forward
+def until_here(step, batch):
+    forward(step, batch)
+    os._exit(0)
+training.Step.forward = until_here
+sys.argv[1:] = ["--method", "finetune", "--train-dataset", "toy-digits", "--model", "toy", "--iterations", "1",
+                "--save", sys.argv[1]]
+runpy.run_module("src.main", run_name="__main__")
+raise SystemExit("no step was made")
+"""
+
+
+def jpeg_pipeline(width, height, images, batch, workers, rounds, resolution=224, budget=None):
+    """JPEG files to normalised batches under the evaluation transform, loaders started anew each time, against
+    torchvision's ImageFolder and v1 transforms."""
+    with jpeg_folder(images, width, height) as folder:
+        device = Device("cpu", "fp32")
+
+        def ours():
+            split = folder_split(folder, ["a", "b"])
+            batches = evaluation_batches(split, EvalTransform(resolution), batch, workers)
+            return [device.batch(given).images for given in batches]
+
+        def peer():
+            return [given for given, _ in _torchvision_loader(folder, resolution, batch, workers)]
+
+        own, expected = torch.cat(ours()), torch.cat(peer())
+        checks = [compared("mean of each image and channel", own.mean(dim=(2, 3)), expected.mean(dim=(2, 3)), 0.01),
+                  compared("mean distance of a pixel, of 1", 1 + (own - expected).abs().mean()[None],
+                           torch.ones(1), 0.05)]
+        times = in_turns(ours, peer, rounds, budget)
+    return {**summary(*times), "checks": checks, "images_per_s": images / summary(*times)["ours_s"]}
+
+
+def _torchvision_loader(folder, resolution, batch, workers):
+    from torchvision import datasets, transforms
+    transform = transforms.Compose([
+        transforms.Resize(resolution, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(resolution),
+        transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    return torch.utils.data.DataLoader(datasets.ImageFolder(folder, transform), batch, num_workers=workers)
+
+
+@contextlib.contextmanager
+def jpeg_folder(count, width, height):
+    """A folder of JPEGs in two classes, with structure at several scales as photographs have."""
+    import numpy
+    from PIL import Image
+    draw = numpy.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(count):
+            layers = [Image.fromarray(draw.integers(0, 256, (side * height // width + 1, side, 3), dtype=numpy.uint8))
+                      .resize((width, height), Image.BICUBIC) for side in (4, width // 8)]
+            file = Path(folder, "ab"[number % 2], f"{number}.jpg")
+            file.parent.mkdir(exist_ok=True)
+            Image.blend(*layers, 0.3).save(file, quality=90)
+        yield folder
+
+
+def cached_evaluation(model, images, width, height, classes, rounds, budget=None):
+    """The second evaluation of a folder with ``--cache-images`` against the first one, which fills the cache."""
+    device, clip_model = Device("cpu", "fp32"), random_model(model)
+    with jpeg_folder(images, width, height) as folder, tempfile.TemporaryDirectory() as caches:
+        split = folder_split(folder, ["a", "b"])
+        task = Task("photos", ["a", "b", *class_names(classes - 2)], ["a photo of a {c}."], {"test": split})
+
+        def evaluated(cache):
+            return evaluate(clip_model, task, device, cache=cache)["task"]
+
+        first, second = evaluated(Path(caches, "kept")), evaluated(Path(caches, "kept"))
+        checks = [compared("top-1 and top-5", [second.top1, second.top5, second.n], [first.top1, first.top5, first.n],
+                           0.0)]
+        fresh = (Path(caches, str(number)) for number in range(rounds))
+        times = in_turns(lambda: evaluated(Path(caches, "kept")), lambda: evaluated(next(fresh)), rounds, budget)
+    return {**summary(*times), "checks": checks}
+
+
+def first_step(rounds, warm_up=True, budget=None):
+    """From the command ``python -m src.main --method finetune --train-dataset toy-digits --model toy`` to the end of
+    its first forward pass, against a process that only imports torch: peer / ours is below 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        def run(*words):
+            done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{words} failed: {done.stderr[-500:]}")
+
+        def ours():
+            run("-c", FIRST_STEP, f"{folder}/run")
+
+        def peer():
+            run("-c", "import torch")
+
+        if warm_up:
+            ours(), peer()  # the files are in memory from here on
+        times = in_turns(ours, peer, rounds, budget)
+    return {**summary(*times), "checks": [], "note": "two commands; nothing to compare but the time"}

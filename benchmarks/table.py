@@ -1,0 +1,102 @@
+"""benchmarks/results/*.json -> markdown tables, between the marks of the documents that have them:
+
+    python -m benchmarks.table           # print
+    python -m benchmarks.table --write   # README.md (full sizes), benchmarks/README.md (tiny sizes)
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from benchmarks.harness import RESULTS, read_results, result_file
+from benchmarks.rows import ROWS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = {ROOT / "README.md": "full", ROOT / "benchmarks" / "README.md": "tiny"}
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+HEAD = ("| work | against | times faster (least to greatest) | pairs | ours | peer | asked |\n"
+        "|---|---|---|---:|---:|---:|---:|\n")
+
+
+def text_of(size):
+    """What a document holds: the table of a size, with the full sizes also what a GPU gave."""
+    return table(size) + ("\n" + gpu_table() if size == "full" else "")
+
+
+def table(size, folder=RESULTS):
+    """All rows of a size, in the order of ROWS, and where they were measured."""
+    results = {name: (read_results(result_file(name, size, folder)) or [None])[-1] for name in ROWS}
+    lines = [_line(name, result, size) for name, result in results.items()]
+    return HEAD + "\n".join(lines) + "\n" + _places([result for result in results.values() if result])
+
+
+def _line(name, result, size):
+    row = ROWS[name]
+    asked = "" if row.asked is None or size != "full" else f"{row.asked:g}"
+    if result is None:
+        return f"| {row.work} | {row.peer} | not measured: `make bench-full ROW={name}` | | | | {asked} |" \
+            if size == "full" else f"| {row.work} | {row.peer} | not measured: `make bench` | | | | |"
+    ratio = f"{number(result['ratio'])} ({number(result['ratio_min'])} to {number(result['ratio_max'])})"
+    scaled = ", scaled" if result.get("scaled") else ""
+    return (f"| {row.work} | {row.peer}{scaled} | {ratio} | {result['pairs']} | {duration(result['ours_s'])} | "
+            f"{duration(result['peer_s'])} | {asked} |")
+
+
+def gpu_table(path=RESULTS / "gpu.json"):
+    """What ``benchmarks.gpu`` wrote, or how to have it measured."""
+    if not path.is_file():
+        return "On a GPU: not measured. `make bench-gpu` on a machine with CUDA measures it and writes one file.\n"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [f"| {name} | {_figures(part)} |" for name, part in found["results"].items()]
+    lines += [f"| {name} | not measured: {error} |" for name, error in found["failed"].items()]
+    return (f"On {found['machine']['device']}, torch {found['versions']['torch']}, {found['date'][:10]}, sizes "
+            f"{json.dumps(found['sizes'])}:\n\n| part | figures |\n|---|---|\n" + "\n".join(lines) + "\n")
+
+
+def _figures(part):
+    return ", ".join(f"{name} {value:.4g}" for name, value in part.items() if isinstance(value, int | float))
+
+
+def number(value):
+    """Three digits at most: 0.956 -> 0.96, 12.34 -> 12.3, 123.4 -> 123."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def duration(seconds):
+    return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000 * seconds)} ms"
+
+
+def _places(results):
+    """One line for each machine, with versions, dates and what else it did."""
+    places = {}
+    for result in results:
+        machine, found = result["machine"], result["versions"]
+        place = (f"{machine['model']} ({machine['processor']}), {machine['threads']} threads of {machine['cores']} "
+                 f"cores, torch {found['torch']}" + (f"; {result['remark']}" if result.get("remark") else ""))
+        places.setdefault(place, set()).add(result["date"][:10])
+    return "".join(f"\n{place}; {', '.join(sorted(dates))}.\n" for place, dates in places.items())
+
+
+def between_marks(document, text):
+    """The document with what stands between its marks replaced; ValueError where it has none."""
+    replaced, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}",
+                              lambda _: f"{BEGIN}\n{text}\n{END}", document, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"there must be one {BEGIN} with its {END}, there are {count}")
+    return replaced
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into the documents")
+    write = parser.parse_args(words).write
+    for path, size in DOCUMENTS.items():
+        if write:
+            path.write_text(between_marks(path.read_text(encoding="utf-8"), text_of(size)), encoding="utf-8")
+        else:
+            print(text_of(size))
+
+
+if __name__ == "__main__":
+    main()
