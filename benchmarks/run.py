@@ -43,7 +43,7 @@ def main(words=None):
     parser.add_argument("--again", action="store_true", help="measure also what has a result with these versions")
     parser.add_argument("--remark", help="kept in the result, such as what else the machine did")
     parser.add_argument("--folder", type=Path, default=result_file("", "").parent, help="of the results")
-    arguments, failed = parser.parse_args(words), []
+    arguments, failed = parser.parse_intermixed_args(words), []
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
