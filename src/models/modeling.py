@@ -27,8 +27,7 @@ class ImageEncoder(nn.Module):
         self.visual = model.visual
 
     def forward(self, images):
-        weights = next(self.visual.parameters())
-        return F.normalize(self.visual(images).to(weights.dtype), dim=-1)
+        return unit(self.visual(images), next(self.visual.parameters()))
 
 
 class ClassificationHead(nn.Module):
@@ -118,9 +117,14 @@ def random_tokens(model, seed):
     return torch.cat([start, drawn, end], dim=1).to(model.logit_scale.device)
 
 
+def unit(features, weights):
+    """(N, D) -> (N, D), L2-normalised, in the type of the tensor ``weights`` also under autocast."""
+    return F.normalize(features.to(weights.dtype), dim=-1)
+
+
 def image_features(model, images):
-    """(B, 3, R, R) -> (B, D), L2-normalised, in the weights' type also under autocast."""
-    return F.normalize(model.encode_image(images).to(model.logit_scale.dtype), dim=-1)
+    """(B, 3, R, R) -> (B, D), as ``unit`` gives it."""
+    return unit(model.encode_image(images), model.logit_scale)
 
 
 def batch_features(model, batch):
@@ -129,8 +133,8 @@ def batch_features(model, batch):
 
 
 def text_features(model, tokens):
-    """(N, L) -> (N, D), L2-normalised, in the weights' type also under autocast."""
-    return F.normalize(model.encode_text(tokens).to(model.logit_scale.dtype), dim=-1)
+    """(N, L) -> (N, D), as ``unit`` gives it."""
+    return unit(model.encode_text(tokens), model.logit_scale)
 
 
 @torch.no_grad()
