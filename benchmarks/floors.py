@@ -1,7 +1,7 @@
 """Operations and bytes of a ZSCL step, counted by torch without computing anything (meta tensors):
 
     python -m benchmarks.floors
-    python -m benchmarks.floors --classes 397 --length 18 --sentences 0     # fine-tuning
+    python -m benchmarks.floors --classes 397 --sentences 0     # fine-tuning
 
 An operation is a multiplication or an addition inside a matrix product; norms, activations and softmax are not counted.
 """
@@ -11,9 +11,14 @@ import argparse
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.our_step import TEMPLATE
 from benchmarks.published_loop import PlainCLIP, PublishedLoop
-from benchmarks.sizes import ARCHITECTURES
-from clip.model import CLIP
+from benchmarks.sizes import ARCHITECTURES, class_names
+from clip import tokenize
+from clip.model import CLIP, cut_tokens
+from clip.packing import PackedTexts
+from src.datasets.common import fill
+from src.models.modeling import packed_where_shorter
 
 BYTES = 4  # of an fp32 value
 
@@ -40,6 +45,18 @@ def text_operations(name, texts, length, backward):
         return operations(lambda: _run(model.encode_text, torch.zeros(texts, length, dtype=torch.long), backward))
 
 
+def prompt_operations(name, classes):
+    """Of our text tower, forward and backward, on prompts of so many classes as training encodes them."""
+    tokens = cut_tokens(tokenize([fill(TEMPLATE, class_name) for class_name in class_names(classes)]))
+    with torch.device("meta"):
+        model = CLIP(**ARCHITECTURES[name])
+    texts = packed_where_shorter(model, tokens)
+    if not isinstance(texts, PackedTexts):
+        return text_operations(name, *texts.shape, True)
+    texts.ids, texts.positions, texts.ends = (part.to("meta") for part in (texts.ids, texts.positions, texts.ends))
+    return operations(lambda: _run(model.encode_packed, texts, True))
+
+
 def _run(encode, batch, backward):
     with torch.set_grad_enabled(backward):
         features = encode(batch)
@@ -47,11 +64,11 @@ def _run(encode, batch, backward):
         features.sum().backward()
 
 
-def our_step(name, batch, classes, length, distils=True):
-    """Task and reference images with gradient, the teacher's without, prompts cut; reference texts cost nothing.
+def our_step(name, batch, classes, distils=True):
+    """Task and reference images with gradient, the teacher's without, prompts packed; reference texts cost nothing.
     ``distils``: ZSCL, else fine-tuning."""
     distilled = image_operations(name, batch, True) + image_operations(name, batch, False) if distils else 0
-    return image_operations(name, batch, True) + text_operations(name, classes, length, True) + distilled
+    return image_operations(name, batch, True) + prompt_operations(name, classes) + distilled
 
 
 def published_step(name, batch, classes, sentences):
@@ -80,14 +97,13 @@ def optimizer_bytes(values):
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B/16", choices=("ViT-B/16", "ViT-B/32"))
-    for name, default in (("batch", 8), ("classes", 47), ("sentences", 1000), ("length", 10)):
+    for name, default in (("batch", 8), ("classes", 47), ("sentences", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args(words)
-    ours = our_step(given.model, given.batch, given.classes, given.length, distils=given.sentences > 0)
+    ours = our_step(given.model, given.batch, given.classes, distils=given.sentences > 0)
     published = published_step(given.model, given.batch, given.classes, given.sentences)
     values = weights(given.model)
-    print(f"{given.model}, batch {given.batch}, {given.classes} classes of {given.length} tokens, "
-          f"{given.sentences} sentences")
+    print(f"{given.model}, batch {given.batch}, {given.classes} classes, {given.sentences} sentences")
     for what, count in (("image tower, one image, forward", image_operations(given.model, 1, False)),
                         ("image tower, one image, forward and backward", image_operations(given.model, 1, True)),
                         ("our step", ours), ("published step", published)):

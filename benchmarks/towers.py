@@ -7,12 +7,12 @@ from benchmarks.harness import compared, in_turns, summary
 from benchmarks.our_step import TEMPLATE
 from benchmarks.sizes import class_names, random_images, random_model
 from clip import tokenize
-from clip.model import CLIP
+from clip.packing import PackedTexts
 from src.datasets.common import fill
 from src.datasets.imagenet import class_names as imagenet_names
 from src.datasets.imagenet import prompts as imagenet_prompts
 from src.models.evaluation import zeroshot_weights
-from src.models.modeling import tokens_of
+from src.models.modeling import packed_where_shorter, tokens_of
 from src.models.training import Settings, build_optimizer
 
 FEATURES, GRADIENTS = 1e-4, 1e-3  # tolerances, of the largest value
@@ -45,13 +45,16 @@ def image_tower(model, batch, rounds, backward, budget=None):
 
 
 def text_tower(model, classes, rounds, budget=None):
-    """Forward and backward on one prompt a class: ours on the cut tokens of ``tokens_of``, open_clip on 77."""
+    """Forward and backward on one prompt a class: ours as training encodes them, open_clip on 77 tokens each."""
     ours = random_model(model)
     prompts = [fill(TEMPLATE, name) for name in class_names(classes)]
-    tokens = {CLIP: tokens_of(ours, prompts)}
-    padded = tokenize(prompts)
-    return _features(ours, lambda side: side.encode_text(tokens.get(type(side), padded)), rounds, True, budget,
-                     "text_projection")
+    packed, padded = packed_where_shorter(ours, tokens_of(ours, prompts)), tokenize(prompts)
+
+    def encode(side):
+        is_packed = side is ours and isinstance(packed, PackedTexts)
+        return side.encode_packed(packed) if is_packed else side.encode_text(padded)
+
+    return _features(ours, encode, rounds, True, budget, "text_projection")
 
 
 def _features(ours, encode, rounds, backward, budget, gradient_of):

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
 
@@ -33,11 +34,20 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x, causal=False):
+    def forward(self, x, attend=F.scaled_dot_product_attention):
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                       # (B, L, 3W)
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, W/H)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(mix(qkv, self.heads, attend))
+
+
+def mix(qkv, heads, attend):
+    """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which."""
+    query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return attend(query, key, value).transpose(1, 2).flatten(2)
+
+
+def attend_backwards(query, key, value):
+    """Attention by which a position sees itself and what stands before it."""
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -51,22 +61,33 @@ class ResidualAttentionBlock(nn.Module):
             c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)))
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x, causal=False):
-        x = x + self.attn(self.ln_1(x), causal)
+    def forward(self, x, attend=F.scaled_dot_product_attention):
+        x = x + self.attn(self.ln_1(x), attend)
         return x + self.mlp(self.ln_2(x))
 
 
-class Transformer(nn.Module):
-    """A stack of residual attention blocks; ``causal`` lets a position see itself and what stands before it."""
+def run_block(block, recompute, *inputs):
+    """block(*inputs); with ``recompute`` its inner values are computed again by backward instead of being kept (Chen et
+    al., 2016, arXiv:1604.06174)."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
 
-    def __init__(self, width, layers, heads, causal=False):
+
+class Transformer(nn.Module):
+    """A stack of residual attention blocks. ``attend`` as in ``mix``; ``recompute`` as in ``run_block``."""
+
+    recompute = False
+
+    def __init__(self, width, layers, heads, attend=F.scaled_dot_product_attention):
         super().__init__()
-        self.width, self.causal = width, causal
+        self.width, self.attend = width, attend
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
 
-    def forward(self, x):
+    def forward(self, x, attend=None):
+        """(B, L, W) -> (B, L, W), by ``attend`` instead of the usual where it is given."""
         for block in self.resblocks:
-            x = block(x, self.causal)
+            x = run_block(block, self.recompute, x, attend or self.attend)
         return x
 
 
@@ -147,8 +168,11 @@ class ModifiedResNet(nn.Module):
     """ResNet image tower with a three-convolution stem and an attention pool, (B, 3, R, R) -> (B, D).
 
     ``layers`` holds the number of blocks of each stage: four in OpenAI's models (a map of R / 32), any number here
-    (a map of R / 2^(stages + 1)).
+    (a map of R / 2^(stages + 1)). ``recompute`` as in ``run_block``; batch norms must be in eval mode then, or they
+    would see each batch twice.
     """
+
+    recompute = False
 
     def __init__(self, layers, embed_dim, heads, resolution, width):
         super().__init__()
@@ -174,7 +198,8 @@ class ModifiedResNet(nn.Module):
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
         for name in self.stages:
-            x = getattr(self, name)(x)
+            for block in getattr(self, name):
+                x = run_block(block, self.recompute, x)
         return self.attnpool(x)
 
 
@@ -201,7 +226,7 @@ class CLIP(nn.Module):
         else:
             self.visual = VisionTransformer(image_resolution, vision_patch_size, vision_width, vision_layers,
                                             vision_heads or max(1, vision_width // 64), embed_dim)
-        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, causal=True)
+        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, attend_backwards)
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
         self.ln_final = nn.LayerNorm(transformer_width)
@@ -246,6 +271,13 @@ class CLIP(nn.Module):
         x = self.transformer(x)
         x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])              # (N, W)
         return x @ self.text_projection
+
+    def encode_packed(self, texts):
+        """PackedTexts of N texts -> (N, D): what ``encode_text`` gives, to rounding, of fewer tokens."""
+        rows = texts.ids if self.token_rows is None else self.token_rows[texts.ids]
+        x = self.token_embedding(rows) + self.positional_embedding[texts.positions]    # (T, W)
+        x = self.transformer(x[None], texts.attend)[0]
+        return self.ln_final(x[texts.ends]) @ self.text_projection                     # (N, D)
 
     def forward(self, images, tokens):
         """(B, 3, R, R), (N, L) -> scaled cosine similarities (B, N) and their transpose."""

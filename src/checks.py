@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shutil
 
 from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.errors import UserError
@@ -11,6 +12,7 @@ from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
+COMPILERS = ("g++", "clang++", "c++")
 TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
           "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
 
@@ -164,6 +166,13 @@ def _check_combination(config, method):
         raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
 
 
+def _check_compiler(config):
+    if config.compile and config.kind in TRAINING and not any(
+            map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))):
+        raise UserError(f"--compile: torch needs a C++ compiler, and none of {', '.join(COMPILERS)} is in the path; "
+                        "install one, name one by the environment variable CXX, or leave --compile out")
+
+
 def _check_datasets(config):
     sentences = () if config.ref_sentences in (None, "random") else (config.ref_sentences,)
     named = [("--train-dataset", () if config.dataset_order else config.trained),
@@ -214,8 +223,8 @@ def _check_files(config):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
-RULES = (_check_processes, _check_kind, _check_model, _check_datasets, _check_method, _check_splits, _check_rates,
-         _check_files)
+RULES = (_check_processes, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method, _check_splits,
+         _check_rates, _check_files)
 
 
 def _without_effect(config):
@@ -260,6 +269,8 @@ DEPENDENT = [
      ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
     ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
+    ("with --train-mode fc: no tower trains", lambda config: TRAINS[config.train_mode],
+     ("compile", "grad_checkpointing")),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
       "lora_shared_split_qkvo")),

@@ -105,8 +105,9 @@ def training_flags():
         later("--grad-accum", "parts that a batch is split into", 1),
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
              "ones", "auto", choices=("auto", "eval", "train")),
-        later("--compile", "torch.compile for the towers", False),
-        later("--grad-checkpointing", "trade time for memory", False),
+        switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
+        switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
+               "more time", numbers=False),
         Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=SCORING),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]

@@ -151,16 +151,25 @@ def test_operations_equal_hand_arithmetic():
 def test_operations_of_a_published_step_grow_with_its_sentences():
     counts = [floors.published_step("tiny-vit", 2, 3, count) for count in (10, 20, 30)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
-    assert floors.our_step("tiny-vit", 2, 3, 10) < counts[0]
+    assert floors.our_step("tiny-vit", 2, 3) < counts[0]
 
 
 def test_without_sentences_it_is_the_finetune_step():
     images = floors.image_operations("tiny-vit", 2, True)
     texts = floors.text_operations("tiny-vit", 3, 10, True)
     scores = 3 * 2 * (2 * 3 * 16)  # (2, 16) x (16, 3), forward and both gradients
-    assert floors.our_step("tiny-vit", 2, 3, 10, distils=False) == images + texts
+    assert floors.our_step("tiny-vit", 2, 3, distils=False) == images + texts
     padded = floors.published_step("tiny-vit", 2, 3, 0) - images - scores
     assert texts * 77 / 10 < padded < texts * 1.5 * 77 / 10  # attention grows faster than length
+
+
+def test_operations_of_packed_prompts():
+    """47 prompts of DTD: what all begin with, 5 tokens, stands there once; 13, 23 and 11 end 3, 4 and 5 later."""
+    tokens, width, layers = 5 + 13 * 3 + 23 * 4 + 11 * 5, 32, 2
+    groups = ((1, 5, 5), (13, 3, 8), (23, 4, 9), (11, 5, 10))  # (texts, own tokens, tokens seen)
+    attention = sum(2 * 2 * rows * own * seen * width for rows, own, seen in groups)
+    forward = layers * (2 * tokens * 12 * width ** 2 + attention) + 2 * 47 * width * 16
+    assert floors.prompt_operations("tiny-vit", 47) == 3 * forward
 
 
 # -- files and table ---------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from src.models.finetune import Finetune
 from src.models.modeling import (
     ClassificationHead,
     ImageEncoder,
+    compile_towers,
     constant_text_features,
     frozen_copy,
     image_features,
+    packed_where_shorter,
     random_tokens,
     select_trainable,
     text_features,
@@ -23,6 +25,7 @@ from src.models.modeling import (
 )
 from src.models.training import train
 
+SLOW = pytest.mark.slow
 TEXTS = ["a photo of a cat.", "blue", "two birds in a very old green tree", "a drawing of the red bird.", "cat"]
 
 
@@ -254,3 +257,64 @@ def test_a_frozen_copy_has_a_head_of_its_own(make_model):
     with torch.no_grad():
         model.head.weight.zero_()
     assert copy.head.weight.abs().sum() > 0 and not copy.head.weight.requires_grad
+
+
+# -- texts that are encoded often --------------------------------------------------------------------------------------
+
+
+def test_prompts_are_packed_where_that_saves_enough(make_model):
+    model, names = make_model("vit"), [f"{word} {other}" for word in "cat dog blue red bird old".split()
+                                       for other in "cat dog green tree house car".split()]
+    tokens = tokens_of(model, [f"a photo of a {name}." for name in names])
+    packed = packed_where_shorter(model, tokens)
+    assert packed.first == 5 and len(packed) < tokens.numel() / 2
+    torch.testing.assert_close(text_features(model, packed), text_features(model, tokens), atol=1e-12, rtol=1e-12)
+    assert packed_where_shorter(model, tokens[:4]) is not packed  # 15 tokens saved are not worth two more kernels
+    assert torch.equal(packed_where_shorter(model, tokens[:4]), tokens[:4])
+
+
+def test_texts_share_no_start_where_dropout_acts(make_model):
+    model = make_model("vit")
+    tokens = tokens_of(model, ["a photo of a cat."] * 40 + ["a photo of a dog near the old car in the street."])
+    assert packed_where_shorter(model, tokens).first == 5
+    model.transformer.resblocks[0].mlp.drop = nn.Dropout(0.0)
+    assert packed_where_shorter(model, tokens).first == 5
+    model.transformer.resblocks[0].mlp.drop = nn.Dropout(0.1)
+    assert packed_where_shorter(model, tokens).first == 0
+
+
+def steps_of(model, texts, counts):
+    """Losses and a gradient of steps on so many images each."""
+    found = []
+    for count in counts:
+        generator = torch.Generator().manual_seed(count)
+        images = torch.randn(count, 3, 16, 16, dtype=torch.float64, generator=generator)
+        scores = image_features(model, images) @ text_features(model, texts).T
+        model.zero_grad()
+        scores.square().sum().backward()
+        found += [scores.detach().sum(),
+                  *(value.grad.clone() for value in model.parameters() if value.grad is not None)]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("vit", "aot_eager"), pytest.param("vit", "inductor", marks=SLOW),
+                                               pytest.param("resnet", "inductor", marks=SLOW)])
+def test_compiled_towers_equal_uncompiled_ones_and_compile_once(kind, backend, make_model):
+    """Prompts stay, batches have a few sizes: after two of them nothing is compiled again. torch keeps a compiled
+    tower's names and copies plain."""
+    plain, compiled = make_model(kind), make_model(kind)
+    texts = packed_where_shorter(plain, tokens_of(plain, ["a photo of a cat.", "the red bird", "blue"] * 20))
+    compile_towers(compiled, backend)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    try:
+        steps_of(compiled, texts, [4, 3])
+        graphs = counters["stats"]["unique_graphs"]
+        ours, expected = (steps_of(model, texts, [4, 3, 5, 4]) for model in (compiled, plain))
+        assert graphs and counters["stats"]["unique_graphs"] == graphs and not counters["recompile_limit"]
+    finally:
+        torch._dynamo.reset()
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert not any(module._compiled_call_impl for module in frozen_copy(compiled).modules())

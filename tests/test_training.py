@@ -11,8 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
+from src.errors import UserError
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
+from src.models.lora_injection import inject_peft
 from src.models.modeling import set_training
 from src.models.training import Settings, build_optimizer, train
 
@@ -328,6 +330,7 @@ def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
         kind, method, limit, meta_device, make_model, make_state, monkeypatch):
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # once a task, and may wait
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
+    monkeypatch.setattr(src.models.finetune, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
     state = make_state(make_model(kind).to("meta"), iterations=3, max_grad_norm=limit)
     state.device, reported = meta_device, []
     train(state, [method(0.1)], lambda state, losses: reported.append(losses))
@@ -335,3 +338,54 @@ def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
     assert all(value.is_meta for losses in reported for value in losses.values())
     assert all(value.is_meta for value in state.metrics.values())
     assert all(value.is_meta for value in state.model.state_dict().values())
+
+
+# -- how the towers run ------------------------------------------------------------------------------------------------
+
+
+def kept_values(model, images):
+    """How many values autograd keeps of a forward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value.numel()), lambda value: None):
+        model.encode_image(images)
+    return sum(kept)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_bits(kind, make_model, make_state):
+    states = [make_state(make_model(kind), grad_checkpointing=on) for on in (False, True)]
+    for state in states:
+        train(state, [Finetune()])
+    plain, checkpointed = (state.model for state in states)
+    assert all(torch.equal(value, other) for value, other in zip(
+        plain.state_dict().values(), checkpointed.state_dict().values(), strict=True))
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert kept_values(checkpointed, images) < 0.7 * kept_values(plain, images)
+
+
+def test_gradient_checkpointing_draws_dropout_once(make_model, make_state):
+    """The draws of adapters are the same when a block is computed again."""
+    weights = []
+    for on in (False, True):
+        state = make_state(make_model("vit"), grad_checkpointing=on)
+        inject_peft(state.model, ("mlp.c_fc", "mlp.c_proj"), 2, 4.0, 0.5, "none", 0)
+        train(state, [Finetune()])
+        weights.append([value.detach() for value in state.model.parameters() if value.requires_grad])
+    assert all(map(torch.equal, *weights))
+
+
+def test_gradient_checkpointing_refuses_statistics_that_would_see_a_batch_twice(make_model, make_state):
+    with pytest.raises(UserError, match=r"--grad-checkpointing.*--batch-norm eval"):
+        train(make_state(make_model("resnet"), grad_checkpointing=True, batch_norm="train"), [Finetune()])
+    train(make_state(make_model("vit"), grad_checkpointing=True, batch_norm="train"), [Finetune()])
+
+
+@pytest.mark.parametrize(("mode", "compiled"), [("whole", {"visual", "transformer"}), ("image", {"visual"}),
+                                                ("text", {"transformer"})])
+def test_compile_takes_the_towers_that_train(mode, compiled, make_model, make_state, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, backend: taken.append(module))
+    state = make_state(make_model("vit"), mode, compile=True, iterations=1)
+    train(state, [Finetune()])
+    assert {name for name, module in state.model.named_modules() if any(module is one for one in taken)} == compiled
+    train(make_state(make_model("vit"), mode, iterations=1), [Finetune()])
+    assert len(taken) == len(compiled)

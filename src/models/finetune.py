@@ -13,6 +13,7 @@ from src.models.modeling import (
     batch_features,
     constant_text_features,
     image_features,
+    packed_where_shorter,
     random_tokens,
     text_features,
     tokens_of,
@@ -66,13 +67,16 @@ class Prompts:
     """The text classifier over prompts, (B, D) -> s f g^T (B, C). A text tower that does not train is asked once."""
 
     def __init__(self, state, prompts):
-        self.state, self.tokens, self.constant = state, tokens_of(state.model, prompts), None  # (C, L)
-        if not trains(state.model, "text"):
+        self.state, self.constant = state, None
+        tokens = tokens_of(state.model, prompts)                                             # (C, L)
+        if trains(state.model, "text"):
+            self.texts = packed_where_shorter(state.model, tokens)
+        else:
             with state.device.autocast():
-                self.constant = constant_text_features(state.model, self.tokens)             # (C, D)
+                self.constant = constant_text_features(state.model, tokens)                  # (C, D)
 
     def __call__(self, features):
-        classes = text_features(self.state.model, self.tokens) if self.constant is None else self.constant
+        classes = text_features(self.state.model, self.texts) if self.constant is None else self.constant
         return similarity(features, classes, self.state.scale)                               # (B, D) x (C, D) -> (B, C)
 
 

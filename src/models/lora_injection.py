@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clip.model import ModifiedResNet, ResidualAttentionBlock
+from clip.model import ModifiedResNet, ResidualAttentionBlock, mix
 from src.errors import UserError
 
 FLAG = "--lora-target-modules"
@@ -74,12 +74,11 @@ class AdaptedAttention(nn.Module):
         self.lora_pairs = nn.ModuleDict({projection: Pair(weight, r, alpha, generator)
                                          for projection, weight in zip("qkvo", weights, strict=True)})
 
-    def forward(self, x, causal=False):
+    def forward(self, x, attend=F.scaled_dot_product_attention):
         base = self.base_layer
         qkv = F.linear(x, base.in_proj_weight, base.in_proj_bias)                          # (B, L, 3W)
         qkv = qkv + torch.cat([self.lora_pairs[projection](x) for projection in "qkv"], dim=-1)
-        query, key, value = qkv.unflatten(-1, (3, base.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, W/H)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+        mixed = mix(qkv, base.heads, attend)                                               # (B, L, W)
         return base.out_proj(mixed) + self.lora_pairs["o"](mixed)
 
     def updates(self):

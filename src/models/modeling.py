@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import clip
-from clip.model import cut_tokens
+from clip.model import ModifiedResNet, Transformer, cut_tokens
+from clip.packing import PackedTexts
 from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
 from src.datasets.common import seed_of
 
@@ -17,6 +18,7 @@ TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text":
                "image-fc": ("visual.", "head."), "image-fc-fixed": ("visual.",), "fc": ("head.",)}
 HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
+WORTH_PACKING = 128  # tokens; below, the additional kernels take longer than what they save
 
 
 class ImageEncoder(nn.Module):
@@ -76,6 +78,21 @@ def set_training(model, batch_norm):
                 module.eval()
 
 
+def recompute_blocks(model):
+    """Gradient checkpointing: of each transformer block and bottleneck only the input is kept for backward."""
+    for module in model.modules():
+        if isinstance(module, Transformer | ModifiedResNet):
+            module.recompute = True
+
+
+def compile_towers(model, backend="inductor"):
+    """torch.compile of the towers that train, in place: names, copies and checkpoints stay as they are. Evaluation runs
+    them uncompiled."""
+    for tower, module in (("image", model.visual), ("text", model.transformer)):
+        if trains(model, tower):
+            module.compile(backend=backend)
+
+
 def frozen_copy(model):
     """An independent copy in eval mode without gradients: a teacher."""
     return copy.deepcopy(model).eval().requires_grad_(False)
@@ -132,9 +149,18 @@ def batch_features(model, batch):
     return image_features(model, batch.images) if batch.features is None else batch.features
 
 
-def text_features(model, tokens):
-    """(N, L) -> (N, D), as ``unit`` gives it."""
-    return unit(model.encode_text(tokens), model.logit_scale)
+def text_features(model, texts):
+    """(N, L), or PackedTexts of N -> (N, D), as ``unit`` gives it."""
+    encode = model.encode_packed if isinstance(texts, PackedTexts) else model.encode_text
+    return unit(encode(texts), model.logit_scale)
+
+
+def packed_where_shorter(model, tokens):
+    """(N, L) -> PackedTexts of texts that will be encoded often, or the tokens where that saves next to nothing. Where
+    dropout acts on texts none shares its first tokens, so that each has its own draws."""
+    dropout = any(isinstance(module, nn.Dropout) and module.p for module in model.transformer.modules())
+    packed = PackedTexts(tokens, share=not dropout)
+    return packed if tokens.numel() - len(packed) >= WORTH_PACKING else tokens
 
 
 @torch.no_grad()

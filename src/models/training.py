@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora
-from src.models.modeling import frozen_copy, set_training, trains
+from src.models.modeling import compile_towers, frozen_copy, recompute_blocks, set_training, trains
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Settings:
     seed: int = 42
     workers: int = 0
     caption_choice: str = "random"
+    compile: bool = False
+    grad_checkpointing: bool = False
 
 
 @dataclass
@@ -170,6 +172,7 @@ def train(state, hooks, report=lambda state, losses: None):
         hook.begin(state)
     set_training(state.model, settings.batch_norm)
     share_statistics(state)
+    ready_towers(state)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
     ours = all(type(hook).__module__.startswith("src.models.") for hook in hooks)  # these leave no parameter out
@@ -210,6 +213,17 @@ def share_statistics(state):
         raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
                         "images on CUDA only; run one process, or give --batch-norm eval")
     nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: the norms below it, with their parameters
+
+
+def ready_towers(state):
+    """What changes how the towers of the live model run, not what they compute."""
+    if state.settings.grad_checkpointing:
+        if any(isinstance(module, nn.BatchNorm2d) and module.training for module in state.model.modules()):
+            raise UserError("--grad-checkpointing computes each block twice, which would count each batch twice in the "
+                            "statistics of batch norms that train; give --batch-norm eval, or leave it out")
+        recompute_blocks(state.model)
+    if state.settings.compile:
+        compile_towers(state.model)
 
 
 def build_optimizer(parameters, settings):

@@ -1,0 +1,83 @@
+"""Texts without padding: what all of them begin with stands there once, the rest in a few lengths.
+
+A causal tower gives a position the same state in all texts that agree up to it, and nothing behind the end token
+reaches a feature: of 397 prompts "a photo of a {c}." cut at the longest, 18 tokens, 2,172 of 7,146 are left.
+"""
+
+import torch
+import torch.nn.functional as F
+
+MOST_GROUPS = 4
+
+
+class PackedTexts:
+    """Token ids (N, L) as one line of T tokens for ``CLIP.encode_packed``.
+
+    ``share``: the tokens that all texts begin with stand once at the front. What is left of each text stands in one of
+    at most ``MOST_GROUPS`` groups of equal length, padded to its group's longest. It waits for the device to look at
+    the tokens, so it is for texts that stay. ``ids``, ``positions`` (T,); ``ends`` (N,): where the end tokens stand.
+    """
+
+    def __init__(self, tokens, share=True):
+        host = tokens.cpu()
+        lengths = host.argmax(dim=-1) + 1                                                # (N,), the end token included
+        self.first = _common_start(host, lengths) if share else 0                        # P
+        order = lengths.argsort(stable=True)
+        self.groups, places, ends, at = [], [torch.arange(self.first)], torch.empty_like(lengths), self.first
+        for rows in order.split(group_sizes((lengths[order] - self.first).tolist())):
+            length = int(lengths[rows].max()) - self.first
+            self.groups.append((len(rows), length))
+            starts = at + length * torch.arange(len(rows))
+            places.append((rows[:, None] * host.shape[1] + self.first + torch.arange(length)).flatten())
+            ends[rows] = starts + lengths[rows] - 1 - self.first
+            at += len(rows) * length
+        places = torch.cat(places)                                                       # (T,), into tokens.flatten()
+        self.ids, self.positions, self.ends = (
+            value.to(tokens.device) for value in (host.flatten()[places], places % host.shape[1], ends))
+
+    def __len__(self):
+        """T, the tokens that are computed."""
+        return len(self.ids)
+
+    def attend(self, query, key, value):
+        """Causal attention within each text, 3 x (1, H, T, d) -> (1, H, T, d)."""
+        start, at = [part[:, :, :self.first] for part in (query, key, value)], self.first
+        mixed = [_causal(*start)] if self.first else []
+        for rows, length in self.groups:
+            here = slice(at, at + rows * length)
+            own = [part[0, :, here].unflatten(1, (rows, length)).transpose(0, 1) for part in (query, key, value)]
+            mixed.append((_behind(start, *own) if self.first else _causal(*own)).transpose(0, 1).flatten(1, 2)[None])
+            at += rows * length
+        return torch.cat(mixed, dim=2)
+
+
+def _behind(start, query, key, value):
+    """3 x (n, H, S, d) of n texts' own tokens -> (n, H, S, d); each sees the common start too, 3 x (1, H, P, d)."""
+    _, key, value = (torch.cat([first.expand(len(own), -1, -1, -1), own], dim=2)         # (n, H, P + S, d)
+                     for first, own in zip(start, (query, key, value), strict=True))
+    sees = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=sees.tril(key.shape[2] - query.shape[2]))
+
+
+def _causal(query, key, value):
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def _common_start(tokens, lengths):
+    """How many tokens all N texts begin with; at least the end token stays each text's own."""
+    differs = (tokens != tokens[:1]).any(dim=0)                                          # (L,)
+    same = int(differs.int().argmax()) if differs.any() else tokens.shape[1]
+    return min(same, int(lengths.min()) - 1) if len(tokens) > 1 else 0
+
+
+def group_sizes(lengths, most=MOST_GROUPS):
+    """Ascending lengths of N rows -> the sizes of at most ``most`` consecutive groups, which padded to their longest
+    make the fewest tokens in all, and among these the fewest groups."""
+    ends = [row + 1 for row in range(len(lengths)) if row + 1 == len(lengths) or lengths[row] != lengths[row + 1]]
+    best = {0: (0, ())}  # {rows in groups so far: (tokens, group sizes)}
+    for _ in range(most):
+        for end in reversed(ends):
+            found = [(tokens + (end - start) * lengths[end - 1], (*sizes, end - start))
+                     for start, (tokens, sizes) in best.items() if start < end]
+            best[end] = min([*found, *([best[end]] if end in best else [])], key=lambda plan: (plan[0], len(plan[1])))
+    return list(best[len(lengths)][1])
