@@ -292,7 +292,8 @@ def data_flags():
              metavar="FILE"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=SCORING),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
-        switch("--cache-ref-features", "encode each reference image once a task with the teacher"),
+        switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
+               "is met no more than twice; beyond, this is done anyway"),
         switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
                numbers=False),
         Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,

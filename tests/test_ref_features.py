@@ -11,6 +11,7 @@ from clip.model import CLIP
 from src.datasets.common import Batch, SeededBatches, Split, evaluation_batches, training_batches
 from src.datasets.transforms import EvalTransform
 from src.device import Device
+from src.distributed import World
 from src.models.finetune import ZSCL, LwF, TeacherFeatures
 from src.models.icarl import ICaRL
 from src.models.modeling import image_features
@@ -79,6 +80,18 @@ def test_without_a_cache_the_teacher_encodes_each_batch(run, encoded):
     method = ZSCL("tiny-reference")
     run(method, iterations=5)
     assert encoded[method.teacher] == [4] * 5
+
+
+@pytest.mark.parametrize(("steps", "processes", "keeps"), [(5, 1, False), (6, 1, True), (11, 2, False), (12, 2, True)])
+def test_features_are_kept_by_themselves_where_each_image_is_met_more_than_twice(
+        steps, processes, keeps, make_model, make_state):
+    """11 images, 4 a step: 22 visits of them are 5.5 steps of one process, 11 of two that have 2 of each batch."""
+    state, hook = make_state(make_model("vit"), iterations=steps), ZSCL("tiny-reference")
+    hook.begin(state)
+    assert (hook.teacher_features.table is not None) == (steps > 5)
+    state.world = World(rank=0, size=processes)
+    assert hook.keeps_features(state, REFERENCE) == keeps
+    assert ZSCL("tiny-reference", **KEPT).cache_ref_features
 
 
 def test_only_a_cache_takes_memory(make_model, make_state):

@@ -127,7 +127,8 @@ class Distill(Finetune):
     softmax runs over the batch. Neither given means both. ``weight_adjust`` weighs them 0.5 instead of 1.
     ``feature_mse`` adds MSE(f_T, f'), ``ablation_loss_2`` image-image KD (``image_pairs``). All of these reach the
     image tower only; ``distill_text_tower`` adds terms for the text tower, weighed by ``text_tower_weight``.
-    ``cache_ref_features`` keeps the teacher's image features, so that it encodes each reference image once a task.
+    The teacher's image features are kept, so that it encodes each reference image once a task, with
+    ``cache_ref_features`` or where it would meet each more than twice.
     A subclass says in ``reference`` what to compare on.
     """
 
@@ -154,11 +155,17 @@ class Distill(Finetune):
         self.batch_size = self.ref_batch_size or state.settings.batch_size
         stream = reference.images, "reference", self.batch_size
         self.reference_images = state.stream(*stream)
-        keeps = self.cache_ref_features
+        keeps = self.keeps_features(state, len(reference.images))
         self.teacher_features = TeacherFeatures(self.teacher, len(reference.images) if keeps else None)
         with state.device.autocast():
             for visit in state.first_visits(*stream) if keeps else ():
                 self.teacher_features(visit)
+
+    def keeps_features(self, state, images):
+        """Whether the teacher's features of so many reference images are worth a table: a process that asks for fewer
+        than twice as many would encode hardly more."""
+        asked = state.settings.iterations * self.batch_size // state.world.size
+        return self.cache_ref_features or asked > 2 * images
 
     def losses(self, state, batch):
         reference = next(self.reference_images)
