@@ -209,8 +209,11 @@ class CLIP(nn.Module):
     ``vision_layers`` is a number for a ViT and a list (blocks per stage) for a ResNet. Heads default to OpenAI's rule
     of 64 values a head. ``vocabulary`` lists the token ids that have an embedding row of their own in a small model
     (row i + 1 belongs to ``vocabulary[i]``); all other ids share row 0, and ``vocab_size`` counts the rows.
-    ``architecture`` repeats these arguments as plain types: what a checkpoint stores.
+    ``architecture`` repeats these arguments as plain types: what a checkpoint stores. Under a gradient a batch of
+    images is encoded in ``parts``, one after the other, and each again by backward: the memory of one part.
     """
+
+    parts = 1
 
     def __init__(self, *, embed_dim, image_resolution, vision_layers, vision_width, context_length, vocab_size,
                  transformer_width, transformer_heads, transformer_layers, vision_patch_size=None, vision_heads=None,
@@ -254,7 +257,9 @@ class CLIP(nn.Module):
 
     def encode_image(self, images):
         """(B, 3, R, R) -> (B, D), not normalised."""
-        return self.visual(images)
+        if self.parts == 1 or not torch.is_grad_enabled():
+            return self.visual(images)
+        return torch.cat([run_block(self.visual, True, part) for part in images.chunk(self.parts)])
 
     def encode_text(self, tokens):
         """(N, L) token ids -> (N, D), not normalised. The feature is read at the end token, the largest id.

@@ -169,7 +169,7 @@ def build_settings(config, task, name=None):
     return Settings(
         iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
         wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
-        compile=config.compile, grad_checkpointing=config.grad_checkpointing,
+        compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
         batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"

@@ -166,6 +166,12 @@ def _check_combination(config, method):
         raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
 
 
+def _check_parts(config):
+    if config.kind in TRAINING and config.grad_accum > config.batch_size:
+        raise UserError(f"--grad-accum {config.grad_accum}: a batch has {config.batch_size} images (--batch-size); "
+                        "give no more")
+
+
 def _check_compiler(config):
     if config.compile and config.kind in TRAINING and not any(
             map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))):
@@ -223,8 +229,8 @@ def _check_files(config):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
-RULES = (_check_processes, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method, _check_splits,
-         _check_rates, _check_files)
+RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
+         _check_splits, _check_rates, _check_files)
 
 
 def _without_effect(config):
@@ -270,7 +276,7 @@ DEPENDENT = [
     ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
     ("with --train-mode fc: no tower trains", lambda config: TRAINS[config.train_mode],
-     ("compile", "grad_checkpointing")),
+     ("compile", "grad_checkpointing", "grad_accum")),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
       "lora_shared_split_qkvo")),

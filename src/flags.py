@@ -102,7 +102,8 @@ def training_flags():
         Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999)),
         Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8"),
         Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off"),
-        later("--grad-accum", "parts that a batch is split into", 1),
+        Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
+             "less memory, a third more time", 1, whole(1)),
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
              "ones", "auto", choices=("auto", "eval", "train")),
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),

@@ -20,7 +20,8 @@ LIST = ("A,,B", "A,A", ",", "")
 WRONG = {
     **dict.fromkeys(("iterations", "epochs", "batch_size", "ref_batch_size", "eval_interval", "batch_size_eval",
                      "max_evaluation_size", "log_interval", "shots", "ref_size", "memory_size", "lora_r",
-                     "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size"), COUNT),
+                     "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size",
+                     "grad_accum"), COUNT),
     **dict.fromkeys(("eps", "max_grad_norm", "T", "text_tower_weight", "lora_alpha", "orthogonal_budget",
                      "modx_temperature", "linear_lr"), POSITIVE),
     **dict.fromkeys(("modx_alpha", "linear_wd"), ("-0.1", "nan", "inf", "x")),

@@ -373,10 +373,31 @@ def test_gradient_checkpointing_draws_dropout_once(make_model, make_state):
     assert all(map(torch.equal, *weights))
 
 
-def test_gradient_checkpointing_refuses_statistics_that_would_see_a_batch_twice(make_model, make_state):
-    with pytest.raises(UserError, match=r"--grad-checkpointing.*--batch-norm eval"):
-        train(make_state(make_model("resnet"), grad_checkpointing=True, batch_norm="train"), [Finetune()])
-    train(make_state(make_model("vit"), grad_checkpointing=True, batch_norm="train"), [Finetune()])
+@pytest.mark.parametrize("option", [{"grad_checkpointing": True}, {"grad_accum": 2}], ids=str)
+def test_statistics_that_would_see_a_batch_twice_are_refused(option, make_model, make_state):
+    with pytest.raises(UserError, match=rf"--{next(iter(option)).replace('_', '-')}.*--batch-norm eval"):
+        train(make_state(make_model("resnet"), batch_norm="train", **option), [Finetune()])
+    train(make_state(make_model("vit"), batch_norm="train", **option), [Finetune()])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("method", [Finetune, lambda: ZSCL("tiny-reference", ablation_loss_2=True)],
+                         ids=["task", "zscl"])
+def test_parts_of_a_batch_give_the_whole_batch_gradient(method, parts, kind, make_model, make_state):
+    """Also for losses that compare the images of a batch with each other; 3 does not divide it."""
+    class KeepGradients(Hooks):
+        def after_backward(self, state):
+            self.found = [value.grad.clone() for value in state.model.parameters() if value.grad is not None]
+
+    states, gradients, sizes = [], [KeepGradients(), KeepGradients()], []
+    for count, keep in zip((1, parts), gradients, strict=True):
+        states.append(make_state(make_model(kind), grad_accum=count, iterations=1))
+        train(states[-1], [method(), keep])
+    for value, other in zip(*(keep.found for keep in gradients), strict=True):
+        torch.testing.assert_close(value, other, atol=1e-11, rtol=1e-9)
+    states[1].model.visual.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    states[1].model.encode_image(torch.randn(4, 3, 16, 16, dtype=torch.float64)).sum().backward()
+    assert max(sizes) < 4 and sum(sizes) == 8
 
 
 @pytest.mark.parametrize(("mode", "compiled"), [("whole", {"visual", "transformer"}), ("image", {"visual"}),

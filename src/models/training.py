@@ -37,6 +37,7 @@ class Settings:
     caption_choice: str = "random"
     compile: bool = False
     grad_checkpointing: bool = False
+    grad_accum: int = 1
 
 
 @dataclass
@@ -217,13 +218,17 @@ def share_statistics(state):
 
 def ready_towers(state):
     """What changes how the towers of the live model run, not what they compute."""
-    if state.settings.grad_checkpointing:
-        if any(isinstance(module, nn.BatchNorm2d) and module.training for module in state.model.modules()):
-            raise UserError("--grad-checkpointing computes each block twice, which would count each batch twice in the "
-                            "statistics of batch norms that train; give --batch-norm eval, or leave it out")
-        recompute_blocks(state.model)
-    if state.settings.compile:
-        compile_towers(state.model)
+    settings, model = state.settings, state.model
+    trains_norms = any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules())
+    for flag, on in (("--grad-checkpointing", settings.grad_checkpointing), ("--grad-accum", settings.grad_accum > 1)):
+        if on and trains_norms:
+            raise UserError(f"{flag} computes blocks a second time for backward: batch norms that train would count "
+                            "each image twice; give --batch-norm eval, or leave it out")
+    model.parts = settings.grad_accum
+    if settings.grad_checkpointing:
+        recompute_blocks(model)
+    if settings.compile:
+        compile_towers(model)
 
 
 def build_optimizer(parameters, settings):

@@ -1,0 +1,63 @@
+"""Signals that ask a run to end. Imports no torch, so that they are heard from the first moment."""
+
+import contextlib
+import signal
+import threading
+
+STATUS = 75  # EX_TEMPFAIL: the same command with --resume continues
+HEARD = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class Interrupted(Exception):
+    """A signal has ended the run where that loses nothing; its text says by what and what is kept."""
+
+
+class Signals:
+    """While entered, SIGTERM, SIGINT and SIGUSR1 raise ``Interrupted``; within ``held`` they are only noted, as
+    ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once."""
+
+    def __init__(self):
+        self.name, self._held, self._before = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # only there Python lets one listen
+            self._before = {number: signal.signal(number, self._hear) for number in map(_number, HEARD) if number}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number, frame):
+        name, again = signal.Signals(number).name, self.name == "SIGINT"
+        if name == "SIGINT" and again:
+            raise KeyboardInterrupt
+        self.name = self.name or name
+        if not self._held:
+            self.stop()
+
+    def stop(self):
+        raise Interrupted(f"interrupted by {self.name}")
+
+    @contextlib.contextmanager
+    def held(self):
+        """Signals are noted, not raised."""
+        yield from self._while(held=True)
+
+    @contextlib.contextmanager
+    def released(self):
+        """Within ``held``: signals are raised again, and one that was noted is raised now."""
+        if self.name:
+            self.stop()
+        yield from self._while(held=False)
+
+    def _while(self, held):
+        before, self._held = self._held, held
+        try:
+            yield
+        finally:
+            self._held = before
+
+
+def _number(name):
+    return getattr(signal, name, None)  # Windows lacks SIGUSR1
