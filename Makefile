@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all lint bench bench-full bench-gpu bench-table clean
+.PHONY: help setup demo test test-all lint bench bench-full bench-gpu bench-table bench-curves clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ bench-gpu:       ## what a GPU is measured by, one file in under 8 minutes; need
 
 bench-table: setup ## results of the benchmarks into README.md and benchmarks/README.md
 	$(RUN) -m benchmarks.table --write
+
+bench-curves: setup ## how costs grow with classes, sentences, tasks, datasets, processes: results/curves.json and .png
+	$(RUN) -m benchmarks.curves $(if $(REMARK),--remark "$(REMARK)")
 
 clean:           ## remove .venv and the demo's output
 	rm -rf $(VENV) ckpt/demo
