@@ -17,6 +17,7 @@ from src.errors import UserError
 from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
+from src.models.memory import lower_
 from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
@@ -144,22 +145,49 @@ def model_name(config, checkpoint):
     return next((name for name, shape in shapes.items() if _same_architecture(shape, checkpoint["architecture"])), None)
 
 
-def zeroshot_opener(config, checkpoint, device):
-    """-> open(path=None): a frozen CLIP with the weights of ``--init``, or of a file; read once a run."""
-    @functools.cache
+class ZeroshotOpener:
+    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
+
+    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
+    reads the same weights in full as well.
+    """
+
+    def __init__(self, config, checkpoint, device):
+        self._config, self._checkpoint, self._device = config, checkpoint, device
+        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
+        self.kept = {}                                                      # {(path, autocast type or None): CLIP}
+
+    def __call__(self, path=None):
+        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
+            return self._read(path)
+        return self._keep(path)
+
+    def teacher(self, path=None):
+        lowered = self._device.autocast_type is not None and not (self._reads_in_full and path is None)
+        return self._keep(path, self._device.autocast_type if lowered else None)
+
+    def _keep(self, path, lowered=None):
+        key = path, lowered
+        if key not in self.kept:
+            model = self._read(path)
+            self.kept[key] = model if lowered is None else lower_(model, lowered)
+        return self.kept[key]
+
     @in_turn
-    def open_zeroshot(path=None):
+    def _read(self, path):
+        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
         if path is None and config.init == "scratch":
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
-        name = model_name(config, checkpoint)
+        name = model_name(config, self._checkpoint)
         if path is None and name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
         source = loader.read_checkpoint(path or loader.weights_file(name, config.clip_cache))
-        if source["architecture"]["embed_dim"] != checkpoint["architecture"]["embed_dim"]:
+        if source["architecture"]["embed_dim"] != features:
             raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
-                            f"the model's {checkpoint['architecture']['embed_dim']}")
-        return device.place(loader.build(source)).eval().requires_grad_(False)
-    return open_zeroshot
+                            f"the model's {features}")
+        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
+            model = loader.build(source)
+        return self._device.place(model).eval().requires_grad_(False)
 
 
 def build_settings(config, task, name=None):
@@ -204,7 +232,7 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
         adapt(config, model, seed_of(config.seed, task.name, "adapters"))
     return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
                          source=",".join(config.trained) if name == pairs.JOINT else name,
-                         open_task=datasets.open, open_zeroshot=open_zeroshot,
+                         open_task=datasets.open, open_zeroshot=open_zeroshot, open_teacher=open_zeroshot.teacher,
                          history=list(checkpoint.get("history", [])), heads=dict(checkpoint.get("heads", {})))
 
 

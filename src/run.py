@@ -2,13 +2,14 @@
 
 import time
 
-from src.build import Datasets, build_device, build_hooks, build_state, model_name, zeroshot_opener
+from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, model_name
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.distributed import in_turn, this_world
 from src.errors import UserError
 from src.models.lora_injection import adapter_state, is_adapted
+from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
@@ -64,18 +65,22 @@ class Run:
                     refuse_to_replace(self.config, self.folder, name)
         if names:
             build_hooks(self.config, start)  # a method that cannot be built is refused here
-        self.open_zeroshot = zeroshot_opener(self.config, start, self.device)
+        self.open_zeroshot = ZeroshotOpener(self.config, start, self.device)
         if names and "ref_model" in self.config.method_row.uses:
-            self.open_zeroshot(self.config.ref_model)
+            open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
+            open_teacher(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.scoring.claim(names, start)
         self.folder.prepare()
 
     def train(self, name, start):
-        """Train one task from the checkpoint ``start``. -> (its finished checkpoint, {dataset: Scores})."""
+        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint.
+        -> (its finished checkpoint, {dataset: Scores})."""
         config, began = self.config, time.perf_counter()
         state = build_state(config, self.datasets, name, start, self.device, self.open_zeroshot)
+        if not config.pairs:  # whose drift is told against them
+            del start["state_dict"]
         state.world = self.world
         hooks = build_hooks(config, start, self.basis)
         due = self._evaluation_rhythm(state)
@@ -89,8 +94,13 @@ class Run:
                 self.scoring.trained(state, hooks, file)
                 evaluations.append(state.iteration)
 
+        def count(state, hooks):
+            self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
+            if not config.quiet:
+                print(self.memory, flush=True)
+
         try:
-            train(state, hooks, report)
+            train(state, hooks, report, count)
         except BaseException:
             self._write_files(hooks, file, finished=False)
             raise
@@ -130,7 +140,7 @@ class Run:
         return describe_run(
             self.config, self.device, iterations=state.iteration, seconds=round(seconds, 2), processes=self.world.size,
             peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
-            trainable_values=sum(parameter.numel() for parameter in trained), **drift)
+            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
 
     def _is_last_phase(self, name):
         return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None

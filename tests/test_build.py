@@ -107,7 +107,7 @@ def test_architectures_are_told_apart(name):
 def test_teachers(world, tmp_path):
     device = Device("cpu", "fp32")
     start = build.starting_checkpoint(config(f"--load {world.model}"))
-    opener = build.zeroshot_opener(config(), start, device)
+    opener = build.ZeroshotOpener(config(), start, device)
     teacher = opener(world.model)
     assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
     assert same_weights(teacher.state_dict(), start["state_dict"])
@@ -116,14 +116,38 @@ def test_teachers(world, tmp_path):
     with pytest.raises(UserError, match="--ref-model .*wide.pth: its features have 24 values, the model's 16"):
         opener(world.other_model)
     with pytest.raises(UserError, match="--init scratch .*--ref-model"):
-        build.zeroshot_opener(config("--init scratch"), start, device)()
+        build.ZeroshotOpener(config("--init scratch"), start, device)()
+
+
+MERGE = "--wise-merge --wise-ft-model zeroshot"
+
+
+@pytest.mark.parametrize(("words", "precision", "teacher", "kept"), [
+    ("", "fp32", torch.float32, 1), ("", "bf16", torch.bfloat16, 2), (MERGE, "bf16", torch.float32, 1),
+    ("--eval-only --wise-ft", "bf16", torch.float32, 1), ("--ref-wise", "fp32", torch.float32, 1),
+    (f"--ref-wise {MERGE}", "bf16", torch.float32, 1)])
+def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision, teacher, kept):
+    """Those asked for features only are kept in the autocast type, unless the run reads the same ones in full."""
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: world.model)
+    settings = config(words)
+    start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
+    opener = build.ZeroshotOpener(settings, start, Device("cpu", precision))
+    random = torch.random.get_rng_state()
+    taught = opener.teacher()
+    assert opener.teacher() is taught and taught.visual.proj.dtype == teacher and not taught.visual.proj.requires_grad
+    mixed = opener()
+    assert mixed.visual.proj.dtype == torch.float32 and len(opener.kept) == kept
+    assert (opener() is mixed) == (words != "--ref-wise"), "--ref-wise is done with it when a task begins"
+    assert torch.equal(torch.random.get_rng_state(), random)
+    other = opener.teacher(world.model)  # another file's are the teacher's alone
+    assert other.visual.proj.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
 
 
 def test_published_weights_teach_a_model_that_has_some(world, monkeypatch):
     asked = []
     monkeypatch.setattr(loader, "weights_file", lambda name, cache: asked.append((name, cache)) or world.model)
     start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
-    build.zeroshot_opener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
+    build.ZeroshotOpener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
     assert asked == [("ViT-B/16", "here")]
 
 
@@ -162,11 +186,16 @@ def test_deterministic(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
+def state_of(settings, name, start, device):
+    return build.build_state(settings, build.Datasets(settings), name, start, device,
+                             build.ZeroshotOpener(settings, start, device))
+
+
 def test_state_of_a_task(world, tmp_path):
     write_model(tmp_path / "model.pth")
     settings = config(f"--load {tmp_path}/model.pth --iterations 2 --train-mode image --train-dataset {world.colours}")
     start = build.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
-    state = build.build_state(settings, build.Datasets(settings), world.colours, start, Device("cpu", "fp32"), None)
+    state = state_of(settings, world.colours, start, Device("cpu", "fp32"))
     trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("visual.") for name in trained)
     assert state.iteration == 0 and state.history == [{"dataset": "before"}]
@@ -185,7 +214,7 @@ def test_rates(name, rate):
 def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
     settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
     start = build.starting_checkpoint(settings)
-    state = build.build_state(settings, build.Datasets(settings), world.colours, start, Device("cpu", "fp64"), None)
+    state = state_of(settings, world.colours, start, Device("cpu", "fp64"))
     assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
     if state.head is not None:
         assert state.head is state.model.head and state.head.weight.dtype == torch.float64

@@ -9,7 +9,7 @@ from cli_files import BATCH
 
 from src import checks
 from src.args import parse
-from src.build import Datasets, build_device, build_hooks, build_state, starting_checkpoint, zeroshot_opener
+from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
 from src.checkpoint import finished_checkpoint
 from src.errors import UserError
 from src.models import METHODS
@@ -67,7 +67,7 @@ def words(world, method, mode, lora, add_on, dataset):
 
 def run(config, name, start):
     device, datasets = build_device(config), Datasets(config)
-    state = build_state(config, datasets, name, start, device, zeroshot_opener(config, start, device))
+    state = build_state(config, datasets, name, start, device, ZeroshotOpener(config, start, device))
     before = {key: value.detach().clone() for key, value in named_parameters(state.model)}
     hooks, terms = build_hooks(config, start), []
     train(state, hooks, lambda state, losses: terms.append(losses))

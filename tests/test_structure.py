@@ -30,7 +30,7 @@ TIERS = (
     ("src.models.training",),
     ("src.models.retrieval", "src.models.linear_probe"),
     ("src.models.evaluation", "src.checkpoint", "src.device"),
-    ("src.models.modeling", "src.models.lora_injection"),
+    ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
     ("src.models.helpers", "src.models.hooks", "src.distributed"),
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),

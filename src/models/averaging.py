@@ -51,7 +51,7 @@ class WiseEnsemble(WeightEnsemble):
 
     def begin(self, state):
         super().begin(state)
-        self.start = state.frozen()
+        self.start = state.at_load
 
     def after_step(self, state):
         before = self.updates
@@ -78,10 +78,10 @@ class WiseMerge(Hooks):
         self.alpha, self.partner_name = wise_ft_alpha, wise_ft_model
 
     def begin(self, state):
-        self.partner = (state.frozen() if self.partner_name == "n" else state.open_zeroshot()).state_dict()
-        if state.head is not None and "head.weight" not in self.partner:
-            head = zeroshot_head(state.open_zeroshot(), state.task, state.device).state_dict()
-            self.partner |= {f"head.{name}": value for name, value in head.items()}
+        self.partner, self.head = state.at_load if self.partner_name == "n" else state.zeroshot(), {}
+        if state.head is not None and not hasattr(self.partner, "head"):
+            head = zeroshot_head(self.partner, state.task, state.device).state_dict()
+            self.head = {f"head.{name}": value for name, value in head.items()}
 
     def end(self, state):
-        interpolate_(state.final_model, self.partner, self.alpha)
+        interpolate_(state.final_model, {**self.partner.state_dict(), **self.head}, self.alpha)

@@ -246,7 +246,7 @@ class LwF(Distill):
 
     def reference(self, state):
         texts = reference_texts(state, self.ref_sentences, self.text_datasets, state.task.prompts())
-        return Reference(state.frozen(), state.task.split("train"), texts)
+        return Reference(state.teacher, state.task.split("train"), texts)
 
 
 class ZSCL(Distill):
@@ -263,11 +263,12 @@ class ZSCL(Distill):
 
     def reference(self, state):
         reference = state.open_task(self.ref_dataset)
-        teacher = state.open_zeroshot(self.ref_model)
         if self.alpha:
-            loaded = state.frozen()
-            interpolate_(loaded, {**loaded.state_dict(), **teacher.state_dict()}, self.alpha)  # a head is no teacher
-            teacher = loaded
+            teacher, zeroshot = state.frozen(), state.zeroshot(self.ref_model).state_dict()
+            interpolate_(teacher, {**teacher.state_dict(), **zeroshot}, self.alpha)  # a head is no teacher
+            teacher = state.lowered(teacher)
+        else:
+            teacher = state.zeroshot_teacher(self.ref_model)
         images = reference.reference_split
         if self.ref_size is not None:
             seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same ones in every task

@@ -40,7 +40,7 @@ class ICaRL(Distill):
 
     def reference(self, state):
         prompts = [prompt for task in self.tasks for prompt in task.prompts()]
-        return Reference(state.frozen(), exemplar_split(self.memory, self.tasks), tokens_of(state.model, prompts))
+        return Reference(state.teacher, exemplar_split(self.memory, self.tasks), tokens_of(state.model, prompts))
 
     def losses(self, state, batch):
         return super().losses(state, batch) if self.memory else Finetune.losses(self, state, batch)

@@ -52,7 +52,7 @@ class ModX(Contrastive):
 
     def begin(self, state):
         super().begin(state)
-        self.old = state.frozen()
+        self.old = state.teacher
 
     def losses(self, state, batch):
         tokens, world = self.pairs(state, batch), state.world

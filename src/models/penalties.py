@@ -14,9 +14,12 @@ class L2(Hooks):
 
     def begin(self, state):
         factors = {id(factor) for factor in adapter_parameters(state.model)}
-        self.moving = [parameter for parameter in state.model.parameters()
-                       if parameter.requires_grad and id(parameter) not in factors]
-        self.anchors = [parameter.detach().clone() for parameter in self.moving]
+        moving = {name.replace(".base_layer.", "."): parameter for name, parameter in state.model.named_parameters()
+                  if parameter.requires_grad and id(parameter) not in factors}
+        start = dict(state.at_load.named_parameters()) if moving else {}
+        self.moving = list(moving.values())
+        self.anchors = [start[name] if name in start else parameter.detach().clone()  # of a method's own modules
+                        for name, parameter in moving.items()]
 
     def losses(self, state, batch):
         distance = l2_distance(self.moving, self.anchors) if self.moving else 0

@@ -16,6 +16,7 @@ from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora
+from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
 from src.models.modeling import compile_towers, frozen_copy, recompute_blocks, set_training, trains
 
 
@@ -47,7 +48,8 @@ class TrainingState:
 
     ``source`` is the task as the command line names it. ``open_task(name)`` opens another dataset (a reference set,
     say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
-    ``--init``, or of ``path``. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
+    ``--init``, or of ``path``; ``open_teacher(path)`` the same for one who only asks it for features, under autocast,
+    None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
     they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
     datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
     has this one's rows of a global batch.
@@ -60,6 +62,7 @@ class TrainingState:
     source: str = ""
     open_task: Callable[..., Task] | None = None
     open_zeroshot: Callable[..., CLIP] | None = None
+    open_teacher: Callable[..., CLIP] | None = None
     history: list = field(default_factory=list)
     heads: dict = field(default_factory=dict)
     scored: tuple = ()
@@ -69,6 +72,10 @@ class TrainingState:
     optimizer: torch.optim.Optimizer | None = None
     world: World = field(default_factory=World)
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
+    _at_load: CLIP | None = None
+    _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast
+    _begun: bool = False
+    _zeroshot: list = field(default_factory=list)  # handed out since the task began
 
     @property
     def final_model(self):
@@ -95,8 +102,61 @@ class TrainingState:
         return self.model.logit_scale.detach().exp()
 
     def frozen(self):
-        """A teacher: the live model as it is now, its adapters merged, copied and frozen."""
+        """The live model as it is now, its adapters merged, copied and frozen: for one who changes it."""
         return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
+
+    @property
+    def at_load(self):
+        """The weights at load as a frozen plain CLIP, for ``begin``: one for all hooks, who leave it as it is. Hold the
+        module or its parameters; tensors taken out of them would keep storage that sharing frees."""
+        teacher, self._at_load_in_full = self.teacher, True
+        return teacher
+
+    @property
+    def teacher(self):
+        """As ``at_load``, for one who only asks it for features, under autocast: it may be kept in that type."""
+        if self._begun:
+            raise ValueError("state.at_load and state.teacher are there while hooks begin; weights have moved by now")
+        if self._at_load is None:
+            self._at_load = self.frozen()
+        return self._at_load
+
+    def zeroshot(self, path=None):
+        """As ``open_zeroshot``; the weights at load share what they have in common with it."""
+        self._zeroshot.append(self.open_zeroshot(path))
+        return self._zeroshot[-1]
+
+    def zeroshot_teacher(self, path=None):
+        """As ``zeroshot``, for one who only asks it for features, under autocast."""
+        self._zeroshot.append((self.open_teacher or self.open_zeroshot)(path))
+        return self._zeroshot[-1]
+
+    def lowered(self, copy):
+        """A frozen copy of one's own that is only asked for features under autocast -> itself, in that type."""
+        return copy if self.device.autocast_type is None else lower_(copy, self.device.autocast_type)
+
+    def forget_copies(self):
+        """The task begins anew."""
+        self._at_load, self._at_load_in_full, self._zeroshot, self._begun = None, False, [], False
+
+    def share_copies(self):
+        """Once all hooks have begun: of the weights at load only what is neither at rest in the live model nor
+        zero-shot stays a copy, in the autocast type where nobody reads it in full."""
+        common = [resting_weights(self.model), *(dict(tensors_of(zeroshot)) for zeroshot in self._zeroshot)]
+        self._zeroshot, self._begun = [], True
+        if self._at_load is None:
+            return
+        for weights in common:
+            share_(self._at_load, weights)
+        if self.device.autocast_type is not None and not self._at_load_in_full:
+            lower_(self._at_load, self.device.autocast_type,
+                   {storage_of(value) for weights in common for value in weights.values()})
+
+    def copies(self):
+        """{holder: CLIP} of the copies of the weights that the state holds itself."""
+        at_load = "weights at load" if self._at_load_in_full else "teacher"
+        found = {"model": self.model, "ensemble": self.ensemble, at_load: self._at_load}
+        return {holder: copy for holder, copy in found.items() if copy is not None}
 
     def stream(self, split, purpose, batch_size, train_transform=False, captions=None):
         """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
@@ -163,17 +223,26 @@ class Step(nn.Module):
         return losses
 
 
-def train(state, hooks, report=lambda state, losses: None):
-    """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
-    ``report(state, losses)`` is called after each step with the detached terms."""
-    settings, device = state.settings, state.device
+def begin(state, hooks):
+    """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
     # Of adapters' dropout, and of whatever a method of one's own draws: rows of different processes get their own.
     torch.manual_seed(state.seed_of("dropout" if state.world.first else f"dropout of process {state.world.rank}"))
+    state.forget_copies()
     for hook in hooks:
         hook.begin(state)
-    set_training(state.model, settings.batch_norm)
+    state.share_copies()
+    set_training(state.model, state.settings.batch_norm)
     share_statistics(state)
     ready_towers(state)
+
+
+def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None):
+    """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
+    ``begun(state, hooks)`` is called before the first step, ``report(state, losses)`` after each with the detached
+    terms."""
+    settings, device = state.settings, state.device
+    begin(state, hooks)
+    begun(state, hooks)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
     ours = all(type(hook).__module__.startswith("src.models.") for hook in hooks)  # these leave no parameter out

@@ -1,0 +1,178 @@
+"""Copies of the weights that a run keeps: how many there are, which can be one, and which can take half the bytes.
+
+A copy is counted in units of the model's own weights, by bytes: a teacher in bfloat16 beside fp32 weights counts 0.5.
+"""
+
+import types
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clip.model import CLIP, Attention, VisionTransformer
+
+# What autocast casts at each use. It reads all else, norms and embeddings, as it is stored.
+CAST_BY_AUTOCAST = {nn.Linear: ("weight", "bias"), nn.Conv2d: ("weight", "bias"),
+                    Attention: ("in_proj_weight", "in_proj_bias"), VisionTransformer: ("proj",),
+                    CLIP: ("text_projection",)}
+# Attributes of hooks by what they hold; others are named Class.attribute.
+HOLDERS = {"teacher": "teacher", "teacher_features": "teacher", "partner": "zero-shot", "start": "weights at load",
+           "old": "gradient basis", "protected": "gradient basis"}
+FIRST = ("model", "ensemble", "teacher")  # who counts for what several hold; then by the order of the hooks
+OPTIMISER = {"gradients": 1, "AdamW": 2}  # tensors beside each trainable one
+
+
+# -- fewer copies ------------------------------------------------------------------------------------------------------
+
+
+def lower_(model, dtype, shared=frozenset()):
+    """In place: what autocast casts at each use is kept in its type ``dtype``, so that features under autocast have the
+    same bits as before; storages in ``shared`` stay, because others read them. Returns the model."""
+    for module in model.modules():
+        for name in CAST_BY_AUTOCAST.get(type(module), ()):
+            parameter = getattr(module, name)
+            if parameter is not None and storage_of(parameter) not in shared:
+                parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@torch.no_grad()
+def share_(model, weights):
+    """In place: tensors of ``model`` that equal those of the same name in ``weights`` {name: tensor}, all of their
+    values and their type, become these. Nobody may change either afterwards."""
+    for name, value in tensors_of(model):
+        other = weights.get(name)
+        if other is not None and other.dtype == value.dtype and not value.is_meta and torch.equal(value, other):
+            value.data = other.data
+
+
+def resting_weights(model):
+    """{plain CLIP name: parameter} of what does not train, beneath adapters too."""
+    return {name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
+            if not parameter.requires_grad}
+
+
+def tensors_of(model):
+    """(name, parameter or buffer), themselves, which a ``state_dict`` does not give."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def storage_of(tensor):
+    """Tells storages apart while they are alive."""
+    return tensor.untyped_storage().data_ptr()
+
+
+# -- how many there are ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``copies`` {holder: share}, ``unit`` the bytes of one copy, ``others`` {holder: bytes} of tensors that are no
+    weights: bases, features of texts."""
+
+    copies: dict
+    unit: int
+    others: dict
+
+    @property
+    def bytes(self):
+        return round(sum(self.copies.values()) * self.unit)
+
+    def facts(self):
+        """Plain types, for the run's description."""
+        return {"weight_copies": {holder: round(share, 4) for holder, share in self.copies.items()},
+                "weight_bytes": self.bytes, "other_bytes": self.others}
+
+    def __str__(self):
+        parts = ", ".join(f"{holder} {_short(share)}" for holder, share in self.copies.items() if _short(share) != "0")
+        basis = self.others.get("gradient basis", 0)
+        return (f"memory: {_short(sum(self.copies.values()))} copies of the weights ({parts}), {_size(self.bytes)}"
+                + (f", and a gradient basis of {_size(basis)}" if basis else ""))
+
+
+def _short(share):
+    return f"{round(share, 2):g}"
+
+
+def _size(number):
+    power = 30 if number >= 2 ** 30 else 20
+    return f"{number / 2 ** power:.1f} {'GiB' if power == 30 else 'MiB'}"
+
+
+def weight_copies(state, hooks, kept=None):
+    """-> Memory of a task after ``training.begin``: what is alive on the model's device, each storage counted for the
+    first who holds it, and what gradients and the optimiser will add.
+
+    ``kept`` {holder: anything} is what the run holds beside the task. Looked into are modules, dicts, lists, tuples and
+    objects; not data sets, generators and functions.
+    """
+    model = state.model
+    count = _Count(model)
+    seen = {id(state), *map(id, hooks)}  # parts refer to the whole
+    held = [*state.copies().items(),
+            *((HOLDERS.get(attribute, f"{type(hook).__name__}.{attribute}"), value)
+              for hook in hooks for attribute, value in vars(hook).items()), *(kept or {}).items()]
+    for holder, thing in sorted(held, key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else len(FIRST)):
+        count.add(holder, thing, seen)
+    trainable = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    beside = OPTIMISER | ({"gradients between processes": 1} if state.world.size > 1 else {})
+    arithmetic = {holder: number * trainable / count.unit for holder, number in beside.items() if trainable}
+    measured = {holder: number / count.unit for holder, number in count.weights.items()}
+    first = {"model": measured.pop("model")}
+    return Memory({**first, **arithmetic, **measured}, count.unit, count.others)
+
+
+class _Count:
+    """Bytes by holder, of weights and of other tensors."""
+
+    def __init__(self, model):
+        self.weights, self.others, self.storages, self.device = {}, {}, set(), model.logit_scale.device
+        named = {name.replace(".base_layer.", "."): value for name, value in tensors_of(model) if ".lora_" not in name}
+        self.shapes = {name: value.shape for name, value in named.items()}
+        self.unit = sum(value.nbytes for name, value in named.items() if _is_clip(name) and value.is_floating_point())
+
+    def add(self, holder, thing, seen):
+        for tensor, is_weight in self._held(thing, None, seen):
+            if tensor.device == self.device and tensor.nbytes and storage_of(tensor) not in self.storages:
+                self.storages.add(storage_of(tensor))
+                where = self.weights if is_weight else self.others
+                where[holder] = where.get(holder, 0) + tensor.nbytes
+
+    def _held(self, thing, name, seen):
+        """(tensor, whether it belongs to a copy of the model) of all that a thing holds, which a dict has under
+        ``name``, a list under ()."""
+        if isinstance(thing, torch.Tensor):
+            yield thing, isinstance(thing, nn.Parameter) or self._has_a_weight_s_place(thing, name)
+            return
+        if id(thing) in seen or _is_closed(thing):
+            return
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            yield from ((value, True) for _, value in tensors_of(thing) if value.is_floating_point())
+            return
+        if isinstance(thing, dict):
+            inside = thing.items()
+        elif isinstance(thing, (list, tuple)):
+            inside = (((), value) for value in thing)
+        else:
+            inside = ((None, value) for value in vars(thing).values())
+        for key, value in inside:
+            yield from self._held(value, key, seen)
+
+    def _has_a_weight_s_place(self, tensor, name):
+        if name == ():  # a list has no names; vectors of a weight's length are too common to tell
+            return tensor.ndim > 1 and tensor.shape in self.shapes.values()
+        return name is not None and self.shapes.get(name) == tensor.shape
+
+
+def _is_clip(name):
+    return not name.startswith("head.")
+
+
+def _is_closed(thing):
+    """Whether there is no looking into a thing: plain values, functions, data sets."""
+    if isinstance(thing, (dict, list, tuple)):
+        return False
+    return (not hasattr(thing, "__dict__") or isinstance(thing, (type, types.ModuleType)) or hasattr(thing, "__code__")
+            or type(thing).__module__.startswith("src.datasets"))
