@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from benchmarks import inputs, steps, towers
+from benchmarks import inputs, projection, steps, towers
 
 BUDGET = 300  # seconds of timed pairs; a row's check and construction come on top
 
@@ -78,6 +78,10 @@ ROWS = {
                 tested={"classes": 3, "templates": 2}),
     "adamw": Row("AdamW step", "torch's default", 3, towers.optimizer_step, {"model": "tiny-vit", "rounds": 15},
                  {"model": "ViT-B/16", "rounds": 9, "budget": BUDGET}),
+    "ogd": Row("finetune step, batch 64, 47 classes, fp32, projected off 10 rows a tensor", "the step without", 0.909,
+               projection.projected_step, {"model": "tiny-vit", "classes": 10, "batches": (4, 8), "rounds": 7},
+               {"model": "ViT-B/16", "classes": 47, "batches": (8, 16), "rounds": 5, "budget": BUDGET},
+               {"at": 64, "k": 10}, {"classes": 4, "batches": (2, 4)}),
     "jpeg-small": Row("JPEG 500 x 375 to normalised batch, 2 workers", TORCHVISION, 1.3, inputs.jpeg_pipeline, PHOTOS,
                       {**PHOTOS, "images": 768, "batch": 64, "rounds": 7, "budget": BUDGET},
                       {"width": 500, "height": 375}, {"images": 2, "batch": 2, "workers": 0, "resolution": 32}),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floors, gpu, harness, published_loop, rows, run, sizes, steps, table
+from benchmarks import floors, gpu, harness, projection, published_loop, rows, run, sizes, steps, table
 from clip.catalog import read_architecture
 from clip.model import CLIP
 
@@ -330,3 +330,30 @@ def test_zero_gains_are_not_hidden():
     with torch.no_grad():
         model.visual.layer2[0].conv3.weight.mul_(2)
     assert not torch.allclose(before, model.encode_image(images)) and isinstance(model, CLIP)
+
+
+# -- gradient projection -----------------------------------------------------------------------------------------------
+
+
+def test_the_step_at_another_batch_lies_on_the_line():
+    """Steps of 8 images take 2 + 8 * 1 s, those of 16 take 2 + 16 * 1, hence those of 64 take 66; the projection 6."""
+    found = projection.at_batch([16.0, 16.0], [18.0, 18.0], [6.0, 6.0], 8, 16, 64)
+    assert (found["ours_s"], found["peer_s"], found["projection_s"], found["scaled"]) == (72, 66, 6, True)
+    assert found["ratio"] == pytest.approx(66 / 72)
+    assert "10.00 and 18.00 s without, the projection 6.000 s" in found["note"]
+    assert "0.625 at 8 and 0.750 at 16" in found["note"]  # 10 / 16 and 18 / 24
+    measured = projection.at_batch([16.0], [66.0], [6.0], 8, 64, 64)
+    assert (measured["peer_s"], measured["scaled"]) == (66, False)
+
+
+def test_a_benchmarked_projection_is_one(monkeypatch):
+    """Orthonormal bases of every tracked tensor; a step without the projection is not timed."""
+    model = sizes.random_model("tiny-vit")
+    entries = projection.RandomBases(model, 10).earlier()
+    assert entries.keys() == projection.tracked_parameters(model).keys()
+    for name, entry in entries.items():
+        assert entry["basis"].shape == (10, model.get_parameter(name).numel())
+        torch.testing.assert_close(entry["basis"] @ entry["basis"].T, torch.eye(10), rtol=0, atol=1e-5)
+    monkeypatch.setattr(projection.RandomBases, "after_step", lambda tracker, state: None)
+    with pytest.raises(harness.Mismatch, match="inside the span"):
+        run.measured("ogd", "test")

@@ -10,12 +10,17 @@ from torch import nn
 from clip.model import Attention
 from src.device import Device
 from src.errors import UserError
+from src.models import gradients
 from src.models.finetune import Finetune
 from src.models.gradients import (
+    BasisGroup,
     GradientTracker,
+    alike,
     basis_from_gradients,
     chained,
     project,
+    project_batched,
+    project_one_by_one,
     read_gradients,
     snapshot_steps,
     tracked_parameters,
@@ -243,6 +248,56 @@ def test_projection_keeps_the_type_of_half_precision():
     given = normal(8, dtype=torch.bfloat16)
     rest = project(given, torch.eye(8)[:2])
     assert rest.dtype == torch.bfloat16 and torch.equal(rest[2:], given[2:]) and not rest[:2].any()
+
+
+@pytest.mark.parametrize("way", [project_one_by_one, project_batched])
+def test_each_vector_of_a_stack_loses_its_own_part(way):
+    rows = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0]], [[0, 0, 0, 1], [0.6, 0, 0.8, 0]]])
+    values = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 4]])  # 0.6 * 1 + 0.8 * 3 = 3 in the second stack's second row
+    way(values, rows)
+    torch.testing.assert_close(values, torch.tensor([[0, 0, 3.0, 4], [1 - 1.8, 2, 3 - 2.4, 0]]))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("outside", [1.0, 1e-3, 1e-5])
+def test_batched_products_leave_no_part_either(dtype, bound, outside):
+    rows = torch.stack([basis_from_gradients(normal(10, 4000, seed=seed), 1.0)["basis"] for seed in range(3)]).to(dtype)
+    inside = torch.bmm(normal(3, 1, 10), rows.double())[:, 0]                            # (3, 4000)
+    given = (inside + outside * normal(3, 4000, seed=5) / 4000 ** 0.5).to(dtype)
+    rest = given.clone()
+    project_batched(rest, rows)
+    for one, vector, basis in zip(rest, given, rows, strict=True):
+        assert part_inside(one, basis) < bound < part_inside(vector, basis)
+        torch.testing.assert_close(one, project(vector, basis), rtol=0, atol=3e-6 if dtype == torch.float32 else 1e-14)
+
+
+def test_batched_products_are_never_in_tf32(monkeypatch):
+    seen, matmul = [], torch.backends.cuda.matmul
+    monkeypatch.setattr(torch, "bmm", lambda *given, bmm=torch.bmm: seen.append(matmul.allow_tf32) or bmm(*given))
+    for allowed in (True, False):
+        matmul.allow_tf32 = allowed
+        project_batched(normal(1, 6), torch.eye(6).double()[None, :2])
+        assert matmul.allow_tf32 == allowed
+    assert seen == [False] * 4
+
+
+def test_groups_are_of_equal_shapes_and_bounded(monkeypatch):
+    shapes = {"a": (2, 8), "b": (3, 8), "c": (2, 8), "d": (2, 16), "e": (2, 8), "f": torch.Size((3, 8))}
+    assert list(alike(shapes, 4)) == [["a", "c", "e"], ["b", "f"], ["d"]]
+    monkeypatch.setattr(gradients, "STACK", 2 * 2 * 8 * 4)  # two of (2, 8), one of (3, 8)
+    assert list(alike(shapes, 4)) == [["a", "c"], ["e"], ["b"], ["f"], ["d"]]
+    assert list(alike(shapes, 8)) == [["a"], ["c"], ["e"], ["b"], ["f"], ["d"]]
+
+
+def test_a_group_projects_tensors_of_any_shape_and_layout():
+    entries = {name: {"basis": basis_from_gradients(normal(3, 24, seed=seed), 1.0)["basis"]}
+               for seed, name in enumerate("ab")}
+    given = [normal(24, seed=7), normal(4, 6, seed=8).T]  # the second does not lie in one piece, row by row
+    expected = [project(tensor, entry["basis"]) for tensor, entry in zip(given, entries.values(), strict=True)]
+    group = BasisGroup(["a", "b"], entries, given[0], room=0)
+    group.project(given)
+    for tensor, other in zip(given, expected, strict=True):
+        torch.testing.assert_close(tensor, other, rtol=0, atol=1e-14)
 
 
 def test_chained_by_hand():
@@ -532,6 +587,93 @@ def test_tensors_that_are_frozen_now_are_kept(make_state, make_model, kind, basi
         assert grown > 0 if name.startswith("visual.") else (
             grown == 0 and torch.equal(entry["basis"], old[name]["basis"])
             and torch.equal(entry["energy"], old[name]["energy"]))
+
+
+# -- memory and cost ---------------------------------------------------------------------------------------------------
+
+
+def test_batched_products_train_as_products_one_by_one(make_state, make_model, kind, basis_file, monkeypatch):
+    plain = run(make_state(make_model(kind), wd=0.1), GradientTracker(None, basis_file))
+    calls = []
+    monkeypatch.setitem(gradients.PROJECTIONS, "cpu", lambda *given: calls.append(0) or project_batched(*given))
+    tracker = GradientTracker(None, basis_file)
+    moved = run(make_state(make_model(kind), wd=0.1), tracker)
+    assert len(calls) == 6 * 2 * len(tracker.groups) and len(tracker.groups) < len(tracker.protected)
+    for name, value in plain.items():
+        torch.testing.assert_close(moved[name], value, rtol=0, atol=1e-8)  # of steps of 1e-2, by AdamW's division
+    assert max(inside_of(moved, basis_file).values()) < 1e-10
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_file, monkeypatch, capsys, share):
+    resident, streamed = GradientTracker(3, basis_file), GradientTracker(3, basis_file)
+    expected = run(make_state(make_model(kind), wd=0.1), resident)
+    total = sum(group.rows.nbytes for group in resident.groups)
+    assert all(group.resident for group in resident.groups) and "note" not in capsys.readouterr().out
+    monkeypatch.setattr(gradients, "resident_bytes", lambda device: share * total)
+    loads = []
+
+    def copied(group):  # what a device would have: nothing of a streamed group from one use to the next
+        loads.append(group.resident)
+        return group.rows.clone()
+    monkeypatch.setattr(BasisGroup, "_on_device", copied)
+    moved = run(make_state(make_model(kind), wd=0.1), streamed)
+    kept = sum(group.rows.nbytes for group in streamed.groups if group.resident)
+    assert kept <= share * total and (kept > 0) == (share > 0) and len(loads) == 6 * 2 * len(streamed.groups)
+    assert f"note: {(total - kept) / 2 ** 20:.1f} MiB of the bases stay in host memory" in capsys.readouterr().out
+    for name, value in expected.items():
+        assert torch.equal(moved[name], value)
+    for name, part in resident.basis.items():
+        assert torch.equal(part["basis"], streamed.basis[name]["basis"])
+
+
+@pytest.mark.parametrize(("of_file", "twice"), [(torch.float32, False), (torch.float64, True)])
+def test_no_basis_is_in_memory_twice(make_state, make_model, tmp_path, of_file, twice):
+    """But for one that the type of the weights could not hold exactly, of which the next file is made."""
+    names = [f"transformer.resblocks.0.ln_{number}.weight" for number in (1, 2)]
+    entries = {name: basis_from_gradients(normal(3, 16, seed=seed, dtype=of_file), 1.0)
+               for seed, name in enumerate(names)}
+    torch.save(entries, tmp_path / "grad.pth")
+    tracker = GradientTracker(None, tmp_path / "grad.pth")
+    state = make_state(make_model("vit", dtype=torch.float32))
+    tracker.begin(state)
+    group, = tracker.groups
+    assert group.names == names and group.rows.shape == (2, 3, 16) and group.rows.dtype == torch.float32
+    stack = group.rows.untyped_storage().data_ptr()
+    for name in names:
+        assert tracker.protected[name].untyped_storage().data_ptr() == stack
+        assert (tracker.old[name]["basis"].untyped_storage().data_ptr() != stack) == twice
+        torch.testing.assert_close(tracker.protected[name], entries[name]["basis"].float())
+
+
+def test_files_hold_no_stack(make_state, make_model, tmp_path):
+    """A basis that is passed on as it is, of a tensor that this run projects and does not track."""
+    bias, other = "ln_final.bias", "transformer.resblocks.0.ln_1.weight"
+    torch.save({name: entry(2, 16) for name in (bias, other)}, tmp_path / "grad.pth")
+    tracker = GradientTracker(2, tmp_path / "grad.pth")
+    state = make_state(make_model("vit", dtype=torch.float32))
+    run(dataclasses.replace(state, device=Device("cpu", "fp32")), tracker)
+    kept = tracker.files(True)["grad_{task}.pth"][bias]["basis"]
+    assert [group.names for group in tracker.groups] == [[bias, other]]
+    assert torch.equal(kept, torch.eye(16)[:2]) and kept.untyped_storage().nbytes() == kept.nbytes
+
+
+def test_a_step_waits_for_no_device(make_state, make_model, kind, basis_file, monkeypatch):
+    """Nothing is asked of a tensor's values on the host, but at a step that takes a snapshot."""
+    state, tracker = make_state(make_model(kind)), GradientTracker(1, basis_file)
+    tracker.begin(state)
+    for value in state.model.parameters():
+        value.grad = torch.ones_like(value)
+
+    def refuse(*given, **named):
+        raise AssertionError("the host waited")
+    for way in ("item", "__bool__", "__float__", "__int__", "tolist", "cpu", "numpy", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, way, refuse)
+    tracker.after_backward(state)
+    tracker.after_step(state)
+    state.iteration = 3
+    with pytest.raises(AssertionError, match="the host waited"):
+        tracker.after_backward(state)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

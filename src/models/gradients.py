@@ -4,6 +4,8 @@ A basis file is {name: {"basis": (k, numel), "energy": (k,)}}, one entry a tenso
 singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the gradients of an interrupted run.
 """
 
+import contextlib
+import math
 import warnings
 
 import torch
@@ -15,6 +17,9 @@ STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Singular values below this fraction of the largest, and what is left of a row by projection below this fraction of
 # it, are rounding errors of fp32 rows.
 ROUNDING = 1e-6
+PASSES = 2  # of a projection
+STACK = 2 ** 28  # bytes of bases that go through one product, and that are streamed at a time; at least one basis
+RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device: the optimiser and the step come on top of the bases
 
 
 def tracked_parameters(model):
@@ -67,10 +72,42 @@ def project(tensor, basis):
     second 5e-8.
     """
     wide = torch.promote_types(tensor.dtype, basis.dtype)
-    rest, rows = tensor.reshape(-1).to(wide), basis.to(tensor.device, wide)
-    for _ in range(2):
-        rest = rest - rows.T @ (rows @ rest)                                             # (N, k) x (k,) -> (N,)
+    rest = tensor.reshape(-1).to(wide, copy=True)
+    project_one_by_one(rest[None], basis.to(tensor.device, wide)[None])
     return rest.view(tensor.shape).to(tensor.dtype)
+
+
+def project_one_by_one(values, rows):
+    """(n, N) values, (n, k, N) orthonormal rows: each vector loses, in place, its part in the span of its own rows."""
+    part = torch.empty_like(values[0])  # kept: at 10 rows, taking memory anew costs a CPU up to a third of the time
+    for rest, own in zip(values, rows, strict=True):
+        for _ in range(PASSES):
+            rest -= torch.mv(own.T, own @ rest, out=part)                                # (N, k) x (k,) -> (N,)
+
+
+def project_batched(values, rows):
+    """``project_one_by_one`` in two products for all n; its numbers but for the order of the sums."""
+    rest = values[:, None]                                                               # (n, 1, N)
+    with no_tf32():
+        for _ in range(PASSES):
+            parts = torch.bmm(rest, rows.mT)                           # (n, 1, N) x (n, N, k) -> (n, 1, k)
+            rest.baddbmm_(parts, rows, alpha=-1)                       # (n, 1, k) x (n, k, N) -> (n, 1, N)
+
+
+# Batched, single rows take a CPU up to twice as long at ViT-B/16's sizes, and are rounded differently.
+PROJECTIONS = {"cpu": project_one_by_one}
+
+
+@contextlib.contextmanager
+def no_tf32():
+    """--tf32 is for the model: coefficients with 10 bits would leave the gradient with noise of 5e-4 of its part in the
+    span, which may be a thousand times the rest."""
+    matmul = torch.backends.cuda.matmul
+    allowed, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = allowed
 
 
 def chained(old, rows, energy=0.97):
@@ -153,6 +190,68 @@ def read_gradients(path, energy=0.97):
     return as_basis(read_file(path), energy)
 
 
+def resident_bytes(device):
+    """How many bytes of bases may stay on a device: a share of what is free on CUDA, elsewhere all."""
+    if device.type != "cuda":
+        return math.inf
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch for its next use
+    return RESIDENT_SHARE * (torch.cuda.mem_get_info(device)[0] + unused)
+
+
+def alike(shapes, itemsize):
+    """{name: (k, N)} -> lists of names with equal shapes, each list's bases together within STACK bytes."""
+    groups = {}
+    for name, shape in shapes.items():
+        groups.setdefault(tuple(shape), []).append(name)
+    for shape, names in groups.items():
+        most = max(1, STACK // (math.prod(shape) * itemsize))
+        yield from (names[start:start + most] for start in range(0, len(names), most))
+
+
+class BasisGroup:
+    """The bases of ``names``, all (k, N): ``rows`` (n, k, N) in the type of ``weight``; where that is if they take no
+    more than ``room`` bytes, else in pinned host memory, from where each use streams them.
+
+    ``entries`` {name: {"basis": (k, N)}}: where the stack holds the values of a basis exactly, the entry's becomes a
+    view of it, so that none is in memory twice.
+    """
+
+    def __init__(self, names, entries, weight, room):
+        shape = len(names), *entries[names[0]]["basis"].shape
+        self.names, self.device = names, weight.device
+        self.resident = math.prod(shape) * weight.itemsize <= room
+        self.rows = torch.empty(shape, dtype=weight.dtype, device=weight.device if self.resident else "cpu",
+                                pin_memory=weight.is_cuda and not self.resident)
+        for name, own in zip(names, self.rows, strict=True):
+            given = entries[name]["basis"]
+            own.copy_(given)
+            if torch.promote_types(given.dtype, own.dtype) == own.dtype:
+                entries[name]["basis"] = own
+
+    def project(self, tensors):
+        """n tensors of N values, of any shape: each loses, in place, its part in the span of its own rows."""
+        values = torch.stack([tensor.reshape(-1) for tensor in tensors])                 # (n, N)
+        PROJECTIONS.get(self.device.type, project_batched)(values, self._on_device())
+        torch._foreach_copy_(tensors, [value.view_as(tensor) for value, tensor in zip(values, tensors, strict=True)])
+
+    def _on_device(self):
+        return self.rows.to(self.device, non_blocking=True)
+
+
+def placed(shapes, entries, weight):
+    """BasisGroups of the entries named in ``shapes`` {name: (k, N)}, resident where ``weight`` is while there is room.
+    """
+    groups, room = [], resident_bytes(weight.device)
+    for names in alike(shapes, weight.itemsize):
+        groups.append(BasisGroup(names, entries, weight, room))
+        room -= groups[-1].rows.nbytes if groups[-1].resident else 0
+    streamed = sum(group.rows.nbytes for group in groups if not group.resident)
+    if streamed:
+        print(f"note: {streamed / 2 ** 20:.1f} MiB of the bases stay in host memory and are copied at every step: the "
+              "device has no room for them")
+    return groups
+
+
 class GradientTracker(Hooks):
     """Orthogonal gradient projection: training moves no weight within the span of earlier tasks' gradients.
 
@@ -173,7 +272,9 @@ class GradientTracker(Hooks):
     step; step by step the rounding of fp32 weights adds up, to 2.5e-2 of the movement after 300 steps of lr 1e-6.
 
     ``orthogonal_energy``: share of squared singular values that a basis holds. ``orthogonal_dtype``: fp32, fp16 or
-    bf16, of the file. ``orthogonal_budget`` in GiB: above it, the rows of the lowest energies are dropped.
+    bf16, of the file. ``orthogonal_budget`` in GiB, of the file: above it, the rows of the lowest energies are dropped.
+
+    In memory the bases are fp32, stacked by equal shapes; those for which a CUDA device has no room stay on the host.
     """
 
     def __init__(self, orthogonal_gradients=None, orthogonal_gradients_path=None, orthogonal_target="update",
@@ -185,8 +286,10 @@ class GradientTracker(Hooks):
         self.snapshots, self.basis = {}, {}
 
     def begin(self, state):
-        self.old = read_gradients(self.path, self.energy) if self.path else {}
-        self.protected = self._protected(state.model) if self.path else {}               # {name: (k, numel)}
+        self.old = self.earlier() if self.path else {}
+        self.groups = self._grouped(state.model) if self.path else []
+        self.protected = {name: rows for group in self.groups                            # {name: (k, numel)}
+                          for name, rows in zip(group.names, group.rows, strict=True)}
         self.start = {name: value.detach().clone() for name, value in state.model.named_parameters()
                       if name in self.protected and self.projects_update}
         self.steps, self.snapshots = [], {}
@@ -197,8 +300,12 @@ class GradientTracker(Hooks):
                 raise UserError(f"--orthogonal-gradients {self.count}: nothing that it tracks is trained here (weights "
                                 "of attention, MLP, norms and convolutions); leave it out")
 
-    def _protected(self, model):
-        """{name: (k, numel)} on the device and in the type of the weights, of what the file protects and is trained."""
+    def earlier(self):
+        """{name: {"basis": (k, numel), "energy": (k,)}} to project off and to extend."""
+        return read_gradients(self.path, self.energy)
+
+    def _grouped(self, model):
+        """BasisGroups of what the file protects and is trained."""
         parameters = dict(model.named_parameters())
         wrong = [f"{name} ({entry['basis'].shape[1]} values, "
                  f"the model {parameters[name].numel() if name in parameters else 'has none'})"
@@ -208,22 +315,24 @@ class GradientTracker(Hooks):
             more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
             raise UserError(f"--orthogonal-gradients-path {self.path}: does not fit the model: "
                             f"{', '.join(wrong[:10])}{more}; give gradients of the same --model")
-        protected = {name: entry["basis"].to(parameters[name]) for name, entry in self.old.items()
-                     if parameters[name].requires_grad and len(entry["basis"])}
-        if not protected:
+        shapes = {name: entry["basis"].shape for name, entry in self.old.items()
+                  if parameters[name].requires_grad and len(entry["basis"])}
+        if not shapes:
             raise UserError(f"--orthogonal-gradients-path {self.path}: would protect nothing: none of its "
                             f"{len(self.old)} tensors is trained here and has a row; give another --train-mode or file")
-        print(f"projection off {self.path}: {len(protected)} of its {len(self.old)} tensors, {size(protected)}")
-        return protected
+        weight = parameters[next(iter(shapes))]
+        print(f"projection off {self.path}: {len(shapes)} of its {len(self.old)} tensors, "
+              f"{size(shapes, weight.itemsize)}")
+        return placed(shapes, self.old, weight)
 
     def after_backward(self, state):
         parameters = dict(state.model.named_parameters())
         taken = len(next(iter(self.snapshots.values()), ()))
         if taken < sum(step <= state.iteration for step in self.steps):
             self._take(parameters)
-        for name, rows in self.protected.items():
-            if parameters[name].grad is not None:
-                parameters[name].grad.copy_(project(parameters[name].grad, rows))
+        for group in self.groups:
+            weights = [parameters[name] for name in group.names]
+            group.project([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights])
 
     def _take(self, parameters):
         """A snapshot; where loss scaling made the gradient overflow, the next step's is taken instead."""
@@ -235,9 +344,14 @@ class GradientTracker(Hooks):
 
     @torch.no_grad()
     def after_step(self, state):
+        if not self.projects_update:
+            return
         parameters = dict(state.model.named_parameters())
-        for name, start in self.start.items():
-            parameters[name].copy_(start + project(parameters[name] - start, self.protected[name]))
+        for group in self.groups:
+            weights, starts = ([of[name] for name in group.names] for of in (parameters, self.start))
+            moved = torch._foreach_sub(weights, starts)
+            group.project(moved)
+            torch._foreach_copy_(weights, torch._foreach_add(starts, moved))
 
     def end(self, state):
         if not self.count:
@@ -255,11 +369,12 @@ class GradientTracker(Hooks):
             self.basis, dropped = within_budget(self.basis, self.budget * 2 ** 30)
             if dropped:
                 print(f"--orthogonal-budget {self.budget:g}: {dropped} rows of the lowest energies were dropped")
-        bases = {name: entry["basis"] for name, entry in self.basis.items()}
-        print(f"gradient basis: {len(bases)} tensors, {size(bases)} in {self.dtype}")
+        shapes = {name: entry["basis"].shape for name, entry in self.basis.items()}
+        print(f"gradient basis: {len(shapes)} tensors, {size(shapes, self.stored.itemsize)} in {self.dtype}")
 
     def _stored(self, entry):
-        return {"basis": entry["basis"].to("cpu", self.stored),
+        """Copied: a view would take its whole stack along into the file."""
+        return {"basis": entry["basis"].to("cpu", self.stored, copy=True),
                 "energy": entry["energy"].to("cpu", torch.float32)}
 
     def files(self, finished):
@@ -275,7 +390,7 @@ class GradientTracker(Hooks):
 
     def load_state_dict(self, content):
         self.snapshots = {name: list(rows) for name, rows in content["snapshots"].items()}
-        self.start = {name: start.to(self.protected[name]) for name, start in content["start"].items()}
+        self.start = {name: start.to(self.start[name]) for name, start in content["start"].items()}
 
 
 def snapshot_steps(count, iterations):
@@ -286,7 +401,7 @@ def snapshot_steps(count, iterations):
     return [(2 * index + 1) * iterations // (2 * count) for index in range(count)]
 
 
-def size(bases):
-    """{name: (k, numel)} -> rows and bytes in words."""
-    return (f"{sum(map(len, bases.values()))} rows, "
-            f"{sum(rows.nbytes for rows in bases.values()) / 2 ** 20:.1f} MiB")
+def size(shapes, itemsize):
+    """{name: (k, numel)} and bytes of a value -> rows and bytes in words."""
+    return (f"{sum(count for count, _ in shapes.values())} rows, "
+            f"{sum(map(math.prod, shapes.values())) * itemsize / 2 ** 20:.1f} MiB")
