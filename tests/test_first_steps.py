@@ -15,7 +15,7 @@ import clip
 from benchmarks.published_loop import PlainTransformer, PublishedLoop
 from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
-from src.build import Datasets, build_device, build_hooks, build_state, starting_checkpoint, zeroshot_opener
+from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
 from src.models.hooks import Hooks
 from src.models.training import train
 
@@ -186,7 +186,7 @@ def run(request, toy):
     """Of a method: (its name, the losses [{name: value}], the hook that kept the batches, what opens datasets)."""
     config, losses = parse([*COMMAND, *METHODS[request.param]]), []
     device, datasets = build_device(config), Datasets(config)
-    state = build_state(config, datasets, "toy-digits", toy, device, zeroshot_opener(config, toy, device))
+    state = build_state(config, datasets, "toy-digits", toy, device, ZeroshotOpener(config, toy, device))
     method, = build_hooks(config, toy)
     keep = KeepBatches(method)
     train(state, [method, keep], lambda state, terms: losses.append({name: value.item()

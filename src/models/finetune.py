@@ -55,7 +55,7 @@ class ClassesOfTasks:
         first, total = 0, features.new_zeros(())
         here = batch.labels_on_host  # who is in the batch is known without waiting for the device
         for scores, size in zip(self.scores, self.sizes, strict=True):
-            rows = ((here >= first) & (here < first + size)).nonzero()[:, 0].to(features.device)
+            rows = ((here >= first) & (here < first + size)).nonzero()[:, 0].to(features.device, non_blocking=True)
             if len(rows):
                 total = total + F.cross_entropy(scores(features[rows]), batch.labels[rows] - first, reduction="sum",
                                                 label_smoothing=label_smoothing)
@@ -214,7 +214,7 @@ class Distill(Finetune):
         **student's** features of a sampled batch of the reference texts: what lets the text tower feel a teacher."""
         generator = torch.Generator().manual_seed(seed_of(state.seed_of("sampled texts"), state.iteration))
         rows = torch.randperm(len(self.reference_tokens), generator=generator)[:self.batch_size]
-        rows = rows.to(self.reference_tokens.device)
+        rows = rows.to(self.reference_tokens.device, non_blocking=True)
         student_texts = text_features(state.model, self.reference_tokens[rows])              # (K, D)
         teacher_logits = similarity(teacher, self.reference_texts[rows], state.scale)        # (B, D) x (K, D) -> (B, K)
         student_logits = similarity(teacher, student_texts, state.scale)

@@ -271,7 +271,7 @@ def squared_update(model):
             A, B, factors = zip(*pairs.values(), strict=True)
             A, B = torch.stack(A), torch.stack(B)                                # (n, r, in), (n, out, r)
             traces = ((B.mT @ B) * (A @ A.mT)).sum(dim=(1, 2))                   # (n, r, r) x (n, r, r) -> (n,)
-            total = total + traces @ traces.new_tensor(factors)
+            total = total + traces @ torch.tensor(factors).to(traces, non_blocking=True)
     return total
 
 

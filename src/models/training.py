@@ -199,8 +199,9 @@ class TrainingState:
             found = [index for _, index in batch if index in row_of]
             if not found:
                 raise UserError("none of the images of a batch could be decoded")
-            labels = torch.tensor([split.labels[index] for index in found], device=features.device)
-            yield Batch(None, labels, len(batch) - len(found), features[[row_of[index] for index in found]])
+            labels, rows = (torch.tensor(numbers).to(features.device, non_blocking=True) for numbers in (
+                [split.labels[index] for index in found], [row_of[index] for index in found]))
+            yield Batch(None, labels, len(batch) - len(found), features[rows])
 
 
 class Step(nn.Module):
