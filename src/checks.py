@@ -26,6 +26,7 @@ CONTRADICTIONS = [
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+    ("resume", "overwrite", "go on, or begin anew"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
@@ -79,6 +80,8 @@ def _check_kind(config):
                             "--eval-only to evaluate, or see --help")
         if config.iterations is None and config.epochs is None:
             raise UserError("how long? give --iterations N or --epochs N")
+        if config.resume and not config.save:
+            raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
             config.warnings.append("without --save the trained weights and metrics are not kept")
     named = config.eval_datasets or config.dataset_order or config.train_dataset

@@ -75,6 +75,38 @@ class Device:
         images = images.to(self.device, non_blocking=True).to(self.weight_type)
         return (images / 255 - self._mean) / self._std
 
+    @property
+    def waits(self):
+        """Whether who reads a value waits for all that the device has been given to do."""
+        return self.device.type == "cuda"
+
+    def read(self, values):
+        """(N,) on the device -> a function that gives them as a list, and waits only for what was under way now."""
+        if not self.waits:
+            return values.tolist
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def numbers():
+            copied.synchronize()
+            return host.tolist()
+        return numbers
+
+    @contextlib.contextmanager
+    def enough_memory(self, work):
+        """Around ``work``, in words, that may need more memory than there is: then a UserError says how much it was."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+                raise
+            peak = f"{self.peak_memory() / 2 ** 30:.1f} GiB"
+            raise UserError(f"out of memory with {work} on {self.describe()}, at {peak}: give a smaller --batch-size, "
+                            "--grad-accum N (the same gradient in N parts), --grad-checkpointing or --precision bf16"
+                            ) from None
+
     def peak_memory(self):
         """Bytes: the accelerator's peak where there is one, else the process's."""
         if self.device.type == "cuda":

@@ -30,7 +30,7 @@ class World:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.first = rank == 0
         self._store, self._meetings, self._gathers, self._device = store, 0, None, torch.device("cpu")
-        self._within_turn = False
+        self._within_turn, self._last = False, None
 
     def start(self, device):
         """Meet the others on a torch.device, which tells the backend; nothing to do alone."""
@@ -62,6 +62,19 @@ class World:
             return self._store.add(f"stopped {self._meetings}", 0) > 0
         except RuntimeError:  # the store was the first process's, which is gone
             return True
+
+    def all_stop(self, asked, step):
+        """Whether all processes end after this ``step``, because one of them was ``asked`` to. The first hears of it
+        and names the step after its own, which no other can have left: its gradients are everybody's."""
+        if self.size == 1:
+            return bool(asked)
+        if asked:
+            self._store.set(f"asked {self._meetings}", "")
+        if self.first and self._last is None and self._store.check([f"asked {self._meetings}"]):
+            self._store.set(f"last {self._meetings}", str(step + 1))
+        if self._last is None and self._store.check([f"last {self._meetings}"]):
+            self._last = int(self._store.get(f"last {self._meetings}"))
+        return self._last is not None and step >= self._last
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

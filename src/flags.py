@@ -21,6 +21,7 @@ from src.values import (
     place,
     rates,
     real,
+    rhythm,
     shares,
     warmup,
     whole,
@@ -119,9 +120,11 @@ def checkpoint_flags():
         Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
         Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
              "interrupted one", runs=MODEL, metavar="FILE"),
-        later("--resume", "continue an interrupted run in --save exactly", False),
+        switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
+               numbers=False),
         switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
-        later("--save-interval", "steps or time between resume points", "10m"),
+        Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
+             numbers=False),
     ]
 
 

@@ -13,13 +13,14 @@ import sys
 
 from src import args, checks, flags  # all else is imported where a run needs it: --help must not wait for torch
 from src.errors import UserError
+from src.interruption import STATUS, Interrupted, Signals
 
 INTERRUPTED = 130
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 130 for an
-    interruption."""
+    """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 75 where
+    training was interrupted and goes on with --resume, 130 where it was broken off."""
     with contextlib.ExitStack() as leaving:
         if several_processes():
             leaving.callback(_world().stop)
@@ -28,6 +29,8 @@ def main(argv=None):
                 return _run(sys.argv[1:] if argv is None else argv)
         except (UserError, *_load_errors()) as error:
             return _stopped(f"error: {error}", 2)
+        except Interrupted as error:
+            return _stopped(str(error), STATUS)
         except KeyboardInterrupt:
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except RuntimeError:
@@ -94,11 +97,16 @@ def _print_origins(config):
 
 def run_task(config):
     """--train-dataset: one task, from --load or from the initial weights."""
+    with Signals() as signals:
+        _train_task(config, signals)
+
+
+def _train_task(config, signals):
     from src.build import starting_checkpoint
     from src.datasets.pairs import JOINT
     from src.report import scores_table
     from src.run import Run
-    run = Run(config)
+    run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
@@ -110,16 +118,21 @@ def run_task(config):
 
 def run_sequence(config):
     """--dataset-order: the whole sequence in one process, with its accuracy matrix."""
+    with Signals() as signals:
+        _train_sequence(config, signals)
+
+
+def _train_sequence(config, signals):
     from src.build import starting_checkpoint
     from src.report import summary_text
     from src.run import Run
     from src.sequence import run_sequence as run_tasks
-    run = Run(config)
+    run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
     _print_origins(config)
-    rows, _ = run_tasks(config.dataset_order, start, run.train, run.evaluate)
+    rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
     print("\n" + "\n".join(map(summary_text, run.summarise(rows).values())))
 
 

@@ -53,11 +53,13 @@ class RunFolder:
             raise UserError(f"--save {self.path}: cannot be written ({error.strerror}); give another") from None
 
     def add_metrics(self, dataset, row):
-        """Append a row to ``metrics_<dataset>.csv``; it replaces one that differs from it only in its scores."""
+        """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its
+        scores."""
         if not self.writes:
             return
-        rows = [old for old in self.read_metrics(dataset) if _identity(old) != _identity(row)] + [row]
-        self._write_metrics(dataset, rows)
+        rows = self.read_metrics(dataset)
+        same = [number for number, old in enumerate(rows) if _identity(old) == _identity(row)]
+        self._write_metrics(dataset, [*rows[:same[0]], row, *rows[same[0] + 1:]] if same else [*rows, row])
 
     def _write_metrics(self, dataset, rows):
         with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
@@ -86,6 +88,13 @@ class RunFolder:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
+    def read_json(self, name):
+        """Content of a file that ``write_json`` wrote; {} where there is none that can be read."""
+        try:
+            return json.loads(self.file(name).read_text(encoding="utf-8")) if self.has(name) else {}
+        except (OSError, ValueError):
+            return {}
+
     def write_json(self, name, content):
         if self.writes:
             with atomic_file(self.file(name), "w") as file:
@@ -103,11 +112,23 @@ class RunFolder:
     def write_checkpoint(self, dataset, checkpoint):
         self.write_tensors(f"{dataset}.pth", checkpoint)
 
-    def open_log(self, dataset):
+    def open_log(self, dataset, after=0):
+        """``log_<dataset>.jsonl``, with those lines that it has of the first ``after`` steps."""
         if not self.writes:
             return None
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self.file(f"log_{dataset}.jsonl").open("w", encoding="utf-8", buffering=1)
+        path = self.file(f"log_{dataset}.jsonl")
+        lines = path.read_text(encoding="utf-8").splitlines() if after and path.is_file() else []
+        with atomic_file(path, "w") as file:
+            file.writelines(f"{line}\n" for line in lines if _iteration_of(line) <= after)
+        return path.open("a", encoding="utf-8", buffering=1)
+
+
+def _iteration_of(line):
+    """Of a line of a log; a line that was cut off is none of the first steps."""
+    try:
+        return json.loads(line)["iteration"]
+    except ValueError:
+        return math.inf
 
 
 def _identity(row):
@@ -132,14 +153,15 @@ class Journal:
     """Called after each step: a progress bar, and one line of ``log_<dataset>.jsonl`` every ``interval`` steps.
 
     Terms stay on the device between log lines, so that the loop never waits for them. ``means`` makes {name: number}
-    of them, their means over the processes.
+    of them, their means over the processes. ``after``: the steps that an interrupted run has done.
     """
 
-    def __init__(self, folder, dataset, total, interval, quiet=False, means=None):
+    def __init__(self, folder, dataset, total, interval, quiet=False, means=None, after=0):
         self.means = means or World().means
-        self.open_log, self.file = functools.partial(folder.open_log, dataset), None
+        self.open_log, self.file = functools.partial(folder.open_log, dataset, after), None
         self.interval, self.total = interval, total
-        self.bar = tqdm(total=total, desc=dataset, unit="step", disable=True if quiet else None, leave=False)
+        self.bar = tqdm(total=total, initial=after, desc=dataset, unit="step", disable=True if quiet else None,
+                        leave=False)
         self.images, self.since = 0, time.perf_counter()
 
     def step(self, state, losses):

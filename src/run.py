@@ -2,19 +2,22 @@
 
 import time
 
+from clip import loader
 from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, model_name
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.distributed import in_turn, this_world
 from src.errors import UserError
+from src.interruption import Signals
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
 from src.report import matrix_csv, summary_text
-from src.scoring import RETRIEVAL, Scoring, task_and_phase
+from src.resume import ResumePoints, TaskPoints
+from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import summarise as summarise_accuracy
 from src.sequence import summarise_retrieval
 
@@ -23,8 +26,8 @@ class Run:
     """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
     or --eval-datasets, or the one trained on."""
 
-    def __init__(self, config, folder=None):
-        self.config = config
+    def __init__(self, config, folder=None, signals=None):
+        self.config, self.signals = config, signals or Signals()
         self.world = this_world()
         self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
         self.world.start(self.device.device)
@@ -75,64 +78,97 @@ class Run:
         self.folder.prepare()
 
     def train(self, name, start):
-        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint.
-        -> (its finished checkpoint, {dataset: Scores})."""
-        config, began = self.config, time.perf_counter()
-        state = build_state(config, self.datasets, name, start, self.device, self.open_zeroshot)
-        if not config.pairs:  # whose drift is told against them
+        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
+        with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
+        if self.config.resume and self.folder.has(f"{stem(name)}.pth"):
+            return self._finished(name)
+        state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
+        if not self.config.pairs:  # whose drift is told against them
             del start["state_dict"]
         state.world = self.world
-        hooks = build_hooks(config, start, self.basis)
+        hooks = build_hooks(self.config, start, self.basis)
+        points = TaskPoints(self.config, self.folder, state, hooks, stem(name))
+        journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
+                          self.config.quiet, self.world.means, points.iteration)
         due = self._evaluation_rhythm(state)
-        file, total = stem(name), state.settings.iterations
-        journal = Journal(self.folder, file, total, config.log_interval, config.quiet, self.world.means)
-        evaluations = []
+
+        def begun(state, hooks):
+            self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
+            if not self.config.quiet:
+                print(self.memory, flush=True)
+            points.begin()
 
         def report(state, losses):
             journal.step(state, losses)
-            if due and state.iteration % due == 0 and state.iteration != total:
-                self.scoring.trained(state, hooks, file)
-                evaluations.append(state.iteration)
-
-        def count(state, hooks):
-            self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
-            if not config.quiet:
-                print(self.memory, flush=True)
+            last = state.iteration == state.settings.iterations
+            with points.kept_if_interrupted():
+                if due and state.iteration % due == 0 and not last:
+                    with self.signals.released():
+                        self.scoring.trained(state, hooks, stem(name))
+                if not last and self.world.all_stop(self.signals.name, state.iteration):
+                    self.signals.stop()
+            points.keep_where_due(last)
 
         try:
-            train(state, hooks, report, count)
+            with points.told_if_interrupted(), self.signals.held():
+                with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
+                    train(state, hooks, report, begun, points.interrupted)
+                with self.signals.released():
+                    scores = self.scoring.trained(state, hooks, stem(name))
+                checkpoint = self._keep(name, start, state, hooks, scores, points.seconds)
         except BaseException:
-            self._write_files(hooks, file, finished=False)
+            self._write_files(hooks, stem(name), finished=False)
             raise
         finally:
             journal.close()
-        return self._finish(name, start, state, hooks, time.perf_counter() - began, evaluations)
+        points.forget()
+        return checkpoint, scores
 
-    def _finish(self, name, start, state, hooks, seconds, evaluations):
-        """Score a trained task and keep it, its checkpoint last: who finds it finds all the rest."""
-        config, file = self.config, stem(name)
-        scores = self.scoring.trained(state, hooks, file)
-        self.folder.forget_other_iterations({(file, ""), task_and_phase(file, name)}, [*evaluations, state.iteration])
-        shown = {dataset: found[space] for dataset, found in scores.items()
-                 for space in (config.label_space[0], RETRIEVAL) if space in found}
+    def _keep(self, name, start, state, hooks, scores, seconds):
+        """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
+        config, file, due = self.config, stem(name), self._evaluation_rhythm(state)
+        self.folder.forget_other_iterations(
+            {(file, ""), task_and_phase(file, name)},
+            [*(range(due, state.iteration, due) if due else ()), state.iteration])
+        shown = self._shown(scores)
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, source=state.source, task=state.task,
             metrics={dataset: score.summary() for dataset, score in shown.items()},
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
-        self.folder.write_json(f"run_{file}.json", self._description(state, start, seconds))
+        self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
+                                                    "scores": plain_scores(scores)})
         self._write_files(hooks, file, finished=True)
         if is_adapted(state.model):
             self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
         self.folder.write_checkpoint(file, checkpoint)
+        self._leave_to_the_next(name, checkpoint)
+        self.world.wait()  # what the first process has written is there for all
+        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {_in_words(shown)}", flush=True)
+        return checkpoint
+
+    def _finished(self, name):
+        """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
+        file = stem(name)
+        checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
+        scores = scores_of(self.folder.read_json(f"run_{file}.json").get("scores", {}))
+        if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
+            raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
+                            f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
+        self._leave_to_the_next(name, checkpoint)
+        ResumePoints(self.folder, file, self.config.save_interval).forget()
+        print(f"{file}: finished before, {_in_words(self._shown(scores))}", flush=True)
+        return checkpoint, scores
+
+    def _leave_to_the_next(self, name, checkpoint):
         if self._is_last_phase(name):  # which is what the whole dataset leaves
             self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
-        if config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
-            self.basis = str(self.folder.file(f"grad_{file}.pth"))
-        self.world.wait()  # what the first process has written is there for all
-        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, "
-              + ", ".join(f"{dataset} {score}" for dataset, score in shown.items()), flush=True)
-        return checkpoint, scores
+        if self.config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+            self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
+
+    def _shown(self, scores):
+        return {dataset: found[space] for dataset, found in scores.items()
+                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
 
     def _description(self, state, start, seconds):
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
@@ -159,6 +195,15 @@ class Run:
         """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
         return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
 
+    def score_start(self, start):
+        """Scores of the weights that a sequence starts from, with --resume those that were found before."""
+        kept = self.folder.read_json("start.json") if self.config.resume else {}
+        if kept.get("config") == self.config.numbers():
+            return scores_of(kept["scores"])
+        scores = self.evaluate(start)
+        self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
+        return scores
+
     def summarise(self, rows):
         """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
 
@@ -182,3 +227,7 @@ class Run:
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             processes=self.world.size, peak_memory_bytes=self.device.peak_memory()))
         return summaries
+
+
+def _in_words(scores):
+    return ", ".join(f"{dataset} {score}" for dataset, score in scores.items())

@@ -8,10 +8,10 @@ from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
 from src.distributed import World
-from src.models.evaluation import SUBSET_SEED, classifier, evaluate, require_head_fits, zeroshot_head
+from src.models.evaluation import SUBSET_SEED, Scores, classifier, evaluate, require_head_fits, zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
-from src.models.retrieval import drift, folds, retrieve
+from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
 from src.records import metrics_row, retrieval_row
 from src.spaces import LabelSpaces
@@ -123,6 +123,17 @@ class Scoring:
     def _images(self, dataset):
         split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
+
+
+def plain_scores(scores):
+    """{dataset: {space: Scores}} as types that json keeps to the last bit."""
+    return {dataset: {space: asdict(score) for space, score in found.items()} for dataset, found in scores.items()}
+
+
+def scores_of(plain):
+    """What ``plain_scores`` was made of."""
+    return {dataset: {space: (RetrievalScores if space == RETRIEVAL else Scores)(**score)
+                      for space, score in found.items()} for dataset, found in plain.items()}
 
 
 def class_tasks(history):

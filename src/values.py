@@ -122,3 +122,22 @@ def warmup(text):
 def auto_or(parse):
     """``auto`` as it is, anything else through ``parse``."""
     return lambda text: text if text == "auto" else parse(text)
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def interval(text):
+    """``"500"`` -> (500, None) steps, ``"10m"`` -> (None, 600.0) seconds."""
+    if text[-1:] in UNITS:
+        return None, real(above=0)(text[:-1]) * UNITS[text[-1]]
+    return whole(1)(text), None
+
+
+def rhythm(text):
+    """A text that ``interval`` understands, itself."""
+    try:
+        interval(text)
+    except ValueError:
+        raise ValueError("expected steps, as in 500, or a time, as in 30s, 10m, 2h") from None
+    return text

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = (
     ("src.main",),
     ("src.run",),
+    ("src.resume",),
     ("src.scoring",),
     ("src.build", "src.checks", "src.preflight"),
     ("src.spaces",),
@@ -35,7 +36,7 @@ TIERS = (
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),
     ("src.recipes",),
-    ("src.errors", "src.files", "src.values", "src.protocols", "src"),
+    ("src.errors", "src.files", "src.values", "src.protocols", "src.interruption", "src"),
     ("clip", "clip.*"),
 )
 TARGET = re.compile(r"((?:src|clip)(?:\.\w+)+)(?::\w+)?")  # "module:Class" in a table is an arrow too

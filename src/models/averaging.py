@@ -41,6 +41,12 @@ class WeightEnsemble(Average):
             self.updates += 1
             self.mix(state, self.updates / (self.updates + 1))
 
+    def state_dict(self):
+        return {"updates": self.updates}
+
+    def load_state_dict(self, content):
+        self.updates = content["updates"]
+
 
 class WiseEnsemble(WeightEnsemble):
     """As WeightEnsemble, and after each update ensemble <- a ensemble + (1 - a) weights at load."""

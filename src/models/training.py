@@ -1,5 +1,8 @@
 """The only loop. Methods and add-ons are hooks around it; it owns the optimiser and sums the named terms."""
 
+import math
+import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +73,7 @@ class TrainingState:
     metrics: dict[str, Any] = field(default_factory=dict)
     ensemble: CLIP | None = None
     optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
@@ -226,8 +230,6 @@ class Step(nn.Module):
 
 def begin(state, hooks):
     """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
-    # Of adapters' dropout, and of whatever a method of one's own draws: rows of different processes get their own.
-    torch.manual_seed(state.seed_of("dropout" if state.world.first else f"dropout of process {state.world.rank}"))
     state.forget_copies()
     for hook in hooks:
         hook.begin(state)
@@ -237,23 +239,32 @@ def begin(state, hooks):
     ready_towers(state)
 
 
-def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None):
+def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None, interrupted=None):
     """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
     ``begun(state, hooks)`` is called before the first step, ``report(state, losses)`` after each with the detached
-    terms."""
+    terms. ``interrupted`` is what ``state_of_run`` said, of a run that goes on from there with the same bits: hooks
+    begin with the weights at load, as they did then, and get back what they had."""
     settings, device = state.settings, state.device
+    if interrupted:
+        state.iteration = interrupted["iteration"]
     begin(state, hooks)
     begun(state, hooks)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
     ours = all(type(hook).__module__.startswith("src.models.") for hook in hooks)  # these leave no parameter out
-    scaler, step = device.scaler(), state.world.parallel(Step(state, hooks), all_used=ours)
+    state.scaler = scaler = device.scaler()
+    if interrupted:
+        restore(state, hooks, interrupted)
+        interrupted = None  # as large as what it was taken back into
+    step, finite = state.world.parallel(Step(state, hooks), all_used=ours), FiniteLosses(state)
 
     for batch in state.training_stream():
+        seed_step(state)
         if state.optimizer:
             set_learning_rate(state.optimizer, settings, state.iteration)
         with device.autocast():
             losses = step(batch)
+        finite.watch(losses)
         if losses:  # a closed-form method has no term, hence no backward and no step
             scaler.scale(sum(losses.values())).backward()
             scaler.unscale_(state.optimizer)
@@ -269,10 +280,97 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         for hook in hooks:
             hook.after_step(state)
         report(state, {name: value.detach() for name, value in losses.items()})
+    finite.end()
 
     method, *add_ons = hooks
     for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
         hook.end(state)
+
+
+def seed_step(state):
+    """Of adapters' dropout, and of whatever a method of one's own draws: by the step's number, so that no draw tells
+    how long a process has lived. Rows of different processes get their own."""
+    rank = "" if state.world.first else f" of process {state.world.rank}"
+    seed = seed_of(state.seed_of(f"step{rank}"), state.iteration)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2 ** 32)
+
+
+def state_of_run(state, hooks):
+    """After a step: all that ``restore`` needs and the weights at load do not tell; tensors, not copied, and plain
+    types."""
+    return {
+        "iteration": state.iteration,
+        "moving": {name: value.detach() for name, value in moving_tensors(state.model).items()},
+        "optimizer": state.optimizer.state_dict() if state.optimizer else None,
+        "scaler": state.scaler.state_dict(),
+        "ensemble": None if state.ensemble is None else state.ensemble.state_dict(),
+        "hooks": {type(hook).__name__: said for hook in hooks if (said := hook.state_dict())},
+    }
+
+
+@torch.no_grad()
+def restore(state, hooks, content):
+    """Take back what ``state_of_run`` said, after ``begin`` with the weights at load and with a new optimiser."""
+    found = moving_tensors(state.model)
+    wrong = sorted(content["moving"].keys() ^ found.keys())
+    if wrong:
+        raise UserError(f"--resume: other tensors move than when the task was interrupted, such as {wrong[0]}")
+    for name, value in content["moving"].items():
+        found[name].copy_(value)
+    if state.optimizer:
+        state.optimizer.load_state_dict(content["optimizer"])
+    state.scaler.load_state_dict(content["scaler"])
+    if state.ensemble is not None:
+        state.ensemble.load_state_dict(content["ensemble"])
+    for hook in hooks:
+        if type(hook).__name__ in content["hooks"]:
+            hook.load_state_dict(content["hooks"][type(hook).__name__])
+
+
+def moving_tensors(model):
+    """{name: what training changes}: the parameters that require a gradient, and the statistics of batch norms."""
+    kept = {*(name for name, value in model.named_parameters() if not value.requires_grad), "token_rows"}
+    return {name: value for name, value in (*model.named_parameters(), *model.named_buffers()) if name not in kept}
+
+
+class FiniteLosses:
+    """Stops a run at a loss that is no number, before it reaches the weights.
+
+    Where reading a value waits for the device, the fused optimiser is told there to skip the step, and the value is
+    read a step later.
+    """
+
+    def __init__(self, state):
+        self.state, self.waits, self.before = state, state.device.waits, None
+
+    def watch(self, losses):
+        """The named terms of the step under way."""
+        if not losses:
+            return
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        now = self.state.iteration, tuple(losses), self.state.device.read(values)
+        if not self.waits:
+            return self._check(*now)
+        if self.before:
+            self._check(*self.before)
+        self.before = now
+        self.state.optimizer.found_inf = (~values.isfinite().all()).float()
+
+    def end(self):
+        """Of the last step."""
+        if self.before:
+            self._check(*self.before)
+
+    def _check(self, step, names, values):
+        numbers = values()
+        if not all(map(math.isfinite, numbers)):
+            terms = ", ".join(f"{name} {number:g}" for name, number in zip(names, numbers, strict=True))
+            raise UserError(f"step {step + 1} of {self.state.settings.iterations}: the loss is no finite number "
+                            f"({terms}); what was saved before is untouched. Lower --lr, give --max-grad-norm or "
+                            "--precision fp32")
 
 
 def share_statistics(state):

@@ -1,0 +1,163 @@
+"""Resume points: where an interrupted task goes on, ``resume_<DATASET>.pth`` in the run's folder."""
+
+import contextlib
+import sys
+import threading
+import time
+
+import torch
+
+from src.checkpoint import CheckpointError, read_checked, write_checked
+from src.errors import UserError
+from src.flags import FLAGS, shown
+from src.interruption import Interrupted
+from src.models.training import state_of_run
+from src.values import interval
+
+
+class ResumePoints:
+    """The last two points of a task. Each is copied to the host at once and written by a thread.
+
+    ``every``: as --save-interval says it, steps or a time. A folder that writes nothing keeps nothing.
+    """
+
+    def __init__(self, folder, dataset, every):
+        self.writes = folder.writes
+        if folder.path is not None:
+            self.newest, self.older = (folder.file(f"resume_{dataset}{mark}.pth") for mark in ("", ".old"))
+        self.steps, self.seconds = interval(every)
+        self.kept_at, self.iteration, self._writer = time.monotonic(), None, None
+
+    def due(self, iteration):
+        """Whether a point is to be kept after so many steps."""
+        if not self.writes:
+            return False
+        if self.steps is not None:
+            return iteration % self.steps == 0
+        return time.monotonic() - self.kept_at >= self.seconds
+
+    def keep(self, content):
+        """Content with its "iteration": the newest point from now on, unless the disk refuses it, which is told and
+        loses nothing."""
+        if not self.writes or self.iteration == content["iteration"]:
+            return
+        self.wait()
+        copy = _on_host(content)
+        self.kept_at, self.iteration = time.monotonic(), content["iteration"]
+        self._writer = threading.Thread(target=self._write, args=(copy,))
+        self._writer.start()
+
+    def _write(self, content):
+        try:
+            if self.newest.exists():
+                self.newest.replace(self.older)
+            write_checked(self.newest, content)
+        except (OSError, UserError) as error:
+            self.iteration = None
+            print(f"warning: the resume point of step {content['iteration']} was not written ({error}); the one before "
+                  "is kept", file=sys.stderr, flush=True)
+
+    def wait(self):
+        """Until the last point is written."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def read(self):
+        """-> the newest point that is whole, None where there is none."""
+        there = [path for path in (self.newest, self.older) if path.exists()]
+        for path in there:
+            try:
+                return read_checked(path)
+            except CheckpointError as error:
+                instead = "the one before is taken" if path != there[-1] else "the task begins anew"
+                print(f"warning: {error}; {instead}", file=sys.stderr, flush=True)
+        return None
+
+    def forget(self):
+        """The task is finished: nothing is left to go on from."""
+        if self.writes:
+            self.wait()
+            for path in (self.newest, self.older):
+                path.unlink(missing_ok=True)
+
+
+def _on_host(content):
+    """Nested dicts, lists and tuples of tensors and plain values -> the same on the host, as it is now."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _on_host(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_on_host, content))
+    return content
+
+
+class TaskPoints:
+    """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps."""
+
+    def __init__(self, config, folder, state, hooks, file):
+        self.config, self.folder, self.state, self.hooks, self.file = config, folder, state, hooks, file
+        self.points = ResumePoints(folder, file, config.save_interval)
+        self.interrupted = self._read() if config.resume else None
+        found = self.interrupted or {"iteration": 0, "seconds": 0.0}
+        self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
+
+    @property
+    def seconds(self):
+        """Since the task began, without interruptions."""
+        return self._before + time.perf_counter() - self._began
+
+    def _read(self):
+        content, config = self.points.read(), self.config
+        changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
+                   for key, value in config.numbers().items() if content and content["config"].get(key) != value]
+        if changed:
+            raise UserError(f"--resume: {self.points.newest} was made with another configuration "
+                            f"({'; '.join(changed)}); give that one, or leave --resume out to begin anew")
+        return content
+
+    def begin(self):
+        """Before the first step."""
+        if self.interrupted:
+            print(f"{self.file}: goes on after step {self.iteration} of {self.state.settings.iterations}", flush=True)
+        else:
+            self.points.forget()
+        self.interrupted = None  # its tensors are in their places
+
+    def keep(self):
+        self.points.keep({"config": self.config.numbers(), "seconds": self.seconds,
+                          **state_of_run(self.state, self.hooks)})
+
+    def keep_where_due(self, last):
+        """After a step. After the last one too where the task is long enough to have kept any: what comes then, bases,
+        exemplars, scores, takes a while."""
+        if self.points.due(self.state.iteration) or last and self.points.iteration is not None:
+            self.keep()
+
+    @contextlib.contextmanager
+    def kept_if_interrupted(self):
+        """Around what a signal may end between two steps."""
+        try:
+            yield
+        except Interrupted:
+            self.keep()
+            raise
+
+    @contextlib.contextmanager
+    def told_if_interrupted(self):
+        try:
+            yield
+        except Interrupted as error:
+            self.points.wait()
+            raise Interrupted(f"{error}: {self._what_is_kept()}") from None
+
+    def _what_is_kept(self):
+        if self.folder.path is None:
+            return "nothing is kept without --save"
+        kept = self.points.iteration or self.iteration
+        return (f"{self.file} goes on after step {kept} of {self.state.settings.iterations} with the same command and "
+                "--resume")
+
+    def forget(self):
+        """The task is finished."""
+        self.points.forget()

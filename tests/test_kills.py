@@ -1,0 +1,126 @@
+"""Runs that are killed at any instant and resumed end with the same bits as those that are left alone.
+
+Each run is a process of its own, forked from a server that has imported everything, so that a kill costs no start-up.
+A run is killed after a seeded share of the time that an uninterrupted one took, then resumed, and killed again while
+its share says so, until it ends.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+SEQUENCE = "--dataset-order toy-colours,toy-sizes --iterations 9 --batch-size 8 --lr 1e-3 --warmup-length 2"
+PAIRS = ("--dataset-order toy-pairs-new,toy-pairs-dull --iterations 6 --batch-size 8 --lr 1e-3 "
+         "--eval-datasets toy-pairs-dull")
+ZSCL = "--method ZSCL --ref-dataset toy-reference --ref-sentences toy-reference --ref-size 40"
+RUNS = {
+    "finetune, projected": f"{SEQUENCE} --orthogonal-gradients 3 --l2 0.1 --eval-interval 4",
+    "ZSCL, averaged": f"{SEQUENCE} {ZSCL} --we --avg-freq 2 --cache-ref-features",
+    "icarl, merged": f"{SEQUENCE} --method icarl --memory-size 32 --wise-merge --moving-avg",
+    "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
+}
+MORE = {
+    "pulled average": f"{SEQUENCE} {ZSCL} --we-wise --avg-freq 2 --distill-text-tower --feature-mse",
+    "merged with zero-shot": f"{SEQUENCE} {ZSCL} --wise-merge --wise-ft-model zeroshot --ref-wise --max-grad-norm 1",
+    "a head": f"{SEQUENCE} --train-mode image-fc --moving-avg --mv-avg-decay 0.5",
+    "a head alone": f"{SEQUENCE} --train-mode fc",
+    "shared adapters": f"{SEQUENCE} --lora --lora-shared --l2 0.01 --train-mode text",
+    "pairs": f"{PAIRS} --method modx",
+    "phases": "--train-dataset toy-pairs-new --num-phases 2 --method modx --iterations 6 --batch-size 8 --lr 1e-3 --we",
+    "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
+}
+COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quiet --workers 0"
+
+
+def run(words, folder, log):
+    """In a process of its own: the command line, its output in a file."""
+    torch.set_num_threads(1)
+    with open(log, "a", encoding="utf-8") as file:
+        sys.stdout = sys.stderr = file
+        from src.main import main
+        sys.exit(main([*words.split(), *COMMON.split(), "--save", str(folder)]))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["src.main", "src.run", "src.models.icarl", "src.models.modx", "peft", __name__,
+                                    "src.models.gradients", "src.models.penalties", "src.datasets.toy"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def alone(processes, tmp_path_factory):
+    """-> alone(name): (the folder of an uninterrupted run, its seconds); each is run once."""
+    found = {}
+
+    def once(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp("alone") / "out"
+            began = time.monotonic()
+            assert finished(processes, name, folder) == 0, folder.with_suffix(".log").read_text()
+            found[name] = folder, time.monotonic() - began
+        return found[name]
+    return once
+
+
+def finished(processes, name, folder, kill_after=None):
+    """Exit status of a run; that of one that is killed after so many seconds is -9."""
+    process = processes.Process(target=run, args=((RUNS | MORE)[name], folder, folder.with_suffix(".log")))
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode
+
+
+def same(one, other):
+    """Whether two contents of checkpoints are equal, tensors to the bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def assert_same_results(folder, expected):
+    names = {path.name for path in expected.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names and not any(name.startswith("resume") for name in names)
+    assert sum(name.endswith((".pth", ".csv")) for name in names) > 3
+    for name in sorted(names):
+        if name.endswith(".csv"):
+            assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+        elif name.endswith(".pth"):
+            assert same(*(torch.load(place / name, weights_only=True) for place in (folder, expected))), name
+
+
+def killed_and_resumed(processes, alone, name, seed, tmp_path, kills=2):
+    """Kill a run ``kills`` times, each after another share of its time, then let it end."""
+    expected, seconds = alone(name)
+    draw, folder = random.Random(f"{name} {seed}"), Path(tmp_path) / "out"
+    statuses = [finished(processes, name, folder, draw.uniform(0.05, 0.95) * seconds) for _ in range(kills)]
+    assert set(statuses) <= {0, -signal.SIGKILL}, folder.with_suffix(".log").read_text()
+    assert finished(processes, name, folder) == 0, folder.with_suffix(".log").read_text()
+    assert_same_results(folder, expected)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_is_killed_twice_ends_with_the_same_bits(name, processes, alone, tmp_path):
+    killed_and_resumed(processes, alone, name, 0, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", [*RUNS, *MORE])
+def test_kill_campaign(name, seed, processes, alone, tmp_path):
+    killed_and_resumed(processes, alone, name, 1 + seed, tmp_path, kills=2 + seed % 2)
