@@ -70,6 +70,41 @@ class Device:
         return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True),
                      labels_on_host=batch.labels, indices=batch.indices)
 
+    def batches(self, batches):
+        """Host batches, each on the device as ``batch`` gives it. On CUDA the next one travels while one is used; an
+        error of the next one comes after it. Closing this iterator closes ``batches``."""
+        try:
+            yield from self._one_ahead(batches) if self.device.type == "cuda" else map(self.batch, batches)
+        finally:
+            getattr(batches, "close", lambda: None)()
+
+    def _one_ahead(self, batches):
+        copying, ahead, failure = torch.cuda.Stream(self.device), None, None
+        copying.wait_stream(torch.cuda.current_stream(self.device))  # where mean and deviation were made
+        try:
+            for batch in batches:
+                ready = self._handed_over(ahead, copying)  # before the next copy begins, which it must not wait for
+                with torch.cuda.stream(copying):
+                    ahead = self.batch(batch)
+                if ready is not None:
+                    yield ready
+        except Exception as error:  # the batch before comes first, as where nothing is ahead
+            failure = error
+        if ahead is not None:
+            yield self._handed_over(ahead, copying)
+        if failure is not None:
+            raise failure
+
+    def _handed_over(self, batch, copying):
+        """A batch for the current stream, which waits for its copy; its memory is not reused before that stream is done
+        with it."""
+        if batch is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(copying)
+            for tensor in (batch.images, batch.labels):
+                tensor.record_stream(current)
+        return batch
+
     def images(self, images):
         """(B, 3, R, R) uint8 -> normalised floats on the device."""
         images = images.to(self.device, non_blocking=True).to(self.weight_type)
@@ -115,6 +150,11 @@ class Device:
         import sys
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def forget_peak(self):
+        """An accelerator's peak counts from here; that of a process cannot be set back."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def describe(self):
         if self.device.type == "cuda":

@@ -36,7 +36,7 @@ class Run:
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
-        self.began = time.perf_counter()
+        self.began, self.peak = time.perf_counter(), 0
 
     def score_on(self, names):
         self.evaluated = names
@@ -82,6 +82,7 @@ class Run:
         with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
         if self.config.resume and self.folder.has(f"{stem(name)}.pth"):
             return self._finished(name)
+        self.device.forget_peak()
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
         if not self.config.pairs:  # whose drift is told against them
             del start["state_dict"]
@@ -172,6 +173,7 @@ class Run:
 
     def _description(self, state, start, seconds):
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        self.peak = max(self.peak, self.device.peak_memory())
         drift = {"drift": self.scoring.drift(start, state.final_model)} if self.config.pairs else {}
         return describe_run(
             self.config, self.device, iterations=state.iteration, seconds=round(seconds, 2), processes=self.world.size,
@@ -225,7 +227,7 @@ class Run:
         self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
-            processes=self.world.size, peak_memory_bytes=self.device.peak_memory()))
+            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory())))
         return summaries
 
 

@@ -8,7 +8,15 @@ from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
 from src.distributed import World
-from src.models.evaluation import SUBSET_SEED, Scores, classifier, evaluate, require_head_fits, zeroshot_head
+from src.models.evaluation import (
+    SUBSET_SEED,
+    Scores,
+    ZeroshotClassifiers,
+    classifier,
+    evaluate_each,
+    head_of,
+    require_head_fits,
+)
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
@@ -28,7 +36,7 @@ class Scoring:
 
     def __init__(self, config, datasets, device, folder, evaluated, world=None):
         self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
-        self.evaluated, self.world = evaluated, world or World()
+        self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
@@ -58,8 +66,9 @@ class Scoring:
         if alpha is not None:
             interpolate_(model, zeroshot.state_dict(), alpha)
             _, opened = self.spaces.after(class_tasks(history))
-            heads = {file: self._mixed_head(opened[file], head, zeroshot, alpha)
-                     for file, head in heads.items() if file in opened}
+            heads = {file: head for file, head in heads.items() if file in opened}
+            starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
+            heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
         state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
                            (history or [{}])[-1].get("train_data", "all"), heads, history,
@@ -88,29 +97,37 @@ class Scoring:
         self.folder.add_metrics(file, row)
         return {file: {"linear": found}}
 
-    def _mixed_head(self, task, head, zeroshot, alpha):
-        start = zeroshot_head(zeroshot, task, self.device).packed()
-        return alpha * head.to(start) + (1 - alpha) * start
-
     def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
         config, scores = self.config, {}
-        spaces, opened = self.spaces.after(class_tasks(history))
-        classifiers = {file: classifier(model, found, self.device, heads.get(file)) for file, found in opened.items()}
-        for name in self.evaluated:
-            file, dataset = stem(name), self.datasets.open(name)
+        datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
+        evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
+                                                if not dataset.pairs}, heads, history, logits)
+        for file, dataset in datasets.items():
             if dataset.pairs:
                 scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
-            scores[file] = evaluate(
-                model, dataset, self.device, config.eval_split, config.batch_size_eval, config.max_evaluation_size,
-                worker_count(config, dataset), logits, config.data_location if config.cache_images else None,
-                classifiers, spaces(file), file, self.world)
+            scores[file] = next(evaluations)
             out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
             by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
             for space, found in scores[file].items():
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
+
+    def _evaluations(self, model, datasets, heads, history, logits):
+        """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
+        config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
+        return evaluate_each(
+            model, datasets, self.device, self._classifiers(model, opened, heads),
+            {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
+            config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
+            logits, config.data_location if config.cache_images else None, self.world)
+
+    def _classifiers(self, model, opened, heads):
+        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""
+        untrained = {file: found for file, found in opened.items() if file not in heads}
+        return self.zeroshot(model, untrained) | {
+            file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
         found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
@@ -151,6 +168,12 @@ def task_and_phase(task, source):
     (dataset, phase), the phase empty where there is none."""
     whole, phase = phase_of(source)
     return (task, "") if phase is None else (stem(whole), phase)
+
+
+def mixed(head, start, alpha):
+    """alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started from."""
+    start = start.packed()
+    return alpha * head.to(start) + (1 - alpha) * start
 
 
 class MethodScores:

@@ -1,6 +1,7 @@
 """Streams, subsets and splits: functions of their seed alone, whatever the number of workers."""
 
 import collections
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from src.datasets.common import (
     batches_per_epoch,
     evaluation_batches,
     fill,
+    joined_evaluation_batches,
     order_of_epoch,
     seed_of,
     training_batches,
@@ -186,6 +188,57 @@ def test_evaluation_batches_hold_every_image_once_in_order(task):
     assert torch.cat([batch.labels for batch in loaded]).tolist() == split.labels
     expected = torch.stack([transform(split.image(index)) for index in range(len(split))])
     assert torch.equal(torch.cat([batch.images for batch in loaded]), expected)
+
+
+def three_parts(task):
+    """Of 23, 0 and 31 images."""
+    train = task.split("train")
+    return [(part, EvalTransform(16)) for part in (train, train.subset([]), task.split("test"))]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_joined_parts_are_each_as_alone(task, workers):
+    joined = [list(batches) for batches in joined_evaluation_batches(three_parts(task), 8, workers)]
+    assert list(map(len, joined)) == [3, 0, 4]
+    for found, (split, transform) in zip(joined, three_parts(task), strict=True):
+        for one, other in zip(found, evaluation_batches(split, transform, 8), strict=True):
+            assert all(map(torch.equal, (one.images, one.labels, one.indices),
+                           (other.images, other.labels, other.indices)))
+
+
+def test_joined_parts_come_from_the_same_processes_which_then_end(task):
+    def process(image, seed):
+        return torch.tensor([os.getpid()])
+    parts = [(split, process) for split, _ in three_parts(task)]
+    seen = [{number for batch in batches for number in batch.images.flatten().tolist()}
+            for batches in joined_evaluation_batches(parts, 2, 2)]
+    assert len(seen[0]) == 2 and seen[0] == seen[2] and os.getpid() not in seen[0]
+    assert not multiprocessing.active_children()
+
+
+def test_a_part_that_is_not_used_up_leaves_the_next_one_whole(task):
+    parts = joined_evaluation_batches(three_parts(task), 8)
+    next(next(parts))
+    next(parts)
+    assert torch.cat([batch.labels for batch in next(parts)]).tolist() == task.split("test").labels
+
+
+def test_joined_parts_count_what_they_skip_each_for_itself(task, capsys):
+    def without(*bad):
+        return Split(lambda index: None if index in bad else task.split("train").image(index), range(23)), \
+            EvalTransform(16)
+    parts = joined_evaluation_batches([without(3), without(0, 1, 22), without(), without(*range(23)), without(2)], 8)
+    told = []
+    for count, batches in zip((22, 20, 23), parts, strict=False):
+        assert sum(len(batch.labels) for batch in batches) == count
+        told.append(capsys.readouterr().out)
+    assert told == ["note: 1 images could not be decoded and were skipped\n",
+                    "note: 3 images could not be decoded and were skipped\n", ""]
+    parts = joined_evaluation_batches([without(3), without(*range(23)), without(2)], 8)
+    assert len(list(next(parts))) == 3
+    with pytest.raises(UserError, match="none of the images could be decoded"):
+        list(next(parts))
+    assert sum(len(batch.labels) for batch in next(parts)) == 22
 
 
 CAPTIONS = [["a"], ["b", "c", "d"], ["e", "f"], ["g", "h", "i", "j", "k"]]

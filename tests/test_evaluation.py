@@ -1,23 +1,34 @@
 """Zero-shot classification against slow renderings: weights, accuracy, subsets, other scores, one image."""
 
 import dataclasses
+import gc
+import os
+import weakref
 
 import pytest
 import slow_reference as slow
 import torch
+from torch import nn
 
 import clip
+from clip.model import CLIP
 from src.datasets.common import Split, balanced_subset
 from src.datasets.transforms import EvalTransform
 from src.device import Device
 from src.errors import UserError
 from src.models import evaluation
 from src.models.evaluation import (
+    CHUNK_OF_CPU,
     SUBSET_SEED,
     Scores,
+    ZeroshotClassifiers,
     classifier,
     classify_image,
     encode_split,
+    evaluate_each,
+    fingerprint,
+    in_eval_mode,
+    text_fingerprint,
     zeroshot_head,
     zeroshot_weights,
 )
@@ -288,3 +299,191 @@ def test_features_of_a_split_know_their_places(kind, make_model, task, device):
     expected = [slow.image_feature(model, image)
                 for image in pixels(device, [split.image(index) for index in positions])]
     torch.testing.assert_close(features, torch.stack(expected).detach())
+
+
+# -- several datasets from one pool ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen_by(three_tasks, tmp_path):
+    """-> (three tasks whose images know which process opened them, seen(name): the ids of these processes)."""
+    def marked(name, split):
+        def image(index):
+            (tmp_path / name / str(os.getpid())).touch()
+            return split.image(index)
+        (tmp_path / name).mkdir()
+        return dataclasses.replace(split, image=image)
+    tasks = {name: dataclasses.replace(task, splits={"test": marked(name, task.split("test"))})
+             for name, task in three_tasks.items()}
+    return tasks, lambda name: {int(path.name) for path in (tmp_path / name).iterdir()}
+
+
+def test_several_datasets_share_their_workers_and_score_as_one_at_a_time(make_model, seen_by, device):
+    model, (tasks, seen) = make_model("vit", seed=3), seen_by
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"task": (name,), "all": tuple(tasks)} for name in tasks}
+    found = list(evaluate_each(model, tasks, device, classifiers, spaces, batch_size=4,
+                               workers={"one": 2, "two": 0, "three": 2}))
+    assert seen("one") == seen("three") and len(seen("one")) == 2
+    assert seen("two") == {os.getpid()} and os.getpid() not in seen("one")
+    assert found == [evaluation.evaluate(model, task, device, batch_size=4, classifiers=classifiers,
+                                         spaces=spaces[name], name=name) for name, task in tasks.items()]
+    assert len({scores["task"].top1 for scores in found}) > 1, "the comparison means something"
+
+
+def test_decoded_images_are_read_without_workers(make_model, seen_by, device, tmp_path, monkeypatch):
+    model, (tasks, seen), pools, joined = make_model("vit", seed=3), seen_by, [], evaluation.joined_evaluation_batches
+    monkeypatch.setattr(evaluation, "joined_evaluation_batches", lambda parts, batch_size, workers: (
+        pools.append((len(parts), workers)) or joined(parts, batch_size, workers)))
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"task": (name,)} for name in tasks}
+    options = {"batch_size": 4, "workers": dict.fromkeys(tasks, 1)}
+    plain = list(evaluate_each(model, tasks, device, classifiers, spaces, **options))
+    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=tmp_path / "root", **options))
+            for _ in range(2)]
+    assert plain == kept[0] == kept[1] and pools == [(3, 1), (3, 0), (3, 0)]
+    assert len(seen("one")) == 2 and len(list((tmp_path / "root" / "cache").iterdir())) == 3
+
+
+def test_a_dataset_without_a_label_space_is_not_read(make_model, seen_by, device):
+    model, (tasks, seen) = make_model("vit"), seen_by
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"seen": ("one", "three")} for name in tasks}
+    found = list(evaluate_each(model, tasks, device, classifiers, spaces))
+    assert list(map(list, found)) == [["seen"], [], ["seen"]] and seen("two") == set()
+
+
+def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three_tasks, device):
+    """The loop that trains goes on between them, with gradients and in training mode."""
+    model = make_model("resnet")
+    set_training(model, "train")
+    classifiers = {name: classifier(model, task, device) for name, task in three_tasks.items()}
+    for _ in evaluate_each(model, three_tasks, device, classifiers, {name: {"task": (name,)} for name in three_tasks}):
+        assert torch.is_grad_enabled() and model.visual.bn1.training
+
+
+# -- classifiers that are kept -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The models whose text tower was asked, call by call."""
+    calls, original = [], CLIP.encode_text
+    monkeypatch.setattr(CLIP, "encode_text", lambda model, tokens: calls.append(model) or original(model, tokens))
+    return calls
+
+
+def one_ulp_up(value):
+    """Of the last element of a tensor, in place."""
+    last = value.flatten()[-1:]
+    value.view(-1)[-1:] = torch.nextafter(last, torch.full_like(last, torch.inf))
+
+
+def test_a_classifier_is_built_once_for_a_text_tower(make_model, three_tasks, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    first = kept(model, three_tasks)
+    assert len(encoded) == 3
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.startswith(("visual.", "logit_scale")):
+                one_ulp_up(value)
+    model.head = nn.Linear(8, 3)
+    second = kept(model, three_tasks)
+    assert len(encoded) == 3 and all(second[name] is first[name] for name in three_tasks)
+    for name, task in three_tasks.items():
+        fresh = classifier(model, task, device)
+        assert torch.equal(second[name].weights, fresh.weights) and second[name].classnames == fresh.classnames
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_ulp_of_any_text_tensor_builds_anew(make_model, dtype):
+    model, seen = make_model("vit", dtype=dtype), set()
+    names = [name for name, _ in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
+    assert len(names) == 17 and any(name == "token_embedding.weight" for name in names)
+    seen.add(text_fingerprint(model))
+    with torch.no_grad():
+        for name in names:
+            one_ulp_up(model.get_parameter(name))
+            seen.add(text_fingerprint(model))
+        model.token_rows[-1] += 1
+        seen.add(text_fingerprint(model))
+        model.architecture["transformer_heads"] = 1
+        seen.add(text_fingerprint(model))
+    assert len(seen) == len(names) + 3
+
+
+def test_a_changed_tower_builds_anew_and_the_old_classifiers_go(make_model, task, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    old = weakref.ref(kept(model, {"tiny": task})["tiny"].weights)
+    with torch.no_grad():
+        one_ulp_up(model.text_projection)
+        new = kept(model, {"tiny": task})["tiny"]
+    assert len(encoded) == 2 and torch.equal(new.weights, classifier(model, task, device).weights)
+    gc.collect()
+    assert old() is None
+
+
+def test_swapped_tensors_build_anew(make_model, task, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    before = kept(model, {"tiny": task})["tiny"].weights
+    block = model.transformer.resblocks[0]
+    block.ln_1.weight, block.ln_2.weight = block.ln_2.weight, block.ln_1.weight
+    after = kept(model, {"tiny": task})["tiny"].weights
+    assert len(encoded) == 2 and not torch.equal(before, after)
+
+
+def test_other_prompts_and_another_precision_build_anew(make_model, task, encoded):
+    model, kept = make_model("vit", dtype=torch.float32), ZeroshotClassifiers(Device("cpu", "fp32"))
+    kept(model, {"tiny": task})
+    kept(model, {"fewer": dataclasses.replace(task, templates=task.templates[:2])})
+    kept(model, {"renamed": dataclasses.replace(task, classnames=SEVEN[:4])})
+    assert len(encoded) == 3
+    kept(model, {"same words": dataclasses.replace(task, name="other")})
+    assert len(encoded) == 3
+    kept.device = Device("cpu", "bf16")
+    low = kept(model, {"tiny": task})["tiny"].weights
+    assert len(encoded) == 4 and torch.equal(low, classifier(model, task, kept.device).weights)
+
+
+def test_fingerprints_see_places_signs_and_chunks():
+    values = torch.randn(CHUNK_OF_CPU + 5, generator=torch.Generator().manual_seed(0))
+    values[:4] = torch.tensor([1.0, 2.0, 0.0, 4.0])
+
+    def with_values(*places, dtype=torch.float32):
+        changed = values.to(dtype, copy=True)
+        for place, value in places:
+            changed[place] = value
+        return fingerprint([("a", changed)])
+    last = CHUNK_OF_CPU + 4
+    found = [with_values(), with_values((0, 2.0), (1, 1.0)), with_values((2, -0.0)), with_values((last, 7.0)),
+             with_values((3, values[CHUNK_OF_CPU + 3]), (CHUNK_OF_CPU + 3, 4.0)), with_values(dtype=torch.float64),
+             with_values((0, 2.0), (1, 1.0), dtype=torch.float64), with_values(dtype=torch.bfloat16),
+             fingerprint([("b", values)]), fingerprint([("a", values.view(1, -1))]),
+             fingerprint([("a", values[:7]), ("b", values[7:])]), fingerprint([("a", values)], "more")]
+    assert len(set(found)) == len(found)
+    assert with_values() == fingerprint([("a", values.clone())])
+    assert fingerprint([("a", values.view(3, -1).T)]) == fingerprint([("a", values.view(3, -1).T.contiguous())])
+
+
+def test_a_sum_of_a_chunk_is_that_of_whole_numbers(monkeypatch):
+    """By hand, in Python's numbers without end: bits of fp64 values count as two words, the lower one first."""
+    monkeypatch.setattr(evaluation, "_multipliers", lambda device: torch.tensor([3, -5, 2 ** 62 + 1]))
+    sums = []
+    monkeypatch.setattr(torch, "stack", lambda tensors: sums.extend(map(int, tensors)) or torch.zeros(1))
+    fingerprint([("a", torch.tensor([1.0, -2.0], dtype=torch.float64)), ("b", torch.tensor(7))])
+    one, minus_two = 0x3FF00000, 0xC0000000 - 2 ** 32
+    assert sums == [3 * 0 - 5 * one, 3 * minus_two, 3 * 7 - 5 * 0]
+
+
+def test_evaluation_runs_uncompiled(make_model):
+    """A compiled tower would be compiled again for it."""
+    model, compiled, images = make_model("vit").train(), [], torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    model.visual.compile(backend=lambda module, inputs: compiled.append(module) or module.forward)
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            model.encode_image(images)
+        assert not compiled
+        model.encode_image(images)
+        assert compiled
+    finally:
+        torch._dynamo.reset()

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 import src.models.finetune
 import src.models.modeling
 import src.models.training
+from src.device import Device
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -106,6 +107,8 @@ def on_meta(make_model, make_state, device, monkeypatch):
     monkeypatch.setattr(src.models.training, "encode_split", lambda model, split, *args, **options: (  # the same
         list(range(len(split))), torch.empty(len(split), 8, device="meta", dtype=torch.float64)))
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # meta has none
+    monkeypatch.setattr(Device, "waits", True)  # losses are read a step later
+    monkeypatch.setattr(Device, "read", lambda device, values: lambda: [1.0] * len(values))
     device.device = torch.device("meta")
     device._mean, device._std = device._mean.to("meta"), device._std.to("meta")
 

@@ -494,7 +494,7 @@ def test_an_interrupted_task_is_no_finished_one(train, tmp_path, interrupt):
 def test_an_interrupted_evaluation_leaves_no_checkpoint(train, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
-    monkeypatch.setattr("src.scoring.evaluate", stop)
+    monkeypatch.setattr("src.scoring.evaluate_each", stop)
     assert train(tmp_path / "out").status == 130
     assert "colours.pth" not in listing(tmp_path / "out")
 

@@ -229,38 +229,61 @@ class CaptionedSplit(TransformedSplit):
         return row and (row[0], self.first[index] + drawn, index)
 
 
+class JoinedSplits:
+    """Several map-style datasets as one: (part, key) -> what the dataset of that number has at ``key``."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __getitem__(self, place):
+        part, key = place
+        return self.parts[part][key]
+
+
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
     """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch.
     ``captions``: "random" or "first", to have numbers of captions as labels. ``part``: see SeededBatches."""
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))
-    return _loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop, part), workers)
+    return _telling_skipped(_loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop, part), workers))
 
 
 def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1)):
     """Those of the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
     batches = SeededBatches(len(split), batch_size, seed, 0, stop, part).first_visits()
-    return _loader(TransformedSplit(split, transform, seed), list(batches), workers)
+    return _telling_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):
     """Iterator over Batches (uint8 on the host), every image once, in order; a batch of which no image can be decoded
     is left out."""
-    order = [[(0, index) for index in range(first, min(first + batch_size, len(split)))]
-             for first in range(0, len(split), batch_size)]
-    return _loader(TransformedSplit(split, transform, 0), order, workers, leave_out=True)
+    return next(joined_evaluation_batches([(split, transform)], batch_size, workers))
 
 
-def _loader(dataset, batch_sampler, workers, leave_out=False):
+def joined_evaluation_batches(parts, batch_size, workers=0):
+    """For each (split, transform) of ``parts``, in order, the iterator that ``evaluation_batches`` gives. All parts
+    come from the same worker processes, which are ahead with the next part while one ends. A part that is not used up
+    when the next one is asked for ends there."""
+    orders = [[[(part, (0, index)) for index in range(first, min(first + batch_size, len(split)))]
+               for first in range(0, len(split), batch_size)] for part, (split, _) in enumerate(parts)]
+    dataset = JoinedSplits([TransformedSplit(split, transform, 0) for split, transform in parts])
+    batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers))
+    for order in orders:
+        own = itertools.islice(batches, len(order))
+        yield _telling_skipped(own, leave_out=True)
+        for _ in own:  # what was not asked for, so that the next part begins at its first batch
+            pass
+
+
+def _loader(dataset, batch_sampler, workers):
     import torch
     from torch.utils.data import DataLoader
-    return _telling_skipped(DataLoader(
-        dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-        # The global generator is the model's, for dropout.
-        pin_memory=torch.cuda.is_available(), generator=torch.Generator()), leave_out)
+    return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
+                      # The global generator is the model's, for dropout.
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 
 
-def _telling_skipped(batches, leave_out):
+def _telling_skipped(batches, leave_out=False):
     skipped, given = 0, False
     try:
         for batch in batches:

@@ -1,14 +1,18 @@
 """Zero-shot classification: classifier weights, accuracy, one image."""
 
 import contextlib
-from collections.abc import Sequence
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import balanced_subset, evaluation_batches, fill
+from src.datasets.common import Split, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
 from src.datasets.transforms import EvalTransform
 from src.distributed import World
 from src.errors import UserError
@@ -16,6 +20,9 @@ from src.models.helpers import similarity, top_k_hits
 from src.models.modeling import ClassificationHead, ImageEncoder, constant_text_features, image_features, tokens_of
 
 SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
+WITHOUT_TEXT = ("visual.", "head.", "logit_scale")  # of a CLIP: what no text feature depends on
+CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor that are summed at a time; a CPU keeps fewer in its cache
+WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a value's bits as integers, by its bytes
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,13 @@ class Scores:
 
 @contextlib.contextmanager
 def in_eval_mode(model):
-    """All modules in eval mode; afterwards each one's flag is as it was."""
+    """All modules in eval mode, uncompiled; afterwards each one's flag is as it was."""
     was_training = [module for module in model.modules() if module.training]
+    compiled = any(module._compiled_call_impl for module in model.modules())
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
     finally:
         for module in was_training:
             module.training = True
@@ -94,11 +103,73 @@ def classifier(model, task, device, head=None):
         return Classifier(task.classnames, zeroshot_weights(model, task.classnames, task.templates))
 
 
+class ZeroshotClassifiers:
+    """Classifiers kept as long as the text tower that made them is the same, bit for bit; those of another one take
+    their place."""
+
+    def __init__(self, device):
+        self.device, self._tower, self._kept = device, None, {}
+
+    def __call__(self, model, tasks):
+        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet."""
+        if tasks:
+            self._forget_others((text_fingerprint(model), self.device.autocast_type))
+        return {name: self._of(model, task) for name, task in tasks.items()}
+
+    def _forget_others(self, tower):
+        if tower != self._tower:
+            self._tower, self._kept = tower, {}
+
+    def _of(self, model, task):
+        prompts = tuple(task.classnames), tuple(task.templates)
+        if prompts not in self._kept:
+            self._kept[prompts] = classifier(model, task, self.device)
+        return self._kept[prompts]
+
+
+def text_fingerprint(model):
+    """A digest of all that a model's text features depend on: architecture and the bits of every tensor."""
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    return fingerprint([(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)],
+                       repr(model.architecture))
+
+
 @torch.no_grad()
-def zeroshot_head(model, task, device):
-    """The ClassificationHead that scores as the zero-shot classifier does: weight s * text features, bias 0."""
-    weights = classifier(model, task, device).weights.T                              # (C, D)
+def fingerprint(named, more=""):
+    """[(name, tensor)], all on one device, and a text -> a digest in hex.
+
+    Of each chunk of a tensor's bits, words w_i of 32, counts sum_i m_i w_i modulo 2^64 with random odd m_i: no change
+    of one word keeps it, and a change of several does with probability 2^-32 at most. The sums are made where the
+    tensors are, and the host waits once, for all of them.
+    """
+    digest, sums = hashlib.blake2b(more.encode(), digest_size=16), []
+    for name, tensor in named:
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape), tensor.device)).encode())
+        multipliers = _multipliers(tensor.device)
+        words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
+        sums += [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
+    digest.update(repr(torch.stack(sums).tolist()).encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _multipliers(device):
+    """Odd 64-bit integers, one a word of a chunk, the same in every process."""
+    count = CHUNK_OF_CPU if device.type == "cpu" else CHUNK
+    drawn = torch.randint(-2 ** 63, 2 ** 63 - 1, (count,), generator=torch.Generator().manual_seed(0))
+    return (drawn | 1).to(device)
+
+
+@torch.no_grad()
+def head_of(built, model):
+    """The ClassificationHead that scores as a model's zero-shot Classifier does: weight s * text features, bias 0."""
+    weights = built.weights.T                                                        # (C, D)
     return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
+
+
+def zeroshot_head(model, task, device):
+    """``head_of`` a task's zero-shot classifier."""
+    return head_of(classifier(model, task, device), model)
 
 
 @torch.no_grad()
@@ -111,8 +182,8 @@ def encode_split(model, split, device, batch_size=128, workers=0, world=None):
     encoder, positions, features = ImageEncoder(model), [], []
     numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
     with in_eval_mode(model), device.autocast():
-        for batch in map(device.batch, evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size,
-                                                          workers)):
+        for batch in device.batches(evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size,
+                                                       workers)):
             positions.append(batch.labels)
             features.append(encoder(batch.images))
     return torch.cat(positions).tolist(), torch.cat(features)
@@ -132,7 +203,6 @@ def _encode_together(model, split, device, batch_size, workers, world):
     return places.tolist(), world.sum(features)[places]
 
 
-@torch.no_grad()
 def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None,
              classifiers=None, spaces=None, name=None, world=None):
     """{label space: Scores} of a model on one split of a task, from one pass over its images.
@@ -145,26 +215,74 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     ``cache``: folder under which decoded images are kept. Each process of ``world`` scores a share of the images,
     ``batch_size`` at a time, and has all the scores.
     """
-    name, world = name or task.name, world or World()
+    name = name or task.name
     classifiers = classifiers or {name: classifier(model, task, device)}
-    spaces = {space: names for space, names in (spaces or {"task": (name,)}).items() if name in names}
-    if not spaces:
-        return {}
-    images, transform = task.split(split), EvalTransform(model.image_resolution)
+    joined = {name: spaces or {"task": (name,)}}
+    return next(evaluate_each(model, {name: task}, device, classifiers, joined, split, batch_size, max_size,
+                              {name: workers}, logits, cache, world))
+
+
+@torch.no_grad()
+def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
+                  logits=None, cache=None, world=None):
+    """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
+    are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
+
+    ``spaces``: {name: what ``evaluate`` takes for that task}. Other options are those of ``evaluate``.
+    """
+    world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
+    spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
+    scored = {name: _open_images(task, split, model.image_resolution, max_size, workers[name], cache, world)
+              for name, task in tasks.items() if spaces[name]}
+    loaded = _loaded(scored.values(), batch_size, world)
+    for name in tasks:
+        yield {} if name not in scored else _scores(model, name, scored[name].split, next(loaded), device, classifiers,
+                                                    spaces[name], logits, world)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is scored of a task, how it is transformed, and how many worker processes load it."""
+
+    split: Split
+    transform: Callable[..., Any]
+    workers: int
+
+    def share(self, world):
+        """(the images that this process of ``world`` scores, their transform)."""
+        if world.size == 1:
+            return self.split, self.transform
+        return self.split.subset(range(world.rank, len(self.split), world.size)), self.transform
+
+
+def _open_images(task, split, resolution, max_size, workers, cache, world):
+    images, transform = task.split(split), EvalTransform(resolution)
     if cache is not None:
         found = images, f"{task.name}-{split}", transform, cache, workers
         images = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
     if max_size is not None and images.video is None:  # frames count together with their neighbours
         images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
-    tallies = {space: _Tally(name, [(part, len(classifiers[part].classnames)) for part in names], images, device, world)
+    return _Images(images, transform, workers)
+
+
+def _loaded(scored, batch_size, world):
+    """For each of several _Images, in order, an iterator over this process's Batches; one pool a number of workers."""
+    pools = {workers: joined_evaluation_batches([images.share(world) for images in scored if images.workers == workers],
+                                                batch_size, workers)
+             for workers in {images.workers for images in scored}}
+    for images in scored:
+        yield next(pools[images.workers])
+
+
+def _scores(model, own, images, batches, device, classifiers, spaces, logits, world):
+    """{label space: Scores} of the ``own`` dataset's images, of which ``batches`` are this process's."""
+    tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world)
                for space, names in spaces.items()}
     needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
     heads = [classifiers[part].weights for part in needed]
-    if world.size > 1:
-        images = images.subset(range(world.rank, len(images), world.size))
     with in_eval_mode(model), device.autocast():
-        for batch in map(device.batch, evaluation_batches(images, transform, batch_size, workers)):
+        for batch in device.batches(batches):
             scores = logits and logits(batch.images, heads, needed)
             if not scores:
                 features = image_features(model, batch.images)

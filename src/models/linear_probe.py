@@ -121,7 +121,7 @@ def _augmented(split, rows, transform, seed, epoch):
 
 def _encoded(model, split, transform, device, batch_size, workers):
     """Pairs (B, D), (B,): features, not normalised, in the weights' type, and labels of the images that decode."""
-    for batch in map(device.batch, evaluation_batches(split, transform, batch_size, workers)):
+    for batch in device.batches(evaluation_batches(split, transform, batch_size, workers)):
         with torch.no_grad(), device.autocast():
             features = model.encode_image(batch.images)
         yield features.to(model.logit_scale.dtype), batch.labels

@@ -168,14 +168,14 @@ class TrainingState:
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
                                    self.settings.iterations, self.settings.workers, captions, self.world.part)
-        return map(self.device.batch, batches)
+        return self.device.batches(batches)
 
     def first_visits(self, split, purpose, batch_size):
         """Of the batches that such a stream had before the current step, those in which an image came for the first
         time; none at the first step. What a cache has to go through again after an interruption."""
         batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
                                self.iteration, self.settings.workers, self.world.part)
-        return map(self.device.batch, batches if self.iteration else ())
+        return self.device.batches(batches if self.iteration else ())
 
     def seed_of(self, purpose):
         """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
@@ -357,7 +357,8 @@ class FiniteLosses:
         if self.before:
             self._check(*self.before)
         self.before = now
-        self.state.optimizer.found_inf = (~values.isfinite().all()).float()
+        if self.state.optimizer.defaults["fused"]:
+            self.state.optimizer.found_inf = (~values.isfinite().all()).float()
 
     def end(self):
         """Of the last step."""
