@@ -17,7 +17,7 @@ class Signals:
     ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once."""
 
     def __init__(self):
-        self.name, self._held, self._before = None, False, {}
+        self.name, self._held, self._asked_by_hand, self._before = None, False, False, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # only there Python lets one listen
@@ -29,10 +29,11 @@ class Signals:
             signal.signal(number, handler)
 
     def _hear(self, number, frame):
-        name, again = signal.Signals(number).name, self.name == "SIGINT"
-        if name == "SIGINT" and again:
-            raise KeyboardInterrupt
-        self.name = self.name or name
+        if number == signal.SIGINT:
+            if self._asked_by_hand:
+                raise KeyboardInterrupt
+            self._asked_by_hand = True
+        self.name = self.name or signal.Signals(number).name
         if not self._held:
             self.stop()
 

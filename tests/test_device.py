@@ -270,3 +270,16 @@ def test_memory_and_description_of_a_cpu():
     device = Device("cpu")
     assert device.peak_memory() > 10 * 2 ** 20  # a process with torch in it, in bytes and not in KiB
     assert device.describe() == f"cpu, {torch.get_num_threads()} threads"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError(),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")])
+def test_out_of_memory_says_what_to_lower(error):
+    with pytest.raises(UserError, match=r"out of memory with --batch-size 64 .* GiB: .*--batch-size, --grad-accum"), \
+            Device("cpu").enough_memory("--batch-size 64"):
+        raise error
+
+
+def test_other_errors_are_no_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), Device("cpu").enough_memory("--batch-size 64"):
+        raise RuntimeError("shapes differ")

@@ -282,3 +282,33 @@ def test_torchrun_of_the_command_line(world, alone, tmp_path):
 
 def test_no_dataset_knows_the_processes():
     assert "distributed" not in Path(datasets.__file__).with_name("common.py").read_text()
+
+
+class Store:
+    """What torch's store does, in one process."""
+
+    def __init__(self):
+        self.set, self.content = self._set, {}
+
+    def _set(self, key, value):
+        self.content[key] = value.encode()
+
+    def check(self, keys):
+        return all(key in self.content for key in keys)
+
+    def get(self, key):
+        return self.content[key]
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_all_processes_end_after_the_same_step(asked, order):
+    """Whoever is asked, and whoever of them comes to the end of a step first."""
+    store = Store()
+    worlds, ended = [World(rank, 3, store=store) for rank in range(3)], {}
+    for step in range(1, 9):
+        for rank in order:
+            if rank not in ended and worlds[rank].all_stop("SIGTERM" if rank == asked and step >= 4 else None, step):
+                ended[rank] = step
+    assert len(set(ended.values())) == 1 and len(ended) == 3 and ended[0] in (5, 6)
+    assert World().all_stop("SIGTERM", 1) and not World().all_stop(None, 1)
