@@ -17,7 +17,7 @@ def main(argv=None):
     try:
         content = convert(arguments.input, arguments.output, arguments.energy)
     except (UserError, OSError) as error:
-        message = error if isinstance(error, UserError) else f"--output {arguments.output}: {error.strerror}"
+        message = f"--output {arguments.output}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"error: {message}", file=sys.stderr)
         return 2
     print(f"{arguments.output}: {len(content)} tensors, {sum(len(entry['energy']) for entry in content.values())} rows")

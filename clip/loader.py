@@ -1,33 +1,27 @@
-"""A name or a file -> state dict -> model and preprocess.
+"""A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.archive``."""
 
-No file is ever executed: plain files are read with ``weights_only=True``, and of a TorchScript archive (OpenAI's
-layout) only the tensors are taken, by an unpickler that knows no other class.
-"""
-
-import hashlib
-import http.client
-import io
 import os
-import pickle
-import tempfile
-import urllib.request
-import warnings
-import zipfile
 from pathlib import Path
 
 import torch
 
 from clip import catalog
+from clip.archive import read_file
+from clip.download import download
+from clip.errors import LoadError, printable
 from clip.model import CLIP
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 FORMAT = 1
 WRAPPERS = ("state_dict", "model_state_dict")
-
-
-class LoadError(ValueError):
-    """A file of weights that cannot be used; the message says why and what to do."""
+NOT_SHAPES = ("vision_heads", "transformer_heads", "vocabulary")
+LARGEST, MOST_STAGES = 2 ** 31, 16  # numbers of an architecture; OpenAI's ResNets have 4 stages
+MOST_SHOWN = 10  # of what does not fit
+MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
+# What stands beside the weights in our checkpoints.
+OURS = {"history": list, "heads": dict, "carry": dict, "config": dict, "iteration": int, "dataset": str,
+        "model": (str, type(None))}
 
 
 def load(name, device="cpu", cache=None):
@@ -47,8 +41,13 @@ def load(name, device="cpu", cache=None):
 
 def build(checkpoint):
     """What ``read_checkpoint`` gave -> CLIP in the weights' type, every tensor matched."""
-    model = CLIP(**checkpoint["architecture"]).to(checkpoint["state_dict"]["token_embedding.weight"].dtype)
-    load_strictly(model, checkpoint["state_dict"])
+    architecture, weights = checkpoint["architecture"], checkpoint["state_dict"]
+    stored = sum(value.numel() for value in weights.values())
+    if least_values(architecture) > MOST_BEYOND * stored + SLACK:  # building it could take any memory
+        raise LoadError(f"the weights do not fit the architecture: it has {least_values(architecture):,} values or "
+                        f"more, the file {stored:,}{_as_published(weights)}")
+    model = CLIP(**architecture).to(weights["token_embedding.weight"].dtype)
+    load_strictly(model, weights)
     return model
 
 
@@ -56,13 +55,49 @@ def load_strictly(model, state_dict):
     """Load with every name and shape matched, or raise LoadError with what differs."""
     own = model.state_dict()
     differences = [f"missing {name}" for name in own if name not in state_dict]
-    differences += [f"unexpected {name}" for name in state_dict if name not in own]
+    differences += [f"unexpected {printable(name, 100)}" for name in state_dict if name not in own]
     differences += [f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
                     for name, value in state_dict.items() if name in own and value.shape != own[name].shape]
     if differences:
-        shown = "; ".join(differences[:5]) + (f" and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise LoadError(f"the weights do not fit the architecture: {shown}")
+        shown = "; ".join(differences[:MOST_SHOWN])
+        more = len(differences) - MOST_SHOWN
+        raise LoadError(f"the weights do not fit the architecture: {shown}{f' and {more} more' if more > 0 else ''}"
+                        f"{_as_published(state_dict)}")
     model.load_state_dict(state_dict)
+
+
+def _as_published(state_dict):
+    """A hint for a message: whose the weights are, where their shapes are those of a published model."""
+    try:
+        name = published_name(architecture_of(state_dict))
+    except LoadError:
+        return ""
+    return f"; the weights have the shapes of {name}" if name else ""
+
+
+def published_name(architecture):
+    """The published model of this architecture, or None. Heads are left out: files of other origin do not store them,
+    nor do they tell models apart."""
+    def shapes(block):
+        return {key: value for key, value in block.items() if value and key not in NOT_SHAPES}
+    return next((name for name in catalog.available_models()
+                 if shapes(catalog.read_architecture(name)) == shapes(architecture)), None)
+
+
+def least_values(architecture):
+    """A lower bound, within a factor of 3, of the values that a CLIP of this architecture has."""
+    width, vision = architecture["transformer_width"], architecture["vision_width"]
+    layers, side = architecture["vision_layers"], architecture["image_resolution"]
+    text = width * (architecture["vocab_size"] + architecture["context_length"] + architecture["embed_dim"]) + (
+        12 * width ** 2 * architecture["transformer_layers"])
+    if isinstance(layers, list):
+        last = 4 * vision * 2 ** (len(layers) - 1)  # (C) channels of the attention pool
+        convolutions = sum(count * 13 * (vision * 2 ** stage) ** 2 for stage, count in enumerate(layers))
+        return text + convolutions + last * (
+            3 * last + architecture["embed_dim"] + (side // 2 ** (len(layers) + 1)) ** 2)
+    patch = architecture["vision_patch_size"]
+    return text + 12 * vision ** 2 * layers + vision * (
+        3 * patch ** 2 + (side // patch) ** 2 + architecture["embed_dim"])
 
 
 def preprocess(resolution):
@@ -88,40 +123,6 @@ def weights_file(name, cache=None):
     return path
 
 
-def download(address, path, sha256):
-    """Fetch to a temporary file beside ``path``, verify, rename; nothing half-written ever has the final name."""
-    from tqdm import tqdm
-    by_hand = f"fetch {address} on a machine with network access and put the file at {path}"
-    digest, partial = hashlib.sha256(), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=60) as source, tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=path.name, suffix=".part", delete=False) as target:
-            partial = Path(target.name)
-            size = int(source.headers.get("Content-Length", 0)) or None
-            with tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
-                while chunk := source.read(1 << 20):
-                    target.write(chunk)
-                    digest.update(chunk)
-                    bar.update(len(chunk))
-        if digest.hexdigest() != sha256:
-            raise LoadError(f"{path.name}: the download's sha256 is {digest.hexdigest()}, published is {sha256}; "
-                            f"try again, or {by_hand}")
-        partial.chmod(0o666 & ~_umask())  # a temporary file is private, a cache may be shared
-        partial.replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        raise LoadError(f"{path.name} could not be downloaded ({error}); {by_hand}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def read_checkpoint(path):
     """A file of weights -> dict with at least "state_dict" (OpenAI's names) and "architecture".
 
@@ -132,41 +133,57 @@ def read_checkpoint(path):
     path = Path(path)
     if not path.is_file():
         raise LoadError(f"no such file: {path}")
-    content = _read(path)
+    content = read_file(path)
     checkpoint = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
         content, dict) else {}
-    if "format" in checkpoint and checkpoint["format"] != FORMAT:
-        raise LoadError(f"{path} has format {checkpoint['format']!r}; this version reads format {FORMAT}")
+    _check_format(checkpoint, path)
     wrapper = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
-    state_dict = checkpoint.pop(wrapper) if wrapper else checkpoint
-    state_dict = {_plain_name(name): value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-                  for name, value in state_dict.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    state_dict = {name: value for name, value in state_dict.items() if name not in NOT_WEIGHTS}
-    if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
-        raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it)")
+    state_dict = _weights(checkpoint.pop(wrapper) if wrapper else checkpoint, path)
     ours = checkpoint if wrapper == "state_dict" and "format" in checkpoint else {}
     architecture = ours["architecture"] if "architecture" in ours else architecture_of(state_dict)
-    try:
-        catalog.check_architecture(architecture, path)
-    except ValueError as error:
-        raise LoadError(str(error)) from None
+    _check_ours(ours, architecture, path)
     return {**ours, "architecture": architecture, "state_dict": state_dict}
 
 
-def _read(path):
+def _check_format(checkpoint, path):
+    found = checkpoint.get("format", FORMAT)
+    if type(found) is not int or found != FORMAT:
+        shown = found if type(found) is int and abs(found) < 1e9 else f"of type {type(found).__name__}"
+        raise LoadError(f"{path} has format {shown}; this version reads format {FORMAT}")
+
+
+def _weights(content, path):
+    """The tensors of a state dict under plain names, halves as fp32; LoadError where they are not those of a CLIP."""
+    state_dict = {_plain_name(name): value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+                  for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    state_dict = {name: value for name, value in state_dict.items() if name not in NOT_WEIGHTS}
+    if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
+        raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it)")
+    strange = next((name for name, value in state_dict.items() if value.dtype not in WEIGHT_TYPES), None)
+    if strange or not state_dict["token_embedding.weight"].is_floating_point():
+        name = strange or "token_embedding.weight"
+        raise LoadError(f"{path}: {printable(name, 100)} is of type {state_dict[name].dtype}, which weights are not")
+    return state_dict
+
+
+def _check_ours(ours, architecture, path):
+    """LoadError for an architecture that cannot be one, or parts of our checkpoint that are not of their types."""
+    for key, kinds in OURS.items():
+        if key in ours and not isinstance(ours[key], kinds):
+            raise LoadError(f"{path}: {key} is of type {type(ours[key]).__name__}; this version did not write it")
+    for key, value in architecture.items() if isinstance(architecture, dict) else ():
+        if not all(type(part) is int and abs(part) < LARGEST or type(part) in (str, type(None))
+                   for part in (value if type(value) is list else [value])):
+            raise LoadError(f"{path}: {printable(str(key), 100)} of the architecture is no number, or one too large")
     try:
-        if _is_torchscript(path):
-            return _read_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's guesses about what a damaged file may be
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the unpicklers raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "weights_only" in reason:  # torch's advice is to execute the file
-            reason = "it is damaged, or holds more than tensors and plain types"
-        raise LoadError(f"{path} is not a file of weights that can be read safely ({reason[:200]})") from None
+        catalog.check_architecture(architecture, path)
+    except ValueError as error:
+        raise LoadError(printable(str(error), 1000)) from None
+    if isinstance(architecture["vision_layers"], list) and len(architecture["vision_layers"]) > MOST_STAGES:
+        raise LoadError(f"{path}: vision_layers lists more than {MOST_STAGES} stages")
 
 
+WEIGHT_TYPES = (torch.float32, torch.float64, torch.int64)  # the last counts batches, in batch norm
 # Numbers and masks that some layouts store beside the weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "transformer.attn_mask")
 
@@ -211,70 +228,3 @@ def architecture_of(state_dict):
 def _count(names, prefix):
     """How many different numbers follow ``prefix`` in the names."""
     return len({name[len(prefix):].split(".")[0] for name in names if name.startswith(prefix)})
-
-
-def _is_torchscript(path):
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64,
-            "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-            "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
-
-
-class _Module(dict):
-    """Stands in for a TorchScript module: its attributes and nothing that could run."""
-
-    def __setstate__(self, attributes):
-        self.update(attributes)
-
-
-def _rebuild_tensor(values, offset, size, stride, *rest):
-    """A view of the stored values; torch refuses one that would reach beyond them."""
-    return torch.as_strided(values, size, stride, offset)
-
-
-class _ArchiveUnpickler(pickle.Unpickler):
-    """Reads the module tree of a TorchScript archive; tensors are rebuilt from raw bytes, no other class exists."""
-
-    def __init__(self, archive, root):
-        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
-        self.archive, self.root, self.storages = archive, root, {}
-
-    def find_class(self, module, name):
-        if module.startswith("__torch__"):
-            return _Module
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch.jit._pickle" and name.startswith("build_"):
-            return list
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise pickle.UnpicklingError(f"the archive names {module}.{name}, which is not read")
-
-    def persistent_load(self, identifier):
-        _, dtype, key, _, count = identifier
-        if key not in self.storages:
-            data = bytearray(self.archive.read(f"{self.root}/data/{key}"))
-            self.storages[key] = torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(
-                0, dtype=dtype)
-        return self.storages[key]
-
-
-def _read_archive(path):
-    with zipfile.ZipFile(path) as archive:
-        root = next(name for name in archive.namelist() if name.endswith("/constants.pkl")).rsplit("/", 1)[0]
-        return dict(_tensors(_ArchiveUnpickler(archive, root).load()))
-
-
-def _tensors(module, prefix=""):
-    for name, value in module.items():
-        if isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.")
-        elif isinstance(value, torch.Tensor):
-            yield prefix + name, value

@@ -36,7 +36,8 @@ TIERS = (
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),
     ("src.recipes",),
-    ("src.errors", "src.files", "src.values", "src.protocols", "src.interruption", "src"),
+    ("src.files",),
+    ("src.errors", "src.values", "src.protocols", "src.interruption", "src"),
     ("clip", "clip.*"),
 )
 TARGET = re.compile(r"((?:src|clip)(?:\.\w+)+)(?::\w+)?")  # "module:Class" in a table is an arrow too
