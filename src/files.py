@@ -2,12 +2,17 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
+import socket
 from pathlib import Path
 
 from src.errors import UserError
 
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
+LOCK = "in_use"
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
 
 
@@ -36,6 +41,7 @@ def atomic_file(path, mode="wb"):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open(mode.replace("w", "x"), **options) as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,6 +52,63 @@ def atomic_file(path, mode="wb"):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def folder_of_ones_own(folder, flag):
+    """While entered, nobody else enters: a UserError names ``flag``, the host and the process that is in there.
+
+    By flock on a file, which is gone with its process however that ends; between machines it holds where the file
+    system passes locks on, as NFS does since version 4. What a killed process had half written is removed.
+    """
+    path = Path(folder) / LOCK
+    with _ours(path, flag) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        _sweep(path.parent)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _ours(path, flag):
+    """The file at ``path``, open and locked; anew where who had it before removed it meanwhile."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(path, error) from None
+        if not _lock(file):
+            with file:
+                who = file.read().strip() or "another process"
+                raise UserError(f"{flag} {path.parent}: in use by {who}; wait until it has ended, or give another "
+                                "folder")
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
+
+
+def _lock(file):
+    """Whether the open file is ours alone from now on, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody is kept out
+        return True
+    return True
+
+
+def _sweep(folder):
+    """Remove what processes that were killed had half written."""
+    for path in folder.iterdir():
+        if PARTIAL.fullmatch(path.name):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if _lock(file):
+                    path.unlink()
 
 
 def _sync_folder(folder):

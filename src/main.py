@@ -112,7 +112,8 @@ def _train_task(config, signals):
     start = starting_checkpoint(config)
     run.claim([name], start)
     _print_origins(config)
-    _, scores = run.train(name, start)
+    with run.folder.ours():
+        _, scores = run.train(name, start)
     print(scores_table(scores))
 
 
@@ -132,8 +133,10 @@ def _train_sequence(config, signals):
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
     _print_origins(config)
-    rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
-    print("\n" + "\n".join(map(summary_text, run.summarise(rows).values())))
+    with run.folder.ours():
+        rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
+        summaries = run.summarise(rows)
+    print("\n" + "\n".join(map(summary_text, summaries.values())))
 
 
 def run_evaluation(config):

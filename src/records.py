@@ -1,5 +1,6 @@
 """What a run writes under ``--save`` while it runs: metrics, logs, its own description. Without a folder, nothing."""
 
+import contextlib
 import csv
 import functools
 import importlib.metadata
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from src.checkpoint import save_tensors
 from src.distributed import World
 from src.errors import UserError
-from src.files import atomic_file
+from src.files import atomic_file, folder_of_ones_own
 
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
 SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
@@ -51,6 +52,10 @@ class RunFolder:
                 folder.rmdir()
         except OSError as error:
             raise UserError(f"--save {self.path}: cannot be written ({error.strerror}); give another") from None
+
+    def ours(self):
+        """While entered, no other run trains into this folder."""
+        return folder_of_ones_own(self.path, "--save") if self.writes else contextlib.nullcontext()
 
     def add_metrics(self, dataset, row):
         """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its

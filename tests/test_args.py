@@ -39,7 +39,7 @@ WRONG = {
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
     "ls": ("-0.1", "1.1", "nan", "x"),
     "beta2": ("-0.1", "1", "nan", "x"), "warmup_length": ("-1", "x", "nan", "120%", "-5%", "%", "1.5"),
-    "workers": ("-1", "1.5", "x", "257"),
+    "workers": ("-1", "1.5", "x", "257"), "save_interval": ("0", "-1", "1.5", "x", "0m", "-1h", "nanm", "m", "5d", ""),
     "lr": ("0", "-1e-5", "nan", "inf", "x", "", "1e-5,", "DTD=1e-5", "1e-5,DTD=0", "1e-5,1e-4", "1e-5,DTD=1,DTD=2"),
     **{flag.key: ("nonsense", "") for flag in FLAGS.values() if flag.choices},
 }

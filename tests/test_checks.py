@@ -23,7 +23,7 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
           "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
           "val_fraction": "0.5", "set": "a=1", "orthogonal_gradients_path": __file__, "lora_dropout": "0.5",
           "label_space": "all", "recipe": "wc", "image_dir": "coco=a", "annotations": "coco=a",
-          "flickr_splits": "train", "linear_eval": "toy-colours", "num_phases": "2", "phase": "1"}
+          "save_interval": "5", "flickr_splits": "train", "linear_eval": "toy-colours", "num_phases": "2", "phase": "1"}
 NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",

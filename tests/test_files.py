@@ -1,15 +1,17 @@
 """Files that are whole or not there, whatever fails while they are written."""
 
 import errno
+import multiprocessing
 import os
 import stat
+import time
 
 import pytest
 from cli_files import listing
 
 from src import files
 from src.errors import UserError
-from src.files import WriteError, atomic_file
+from src.files import WriteError, atomic_file, folder_of_ones_own
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\0\1"), ("w", "line\nä\n")])
@@ -112,3 +114,60 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, is_told):
     except WriteError:
         told = True
     assert told == is_told and (tmp_path / "file").read_bytes() == b"new" and listing(tmp_path) == {"file"}
+
+
+# -- a folder of one's own ---------------------------------------------------------------------------------------------
+
+
+def hold(folder, ready):
+    with folder_of_ones_own(folder, "--save"):
+        ready.send(True)
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has taken tmp_path / "out"."""
+    context = multiprocessing.get_context("forkserver")
+    here, there = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path / "out", there))
+    process.start()
+    assert here.poll(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path, holder):
+    with pytest.raises(UserError, match=rf"--save .*out: in use by process {holder.pid} on \S+; wait"), \
+            folder_of_ones_own(tmp_path / "out", "--save"):
+        pass
+    assert listing(tmp_path) == {"out", "out/in_use"}
+    holder.kill()
+    holder.join()
+    with folder_of_ones_own(tmp_path / "out", "--save"):
+        assert f"process {os.getpid()} on" in (tmp_path / "out" / "in_use").read_text()
+    assert listing(tmp_path) == {"out"}
+
+
+def test_what_was_in_use_is_free_whatever_ended_it(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), folder_of_ones_own(tmp_path, "--save"):
+            raise ZeroDivisionError
+    assert listing(tmp_path) == set()
+
+
+def test_half_written_files_of_the_dead_are_removed(tmp_path):
+    for name in (".file.0123abcd", "file.0123abcd", ".file.0123abc", ".file.0123abcg"):
+        (tmp_path / name).write_text("half")
+    with atomic_file(tmp_path / "other") as file:
+        file.write(b"whole")
+        with folder_of_ones_own(tmp_path, "--save"):
+            pass
+    assert listing(tmp_path) == {"file.0123abcd", ".file.0123abc", ".file.0123abcg", "other"}
+
+
+def test_a_folder_of_ones_own_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError), folder_of_ones_own(tmp_path / "file", "--save"):
+        pass

@@ -444,8 +444,7 @@ def test_where_reading_waits_the_step_is_skipped_and_told_one_later(step, make_m
     """As on CUDA: the host looks at a loss when the next step is under way, the last one at the end."""
     monkeypatch.setattr(Device, "waits", True)
     monkeypatch.setattr(Device, "read", lambda device, values: values.tolist)
-    state, hook, reported = make_state(make_model("vit", dtype=torch.float32)), Spoilt(step), []
-    state.device.weight_type = torch.float32
+    state, hook, reported = make_state(make_model("vit")), Spoilt(step), []
     with pytest.raises(UserError, match=f"step {step + 1} of 6"):
         train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
     assert reported == list(range(1, step + 2))
