@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all lint bench bench-full bench-gpu bench-table bench-curves clean
+.PHONY: help setup demo test test-all test-slurm lint bench bench-full bench-gpu bench-table bench-curves clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ test: setup      ## the tests, without the slow ones
 
 test-all: setup  ## every test
 	$(RUN) -m pytest -q
+
+test-slurm: setup ## train.sh as jobs of a SLURM of one node, which is installed where root and apt-get allow it
+	$(RUN) -m pytest -q -rs tests/slurm
 
 lint: setup      ## ruff
 	$(RUN) -m ruff check .

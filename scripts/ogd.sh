@@ -4,6 +4,7 @@
 #     sh scripts/ogd.sh [DATASETS...] [more flags for every task]
 # Without datasets: MTIL order I with its settings. SAVE=... is the folder, PYTHON=... is used. The same in one process:
 #     sh scripts/recipe.sh ogd mtil-1
+# It stops at the first task that fails; the same command then continues there.
 # No published figures; not measured here.
 set -e
 datasets=
@@ -27,9 +28,9 @@ for dataset in $datasets; do
         Aircraft|MNIST) lr=5e-5 ;;
         *) lr=1e-5 ;;
     esac
-    "${PYTHON:-python}" -m src.main --method finetune --train-dataset "$dataset" --train-mode whole --iterations 1000 \
-        --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 --eval-datasets "$all" --save "$save" \
-        --orthogonal-gradients 10 \
-        ${previous:+--load "$save/$previous.pth" --orthogonal-gradients-path "$save/grad_$previous.pth"} "$@"
+    sh "$(dirname "$0")/task.sh" "$save" "$dataset" "${previous:+$save/$previous.pth}" --method finetune \
+        --train-mode whole --iterations 1000 --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 \
+        --eval-datasets "$all" --orthogonal-gradients 10 \
+        ${previous:+--orthogonal-gradients-path "$save/grad_$previous.pth"} "$@"
     previous=$dataset
 done

@@ -5,6 +5,7 @@
 #     sh scripts/sequence.sh ZSCL --ref-dataset ImageNet --ref-sentences conceptual_captions
 #     sh scripts/sequence.sh lwf toy-digits toy-shapes --model toy --iterations 100
 # Without datasets: MTIL order I with its settings. SAVE=... is the folder, PYTHON=... is used. Not measured here.
+# It stops at the first task that fails; the same command then continues there.
 set -e
 method=${1:?give a method: sh scripts/sequence.sh METHOD [DATASETS...] [more flags]}
 shift
@@ -29,8 +30,8 @@ for dataset in $datasets; do
         Aircraft|MNIST) lr=5e-5 ;;
         *) lr=1e-5 ;;
     esac
-    "${PYTHON:-python}" -m src.main --method "$method" --train-dataset "$dataset" --train-mode whole --iterations 1000 \
-        --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 --eval-datasets "$all" \
-        --save "$save" ${previous:+--load "$save/$previous.pth"} "$@"
+    sh "$(dirname "$0")/task.sh" "$save" "$dataset" "${previous:+$save/$previous.pth}" --method "$method" \
+        --train-mode whole --iterations 1000 --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 \
+        --eval-datasets "$all" "$@"
     previous=$dataset
 done

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import fake_training
 import pytest
 
 from src import checks
@@ -417,7 +418,7 @@ def test_the_loop_runs(record, cli, tmp_path, monkeypatch):
                                  "--max-evaluation-size", "8", "--eval-datasets", "toy-sizes", SAVE="my run")
     assert status == 0 and len(commands) == 2
     for command in commands:
-        done = cli(*command[2:])
+        done = cli(*(word for word in command[2:] if FLAGS["resume"].built or word != "--resume"))
         assert done.status == 0 and done.warnings == [], done.err
     run = json.loads(Path("my run/run_toy-colours.json").read_text(encoding="utf-8"))
     assert run["flags"]["load"]["value"] == "my run/toy-sizes.pth" and run["iterations"] == 1
@@ -433,13 +434,14 @@ def test_the_loops_settings_are_those_of_the_protocol(record, name, words):
     for index, command in enumerate(commands):
         found = options(command)
         dataset, previous = MTIL_1[index], MTIL_1[index - 1]
+        assert "--resume" in found
         assert found["--save"] == folder and found["--eval-datasets"] == ",".join(MTIL_1)
         assert found.get("--load") == (f"{folder}/{previous}.pth" if index else None)
         if name == "ogd":
             assert found["--orthogonal-gradients"] == "10" and found["--method"] == "finetune"
             assert found.get("--orthogonal-gradients-path") == (f"{folder}/grad_{previous}.pth" if index else None)
-        typed = [word for flag, value in found.items() if not flag.startswith(("--orthogonal", "--load", "--method"))
-                 for word in (flag, value)]
+        own = ("--orthogonal", "--load", "--method", "--resume")
+        typed = [word for flag, value in found.items() if not flag.startswith(own) for word in (flag, value)]
         values = parse(typed).values
         assert values["lr"] == {None: protocol.lr.get(dataset, protocol.lr[None])}
         for key, origin in protocol.origins.items():
@@ -467,3 +469,49 @@ def test_the_loop_stops_at_a_task_that_fails(record):
 def test_the_loop_asks_for_a_method(record):
     status, commands, told = record("sequence")
     assert status != 0 and not commands and "give a method" in told
+
+
+@pytest.fixture
+def loop(tmp_path, monkeypatch):
+    """loop(name, word, ...) -> status, the datasets that it trained; a training only counts, see fake_training.py."""
+    monkeypatch.setenv("SAVE", "a run")
+    monkeypatch.chdir(tmp_path)
+    programs = fake_training.install(tmp_path / "bin")
+    began = tmp_path / "began"
+    (programs / "noting").write_text(f'#!/bin/sh\necho "$4" >> "{began}"\nexec "{programs}/python" "$@"\n',
+                                     encoding="utf-8")
+    (programs / "noting").chmod(0o755)
+
+    def call(name, *words):
+        began.write_text("", encoding="utf-8")
+        done = subprocess.run(["sh", str(SCRIPTS / f"{name}.sh"), *words, "--iterations", "1"], timeout=60, check=False,
+                              stdout=subprocess.DEVNULL, env=os.environ | {"PYTHON": str(programs / "noting")})
+        return done.returncode, began.read_text(encoding="utf-8").split()
+    return call
+
+
+@pytest.mark.parametrize("words", [["sequence", "lwf"], ["ogd"]])
+def test_a_loop_stops_at_a_failure_and_goes_on_there(loop, words):
+    Path("a run/MNIST.pth").mkdir(parents=True)  # no checkpoint can be written there
+    status, trained = loop(*words, "DTD", "MNIST", "Food")
+    assert status == 1 and trained == ["DTD", "MNIST"]
+    Path("a run/MNIST.pth").rmdir()
+    assert loop(*words, "DTD", "MNIST", "Food") == (0, ["MNIST", "Food"])
+    assert loop(*words, "DTD", "MNIST", "Food") == (0, [])
+
+
+def test_a_loop_hands_on_the_status(loop):
+    assert loop("sequence", "lwf", "DTD", "MNIST", "--status", "75") == (75, ["DTD"])
+
+
+def test_a_loop_trains_again_what_is_not_the_same(loop):
+    tasks = ["sequence", "lwf", "DTD", "MNIST"]
+    assert loop(*tasks) == (0, ["DTD", "MNIST"])
+    assert loop(*tasks, "--seed", "7") == (0, ["DTD", "MNIST"]), "another command"
+    assert loop(*tasks, "--seed", "7") == (0, [])
+    os.utime("a run/DTD.pth", (2e9, 2e9))
+    assert loop(*tasks, "--seed", "7") == (0, ["MNIST"]), "its start is newer"
+    Path("a run/MNIST.pth").unlink()
+    assert loop(*tasks, "--seed", "7") == (0, ["MNIST"]), "its checkpoint is gone"
+    assert loop(*tasks, "--status", "3") == (3, ["DTD"])
+    assert loop(*tasks, "--seed", "7") == (0, ["DTD", "MNIST"]), "another command may have written since"
