@@ -59,9 +59,11 @@ def folder_of_ones_own(folder, flag):
     """While entered, nobody else enters: a UserError names ``flag``, the host and the process that is in there.
 
     By flock on a file, which is gone with its process however that ends; between machines it holds where the file
-    system passes locks on, as NFS does since version 4. What a killed process had half written is removed.
+    system passes locks on, as NFS does since version 4. What a killed process had half written is removed. A folder
+    that was made for the lock alone goes with it.
     """
     path = Path(folder) / LOCK
+    made = [place for place in path.parents if not place.exists()]
     with _ours(path, flag) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -71,6 +73,9 @@ def folder_of_ones_own(folder, flag):
             yield
         finally:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                for place in made:
+                    place.rmdir()
 
 
 def _ours(path, flag):

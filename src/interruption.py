@@ -1,6 +1,7 @@
 """Signals that ask a run to end. Imports no torch, so that they are heard from the first moment."""
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -17,7 +18,7 @@ class Signals:
     ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once."""
 
     def __init__(self):
-        self.name, self._held, self._asked_by_hand, self._before = None, False, False, {}
+        self.name, self._process, self._held, self._asked_by_hand, self._before = None, os.getpid(), False, False, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # only there Python lets one listen
@@ -29,6 +30,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _hear(self, number, frame):
+        if os.getpid() != self._process:  # of a loader, forked with our ears: it serves the step to its end
+            return
         if number == signal.SIGINT:
             if self._asked_by_hand:
                 raise KeyboardInterrupt

@@ -152,9 +152,9 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path, holder):
 
 def test_what_was_in_use_is_free_whatever_ended_it(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), folder_of_ones_own(tmp_path, "--save"):
+        with pytest.raises(ZeroDivisionError), folder_of_ones_own(tmp_path / "new" / "out", "--save"):
             raise ZeroDivisionError
-    assert listing(tmp_path) == set()
+    assert listing(tmp_path) == set(), "folders that were made for the lock alone are gone too"
 
 
 def test_half_written_files_of_the_dead_are_removed(tmp_path):

@@ -58,3 +58,16 @@ def test_handlers_are_put_back():
         assert [signal.getsignal(number) for number in NUMBERS] != before
         raise ZeroDivisionError
     assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+def test_a_forked_loader_does_not_stop():
+    with Signals():
+        pid = os.fork()
+        if not pid:
+            try:
+                for number in NUMBERS:
+                    send(number)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
