@@ -217,10 +217,3 @@ def test_what_several_processes_cannot_share(monkeypatch, processes, words, frag
     checked(f"{TASK} --batch-size {4 * processes}")
     checked("--eval-only --eval-datasets DTD --batch-size 5 --skip-bad-images")
     checked("--list-datasets")
-
-
-def test_several_machines_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="--nnodes"):
-        checked(TASK)

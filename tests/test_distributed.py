@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -278,6 +279,24 @@ def test_torchrun_of_the_command_line(world, alone, tmp_path):
     torch.testing.assert_close(weights(tmp_path / "finetune" / "colours.pth"),
                                weights(alone / "finetune" / "colours.pth"), **PRECISE)
     assert read_json(tmp_path / "finetune" / "run_colours.json")["processes"] == 2
+
+
+def test_two_machines(world, alone, tmp_path):
+    """Two launchers of one process each, as on two machines that share a file system."""
+    words = commands(world, tmp_path / "data", tmp_path)["finetune"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr",
+               "127.0.0.1", "--master-port", str(port)]
+    launchers = [subprocess.Popen([*command, "--node-rank", str(rank), "-m", "src.main", *words], cwd=ROOT, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env=os.environ | {"OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
+    told = [launcher.communicate(timeout=180) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], told
+    assert told[0][0].count("top-1") == 1 and not told[1][0]
+    torch.testing.assert_close(weights(tmp_path / "finetune" / "colours.pth"),
+                               weights(alone / "finetune" / "colours.pth"), **PRECISE)
 
 
 def test_no_dataset_knows_the_processes():

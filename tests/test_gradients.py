@@ -383,7 +383,7 @@ def test_other_files_are_refused(tmp_path, case):
     with pytest.raises(UserError) as error:
         read_gradients(path)
     message = str(error.value)
-    assert message.startswith(f"--orthogonal-gradients-path {path}: ") and "\n" not in message and "; give " in message
+    assert message.startswith(f"--orthogonal-gradients-path {path}") and "\n" not in message and "; give " in message
 
 
 # -- snapshots ---------------------------------------------------------------------------------------------------------

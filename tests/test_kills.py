@@ -8,6 +8,8 @@ its share says so, until it ends.
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from src.interruption import STATUS
 
 SEQUENCE = "--dataset-order toy-colours,toy-sizes --iterations 9 --batch-size 8 --lr 1e-3 --warmup-length 2"
 PAIRS = ("--dataset-order toy-pairs-new,toy-pairs-dull --iterations 6 --batch-size 8 --lr 1e-3 "
@@ -71,13 +75,13 @@ def alone(processes, tmp_path_factory):
     return once
 
 
-def finished(processes, name, folder, kill_after=None):
+def finished(processes, name, folder, kill_after=None, by=signal.SIGKILL):
     """Exit status of a run; that of one that is killed after so many seconds is -9."""
     process = processes.Process(target=run, args=((RUNS | MORE)[name], folder, folder.with_suffix(".log")))
     process.start()
     process.join(kill_after)
     if process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, by)
     process.join()
     return process.exitcode
 
@@ -117,6 +121,44 @@ def killed_and_resumed(processes, alone, name, seed, tmp_path, kills=2):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_killed_twice_ends_with_the_same_bits(name, processes, alone, tmp_path):
     killed_and_resumed(processes, alone, name, 0, tmp_path)
+
+
+def first_step_is_done(folder):
+    """A point is kept after every second step, and a task's checkpoint after its last."""
+    return folder.is_dir() and any(path.name.endswith(".pth") and path.name[0] != "." for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_keeps_the_step_under_way(by, processes, alone, tmp_path):
+    """Asked as soon as something is kept, which is in the midst of the first task."""
+    name, folder = "finetune, projected", tmp_path / "out"
+    expected, _ = alone(name)
+    process = processes.Process(target=run, args=(RUNS[name], folder, folder.with_suffix(".log")))
+    process.start()
+    while process.is_alive() and not first_step_is_done(folder):
+        time.sleep(0.005)
+    os.kill(process.pid, by)
+    process.join()
+    told = folder.with_suffix(".log").read_text()
+    assert process.exitcode == STATUS, told
+    found = re.search(rf"interrupted by {by.name}: toy-\w+ goes on after step (\d) of 9 with the same command", told)
+    assert int(found[1]) >= 2 and (folder / "grad_toy-colours.raw.pth").exists()
+    assert finished(processes, name, folder) == 0
+    assert f"goes on after step {found[1]} of 9\n" in folder.with_suffix(".log").read_text()
+    (folder / "grad_toy-colours.raw.pth").unlink()  # what an interrupted task leaves of its snapshots
+    assert_same_results(folder, expected)
+
+
+def test_a_finished_run_does_nothing_anew(processes, alone, tmp_path):
+    name = "ZSCL, averaged"
+    expected, _ = alone(name)
+    folder = shutil.copytree(expected, tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".pth", ".jsonl")}
+    assert finished(processes, name, folder) == 0
+    told = folder.with_suffix(".log").read_text()
+    assert told.count("finished before") == 2 and "steps in" not in told
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
+    assert_same_results(folder, expected)
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the
 
 import contextlib
 import math
-import warnings
 
 import torch
 
+from clip import archive
+from clip.errors import LoadError
 from src.errors import UserError
 from src.models.hooks import Hooks
 
@@ -137,18 +138,13 @@ def within_budget(entries, budget):
 
 def read_file(path, flag="--orthogonal-gradients-path"):
     """Content of a basis or raw file, as stored, on the host. UserError, which names ``flag``, for anything else."""
+    hint = "give a grad_<DATASET>.pth or .raw.pth that --orthogonal-gradients wrote"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's guesses about what a damaged file may be
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give a grad_<DATASET>.pth or .raw.pth that "
-                        "--orthogonal-gradients wrote") from None
-    except Exception:  # damaged bytes make the unpicklers raise nearly anything
-        content = None
+        content = archive.read_file(path)
+    except LoadError as error:
+        raise UserError(f"{flag} {error}; {hint}") from None
     if not (is_raw(content) or is_basis(content)):
-        raise UserError(f"{flag} {path}: is damaged, or not a file of gradients; give a grad_<DATASET>.pth or .raw.pth "
-                        "that --orthogonal-gradients wrote")
+        raise UserError(f"{flag} {path}: is not a file of gradients; {hint}")
     return content
 
 
