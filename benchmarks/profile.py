@@ -45,7 +45,10 @@ def label_towers(student, teacher):
     """In place: each of the models' encoders is a part. ``teacher`` may be None."""
     for model, names in ((student, PARTS[:2]), (teacher, PARTS[2:])):
         if model is not None:
-            model.encode_image, model.encode_text = map(labelled, names, (model.encode_image, model.encode_text))
+            for part, name in zip(("encode_image", "encode_text"), names, strict=True):
+                setattr(model, part, labelled(name, getattr(model, part)))
+            if hasattr(model, "encode_packed"):
+                model.encode_packed = labelled(names[1], model.encode_packed)
 
 
 def events_of(step):
