@@ -1,5 +1,5 @@
-"""train.sh as jobs of a real SLURM. Each test runs with a training that only counts (tests/fake_training.py) and, where
-src.main has --resume, with src.main on the toy model. Bits are compared tensor by tensor."""
+"""train.sh as jobs of a real SLURM. Each test runs with a training that only counts (tests/fake_training.py) and with
+src.main on the toy model. Bits are compared tensor by tensor."""
 
 import json
 import os
@@ -16,13 +16,9 @@ import fake_training
 import pytest
 import torch
 
-from src.flags import FLAGS
-
 ROOT = Path(__file__).parents[2]
 COUNTING, REAL = "counting", "src.main"
-RESUME_IS_BUILT = FLAGS["resume"].built
-KINDS = [COUNTING, pytest.param(REAL, marks=pytest.mark.skipif(
-    not RESUME_IS_BUILT, reason="src.main has no --resume yet (RESUME_IS_BUILT)"))]
+KINDS = [COUNTING, REAL]
 RESOURCES = ["--gres=none", "--cpus-per-task=1", "--mem=100"]
 WORDS = {  # of a run, and how long it is: enough to be interrupted in its midst
     COUNTING: ["--train-dataset", "toy-shapes", "--iterations", "800"],
