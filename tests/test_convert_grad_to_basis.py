@@ -76,7 +76,7 @@ def test_bad_input(tmp_path, capsys, content):
         torch.save(content, tmp_path / "in.pth")
     assert convert(tmp_path) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"error: --input {tmp_path / 'in.pth'}: ") and said.err.count("\n") == 1
+    assert said.err.startswith(f"error: --input {tmp_path / 'in.pth'}") and said.err.count("\n") == 1
     assert said.out == "" and not (tmp_path / "new").exists()
 
 

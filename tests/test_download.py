@@ -274,7 +274,7 @@ def fetch(address, path, results):
 
 def test_two_processes_fetch_it_once(server, tmp_path):
     server.delay = 0.02
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     results = context.Queue()
     processes = [context.Process(target=fetch, args=(server.address, tmp_path / "file", results)) for _ in range(2)]
     for process in processes:
@@ -288,10 +288,11 @@ def test_two_processes_fetch_it_once(server, tmp_path):
 
 def test_a_killed_process_holds_nothing_up(server, tmp_path):
     server.delay = 0.05
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=fetch, args=(server.address, tmp_path / "file", context.Queue()))
+    context = multiprocessing.get_context("forkserver")
+    results = context.Queue()  # which must outlive the start of the process
+    process = context.Process(target=fetch, args=(server.address, tmp_path / "file", results))
     process.start()
-    while not ((tmp_path / "file.part").exists() and (tmp_path / "file.part").stat().st_size):
+    while process.is_alive() and not ((tmp_path / "file.part").exists() and (tmp_path / "file.part").stat().st_size):
         time.sleep(0.01)
     process.kill()
     process.join(60)
