@@ -14,10 +14,10 @@ demo: setup      ## zero-shot, finetune, lwf and ZSCL over the embedded sequence
 	sh scripts/demo.sh $(RUN)
 
 test: setup      ## the tests, without the slow ones
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: setup  ## every test
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 test-slurm: setup ## train.sh as jobs of a SLURM of one node, which is installed where root and apt-get allow it
 	$(RUN) -m pytest -q -rs tests/slurm
