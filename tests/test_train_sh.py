@@ -56,8 +56,15 @@ def job(place, monkeypatch):
     return begin
 
 
+def hear_all():
+    """A shell cannot trap what was ignored when it started, as in a job in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(*words):
-    return subprocess.Popen(["bash", "train.sh", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(["bash", "train.sh", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=hear_all)
 
 
 def run(*words):
