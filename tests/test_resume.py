@@ -1,9 +1,13 @@
 """Resume points: the last two, whole or recognised as damaged; and that taking one back gives the same bits."""
 
+import contextlib
+import copy
 import errno
 import os
+import random
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
@@ -11,6 +15,7 @@ from src.errors import UserError
 from src.interruption import Interrupted
 from src.models.averaging import MovingAverage, WeightEnsemble
 from src.models.finetune import ZSCL, Finetune
+from src.models.hooks import Hooks
 from src.models.training import state_of_run, train
 from src.records import RunFolder
 from src.resume import ResumePoints, TaskPoints
@@ -133,6 +138,36 @@ def test_going_on_from_any_step_gives_the_same_bits(hooks, step, make_model, mak
     for one, other in zip(second.final_model.state_dict().values(), alone.final_model.state_dict().values(),
                           strict=True):
         assert torch.equal(one, other)
+
+
+class Draws(Hooks):
+    """A method of one's own that draws without a generator: a fixed direction as it begins, noise at each step."""
+
+    def begin(self, state):
+        self.direction = torch.randn(state.model.text_projection.shape, dtype=torch.float64) + random.random()
+
+    def losses(self, state, batch):
+        noise = random.random() + torch.rand((), dtype=torch.float64) + numpy.random.random()
+        return {"drawn": noise * (state.model.text_projection * self.direction).sum()}
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_draws_without_a_generator_do_not_tell_how_long_a_process_has_lived(step, make_model, make_state):
+    alone, first, second = (make_state(make_model("vit")) for _ in range(3))
+    train(alone, [Draws()])
+    kept = {}
+
+    def stop(state, losses):
+        if state.iteration == step:
+            kept.update(copy.deepcopy(state_of_run(state, hooks)))
+            raise Interrupted
+    hooks = [Draws()]
+    with pytest.raises(Interrupted) if step else contextlib.nullcontext():
+        train(first, hooks, stop)
+    torch.rand(3), random.random(), numpy.random.random()
+    train(second, [Draws()], interrupted=kept)
+    assert torch.equal(second.model.text_projection, alone.model.text_projection)
+    assert not torch.equal(alone.model.text_projection, make_model("vit").text_projection)
 
 
 def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_state):

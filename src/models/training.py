@@ -231,6 +231,7 @@ class Step(nn.Module):
 def begin(state, hooks):
     """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
     state.forget_copies()
+    seed_draws(state.seed_of("begin"))  # the same where an interrupted run begins again
     for hook in hooks:
         hook.begin(state)
     state.share_copies()
@@ -291,7 +292,11 @@ def seed_step(state):
     """Of adapters' dropout, and of whatever a method of one's own draws: by the step's number, so that no draw tells
     how long a process has lived. Rows of different processes get their own."""
     rank = "" if state.world.first else f" of process {state.world.rank}"
-    seed = seed_of(state.seed_of(f"step{rank}"), state.iteration)
+    seed_draws(seed_of(state.seed_of(f"step{rank}"), state.iteration))
+
+
+def seed_draws(seed):
+    """All generators that code without one of its own draws from."""
     torch.manual_seed(seed)
     random.seed(seed)
     if "numpy" in sys.modules:
