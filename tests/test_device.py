@@ -283,3 +283,13 @@ def test_out_of_memory_says_what_to_lower(error):
 def test_other_errors_are_no_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"), Device("cpu").enough_memory("--batch-size 64"):
         raise RuntimeError("shapes differ")
+
+
+def test_the_peak_of_an_accelerator_is_a_task_s_own(monkeypatch):
+    device, forgotten = Device("cpu"), []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forgotten.append)
+    device.forget_peak()
+    assert not forgotten
+    device.device = torch.device("cuda", 1)
+    device.forget_peak()
+    assert forgotten == [torch.device("cuda", 1)]
