@@ -104,7 +104,7 @@ def run_task(config):
 def _train_task(config, signals):
     from src.build import starting_checkpoint
     from src.datasets.pairs import JOINT
-    from src.report import scores_table
+    from src.report.tables import scores_table
     from src.run import Run
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
@@ -125,7 +125,7 @@ def run_sequence(config):
 
 def _train_sequence(config, signals):
     from src.build import starting_checkpoint
-    from src.report import summary_text
+    from src.report.tables import summary_text
     from src.run import Run
     from src.sequence import run_sequence as run_tasks
     run = Run(config, signals=signals)
@@ -144,7 +144,7 @@ def run_evaluation(config):
     from pathlib import Path
 
     from src.build import starting_checkpoint
-    from src.report import numbers_table, scores_table
+    from src.report.tables import numbers_table, scores_table
     from src.run import Run
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
@@ -194,7 +194,7 @@ def run_single(config):
     from src.datasets.images import open_image
     from src.models.evaluation import classify_image
     from src.records import RunFolder
-    from src.report import markdown_table, rows_csv
+    from src.report.tables import markdown_table, rows_csv
     classnames = read_class_names(config.class_names)
     image = open_image(Path(config.eval_single))
     device = build_device(config)
@@ -207,7 +207,7 @@ def run_single(config):
 def run_list(config):
     """--list-datasets: the whole table, and what of it is there."""
     from src.datasets import list_datasets
-    from src.report import markdown_table
+    from src.report.tables import markdown_table
     print(markdown_table(["dataset", "classes", "train", "test", "comes", "here"], list_datasets(config.data_location)))
     print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. Steps for those that come by hand are in datasets.md.")
 
@@ -227,7 +227,7 @@ def run_check(config):
 
 def run_report(config):
     """--report: compare finished sequences."""
-    from src.report import compare
+    from src.report.compare import compare
     print(compare(config.report))
 
 

@@ -18,8 +18,8 @@ from src.checkpoint import save_tensors
 from src.distributed import World
 from src.errors import UserError
 from src.files import atomic_file, folder_of_ones_own
+from src.report.tables import RECALLS
 
-RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
 SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
 

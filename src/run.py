@@ -15,7 +15,7 @@ from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
-from src.report import matrix_csv, summary_text
+from src.report.tables import matrix_csv, summary_text
 from src.resume import ResumePoints, TaskPoints
 from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import summarise as summarise_accuracy

@@ -19,12 +19,16 @@ ROOT = Path(__file__).parents[1]
 # import each other, as long as nothing goes round in circles.
 TIERS = (
     ("src.main",),
+    ("src.plan", "src.single"),
     ("src.run",),
     ("src.resume",),
     ("src.scoring",),
-    ("src.build", "src.checks", "src.preflight"),
+    ("src.build", "src.checks", "src.export", "src.preflight"),
     ("src.spaces",),
-    ("src.args", "src.report", "src.records", "src.sequence"),
+    ("src.args", "src.records"),
+    ("src.trackers",),
+    ("src.report", "src.report.*"),
+    ("src.sequence",),
     ("src.flags",),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons
@@ -36,7 +40,7 @@ TIERS = (
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),
     ("src.recipes",),
-    ("src.files",),
+    ("src.files", "src.progress"),
     ("src.errors", "src.values", "src.protocols", "src.interruption", "src"),
     ("clip", "clip.*"),
 )

@@ -1,11 +1,7 @@
-"""Run folders -> tables. Reads and formats; computes nothing that a run has not stored."""
+"""Scores and summaries as tables: markdown that reads well in a terminal, csv."""
 
 import csv
 import io
-import json
-from pathlib import Path
-
-from src.errors import UserError
 
 SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
@@ -84,22 +80,3 @@ def rows_csv(header, rows):
     file = io.StringIO()
     csv.writer(file).writerows([header, *rows])
     return file.getvalue()
-
-
-def compare(runs):
-    """Run folders -> one table: a row a run, zero-shot first where all share it."""
-    names = [Path(run).resolve().name for run in runs]
-    shown = [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
-    rows = [[name, *(_read_summary(run)[key] for key in SUMMARY)] for name, run in zip(shown, runs, strict=True)]
-    return markdown_table(["run", *(TITLES[key] for key in SUMMARY)], rows)
-
-
-def _read_summary(run):
-    path = Path(run) / "summary.json"
-    if not path.is_file():
-        raise UserError(f"--report {run}: no {path}; only a sequence (--dataset-order with --save) writes one")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        return {key: summary[key] for key in (*SUMMARY, "datasets", "matrix", "zero_shot")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--report {run}: {path} is damaged ({error})") from None

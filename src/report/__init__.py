@@ -1,0 +1,1 @@
+"""Run folders -> tables, pictures, one page. Reads and shows; computes nothing that a run has not stored."""

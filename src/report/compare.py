@@ -1,0 +1,26 @@
+"""Finished runs side by side."""
+
+import json
+from pathlib import Path
+
+from src.errors import UserError
+from src.report.tables import SUMMARY, TITLES, markdown_table
+
+
+def compare(runs):
+    """Run folders -> one table: a row a run, zero-shot first where all share it."""
+    names = [Path(run).resolve().name for run in runs]
+    shown = [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+    rows = [[name, *(_read_summary(run)[key] for key in SUMMARY)] for name, run in zip(shown, runs, strict=True)]
+    return markdown_table(["run", *(TITLES[key] for key in SUMMARY)], rows)
+
+
+def _read_summary(run):
+    path = Path(run) / "summary.json"
+    if not path.is_file():
+        raise UserError(f"--report {run}: no {path}; only a sequence (--dataset-order with --save) writes one")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return {key: summary[key] for key in (*SUMMARY, "datasets", "matrix", "zero_shot")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--report {run}: {path} is damaged ({error})") from None
