@@ -5,7 +5,8 @@
 #     sh scripts/sequence.sh ZSCL --ref-dataset ImageNet --ref-sentences conceptual_captions
 #     sh scripts/sequence.sh lwf toy-digits toy-shapes --model toy --iterations 100
 # Without datasets: MTIL order I with its settings. SAVE=... is the folder, PYTHON=... is used. Not measured here.
-# It stops at the first task that fails; the same command then continues there.
+# With --orthogonal-gradients each task stays off what the task before has stored.
+# It stops at the first task that fails; the same command then continues there. --overwrite begins anew.
 set -e
 method=${1:?give a method: sh scripts/sequence.sh METHOD [DATASETS...] [more flags]}
 shift
@@ -17,11 +18,16 @@ while [ $# -gt 0 ]; do
     esac
 done
 : "${datasets:=Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397}"
-case " $* " in
-    *" --save "*|*" --save="*|*" --load "*|*" --load="*)
-        echo "the loop sets --save and --load; give the folder as SAVE=FOLDER" >&2
-        exit 2 ;;
-esac
+project='' resume=--resume
+for word in "$@"; do
+    case $word in
+        --save | --save=* | --load | --load=*)
+            echo "the loop sets --save and --load; give the folder as SAVE=FOLDER" >&2
+            exit 2 ;;
+        --orthogonal-gradients | --orthogonal-gradients=*) project=yes ;;
+        --overwrite) resume= ;;
+    esac
+done
 save=${SAVE:-ckpt/sequence_$method}
 all=$(echo $datasets | tr ' ' ',')
 previous=
@@ -30,8 +36,9 @@ for dataset in $datasets; do
         Aircraft|MNIST) lr=5e-5 ;;
         *) lr=1e-5 ;;
     esac
-    sh "$(dirname "$0")/task.sh" "$save" "$dataset" "${previous:+$save/$previous.pth}" --method "$method" \
-        --train-mode whole --iterations 1000 --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 \
-        --eval-datasets "$all" "$@"
+    "${PYTHON:-python}" -m src.main --train-dataset "$dataset" --save "$save" \
+        ${previous:+--load "$save/$previous.pth"} $resume --method "$method" --train-mode whole --iterations 1000 \
+        --batch-size 64 --lr $lr --ls 0.2 --warmup-length 100 --precision fp32 --eval-datasets "$all" \
+        ${project:+${previous:+--orthogonal-gradients-path "$save/grad_$previous.pth"}} "$@"
     previous=$dataset
 done

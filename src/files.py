@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ from src.errors import UserError
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
 LOCK = "in_use"
+CHUNK = 1 << 24
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
 
 
@@ -52,6 +54,15 @@ def atomic_file(path, mode="wb"):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def digest_of(path):
+    """sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

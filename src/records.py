@@ -111,7 +111,10 @@ class RunFolder:
                 file.write(content)
 
     def write_tensors(self, name, content):
-        if self.writes:
+        """Content None: no such file from now on."""
+        if self.writes and content is None:
+            self.file(name).unlink(missing_ok=True)
+        elif self.writes:
             save_tensors(self.file(name), content)
 
     def write_checkpoint(self, dataset, checkpoint):

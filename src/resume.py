@@ -9,8 +9,10 @@ import torch
 
 from src.checkpoint import CheckpointError, read_checked, write_checked
 from src.errors import UserError
+from src.files import digest_of
 from src.flags import FLAGS, shown
 from src.interruption import Interrupted
+from src.models.evaluation import fingerprint
 from src.models.training import state_of_run
 from src.values import interval
 
@@ -92,11 +94,29 @@ def _on_host(content):
     return content
 
 
-class TaskPoints:
-    """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps."""
+def inputs_of(config, start, basis=None):
+    """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
+    teacher's, a basis. A file may have changed under its name."""
+    named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
+    files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
+    return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
 
-    def __init__(self, config, folder, state, hooks, file):
+
+def refuse_other_inputs(before, now, what):
+    """Refuse to go on from ``what`` where a file that its task began with holds something else by now."""
+    changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
+    if changed:
+        raise UserError(f"--resume: {what} began with another content of {' and '.join(changed)} (for a task of a "
+                        "sequence: of the task before); give the file as it was, or --overwrite instead of --resume")
+
+
+class TaskPoints:
+    """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps.
+    ``inputs``: what ``inputs_of`` says of it."""
+
+    def __init__(self, config, folder, state, hooks, file, inputs):
         self.config, self.folder, self.state, self.hooks, self.file = config, folder, state, hooks, file
+        self.inputs = inputs
         self.points = ResumePoints(folder, file, config.save_interval)
         self.interrupted = self._read() if config.resume else None
         found = self.interrupted or {"iteration": 0, "seconds": 0.0}
@@ -114,6 +134,8 @@ class TaskPoints:
         if changed:
             raise UserError(f"--resume: {self.points.newest} was made with another configuration "
                             f"({'; '.join(changed)}); give that one, or leave --resume out to begin anew")
+        if content:
+            refuse_other_inputs(content["inputs"], self.inputs, self.points.newest)
         return content
 
     def begin(self):
@@ -125,7 +147,7 @@ class TaskPoints:
         self.interrupted = None  # its tensors are in their places
 
     def keep(self):
-        self.points.keep({"config": self.config.numbers(), "seconds": self.seconds,
+        self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
                           **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):

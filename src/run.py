@@ -16,7 +16,7 @@ from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
 from src.report.tables import matrix_csv, summary_text
-from src.resume import ResumePoints, TaskPoints
+from src.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import summarise as summarise_accuracy
 from src.sequence import summarise_retrieval
@@ -80,6 +80,7 @@ class Run:
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
         with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
+        self.inputs = inputs_of(self.config, start, self.basis)
         if self.config.resume and self.folder.has(f"{stem(name)}.pth"):
             return self._finished(name)
         self.device.forget_peak()
@@ -88,7 +89,7 @@ class Run:
             del start["state_dict"]
         state.world = self.world
         hooks = build_hooks(self.config, start, self.basis)
-        points = TaskPoints(self.config, self.folder, state, hooks, stem(name))
+        points = TaskPoints(self.config, self.folder, state, hooks, stem(name), self.inputs)
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
                           self.config.quiet, self.world.means, points.iteration)
         due = self._evaluation_rhythm(state)
@@ -138,7 +139,7 @@ class Run:
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
-                                                    "scores": plain_scores(scores)})
+                                                    "inputs": self.inputs, "scores": plain_scores(scores)})
         self._write_files(hooks, file, finished=True)
         if is_adapted(state.model):
             self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
@@ -151,8 +152,10 @@ class Run:
     def _finished(self, name):
         """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
         file = stem(name)
+        facts = self.folder.read_json(f"run_{file}.json")
+        refuse_other_inputs(facts.get("inputs", {}), self.inputs, self.folder.file(f"{file}.pth"))
         checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
-        scores = scores_of(self.folder.read_json(f"run_{file}.json").get("scores", {}))
+        scores = scores_of(facts.get("scores", {}))
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
             raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import hashlib
 import os
 import random
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from src.models.finetune import ZSCL, Finetune
 from src.models.hooks import Hooks
 from src.models.training import state_of_run, train
 from src.records import RunFolder
-from src.resume import ResumePoints, TaskPoints
+from src.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 
 
 @pytest.fixture
@@ -174,9 +175,28 @@ def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_
     def config(rate):
         return SimpleNamespace(resume=True, save_interval="1", numbers=lambda: {"wd": rate, "seed": 1})
     state, folder = make_state(make_model("vit")), RunFolder(tmp_path)
-    first = TaskPoints(config(0.1), folder, state, [Finetune()], "tiny")
+    first = TaskPoints(config(0.1), folder, state, [Finetune()], "tiny", {"--load": "a"})
     train(state, first.hooks, lambda state, losses: first.keep_where_due(last=False))
     first.points.wait()
-    assert TaskPoints(config(0.1), folder, state, [], "tiny").iteration == 6
+    assert TaskPoints(config(0.1), folder, state, [], "tiny", {"--load": "a"}).iteration == 6
     with pytest.raises(UserError, match=r"--resume.*resume_tiny.pth.*--wd 0.1 there, 0.2 here.*begin anew"):
-        TaskPoints(config(0.2), folder, state, [], "tiny")
+        TaskPoints(config(0.2), folder, state, [], "tiny", {"--load": "a"})
+    with pytest.raises(UserError, match=r"--resume: .*resume_tiny.pth began with another content of --load "):
+        TaskPoints(config(0.1), folder, state, [], "tiny", {"--load": "b"})
+
+
+def test_inputs_are_told_by_their_content(tmp_path):
+    def inputs(start, basis=None, **files):
+        return inputs_of(SimpleNamespace(ref_model=None, **files), start, basis)
+    start, file = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}, tmp_path / "basis.pth"
+    again = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}
+    assert inputs(start) == inputs(again) and list(inputs(start)) == ["--load"]
+    again["heads"]["x"][0, 0] += 2 ** -23
+    assert inputs(start) != inputs(again)
+    file.write_bytes(b"one")
+    before = inputs(start, file)
+    assert before["--orthogonal-gradients-path"] == hashlib.sha256(b"one").hexdigest()
+    refuse_other_inputs({}, before, "a task of a time when none were kept")
+    file.write_bytes(b"two")
+    with pytest.raises(UserError, match="it began with another content of --orthogonal-gradients-path "):
+        refuse_other_inputs(before, inputs(start, file), "it")

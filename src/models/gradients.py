@@ -377,7 +377,7 @@ class GradientTracker(Hooks):
         """{file name with a place for the task's: content}: the basis of a finished task, if snapshots were asked
         for; the snapshots so far of an interrupted one."""
         if finished:
-            return {"grad_{task}.pth": self.basis} if self.count else {}
+            return {"grad_{task}.pth": self.basis, "grad_{task}.raw.pth": None} if self.count else {}
         raw = {name: {"snapshots": torch.stack(rows)} for name, rows in self.snapshots.items() if rows}
         return {"grad_{task}.raw.pth": raw} if raw else {}
 

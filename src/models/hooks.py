@@ -43,8 +43,8 @@ class Hooks:
         """Takes back what ``state_dict`` said."""
 
     def files(self, finished):
-        """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint; ``finished`` is
-        False after an interruption."""
+        """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint, None for one that
+        goes; ``finished`` is False after an interruption."""
         return {}
 
     def carry(self):
