@@ -26,7 +26,7 @@ class ResumePoints:
     def __init__(self, folder, dataset, every):
         self.writes = folder.writes
         if folder.path is not None:
-            self.newest, self.older = (folder.file(f"resume_{dataset}{mark}.pth") for mark in ("", ".old"))
+            self.newest, self.previous = (folder.file(f"resume_{dataset}{mark}.pth") for mark in ("", ".prev"))
         self.steps, self.seconds = interval(every)
         self.kept_at, self.iteration, self._writer = time.monotonic(), None, None
 
@@ -52,7 +52,7 @@ class ResumePoints:
     def _write(self, content):
         try:
             if self.newest.exists():
-                self.newest.replace(self.older)
+                self.newest.replace(self.previous)
             write_checked(self.newest, content)
         except (OSError, UserError) as error:
             self.iteration = None
@@ -66,7 +66,7 @@ class ResumePoints:
 
     def read(self):
         """-> the newest point that is whole, None where there is none."""
-        there = [path for path in (self.newest, self.older) if path.exists()]
+        there = [path for path in (self.newest, self.previous) if path.exists()]
         for path in there:
             try:
                 return read_checked(path)
@@ -79,7 +79,7 @@ class ResumePoints:
         """The task is finished: nothing is left to go on from."""
         if self.writes:
             self.wait()
-            for path in (self.newest, self.older):
+            for path in (self.newest, self.previous):
                 path.unlink(missing_ok=True)
 
 

@@ -5,8 +5,11 @@ A run is killed after a seeded share of the time that an uninterrupted one took,
 its share says so, until it ends.
 """
 
+import functools
+import json
 import multiprocessing
 import os
+import pkgutil
 import random
 import re
 import shutil
@@ -18,7 +21,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.flags import FLAGS
 from src.interruption import STATUS
+from src.models import ADD_ONS, METHODS
 
 SEQUENCE = "--dataset-order toy-colours,toy-sizes --iterations 9 --batch-size 8 --lr 1e-3 --warmup-length 2"
 PAIRS = ("--dataset-order toy-pairs-new,toy-pairs-dull --iterations 6 --batch-size 8 --lr 1e-3 "
@@ -40,16 +45,36 @@ MORE = {
     "phases": "--train-dataset toy-pairs-new --num-phases 2 --method modx --iterations 6 --batch-size 8 --lr 1e-3 --we",
     "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
 }
+# Where in the code a run may be killed, at a seeded one of its calls.
+STAGES = {"steps": "src.models.training.Step.forward", "evaluation": "src.scoring.Scoring._evaluations",
+          "saving": "src.files.os.replace", "points": "src.resume.write_checked"}
 COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quiet --workers 0"
 
 
-def run(words, folder, log):
-    """In a process of its own: the command line, its output in a file."""
+def run(words, folder, log, stage=None, fatal=0):
+    """In a process of its own: the command line, its output in a file. It kills itself in the ``fatal``-th call of a
+    stage; without, it notes how often each was called."""
     torch.set_num_threads(1)
+    calls = dict.fromkeys(STAGES, 0)
     with open(log, "a", encoding="utf-8") as file:
         sys.stdout = sys.stderr = file
         from src.main import main
-        sys.exit(main([*words.split(), *COMMON.split(), "--save", str(folder)]))
+        with pytest.MonkeyPatch.context() as patched:
+            for name, place in STAGES.items():
+                patched.setattr(place, counted(pkgutil.resolve_name(place), name, calls, fatal * (name == stage)))
+            status = main([*words.split(), *COMMON.split(), "--save", str(folder)])
+    folder.with_suffix(".calls").write_text(json.dumps(calls), encoding="utf-8")
+    sys.exit(status)
+
+
+def counted(function, name, calls, fatal):
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        calls[name] += 1
+        if calls[name] == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +100,10 @@ def alone(processes, tmp_path_factory):
     return once
 
 
-def finished(processes, name, folder, kill_after=None, by=signal.SIGKILL):
-    """Exit status of a run; that of one that is killed after so many seconds is -9."""
-    process = processes.Process(target=run, args=((RUNS | MORE)[name], folder, folder.with_suffix(".log")))
+def finished(processes, name, folder, kill_after=None, by=signal.SIGKILL, stage=None, fatal=0):
+    """Exit status of a run; that of one that is killed, after so many seconds or in a call of a stage, is -9."""
+    process = processes.Process(target=run, args=((RUNS | MORE)[name], folder, folder.with_suffix(".log"), stage,
+                                                  fatal))
     process.start()
     process.join(kill_after)
     if process.is_alive():
@@ -165,3 +191,23 @@ def test_a_finished_run_does_nothing_anew(processes, alone, tmp_path):
 @pytest.mark.parametrize("name", [*RUNS, *MORE])
 def test_kill_campaign(name, seed, processes, alone, tmp_path):
     killed_and_resumed(processes, alone, name, 1 + seed, tmp_path, kills=2 + seed % 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", RUNS)
+def test_kills_in_every_stage(name, stage, processes, alone, tmp_path):
+    """Right before a step, an evaluation, a rename, a resume point, at a seeded one of all that the run has."""
+    expected, _ = alone(name)
+    draw, folder = random.Random(f"{name} {stage}"), tmp_path / "out"
+    fatal = draw.randint(1, json.loads(expected.with_suffix(".calls").read_text(encoding="utf-8"))[stage])
+    assert finished(processes, name, folder, stage=stage, fatal=fatal) == -signal.SIGKILL
+    assert finished(processes, name, folder) == 0, folder.with_suffix(".log").read_text()
+    assert_same_results(folder, expected)
+
+
+def test_every_method_and_add_on_is_killed():
+    words = " ".join((RUNS | MORE).values()).split() + ["finetune"]
+    assert set(METHODS) <= set(words)
+    assert {FLAGS[switch].name for key, row in ADD_ONS.items() for switch in row.switches or (key,)} - set(words) == {
+        "--orthogonal-gradients-path"}  # which a sequence gives itself

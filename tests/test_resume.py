@@ -50,7 +50,7 @@ def test_the_newest_point_is_read(points):
     found = points.read()
     assert found["iteration"] == 6 and torch.equal(found["values"], content(6)["values"])
     assert torch.equal(found["nested"][0]["a"][0], torch.ones(3)) and found["nested"][1] is None
-    assert sorted(path.name for path in points.newest.parent.iterdir()) == ["resume_tiny.old.pth", "resume_tiny.pth"]
+    assert sorted(path.name for path in points.newest.parent.iterdir()) == ["resume_tiny.prev.pth", "resume_tiny.pth"]
 
 
 @pytest.mark.parametrize("harm", [damage, lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -60,7 +60,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken(harm, points, capsy
     harm(points.newest)
     assert points.read()["iteration"] == 2
     assert capsys.readouterr().err.count("the one before is taken") == points.newest.exists()
-    damage(points.older)
+    damage(points.previous)
     assert points.read() is None and "the task begins anew" in capsys.readouterr().err
 
 
