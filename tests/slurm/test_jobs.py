@@ -75,7 +75,7 @@ def slurm(environment, tmp_path):
     cluster.end_all_jobs(environment)
 
 
-def until(condition, seconds=180):
+def until(condition, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
