@@ -17,9 +17,9 @@ from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
 from src.report.tables import matrix_csv, summary_text
 from src.resume import ResumePoints, TaskPoints
-from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
+from src.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.sequence import RETRIEVAL, summarise_retrieval
 from src.sequence import summarise as summarise_accuracy
-from src.sequence import summarise_retrieval
 
 
 class Run:
