@@ -117,9 +117,11 @@ def training_flags():
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, REPORT), numbers=False,
+             metavar="DIR"),
         Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one", runs=MODEL, metavar="FILE"),
+             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=MODEL,
+             metavar="FILE"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
                numbers=False),
         switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),

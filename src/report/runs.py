@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
-from src.report.tables import SUMMARY
+from src.report.tables import MATRICES, SUMMARY
 from src.sequence import RETRIEVAL
 
 ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
-MATRICES = {False: ("top1", "top5"), True: ("i2t_r1", "t2i_r1", "rsum")}  # by whether pairs are scored
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class SequenceRun:
     logged step: "iteration", "lr", "images_per_second" and every term and metric by its name]}, floats that may be nan
     or infinite. tasks: {task: TaskFacts}. Both have only the tasks whose files there are: a sequence that was only
     evaluated has none. flags: {flag key: {"value", "origin"}}.
+    trained_with: of a matrix that was rebuilt from checkpoints, {flag key: value} of the run behind each of them.
     """
 
     name: str
@@ -51,6 +51,7 @@ class SequenceRun:
     losses: dict
     tasks: dict
     flags: dict
+    trained_with: list
     command: list
     versions: dict
     commit: str | None
@@ -96,9 +97,9 @@ def read_run(folder, flag="--report"):
                   for number, (space, found) in enumerate(spaces.items())},
         losses=losses, tasks={task: _task_facts(files.json(f"run_{task}.json", _is_run), losses.get(task, ()))
                               for task in order if files.has(f"run_{task}.json")},
-        command=facts.get("command", []), versions=facts.get("versions", {}),
-        **{key: facts.get(key) for key in ("flags", "commit", "hardware", "seed", "precision", "seconds",
-                                           "peak_memory_bytes")})
+        trained_with=facts.get("trained_with", []), command=facts.get("command", []),
+        versions=facts.get("versions", {}), **{key: facts.get(key) for key in (
+            "flags", "commit", "hardware", "seed", "precision", "seconds", "peak_memory_bytes")})
 
 
 def _mark(number, space):
@@ -200,31 +201,42 @@ def _log_line(text):
 
 def _is_run(content):
     flags = content.get("flags") if isinstance(content, dict) else None
-    return isinstance(flags, dict) and all(isinstance(flag, dict) and "value" in flag for flag in flags.values())
+    return (isinstance(flags, dict) and all(isinstance(flag, dict) and "value" in flag for flag in flags.values())
+            and all(isinstance(trained, dict) for trained in content.get("trained_with", [])))
 
 
 def _is_summary(content):
     if not isinstance(content, dict) or not _are_names(content.get("datasets")):
         return False
-    count = len(content["datasets"])
-    if content.get("label_space") == RETRIEVAL:
-        return (_are_names(content.get("trained")) and _is_number(content.get("mean_rsum"))
-                and isinstance(content.get("rows"), list)
-                and all(_are_cells(row, content["datasets"], dict) for row in content["rows"]))
-    zero_shot, matrix = content.get("zero_shot", 0), content.get("matrix")
+    return (_is_recall if content.get("label_space") == RETRIEVAL else _is_accuracy)(content, content["datasets"])
+
+
+def _is_recall(content, names):
+    trained, rows = content.get("trained"), content.get("rows")
+    return (_are_names(trained) and isinstance(rows, list) and len(rows) == 1 + len(trained)
+            and _is_number(content.get("mean_rsum"))
+            and all(_is_row(row, names, _are_scores) for row in rows[rows[0] is None:]))
+
+
+def _is_accuracy(content, names):
+    start, matrix = content.get("zero_shot", 0), content.get("matrix")
     return (isinstance(content.get("label_space"), str)
             and all(key in content and _is_cell(content[key]) for key in SUMMARY)
-            and (zero_shot is None or _are_cells(zero_shot, content["datasets"], float | int | None))
-            and isinstance(matrix, list) and len(matrix) == count
-            and all(isinstance(row, list) and len(row) == count and all(map(_is_cell, row)) for row in matrix))
+            and (start is None or _is_row(start, names, _is_cell))
+            and isinstance(matrix, list) and len(matrix) == len(names)
+            and all(isinstance(row, list) and len(row) == len(names) and all(map(_is_cell, row)) for row in matrix))
 
 
 def _are_names(content):
     return isinstance(content, list) and content and all(isinstance(name, str) for name in content)
 
 
-def _are_cells(row, names, kind):
-    return isinstance(row, dict) and all(name in row and isinstance(row[name], kind) for name in names)
+def _is_row(row, names, is_one):
+    return isinstance(row, dict) and all(name in row and is_one(row[name]) for name in names)
+
+
+def _are_scores(scores):
+    return isinstance(scores, dict) and all(_is_number(scores.get(score)) for score in MATRICES[True])
 
 
 def _is_number(value):
