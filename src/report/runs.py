@@ -86,14 +86,14 @@ def read_run(folder, flag="--report"):
     finished sequence or a damaged file."""
     files = _Files(Path(folder), flag)
     files.require_sequence()
+    summary = files.json("summary.json", _is_summary)
     facts = files.json("run.json", _is_run)
-    spaces = _read_spaces(files, facts)
-    summary = next(iter(spaces.values()))
+    spaces = _read_spaces(files, summary, facts)
     order = list(summary["trained"] if RETRIEVAL in spaces else summary["datasets"])
     losses = {task: found for task in order if (found := files.log(f"log_{task}.jsonl")) is not None}
     return SequenceRun(
         name=Path(folder).resolve().name, folder=Path(folder), order=order, spaces=spaces,
-        matrices={space: _read_matrices(files, number, space, found)
+        matrices={space: _read_matrices(files, number, space, found["datasets"], order)
                   for number, (space, found) in enumerate(spaces.items())},
         losses=losses, tasks={task: _task_facts(files.json(f"run_{task}.json", _is_run), losses.get(task, ()))
                               for task in order if files.has(f"run_{task}.json")},
@@ -107,16 +107,15 @@ def _mark(number, space):
     return f"_{space}" if number else ""
 
 
-def _read_spaces(files, facts):
-    first = files.json("summary.json", _is_summary)
+def _read_spaces(files, first, facts):
     others = [] if first["label_space"] == RETRIEVAL else [
         space for space in facts["flags"].get("label_space", {}).get("value") or () if space != first["label_space"]]
     return {first["label_space"]: first} | {
         space: files.json(f"summary{_mark(1, space)}.json", _is_summary) for space in others}
 
 
-def _read_matrices(files, number, space, summary):
-    return {score: files.matrix(f"matrix_{score}{_mark(number, space)}.csv", summary["datasets"])
+def _read_matrices(files, number, space, columns, order):
+    return {score: files.matrix(f"matrix_{score}{_mark(number, space)}.csv", columns, order)
             for score in MATRICES[space == RETRIEVAL]}
 
 
@@ -161,13 +160,14 @@ class _Files:
     def json(self, name, is_one):
         return self._read(name, json.loads, is_one)
 
-    def matrix(self, name, columns):
-        """{task trained last: [cells]} of a csv file with these columns behind the first."""
+    def matrix(self, name, columns, order):
+        """{task trained last: [cells]} of a csv file with these columns behind the first, and these tasks."""
         def parse(text):
-            header, *rows = csv.reader(text.splitlines())
-            if header != ["task", *columns] or any(len(row) != len(header) for row in rows) or not rows:
+            rows = list(csv.reader(text.splitlines()))
+            if (rows[:1] != [["task", *columns]] or any(len(row) != 1 + len(columns) for row in rows)
+                    or [row[0] for row in rows[1:] if row[0] != ZERO_SHOT] != order):
                 raise ValueError("it has other rows or columns than the sequence")
-            return {task: [float(cell) if cell else None for cell in cells] for task, *cells in rows}
+            return {task: [float(cell) if cell else None for cell in cells] for task, *cells in rows[1:]}
         return self._read(name, parse)
 
     def log(self, name):
@@ -187,7 +187,7 @@ class _Files:
             return content
         except OSError as error:
             raise UserError(f"{self.flag} {self.folder}: {path} cannot be read ({error.strerror}); {out}") from None
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self.flag} {self.folder}: {path} is damaged ({error}); {out}") from None
 
 
@@ -196,7 +196,7 @@ def _log_line(text):
     line = json.loads(text)
     if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
         raise ValueError("a line names no iteration")
-    return {name: float(value) if isinstance(value, str) else value for name, value in line.items()}
+    return {name: value if name == "iteration" else float(value) for name, value in line.items()}
 
 
 def _is_run(content):
