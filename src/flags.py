@@ -310,7 +310,8 @@ def data_flags():
 def output_flags():
     return [
         later("--dry-run", "resolve the run and print it", False),
-        Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
+        Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
+             parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
         later("--export", "write the model in open_clip's layout"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),

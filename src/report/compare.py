@@ -165,13 +165,14 @@ def _differences(groups):
 
 
 def _names(groups):
-    """[[folders]] -> names for them: below the folder that all share, with * where those of one group differ."""
+    """[[folders]] -> names for them: below the folder that all share, with * where those of one group differ, or all of
+    a group's where that tells too little."""
     places = [[Path(folder).resolve() for folder in group] for group in groups]
     every = [place for group in places for place in group]
     shared = os.path.commonpath([place.parent for place in every])
     named = [[place.relative_to(shared).as_posix() for place in group] for group in places]
     patterns = [_pattern(group) for group in named]
-    return [pattern if patterns.count(pattern) == 1 else ",".join(group)
+    return [pattern if patterns.count(pattern) == 1 and pattern != "*" else ",".join(group)
             for pattern, group in zip(patterns, named, strict=True)]
 
 
