@@ -8,6 +8,7 @@ import dataclasses
 from clip.errors import LoadError
 from src.build import score_as_trained, starting_checkpoint, weights_before
 from src.datasets import known_pairs, phase_of, stem
+from src.distributed import in_turn
 from src.errors import UserError
 from src.flags import FLAGS
 from src.run import Run
@@ -42,7 +43,8 @@ def _read(config, path):
 def _outline(config, path):
     """A checkpoint without what takes memory."""
     checkpoint = _read(config, path)
-    if not checkpoint.get("history"):
+    history = checkpoint.get("history")
+    if not history or not all(isinstance(entry, dict) and isinstance(entry.get("dataset"), str) for entry in history):
         raise UserError(f"--load {path}: does not say what it was trained on; several files are to be those that the "
                         "runs of a sequence left, <save>/<DATASET>.pth")
     return {key: value for key, value in checkpoint.items() if key not in ("state_dict", "carry")}
@@ -86,12 +88,19 @@ def _require_columns(trained, evaluated):
 
 
 def _row_before(run, path, checkpoint):
-    """Scores of the weights that the sequence started from; None, and why, where they are not to be had."""
-    try:
-        start = weights_before(run.config, checkpoint)
-    except (UserError, LoadError) as error:
-        print(f"note: no zero-shot row, for {path} does not lead there: {error}", flush=True)
+    """Scores of the weights that the sequence started from; None where they are not to be had."""
+    start = _start(run.config, path, checkpoint)
+    if start is None:
         return None
     scores = run.evaluate(start)
     print(f"before {path}: {run.in_words(scores)}", flush=True)
     return scores
+
+
+@in_turn  # of several processes all meet the same, or none goes on
+def _start(config, path, checkpoint):
+    try:
+        return weights_before(config, checkpoint)
+    except (UserError, LoadError) as error:
+        print(f"note: no zero-shot row, for {path} does not lead there: {error}", flush=True)
+        return None
