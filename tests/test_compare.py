@@ -57,6 +57,14 @@ def test_no_zero_shot_row_where_the_runs_share_none(tmp_path, other):
     assert rows_of(folders[0])[0].kind == "zero-shot"
 
 
+def test_no_zero_shot_row_where_nothing_is_seen_yet(tmp_path):
+    run = read_run(write_run(tmp_path / "one", zero_shot=(None,) * 3, spaces=("seen",),
+                             matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0))))
+    (row,) = compare([run])["seen"]
+    assert row.numbers["transfer"] is None and row.numbers["avg"] == pytest.approx(460 / 6)
+    assert cells(comparison_markdown({"seen": [row]}))[1][2:4] == ["-", "76.7"]
+
+
 def test_runs_of_different_sequences_are_told_apart(tmp_path):
     folders = [write_run(tmp_path / "one"), write_run(tmp_path / "two", order=("B", "A", "C"))]
     assert "different sequences" in comparison_markdown({"task": rows_of(*folders)})
