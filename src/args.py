@@ -5,6 +5,7 @@
 
 import argparse
 import difflib
+import os
 import shlex
 from dataclasses import dataclass, field
 
@@ -67,6 +68,11 @@ class Config:
             raise UserError(f"--train-dataset {name}: {error}") from None
 
     @property
+    def loaded(self):
+        """The files of --load, in order. Where a name with commas is that of a file, it is one."""
+        return files_of(self.values["load"] or "")
+
+    @property
     def pairs(self):
         """Whether image-text pairs are trained on. Raises UserError for an unknown name."""
         return any(is_pairs(name) for name in self.trained)
@@ -83,6 +89,16 @@ class Config:
     def plain(self):
         """All values as types that json knows."""
         return {key: _plain(value) for key, value in self.values.items() if FLAGS[key].built}
+
+
+def files_of(text):
+    """``A,B`` -> ("A", "B"); a comma that is part of the name of a file which is there parts nothing."""
+    parts, found = text.split(",") if text else [], []
+    while parts:
+        most = next((count for count in range(len(parts), 0, -1) if os.path.isfile(",".join(parts[:count]))), 1)
+        found.append(",".join(parts[:most]))
+        parts = parts[most:]
+    return tuple(found)
 
 
 def _plain(value):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 
 import torch
 
@@ -110,6 +111,35 @@ def starting_checkpoint(config):
             holds = checkpoint.get("model") or "another architecture"
             raise UserError(f"--load {config.load} holds {holds}, not {name}; leave --model away or load another file")
     return checkpoint
+
+
+MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
+
+
+def weights_before(config, checkpoint):
+    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
+    where nothing is. Raises UserError or LoadError where they are not to be had."""
+    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
+    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
+    if values["load"] is None and values["model"] is None:
+        raise UserError("nothing is stored of where its training started")
+    if values["load"] and not os.path.isfile(values["load"]):
+        raise UserError(f"its training started from {values['load']}, which is not there")
+    origins = config.origins | {"model": "default"}  # the name is not the user's wish of what a file holds
+    start = starting_checkpoint(dataclasses.replace(config, values=values, origins=origins))
+    if not _same_architecture(start["architecture"], checkpoint["architecture"]):
+        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
+                        "architecture now")
+    return start
+
+
+def score_as_trained(config, checkpoint, path):
+    """Before a checkpoint is scored: take over what scores depend on and was not given."""
+    made = checkpoint.get("config", {})
+    if not config.given("seed"):  # which cuts class splits
+        config.values["seed"] = made.get("seed", config.seed)
+    if ".py:" in made.get("method", "") and not config.given("method"):
+        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
 def _initial_checkpoint(config):

@@ -98,6 +98,15 @@ def _check_kind(config):
 
 
 def _check_model(config):
+    if len(config.loaded) > 1:
+        if config.kind != EVAL:
+            raise UserError(f"--load {config.load}: several files only with --eval-only, which makes their matrix; "
+                            "give the one to start from")
+        if len({*map(os.path.realpath, config.loaded)}) < len(config.loaded):
+            raise UserError(f"--load {config.load}: names a file twice")
+        for key in ("wise_ft", "linear_eval"):
+            if config.values[key]:
+                raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
     if config.load and config.init == "scratch":
         raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
     if config.model_config and not config.model_name:
@@ -222,7 +231,10 @@ def _check_rates(config):
 
 
 def _check_files(config):
-    for key in ("load", "ref_model", "eval_single", "model_config", "split_file", "orthogonal_gradients_path"):
+    for path in config.loaded:
+        if not os.path.isfile(path):
+            raise UserError(f"--load {path}: no such file")
+    for key in ("ref_model", "eval_single", "model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")

@@ -117,9 +117,11 @@ def training_flags():
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=SCORING, numbers=False, metavar="DIR"),
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, REPORT), numbers=False,
+             metavar="DIR"),
         Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one", runs=MODEL, metavar="FILE"),
+             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=MODEL,
+             metavar="FILE"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
                numbers=False),
         switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
@@ -308,7 +310,8 @@ def data_flags():
 def output_flags():
     return [
         later("--dry-run", "resolve the run and print it", False),
-        Flag("--report", "compare run folders", parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
+        Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
+             parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
         later("--export", "write the model in open_clip's layout"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),

@@ -135,7 +135,7 @@ def _train_sequence(config, signals):
     _print_origins(config)
     with run.folder.ours():
         rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
-        summaries = run.summarise(rows)
+        summaries = run.summarise(config.dataset_order, rows)
     print("\n" + "\n".join(map(summary_text, summaries.values())))
 
 
@@ -143,9 +143,12 @@ def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from pathlib import Path
 
-    from src.build import starting_checkpoint
-    from src.report.tables import numbers_table, scores_table
+    from src.build import score_as_trained, starting_checkpoint
+    from src.report.tables import numbers_text, scores_table
     from src.run import Run
+    if len(config.loaded) > 1:
+        rebuild_sequence(config)
+        return
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
     if config.linear_eval:
@@ -155,11 +158,7 @@ def run_evaluation(config):
         return
     if not run.evaluated:
         run.score_on([_dataset_of(checkpoint, config.load)])
-    if not config.given("seed"):  # which cuts class splits: as they were trained
-        config.values["seed"] = checkpoint.get("config", {}).get("seed", config.seed)
-    if ".py:" in checkpoint.get("config", {}).get("method", "") and not config.given("method"):
-        print(f"note: {config.load} was trained by {checkpoint['config']['method']}; give --method for its own scores",
-              file=sys.stderr)
+    score_as_trained(config, checkpoint, config.load)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
@@ -169,8 +168,15 @@ def run_evaluation(config):
     scores = run.evaluate(checkpoint)
     print(scores_table(scores))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
-        summaries = run.summarise([scores] * (1 + len(config.dataset_order)))
-        print("\n" + "\n".join(map(numbers_table, summaries.values())))
+        summaries = run.summarise(config.dataset_order, [scores] * (1 + len(config.dataset_order)))
+        print("\n" + "\n".join(map(numbers_text, summaries.values())))
+
+
+def rebuild_sequence(config):
+    """--load A,B,C --eval-only: the matrix of a sequence that was trained by single runs."""
+    from src.chain import rebuild
+    from src.report.tables import summary_text
+    print("\n" + "\n".join(map(summary_text, rebuild(config).values())))
 
 
 def _dataset_of(checkpoint, path):
@@ -227,8 +233,12 @@ def run_check(config):
 
 def run_report(config):
     """--report: compare finished sequences."""
-    from src.report.compare import compare
-    print(compare(config.report))
+    from src.report.compare import compare, comparison_markdown, write_comparison
+    from src.report.runs import read_run
+    tables = compare([read_run(folder) for folder in config.report])
+    print(comparison_markdown(tables), end="")
+    if config.save:
+        write_comparison(tables, config.save)
 
 
 RUNS = {flags.TRAIN: run_task, flags.SEQUENCE: run_sequence, flags.EVAL: run_evaluation, flags.SINGLE: run_single,

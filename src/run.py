@@ -5,7 +5,7 @@ import time
 from clip import loader
 from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, model_name
 from src.checkpoint import finished_checkpoint
-from src.datasets import is_pairs, phase_of, stem
+from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.distributed import in_turn, this_world
 from src.errors import UserError
@@ -15,11 +15,12 @@ from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
-from src.report.tables import matrix_csv, summary_text
+from src.report.latex import summary_latex
+from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
-from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
+from src.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.sequence import RETRIEVAL, summarise_retrieval
 from src.sequence import summarise as summarise_accuracy
-from src.sequence import summarise_retrieval
 
 
 class Run:
@@ -146,7 +147,7 @@ class Run:
         self.folder.write_checkpoint(file, checkpoint)
         self._leave_to_the_next(name, checkpoint)
         self.world.wait()  # what the first process has written is there for all
-        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {_in_words(shown)}", flush=True)
+        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {self.in_words(scores)}", flush=True)
         return checkpoint
 
     def _finished(self, name):
@@ -161,7 +162,7 @@ class Run:
                             f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
         self._leave_to_the_next(name, checkpoint)
         ResumePoints(self.folder, file, self.config.save_interval).forget()
-        print(f"{file}: finished before, {_in_words(self._shown(scores))}", flush=True)
+        print(f"{file}: finished before, {self.in_words(scores)}", flush=True)
         return checkpoint, scores
 
     def _leave_to_the_next(self, name, checkpoint):
@@ -173,6 +174,10 @@ class Run:
     def _shown(self, scores):
         return {dataset: found[space] for dataset, found in scores.items()
                 for space in (self.config.label_space[0], RETRIEVAL) if space in found}
+
+    def in_words(self, scores):
+        """A line of what was scored, in the first label space."""
+        return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items())
 
     def _description(self, state, start, seconds):
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
@@ -209,30 +214,29 @@ class Run:
         self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
         return scores
 
-    def summarise(self, rows):
+    def summarise(self, trained, rows, **facts):
         """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
 
-        Class data: accuracy on each task of the sequence after each of them. Image-text pairs: recall on each of the
-        evaluated sets of pairs.
+        ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
+        0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
+        recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
         """
-        spaces = (RETRIEVAL,) if self.config.pairs else self.config.label_space
-        trained = [stem(name) for name in self.config.dataset_order]
-        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if self.config.pairs else trained
+        pairs = any(map(known_pairs, trained))
+        spaces = (RETRIEVAL,) if pairs else self.config.label_space
+        trained = [stem(name) for name in trained]
+        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         summaries = {}
         for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names
-            chosen = [{name: row[name].get(space) for name in columns} for row in rows]
+            chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
             summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
             summaries[space] = summarise(trained, chosen, space, self.device.precision)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
-            for score in ("i2t_r1", "t2i_r1", "rsum") if space == RETRIEVAL else ("top1", "top5"):
+            for score in MATRICES[pairs]:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
+        self.folder.write_text("summary.md", summary_markdown(summaries))
+        self.folder.write_text("summary.tex", summary_latex(summaries))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
-            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory())))
+            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
         return summaries
-
-
-def _in_words(scores):
-    return ", ".join(f"{dataset} {score}" for dataset, score in scores.items())

@@ -22,10 +22,10 @@ from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
 from src.records import metrics_row, retrieval_row
+from src.sequence import RETRIEVAL
 from src.spaces import LabelSpaces
 
 DRIFT_IMAGES = 1000  # that tell how far features have turned
-RETRIEVAL = "retrieval"  # stands in the place of a label space where pairs are scored
 
 
 class Scoring:

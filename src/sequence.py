@@ -1,5 +1,7 @@
 """Tasks in order -> accuracy matrix -> Transfer, Avg, Last, forgetting, BWT."""
 
+RETRIEVAL = "retrieval"  # stands in the place of a label space where image-text pairs are scored
+
 
 def run_sequence(order, checkpoint, train_task, evaluate):
     """Train ``order`` one after the other. -> (rows of scores, row 0 before any training; the last checkpoint).
@@ -48,8 +50,8 @@ def _mean(values):
 
 def summarise_retrieval(trained, rows, label_space, precision):
     """What ``summary.json`` of a sequence over image-text pairs holds. ``rows``: [{dataset: RetrievalScores}], row 0
-    zero-shot; ``trained`` names the tasks or phases of the others."""
-    rows = [{name: scores.summary() for name, scores in row.items()} for row in rows]
+    zero-shot, or None where that is not known; ``trained`` names the tasks or phases of the others."""
+    rows = [row and {name: scores.summary() for name, scores in row.items()} for row in rows]
     last = rows[-1]
     return {"trained": list(trained), "datasets": list(last), "rows": rows, "label_space": label_space,
             "mean_rsum": _mean(scores["rsum"] for scores in last.values()), "precision": precision,
@@ -58,7 +60,9 @@ def summarise_retrieval(trained, rows, label_space, precision):
 
 
 def summarise(order, rows, label_space, precision):
-    """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot."""
-    top1 = [[row[name] and row[name].top1 for name in order] for row in rows]
-    return {**sequence_metrics(top1[1:]), "zero_shot": dict(zip(order, top1[0], strict=True)),
-            "datasets": list(order), "matrix": top1[1:], "label_space": label_space, "precision": precision}
+    """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot, or None where that is not
+    known."""
+    zero_shot, *matrix = [row and {name: row[name] and row[name].top1 for name in order} for row in rows]
+    matrix = [list(row.values()) for row in matrix]
+    return {**sequence_metrics(matrix), "zero_shot": zero_shot, "datasets": list(order), "matrix": matrix,
+            "label_space": label_space, "precision": precision}

@@ -192,3 +192,16 @@ def test_anything_gives_a_config_or_one_message(start, words):
             assert str(error).strip()
         else:
             assert isinstance(config, Config) and all(warning.strip() for warning in config.warnings)
+
+
+# -- several files of --load -------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a,b", "d,e,f"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    expected = {"a": ("a",), "b,a": ("b", "a"), "a,b": ("a,b",), "b,a,b": ("b", "a,b"), "d,e,f,a": ("d,e,f", "a"),
+                "d,e": ("d", "e"), "b,,a": ("b", "", "a"), "none": ("none",)}
+    assert {text: parse(["--load", text]).loaded for text in expected} == expected
+    assert parse([]).loaded == ()

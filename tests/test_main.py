@@ -79,7 +79,7 @@ CASES = {  # what makes it wrong: (command, what the message must hold)
     "names not text": (f"{SINGLE} --class-names {{image}}", ["--class-names", "{image}"]),
     "names a folder": (f"{SINGLE} --class-names empty", ["--class-names empty"]),
     "names below a file": (f"{SINGLE} --class-names corrupt.pth/imagenet_classes.txt", ["--class-names corrupt.pth"]),
-    "report of nothing": ("--report nowhere", ["--report nowhere", "summary.json"]),
+    "report of nothing": ("--report nowhere", ["--report nowhere", "no such folder"]),
     "report of one task": ("--report empty", ["--report empty", "--dataset-order"]),
     "report of nonsense": ("--report nonsense", ["--report nonsense", "damaged"]),
 }

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # import each other, as long as nothing goes round in circles.
 TIERS = (
     ("src.main",),
-    ("src.plan", "src.single"),
+    ("src.plan", "src.single", "src.chain"),
     ("src.run",),
     ("src.resume",),
     ("src.scoring",),

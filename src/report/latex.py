@@ -1,0 +1,50 @@
+"""Tables as LaTeX in the style of booktabs, with what their numbers are in the caption."""
+
+from src.report.tables import MATRIX, cell_text, defined, summary_cells
+from src.sequence import RETRIEVAL
+
+HEAD = "% In the preamble: \\usepackage{booktabs}\n"
+ESCAPES = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    **{character: f"${character}$" for character in "<>|"}, **{character: f"\\{character}" for character in "&%$#_{}"}})
+
+
+def escaped(text):
+    """A text that LaTeX sets as it is."""
+    return text.translate(ESCAPES)
+
+
+def latex_table(header, rows, caption):
+    """A floating table; ``caption`` is plain text. Numbers are set as mathematics, for the sake of their minus sign."""
+    lines = [_line(row) for row in (header, *rows)]
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\caption{{{escaped(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
+        r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _line(row):
+    text = " & ".join(map(_cell, row)) + r" \\"
+    return "{}" + text if text[0] in "[*" else text  # which would be read as options of the line before
+
+
+def _cell(value):
+    text = cell_text(value)
+    return f"${text}$" if isinstance(value, float) else escaped(text)
+
+
+def definitions_caption(space):
+    numbers = [f"{title}: {text}." for title, text in defined(space)]
+    return " ".join(numbers if space == RETRIEVAL else [MATRIX, *numbers])
+
+
+def summary_latex(summaries):
+    """Text of ``summary.tex``: {label space or "retrieval": summary} -> its tables; the last of each space says what
+    the numbers are."""
+    tables = []
+    for space, summary in summaries.items():
+        *above, (header, rows) = summary_cells(summary)
+        tables += [latex_table(*cells, f"Top-1 accuracy in percent after each task, among the classes of: {space}.")
+                   for cells in above]
+        tables.append(latex_table(header, rows, definitions_caption(space)))
+    return HEAD + "\n".join(tables)

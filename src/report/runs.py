@@ -1,0 +1,247 @@
+"""A run's folder -> SequenceRun: what the files of a sequence say, for tables, pictures and the page. No torch."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.errors import UserError
+from src.report.tables import MATRICES, SUMMARY
+from src.sequence import RETRIEVAL
+
+ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """``run_<task>.json`` and what the log adds: the time and memory that a task took, in seconds and bytes.
+
+    ``copies``: {what is kept: how many times the weights it takes}. ``images_per_second`` is the mean over the task.
+    What a file of an older run does not say is None.
+    """
+
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    trainable_values: int | None = None
+    trainable_tensors: int | None = None
+    copies: dict | None = None
+    images_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class SequenceRun:
+    """A finished sequence, in plain Python types.
+
+    order: the trained tasks as files call them. spaces: {label space or "retrieval": content of its summary*.json},
+    the run's first label space first. matrices: {space: {score: {task trained last: [cells]}}}; scores are "top1" and
+    "top5" in percent, of "retrieval" "i2t_r1", "t2i_r1" and "rsum"; the row ZERO_SHOT comes first, where the run has
+    one; the columns are ``spaces[space]["datasets"]``; a cell is None where there is no score. losses: {task: [a dict a
+    logged step: "iteration", "lr", "images_per_second" and every term and metric by its name]}, floats that may be nan
+    or infinite. tasks: {task: TaskFacts}. Both have only the tasks whose files there are: a sequence that was only
+    evaluated has none. flags: {flag key: {"value", "origin"}}.
+    trained_with: of a matrix that was rebuilt from checkpoints, {flag key: value} of the run behind each of them.
+    """
+
+    name: str
+    folder: Path
+    order: list
+    spaces: dict
+    matrices: dict
+    losses: dict
+    tasks: dict
+    flags: dict
+    trained_with: list
+    command: list
+    versions: dict
+    commit: str | None
+    hardware: str | None
+    seed: int | None
+    precision: str | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+
+    @property
+    def space(self):
+        """The label space that comes first, or "retrieval"."""
+        return next(iter(self.spaces))
+
+    @property
+    def summary(self):
+        """The summary of the label space that comes first."""
+        return self.spaces[self.space]
+
+    @property
+    def pairs(self):
+        """Whether it is of image-text pairs."""
+        return self.space == RETRIEVAL
+
+    def value(self, key):
+        """The resolved value of a flag, None where the run knows no such flag."""
+        return self.flags.get(key, {}).get("value")
+
+
+def read_run(folder, flag="--report"):
+    """The run in ``folder``. Raises UserError, naming ``flag``, the folder or file and the way out, where it holds no
+    finished sequence or a damaged file."""
+    files = _Files(Path(folder), flag)
+    files.require_sequence()
+    summary = files.json("summary.json", _is_summary)
+    facts = files.json("run.json", _is_run)
+    spaces = _read_spaces(files, summary, facts)
+    order = list(summary["trained"] if RETRIEVAL in spaces else summary["datasets"])
+    losses = {task: found for task in order if (found := files.log(f"log_{task}.jsonl")) is not None}
+    return SequenceRun(
+        name=Path(folder).resolve().name, folder=Path(folder), order=order, spaces=spaces,
+        matrices={space: _read_matrices(files, number, space, found["datasets"], order)
+                  for number, (space, found) in enumerate(spaces.items())},
+        losses=losses, tasks={task: _task_facts(files.json(f"run_{task}.json", _is_run), losses.get(task, ()))
+                              for task in order if files.has(f"run_{task}.json")},
+        trained_with=facts.get("trained_with", []), command=facts.get("command", []),
+        versions=facts.get("versions", {}), **{key: facts.get(key) for key in (
+            "flags", "commit", "hardware", "seed", "precision", "seconds", "peak_memory_bytes")})
+
+
+def _mark(number, space):
+    """The first label space has the plain file names."""
+    return f"_{space}" if number else ""
+
+
+def _read_spaces(files, first, facts):
+    others = [] if first["label_space"] == RETRIEVAL else [
+        space for space in facts["flags"].get("label_space", {}).get("value") or () if space != first["label_space"]]
+    return {first["label_space"]: first} | {
+        space: files.json(f"summary{_mark(1, space)}.json", _is_summary) for space in others}
+
+
+def _read_matrices(files, number, space, columns, order):
+    return {score: files.matrix(f"matrix_{score}{_mark(number, space)}.csv", columns, order)
+            for score in MATRICES[space == RETRIEVAL]}
+
+
+def _task_facts(content, log):
+    return TaskFacts(copies=content.get("weight_copies"), images_per_second=_mean_rate(log), **{
+        key: content.get(key) for key in ("seconds", "peak_memory_bytes", "trainable_values", "trainable_tensors")})
+
+
+def _mean_rate(log):
+    """Images per second over all logged steps, of which each line tells those since the line before. None without."""
+    steps = [line["iteration"] - before["iteration"] for line, before in zip(log, [{"iteration": 0}, *log],
+                                                                             strict=False)]
+    known = [(count, line["images_per_second"]) for count, line in zip(steps, log, strict=True)
+             if line.get("images_per_second", 0) > 0]
+    return sum(count for count, _ in known) / sum(count / rate for count, rate in known) if known else None
+
+
+class _Files:
+    """The files of a run; each that cannot be used is a UserError with the way out."""
+
+    def __init__(self, folder, flag):
+        self.folder, self.flag = folder, flag
+
+    def has(self, name):
+        return (self.folder / name).is_file()
+
+    def require_sequence(self):
+        """Refuse what holds no finished sequence, and say what it is and how to go on."""
+        if not self.folder.is_dir():
+            raise UserError(f"{self.flag} {self.folder}: no such folder; give the --save folder of a finished sequence")
+        if self.has("summary.json"):
+            return
+        tasks = sorted(path.stem.removeprefix("run_") for path in self.folder.glob("run_*.json"))
+        if not tasks:
+            raise UserError(f"{self.flag} {self.folder}: no {self.folder / 'summary.json'}; only a sequence "
+                            "(--dataset-order with --save) writes one")
+        files = ",".join(str(self.folder / f"{task}.pth") for task in tasks)
+        raise UserError(f"{self.flag} {self.folder}: holds single runs ({', '.join(tasks)}) or an unfinished sequence. "
+                        "Finish a sequence by its own command with --resume; of single runs, make one by --load "
+                        f"{files}, in the order of training, --eval-only --save DIR")
+
+    def json(self, name, is_one):
+        return self._read(name, json.loads, is_one)
+
+    def matrix(self, name, columns, order):
+        """{task trained last: [cells]} of a csv file with these columns behind the first, and these tasks."""
+        def parse(text):
+            rows = list(csv.reader(text.splitlines()))
+            if (rows[:1] != [["task", *columns]] or any(len(row) != 1 + len(columns) for row in rows)
+                    or [row[0] for row in rows[1:] if row[0] != ZERO_SHOT] != order):
+                raise ValueError("it has other rows or columns than the sequence")
+            return {task: [float(cell) if cell else None for cell in cells] for task, *cells in rows[1:]}
+        return self._read(name, parse)
+
+    def log(self, name):
+        """The lines of a log as dicts; None where there is no such file."""
+        if not self.has(name):
+            return None
+        return self._read(name, lambda text: [_log_line(line) for line in text.splitlines()],
+                          out="remove it to do without its curves")
+
+    def _read(self, name, parse, is_one=lambda content: True, out="run its command again with --resume, which keeps "
+              "finished tasks and writes this anew"):
+        path = self.folder / name
+        try:
+            content = parse(path.read_text(encoding="utf-8"))
+            if not is_one(content):
+                raise ValueError("it lacks what a sequence writes there")
+            return content
+        except OSError as error:
+            raise UserError(f"{self.flag} {self.folder}: {path} cannot be read ({error.strerror}); {out}") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{self.flag} {self.folder}: {path} is damaged ({error}); {out}") from None
+
+
+def _log_line(text):
+    """What json has no number for was written as text: nan, inf."""
+    line = json.loads(text)
+    if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
+        raise ValueError("a line names no iteration")
+    return {name: value if name == "iteration" else float(value) for name, value in line.items()}
+
+
+def _is_run(content):
+    flags = content.get("flags") if isinstance(content, dict) else None
+    return (isinstance(flags, dict) and all(isinstance(flag, dict) and "value" in flag for flag in flags.values())
+            and all(isinstance(trained, dict) for trained in content.get("trained_with", [])))
+
+
+def _is_summary(content):
+    if not isinstance(content, dict) or not _are_names(content.get("datasets")):
+        return False
+    return (_is_recall if content.get("label_space") == RETRIEVAL else _is_accuracy)(content, content["datasets"])
+
+
+def _is_recall(content, names):
+    trained, rows = content.get("trained"), content.get("rows")
+    return (_are_names(trained) and isinstance(rows, list) and len(rows) == 1 + len(trained)
+            and _is_number(content.get("mean_rsum"))
+            and all(_is_row(row, names, _are_scores) for row in rows[rows[0] is None:]))
+
+
+def _is_accuracy(content, names):
+    start, matrix = content.get("zero_shot", 0), content.get("matrix")
+    return (isinstance(content.get("label_space"), str)
+            and all(key in content and _is_cell(content[key]) for key in SUMMARY)
+            and (start is None or _is_row(start, names, _is_cell))
+            and isinstance(matrix, list) and len(matrix) == len(names)
+            and all(isinstance(row, list) and len(row) == len(names) and all(map(_is_cell, row)) for row in matrix))
+
+
+def _are_names(content):
+    return isinstance(content, list) and content and all(isinstance(name, str) for name in content)
+
+
+def _is_row(row, names, is_one):
+    return isinstance(row, dict) and all(name in row and is_one(row[name]) for name in names)
+
+
+def _are_scores(scores):
+    return isinstance(scores, dict) and all(_is_number(scores.get(score)) for score in MATRICES[True])
+
+
+def _is_number(value):
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_cell(value):
+    return value is None or _is_number(value)
