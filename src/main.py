@@ -111,9 +111,9 @@ def _train_task(config, signals):
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
-    run.claim([name], start)
     export = Export(config.export, run.world.first)
     export.claim(start["architecture"], config.overwrite, config.numbers())
+    run.claim([name], start)
     _print_origins(config)
     with run.folder.ours():
         finished, scores = run.train(name, start)
@@ -136,9 +136,9 @@ def _train_sequence(config, signals):
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
-    run.claim(config.dataset_order, start)
     export = Export(config.export, run.world.first)
     export.claim(start["architecture"], config.overwrite, config.numbers())
+    run.claim(config.dataset_order, start)
     _print_origins(config)
     with run.folder.ours():
         rows, finished = run_tasks(config.dataset_order, start, run.train, run.score_start)

@@ -35,6 +35,8 @@ def classify(config):
     names = picture_names(paths) if folder.writes else {}
     _refuse_to_mix(folder, paths, names.values(), config.eval_single)
     folder.prepare()
+    if alone:
+        open_image(paths[0])  # what cannot be decoded is refused before weights are fetched
     classnames = read_class_names(config.class_names)
     device = build_device(config)
     model = device.place(build(starting_checkpoint(config))).eval()
