@@ -1,5 +1,6 @@
 """A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.archive``."""
 
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from clip.model import CLIP
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 FORMAT = 1
+SAFETENSORS = ".safetensors"
+ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
 WRAPPERS = ("state_dict", "model_state_dict")
 NOT_SHAPES = ("vision_heads", "transformer_heads", "vocabulary")
 LARGEST, MOST_STAGES = 2 ** 31, 16  # numbers of an architecture; OpenAI's ResNets have 4 stages
@@ -127,13 +130,14 @@ def read_checkpoint(path):
     """A file of weights -> dict with at least "state_dict" (OpenAI's names) and "architecture".
 
     Known layouts: our checkpoints; OpenAI's TorchScript archives; plain state dicts; the wrappers ``{"state_dict"}``
-    and ``{"model_state_dict"}``; open_clip's checkpoints of OpenAI's architectures. fp16 files are read as fp32. Only
-    our checkpoints say how many heads there are; in others a head has 64 values, as in all of OpenAI's.
+    and ``{"model_state_dict"}``; open_clip's checkpoints of OpenAI's architectures; each of them also as safetensors,
+    by the file's suffix. fp16 files are read as fp32. Only our checkpoints and exports say how many heads there are; in
+    others a head has 64 values, as in all of OpenAI's.
     """
     path = Path(path)
     if not path.is_file():
         raise LoadError(f"no such file: {path}")
-    content = read_file(path)
+    content = _read_safetensors(path) if path.suffix == SAFETENSORS else read_file(path)
     checkpoint = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
         content, dict) else {}
     _check_format(checkpoint, path)
@@ -143,6 +147,21 @@ def read_checkpoint(path):
     architecture = ours["architecture"] if "architecture" in ours else architecture_of(state_dict)
     _check_ours(ours, architecture, path)
     return {**ours, "architecture": architecture, "state_dict": state_dict}
+
+
+def _read_safetensors(path):
+    """{name: tensor}, or what a checkpoint of ours holds where the metadata tell the architecture."""
+    from safetensors import safe_open
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            told = (file.metadata() or {}).get(ARCHITECTURE)
+            return tensors if told is None else {
+                "format": FORMAT, "architecture": json.loads(told), "state_dict": tensors}
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # as in clip.archive: damaged bytes can make nearly anything fail
+        raise LoadError(f"{path} is not a safetensors file that can be read ({printable(str(error))})") from None
 
 
 def _check_format(checkpoint, path):

@@ -14,6 +14,7 @@ from src.errors import UserError
 from src.flags import (
     CHECK,
     EVAL,
+    EXPORT,
     FLAGS,
     GROUPS,
     LIST,
@@ -155,6 +156,7 @@ def _hyphenated(word):
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
 ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
 LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
+TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
 ORIGINS = ("flag", "recipe", "protocol", "default")
 MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts of Mod-X call them
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}
@@ -264,4 +266,5 @@ def _kind(values):
     return next(kind for kind, chosen in (
         (REPORT, values["report"]), (LIST, values["list_datasets"]), (CHECK, values["check_data"]),
         (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
-        (SEQUENCE, values["dataset_order"]), (TRAIN, True)) if chosen)
+        (SEQUENCE, values["dataset_order"]), (EXPORT, values["export"] and not any(map(values.get, TRAINS))),
+        (TRAIN, True)) if chosen)

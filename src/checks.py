@@ -6,8 +6,9 @@ import re
 import shutil
 
 from src.datasets import class_split, find_entry, is_pairs, phase_of
+from src.datasets.images import named_images
 from src.errors import UserError
-from src.flags import EVAL, FLAGS, SINGLE, TRAINING, shown
+from src.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.protocols import PROTOCOLS
 
@@ -28,6 +29,7 @@ CONTRADICTIONS = [
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
     ("resume", "overwrite", "go on, or begin anew"),
     ("joint", "dataset_order", "all at once, or one after the other"),
+    ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
 ]
@@ -91,6 +93,8 @@ def _check_kind(config):
         config.warnings.append("--alpha has no effect without --wise-ft")
     if config.kind == EVAL and "seen" in config.label_space and not config.load:
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
+    if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
+        raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
     if config.kind == SINGLE and not config.class_names:
         raise UserError("--eval-single needs --class-names FILE with one class name a line")
     if config.kind == SINGLE and "{}" not in config.prompt:
@@ -104,7 +108,7 @@ def _check_model(config):
                             "give the one to start from")
         if len({*map(os.path.realpath, config.loaded)}) < len(config.loaded):
             raise UserError(f"--load {config.load}: names a file twice")
-        for key in ("wise_ft", "linear_eval"):
+        for key in ("wise_ft", "linear_eval", "export"):
             if config.values[key]:
                 raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
     if config.load and config.init == "scratch":
@@ -234,10 +238,12 @@ def _check_files(config):
     for path in config.loaded:
         if not os.path.isfile(path):
             raise UserError(f"--load {path}: no such file")
-    for key in ("ref_model", "eval_single", "model_config", "split_file", "orthogonal_gradients_path"):
+    for key in ("ref_model", "model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
+    if config.kind == SINGLE:
+        named_images(config.eval_single)
     if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
@@ -253,6 +259,8 @@ def _without_effect(config):
         idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
+    if config.kind == EVAL and config.overwrite and not config.export:
+        idle["--overwrite"] = "has no effect without --export in an evaluation run"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:
         idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:

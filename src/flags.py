@@ -29,10 +29,12 @@ from src.values import (
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
-LIST, CHECK = "listing", "checking"
+LIST, CHECK, EXPORT = "listing", "checking", "model-export"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
+WEIGHTS = (*MODEL, EXPORT)
+EXPORTING = (*SCORING, EXPORT)
 
 
 def datasets(text):
@@ -110,21 +112,22 @@ def training_flags():
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
-        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=SCORING),
+        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=EXPORTING),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]
 
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, REPORT), numbers=False,
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
              metavar="DIR"),
         Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=MODEL,
+             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=WEIGHTS,
              metavar="FILE"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
                numbers=False),
-        switch("--overwrite", "replace a finished task that was made with another configuration", numbers=False),
+        switch("--overwrite", "replace a finished task that was made with another configuration, and what --export DIR "
+               "holds of another one", runs=EXPORTING, numbers=False),
         Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
              numbers=False),
     ]
@@ -133,12 +136,12 @@ def checkpoint_flags():
 def model_flags():
     return [
         Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
-             runs=MODEL),
-        Flag("--model-config", "YAML file of an architecture of one's own", runs=MODEL, metavar="FILE"),
-        Flag("--model-name", "which architecture of --model-config", runs=MODEL, metavar="KEY"),
+             runs=WEIGHTS),
+        Flag("--model-config", "YAML file of an architecture of one's own", runs=WEIGHTS, metavar="FILE"),
+        Flag("--model-name", "which architecture of --model-config", runs=WEIGHTS, metavar="KEY"),
         Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
-             choices=("auto", "pretrained", "scratch"), runs=MODEL),
-        Flag("--clip-cache", "folder of downloaded weights", runs=MODEL, numbers=False, metavar="DIR",
+             choices=("auto", "pretrained", "scratch"), runs=WEIGHTS),
+        Flag("--clip-cache", "folder of downloaded weights", runs=WEIGHTS, numbers=False, metavar="DIR",
              shown="$CLIP_CACHE or ~/.cache/clip"),
         Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
              numbers=False),
@@ -146,7 +149,7 @@ def model_flags():
              choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL),
         switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL),
         Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
-             "auto", parse=auto_or(whole(0, 256)), runs=SCORING, numbers=False),
+             "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False),
     ]
 
 
@@ -267,13 +270,15 @@ def evaluation_flags():
         Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end"),
         switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),
         switch("--eval-only", "evaluate and do not train", runs=MODEL, numbers=False),
-        Flag("--eval-single", "classify this image", runs=(SINGLE,), numbers=False, metavar="IMAGE"),
+        Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
+             "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES"),
         Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
              metavar="NAME", shown="simple"),
-        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=SCORING, numbers=False),
+        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
+             numbers=False),
         Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
              runs=SCORING, shown="all"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING),
@@ -296,7 +301,7 @@ def data_flags():
         Flag("--shot-seed", "which images --shots draws", 0, whole(0)),
         Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
              metavar="FILE"),
-        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=SCORING),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway"),
@@ -312,7 +317,9 @@ def output_flags():
         later("--dry-run", "resolve the run and print it", False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
-        later("--export", "write the model in open_clip's layout"),
+        Flag("--export", "write the model to this folder in open_clip's layout, as safetensors: that of the finished "
+             "(last) task; with --eval-only the one that is scored; without any task and --eval-only, --load FILE or "
+             "--model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False),
     ]

@@ -104,17 +104,21 @@ def run_task(config):
 def _train_task(config, signals):
     from src.build import starting_checkpoint
     from src.datasets.pairs import JOINT
+    from src.export import Export
     from src.report.tables import scores_table
     from src.run import Run
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
+    export = Export(config.export, run.world.first)
+    export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim([name], start)
     _print_origins(config)
     with run.folder.ours():
-        _, scores = run.train(name, start)
+        finished, scores = run.train(name, start)
     print(scores_table(scores))
+    export.write(finished)
 
 
 def run_sequence(config):
@@ -125,32 +129,45 @@ def run_sequence(config):
 
 def _train_sequence(config, signals):
     from src.build import starting_checkpoint
+    from src.export import Export
     from src.report.tables import summary_text
     from src.run import Run
     from src.sequence import run_sequence as run_tasks
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
+    export = Export(config.export, run.world.first)
+    export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim(config.dataset_order, start)
     _print_origins(config)
     with run.folder.ours():
-        rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
+        rows, finished = run_tasks(config.dataset_order, start, run.train, run.score_start)
         summaries = run.summarise(config.dataset_order, rows)
     print("\n" + "\n".join(map(summary_text, summaries.values())))
+    export.write(finished)
 
 
 def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from pathlib import Path
 
-    from src.build import score_as_trained, starting_checkpoint
-    from src.report.tables import numbers_text, scores_table
+    from src.build import starting_checkpoint
+    from src.export import Export
     from src.run import Run
     if len(config.loaded) > 1:
         rebuild_sequence(config)
         return
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
     checkpoint = starting_checkpoint(config)
+    export = Export(config.export, run.world.first)
+    export.claim(checkpoint["architecture"], config.overwrite)
+    _evaluate(config, run, checkpoint)
+    export.write(checkpoint)
+
+
+def _evaluate(config, run, checkpoint):
+    from src.build import score_as_trained
+    from src.report.tables import numbers_text, scores_table
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
@@ -190,24 +207,19 @@ def _dataset_of(checkpoint, path):
     return name
 
 
-def run_single(config):
-    """--eval-single: the five most probable classes of one image."""
-    from pathlib import Path
+def run_export(config):
+    """--export without training: a checkpoint, or published weights, in open_clip's layout."""
+    from src.build import starting_checkpoint
+    from src.export import Export
+    checkpoint, export = starting_checkpoint(config), Export(config.export)
+    export.claim(checkpoint["architecture"], config.overwrite)
+    export.write(checkpoint)
 
-    from clip.loader import build
-    from src.build import build_device, starting_checkpoint
-    from src.datasets.imagenet import read_class_names
-    from src.datasets.images import open_image
-    from src.models.evaluation import classify_image
-    from src.records import RunFolder
-    from src.report.tables import markdown_table, rows_csv
-    classnames = read_class_names(config.class_names)
-    image = open_image(Path(config.eval_single))
-    device = build_device(config)
-    model = device.place(build(starting_checkpoint(config))).eval()
-    rows = classify_image(model, image, classnames, device, config.prompt.replace("{}", "{c}"))
-    print(markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in rows]))
-    RunFolder(config.save).write_text(f"{Path(config.eval_single).stem}.csv", rows_csv(["class", "probability"], rows))
+
+def run_single(config):
+    """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
+    from src.single import classify
+    classify(config)
 
 
 def run_list(config):
@@ -242,7 +254,7 @@ def run_report(config):
 
 
 RUNS = {flags.TRAIN: run_task, flags.SEQUENCE: run_sequence, flags.EVAL: run_evaluation, flags.SINGLE: run_single,
-        flags.REPORT: run_report, flags.LIST: run_list, flags.CHECK: run_check}
+        flags.EXPORT: run_export, flags.REPORT: run_report, flags.LIST: run_list, flags.CHECK: run_check}
 
 
 if __name__ == "__main__":

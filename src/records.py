@@ -26,10 +26,10 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft"
 
 class RunFolder:
     """The files of a run. ``RunFolder(None)`` takes everything and writes nothing, and so does one with ``writes``
-    False, that of a process beside the first: it only reads."""
+    False, that of a process beside the first: it only reads. ``flag`` is the one that named it, for messages."""
 
-    def __init__(self, path, writes=True):
-        self.path = Path(path) if path else None
+    def __init__(self, path, writes=True, flag="--save"):
+        self.path, self.flag = Path(path) if path else None, flag
         self.writes = writes and self.path is not None
 
     def file(self, name):
@@ -51,11 +51,11 @@ class RunFolder:
             for folder in missing:
                 folder.rmdir()
         except OSError as error:
-            raise UserError(f"--save {self.path}: cannot be written ({error.strerror}); give another") from None
+            raise UserError(f"{self.flag} {self.path}: cannot be written ({error.strerror}); give another") from None
 
     def ours(self):
         """While entered, no other run trains into this folder."""
-        return folder_of_ones_own(self.path, "--save") if self.writes else contextlib.nullcontext()
+        return folder_of_ones_own(self.path, self.flag) if self.writes else contextlib.nullcontext()
 
     def add_metrics(self, dataset, row):
         """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its

@@ -27,6 +27,7 @@ TEXT = {"embed_dim": 8, "image_resolution": 16, "context_length": 14, "vocab_siz
 VISION = {
     "vit": {"vision_layers": 2, "vision_width": 16, "vision_patch_size": 8, "vision_heads": 2},
     "resnet": {"vision_layers": [1, 1], "vision_width": 8},
+    "four stages": {"vision_layers": [1, 2, 1, 1], "vision_width": 8, "vision_heads": 8, "image_resolution": 32},
 }
 
 
@@ -35,7 +36,7 @@ def tiny_clip(kind, seed=0, dtype=torch.float64):
     """A random CLIP of which every tensor shows in the features: no gain is 1, no bias 0, no batch statistic plain."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = CLIP(**TEXT, **VISION[kind])
+        model = CLIP(**TEXT | VISION[kind])
         for name, value in model.named_parameters():
             if value.ndim == 1 and name.endswith("weight"):
                 value.uniform_(0.5, 1.5)

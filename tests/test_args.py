@@ -46,7 +46,7 @@ WRONG = {
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
          "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file",
-         "orthogonal_gradients_path", "linear_eval"}
+         "orthogonal_gradients_path", "linear_eval", "export"}
 BUILT = [flag for flag in FLAGS.values() if flag.built]
 TO_COME = [flag for flag in FLAGS.values() if not flag.built]
 
@@ -123,7 +123,9 @@ def test_defaults_and_origins():
     ("--train-dataset A", flags.TRAIN), ("", flags.TRAIN), ("--dataset-order A,B", flags.SEQUENCE),
     ("--dataset-order A,B --eval-only", flags.EVAL), ("--eval-only --eval-datasets A", flags.EVAL),
     ("--eval-single a.png --eval-only", flags.SINGLE), ("--eval-single a.png", flags.SINGLE),
-    ("--report a,b --eval-only", flags.REPORT),
+    ("--report a,b --eval-only", flags.REPORT), ("--load a.pth --export out", flags.EXPORT),
+    ("--export out --train-dataset A", flags.TRAIN), ("--export out --iterations 1", flags.TRAIN),
+    ("--export out --eval-only", flags.EVAL), ("--export out --dataset-order A,B", flags.SEQUENCE),
     ("--list-datasets", flags.LIST), ("--check-data DTD", flags.CHECK)])
 def test_kind_of_run(words, kind):
     assert parse(words.split()).kind == kind

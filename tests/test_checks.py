@@ -5,7 +5,7 @@ import pytest
 from src import checks
 from src.args import parse
 from src.errors import UserError
-from src.flags import EVAL, FLAGS, SEQUENCE, SINGLE, TRAIN
+from src.flags import EVAL, EXPORT, FLAGS, SEQUENCE, SINGLE, TRAIN
 from src.models import METHODS
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"
@@ -15,6 +15,7 @@ RUNS = {
     SEQUENCE: "--dataset-order toy-colours,toy-sizes --iterations 1 --lr 1e-5 --save out",
     EVAL: "--eval-only --eval-datasets toy-colours",
     SINGLE: f"--eval-single {__file__} --class-names {__file__}",
+    EXPORT: f"--load {__file__} --export out",
 }
 # A value of each flag that is not a switch; a file where one must be there.
 VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-sizes", "lr": "1e-5", "workers": "0",
@@ -28,6 +29,7 @@ NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
                 "split_file", "joint"}
+WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
 def checked(words):
@@ -47,7 +49,7 @@ def test_a_plain_run_has_nothing_to_say(words):
 
 @pytest.mark.parametrize(("kind", "flag"), [
     (kind, flag) for kind in RUNS for flag in FLAGS.values()
-    if flag.built and kind not in flag.runs and flag.key not in STARTS_A_RUN],
+    if flag.built and kind not in flag.runs and flag.key not in STARTS_A_RUN and (kind, flag.key) not in WITH_EXPORT],
     ids=lambda part: getattr(part, "name", part))
 def test_flag_of_another_kind_of_run(kind, flag):
     warnings = checked(f"{RUNS[kind]} {word(flag)}").warnings
@@ -128,6 +130,8 @@ def test_warnings(words, fragments):
     (f"{TASK} --model-name mine", ["--model-name mine", "--model-config"]),
     (f"{TASK} --model-config {__file__} --model-name mine", ["--model-config", "--init scratch", "--load"]),
     ("--eval-only", ["--eval-only", "--eval-datasets"]),
+    ("--export out", ["--export out", "--load FILE", "--model NAME"]),
+    (f"--eval-only --load {__file__} --wise-ft --export out", ["--wise-ft", "--export", "--wise-merge"]),
     (f"--eval-single {__file__}", ["--eval-single", "--class-names"]),
     (f"--eval-single {__file__} --class-names {__file__} --prompt photo", ["--prompt photo", "{}"]),
     (f"{TASK} --method ZSCL", ["--method ZSCL", "needs --ref-dataset"]),

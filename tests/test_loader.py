@@ -1,6 +1,7 @@
 """Files of weights in every known layout, and files that are refused."""
 
 import io
+import json
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import transforms
 
@@ -188,6 +190,21 @@ def refused_or_read(path):
 def test_plain_state_dict(theirs, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "weights.pt")
     assert_loads_as(tmp_path / "weights.pt", theirs)
+
+
+def test_safetensors(theirs, tmp_path):
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors", {"format": "pt"})
+    assert_loads_as(tmp_path / "weights.safetensors", theirs)
+
+
+def test_safetensors_of_ours_tell_their_heads(tmp_path):
+    model = CLIP(**TINY | {"vision_heads": 4, "transformer_heads": 2}).eval()
+    save_file(model.state_dict(), tmp_path / "weights.safetensors",
+              {"format": "pt", "architecture": json.dumps(model.architecture)})
+    checkpoint = read_checkpoint(tmp_path / "weights.safetensors")
+    assert checkpoint["architecture"] == model.architecture
+    weights = loader.build(checkpoint).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_plain_state_dict_in_torch_s_old_format(theirs, tmp_path):
@@ -425,6 +442,29 @@ def test_another_format_is_refused_by_its_number(weights, file_of):
 
 
 # Files that are no weights.
+
+def of_safetensors(state_dict=None, architecture=None):
+    told = {} if architecture is None else {"architecture": architecture}
+    return save(CLIP(**TINY).state_dict() if state_dict is None else state_dict, told)
+
+
+@pytest.mark.parametrize(("content", "fragment"), [
+    (b"", "not a safetensors file"), (b"\x80\x02nonsense" * 9, "not a safetensors file"),
+    (of_safetensors()[:-1], "not a safetensors file"),
+    (of_safetensors()[:40], "not a safetensors file"), (saved({"a": torch.zeros(1)}), "not a safetensors file"),
+    (of_safetensors({"weight": torch.zeros(2)}), "does not hold a CLIP"),
+    (of_safetensors({name: value.to(torch.complex64) for name, value in CLIP(**TINY).state_dict().items()}), "complex"),
+    (of_safetensors(architecture="{"), "not a safetensors file"), (of_safetensors(architecture="[" * 10 ** 5), "read"),
+    (of_safetensors(architecture="[]"), "architecture"), (of_safetensors(architecture="{}"), "embed_dim"),
+    (of_safetensors(architecture=json.dumps(TINY | {"embed_dim": 10 ** 40})), "too large"),
+    (of_safetensors(architecture=json.dumps(TINY | {"vision_layers": 2})), "missing visual.transformer"),
+    (of_safetensors(architecture=json.dumps(TINY | {"vision_layers": 10 ** 8})), "or more"),
+])
+def test_safetensors_that_cannot_serve(file_of, content, fragment):
+    path = file_of(content, "weights.safetensors")
+    message = refusal(path)
+    assert fragment in message and len(message) < 1500
+
 
 def test_no_such_file(tmp_path):
     assert "nothing.pt" in refusal(tmp_path / "nothing.pt")

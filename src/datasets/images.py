@@ -56,6 +56,40 @@ def list_images(folder, classes):
     return files, labels
 
 
+def named_images(text):
+    """What --eval-single names, ``A.jpg``, ``A.jpg,B.jpg`` or a folder -> paths, each once, those in a folder sorted. A
+    name with commas that is there is taken as it is. Raises UserError for what is not there, and for a folder without
+    images."""
+    names = [text] if os.path.exists(text) else _names_that_are_there(text)
+    return list(dict.fromkeys(path for name in names for path in _images_at(name)))
+
+
+def _names_that_are_there(text):
+    names, parts = [], text.split(",")
+    while parts:
+        joined = (",".join(parts[:count]).strip() for count in range(1, len(parts) + 1))
+        name = next(filter(os.path.exists, joined), None)
+        if name is None:
+            raise UserError(f"--eval-single {parts[0].strip() or text}: no such file or folder")
+        names.append(name)
+        parts = parts[name.count(",") + 1:]
+    return names
+
+
+def _images_at(name):
+    if os.path.isfile(name):
+        return [Path(name)]
+    try:
+        files = [Path(entry.path) for entry in os.scandir(name) if entry.is_file()]
+    except OSError as error:
+        raise UserError(f"--eval-single {name}: cannot be read ({error.strerror})") from None
+    found = sorted(path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    if not found:
+        raise UserError(f"--eval-single {name}: no images lie in this folder ({', '.join(SUFFIXES)}); folders in it "
+                        "are not searched")
+    return found
+
+
 def folder_split(folder, classes, read=read_image):
     """The images of class folders as a Split, labels in the order of ``classes``."""
     return file_split(Path(folder), *list_images(folder, classes), read)

@@ -321,13 +321,19 @@ class _Tally:
         return Scores(top1, top5, self.k, total, pm0, pm10)
 
 
-@torch.no_grad()
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):
     """PIL image -> [(class name, probability)], highest first: softmax of s * cosine, at most five."""
-    pixels = device.images(EvalTransform(model.image_resolution)(image)[None])
+    return classify_split(model, Split(lambda index: image, [0]), classnames, device, template)[0]
+
+
+@torch.no_grad()
+def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0):
+    """{position: what ``classify_image`` gives} of those of a split's images that could be decoded; the prompts are
+    encoded once."""
     with in_eval_mode(model), device.autocast():
         head = zeroshot_weights(model, classnames, [template])
-        logits = similarity(image_features(model, pixels), head.T, model.logit_scale.exp())
-        probabilities = logits[0].softmax(dim=-1)                                   # (C,)
-    values, indices = probabilities.topk(min(5, len(classnames)))
-    return [(classnames[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
+    positions, features = encode_split(model, split, device, batch_size, workers)
+    logits = similarity(features, head.T, model.logit_scale.exp())                  # (N, C)
+    values, indices = logits.softmax(dim=-1).topk(min(5, len(classnames)))
+    return {position: [(classnames[index], value) for index, value in zip(*row, strict=True)]
+            for position, *row in zip(positions, indices.tolist(), values.tolist(), strict=True)}
