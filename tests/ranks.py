@@ -1,5 +1,5 @@
 """Several processes of one run, as torchrun would start them, but forked from a server that has imported everything.
-Nobody supervises them: one that waits for a dead one would wait for good."""
+Unless asked to, nobody supervises them: one that waits for a dead one would wait for good."""
 
 import multiprocessing
 import os
@@ -63,6 +63,14 @@ class Ranks:
         assert not late, f"processes {late} did not end within {seconds} s: {self.told()}"
         return [process.exitcode for process in self.processes]
 
+    def supervise(self, seconds):
+        """As ``join``; once one has failed the others are asked to end, as torchrun does."""
+        while all(process.is_alive() or process.exitcode == 0 for process in self.processes) and any(
+                process.is_alive() for process in self.processes):
+            time.sleep(0.1)  # torchrun's
+        self.send(signal.SIGTERM)
+        return self.join(seconds)
+
     def told(self):
         return "".join(log.read_text(encoding="utf-8") for log in self.logs if log.exists())
 
@@ -70,30 +78,36 @@ class Ranks:
 def _rank(rank, told, log, target, arguments):
     os.environ.update(told, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    with open(log, "a", encoding="utf-8", buffering=1) as file:
-        sys.stdout = sys.stderr = file
-        sys.exit(target(rank, *arguments))
+    sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)  # of torch itself
+    sys.exit(target(rank, *arguments))
 
 
 def command_line(rank, words, plan=None):
-    """A target: ``src.main`` with these words, and what the plan, an At, makes a rank do."""
+    """A target: ``src.main`` with these words, {rank} in them filled in, and what the plan, an At, makes a rank do."""
     from src.main import main
     if plan and plan.rank == rank:
         _act(plan)
-    return main([str(word) for word in words])
+    return main([str(word).replace("{rank}", str(rank)) for word in words])
 
 
 def _act(plan):
     from src.models import training
-    seed_step = training.seed_step
+    seed_step, stderr = training.seed_step, sys.stderr
 
     def act(state):
         if state.iteration == plan.step and state.task.name.endswith(plan.task):
+            print(f"acts at {time.time()}", file=stderr, flush=True)
             if plan.by is None:
                 raise ValueError(f"process {plan.rank} fails")
             os.kill(os.getpid(), plan.by)
         seed_step(state)
     training.seed_step = act
+
+
+def acted_at(told):
+    """When the plan was carried out, in seconds of time.time()."""
+    return float(re.search(r"acts at ([\d.]+)", told)[1])
 
 
 def steps_done(told):
