@@ -59,6 +59,8 @@ class World:
         """Until all processes are there: unlike torch's own waiting for them, this hears signals."""
         self._store.set(self._key(f"here {self.rank}"), "")
         while not self._store.check([self._key(f"here {rank}") for rank in range(self.size)]):
+            if asked := self._told("asked"):  # of one that does not come
+                raise Interrupted(asked)
             time.sleep(GLANCE)
 
     def leave(self):

@@ -373,6 +373,15 @@ def test_the_first_that_stops_is_told_from_the_others():
     assert first.stopped() is None and first.first_to_stop(2)  # of the next run in these processes
 
 
+def test_nobody_waits_for_one_that_was_interrupted_before_they_met():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    with pytest.raises(Interrupted), second.interrupted_together():
+        raise Interrupted("interrupted by SIGTERM")
+    with pytest.raises(Interrupted, match="by SIGTERM"):
+        first.start(torch.device("cpu"))
+
+
 def test_an_exchange_that_an_interruption_breaks_interrupts():
     store = Store()
     first, second = (World(rank, 2, store=store) for rank in range(2))

@@ -69,6 +69,14 @@ def whole(start, words, tmp_path_factory):
     return once
 
 
+@pytest.fixture(scope="module")
+def seconds(start, tmp_path_factory):
+    """How long a run takes that nobody disturbs."""
+    began = time.monotonic()
+    resumed(start, tmp_path_factory.mktemp("measured") / "out", 3)
+    return time.monotonic() - began
+
+
 def interrupted(start, folder, size, plan, status, method="finetune"):
     """-> what a run said that must end with these statuses, and soon after what the plan does."""
     group = start(folder, size, plan, method)
@@ -148,12 +156,9 @@ def test_interrupted_runs_of_every_method_end_with_the_same_bits(size, method, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_signals_at_any_instant(seed, start, whole, tmp_path):
+def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
     """To all at once, or to one of them: before they meet, in a step, while they score, while they write."""
     folder, draw = tmp_path / "out", random.Random(seed)
-    began = time.monotonic()
-    resumed(start, tmp_path / "measured", 3)
-    seconds = time.monotonic() - began
     for _ in range(2):
         by, ranks_meant = draw.choice([(signal.SIGUSR1, None), (signal.SIGTERM, [draw.randrange(3)]),
                                        (signal.SIGKILL, [draw.randrange(3)])])
