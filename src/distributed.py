@@ -1,4 +1,5 @@
-"""The processes of a run: who this one is, and what they exchange. Started by torchrun, on one node:
+"""The processes of a run: who this one is, and what they exchange. Started by torchrun, on one node or on several that
+share a file system:
 
     torchrun --nproc-per-node 2 -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5
 
@@ -7,19 +8,27 @@ of a step is the **mean over the processes of their local losses**, and one rule
 mean over rows is taken over the local rows; whatever couples rows of a batch sees all processes' rows (``gather``),
 whose backward **sums** what all processes' losses say about them, so that the mean that follows divides once; a sum
 over rows is multiplied by the number of processes.
+
+A process that ends breaks the exchange that the others wait in, at once. So that only the one with news speaks, it says
+in torchrun's store, which outlives it, with which status it stops; one that a signal ends says that it was asked to.
 """
 
+import contextlib
 import datetime
 import functools
 import os
+import time
 import warnings
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-# A process may wait for the first one to download a dataset. One that stops makes torchrun end the others.
-PATIENCE = datetime.timedelta(hours=12)
+from src.errors import UserError
+from src.interruption import Interrupted
+
+PATIENCE = datetime.timedelta(hours=12)  # of a process that waits for the first one to download a dataset
+GLANCE = 0.02  # seconds between two looks into the store
 
 
 class World:
@@ -36,45 +45,117 @@ class World:
         """Meet the others on a torch.device, which tells the backend; nothing to do alone."""
         if self.size == 1 or dist.is_initialized():
             return
-        self._meetings += 1
         self._device = device
         on_cuda = device.type == "cuda"
+        self._await_all()
         dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
-                                store=dist.PrefixStore(f"meeting {self._meetings}", self._store),
+                                store=dist.PrefixStore(self._key("meeting"), self._store),
                                 device_id=device if on_cuda else None)
         # A group of their own: DDP's averages start whenever a gradient is ready, and where processes differ in what
         # their batch has (replay), that is before a gather's backward on one and behind it on another.
         self._gathers = dist.new_group(timeout=PATIENCE)
 
-    def stop(self):
+    def _await_all(self):
+        """Until all processes are there: unlike torch's own waiting for them, this hears signals."""
+        self._store.set(self._key(f"here {self.rank}"), "")
+        while not self._store.check([self._key(f"here {rank}") for rank in range(self.size)]):
+            if asked := self._told("asked"):  # of one that does not come
+                raise Interrupted(asked)
+            time.sleep(GLANCE)
+
+    def leave(self):
+        """Out of the exchange, which breaks for those who still wait in it."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def first_to_stop(self):
-        """Whether no other process has stopped before with an error: this one tells why."""
-        return self.size == 1 or self._store.add(f"stopped {self._meetings}", 1) == 1
+    def stop(self):
+        """The run is over; another one may follow in these processes."""
+        self.leave()
+        self._meetings, self._last = self._meetings + 1, None
 
-    def another_stopped(self):
-        """Whether a process has told why it stopped, so that a broken exchange is no news."""
+    def _key(self, word):
+        return f"{word} {self._meetings}"
+
+    # -- how a run ends ------------------------------------------------------------------------------------------------
+
+    def first_to_stop(self, status):
+        """Say that this process stops, with an exit ``status``; -> whether no other has said so before."""
         if self.size == 1:
-            return False
-        try:
-            return self._store.add(f"stopped {self._meetings}", 0) > 0
-        except RuntimeError:  # the store was the first process's, which is gone
             return True
+        own = f"{self.rank} {status}"
+        try:
+            return self._store.compare_set(self._key("stopped"), "", own).decode() == own
+        except RuntimeError:  # the store was the first process's, which is gone
+            return False
+
+    def stopped(self):
+        """The exit status of the process that has said first that it stops, None where none has."""
+        if self.size == 1:
+            return None
+        try:
+            said = self._store.check([self._key("stopped")]) and self._store.get(self._key("stopped"))
+        except RuntimeError:  # as above: it had nothing else to end for than an error
+            return 2
+        return int(said.split()[1]) if said else None
+
+    def await_first(self):
+        """Once this process was interrupted: until the first has stopped, who keeps what there is to keep. Were another
+        to end before, torchrun would not let it finish."""
+        self.leave()
+        while not self.first and self.stopped() is None:
+            time.sleep(GLANCE)
+
+    def is_broken(self, error):
+        """Whether an exception tells that the exchange broke, because another process has left it."""
+        return self.size > 1 and (isinstance(error, dist.DistError)
+                                  or isinstance(error, RuntimeError) and "gloo" in str(error))  # it has no type for it
+
+    @contextlib.contextmanager
+    def interrupted_together(self):
+        """Around what raises Interrupted in one process, while others may wait for it in an exchange."""
+        try:
+            yield
+        except Interrupted as error:
+            self._ask(str(error))
+            raise
+        except RuntimeError as error:
+            if self.is_broken(error) and (asked := self._told("asked")):
+                raise Interrupted(asked) from None
+            raise
 
     def all_stop(self, asked, step):
-        """Whether all processes end after this ``step``, because one of them was ``asked`` to. The first hears of it
-        and names the step after its own, which no other can have left: its gradients are everybody's."""
+        """Why all processes end after this ``step``: one of them was ``asked`` to, in these words; None while they go
+        on. The first hears of it and names the step after its own, which no other can have left: its gradients are
+        everybody's."""
         if self.size == 1:
-            return bool(asked)
+            return asked
         if asked:
-            self._store.set(f"asked {self._meetings}", "")
-        if self.first and self._last is None and self._store.check([f"asked {self._meetings}"]):
-            self._store.set(f"last {self._meetings}", str(step + 1))
-        if self._last is None and self._store.check([f"last {self._meetings}"]):
-            self._last = int(self._store.get(f"last {self._meetings}"))
-        return self._last is not None and step >= self._last
+            self._ask(asked)
+        if self.first and self._last is None and self._told("asked"):
+            self._store.set(self._key("last"), str(step + 1))
+        if self._last is None and (last := self._told("last")):
+            self._last = int(last)
+        return self._told("asked") if self._last is not None and step >= self._last else None
+
+    def _ask(self, why):
+        if self.size > 1:
+            self._store.compare_set(self._key("asked"), "", why)
+
+    def _told(self, word):
+        key = self._key(word)
+        return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def require_same(self, value, message):
+        """Refuse with ``message`` to go on where processes have different values, which would never meet again."""
+        if len({repr(found) for found in self._of_all(value)}) > 1:
+            raise UserError(message)
+
+    def _of_all(self, value):
+        """[value of each process], on every one."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -87,13 +168,19 @@ class World:
         """The module whose backward averages gradients over the processes; ``step`` itself alone, or where nothing
         trains. ``all_used``: every parameter that trains gets a gradient in every step; where that is not known, those
         without are searched for, and have none, as in one process. Inputs stay where they are: DDP is told no device.
+
+        On the CPU they are searched for in any case. DDP orders its buckets anew after a process's first step unless
+        it searches, and gloo adds up the values of three or more processes in an order that depends on the place in a
+        bucket: an interrupted run would not go on with the same bits.
         """
         if self.size == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
             return step
+        searches = not all_used or self._device.type == "cpu"
+        if searches:  # DDP warns where it never finds one
+            step.register_parameter("unused", nn.Parameter(next(step.parameters()).new_zeros(())))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose new name torch 2.6 lacks
-            return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False,
-                                                       find_unused_parameters=not all_used)
+            return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=searches)
 
     def gather(self, rows):
         """(n, ...) of each process -> (n * size, ...) in the order of the ranks, with gradient: what all processes'
@@ -130,9 +217,8 @@ class World:
         """Lists that hold every size-th of ``total`` things, from the own rank on -> the whole list, everywhere."""
         if self.size == 1:
             return own
-        parts, whole = [None] * self.size, [None] * total
-        dist.all_gather_object(parts, own)
-        for rank, part in enumerate(parts):
+        whole = [None] * total
+        for rank, part in enumerate(self._of_all(own)):
             whole[rank::self.size] = part
         return whole
 

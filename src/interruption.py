@@ -40,8 +40,13 @@ class Signals:
         if not self._held:
             self.stop()
 
+    @property
+    def reason(self):
+        """Why to end, in words; None as long as no signal was heard."""
+        return self.name and f"interrupted by {self.name}"
+
     def stop(self):
-        raise Interrupted(f"interrupted by {self.name}")
+        raise Interrupted(self.reason)
 
     @contextlib.contextmanager
     def held(self):

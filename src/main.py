@@ -16,6 +16,8 @@ from src.errors import UserError
 from src.interruption import STATUS, Interrupted, Signals
 
 INTERRUPTED = 130
+BROKEN = ("error: another process of this run has ended without a word, as one that is killed does ({error}). The same "
+          "command with --resume goes on from what was kept")
 
 
 def main(argv=None):
@@ -25,17 +27,20 @@ def main(argv=None):
         if several_processes():
             leaving.callback(_world().stop)
         try:
-            with _only_the_first_speaks():
-                return _run(sys.argv[1:] if argv is None else argv)
+            with _only_the_first_speaks(), _interrupted_together():
+                return _ended(_run(sys.argv[1:] if argv is None else argv))
         except (UserError, *_load_errors()) as error:
             return _stopped(f"error: {error}", 2)
         except Interrupted as error:
+            if several_processes():
+                _world().await_first()  # who tells what is kept
             return _stopped(str(error), STATUS)
         except KeyboardInterrupt:
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
-        except RuntimeError:
-            if several_processes() and _world().another_stopped():  # in the midst of an exchange; it has said why
-                return 2
+        except Exception as error:
+            if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
+                return _stopped(BROKEN.format(error=str(error).split(". ")[0]), 1)
+            _ended(1)
             raise
 
 
@@ -76,10 +81,22 @@ def _only_the_first_speaks():
 
 
 def _stopped(message, status):
-    """The status to end with; of several processes the first that stops tells why."""
-    if not several_processes() or _world().first_to_stop():
+    """The status to end with; of several processes the first that stops tells why, and all end with its status."""
+    if not several_processes() or _world().first_to_stop(status):
         print(message, file=sys.stderr, flush=True)
+        return status
+    return _world().stopped()
+
+
+def _ended(status):
+    """Without a message of ours: a run that is done, or the traceback of an exception."""
+    if several_processes() and (status or first_process()):
+        _world().first_to_stop(status)
     return status
+
+
+def _interrupted_together():
+    return _world().interrupted_together() if several_processes() else contextlib.nullcontext()
 
 
 def _load_errors():

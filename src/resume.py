@@ -13,8 +13,11 @@ from src.files import digest_of
 from src.flags import FLAGS, shown
 from src.interruption import Interrupted
 from src.models.evaluation import fingerprint
-from src.models.training import state_of_run
+from src.models.training import drawn_by_process, state_of_run
 from src.values import interval
+
+NOT_SHARED = ("--save {folder}: the processes do not see the same files there and would not go on together; give a "
+              "folder that all machines share")
 
 
 class ResumePoints:
@@ -134,21 +137,37 @@ class TaskPoints:
         if changed:
             raise UserError(f"--resume: {self.points.newest} was made with another configuration "
                             f"({'; '.join(changed)}); give that one, or leave --resume out to begin anew")
+        self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
             refuse_other_inputs(content["inputs"], self.inputs, self.points.newest)
+            self._refuse_other_processes(content)
         return content
+
+    def _refuse_other_processes(self, content):
+        """Batches are those of any number of processes, and so are numbers, up to rounding: unless processes draw."""
+        reason = drawn_by_process(self.state, self.hooks)
+        if reason and self._processes_of(content) != self.state.world.size:
+            raise UserError(f"--resume: {self.points.newest} is of {self._processes_of(content)} processes, here are "
+                            f"{self.state.world.size}, and {reason}; run as many as then, or leave --resume out to "
+                            "begin anew")
+
+    def _processes_of(self, content):
+        return content.get("processes", self.state.world.size)  # of points that do not say so
 
     def begin(self):
         """Before the first step."""
         if self.interrupted:
-            print(f"{self.file}: goes on after step {self.iteration} of {self.state.settings.iterations}", flush=True)
+            before, now = self._processes_of(self.interrupted), self.state.world.size
+            others = "" if before == now else f", with {now} processes where it had {before}: the same up to rounding"
+            print(f"{self.file}: goes on after step {self.iteration} of {self.state.settings.iterations}{others}",
+                  flush=True)
         else:
             self.points.forget()
         self.interrupted = None  # its tensors are in their places
 
     def keep(self):
         self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
-                          **state_of_run(self.state, self.hooks)})
+                          "processes": self.state.world.size, **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):
         """After a step. After the last one too where the task is long enough to have kept any: what comes then, bases,

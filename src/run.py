@@ -9,7 +9,7 @@ from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.distributed import in_turn, this_world
 from src.errors import UserError
-from src.interruption import Signals
+from src.interruption import Interrupted, Signals
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
@@ -17,7 +17,7 @@ from src.preflight import open_data, refuse_to_replace, require_images
 from src.records import Journal, RunFolder, describe_run
 from src.report.latex import summary_latex
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
-from src.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
+from src.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.scoring import Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import RETRIEVAL, summarise_retrieval
 from src.sequence import summarise as summarise_accuracy
@@ -82,7 +82,9 @@ class Run:
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
         with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
         self.inputs = inputs_of(self.config, start, self.basis)
-        if self.config.resume and self.folder.has(f"{stem(name)}.pth"):
+        finished = self.config.resume and self.folder.has(f"{stem(name)}.pth")
+        self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
+        if finished:
             return self._finished(name)
         self.device.forget_peak()
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
@@ -106,14 +108,14 @@ class Run:
             last = state.iteration == state.settings.iterations
             with points.kept_if_interrupted():
                 if due and state.iteration % due == 0 and not last:
-                    with self.signals.released():
+                    with self.world.interrupted_together(), self.signals.released():
                         self.scoring.trained(state, hooks, stem(name))
-                if not last and self.world.all_stop(self.signals.name, state.iteration):
-                    self.signals.stop()
+                if not last and (reason := self.world.all_stop(self.signals.reason, state.iteration)):
+                    raise Interrupted(reason)
             points.keep_where_due(last)
 
         try:
-            with points.told_if_interrupted(), self.signals.held():
+            with self.signals.held(), points.told_if_interrupted(), self.world.interrupted_together():
                 with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
                     train(state, hooks, report, begun, points.interrupted)
                 with self.signals.released():

@@ -18,7 +18,12 @@ from src.datasets.common import SeededBatches, require_shares
 from src.device import Device
 from src.distributed import World, this_world
 from src.errors import UserError
+from src.interruption import Interrupted
 from src.main import main
+from src.models.finetune import Finetune
+from src.models.hooks import Hooks
+from src.models.lora_injection import inject_peft
+from src.models.training import drawn_by_process
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -32,7 +37,7 @@ def torchrun(*words, processes=2):
     """Finished torchrun on a free port."""
     paths = os.pathsep.join([str(ROOT), str(TESTS)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=180,
+    return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
                           check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths})
 
 
@@ -111,7 +116,11 @@ def test_alone_every_exchange_is_the_identity(monkeypatch):
     assert world.gather(rows) is rows and world.sum(rows) is rows and world.parallel(step) is step
     assert world.means({"a": torch.tensor(1.5), "b": 2}) == {"a": 1.5, "b": 2.0} and world.means({}) == {}
     assert world.interleave([1, 2], 2) == [1, 2] and world.first_then_others(lambda: 5) == 5
-    assert world.first_to_stop() and world.first_to_stop() and not world.another_stopped()
+    assert world.first_to_stop(2) and world.first_to_stop(2) and world.stopped() is None
+    assert not world.is_broken(RuntimeError("gloo")) and world.require_same(1, "differ") is None
+    world.await_first()
+    with pytest.raises(Interrupted, match="by hand"), world.interrupted_together():
+        raise Interrupted("by hand")
     world.wait()
     world.stop()
     assert not torch.distributed.is_initialized()
@@ -292,7 +301,7 @@ def test_two_machines(world, alone, tmp_path):
     launchers = [subprocess.Popen([*command, "--node-rank", str(rank), "-m", "src.main", *words], cwd=ROOT, text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                   env=os.environ | {"OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
-    told = [launcher.communicate(timeout=180) for launcher in launchers]
+    told = [launcher.communicate(timeout=600) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], told
     assert told[0][0].count("top-1") == 1 and not told[1][0]
     torch.testing.assert_close(weights(tmp_path / "finetune" / "colours.pth"),
@@ -318,6 +327,11 @@ class Store:
     def get(self, key):
         return self.content[key]
 
+    def compare_set(self, key, expected, value):
+        if key not in self.content and not expected:
+            self._set(key, value)
+        return self.content[key]
+
 
 @pytest.mark.parametrize("asked", [0, 1, 2])
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
@@ -327,7 +341,56 @@ def test_all_processes_end_after_the_same_step(asked, order):
     worlds, ended = [World(rank, 3, store=store) for rank in range(3)], {}
     for step in range(1, 9):
         for rank in order:
-            if rank not in ended and worlds[rank].all_stop("SIGTERM" if rank == asked and step >= 4 else None, step):
-                ended[rank] = step
+            if rank not in ended:
+                reason = worlds[rank].all_stop("by SIGTERM" if rank == asked and step >= 4 else None, step)
+                if reason:
+                    assert reason == "by SIGTERM"  # which only one of them has heard
+                    ended[rank] = step
     assert len(set(ended.values())) == 1 and len(ended) == 3 and ended[0] in (5, 6)
-    assert World().all_stop("SIGTERM", 1) and not World().all_stop(None, 1)
+    assert World().all_stop("by SIGTERM", 1) and not World().all_stop(None, 1)
+
+
+def test_who_draws_by_process():
+    """Such a run goes on with as many processes as it had."""
+    state = distributed_cases.state_of(World())
+    assert drawn_by_process(state, [Finetune()]) is None
+    assert "method of one's own" in drawn_by_process(state, [Finetune(), type("Own", (Hooks,), {})()])
+    inject_peft(state.model, ("c_fc",), 2, 4, dropout=0.0)
+    assert drawn_by_process(state, [Finetune()]) is None
+    dropping = distributed_cases.state_of(World())
+    inject_peft(dropping.model, ("c_fc",), 2, 4, dropout=0.1)
+    assert "dropout" in drawn_by_process(dropping, [Finetune()])
+
+
+def test_the_first_that_stops_is_told_from_the_others():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    assert first.stopped() is second.stopped() is None
+    assert second.first_to_stop(75) and not first.first_to_stop(2)
+    assert first.stopped() == second.stopped() == 75
+    for world in (first, second):
+        world.stop()
+    assert first.stopped() is None and first.first_to_stop(2)  # of the next run in these processes
+
+
+def test_nobody_waits_for_one_that_was_interrupted_before_they_met():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    with pytest.raises(Interrupted), second.interrupted_together():
+        raise Interrupted("interrupted by SIGTERM")
+    with pytest.raises(Interrupted, match="by SIGTERM"):
+        first.start(torch.device("cpu"))
+
+
+def test_an_exchange_that_an_interruption_breaks_interrupts():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    broken = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error")
+    with pytest.raises(RuntimeError, match="Read error"), first.interrupted_together():
+        raise broken
+    with pytest.raises(Interrupted), second.interrupted_together():
+        raise Interrupted("interrupted by SIGUSR1")
+    with pytest.raises(Interrupted, match="by SIGUSR1"), first.interrupted_together():
+        raise broken
+    with pytest.raises(RuntimeError, match="size"), first.interrupted_together():
+        raise RuntimeError("size mismatch")

@@ -252,12 +252,12 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
     begun(state, hooks)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
-    ours = all(type(hook).__module__.startswith("src.models.") for hook in hooks)  # these leave no parameter out
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
         interrupted = None  # as large as what it was taken back into
-    step, finite = state.world.parallel(Step(state, hooks), all_used=ours), FiniteLosses(state)
+    # Ours leave no parameter out.
+    step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
 
     for batch in state.training_stream():
         seed_step(state)
@@ -293,6 +293,17 @@ def seed_step(state):
     how long a process has lived. Rows of different processes get their own."""
     rank = "" if state.world.first else f" of process {state.world.rank}"
     seed_draws(seed_of(state.seed_of(f"step{rank}"), state.iteration))
+
+
+def drawn_by_process(state, hooks):
+    """Why a run depends on the number of its processes by more than rounding, None where it does not."""
+    if any(isinstance(module, nn.Dropout) and module.p for module in state.model.modules()):
+        return "each process draws the dropout of its own rows"
+    return None if all_ours(hooks) else "a method of one's own may draw in each process"
+
+
+def all_ours(hooks):
+    return all(type(hook).__module__.startswith("src.models.") for hook in hooks)
 
 
 def seed_draws(seed):
