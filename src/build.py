@@ -9,7 +9,7 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.datasets import class_split, open_task, pairs, phase_of, splits, stem
+from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.distributed import in_turn
@@ -135,6 +135,16 @@ def _same_architecture(one, other):
     # Heads are not in foreign files, and a YAML may leave them to the rule.
     keys = (set(one) | set(other)) - {"vision_heads", "transformer_heads", "vocabulary"}
     return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
+
+
+def dataset_of(checkpoint, path):
+    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
+    try:
+        find_entry(name)
+    except UserError:
+        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
+    return name
 
 
 def model_name(config, checkpoint):

@@ -112,7 +112,7 @@ def _train_task(config, signals):
     start = starting_checkpoint(config)
     run.claim([name], start)
     _print_origins(config)
-    with run.folder.ours():
+    with run.folder.ours(), run.shown():
         _, scores = run.train(name, start)
     print(scores_table(scores))
 
@@ -133,7 +133,7 @@ def _train_sequence(config, signals):
     start = starting_checkpoint(config)
     run.claim(config.dataset_order, start)
     _print_origins(config)
-    with run.folder.ours():
+    with run.folder.ours(), run.shown():
         rows, _ = run_tasks(config.dataset_order, start, run.train, run.score_start)
         summaries = run.summarise(rows)
     print("\n" + "\n".join(map(summary_text, summaries.values())))
@@ -143,20 +143,22 @@ def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from pathlib import Path
 
-    from src.build import starting_checkpoint
-    from src.report.tables import numbers_table, scores_table
     from src.run import Run
     run = Run(config, config.save or (Path(config.load).parent if config.load else None))
+    with run.shown():
+        _evaluate(config, run)
+
+
+def _evaluate(config, run):
+    from src.build import starting_checkpoint
+    from src.report.tables import numbers_table, scores_table
     checkpoint = starting_checkpoint(config)
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
         print(scores_table(run.scoring.linear(checkpoint)))
         return
-    if not run.evaluated:
-        run.score_on([_dataset_of(checkpoint, config.load)])
-    if not config.given("seed"):  # which cuts class splits: as they were trained
-        config.values["seed"] = checkpoint.get("config", {}).get("seed", config.seed)
+    run.adopt(checkpoint)
     if ".py:" in checkpoint.get("config", {}).get("method", "") and not config.given("method"):
         print(f"note: {config.load} was trained by {checkpoint['config']['method']}; give --method for its own scores",
               file=sys.stderr)
@@ -171,17 +173,6 @@ def run_evaluation(config):
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
         summaries = run.summarise([scores] * (1 + len(config.dataset_order)))
         print("\n" + "\n".join(map(numbers_table, summaries.values())))
-
-
-def _dataset_of(checkpoint, path):
-    """The dataset that a checkpoint was trained on last, as the command line names it."""
-    from src.datasets import find_entry
-    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
-    try:
-        find_entry(name)
-    except UserError:
-        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
-    return name
 
 
 def run_single(config):

@@ -1,9 +1,20 @@
 """One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
 
+import contextlib
+import itertools
 import time
 
 from clip import loader
-from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, model_name
+from src.build import (
+    Datasets,
+    ZeroshotOpener,
+    build_device,
+    build_hooks,
+    build_settings,
+    build_state,
+    dataset_of,
+    model_name,
+)
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
@@ -14,25 +25,29 @@ from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
+from src.progress import progress
 from src.records import Journal, RunFolder, describe_run
 from src.report.tables import matrix_csv, summary_text
 from src.resume import ResumePoints, TaskPoints
 from src.scoring import RETRIEVAL, Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import summarise as summarise_accuracy
 from src.sequence import summarise_retrieval
+from src.trackers import open_trackers
 
 
 class Run:
     """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
     or --eval-datasets, or the one trained on."""
 
-    def __init__(self, config, folder=None, signals=None):
+    def __init__(self, config, folder=None, signals=None, datasets=None):
         self.config, self.signals = config, signals or Signals()
         self.world = this_world()
         self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
         self.world.start(self.device.device)
-        self.datasets = Datasets(config)
+        self.datasets = datasets or Datasets(config)
         self.folder = RunFolder(folder or config.save, writes=self.world.first)
+        self.progress = progress(config.quiet or not self.world.first)
+        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
@@ -40,7 +55,22 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world)
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
+                               self.progress, self.trackers)
+
+    @contextlib.contextmanager
+    def shown(self):
+        """While entered, progress is shown and trackers log."""
+        with self.trackers, self.progress:
+            yield
+
+    def adopt(self, checkpoint):
+        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and the
+        seed, which cuts class splits, as they were trained."""
+        if not self.evaluated:
+            self.score_on([dataset_of(checkpoint, self.config.load)])
+        if not self.config.given("seed"):
+            self.config.values["seed"] = checkpoint.get("config", {}).get("seed", self.config.seed)
 
     @in_turn
     def open_for_training(self, name):
@@ -55,6 +85,10 @@ class Run:
         open_data(self.config, self.datasets, trained, self.evaluated)
         for name in trained:
             require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
+        lengths = {stem(name): build_settings(self.config, self.datasets.open(name), name).iterations
+                   for name in trained}
+        self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
+        self.progress.plan(lengths)
 
     @in_turn
     def claim(self, names, start):
@@ -90,7 +124,8 @@ class Run:
         hooks = build_hooks(self.config, start, self.basis)
         points = TaskPoints(self.config, self.folder, state, hooks, stem(name))
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
-                          self.config.quiet, self.world.means, points.iteration)
+                          self.world.means, points.iteration, self.progress, self.trackers)
+        self.trackers.begin(stem(name), points.iteration, self.before.get(stem(name), 0))
         due = self._evaluation_rhythm(state)
 
         def begun(state, hooks):
@@ -157,6 +192,7 @@ class Run:
             raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
         self._leave_to_the_next(name, checkpoint)
+        self.progress.skip(file)
         ResumePoints(self.folder, file, self.config.save_interval).forget()
         print(f"{file}: finished before, {_in_words(self._shown(scores))}", flush=True)
         return checkpoint, scores
@@ -222,6 +258,7 @@ class Run:
             summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
             summaries[space] = summarise(trained, chosen, space, self.device.precision)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
+            self.trackers.summary(space, summaries[space], len(trained))
             for score in ("i2t_r1", "t2i_r1", "rsum") if space == RETRIEVAL else ("top1", "top5"):
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
         self.folder.write_text("summary.md", "\n".join(map(summary_text, summaries.values())))
