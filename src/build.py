@@ -251,10 +251,10 @@ def first_head(config, checkpoint, model, task, file, device):
     unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
         return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
-    head = zeroshot_head(model, task, device)
     if config.fc_init == "zero":
-        torch.nn.init.zeros_(head.weight)
-    return head
+        weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
+        return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)
+    return zeroshot_head(model, task, device)
 
 
 def adapt(config, model, seed):

@@ -48,6 +48,9 @@ def _run(argv):
         print(f"note: {note}")
     if config.kind not in flags.SCORING and not first_process():
         return 0
+    if config.kind in flags.SCORING and config.dry_run != "off":
+        from src.plan import tell_plan
+        return tell_plan(config)
     return RUNS[config.kind](config) or 0
 
 

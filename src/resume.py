@@ -92,6 +92,15 @@ def _on_host(content):
     return content
 
 
+def refuse_other_configuration(config, content, path):
+    """Refuse to go on from a resume point that was made with other values of what can change a result."""
+    changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
+               for key, value in config.numbers().items() if content["config"].get(key) != value]
+    if changed:
+        raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
+                        "or leave --resume out to begin anew")
+
+
 class TaskPoints:
     """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps."""
 
@@ -108,12 +117,9 @@ class TaskPoints:
         return self._before + time.perf_counter() - self._began
 
     def _read(self):
-        content, config = self.points.read(), self.config
-        changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
-                   for key, value in config.numbers().items() if content and content["config"].get(key) != value]
-        if changed:
-            raise UserError(f"--resume: {self.points.newest} was made with another configuration "
-                            f"({'; '.join(changed)}); give that one, or leave --resume out to begin anew")
+        content = self.points.read()
+        if content:
+            refuse_other_configuration(self.config, content, self.points.newest)
         return content
 
     def begin(self):

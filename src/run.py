@@ -92,9 +92,13 @@ class Run:
 
     @in_turn
     def claim(self, names, start):
-        """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
-        configuration, a teacher that does not fit the checkpoint ``start``, other classes than it was trained on, and a
-        folder that cannot be written."""
+        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
+        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
+        self.folder.prepare()
+
+    def refuse(self, names, start, open_zeroshot):
+        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
+        not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
         if not self.config.overwrite:
             wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
             for name in map(stem, [*names, *wholes]):
@@ -102,14 +106,13 @@ class Run:
                     refuse_to_replace(self.config, self.folder, name)
         if names:
             build_hooks(self.config, start)  # a method that cannot be built is refused here
-        self.open_zeroshot = ZeroshotOpener(self.config, start, self.device)
+        self.open_zeroshot = open_zeroshot
         if names and "ref_model" in self.config.method_row.uses:
             open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
             open_teacher(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.scoring.claim(names, start)
-        self.folder.prepare()
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
