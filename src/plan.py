@@ -221,6 +221,8 @@ def refuse(plan, run, datasets, names, start, zeroshot):
     with plan.unless_refused():
         if not datasets.refused:
             run.refuse(names, start, zeroshot)
+            if config.kind == EVAL and config.wise_ft:
+                zeroshot()
     if config.save and not may_be_written(run.folder.path):
         plan.refuse(f"--save {config.save}: cannot be written; give another")
 

@@ -10,6 +10,7 @@ quiet. Counts steps and images on the host: it never asks the device, so that no
 """
 
 import contextlib
+import os
 import sys
 import time
 
@@ -20,10 +21,11 @@ NO_TERMS = ("iteration", "lr", "images_per_second")  # of a log line
 
 
 def progress(quiet=False):
-    """The Progress for what stands behind stderr, where bars go, and stdout, where lines go."""
+    """The Progress for what stands behind stderr, where bars go, and stdout, where lines go. A terminal that tells no
+    width, as in some containers, gets lines."""
     if quiet:
         return Progress()
-    return Bars() if sys.stderr.isatty() else Lines()
+    return Bars() if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns else Lines()
 
 
 class Progress:

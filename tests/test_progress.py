@@ -141,6 +141,14 @@ def test_what_is_no_terminal_gets_lines(capsys):
     assert type(progress()) is Lines
 
 
+def test_a_terminal_without_a_width_gets_lines(monkeypatch):
+    ours, theirs = pty.openpty()  # of no size
+    with open(theirs, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert type(progress()) is Lines
+    os.close(ours)
+
+
 # -- bars --------------------------------------------------------------------------------------------------------------
 
 
