@@ -113,6 +113,14 @@ def preprocess(resolution):
 
 def weights_file(name, cache=None):
     """Path of a name's weights; OpenAI's are downloaded on first use."""
+    path = weights_place(name, cache)
+    if not path.is_file():
+        download(catalog.archive_address(name), path, catalog.ARCHIVES[name])
+    return path
+
+
+def weights_place(name, cache=None):
+    """Path where a name's weights are, or will be once they are downloaded."""
     shipped = catalog.shipped_weights(name)
     if shipped:
         return shipped
@@ -120,10 +128,7 @@ def weights_file(name, cache=None):
         raise LoadError(f"{name!r} is no file and has no published weights; those that have: "
                         f"{', '.join(catalog.ARCHIVES)}")
     cache = Path(cache or os.environ.get("CLIP_CACHE") or Path.home() / ".cache" / "clip")
-    path = cache / catalog.archive_file(name)
-    if not path.is_file():
-        download(catalog.archive_address(name), path, catalog.ARCHIVES[name])
-    return path
+    return cache / catalog.archive_file(name)
 
 
 def read_checkpoint(path):

@@ -128,6 +128,7 @@ def build_parser():
             else:
                 group.add_argument(flag.name, help=text, metavar=flag.metavar or ("VALUE" if flag.choices else "N"),
                                    **({} if flag.built else {"nargs": "?"}),
+                                   **({"nargs": "?", "const": flag.bare} if flag.bare else {}),
                                    **({"action": "append"} if flag.repeated else {}))
     return parser
 
@@ -250,9 +251,12 @@ def _recipe_value(flag, texts):
 
 
 def origins_text(config):
-    """Every value that acts in this run, a line an origin; nothing where the user gave all that is not a default."""
-    if {"flag", "default"} >= {*config.origins.values()}:
-        return ""
+    """As ``all_origins``; nothing where the user gave all that is not a default."""
+    return "" if {"flag", "default"} >= {*config.origins.values()} else all_origins(config)
+
+
+def all_origins(config):
+    """Every value that acts in this run, a line an origin."""
     lines = {}
     for key, flag in FLAGS.items():
         if flag.built and config.kind in flag.runs:

@@ -10,7 +10,7 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.datasets import class_split, open_task, pairs, phase_of, splits, stem
+from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.device import Device
 from src.distributed import in_turn
@@ -167,6 +167,16 @@ def _same_architecture(one, other):
     return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
 
 
+def dataset_of(checkpoint, path):
+    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
+    try:
+        find_entry(name)
+    except UserError:
+        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
+    return name
+
+
 def model_name(config, checkpoint):
     """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
     if checkpoint.get("model"):
@@ -271,10 +281,10 @@ def first_head(config, checkpoint, model, task, file, device):
     unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
         return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
-    head = zeroshot_head(model, task, device)
     if config.fc_init == "zero":
-        torch.nn.init.zeros_(head.weight)
-    return head
+        weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
+        return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)
+    return zeroshot_head(model, task, device)
 
 
 def adapt(config, model, seed):

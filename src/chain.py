@@ -29,11 +29,12 @@ def rebuild(config):
     score_as_trained(config, last, config.loaded[-1])
     run.open([])
     run.claim([], last)
-    rows = [_row_before(run, *next(iter(chain.items())))]
-    for path in config.loaded:
-        rows.append(run.evaluate(_read(config, path)))
-        print(f"{path}: {run.in_words(rows[-1])}", flush=True)
-    return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
+    with run.shown():
+        rows = [_row_before(run, *next(iter(chain.items())))]
+        for path in config.loaded:
+            rows.append(run.evaluate(_read(config, path)))
+            print(f"{path}: {run.in_words(rows[-1])}", flush=True)
+        return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
 def _read(config, path):

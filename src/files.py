@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import contextvars
 import errno
 import fcntl
 import hashlib
@@ -16,6 +17,23 @@ PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
 LOCK = "in_use"
 CHUNK = 1 << 24
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
+
+
+_only_read = contextvars.ContextVar("only_read", default=False)
+
+
+@contextlib.contextmanager
+def reading_only():
+    """While entered, ``atomic_file`` refuses to write. Who stores only what can be had again asks ``may_write``."""
+    token = _only_read.set(True)
+    try:
+        yield
+    finally:
+        _only_read.reset(token)
+
+
+def may_write():
+    return not _only_read.get()
 
 
 class WriteError(UserError, OSError):
@@ -37,6 +55,8 @@ def atomic_file(path, mode="wb"):
     Where anything fails, ``path`` is what it was and the temporary file is gone; an OSError becomes a WriteError. Only
     the last step, that the folder keeps the new name through a loss of power, can fail after the name was taken.
     """
+    if not may_write():
+        raise RuntimeError(f"{path} would be written where nothing may be")
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     options = {"encoding": "utf-8", "newline": ""} if "b" not in mode else {}

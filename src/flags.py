@@ -46,7 +46,7 @@ def datasets(text):
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
     it does something already; ``shown``: its default as documentation says it, where that differs from ``default``;
-    ``repeated``: it may be given several times.
+    ``repeated``: it may be given several times; ``bare``: the text that it means without one.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Flag:
     numbers: bool = True
     built: bool = True
     shown: str | None = None
+    bare: str | None = None
     metavar: str | None = None
 
     @property
@@ -286,8 +287,9 @@ def evaluation_flags():
              "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task"),
         Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
              choices=("id", "ood"), runs=SCORING),
-        later("--wandb", "log to Weights & Biases", False),
-        later("--tensorboard", "log to TensorBoard", False),
+        switch("--wandb", "log to Weights & Biases, by the package wandb; its variables act, such as "
+               "WANDB_MODE=offline", runs=SCORING, numbers=False),
+        switch("--tensorboard", "log to <save>/tensorboard, by the package tensorboard", runs=SCORING, numbers=False),
     ]
 
 
@@ -314,7 +316,9 @@ def data_flags():
 
 def output_flags():
     return [
-        later("--dry-run", "resolve the run and print it", False),
+        Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
+             "nothing, status 2 where the run would be refused; probe also times 3 steps", "off",
+             choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN..."),
         Flag("--export", "write the model to this folder in open_clip's layout, as safetensors: that of the finished "

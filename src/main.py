@@ -53,6 +53,9 @@ def _run(argv):
         print(f"note: {note}")
     if config.kind not in flags.SCORING and not first_process():
         return 0
+    if config.kind in flags.SCORING and config.dry_run != "off":
+        from src.plan import tell_plan
+        return tell_plan(config)
     return RUNS[config.kind](config) or 0
 
 
@@ -132,7 +135,7 @@ def _train_task(config, signals):
     export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim([name], start)
     _print_origins(config)
-    with run.folder.ours():
+    with run.folder.ours(), run.shown():
         finished, scores = run.train(name, start)
     print(scores_table(scores))
     export.write(finished)
@@ -157,7 +160,7 @@ def _train_sequence(config, signals):
     export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim(config.dataset_order, start)
     _print_origins(config)
-    with run.folder.ours():
+    with run.folder.ours(), run.shown():
         rows, finished = run_tasks(config.dataset_order, start, run.train, run.score_start)
         summaries = run.summarise(config.dataset_order, rows)
     print("\n" + "\n".join(map(summary_text, summaries.values())))
@@ -178,21 +181,19 @@ def run_evaluation(config):
     checkpoint = starting_checkpoint(config)
     export = Export(config.export, run.world.first)
     export.claim(checkpoint["architecture"], config.overwrite)
-    _evaluate(config, run, checkpoint)
+    with run.shown():
+        _evaluate(config, run, checkpoint)
     export.write(checkpoint)
 
 
 def _evaluate(config, run, checkpoint):
-    from src.build import score_as_trained
     from src.report.tables import numbers_text, scores_table
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
         print(scores_table(run.scoring.linear(checkpoint)))
         return
-    if not run.evaluated:
-        run.score_on([_dataset_of(checkpoint, config.load)])
-    score_as_trained(config, checkpoint, config.load)
+    run.adopt(checkpoint)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
@@ -211,17 +212,6 @@ def rebuild_sequence(config):
     from src.chain import rebuild
     from src.report.tables import summary_text
     print("\n" + "\n".join(map(summary_text, rebuild(config).values())))
-
-
-def _dataset_of(checkpoint, path):
-    """The dataset that a checkpoint was trained on last, as the command line names it."""
-    from src.datasets import find_entry
-    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
-    try:
-        find_entry(name)
-    except UserError:
-        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
-    return name
 
 
 def run_export(config):

@@ -12,13 +12,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from src.checkpoint import save_tensors
 from src.distributed import World
 from src.errors import UserError
 from src.files import atomic_file, folder_of_ones_own
+from src.progress import Progress
 from src.report.tables import RECALLS
+from src.trackers import Trackers
 
 SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
@@ -158,23 +158,24 @@ def retrieval_row(scores, iteration, task, phase, split):
 
 
 class Journal:
-    """Called after each step: a progress bar, and one line of ``log_<dataset>.jsonl`` every ``interval`` steps.
+    """Called after each step, of which it tells ``progress``, and every ``interval`` steps a line of the log: in
+    ``log_<dataset>.jsonl``, and to ``progress`` and ``trackers``.
 
     Terms stay on the device between log lines, so that the loop never waits for them. ``means`` makes {name: number}
     of them, their means over the processes. ``after``: the steps that an interrupted run has done.
     """
 
-    def __init__(self, folder, dataset, total, interval, quiet=False, means=None, after=0):
+    def __init__(self, folder, dataset, total, interval, means=None, after=0, progress=None, trackers=None):
         self.means = means or World().means
         self.open_log, self.file = functools.partial(folder.open_log, dataset, after), None
         self.interval, self.total = interval, total
-        self.bar = tqdm(total=total, initial=after, desc=dataset, unit="step", disable=True if quiet else None,
-                        leave=False)
+        self.progress, self.trackers = progress or Progress(), trackers or Trackers()
+        self.progress.task(dataset, after, total)
         self.images, self.since = 0, time.perf_counter()
 
     def step(self, state, losses):
         self.images += state.settings.batch_size
-        self.bar.update()
+        self.progress.step()
         if state.iteration % self.interval and state.iteration != self.total:
             return
         terms = self.means({**losses, **state.metrics})
@@ -182,13 +183,14 @@ class Journal:
         line = {"iteration": state.iteration, **terms, "lr": state.learning_rate,
                 "images_per_second": round(self.images / (now - self.since), 1)}
         self.images, self.since = 0, now
-        self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+        self.progress.tell(line)
         self.file = self.file or self.open_log()  # not before there is something to write
         if self.file:
             self.file.write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
+        self.trackers.line(line)
 
     def close(self):
-        self.bar.close()
+        self.progress.end_task()
         if self.file:
             self.file.close()
 

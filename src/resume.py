@@ -105,6 +105,15 @@ def inputs_of(config, start, basis=None):
     return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
 
 
+def refuse_other_configuration(config, content, path):
+    """Refuse to go on from a resume point that was made with other values of what can change a result."""
+    changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
+               for key, value in config.numbers().items() if content["config"].get(key) != value]
+    if changed:
+        raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
+                        "or leave --resume out to begin anew")
+
+
 def refuse_other_inputs(before, now, what):
     """Refuse to go on from ``what`` where a file that its task began with holds something else by now."""
     changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
@@ -131,12 +140,9 @@ class TaskPoints:
         return self._before + time.perf_counter() - self._began
 
     def _read(self):
-        content, config = self.points.read(), self.config
-        changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
-                   for key, value in config.numbers().items() if content and content["config"].get(key) != value]
-        if changed:
-            raise UserError(f"--resume: {self.points.newest} was made with another configuration "
-                            f"({'; '.join(changed)}); give that one, or leave --resume out to begin anew")
+        content = self.points.read()
+        if content:
+            refuse_other_configuration(self.config, content, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
             refuse_other_inputs(content["inputs"], self.inputs, self.points.newest)

@@ -1,9 +1,21 @@
 """One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
 
+import contextlib
+import itertools
 import time
 
 from clip import loader
-from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, model_name
+from src.build import (
+    Datasets,
+    ZeroshotOpener,
+    build_device,
+    build_hooks,
+    build_settings,
+    build_state,
+    dataset_of,
+    model_name,
+    score_as_trained,
+)
 from src.checkpoint import finished_checkpoint
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
@@ -14,6 +26,7 @@ from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
 from src.preflight import open_data, refuse_to_replace, require_images
+from src.progress import progress
 from src.records import Journal, RunFolder, describe_run
 from src.report.latex import summary_latex
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
@@ -21,19 +34,22 @@ from src.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_o
 from src.scoring import Scoring, plain_scores, scores_of, task_and_phase
 from src.sequence import RETRIEVAL, summarise_retrieval
 from src.sequence import summarise as summarise_accuracy
+from src.trackers import open_trackers
 
 
 class Run:
     """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
     or --eval-datasets, or the one trained on."""
 
-    def __init__(self, config, folder=None, signals=None):
+    def __init__(self, config, folder=None, signals=None, datasets=None):
         self.config, self.signals = config, signals or Signals()
         self.world = this_world()
         self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
         self.world.start(self.device.device)
-        self.datasets = Datasets(config)
+        self.datasets = datasets or Datasets(config)
         self.folder = RunFolder(folder or config.save, writes=self.world.first)
+        self.progress = progress(config.quiet or not self.world.first)
+        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
@@ -41,7 +57,21 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world)
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
+                               self.progress, self.trackers)
+
+    @contextlib.contextmanager
+    def shown(self):
+        """While entered, progress is shown and trackers log."""
+        with self.trackers, self.progress:
+            yield
+
+    def adopt(self, checkpoint):
+        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
+        was trained."""
+        if not self.evaluated:
+            self.score_on([dataset_of(checkpoint, self.config.load)])
+        score_as_trained(self.config, checkpoint, self.config.load)
 
     @in_turn
     def open_for_training(self, name):
@@ -56,12 +86,20 @@ class Run:
         open_data(self.config, self.datasets, trained, self.evaluated)
         for name in trained:
             require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
+        lengths = {stem(name): build_settings(self.config, self.datasets.open(name), name).iterations
+                   for name in trained}
+        self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
+        self.progress.plan(lengths)
 
     @in_turn
     def claim(self, names, start):
-        """Before anything is written: refuse to replace a finished task of ``names`` that was made with another
-        configuration, a teacher that does not fit the checkpoint ``start``, other classes than it was trained on, and a
-        folder that cannot be written."""
+        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
+        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
+        self.folder.prepare()
+
+    def refuse(self, names, start, open_zeroshot):
+        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
+        not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
         if not self.config.overwrite:
             wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
             for name in map(stem, [*names, *wholes]):
@@ -69,14 +107,13 @@ class Run:
                     refuse_to_replace(self.config, self.folder, name)
         if names:
             build_hooks(self.config, start)  # a method that cannot be built is refused here
-        self.open_zeroshot = ZeroshotOpener(self.config, start, self.device)
+        self.open_zeroshot = open_zeroshot
         if names and "ref_model" in self.config.method_row.uses:
             open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
             open_teacher(self.config.ref_model)
         if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.scoring.claim(names, start)
-        self.folder.prepare()
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
@@ -94,7 +131,8 @@ class Run:
         hooks = build_hooks(self.config, start, self.basis)
         points = TaskPoints(self.config, self.folder, state, hooks, stem(name), self.inputs)
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
-                          self.config.quiet, self.world.means, points.iteration)
+                          self.world.means, points.iteration, self.progress, self.trackers)
+        self.trackers.begin(stem(name), points.iteration, self.before.get(stem(name), 0))
         due = self._evaluation_rhythm(state)
 
         def begun(state, hooks):
@@ -163,6 +201,7 @@ class Run:
             raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
         self._leave_to_the_next(name, checkpoint)
+        self.progress.skip(file)
         ResumePoints(self.folder, file, self.config.save_interval).forget()
         print(f"{file}: finished before, {self.in_words(scores)}", flush=True)
         return checkpoint, scores
@@ -234,6 +273,7 @@ class Run:
             summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
             summaries[space] = summarise(trained, chosen, space, self.device.precision)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
+            self.trackers.summary(space, summaries[space], len(trained))
             for score in MATRICES[pairs]:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
         self.folder.write_text("summary.md", summary_markdown(summaries))

@@ -21,9 +21,11 @@ from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
+from src.progress import Progress
 from src.records import metrics_row, retrieval_row
 from src.sequence import RETRIEVAL
 from src.spaces import LabelSpaces
+from src.trackers import EVALUATION, Trackers
 
 DRIFT_IMAGES = 1000  # that tell how far features have turned
 
@@ -34,9 +36,10 @@ class Scoring:
     Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
-    def __init__(self, config, datasets, device, folder, evaluated, world=None):
+    def __init__(self, config, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
         self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
         self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
+        self.progress, self.trackers = progress or Progress(), trackers or Trackers()
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
@@ -56,8 +59,10 @@ class Scoring:
         """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
         model = state.final_model
         heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
-        return self._score(model, state.iteration, task, state.task.train_data, heads,
-                           [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+        scores = self._score(model, state.iteration, task, state.task.train_data, heads,
+                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+        self.trackers.scores(task, state.iteration, scores)
+        return scores
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
@@ -70,10 +75,12 @@ class Scoring:
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
         state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
-        return self._score(model, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""),
-                           (history or [{}])[-1].get("train_data", "all"), heads, history,
-                           MethodScores(state, build_scorer(self.config, checkpoint)),
-                           None if alpha is None else f"wise {alpha:g}")
+        scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
+        scores = self._score(model, iteration, checkpoint.get("dataset", ""),
+                             (history or [{}])[-1].get("train_data", "all"), heads, history,
+                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by)
+        self.trackers.scores(EVALUATION, iteration, scores, scored_by)
+        return scores
 
     def drift(self, start, model):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
@@ -91,11 +98,24 @@ class Scoring:
         found = linear_evaluation(
             model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
             config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
-            worker_count(config, dataset), self.world)
+            worker_count(config, dataset), self.world, self._epochs(file))
         row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
                           f"linear {config.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
-        return {file: {"linear": found}}
+        scores = {file: {"linear": found}}
+        self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
+        return scores
+
+    def _epochs(self, file):
+        """What is called after each epoch of a linear layer."""
+        self.progress.task(f"linear layer on {file}", steps=self.config.linear_epochs, unit="epoch")
+
+        def log(epoch):
+            self.progress.step()
+            self.progress.tell({"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]})
+            if epoch["epoch"] + 1 == self.config.linear_epochs:
+                self.progress.end_task()
+        return log
 
     def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
         config, scores = self.config, {}
@@ -121,7 +141,7 @@ class Scoring:
             model, datasets, self.device, self._classifiers(model, opened, heads),
             {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
             config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
-            logits, config.data_location if config.cache_images else None, self.world)
+            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted)
 
     def _classifiers(self, model, opened, heads):
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""
@@ -131,7 +151,8 @@ class Scoring:
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
         found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
-                         worker_count(self.config, dataset), self.retrieval_split, self.world)
+                         worker_count(self.config, dataset), self.retrieval_split, self.world,
+                         self.progress.counted, file)
         split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))

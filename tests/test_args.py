@@ -102,6 +102,8 @@ def test_wrong_words(words, fragments):
     ("--batch_size 16", "batch_size", 16), ("--batch_size=16", "batch_size", 16),
     ("--train_dataset some_name", "train_dataset", "some_name"), ("--save a_b --eval_only", "save", "a_b"),
     ("--max_grad-norm 1", "max_grad_norm", 1.0), ("--image_loss", "image_loss", True),
+    ("--dry-run --save x", "dry_run", "on"), ("--dry-run=probe", "dry_run", "probe"), ("--dry_run", "dry_run", "on"),
+    ("--dry-run probe --save x", "dry_run", "probe"), ("--save x", "dry_run", "off"),
     ("--batch-size 1 --batch_size 2", "batch_size", 2), ("--T 3", "T", 3.0), ("--seed=7", "seed", 7),
 ])
 def test_spellings(words, key, value):

@@ -131,7 +131,7 @@ def on_meta(make_model, make_state, device, monkeypatch):
 
 def steps(state, *hooks):
     """Run STEPS steps -> (who blocked, the last step's terms). An error where a step reads a value of the device."""
-    journal, last = Journal(RunFolder(None), "task", ITERATIONS, interval=ITERATIONS, quiet=True), {}
+    journal, last = Journal(RunFolder(None), "task", ITERATIONS, interval=ITERATIONS), {}
 
     def report(state, losses):
         journal.step(state, losses)
@@ -284,7 +284,7 @@ def test_what_blocks_without_reading_is_counted(work, found, on_meta):
 
 
 def test_a_log_line_reads_its_terms(on_meta):
-    journal = Journal(RunFolder(None), "task", ITERATIONS, interval=2, quiet=True)
+    journal = Journal(RunFolder(None), "task", ITERATIONS, interval=2)
     state, read = on_meta(), []
     with pytest.raises(RuntimeError, match="meta"):
         train(state, [Finetune()], lambda state, losses: (read.append(state.iteration), journal.step(state, losses)))

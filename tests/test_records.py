@@ -76,7 +76,7 @@ def journal_state(iteration, metrics=None):
 
 @pytest.mark.parametrize(("interval", "total", "logged"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (9, 4, [4])])
 def test_journal(tmp_path, interval, total, logged):
-    journal = Journal(RunFolder(tmp_path), "DTD", total, interval, quiet=True)
+    journal = Journal(RunFolder(tmp_path), "DTD", total, interval)
     for iteration in range(1, total + 1):
         journal.step(journal_state(iteration, {"kl": torch.tensor(0.25)}), {"task": torch.tensor(1.5)})
     journal.close()
@@ -87,14 +87,14 @@ def test_journal(tmp_path, interval, total, logged):
 
 def test_a_log_is_not_touched_before_there_is_something_to_write(tmp_path):
     (tmp_path / "log_DTD.jsonl").write_text("old\n", encoding="utf-8")
-    journal = Journal(RunFolder(tmp_path), "DTD", 9, 5, quiet=True)
+    journal = Journal(RunFolder(tmp_path), "DTD", 9, 5)
     journal.step(journal_state(1), {})
     journal.close()
     assert (tmp_path / "log_DTD.jsonl").read_text(encoding="utf-8") == "old\n"
 
 
 def test_lines_are_json_also_where_training_diverges(tmp_path):
-    journal = Journal(RunFolder(tmp_path), "DTD", 1, 1, quiet=True)
+    journal = Journal(RunFolder(tmp_path), "DTD", 1, 1)
     journal.step(journal_state(1), {"task": torch.tensor(float("nan"))})
     journal.close()
 

@@ -195,3 +195,18 @@ def test_retraining_reaches_the_shipped_weights(accuracies):
     retrained = module.zeroshot_accuracies(module.train(seed=0))
     for name in SHIPPED:
         assert retrained[name] > accuracies[name] - 2, name
+
+
+def test_pictures_are_drawn_when_the_first_is_asked_for(monkeypatch):
+    """Labels are there at once, and are those that ``load`` gives."""
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.toy_world, "draw", lambda *_, **__: 1 / 0)
+        toy.load.cache_clear()
+        tasks = {name: toy.open_toy(name, None) for name in (*toy.TASKS, *toy.REFERENCES)}
+        with pytest.raises(ZeroDivisionError):
+            tasks["toy-sizes"].split("val").image(0)
+    for name, split in (("toy-sizes", "val"), ("toy-new-shapes", "train"), ("toy-digits", "test")):
+        images, labels = toy.load(name, split)
+        found = tasks[name].split(split)
+        assert found.labels == labels and np.array_equal(np.asarray(found.image(3)), images[3])
+    assert len(tasks["toy-reference"].split("train")) == len(toy.reference_images(toy.REFERENCE_IMAGES))

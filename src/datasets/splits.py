@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.datasets.common import balanced_halves, order_of_epoch, seed_of, shuffled_classes
 from src.errors import UserError
-from src.files import atomic_file
+from src.files import atomic_file, may_write
 
 FOLDER = "splits"  # under --data-location
 RANDOM_SEED, TRAIN_SHARE = 42, 0.8
@@ -26,7 +26,8 @@ def random_halves(count, share=TRAIN_SHARE, seed=RANDOM_SEED):
 
 
 def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
-    """The index lists of ``<root>/splits/<name>.json``, drawn by ``draw() -> {part: indices}`` the first time.
+    """The index lists of ``<root>/splits/<name>.json``, drawn by ``draw() -> {part: indices}`` the first time, and
+    then stored, unless nothing may be written.
 
     ``files``: the sorted listing as relative POSIX paths, which the lists point into.
     """
@@ -35,6 +36,8 @@ def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
     if path.is_file():
         return _read(path, name, len(files), listing, parts)
     lists = draw()
+    if not may_write():
+        return lists
     content = {"dataset": name, "seed": seed, "count": len(files), "listing_sha256": listing, "lists": lists}
     try:
         with atomic_file(path, "w") as file:

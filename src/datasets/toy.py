@@ -66,26 +66,33 @@ _PURPOSES = {name: index for index, name in enumerate([
 
 
 def open_toy(name, root):
-    """A toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``."""
+    """A toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``. Pictures are drawn
+    when the first of a split is asked for."""
     if name in REFERENCES:
-        images = reference_images(REFERENCE_IMAGES, name)
-        return Task(name, [], [], {"train": _split(images, [0] * len(images))},
+        drawn = functools.cache(lambda: reference_images(REFERENCE_IMAGES, name))
+        return Task(name, [], [], {"train": _split(drawn, [0] * REFERENCE_IMAGES)},
                     sentences=reference_sentences(REFERENCE_SENTENCES, name), in_memory=True)
     if name in PAIRS:
         splits = {split: _pair_split(*load_pairs(name, split)) for split in SPLITS}
         return Task(name, [], [], splits, in_memory=True, pairs=True,
                     sentences=[text for texts in splits["train"].captions for text in texts])
-    return Task(name, classnames(name), TEMPLATES[name], {split: _split(*load(name, split)) for split in SPLITS},
-                in_memory=True)
+    splits = {split: _split(functools.cache(functools.partial(_images, name, split)), labels(name, split))
+              for split in SPLITS}
+    return Task(name, classnames(name), TEMPLATES[name], splits, in_memory=True)
 
 
-def _split(images, labels):
+def _split(drawn, labels):
+    """``drawn()`` gives all images."""
     from PIL import Image
-    return Split(lambda index: Image.fromarray(images[index]), labels)
+    return Split(lambda index: Image.fromarray(drawn()[index]), labels)
+
+
+def _images(name, split):
+    return load(name, split)[0]
 
 
 def _pair_split(images, captions):
-    return replace(_split(images, [0] * len(images)), captions=captions)
+    return replace(_split(lambda: images, [0] * len(images)), captions=captions)
 
 
 @functools.lru_cache(maxsize=16)
@@ -117,9 +124,21 @@ def load(name, split):
     if task.attribute is None:
         return _digits(task, split)
     rng = _generator(name, SPLITS.index(split))
-    labels = rng.permutation(np.arange(task.sizes[SPLITS.index(split)]) % len(task.classes))
-    attributes = toy_world.sample(len(labels), rng, **{task.attribute: labels + task.first})
-    return toy_world.draw(attributes, rng), labels.tolist()
+    found = _permuted(task, split, rng)
+    attributes = toy_world.sample(len(found), rng, **{task.attribute: found + task.first})
+    return toy_world.draw(attributes, rng), found.tolist()
+
+
+def labels(name, split):
+    """Those that ``load`` gives, without drawing a picture."""
+    task = _task(name)
+    if task.attribute is None:
+        return load(name, split)[1]
+    return _permuted(task, split, _generator(name, SPLITS.index(split))).tolist()
+
+
+def _permuted(task, split, rng):
+    return rng.permutation(np.arange(task.sizes[SPLITS.index(split)]) % len(task.classes))
 
 
 def reference_images(count, name="toy-reference"):

@@ -172,31 +172,37 @@ def zeroshot_head(model, task, device):
     return head_of(classifier(model, task, device), model)
 
 
+def uncounted(name, images, batches):
+    """The Batches themselves, of a dataset of which ``images`` are scored here. In its place ``Progress.counted`` shows
+    how far they are."""
+    return batches
+
+
 @torch.no_grad()
-def encode_split(model, split, device, batch_size=128, workers=0, world=None):
+def encode_split(model, split, device, batch_size=128, workers=0, world=None, counted=uncounted, name=""):
     """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
-    (N, D) L2-normalised). Processes share the images, and each has all features."""
+    (N, D) L2-normalised). Processes share the images, and each has all features. ``counted``: see ``uncounted``."""
     world = world or World()
     if world.size > 1:
-        return _encode_together(model, split, device, batch_size, workers, world)
+        return _encode_together(model, split, device, batch_size, workers, world, counted, name)
     encoder, positions, features = ImageEncoder(model), [], []
     numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
     with in_eval_mode(model), device.autocast():
-        for batch in device.batches(evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size,
-                                                       workers)):
+        batches = evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers)
+        for batch in counted(name, len(split), device.batches(batches)):
             positions.append(batch.labels)
             features.append(encoder(batch.images))
     return torch.cat(positions).tolist(), torch.cat(features)
 
 
-def _encode_together(model, split, device, batch_size, workers, world):
+def _encode_together(model, split, device, batch_size, workers, world, counted, name):
     """``encode_split`` by several processes, each of which puts its rows into a table of zeros and sums."""
     like = model.logit_scale
     features = like.new_zeros(len(split), model.text_projection.shape[1])                   # (N, D)
     found = torch.zeros(len(split), dtype=torch.long, device=like.device)
     own = range(world.rank, len(split), world.size)
     if own:
-        places, rows = encode_split(model, split.subset(own), device, batch_size, workers)
+        places, rows = encode_split(model, split.subset(own), device, batch_size, workers, None, counted, name)
         places = torch.tensor(places, device=like.device) * world.size + world.rank
         features[places], found[places] = rows, 1
     places = world.sum(found).nonzero()[:, 0]
@@ -224,11 +230,12 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 
 @torch.no_grad()
 def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
-                  logits=None, cache=None, world=None):
+                  logits=None, cache=None, world=None, counted=uncounted):
     """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
     are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
 
-    ``spaces``: {name: what ``evaluate`` takes for that task}. Other options are those of ``evaluate``.
+    ``spaces``: {name: what ``evaluate`` takes for that task}. ``counted``: see ``uncounted``. Other options are those
+    of ``evaluate``.
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
@@ -237,7 +244,7 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
         yield {} if name not in scored else _scores(model, name, scored[name].split, next(loaded), device, classifiers,
-                                                    spaces[name], logits, world)
+                                                    spaces[name], logits, world, counted)
 
 
 @dataclass(frozen=True)
@@ -275,14 +282,15 @@ def _loaded(scored, batch_size, world):
         yield next(pools[images.workers])
 
 
-def _scores(model, own, images, batches, device, classifiers, spaces, logits, world):
+def _scores(model, own, images, batches, device, classifiers, spaces, logits, world, counted):
     """{label space: Scores} of the ``own`` dataset's images, of which ``batches`` are this process's."""
     tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world)
                for space, names in spaces.items()}
     needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
     heads = [classifiers[part].weights for part in needed]
+    share = len(range(world.rank, len(images), world.size))
     with in_eval_mode(model), device.autocast():
-        for batch in device.batches(batches):
+        for batch in counted(own, share, device.batches(batches)):
             scores = logits and logits(batch.images, heads, needed)
             if not scores:
                 features = image_features(model, batch.images)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from src.errors import UserError
-from src.models.evaluation import encode_split, in_eval_mode
+from src.models.evaluation import encode_split, in_eval_mode, uncounted
 from src.models.helpers import similarity
 from src.models.modeling import constant_text_features, tokens_of
 
@@ -104,17 +104,18 @@ def folds(images, retrieval_split=None):
 
 
 @torch.no_grad()
-def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=None, world=None):
+def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=None, world=None, counted=uncounted,
+             name=""):
     """RetrievalScores of a model on a split with captions, a mean over folds where there are several.
 
     Each image is encoded once, under the evaluation transform, and so is each caption; a caption that is too long
     loses its end. An image that cannot be decoded is left out of its fold, with its captions.
     ``retrieval_split``: see ``folds``, whose UserError comes before anything is encoded. Processes of ``world`` share
-    the images.
+    the images; ``counted`` and the dataset's ``name``: see ``uncounted``.
     """
     parts = folds(len(split), retrieval_split)
     split = split.subset(range(parts[-1].stop))
-    places, images = encode_split(model, split, device, batch_size, workers, world)                 # (N, D)
+    places, images = encode_split(model, split, device, batch_size, workers, world, counted, name)  # (N, D)
     captions = [caption for place in places for caption in split.captions[place]]
     owner = torch.tensor([row for row, place in enumerate(places) for _ in split.captions[place]],
                          device=images.device)                                                      # (M,)
