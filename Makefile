@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all test-slurm lint bench bench-full bench-gpu bench-table bench-curves clean
+.PHONY: help setup demo test test-all test-slurm test-browser lint bench bench-full bench-gpu bench-table bench-curves clean
 
 help:            ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## make .venv and install requirements.txt into it
 
@@ -21,6 +21,9 @@ test-all: setup  ## every test
 
 test-slurm: setup ## train.sh as jobs of a SLURM of one node, which is installed where root and apt-get allow it
 	$(RUN) -m pytest -q -rs tests/slurm
+
+test-browser: setup ## the page of a run in a headless Chromium, which is installed where root and apt-get allow it
+	$(RUN) -m pytest -q -rs tests/browser
 
 lint: setup      ## ruff
 	$(RUN) -m ruff check .

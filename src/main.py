@@ -254,10 +254,13 @@ def run_report(config):
     """--report: compare finished sequences."""
     from src.report.compare import compare, comparison_markdown, write_comparison
     from src.report.runs import read_run
+    from src.report.tradeoff import write_tradeoff
     tables = compare([read_run(folder) for folder in config.report])
     print(comparison_markdown(tables), end="")
     if config.save:
         write_comparison(tables, config.save)
+        for left_out in write_tradeoff(tables, config.save):
+            print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
 
 
 RUNS = {flags.TRAIN: run_task, flags.SEQUENCE: run_sequence, flags.EVAL: run_evaluation, flags.SINGLE: run_single,

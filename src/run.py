@@ -29,6 +29,7 @@ from src.preflight import open_data, refuse_to_replace, require_images
 from src.progress import progress
 from src.records import Journal, RunFolder, describe_run
 from src.report.latex import summary_latex
+from src.report.page import write_report
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.scoring import Scoring, plain_scores, scores_of, task_and_phase
@@ -281,4 +282,6 @@ class Run:
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
+        if self.folder.writes:
+            write_report(self.folder.path)
         return summaries

@@ -75,6 +75,13 @@ def reference_task():
                 in_memory=True)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Sequences are run without drawing their pictures, which takes a second each, but in tests marked ``pictures``."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("src.report.page.write_pictures", lambda run, folder: None)
+
+
 @pytest.fixture(params=["vit", "resnet"])
 def kind(request):
     """Both kinds of image tower."""

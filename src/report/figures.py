@@ -1,0 +1,192 @@
+"""A finished sequence as PNG pictures. matplotlib is imported when something is drawn, and not before."""
+
+import contextlib
+import io
+import math
+
+from src.files import atomic_file
+from src.report import colours
+from src.report.charts import loss_ticks, score_ticks, some, tick_text
+from src.report.runs import ZERO_SHOT
+from src.report.scores import CURVES, SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
+from src.report.tables import SUMMARY, TITLES, cell_text
+from src.sequence import RETRIEVAL
+
+STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.spines.top": False,
+         "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",
+         "axes.titlelocation": "left", "axes.labelcolor": "#3c464f", "xtick.color": "#3c464f", "ytick.color": "#3c464f",
+         "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#dde2e6", "axes.axisbelow": True,
+         "legend.frameon": False}
+DPI = 150
+PANEL = (3.1, 2.15)  # inches of one of many charts with its margins
+HEAD = 0.55  # inches above charts, for a heading and a legend
+LETTER = 0.078  # inches that a letter may be wide
+MARKS = ("o", "s")  # of the lines of one chart
+GREY, INK = "#55606b", "#171c21"
+
+
+@contextlib.contextmanager
+def style():
+    """matplotlib as it is drawn with here, whatever the user's own settings are."""
+    import matplotlib
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def write_pictures(run, folder):
+    """Pictures of a SequenceRun, for the label space that comes first: ``matrix_<score>.png`` of what curves are drawn
+    of, ``curves.png``, and ``losses.png`` where something was trained."""
+    with style():
+        for score in CURVES[run.pairs]:
+            write_png(draw_matrix(run, score), folder / f"matrix_{score}.png")
+        write_png(draw_curves(run), folder / "curves.png")
+        if loss_terms(run):
+            write_png(draw_losses(run), folder / "losses.png")
+
+
+def write_png(figure, path):
+    """A PNG file; the same figure always gives the same bytes."""
+    held = io.BytesIO()
+    figure.savefig(held, format="png", metadata={"Software": None})
+    with atomic_file(path) as file:
+        file.write(held.getvalue())
+
+
+def new_figure(width, height):
+    """A figure of its own, in inches, which no window and no list of figures knows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure((width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(heading, titles):
+    """A figure with one chart a title, four beside each other at most. -> (figure, [Axes])"""
+    across = min(4, len(titles))
+    down = math.ceil(len(titles) / across)
+    width, height = max(across * PANEL[0], LETTER * len(heading)), HEAD + down * PANEL[1]
+    figure = new_figure(width, height)
+    figure.text(0.15 / width, 1 - 0.15 / height, heading, va="top", fontsize=10)
+    charts = []
+    for number, title in enumerate(titles):
+        left, top = number % across * PANEL[0], HEAD + number // across * PANEL[1]
+        charts.append(figure.add_axes(((left + 0.5) / width, 1 - (top + PANEL[1] - 0.3) / height,
+                                       (PANEL[0] - 0.65) / width, (PANEL[1] - 0.65) / height), title=title))
+    return figure, charts
+
+
+def draw_matrix(run, score):
+    """The matrix as a heat map with its values; a frame marks what the row's task trained."""
+    from matplotlib.colors import LinearSegmentedColormap
+    rows, columns = run.matrices[run.space][score], run.summary["datasets"]
+    low, high = scale_of(rows)
+    labels = [row_title(task) for task in rows]
+    left, top = LETTER * max(map(len, labels)) + 0.1, 0.5 + 0.6 * LETTER * max(map(len, columns))
+    inner, high_inner = 0.66 * len(columns), 0.34 * len(rows)
+    heading, below = f"{run.name}: {SCORE_TITLES[score]}, percent", _numbers_line(run.summary)
+    width = left + max(inner + 0.2 + 0.8 * LETTER * len(columns[-1]), LETTER * max(len(heading), len(below)))
+    height = top + high_inner + 0.4
+    figure = new_figure(width, height)
+    axes = figure.add_axes((left / width, 0.4 / height, inner / width, high_inner / height))
+    axes.imshow([[math.nan if value is None else value for value in row] for row in rows.values()], aspect="auto",
+                cmap=LinearSegmentedColormap.from_list("blues", colours.BLUES), vmin=low, vmax=high)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    for number, (task, row) in enumerate(rows.items()):
+        for column, (name, value) in enumerate(zip(columns, row, strict=True)):
+            _write_cell(axes, column, number, value, (low, high), trains(task, name))
+    for place in range(1, len(columns)):
+        axes.axvline(place - 0.5, color="white", linewidth=1)
+    for place in range(1, len(rows)):
+        axes.axhline(place - 0.5, color="white", linewidth=4 if place == 1 and ZERO_SHOT in rows else 1)
+    figure.text(left / width, 1 - 0.12 / height, heading, va="top", fontsize=10, fontweight="bold")
+    figure.text(left / width, 0.15 / height, below, color=GREY)
+    return figure
+
+
+def _write_cell(axes, column, row, value, scale, own):
+    from matplotlib.patches import Rectangle
+    if value is None:
+        axes.text(column, row, "–", ha="center", va="center", color=GREY)
+        return
+    share = (value - scale[0]) / (scale[1] - scale[0])
+    axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5,
+              color=colours.ink(colours.ramp(colours.BLUES, share)), fontweight="bold" if own else "normal")
+    if own:
+        axes.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=1.6,
+                                 zorder=5))
+
+
+def _numbers_line(summary):
+    if summary["label_space"] == RETRIEVAL:
+        return f"mean rsum {summary['mean_rsum']:.1f}"
+    return "    ".join(f"{TITLES[key]} {cell_text(summary[key])}" for key in SUMMARY)
+
+
+def draw_curves(run):
+    """One chart a dataset: its score before any training, dashed, and after each task."""
+    found = curves(run, run.space)
+    score = "R@1" if run.pairs else SCORE_TITLES["top1"]
+    figure, charts = panels(f"{run.name}: {score} after each task, percent (zs: zero-shot, filled: trained here)",
+                            list(found))
+    for axes, (series, trained) in zip(charts, found.values(), strict=True):
+        for mark, line, (title, values) in zip(MARKS, ("first", "second"), series.items(), strict=False):
+            _draw_curve(axes, title, values, trained, mark, colours.LINES[line], len(series) > 1)
+        ticks = score_ticks([value for values in series.values() for value in values if value is not None])
+        _set_ticks(axes, ticks)
+        shown = some(len(run.order) + 1)
+        axes.set_xticks(shown, [str(number) if number else "zs" for number in shown])
+        for number in trained:
+            axes.axvline(number, color=GREY, linewidth=0.8, linestyle=":")
+    figure.legend(*charts[0].get_legend_handles_labels(), loc="upper left", ncols=4, fontsize=8, borderaxespad=0,
+                  bbox_to_anchor=(0.1 / figure.get_figwidth(), 1 - 0.34 / figure.get_figheight()))
+    return figure
+
+
+def _set_ticks(axes, ticks):
+    axes.set_yticks(ticks, map(tick_text, ticks))
+    axes.set_ylim(ticks[0], ticks[-1])
+
+
+def _draw_curve(axes, title, values, trained, mark, colour, several):
+    """None is no point; the zero-shot score is a dashed level."""
+    known = [(number, value) for number, value in enumerate(values) if value is not None]
+    axes.plot(range(len(values)), [math.nan if value is None else value for value in values], color=colour,
+              linewidth=1.6, label=title)
+    for own, face in ((False, "white"), (True, colour)):
+        points = [(number, value) for number, value in known if (number in trained) == own]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), mark, markersize=4, color=colour,
+                  markerfacecolor=face, clip_on=False, zorder=4)
+    if values[0] is not None:
+        axes.axhline(values[0], color=colour if several else colours.LINES["zero_shot"], linewidth=1.3, linestyle="--",
+                     label=f"zero-shot, {title}" if several else "zero-shot")
+
+
+def draw_losses(run):
+    """One chart a term of the loss, over the steps of all tasks, which are given the same width each."""
+    terms = loss_terms(run)
+    figure, charts = panels(f"{run.name}: each term of the loss over the steps of tasks 1 to {len(run.order)}",
+                            list(terms))
+    for axes, tasks in zip(charts, terms.values(), strict=True):
+        for number, points in enumerate(tasks):
+            length = max((step for step, _ in points), default=1)
+            axes.plot([number + step / length for step, _ in points], [value for _, value in points],
+                      color=colours.LINES["first"], linewidth=0.9, marker="." if len(points) == 1 else None)
+            if number:
+                axes.axvline(number, color=GREY, linewidth=0.8, linestyle=":")
+        ticks, logarithmic = loss_ticks(tasks)
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.minorticks_off()
+        _set_ticks(axes, ticks)
+        shown = some(len(tasks))
+        axes.set_xticks([number + 0.5 for number in shown], [str(number + 1) for number in shown])
+        axes.set_xlim(0, len(tasks))
+        axes.tick_params(axis="x", length=0)
+    return figure

@@ -1,0 +1,298 @@
+"""A finished sequence -> report.html, one file that needs no other and no network, and its pictures beside it."""
+
+import functools
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.files import atomic_file
+from src.flags import FLAGS, shown
+from src.models import active_add_ons
+from src.report import colours
+from src.report.charts import loss_chart, score_chart
+from src.report.figures import write_pictures
+from src.report.runs import ZERO_SHOT, read_run
+from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
+from src.report.tables import SUMMARY, TITLES
+from src.sequence import RETRIEVAL, sequence_metrics
+
+HERE = Path(__file__).parent
+MEANINGS = {  # of each number, in a few words
+    "transfer": "accuracy on tasks not yet trained", "avg": "accuracy over all tasks and times",
+    "last": "accuracy once all is trained", "forgetting": "points lost since a task was best",
+    "bwt": "points changed since a task was trained", "mean_rsum": "sum of the six recalls, mean over the sets, of 600",
+    "i2t_r1": "images whose caption comes first", "t2i_r1": "captions whose image comes first",
+    "forgetting_r1": "points of image-to-text R@1 lost since the best"}
+PAIR_TITLES = {"mean_rsum": "rsum", "i2t_r1": "R@1 image to text", "t2i_r1": "R@1 text to image",
+               "forgetting_r1": "Forgetting"}
+LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
+SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
+                "all": "Each task among the classes of the whole sequence", RETRIEVAL: "Image-text retrieval"}
+LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
+
+
+def write_report(folder):
+    """Write ``report.html`` and the pictures of the finished sequence in ``folder``.
+
+    The run is stored already: what goes wrong here is told, and loses nothing.
+    """
+    try:
+        run = read_run(folder)
+        write_page(run, run.folder / "report.html")
+        write_pictures(run, run.folder)
+    except Exception as error:  # whatever a library for drawing may raise
+        print(f"warning: no full report in {folder} ({type(error).__name__}: {error}); its results are complete",
+              file=sys.stderr)
+
+
+def write_page(run, path):
+    """The page of a SequenceRun, as one HTML file."""
+    with atomic_file(path, "w") as file:
+        file.write(page(run))
+
+
+def page(run):
+    """HTML of a SequenceRun. Every text from its files is escaped."""
+    return _environment().get_template("page.html").render(
+        style=style(), run=run, title=run.name, facts=_facts(run), numbers=headlines(run),
+        sections=[_section(run, space) for space in run.spaces],
+        losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
+        command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
+        origin=_origin(run))
+
+
+@functools.cache
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    found = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                        lstrip_blocks=True)
+    found.filters |= {"one": one_decimal, "parted": parted}
+    return found
+
+
+def one_decimal(value):
+    """A number for the eye: 52.1, −3.8, and no −0.0."""
+    return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def parted(text):
+    """A text that may be broken after its commas."""
+    from markupsafe import Markup, escape
+    return Markup(str(escape(text)).replace(",", ",<wbr>"))
+
+
+@functools.cache
+def style():
+    """The style sheet, with the colours of heat maps for light and for dark pages."""
+    from markupsafe import Markup
+    text = (HERE / "page.css").read_text(encoding="utf-8")
+    return Markup(text.replace("/* heat, light */", colours.heat_rules(colours.BLUES, colours.ORANGE_BLUE)).replace(
+        "/* heat, dark */", colours.heat_rules(colours.NIGHT, colours.ORANGE_BLUE_NIGHT)))
+
+
+# -- the head of the page ----------------------------------------------------------------------------------------------
+
+
+def method_title(run):
+    """The method and its add-ons, or that nothing was trained."""
+    if run.trained_with:  # rebuilt from the checkpoints of single runs
+        return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
+    if not run.tasks:
+        return "zero-shot, nothing trained"
+    values = {key: run.value(key) for key in FLAGS}
+    return " + ".join([str(run.value("method")), *(FLAGS[key].name[2:] for key in active_add_ons(values)),
+                       *(["lora"] if run.value("lora") else [])])
+
+
+def _facts(run):
+    """[(name, value)] of the line below the title."""
+    length = ("epochs", "epochs") if run.value("epochs") else ("steps a task", "iterations")
+    chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
+    if not run.tasks:
+        chosen = chosen[:1]
+    found = [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
+    return [("method", method_title(run)), *found, *((name, value) for name, value in (
+        ("seed", run.seed), ("precision", run.precision)) if value is not None)]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number with what zero-shot CLIP has in its place. ``tone`` is "good" or "bad", empty where neither."""
+
+    title: str
+    meaning: str
+    value: float | None
+    zero_shot: float | None
+    verdict: str = ""
+    tone: str = ""
+    note: str = ""
+
+
+def headlines(run, space=None):
+    """The numbers of a label space, the run's first by default."""
+    space = space or run.space
+    return (_retrieval_headlines if space == RETRIEVAL else _accuracy_headlines)(run.spaces[space])
+
+
+def _accuracy_headlines(summary):
+    names, start = summary["datasets"], summary.get("zero_shot")
+    start = [start[name] for name in names] if start else []
+    unmoved = sequence_metrics([start] * len(names)) if start and None not in start else dict.fromkeys(SUMMARY)
+    lost = dict(zip(names, _losses(summary), strict=True))
+    worst = max(lost, key=lambda name: lost[name] or 0.0)
+    notes = {"forgetting": f"most: {worst}, {lost[worst]:.1f}"} if lost[worst] else {}
+    # Where tasks have no score before they are trained, zero-shot's mean is over other cells than the run's.
+    comparable = SUMMARY if summary["transfer"] is not None or len(names) == 1 else ("last",)
+    return [_headline(key, TITLES[key], summary[key], unmoved[key] if key in comparable else None, notes.get(key, ""))
+            for key in SUMMARY]
+
+
+def _retrieval_headlines(summary):
+    first, last = summary["rows"][0], summary["rows"][-1]
+
+    def mean(row, score):
+        return row and sum(row[name][score] for name in summary["datasets"]) / len(row)
+    lost = summary["forgetting_r1"]
+    worst = max(lost, key=lost.get)
+    return [
+        _headline("mean_rsum", PAIR_TITLES["mean_rsum"], summary["mean_rsum"], mean(first, "rsum")),
+        *(_headline(key, PAIR_TITLES[key], mean(last, key), mean(first, key)) for key in ("i2t_r1", "t2i_r1")),
+        _headline("forgetting_r1", PAIR_TITLES["forgetting_r1"], sum(lost.values()) / len(lost), None,
+                  f"most: {worst}, {lost[worst]:.1f}" if lost[worst] > 0 else "")]
+
+
+def _headline(key, title, value, zero_shot, note=""):
+    headline = Headline(title, MEANINGS[key], value, zero_shot, note=note)
+    if key in LOSSES or None in (value, zero_shot):
+        return headline
+    change = round(value, 1) - round(zero_shot, 1)  # of the numbers that are shown
+    if abs(change) < 0.05:
+        return replace(headline, verdict="no change")
+    tone, words = ("good", "better") if change > 0 else ("bad", "worse")
+    return replace(headline, verdict=f"{'▲' if change > 0 else '▼'} {abs(change):.1f} {words}", tone=tone)
+
+
+# -- matrices and curves -----------------------------------------------------------------------------------------------
+
+
+def _section(run, space):
+    """What the page shows of one label space."""
+    matrices = {score: heat_map(run, space, score) for score in run.matrices[space]}
+    first, *folded = matrices.values() if space != RETRIEVAL else [None]
+    return {"space": space, "title": SPACE_TITLES.get(space, space), "id": f"space-{space}",
+            "numbers": headlines(run, space) if space != run.space else [],
+            "matrices": list(matrices.values()) if space == RETRIEVAL else [first], "folded": folded,
+            "charts": [score_chart(name, *found) for name, found in curves(run, space).items()]}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``value`` and ``change`` are steps of the two heat maps, None without a score or without a zero-shot one;
+    ``own`` tells that the row's task trained the column's dataset."""
+
+    text: str
+    title: str
+    value: int | None
+    change: int | None
+    own: bool = False
+
+    @property
+    def classes(self):
+        steps = [f"{kind}{step}" for kind, step in (("v", self.value), ("c", self.change)) if step is not None]
+        return " ".join([*steps, *(["own"] if self.own else [])])
+
+
+def heat_map(run, space, score):
+    """One matrix of a run as a table of Cells, with the means over its rows and, for accuracies, its columns."""
+    rows, columns = run.matrices[space][score], run.spaces[space]["datasets"]
+    scale = scale_of(rows)
+    start = rows.get(ZERO_SHOT, [None] * len(columns))
+    reach = max([LEAST_CHANGE, *(abs(value - zero) for row in rows.values()
+                                 for value, zero in zip(row, start, strict=True) if None not in (value, zero))])
+
+    def cell(value, zero, name, task):
+        if value is None:
+            return Cell("–", f"{name} has no score {row_title(task)}", None, None)
+        change = None if zero is None else value - zero
+        said = f"{name} {row_title(task)}: {value:.2f}" + ("" if change is None or not task else
+                                                           f", zero-shot {change:+.2f}")
+        return Cell(f"{value:.1f}", said, colours.level(value, *scale),
+                    None if change is None else colours.level(change, -reach, reach), trains(task, name))
+    body = [{"number": number, "task": task,
+             "cells": [cell(value, zero, name, task) for value, zero, name in zip(row, start, columns, strict=True)],
+             "mean": mean_of(row)} for number, (task, row) in enumerate(rows.items(), int(ZERO_SHOT not in rows))]
+    return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
+            "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows,
+            "foot": [] if space == RETRIEVAL or score != "top1" else _column_numbers(run.spaces[space])}
+
+
+def _column_numbers(summary):
+    """[(title, [a number a dataset], the sequence's number)]: what Transfer, Avg and Forgetting are the means of."""
+    matrix, count = summary["matrix"], len(summary["datasets"])
+    columns = [[row[column] for row in matrix] for column in range(count)]
+    before = [None if None in column[:place] else mean_of(column[:place]) for place, column in enumerate(columns)]
+    return [(TITLES["transfer"], before, summary["transfer"]),
+            (TITLES["avg"], [mean_of(column) for column in columns], summary["avg"]),
+            (TITLES["forgetting"], _losses(summary), summary["forgetting"])]
+
+
+def _losses(summary):
+    """[points lost since a dataset was best], None for the last, which nothing came after."""
+    *columns, _ = zip(*summary["matrix"], strict=True)
+    return [*(max(value for value in column if value is not None) - column[-1] for column in columns), None]
+
+
+# -- what it cost and how to run it again ------------------------------------------------------------------------------
+
+
+def _costs(run):
+    """[(task, [texts])] and the sequence's total, for the table of costs."""
+    rows = [(task, [duration(facts.seconds), _or_none(facts.images_per_second, "{:,.0f}"),
+                    size(facts.peak_memory_bytes), _or_none(facts.trainable_values, "{:,}"), _copies(facts.copies)])
+            for task, facts in run.tasks.items()]
+    return {"rows": rows, "total": [duration(run.seconds), "", size(run.peak_memory_bytes), "", ""]}
+
+
+def _or_none(value, form):
+    return "–" if value is None else form.format(value)
+
+
+def _copies(copies):
+    return "–" if not copies else ", ".join(f"{name} {round(count, 2):g}" for name, count in copies.items())
+
+
+def duration(seconds):
+    """Seconds as one would say them: 42.3 s, 12 min 05 s, 7 h 20 min."""
+    if seconds is None:
+        return "–"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(count):
+    """Bytes as one would say them."""
+    if count is None:
+        return "–"
+    for unit, form in ((2 ** 30, "{:.2f} GiB"), (2 ** 20, "{:.1f} MiB")):
+        if count >= unit:
+            return form.format(count / unit)
+    return f"{count} B"
+
+
+def _flags(run):
+    """[(origin, [(flag, value)])], what was given first and defaults last."""
+    found = {}
+    for key, flag in run.flags.items():
+        name = FLAGS[key].name if key in FLAGS else f"--{key.replace('_', '-')}"
+        found.setdefault(flag.get("origin", "unknown"), []).append((name, shown(flag["value"])))
+    return sorted(found.items(), key=lambda item: (item[0] != "flag", item[0] == "default"))
+
+
+def _origin(run):
+    """[(name, value)]: where and with what it ran."""
+    return [(name, value) for name, value in (
+        ("Commit", run.commit), ("Hardware", run.hardware), ("Seed", run.seed), ("Precision", run.precision),
+        ("Folder", str(run.folder)), *run.versions.items()) if value is not None]

@@ -1,0 +1,53 @@
+"""What a SequenceRun has to show, as the page and the pictures draw it."""
+
+import re
+
+from src.report.runs import ZERO_SHOT
+from src.sequence import RETRIEVAL
+
+SCORE_TITLES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "i2t_r1": "R@1, image to text",
+                "t2i_r1": "R@1, text to image", "rsum": "rsum"}
+CURVES = {False: {"top1": "top-1"}, True: {"i2t_r1": "image to text", "t2i_r1": "text to image"}}  # by whether of pairs
+NOT_TERMS = ("iteration", "images_per_second")  # of a log's line
+PHASE = re.compile(r"_phase\d+$")
+
+
+def row_title(task):
+    return f"after {task}" if task else "zero-shot"
+
+
+def trains(task, name):
+    """Whether a task, which may be a phase of a dataset, trains the dataset ``name``."""
+    return bool(task) and name in (task, PHASE.sub("", task))
+
+
+def mean_of(values):
+    """The mean of those that are known, None of none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def scale_of(rows):
+    """(low, high): the tens around all cells of a matrix, which colours are spread over."""
+    values = [value for row in rows.values() for value in row if value is not None]
+    low, high = min(values, default=0.0), max(values, default=100.0)
+    return 10 * (low // 10), max(-10 * (-high // 10), 10 * (low // 10) + 10)
+
+
+def curves(run, space):
+    """{dataset: ({title: [score or None before training, after task 1, ...]}, numbers of the tasks that train it)}"""
+    found = {}
+    for column, name in enumerate(run.spaces[space]["datasets"]):
+        series = {}
+        for score, title in CURVES[space == RETRIEVAL].items():
+            rows = run.matrices[space][score]
+            series[title] = [rows[task][column] if task in rows else None for task in (ZERO_SHOT, *run.order)]
+        found[name] = series, [number for number, task in enumerate(run.order, 1) if trains(task, name)]
+    return found
+
+
+def loss_terms(run):
+    """{term: [[(iteration, value)] of each task of the order]}, and last, by the name lr, the learning rate."""
+    terms = dict.fromkeys(term for log in run.losses.values() for line in log for term in line if term not in NOT_TERMS)
+    return {term: [[(line["iteration"], line[term]) for line in run.losses.get(task, ()) if term in line]
+                   for task in run.order] for term in sorted(terms, key="lr".__eq__)}

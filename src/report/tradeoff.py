@@ -1,0 +1,110 @@
+"""Several runs in one picture: what is kept of what was known against what was learnt."""
+
+from pathlib import Path
+
+from src.report import colours
+from src.report.compare import PUBLISHED, RUN
+from src.report.figures import GREY, new_figure, style, write_png
+from src.sequence import RETRIEVAL
+
+AXES = {False: {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
+                "last": "Last: accuracy on all tasks after the last, percent"},
+        True: {"i2t_r1": "R@1 from image to text, percent", "t2i_r1": "R@1 from text to image, percent"}}
+SIZE = (7.5, 5.2)  # inches
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+DISTANCES = (13, 22, 36, 54, 76, 104)  # pixels from a point to its label, the nearest that is free
+ROOM = 8  # pixels around a point that no label covers
+
+
+def write_tradeoff(tables, folder):
+    """``tradeoff.png`` of a comparison, {label space or "retrieval": [Row]}, for the first of them. -> names of the
+    rows that are not in it, since they lack one of the two numbers; nothing is drawn where all do."""
+    space, rows = next(iter(tables.items()))
+    keys = AXES[space == RETRIEVAL]
+    shown = [row for row in rows if None not in (row.numbers[key] for key in keys)]
+    if shown:
+        with style():
+            write_png(draw_tradeoff(shown, keys), Path(folder) / "tradeoff.png")
+    return [row.name for row in rows if row not in shown]
+
+
+def draw_tradeoff(rows, keys):
+    """``keys``: {number: what its axis says}, first across, then up. Runs are filled points with the deviation of their
+    seeds, references hollow ones."""
+    figure = new_figure(*SIZE)
+    axes = figure.add_axes((0.1, 0.12, 0.86, 0.8))
+    across, up = keys
+    axes.set_xlabel(keys[across])
+    axes.set_ylabel(keys[up])
+    axes.grid(True, axis="both")
+    axes.margins(0.14)
+    runs = [row for row in rows if row.kind == RUN]
+    for row in rows:
+        own = row.kind == RUN
+        colour = colours.RUNS[runs.index(row) % len(colours.RUNS)] if own else GREY
+        axes.errorbar(row.numbers[across], row.numbers[up], row.deviations.get(up), row.deviations.get(across),
+                      fmt="o" if own else "D" if row.kind == PUBLISHED else "s", color=colour,
+                      markersize=6.5 if own else 9, markerfacecolor=colour if own else "white", elinewidth=1.1,
+                      capsize=3, zorder=4 if own else 3)
+    several = any(row.deviations for row in rows)
+    axes.set_title("Up and to the right is better" + ("; bars: deviation over seeds" if several else ""),
+                   fontweight="normal", color=GREY)
+    _label(figure, axes, rows, across, up)
+    return figure
+
+
+def _label(figure, axes, rows, across, up):
+    """Names beside the points, where they cover no point, no bar and no other name."""
+    axes.autoscale_view()  # from here on places in pixels hold
+    texts = [axes.annotate(row.name, (0, 0), fontsize=8.5, color="#171c21" if row.kind == RUN else GREY,
+                           annotation_clip=False) for row in rows]
+    sizes = [(box.width, box.height) for box in (text.get_window_extent(figure.canvas.get_renderer())
+                                                 for text in texts)]
+    points = [tuple(axes.transData.transform((row.numbers[across], row.numbers[up]))) for row in rows]
+    spans = [tuple(axes.transData.transform((row.numbers[across] + row.deviations.get(across, 0.0),
+                                             row.numbers[up] + row.deviations.get(up, 0.0)))) for row in rows]
+    bars = [bar for (x, y), (right, top) in zip(points, spans, strict=True) for bar in (
+        (2 * x - right, y - 2, right, y + 2), (x - 2, 2 * y - top, x + 2, top))]
+    field = axes.get_window_extent()
+    places = place_labels(points, sizes, (field.x0, field.y0, field.x1, field.y1), bars)
+    for row, text, point, place, size in zip(rows, texts, points, places, sizes, strict=True):
+        text.xyann, text.xy = (place[0] - point[0], place[1] - point[1]), (row.numbers[across], row.numbers[up])
+        text.anncoords = "offset pixels"
+        nearest = [min(max(point[side], place[side]), place[side] + size[side]) for side in (0, 1)]
+        if abs(nearest[0] - point[0]) + abs(nearest[1] - point[1]) > DISTANCES[1] + 1:
+            ends = axes.transData.inverted().transform([point, nearest])
+            axes.plot(ends[:, 0], ends[:, 1], color=GREY, linewidth=0.6, zorder=2, scalex=False, scaley=False)
+
+
+def place_labels(points, sizes, field, covered=()):
+    """[(x, y)] of points and [(width, height)] of their labels -> [(x, y)] of the labels' lower left corners, so that
+    none covers a point, another label or a box of ``covered``, or as little as can be. ``field``: the box to stay in.
+    A box is (left, bottom, right, top)."""
+    taken = [*((x - ROOM, y - ROOM, x + ROOM, y + ROOM) for x, y in points), *covered]
+    places = []
+    for (x, y), (width, height) in zip(points, sizes, strict=True):
+        boxes = [_box(x, y, width, height, distance, direction)
+                 for distance in DISTANCES for direction in DIRECTIONS]
+        best = min(boxes, key=lambda box: sum(_shared(box, other) for other in taken) + _outside(box, field))
+        taken.append(best)
+        places.append(best[:2])
+    return places
+
+
+def _box(x, y, width, height, distance, direction):
+    """(left, bottom, right, top) of a label beside a point."""
+    left = x + direction[0] * distance - width * (1 - direction[0]) / 2
+    bottom = y + direction[1] * distance - height * (1 - direction[1]) / 2
+    return left, bottom, left + width, bottom + height
+
+
+def _shared(first, second):
+    """Area of what two boxes have in common."""
+    across = min(first[2], second[2]) - max(first[0], second[0])
+    up = min(first[3], second[3]) - max(first[1], second[1])
+    return max(across, 0.0) * max(up, 0.0)
+
+
+def _outside(box, field):
+    """Area of a box that is not in the field."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _shared(box, field)
