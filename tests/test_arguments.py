@@ -82,6 +82,6 @@ def test_an_example_does_not_repeat_the_default():
     ("--avg-freq", "`--we`, `--we-wise`"), ("--T", "lwf, ZSCL, icarl"), ("--we", "training"), ("--modx-alpha", "modx"),
     ("--ref-wise-alpha", "ZSCL with `--ref-wise`"), ("--lora-shared-split-qkvo", "`--lora`, `--lora-shared`"),
     ("--linear-lr", "`--linear-eval`"), ("--orthogonal-dtype", "`--orthogonal-gradients`"),
-    ("--eval-single", "one image"), ("--load", "training, evaluation, one image")])
+    ("--eval-single", "one image"), ("--deterministic", "training, evaluation, one image")])
 def test_who_uses_a_flag(name, users):
     assert arguments.users(FLAGS[name[2:].replace("-", "_")]) == users
