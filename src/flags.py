@@ -44,7 +44,7 @@ def datasets(text):
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
     it does something already; ``shown``: its default as documentation says it, where that differs from ``default``;
-    ``repeated``: it may be given several times; ``example``: the words after its name in an example in which it acts.
+    ``example``: the words after its name in an example in which it acts; ``repeated``: it may be given several times.
     """
 
     name: str

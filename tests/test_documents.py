@@ -358,9 +358,9 @@ def test_a_new_program_needs_a_reason_or_a_way_to_run():
 
 # -- flags and links ---------------------------------------------------------------------------------------------------
 
-OTHERS_FLAGS = {  # of programs that are not ours, where documents name them
-    "--nproc-per-node", "--nnodes", "--array", "--gres", "--time", "--again", "--out", "--tiny", "--device", "--write",
-    "--help", "--linear-only", "--params", "--input", "--output", "--energy", "--apart", "--write-config", "--quiet",
+OTHERS_FLAGS = {  # of programs that are not src.main, where documents name them
+    "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--linear-only", "--params",
+    "--input", "--output",
     # Mod-X's, in the left column of its table; older scripts write words with underscores.
     "--coco_train_img_dir", "--coco_train_annotation_file", "--flickr30k_train_img_dir",
     "--flickr30k_train_annotation_file", "--num_train_epochs", "--params_lr", "--params_weight_decay", "--params_eps",
