@@ -2,7 +2,7 @@
 # Training on a SLURM cluster, or by hand on any machine (`bash train.sh ...`). The words are those of src.main:
 #     sbatch train.sh --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
 # Without words it trains the embedded sequence. Adapt the resources below to your cluster, or give others to sbatch:
-#     sbatch --gres=gpu:4 --time=2:00:00 train.sh ...     one process a GPU (PROCESSES=N: N processes on each node)
+#     sbatch --gres=gpu:4 --time=2:00:00 train.sh ...     # one process a GPU (PROCESSES=N: N processes on each node)
 #
 # Several runs, one for each task of an array. {} is the task's number or, where EACH is given, that word of it, from 0:
 #     sbatch --array=1-3 train.sh --dataset-order toy --seed {} --save ckpt/seed-{}

@@ -6,15 +6,15 @@
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, read_results, result_file
 from benchmarks.rows import ROWS
+from scripts.marks import between_marks
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {ROOT / "README.md": "full", ROOT / "benchmarks" / "README.md": "tiny"}
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+MARK = "benchmarks"
 HEAD = ("| work | against | times faster (least to greatest) | pairs | ours | peer | asked |\n"
         "|---|---|---|---:|---:|---:|---:|\n")
 
@@ -68,23 +68,15 @@ def duration(seconds):
 
 
 def _places(results):
-    """One line for each machine, with versions, dates and what else it did."""
+    """One line for each machine with its versions: the dates, and what else it did then."""
     places = {}
     for result in results:
         machine, found = result["machine"], result["versions"]
         place = (f"{machine['model']} ({machine['processor']}), {machine['threads']} threads of {machine['cores']} "
-                 f"cores, torch {found['torch']}" + (f"; {result['remark']}" if result.get("remark") else ""))
-        places.setdefault(place, set()).add(result["date"][:10])
+                 f"cores, torch {found['torch']}")
+        remark = f" ({result['remark']})" if result.get("remark") else ""
+        places.setdefault(place, set()).add(result["date"][:10] + remark)
     return "".join(f"\n{place}; {', '.join(sorted(dates))}.\n" for place, dates in places.items())
-
-
-def between_marks(document, text):
-    """The document with what stands between its marks replaced; ValueError where it has none."""
-    replaced, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}",
-                              lambda _: f"{BEGIN}\n{text}\n{END}", document, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"there must be one {BEGIN} with its {END}, there are {count}")
-    return replaced
 
 
 def main(words=None):
@@ -93,7 +85,7 @@ def main(words=None):
     write = parser.parse_args(words).write
     for path, size in DOCUMENTS.items():
         if write:
-            path.write_text(between_marks(path.read_text(encoding="utf-8"), text_of(size)), encoding="utf-8")
+            path.write_text(between_marks(path.read_text(encoding="utf-8"), MARK, text_of(size)), encoding="utf-8")
         else:
             print(text_of(size))
 

@@ -11,6 +11,7 @@ import torch
 from benchmarks import floors, gpu, harness, projection, published_loop, rows, run, sizes, steps, table
 from clip.catalog import read_architecture
 from clip.model import CLIP
+from scripts.marks import between_marks
 
 ROOT = Path(__file__).parents[1]
 TINY = {"model": "tiny-vit", "classes": 5, "batch": 3, "precision": "fp64"}
@@ -203,22 +204,16 @@ def test_the_table_tells_what_was_measured_and_what_was_not(tmp_path):
                         "| 2 | 2.00 s | 24.5 s | 4 |")
     assert "published_loop, scaled" in lines[4]
     assert text.count("not measured: `make bench-full ROW=") == len(rows.ROWS) - 2
-    assert "A CPU (x86_64), 1 threads of 2 cores" in text and "; shared; 2026-11-20." in text
+    assert "A CPU (x86_64), 1 threads of 2 cores" in text and text.endswith("2026-11-20, 2026-11-20 (shared).\n")
     assert text.count("not measured") == len(rows.ROWS) - 2
     assert "not measured" in table.gpu_table(tmp_path / "gpu.json")
-
-
-def test_only_what_stands_between_the_marks_is_replaced():
-    document = f"a\n{table.BEGIN}\nold\n{table.END}\nb\n"
-    assert table.between_marks(document, r"new \1") == f"a\n{table.BEGIN}\nnew \\1\n{table.END}\nb\n"
-    with pytest.raises(ValueError, match="there are 0"):
-        table.between_marks("a", "new")
 
 
 @pytest.mark.parametrize("path", table.DOCUMENTS, ids=lambda path: path.parent.name)
 def test_documents_hold_the_table_of_the_results(path):
     document = path.read_text(encoding="utf-8")
-    assert table.between_marks(document, table.text_of(table.DOCUMENTS[path])) == document, "make bench-table"
+    written = between_marks(document, table.MARK, table.text_of(table.DOCUMENTS[path]))
+    assert written == document, "make bench-table"
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

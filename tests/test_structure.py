@@ -12,7 +12,7 @@ import pytest
 
 from src import datasets
 from src.datasets import toy
-from src.flags import FLAGS, shown_default
+from src.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
 # Top first; a module imports from lower tiers only. "package.*" takes what no other tier names, and its modules may
@@ -211,24 +211,6 @@ def test_help_is_instant_and_complete():
 
 
 # -- documents that must agree -----------------------------------------------------------------------------------------
-
-
-def documented(text):
-    """{flag: default} of the rows ``| `--flag` | default | ...``, backticks around the default allowed."""
-    rows = re.findall(r"^\| *`(--[A-Za-z][\w-]*)` *\|([^|]*)\|", text, re.MULTILINE)
-    assert len(rows) == len(dict(rows)), "a flag has two rows"
-    return {flag: default.strip().strip("`") for flag, default in rows}
-
-
-def test_rows_are_read():
-    assert documented("| `--lr` | 0.001 | yes |\n|`--x`| `off` |\ntext `--y` | z |") == {"--lr": "0.001", "--x": "off"}
-
-
-def test_arguments_md_names_every_flag_with_its_default():
-    found = documented((ROOT / "ARGUMENTS.md").read_text(encoding="utf-8"))
-    expected = {flag.name: "off" if flag.switch else shown_default(flag) for flag in FLAGS.values()}
-    assert found.keys() == expected.keys()
-    assert found == expected
 
 
 def test_the_table_of_datasets_names_all_toy_tasks():

@@ -1,0 +1,476 @@
+"""Every command of the documents runs, shortened, on the embedded model and data; or it is listed with the reason why
+not, and read as far as that goes. What users were promised is there word for word."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_files import COLOURS, picture, write_pictures
+from document_commands import DOCUMENTS, ROOT, NotExtracted, blocks, commands_of
+from test_structure import TIERS
+
+import convert_grad_to_basis
+import list_clip_layers
+from src.args import parse
+from src.checks import check
+from src.datasets import DATASETS
+from src.flags import FLAGS, TRAINING
+from src.protocols import PROTOCOLS
+
+pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
+
+# Data and protocols of the toy world in the place of those that no test has; longer names first.
+EMBEDDED = {"Aircraft,Caltech101,DTD,EuroSAT,Flowers,Food,MNIST,OxfordPet,StanfordCars,SUN397": "toy-sizes,toy-shapes",
+            "CIFAR100/10": "toy-colours/4", "CIFAR100": "toy-colours", "DTD": "toy-sizes", "Flowers": "toy-shapes",
+            "MNIST": "toy-textures", "ImageNet": "toy-reference", "conceptual_captions": "toy-reference",
+            "coco": "toy-pairs-new", "flickr30k": "toy-pairs-dull", "--model-name RN": ""}
+ORDER = ("toy-sizes", "toy-colours")  # of the named orders of class data
+SHORT = "--model toy --iterations 3 --batch-size 8 --max-evaluation-size 16"
+SHORT_EPOCH = "--model toy --batch-size 64 --max-evaluation-size 16"
+SHORT_EVALUATION = "--model toy --max-evaluation-size 16"
+SHORT_LINEAR = "--model toy --linear-epochs 1"
+
+# -- what does not run here, and why: all commands of a program, or one ------------------------------------------------
+
+NOT_RUN = {
+    "make": "installs packages first, and most targets take minutes; the script of make demo runs below",
+    "pip": "installs packages", "conda": "installs packages",
+    "sbatch": "needs a cluster: tests/test_train_sh.py has one that records, tests/slurm a real one",
+    "torchrun": "processes of their own: tests/test_distributed.py starts some",
+    "python -m benchmarks.run full ROW --again": "a full row takes minutes; tests/test_benchmarks.py runs tiny ones",
+    "python -m benchmarks.floors": "half a minute; tests/test_benchmarks.py holds its figures",
+    "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
+    "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
+    "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
+    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth": "four minutes; tests/test_toy.py runs it",
+    "python scripts/arguments.py --write": "writes into the checkout; tests/test_arguments.py runs it elsewhere",
+    ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
+    "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
+}
+
+
+def reason(command):
+    """Why a command does not run here; None where it does."""
+    if command.script:
+        return None
+    words = command.words
+    first = next(index for index, word in enumerate(words) if not re.fullmatch(r"\w+=.*", word))
+    return next((NOT_RUN[text] for text in (command.text, words[first], " ".join(words[:2])) if text in NOT_RUN), None)
+
+
+COMMANDS = list({command.text.removeprefix(".venv/bin/"): command for document in DOCUMENTS
+                 for command in commands_of(document) if not command.mention}.values())
+RUN = [command for command in COMMANDS if not reason(command)]
+READ = [command for command in COMMANDS if reason(command)]
+
+
+def name_of(command):
+    return f"{command.document}:{command.line}"
+
+
+# -- a place with all that commands name -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with a finished task, its basis, and a finished sequence, of three steps each."""
+    from src.main import main
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, "toy", replace(PROTOCOLS["toy"], order=ORDER))
+        task = f"--train-dataset toy-sizes --orthogonal-gradients 3 --lr 1e-4 --save {folder / 'task'}"
+        for words in (task, f"--dataset-order toy --save {folder / 'sequence'}"):
+            assert main([*words.split(), *SHORT.split(), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty working directory beside the scripts, where named orders are those of two embedded tasks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("toy", "mtil-1", "mtil-2"):
+        protocol = PROTOCOLS[name]
+        rates = {} if name == "toy" else {"lr": {None: 1e-5}}
+        monkeypatch.setitem(PROTOCOLS, name, replace(protocol, order=ORDER, values=protocol.values | rates
+                                                     | {"model": "toy"}))
+
+
+def embedded(text):
+    if "--check-data" in text:  # of which there are small copies
+        return shlex.split(text, comments=True)
+    for name, toy in EMBEDDED.items():
+        text = re.sub(rf"(?<![A-Za-z0-9-]){re.escape(name)}(?![A-Za-z0-9])", toy, text)
+    return shlex.split(text, comments=True)
+
+
+def furnish(words, finished):
+    """Put there what the words of a command name."""
+    values = {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
+    sources = {"--load": finished / "task" / "toy-sizes.pth", "--input": finished / "task" / "grad_toy-sizes.pth",
+               "--orthogonal-gradients-path": finished / "task" / "grad_toy-sizes.pth"}
+    for flag in sources.keys() & values.keys():
+        Path(values[flag]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sources[flag], values[flag])
+    for folder in values.get("--report", "").split(",") if "--report" in values else ():
+        shutil.copytree(finished / "sequence", folder, dirs_exist_ok=True)
+    for name in re.findall(r"folder:(\w+)", " ".join(words)):
+        write_pictures(Path(name), COLOURS, 10)
+    if "--eval-single" in values:
+        picture(Path(values["--eval-single"]), 0.3, 0)
+    if values.get("--recipe", "").endswith(".yaml"):
+        Path(values["--recipe"]).write_text("flags:\n  method: lwf\n  iterations: 1000\n  lr: 1e-5\n",
+                                                 encoding="utf-8")
+    if ".py:" in values.get("--method", ""):
+        classes = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+        Path(values["--method"].partition(":")[0]).write_text("\n".join(classes), encoding="utf-8")
+
+
+@pytest.fixture
+def run(cli, capsys, monkeypatch, finished, request):
+    """run(words): one command of Python, in this process."""
+    def program(words):
+        words = embedded(shlex.join(words))
+        furnish(words, finished)
+        if words[1:3] == ["-m", "src.main"]:
+            return of_main(words[3:])
+        programs = {"list_clip_layers.py": list_clip_layers, "convert_grad_to_basis.py": convert_grad_to_basis}
+        assert programs[words[1]].main(words[2:]) == 0
+        return capsys.readouterr().out
+
+    def of_main(words):
+        config = told_nothing_idle(words)
+        if config.check_data:
+            return checked(config.check_data, words)
+        done = cli(*words, *shortened(config))
+        assert done.status == 0 and "error" not in done.err, done.err
+        if config.kind in TRAINING and config.save:
+            all_is_kept(config)
+        return done.out
+
+    def checked(names, words):
+        """Small copies have the sizes that are expected here; that some classes have no image is all that they lack."""
+        request.getfixturevalue("unverified")
+        world = request.getfixturevalue("every_dataset")
+        for name in names:
+            monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], sizes=world.copies[name].sizes))
+        done = cli(*words, "--data-location", world.root)
+        faults = [line for line in done.out.splitlines() if "fault" in line]
+        assert done.status == bool(faults) and all("no image of" in fault for fault in faults), done.out + done.err
+        return done.out
+    return program
+
+
+def shortened(config):
+    """Words that are added; of what a recipe names too, the toy world's is taken."""
+    words = [word for key in ("ref_dataset", "ref_sentences") if config.values[key] in EMBEDDED
+             for word in (FLAGS[key].name, EMBEDDED[config.values[key]])]
+    if config.kind in TRAINING:
+        return words + (SHORT_EPOCH if config.given("epochs") else SHORT).split()
+    if config.eval_only:
+        return (SHORT_LINEAR if config.linear_eval else SHORT_EVALUATION).split()
+    return []
+
+
+def told_nothing_idle(words):
+    """The command as the document has it: no word of it is without effect."""
+    config = parse(words)
+    check(config)
+    assert not [warning for warning in config.warnings if "no effect" in warning]
+    return config
+
+
+def all_is_kept(config):
+    """Weights, metrics, a description of three steps; the adapter and the basis where they were asked for."""
+    folder = Path(config.save)
+    for name in ("joint",) if config.joint else config.trained:
+        stem = name.removeprefix("folder:")
+        steps = json.loads((folder / f"run_{stem}.json").read_text(encoding="utf-8"))["iterations"]
+        assert steps == 3 or config.given("epochs")
+        kept = [f"{stem}.pth"] + [f"{stem}.lora.pth"] * config.lora + [f"grad_{stem}.pth"] * bool(
+            config.orthogonal_gradients)
+        assert all((folder / file).stat().st_size for file in kept)
+        assert config.pairs or list(folder.glob("metrics_*.csv"))
+
+
+def recorded(shell, folder, *words):
+    """The commands of Python that a shell's words run, none of them executed."""
+    python, log = folder / "bin" / "python", folder / "log"
+    python.parent.mkdir(exist_ok=True)
+    python.write_text('#!/bin/sh\nfor word in python "$@"; do printf "%s\\n" "$word"; done >> "$LOG"\necho >> "$LOG"\n',
+                      encoding="utf-8")
+    python.chmod(0o755)
+    log.write_text("", encoding="utf-8")
+    done = subprocess.run([shell, *words], capture_output=True, text=True, timeout=60, check=False, env=os.environ | {
+        "LOG": str(log), "PATH": f"{python.parent}:{os.environ['PATH']}"})
+    assert done.returncode == 0, done.stderr
+    return [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
+
+
+# -- they run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", RUN, ids=name_of)
+def test_a_command_runs(command, run, tmp_path):
+    if command.script:
+        commands = recorded("sh", tmp_path, "-ec", command.text)
+    elif command.words[0] in ("sh", "bash"):
+        commands = recorded(*command.words[:1], tmp_path, *command.words[1:])
+    else:
+        commands = [command.words]
+    assert commands
+    for words in commands:
+        run(words)
+
+
+def test_what_make_demo_runs(run, tmp_path):
+    [line] = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True,
+                            check=True).stdout.splitlines()[-1:]
+    assert line.startswith("sh scripts/demo.sh ")
+    for words in recorded("sh", tmp_path, "scripts/demo.sh"):
+        printed = run(words)
+    assert all(f"| {method} " in printed for method in ("zero-shot", "finetune", "lwf", "ZSCL"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_the_shell_reads_it(command):
+    subprocess.run(["bash", "-n", "-c", command.text], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", READ, ids=name_of)
+def test_what_does_not_run_is_read(command, monkeypatch, finished):
+    words = [word for word in command.words if not re.fullmatch(r"[A-Z]+=.*", word)]
+    READERS[words[0]](words, monkeypatch, finished)
+
+
+def read_make(words, *_):
+    subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+
+def read_file_word(words, *_):
+    assert (ROOT / words[-1]).is_file()
+
+
+def read_sbatch(words, monkeypatch, finished):
+    at = words.index("train.sh")
+    assert all(word.startswith("--") for word in words[1:at])
+    if words[at + 1:] not in ([], ["..."]):
+        read_main([word.replace("{}", "DTD" if before == "--train-dataset" else "1")
+                   for before, word in zip(words[at:], words[at + 1:], strict=False)], finished)
+
+
+def read_torchrun(words, monkeypatch, finished):
+    monkeypatch.setenv("WORLD_SIZE", words[words.index("--nproc-per-node") + 1])
+    read_main(words[words.index("src.main") + 1:], finished)
+
+
+def read_main(words, finished):
+    words = embedded(shlex.join(words))
+    furnish(words, finished)
+    told_nothing_idle(words)
+
+
+def read_python(words, *_):
+    if words[1] == "-c":
+        compile(words[2], "-c", "exec")
+    elif words[1] == "-m":
+        assert importlib.util.find_spec(words[2].split()[0])
+    else:
+        compile((ROOT / words[1]).read_text(encoding="utf-8"), words[1], "exec")
+
+
+READERS = {"make": read_make, "pip": read_file_word, "conda": read_file_word, "sbatch": read_sbatch,
+           "torchrun": read_torchrun, "python": read_python, ".venv/bin/python": read_python,
+           "pre-commit": lambda *_: None}
+
+
+def test_what_does_not_run_stands_in_a_document():
+    used = {reason(command) for command in READ}
+    assert [text for text, why in NOT_RUN.items() if why not in used] == []
+
+
+# -- none is missed ----------------------------------------------------------------------------------------------------
+
+DOCUMENT = """
+Text with `python -m src.main --list-datasets` and `make
+test` in it, and `python` alone.
+
+    make demo                       # a remark
+    data/ImageNet/train/*.JPEG
+
+```sh
+python list_clip_layers.py \\
+    --params
+# a remark
+EACH="A B" sbatch train.sh
+```
+
+```sh
+for dataset in A B; do
+    python -m src.main --train-dataset $dataset
+done
+```
+
+```python
+import torch  # python -m nothing
+```
+
+```
+| a | table |
+    .venv/bin/python -m src.main --report a,b
+```
+
+| `python -m src.main ...` | what |
+"""
+
+
+def test_commands_are_found_wherever_they_stand():
+    found = commands_of("some.md", DOCUMENT)
+    assert [(command.line, command.text) for command in found] == [
+        (2, "python -m src.main --list-datasets"), (2, "make test"), (5, "make demo"),
+        (10, "python list_clip_layers.py --params"), (12, 'EACH="A B" sbatch train.sh'),
+        (16, "for dataset in A B; do\n    python -m src.main --train-dataset $dataset\ndone"),
+        (27, ".venv/bin/python -m src.main --report a,b"), (30, "python -m src.main ...")]
+    assert [command.text for command in found if command.mention] == ["python -m src.main ..."]
+    assert [command.script for command in found].count(True) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "```sh\nnew-program run\n```", "    new-program --flag value\n", "```\nnew-program --flag=1\n```",
+    "Type python -m src.main --list-datasets now.", "Type python list_clip_layers.py now.",
+    "    env X=1 python3.11 -m src.main --x\n"])
+def test_what_cannot_be_extracted_fails(text):
+    with pytest.raises(NotExtracted, match="^some.md:[12]: "):
+        commands_of("some.md", text)
+
+
+def test_a_new_program_needs_a_reason_or_a_way_to_run():
+    [command] = commands_of("some.md", "`python new.py --flag`")
+    assert reason(command) is None  # it is run, and fails as there is no such program
+
+
+# -- flags and links ---------------------------------------------------------------------------------------------------
+
+OTHERS_FLAGS = {  # of programs that are not src.main, where documents name them
+    "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--linear-only", "--params",
+    "--input", "--output",
+    # Mod-X's, in the left column of its table; older scripts write words with underscores.
+    "--coco_train_img_dir", "--coco_train_annotation_file", "--flickr30k_train_img_dir",
+    "--flickr30k_train_annotation_file", "--num_train_epochs", "--params_lr", "--params_weight_decay", "--params_eps",
+    "--per_gpu_train_batch_size", "--train_dir", "--saved_checkpoints", "--checkpoint_path", "--start", "--end",
+    "--model_name", "--cnn", "--lr-classifier", "--weight-decay", "--val_dir", "--print-freq", "--checkpoint-dir",
+    "--batch_size"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_flags_that_documents_name_are_there(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    if document.endswith(".sh"):
+        text = text.partition("#SBATCH")[0]
+    named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", text))
+    assert named - {flag.name for flag in FLAGS.values()} <= OTHERS_FLAGS
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_links_lead_somewhere(document):
+    folder = (ROOT / document).parent
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / document).read_text(encoding="utf-8"))
+    missing = [link for link in links if not link.startswith("http") and not (folder / link.partition("#")[0]).exists()]
+    assert not missing
+
+
+# -- documents that agree ----------------------------------------------------------------------------------------------
+
+
+def test_users_of_mod_x_find_one_table_in_two_places():
+    one, other = (re.findall(r"^\| there \| here \|\n(?:\|.*\n)+", (ROOT / document).read_text(encoding="utf-8"),
+                             re.MULTILINE) for document in ("ARGUMENTS.md", "docs/modx.md"))
+    assert one == other and len(one) == 1 and one[0].count("\n") > 9
+
+
+def rooms():
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| room |")[2].partition("\n\n")[0]
+    return [path for line in table.splitlines()[2:] for path in re.findall(r"`([\w/.]+)`", line.split("|")[1])]
+
+
+def test_every_module_has_its_room():
+    modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("src/**/*.py")} - {"src/__init__.py"}
+    assert not [module for module in modules if not any(module == room or room.endswith("/") and module.startswith(room)
+                                                        for room in rooms())]
+
+
+def test_every_room_is_there():
+    named = {name.replace(".", "/") + ".py" for tier in TIERS for name in tier}
+    assert not [room for room in rooms() if not (ROOT / room).exists() and room not in named]
+    assert len(rooms()) == len(set(rooms()))
+
+
+def test_the_ten_commands_are_ten():
+    [first] = [lines for _, language, lines in blocks((ROOT / "README.md").read_text(encoding="utf-8").partition(
+        "## Ten commands")[2]) if language == "sh"][:1]
+    assert sum(not line.startswith("#") for line in first) == 10
+
+
+# -- what users were promised ------------------------------------------------------------------------------------------
+
+TASK = "--train-dataset DTD --iterations 1000 --lr 1e-5"
+PROMISED = [
+    f"python -m src.main --method finetune --train-mode whole {TASK} --save ckpt/dtd_ft\n",
+    "python -m src.main --method ZSCL --train-mode whole --train-dataset DTD --ref-dataset ImageNet "
+    "--ref-sentences conceptual_captions --iterations 1000 --lr 1e-5 --save ckpt/dtd_zscl\n",
+    "python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-datasets DTD,CIFAR100 --eval-only\n",
+    "python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-single path/to/image.jpg "
+    "--class-names data/text_classes/imagenet_classes.txt --eval-only\n",
+    f"python -m src.main --lora --lora-r 8 --lora-alpha 16 {TASK}",
+    f"python -m src.main --lora --lora-shared --lora-r 8 --lora-alpha 16 {TASK}",
+    f"python -m src.main --lora --lora-shared --lora-shared-split-qkvo --lora-r 8 --lora-alpha 16 {TASK}",
+    "python -m src.main --method finetune --train-dataset DTD --orthogonal-gradients 10 --save ckpt/ogd/task1 ",
+    "python -m src.main --method finetune --train-dataset Flowers --orthogonal-gradients 10 "
+    "--orthogonal-gradients-path ckpt/ogd/task1/grad_DTD.pth --save ckpt/ogd/task2 ",
+    "python convert_grad_to_basis.py --input grad_DTD.pth --output basis_DTD.pth\n",
+    "python list_clip_layers.py --linear-only ", "python list_clip_layers.py --params ", "sbatch train.sh",
+]
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_the_readme_has_the_command(command):
+    assert f"\n{command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(text):
+    return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_evaluation_answers_with_a_row_a_dataset(run):
+    assert rows(run(shlex.split(PROMISED[2]))) == ["dataset", "toy-sizes", "toy-colours"]
+
+
+def test_one_image_answers_with_five_of_the_thousand_names(run):
+    found = rows(run(shlex.split(PROMISED[3])))
+    names = Path("data/text_classes/imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(names) == 1000 and len(found) == 6 and {*found[1:]} <= {*names}
+
+
+@pytest.mark.parametrize(("command", "line"), [
+    (PROMISED[10], "visual.transformer.resblocks.0.mlp.c_fc"), (PROMISED[11], "149,620,737 values")])
+def test_a_list_is_printed(run, command, line):
+    assert line in run(shlex.split(command))
+
+
+def test_the_loop_of_a_users_own(run):
+    """One folder, --load of the task before: every task trains its full number of steps and leaves its row."""
+    previous = []
+    for dataset in ("DTD", "Flowers", "CIFAR100"):
+        words = shlex.split(PROMISED[0].replace("DTD", dataset)) + ["--save", "ckpt/zscl_run", *previous]
+        run([*words, "--eval-datasets", "DTD,Flowers"])
+        previous = ["--load", f"ckpt/zscl_run/{dataset}.pth"]
+    table = Path("ckpt/zscl_run/metrics_toy-sizes.csv").read_text(encoding="utf-8").splitlines()
+    task = table[0].split(",").index("task")
+    assert [line.split(",")[task] for line in table[1:]] == ["toy-sizes", "toy-shapes", "toy-colours"]
