@@ -75,7 +75,7 @@ def meaning(flag):
     text = flag.help.replace("%%", "%")
     told = all(choice in text for choice in flag.choices)
     choices = "" if told else f". One of {', '.join(f'`{choice}`' for choice in flag.choices)}"
-    return text + choices + ("" if flag.built else " (not built yet)")
+    return text + choices
 
 
 def example(flag):

@@ -85,11 +85,11 @@ class Config:
 
     def numbers(self):
         """Values that can change a result: what two runs must share to be the same."""
-        return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.built and flag.numbers}
+        return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.numbers}
 
     def plain(self):
         """All values as types that json knows."""
-        return {key: _plain(value) for key, value in self.values.items() if FLAGS[key].built}
+        return {key: _plain(value) for key, value in self.values.items()}
 
 
 def files_of(text):
@@ -122,12 +122,11 @@ def build_parser():
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
-            text = f"{flag.help} [{shown_default(flag)}]" + ("" if flag.built else " (not built yet)")
+            text = f"{flag.help} [{shown_default(flag)}]"
             if flag.switch:
                 group.add_argument(flag.name, action="store_true", help=text)
             else:
                 group.add_argument(flag.name, help=text, metavar=flag.metavar or ("VALUE" if flag.choices else "N"),
-                                   **({} if flag.built else {"nargs": "?"}),
                                    **({"nargs": "?", "const": flag.bare} if flag.bare else {}),
                                    **({"action": "append"} if flag.repeated else {}))
     return parser
@@ -243,7 +242,7 @@ def _recipe_flag(word):
 
 def _recipe_value(flag, texts):
     text = ",".join(texts)
-    if not (flag.built and flag.switch):
+    if not flag.switch:
         return read_value(flag, texts if flag.repeated else text)
     if text.lower() not in SWITCHED:
         raise UserError(f"{flag.name} {text}: expected true or false")
@@ -259,7 +258,7 @@ def all_origins(config):
     """Every value that acts in this run, a line an origin."""
     lines = {}
     for key, flag in FLAGS.items():
-        if flag.built and config.kind in flag.runs:
+        if config.kind in flag.runs:
             text = shlex.quote(shown(config.values[key]) or "none")
             lines.setdefault(config.origins[key], []).append(f"{flag.name} {text}")
     ranked = sorted(lines, key=lambda origin: ORIGINS.index(origin.split()[0]))

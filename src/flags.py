@@ -44,10 +44,9 @@ def datasets(text):
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``built``: whether
-    it does something already; ``shown``: its default as documentation says it, where that differs from ``default``;
-    ``example``: the words after its name in an example in which it acts; ``repeated``: it may be given several
-    times; ``bare``: the text that it means without one.
+    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
+    default as documentation says it, where that differs from ``default``; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text that it means without one.
     """
 
     name: str
@@ -59,7 +58,6 @@ class Flag:
     repeated: bool = False
     runs: tuple = TRAINING
     numbers: bool = True
-    built: bool = True
     shown: str | None = None
     bare: str | None = None
     metavar: str | None = None
@@ -72,11 +70,6 @@ class Flag:
 
 def switch(name, text, **options):
     return Flag(name, text, default=False, switch=True, **options)
-
-
-def later(name, text, default=None, **options):
-    """A documented flag whose part of the framework is still to come."""
-    return Flag(name, text, default=default, built=False, **options)
 
 
 # -- the groups, in the order of the documentation -------------------------------------------------------------------
@@ -386,8 +379,6 @@ FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
 
 def read_value(flag, text):
     """What a text of the command line means; UserError with the flag, the value and the way out."""
-    if not flag.built:
-        raise UserError(f"{flag.name} is not built yet; see the status table in README.md")
     if flag.switch:
         return True
     if flag.name == "--method" and ".py:" in text:

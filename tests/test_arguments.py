@@ -12,7 +12,6 @@ from src.checks import check
 from src.flags import FLAGS, shown, shown_default
 
 DOCUMENT = arguments.DOCUMENT.read_text(encoding="utf-8")
-BUILT = [flag for flag in FLAGS.values() if flag.built]
 FILES = ("load", "ref_model", "eval_single", "class_names", "model_config", "split_file", "orthogonal_gradients_path")
 
 
@@ -56,7 +55,7 @@ def test_the_head_says_what_examples_are_added_to():
     assert f"    python -m src.main {arguments.RUN}\n" in DOCUMENT
 
 
-@pytest.mark.parametrize("flag", BUILT, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
 def test_the_example_of_a_flag_acts(flag, tmp_path, monkeypatch):
     """It parses, contradicts nothing, and no word of it is without effect."""
     monkeypatch.chdir(tmp_path)
@@ -73,7 +72,7 @@ def test_the_example_of_a_flag_acts(flag, tmp_path, monkeypatch):
 
 
 def test_an_example_does_not_repeat_the_default():
-    for flag in BUILT:
+    for flag in FLAGS.values():
         value = parse(arguments.command_line(flag)).values[flag.key] if flag.name != "--recipe" else "zscl"
         assert value != flag.default, flag.name
 

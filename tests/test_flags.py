@@ -7,20 +7,18 @@ from src.errors import UserError
 from src.flags import FLAGS, Flag, read_value, shown, shown_default, switch
 from src.values import keyword, whole
 
-BUILT = [flag for flag in FLAGS.values() if flag.built]
-
 
 def test_flags_are_told_apart():
     assert len(FLAGS) == sum(len(flags) for flags in flags.GROUPS.values()), "two flags of one name"
     assert all(flag.name.startswith("--") and "_" not in flag.name for flag in FLAGS.values())
     assert all(flag.help for flag in FLAGS.values())
-    for flag in BUILT:  # a default must be among the choices, or a protocol could not be told from a typing error
+    for flag in FLAGS.values():  # or a value of a protocol could not be told from a typing error
         assert not flag.choices or flag.default in flag.choices, flag.name
 
 
 def test_a_default_is_what_its_own_text_would_give():
     """``shown`` aside, typing the documented default changes nothing."""
-    for flag in BUILT:
+    for flag in FLAGS.values():
         if not flag.switch and flag.shown is None and flag.default is not None:
             assert read_value(flag, shown_default(flag)) == flag.default, flag.name
 
@@ -31,8 +29,6 @@ def test_what_a_text_means():
     assert read_value(Flag("--k", "", {}, keyword, repeated=True), ["a=1", "b=x"]) == {"a": 1, "b": "x"}
     with pytest.raises(UserError, match="--m nother: did you mean other"):
         read_value(Flag("--m", "", choices=("one", "other")), "nother")
-    with pytest.raises(UserError, match="--later is not built yet"):
-        read_value(flags.later("--later", ""), "1")
 
 
 @pytest.mark.parametrize(("value", "text"), [

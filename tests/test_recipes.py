@@ -96,7 +96,7 @@ def test_a_file_holds_exactly_its_row(name):
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("order", ["--dataset-order mtil-1", "--dataset-order DTD,MNIST", "--train-dataset DTD"])
 def test_a_recipe_is_its_flags_typed(name, order):
-    """The same values; or, while a part of it is not built, the same refusal, which names the recipe."""
+    """The same values, or the same refusal, which names the recipe."""
     values, message = said(f"{order} --recipe {name}")
     typed, refused = said(f"{order} {TABLE[name]}")
     assert (values and values | {"recipe": None}) == typed
@@ -216,7 +216,7 @@ def test_every_acting_value_is_told_once_by_its_origin():
     assert found["protocol mtil-1"]["--lr"] == "1e-05,Aircraft=5e-05,MNIST=5e-05"
     assert found["default"]["--moving-avg"] == "off" and found["default"]["--text-datasets"] == "none"
     named = [name for flags in found.values() for name in flags]
-    assert sorted(named) == sorted(flag.name for flag in FLAGS.values() if flag.built and config.kind in flag.runs)
+    assert sorted(named) == sorted(flag.name for flag in FLAGS.values() if config.kind in flag.runs)
     assert [origin.split()[0] for origin in found] == list(ORIGINS)
 
 
@@ -282,9 +282,6 @@ def test_a_file_elsewhere_under_any_name(own, tmp_path):
     assert parse([*TASK.split(), "--recipe", str(tmp_path / "two words.yml")]).ls == 0.5
 
 
-TO_COME = next(flag for flag in FLAGS.values() if not flag.built)
-
-
 @pytest.mark.parametrize(("text", "fragments"), [
     ("", ["mapping", "flags:"]), ("- a\n- b", ["mapping"]), ("we", ["mapping"]), ("{}", ["no flags:"]),
     ("about: x", ["no flags:"]), ("flags:", ["flags", "mapping"]), ("flags: {}", ["no flags:"]),
@@ -310,7 +307,6 @@ TO_COME = next(flag for flag in FLAGS.values() if not flag.built)
     ("flags: {method: lwf, train-mode: text}", ["--method lwf", "recipe my.yaml sets --train-mode text"]),
     ("flags: {we: true, moving-avg: true}", ["--we", "--moving-avg", "recipe my.yaml sets --we on"]),
     ("flags: {iterations: 1, epochs: 1}", ["--iterations", "recipe my.yaml sets --epochs 1"]),
-    (f"flags: {{{TO_COME.name[2:]}: 1}}", [TO_COME.name, "not built yet"]),
     *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to one run", "command line"]) for name in (
         "train-dataset", "dataset-order", "recipe", "save", "load", "resume", "overwrite", "eval-only", "eval-single",
         "class-names", "prompt", "report", "list-datasets", "check-data", "dry-run", "export", "split-file", "wise-ft",
