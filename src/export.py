@@ -35,9 +35,14 @@ class Export:
         self.folder = RunFolder(path, writes, "--export")
 
     def claim(self, architecture, overwrite, configuration=None):
-        """UserError, before anything else is done, for an architecture that open_clip has no words for, a folder that
-        cannot be written, and one that has an export already: only with ``overwrite`` is it replaced, or where it was
-        made by this ``configuration``, the flags of a training run."""
+        """Before anything else is done: ``refuse``, and a folder that cannot be written too."""
+        self.refuse(architecture, overwrite, configuration)
+        self.folder.prepare()
+
+    def refuse(self, architecture, overwrite, configuration=None):
+        """UserError for an architecture that open_clip has no words for, and for a folder that has an export already:
+        only with ``overwrite`` is it replaced, or where it was made by this ``configuration``, the flags of a training
+        run. Writes nothing."""
         path = self.folder.path
         if path is None:
             return
@@ -49,7 +54,6 @@ class Export:
         if found and not overwrite and not ours:
             raise UserError(f"--export {path}: {', '.join(found)} of another export or origin would be lost; give "
                             "--overwrite to replace, or another folder")
-        self.folder.prepare()
 
     def _made_by(self):
         """The digest of the configuration behind the weights that lie there, or None."""

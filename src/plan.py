@@ -31,6 +31,7 @@ from src.datasets import find_entry, phase_of, stem
 from src.datasets.common import Split, Task, batches_per_epoch
 from src.datasets.pairs import JOINT
 from src.errors import UserError
+from src.export import Export
 from src.files import reading_only
 from src.flags import EVAL, SEQUENCE
 from src.models.memory import weight_copies
@@ -80,7 +81,7 @@ class Plan:
 
 def make_plan(config):
     plan, datasets = Plan(), PlannedDatasets(config)
-    folder = config.save or (Path(config.load).parent if config.load else None)
+    folder = config.save or (Path(config.load).parent if len(config.loaded) == 1 else None)
     run = Run(config, folder, datasets=datasets)
     start, weights = planned_start(config)
     if config.kind == EVAL and not config.linear_eval:
@@ -223,8 +224,11 @@ def refuse(plan, run, datasets, names, start, zeroshot):
             run.refuse(names, start, zeroshot)
             if config.kind == EVAL and config.wise_ft:
                 zeroshot()
-    if config.save and not may_be_written(run.folder.path):
-        plan.refuse(f"--save {config.save}: cannot be written; give another")
+    with plan.unless_refused():
+        Export(config.export).refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
+    for flag, folder in (("--save", config.save), ("--export", config.export)):
+        if folder and not may_be_written(Path(folder)):
+            plan.refuse(f"{flag} {folder}: cannot be written; give another")
 
 
 def may_be_written(folder):
@@ -237,7 +241,9 @@ def may_be_written(folder):
 
 def planned_start(config):
     """-> (the checkpoint that the run starts from, what would be fetched for it or None)."""
-    if config.load or config.init == "scratch":
+    if config.load:  # of several files of a sequence the last, which knows of all its tasks
+        return starting_checkpoint(replace(config, values=config.values | {"load": config.loaded[-1]})), None
+    if config.init == "scratch":
         return starting_checkpoint(config), None
     missing = to_fetch(config.model, config)
     return (without_weights(config.model), missing) if missing else (starting_checkpoint(config), None)
@@ -397,7 +403,7 @@ def state_of_task(config, folder, file):
     if folder.has(f"{file}.pth"):
         return "finished, and skipped" if config.resume else "finished, and replaced"
     points = ResumePoints(folder, file, config.save_interval)
-    if not (points.newest.exists() or points.older.exists()):
+    if not (points.newest.exists() or points.previous.exists()):
         return "new"
     kept = points.read() if config.resume else None
     if kept is None:

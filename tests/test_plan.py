@@ -227,3 +227,20 @@ def test_a_probe(plan, words, world):
                                           total).groups())
     assert 60 * minutes + rest == pytest.approx(2000 * seconds + 2 * before, abs=2.5)
     assert peak.startswith("peak memory ") and done.status == 0
+
+
+def test_an_export_that_would_be_refused(plan, words, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "open_clip_config.json").write_text("{}", encoding="utf-8")
+    assert plan(*words("--export", tmp_path / "new")).status == 0 and not (tmp_path / "new").exists()
+    done = plan(*words("--export", tmp_path / "there"))
+    assert done.status == 2 and "open_clip_config.json of another export or origin would be lost" in done.out
+
+
+def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
+    out = tmp_path / "trained"
+    for more in ([], ["--load", out / "colours.pth", "--train-dataset", world.tones]):
+        assert cli(*words(*more, "--save", out)).status == 0
+    done = plan("--load", f"{out / 'colours.pth'},{out / 'tones.pth'}", "--eval-only", "--eval-datasets",
+                f"{world.colours},{world.tones}")
+    assert done.status == 0 and "the run would start" in done.out, done.out
