@@ -85,24 +85,25 @@ class World:
         own = f"{self.rank} {status}"
         try:
             return self._store.compare_set(self._key("stopped"), "", own).decode() == own
-        except RuntimeError:  # the store was the first process's, which is gone
+        except RuntimeError:  # without torchrun the store is the first process's, which is gone
             return False
 
-    def stopped(self):
-        """The exit status of the process that has said first that it stops, None where none has."""
+    def stopped(self, own):
+        """The exit status of the process that has said first that it stops, None where none has; the ``own`` where it
+        cannot be asked any more."""
         if self.size == 1:
             return None
         try:
             said = self._store.check([self._key("stopped")]) and self._store.get(self._key("stopped"))
-        except RuntimeError:  # as above: it had nothing else to end for than an error
-            return 2
+        except RuntimeError:  # as above
+            return own
         return int(said.split()[1]) if said else None
 
     def await_first(self):
         """Once this process was interrupted: until the first has stopped, who keeps what there is to keep. Were another
         to end before, torchrun would not let it finish."""
         self.leave()
-        while not self.first and self.stopped() is None:
+        while not self.first and self.stopped(own=0) is None:
             time.sleep(GLANCE)
 
     def is_broken(self, error):

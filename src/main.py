@@ -88,7 +88,7 @@ def _stopped(message, status):
     if not several_processes() or _world().first_to_stop(status):
         print(message, file=sys.stderr, flush=True)
         return status
-    return _world().stopped()
+    return _world().stopped(status)
 
 
 def _ended(status):

@@ -116,7 +116,7 @@ def test_alone_every_exchange_is_the_identity(monkeypatch):
     assert world.gather(rows) is rows and world.sum(rows) is rows and world.parallel(step) is step
     assert world.means({"a": torch.tensor(1.5), "b": 2}) == {"a": 1.5, "b": 2.0} and world.means({}) == {}
     assert world.interleave([1, 2], 2) == [1, 2] and world.first_then_others(lambda: 5) == 5
-    assert world.first_to_stop(2) and world.first_to_stop(2) and world.stopped() is None
+    assert world.first_to_stop(2) and world.first_to_stop(2) and world.stopped(2) is None
     assert not world.is_broken(RuntimeError("gloo")) and world.require_same(1, "differ") is None
     world.await_first()
     with pytest.raises(Interrupted, match="by hand"), world.interrupted_together():
@@ -365,12 +365,24 @@ def test_who_draws_by_process():
 def test_the_first_that_stops_is_told_from_the_others():
     store = Store()
     first, second = (World(rank, 2, store=store) for rank in range(2))
-    assert first.stopped() is second.stopped() is None
+    assert first.stopped(2) is second.stopped(2) is None
     assert second.first_to_stop(75) and not first.first_to_stop(2)
-    assert first.stopped() == second.stopped() == 75
+    assert first.stopped(2) == second.stopped(2) == 75
     for world in (first, second):
         world.stop()
-    assert first.stopped() is None and first.first_to_stop(2)  # of the next run in these processes
+    assert first.stopped(2) is None and first.first_to_stop(2)  # of the next run in these processes
+
+
+def test_without_the_store_each_ends_as_it_would(monkeypatch):
+    """It goes with the first process where that is not torchrun's."""
+    def gone(*arguments):
+        raise RuntimeError("Connection reset by peer")
+    store = Store()
+    monkeypatch.setattr(store, "check", gone)
+    monkeypatch.setattr(store, "compare_set", gone)
+    world = World(1, 2, store=store)
+    world.await_first()
+    assert not world.first_to_stop(75) and world.stopped(75) == 75
 
 
 def test_nobody_waits_for_one_that_was_interrupted_before_they_met():

@@ -122,7 +122,8 @@ def test_a_failure_of_one_ends_all_with_its_error(start, tmp_path):
 def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole, tmp_path):
     folder, statuses = tmp_path / "out", [1, 1, 1]
     statuses[plan.rank] = -signal.SIGKILL
-    told = interrupted(start, folder, 3, plan, statuses if plan.rank else [-signal.SIGKILL, 2, 2])
+    told = interrupted(start, folder, 3, plan, statuses)
+    # Without torchrun the first takes along the store in which the others would see who is to speak.
     assert "Traceback" not in told and told.count("has ended without a word") == (1 if plan.rank else 0)
     told = resumed(start, folder, 3)
     assert ranks.steps_done(told) == ([4] if plan.step else [])
@@ -167,6 +168,7 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
         group.send(by, ranks_meant)
         began = time.monotonic()
         statuses = group.supervise(SOON)
+        assert {*statuses} <= {0, 1, STATUS, -by, -signal.SIGTERM}, group.told()
         print(f"{by.name} to {ranks_meant}: {statuses} after {time.monotonic() - began:.1f} s")
     resumed(start, folder, 3)
     assert_same_results(snapshots_aside(folder), whole(3))
