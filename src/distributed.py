@@ -63,14 +63,10 @@ class World:
                 raise Interrupted(asked)
             time.sleep(GLANCE)
 
-    def leave(self):
-        """Out of the exchange, which breaks for those who still wait in it."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-
     def stop(self):
         """The run is over; another one may follow in these processes."""
-        self.leave()
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
         self._meetings, self._last = self._meetings + 1, None
 
     def _key(self, word):
@@ -100,10 +96,10 @@ class World:
         return int(said.split()[1]) if said else None
 
     def await_first(self):
-        """Once this process was interrupted: until the first has stopped, who keeps what there is to keep. Were another
-        to end before, torchrun would not let it finish."""
-        self.leave()
-        while not self.first and self.stopped(own=0) is None:
+        """Where all have agreed to stop: until the first has, who keeps what there is to keep. Were another one to end
+        before, torchrun would soon end the first. Without an agreement it may wait in an exchange, which only breaks
+        when this process ends."""
+        while self._last is not None and self.stopped(own=0) is None:
             time.sleep(GLANCE)
 
     def is_broken(self, error):

@@ -32,9 +32,10 @@ def main(argv=None):
         except (UserError, *_load_errors()) as error:
             return _stopped(f"error: {error}", 2)
         except Interrupted as error:
-            if several_processes():
-                _world().await_first()  # who tells what is kept
-            return _stopped(str(error), STATUS)
+            if first_process():
+                return _stopped(str(error), STATUS)
+            _world().await_first()  # who tells what is kept
+            return STATUS
         except KeyboardInterrupt:
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except Exception as error:

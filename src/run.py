@@ -161,7 +161,8 @@ class Run:
                     scores = self.scoring.trained(state, hooks, stem(name))
                 checkpoint = self._keep(name, start, state, hooks, scores, points.seconds)
         except BaseException:
-            self._write_files(hooks, stem(name), finished=False)
+            with self.signals.held():
+                self._write_files(hooks, stem(name), finished=False)
             raise
         finally:
             journal.close()

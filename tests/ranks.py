@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -39,10 +38,9 @@ class Ranks:
 
     def __init__(self, context, size, log, target, *arguments):
         self.logs = [Path(f"{log}.{rank}") for rank in range(size)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        told = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's
+        told = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         self.processes = [context.Process(target=_rank, args=(rank, told, self.logs[rank], target, arguments))
                           for rank in range(size)]
         for process in self.processes:

@@ -368,6 +368,7 @@ def test_the_first_that_stops_is_told_from_the_others():
     assert first.stopped(2) is second.stopped(2) is None
     assert second.first_to_stop(75) and not first.first_to_stop(2)
     assert first.stopped(2) == second.stopped(2) == 75
+    second.await_first()
     for world in (first, second):
         world.stop()
     assert first.stopped(2) is None and first.first_to_stop(2)  # of the next run in these processes
@@ -381,7 +382,6 @@ def test_without_the_store_each_ends_as_it_would(monkeypatch):
     monkeypatch.setattr(store, "check", gone)
     monkeypatch.setattr(store, "compare_set", gone)
     world = World(1, 2, store=store)
-    world.await_first()
     assert not world.first_to_stop(75) and world.stopped(75) == 75
 
 

@@ -123,8 +123,7 @@ def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole
     folder, statuses = tmp_path / "out", [1, 1, 1]
     statuses[plan.rank] = -signal.SIGKILL
     told = interrupted(start, folder, 3, plan, statuses)
-    # Without torchrun the first takes along the store in which the others would see who is to speak.
-    assert "Traceback" not in told and told.count("has ended without a word") == (1 if plan.rank else 0)
+    assert "Traceback" not in told and told.count("has ended without a word") == 1
     told = resumed(start, folder, 3)
     assert ranks.steps_done(told) == ([4] if plan.step else [])
     assert_same_results(snapshots_aside(folder), whole(3))
@@ -158,7 +157,8 @@ def test_interrupted_runs_of_every_method_end_with_the_same_bits(size, method, s
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
-    """To all at once, or to one of them: before they meet, in a step, while they score, while they write."""
+    """To all at once, or to one of them: before they meet, in a step, while they score, while they write. The others are
+    asked to end where one fails, as torchrun does."""
     folder, draw = tmp_path / "out", random.Random(seed)
     for _ in range(2):
         by, ranks_meant = draw.choice([(signal.SIGUSR1, None), (signal.SIGTERM, [draw.randrange(3)]),
@@ -168,7 +168,8 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
         group.send(by, ranks_meant)
         began = time.monotonic()
         statuses = group.supervise(SOON)
-        assert {*statuses} <= {0, 1, STATUS, -by, -signal.SIGTERM}, group.told()
+        # A signal that comes before it is listened to ends a process as it does by itself.
+        assert {*statuses} <= {0, STATUS, -by, -signal.SIGTERM, 1 if by == signal.SIGKILL else 0}, group.told()
         print(f"{by.name} to {ranks_meant}: {statuses} after {time.monotonic() - began:.1f} s")
     resumed(start, folder, 3)
     assert_same_results(snapshots_aside(folder), whole(3))
