@@ -7,9 +7,10 @@ counted; an image that is listed and not there is an error that names it.
 import csv
 import functools
 import json
+import os
 from pathlib import Path
 
-from src.datasets.common import Split, Task
+from src.datasets.common import Split, Task, own_path
 from src.datasets.imagenet import missing
 from src.datasets.images import read_image
 from src.errors import UserError
@@ -34,8 +35,8 @@ def open_conceptual_captions(name, root):
 
 def open_pairs(name, root):
     """csv, tsv or jsonl with an image and a caption column; paths relative to the file."""
-    path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_file():
+    path = own_path(name)
+    if not os.path.isfile(path):
         raise UserError(f"{name}: no such file: {path}; give pairs:FILE of a csv, tsv or jsonl with image and caption")
     return _table_task(name, path.name.split(".")[0], path, "\t" if path.suffix == ".tsv" else ",")
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-from pathlib import Path
 
-from src.datasets.common import Task, balanced_halves
+from src.datasets.common import Task, balanced_halves, own_path
 from src.datasets.images import class_folders, folder_split
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
@@ -18,7 +17,7 @@ def open_folder(name, root):
     neither, 20 % of each class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored.
     Class names are the folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may
     hold prompts."""
-    path = Path(name.partition(":")[2]).expanduser()
+    path = own_path(name)
     if not os.path.isdir(path):
         raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
     parts = {split: path / split for split in SPLITS if (path / split).is_dir()} or {"train": path}
