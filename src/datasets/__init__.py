@@ -66,7 +66,7 @@ PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("sr
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
 
 
-CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d{0,8})of(?P<parts>0|[1-9]\d{0,8})", re.ASCII)
+CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d{0,17})of(?P<parts>0|[1-9]\d{0,17})", re.ASCII)
 
 
 def class_split(name):
@@ -85,7 +85,7 @@ def expand(names):
         base, slash, parts = name.partition("/")
         if not slash or ":" in name:
             expanded.append(name)
-        elif not re.fullmatch(r"\d{1,9}", parts) or int(parts) < 2:
+        elif not re.fullmatch(r"\d{1,18}", parts) or int(parts) < 2:
             raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10")
         else:
             most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry refuses one split too many

@@ -7,6 +7,7 @@ from src.datasets.common import Task, balanced_halves, own_path
 from src.datasets.images import class_folders, folder_split
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
+from src.files import read_lines
 from src.templates.collections import SIMPLE
 
 SPLITS = ("train", "val", "test")
@@ -66,9 +67,9 @@ def _templates(name, path):
 
 
 def _lines(file):
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text") from None
+        return read_lines(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as UTF-8 text ({error}); repair or remove it") from None

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 from src.datasets.captions import column_of
 from src.datasets.common import Task, file_split, own_path
@@ -28,7 +29,7 @@ def open_csv(name, root):
             raise UserError(f"{name}: line {number} of {path} lacks its {image if not row[image] else label}")
         if row.get("split", "train") not in SPLITS:
             raise UserError(f"{name}: line {number} of {path} has split {row['split']!r}, not {', '.join(SPLITS)}")
-        if not (path.parent / row[image]).is_file():
+        if not os.path.isfile(path.parent / row[image]):
             raise UserError(f"{name}: line {number} of {path} names {row[image]}, which is not there")
     labels = sorted({row[label] for row in rows}, key=_numbers_first)
     splits = {}
@@ -45,7 +46,7 @@ def open_csv(name, root):
 
 
 def _numbers_first(text):
-    return (0, int(text), "") if text.isdigit() else (1, 0, text)
+    return (0, int(text), "") if re.fullmatch(r"\d{1,300}", text) else (1, 0, text)
 
 
 def _rows(name, path):

@@ -1,9 +1,10 @@
 """Finished runs side by side."""
 
-import json
+import os
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import read_json
 from src.report.tables import SUMMARY, TITLES, markdown_table
 
 
@@ -17,10 +18,10 @@ def compare(runs):
 
 def _read_summary(run):
     path = Path(run) / "summary.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"--report {run}: no {path}; only a sequence (--dataset-order with --save) writes one")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         return {key: summary[key] for key in (*SUMMARY, "datasets", "matrix", "zero_shot")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--report {run}: {path} is damaged ({error})") from None
