@@ -36,4 +36,6 @@ def _mapping(name, base, file):
 def _without_border(path):
     image = open_image(path)
     width, height = image.size
+    if min(width, height) <= 2 * BORDER:
+        raise UserError(f"{path} cannot be decoded (it has no more than a frame); repair or remove it")
     return image.crop((BORDER, BORDER, width - BORDER, height - BORDER))
