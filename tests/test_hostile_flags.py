@@ -139,7 +139,7 @@ def resolved(sealed, monkeypatch, examples):
 
 
 def test_command_lines_resolve(sealed, monkeypatch):
-    resolved(sealed, monkeypatch, 150)
+    resolved(sealed, monkeypatch, 100)
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def opened(sealed, monkeypatch, examples):
 
 
 def test_command_lines_open(sealed, monkeypatch):
-    opened(sealed, monkeypatch, 25)
+    opened(sealed, monkeypatch, 12)
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def trained(sealed, world, examples):
 
 
 def test_command_lines_train(sealed, world):
-    trained(sealed, world, 20)
+    trained(sealed, world, 12)
 
 
 @pytest.mark.slow
