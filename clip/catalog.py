@@ -1,5 +1,7 @@
 """What can be named without loading anything: published weights, shipped weights, architectures. Imports no torch."""
 
+import os
+import reprlib
 from pathlib import Path
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
@@ -57,15 +59,15 @@ def read_architecture(name, file=None):
     A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
     Raises ValueError, in one line, where the name or a key is missing or unknown.
     """
-    import yaml
+    from clip.plain_yaml import NumberLoader, read_yaml
     path = Path(file) if file else CONFIGS / (file_stem(name) + ".yaml")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"no architecture {name!r}; there are {', '.join(architecture_names())}"
                          if file is None else f"no such file: {path}")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        document = read_yaml(path, NumberLoader)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
     block = document if "embed_dim" in document else document.get(name)
@@ -74,6 +76,7 @@ def read_architecture(name, file=None):
     return check_architecture(block, path)
 
 
+LARGEST, MOST_STAGES, MOST_LAYERS = 2 ** 31, 16, 1000  # OpenAI's ResNets have 4 stages, its deepest towers 24 layers
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
             "transformer_width", "transformer_heads", "transformer_layers")
 OPTIONAL = ("vision_patch_size", "vision_heads", "vocabulary")
@@ -92,13 +95,20 @@ def check_architecture(block, path):
     for key in (*REQUIRED, *(key for key in ("vision_patch_size", "vision_heads") if block.get(key) not in (None, 0))):
         value = block[key]
         numbers = value if key == "vision_layers" and isinstance(value, list) and value else [value]
-        if not all(type(number) is int and number > 0 for number in numbers):
+        if not all(type(number) is int and 0 < number < LARGEST for number in numbers):
             raise ValueError(f"{path}: {key} must be a positive whole number"
-                             f"{' or a list of them' if key == 'vision_layers' else ''}, not {value!r}")
+                             f"{' or a list of them' if key == 'vision_layers' else ''}, not {reprlib.repr(value)}")
     is_resnet = isinstance(block["vision_layers"], list)
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
                          "a ResNet a list of vision_layers and no vision_patch_size")
+    layers = block["vision_layers"] if is_resnet else [block["vision_layers"]]
+    if len(layers) > MOST_STAGES or sum(layers) + block["transformer_layers"] > MOST_LAYERS:
+        raise ValueError(f"{path}: vision_layers lists more than {MOST_STAGES} stages, or there are more than "
+                         f"{MOST_LAYERS} layers")
+    least = 2 ** (len(layers) + 1) if is_resnet else block["vision_patch_size"]
+    if block["image_resolution"] < least or block["vision_width"] < 2 or block["context_length"] < 2:
+        raise ValueError(f"{path}: image_resolution must be at least {least}, vision_width and context_length 2")
     if block.get("vocabulary") is not None and not _are_tokens(block["vocabulary"], block["vocab_size"] - 1):
         raise ValueError(f"{path}: vocabulary must list {block['vocab_size'] - 1} different token ids, one fewer than "
                          "vocab_size")

@@ -19,7 +19,6 @@ SAFETENSORS = ".safetensors"
 ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
 WRAPPERS = ("state_dict", "model_state_dict")
 NOT_SHAPES = ("vision_heads", "transformer_heads", "vocabulary")
-LARGEST, MOST_STAGES = 2 ** 31, 16  # numbers of an architecture; OpenAI's ResNets have 4 stages
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
 # What stands beside the weights in our checkpoints.
@@ -196,15 +195,26 @@ def _check_ours(ours, architecture, path):
         if key in ours and not isinstance(ours[key], kinds):
             raise LoadError(f"{path}: {key} is of type {type(ours[key]).__name__}; this version did not write it")
     for key, value in architecture.items() if isinstance(architecture, dict) else ():
-        if not all(type(part) is int and abs(part) < LARGEST or type(part) in (str, type(None))
+        if not all(type(part) is int and abs(part) < catalog.LARGEST or type(part) in (str, type(None))
                    for part in (value if type(value) is list else [value])):
             raise LoadError(f"{path}: {printable(str(key), 100)} of the architecture is no number, or one too large")
     try:
         catalog.check_architecture(architecture, path)
     except ValueError as error:
         raise LoadError(printable(str(error), 1000)) from None
-    if isinstance(architecture["vision_layers"], list) and len(architecture["vision_layers"]) > MOST_STAGES:
-        raise LoadError(f"{path}: vision_layers lists more than {MOST_STAGES} stages")
+    if not (all(map(_is_entry, ours.get("history", []))) and all(map(_is_head, ours.get("heads", {}).items()))):
+        raise LoadError(f"{path}: history or heads are not as this version writes them")
+
+
+def _is_entry(entry):
+    """Whether it is what a history has of a task."""
+    return isinstance(entry, dict) and isinstance(entry.get("dataset"), str) and isinstance(
+        entry.get("source", ""), str) and isinstance(entry.get("classnames", []), list)
+
+
+def _is_head(item):
+    name, head = item
+    return isinstance(name, str) and isinstance(head, torch.Tensor) and head.ndim == 2 and head.is_floating_point()
 
 
 WEIGHT_TYPES = (torch.float32, torch.float64, torch.int64)  # the last counts batches, in batch norm

@@ -140,10 +140,15 @@ def parse(argv):
         near = difflib.get_close_matches(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()], n=2)
         raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                             "; see --help"))
-    given = {key: read_value(FLAGS[key], text) for key, text in vars(known).items()}
+    given = {key: read_value(FLAGS[key], _as_written(text)) for key, text in vars(known).items()}
     config = resolve(given)
     config.argv = list(argv)
     return config
+
+
+def _as_written(text):
+    """What argparse has for a flag: for ``--flag=--`` an empty list, in Python 3.11."""
+    return "--" if text == [] else [*map(_as_written, text)] if isinstance(text, list) else text
 
 
 def _hyphenated(word):

@@ -105,6 +105,7 @@ def starting_checkpoint(config):
     if not config.load:
         return _initial_checkpoint(config)
     checkpoint = loader.read_checkpoint(config.load)
+    _refuse_unknown_tokens(checkpoint["architecture"], f"--load {config.load}")
     if config.chosen("model") or config.model_config:
         wanted, name = _architecture(config), config.model_name or config.model
         if not _same_architecture(wanted, checkpoint["architecture"]):
@@ -144,12 +145,29 @@ def score_as_trained(config, checkpoint, path):
 
 def _initial_checkpoint(config):
     if config.init == "scratch":
+        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
+        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(config.seed, "init"))
             model = CLIP(**_architecture(config))
         return {"architecture": model.architecture, "state_dict": model.state_dict(),
                 "model": config.model_name or config.model}
     return {**loader.read_checkpoint(loader.weights_file(config.model, config.clip_cache)), "model": config.model}
+
+
+def _refuse_unknown_tokens(architecture, source):
+    if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
+        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
+                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
+
+
+def _refuse_what_no_memory_holds(config, values):
+    """Said before the machine begins to swap."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * values > memory:
+        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
+                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
+                        f"{config.model_config} wrong?")
 
 
 def _architecture(config):

@@ -1,10 +1,11 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and text files that anybody may have edited."""
 
 import contextlib
 import contextvars
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -17,6 +18,32 @@ PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
 LOCK = "in_use"
 CHUNK = 1 << 24
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
+MOST_LETTERS = 1 << 24  # of a list of names
+
+
+def read_json(path):
+    """Content of a json file. OSError where it cannot be read, ValueError where it is no json."""
+    return parse_json(Path(path).read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text):
+    """As json.loads, with a ValueError also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_lines(path):
+    """Lines of a text file, without blank ones, spaces around them and a byte order mark. OSError where it cannot be
+    read, ValueError where it holds no names."""
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read(MOST_LETTERS + 1)
+    if "\0" in text:
+        raise ValueError("it holds NUL characters, so it is no text")
+    if len(text) > MOST_LETTERS:
+        raise ValueError(f"it holds more than {MOST_LETTERS:,} letters")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 _only_read = contextvars.ContextVar("only_read", default=False)

@@ -252,7 +252,7 @@ def image_text_flags():
     return [
         switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,),
                example="--train-dataset coco,flickr30k"),
-        Flag("--num-phases", "parts that the training pairs are split into", 1, whole(1),
+        Flag("--num-phases", "parts that the training pairs are split into", 1, whole(1, 10_000),
              example="5 --train-dataset flickr30k"),
         Flag("--phase", "which part, from 1, or all of them one after the other", "all", parse=all_or(whole(1)),
              example="2 --num-phases 5 --train-dataset flickr30k"),
@@ -381,6 +381,8 @@ def read_value(flag, text):
     """What a text of the command line means; UserError with the flag, the value and the way out."""
     if flag.switch:
         return True
+    for part in text if flag.repeated else [text]:
+        _refuse_what_no_value_is(flag, part)
     if flag.name == "--method" and ".py:" in text:
         return text
     if flag.choices and text not in flag.choices:
@@ -391,6 +393,13 @@ def read_value(flag, text):
     if flag.repeated:
         return dict(_parsed(flag, part) for part in text)
     return _parsed(flag, text)
+
+
+def _refuse_what_no_value_is(flag, text):
+    if not text.strip():
+        raise UserError(f"{flag.name} {text}: is empty (a variable that is not set?); give a value, or leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # what no file or text may hold
+        raise UserError(f"{flag.name} {text}: is not UTF-8 text without NUL characters; rename what it names")
 
 
 def _parsed(flag, text):

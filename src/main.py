@@ -12,7 +12,7 @@ import os
 import sys
 
 from src import args, checks, flags  # all else is imported where a run needs it: --help must not wait for torch
-from src.errors import UserError
+from src.errors import UserError, legible
 from src.interruption import STATUS, Interrupted, Signals
 
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ def main(argv=None):
             with _only_the_first_speaks(), _interrupted_together():
                 return _ended(_run(sys.argv[1:] if argv is None else argv))
         except (UserError, *_load_errors()) as error:
-            return _stopped(f"error: {error}", 2)
+            return _stopped(f"error: {legible(str(error))}", 2)
         except Interrupted as error:
             if first_process():
                 return _stopped(str(error), STATUS)

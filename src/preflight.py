@@ -1,11 +1,11 @@
 """What is refused before anything is written: data that cannot serve, finished work that would be lost."""
 
-import json
 import os
 
 from src.datasets import stem
 from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
+from src.files import read_json
 from src.flags import FLAGS, shown
 
 
@@ -66,7 +66,7 @@ def refuse_to_replace(config, folder, name):
         return
     path = folder.file(f"{name}.pth")
     try:
-        flags = json.loads(folder.file(f"run_{name}.json").read_text(encoding="utf-8"))["flags"]
+        flags = read_json(folder.file(f"run_{name}.json"))["flags"]
         before = {key: flag["value"] for key, flag in flags.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "

@@ -10,8 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from clip.plain_yaml import read_yaml
 from src.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -27,17 +26,6 @@ class Recipe:
     flags: dict
     about: str = ""
     published: dict = field(default_factory=dict)
-
-
-class _Loader(yaml.BaseLoader):
-    """Every value stays the text that it would be on the command line: no octal 0100, no `no` that is False."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def recipe_names():
@@ -77,12 +65,9 @@ def _read(path, name):
     if not os.path.isfile(path):
         raise UserError(f"--recipe {name}: no such file")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"--recipe {name}: {line}{' '.join(filter(None, (error.context, error.problem)))}") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"--recipe {name}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        return read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--recipe {name}: {error}") from None
 
 
 def _texts(name, key, value):

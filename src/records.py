@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from src.checkpoint import save_tensors
 from src.distributed import World
 from src.errors import UserError
-from src.files import atomic_file, folder_of_ones_own
+from src.files import atomic_file, folder_of_ones_own, parse_json, read_json
 from src.progress import Progress
 from src.report.tables import RECALLS
 from src.trackers import Trackers
@@ -44,6 +45,8 @@ class RunFolder:
         if not self.writes:
             return
         try:
+            for path in self.path.glob("metrics_*.csv") if self.path.exists() else ():
+                self.read_metrics(path.stem.removeprefix("metrics_"))  # refused before training rather than after
             missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
             with atomic_file(self.file(".writable")) as file:
                 file.write(b"")
@@ -68,7 +71,7 @@ class RunFolder:
 
     def _write_metrics(self, dataset, rows):
         with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -83,22 +86,35 @@ class RunFolder:
             rows = self.read_metrics(dataset)
             kept = [row for row in rows
                     if (row["task"], row.get("phase", "")) not in tasks or int(row["iteration"]) in iterations]
-            if len(kept) != len(rows):
+            if not kept:
+                path.unlink(missing_ok=True)
+            elif len(kept) != len(rows):
                 self._write_metrics(dataset, kept)
 
     def read_metrics(self, dataset):
+        """Rows of ``metrics_<dataset>.csv``. UserError where somebody's editing has left something else."""
         path = self.file(f"metrics_{dataset}.csv")
         if not path.is_file():
             return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read as csv ({error}); repair it, or move it away") from None
+        for number, row in enumerate(rows, start=1):
+            if None in row or None in row.values() or "task" not in row or not re.fullmatch(
+                    r"[0-9]{1,18}", row.get("iteration", "")):
+                raise UserError(f"{path} is damaged: row {number} has other cells than its header, or no iteration and "
+                                "task; repair it, or move it away")
+        return rows
 
     def read_json(self, name):
         """Content of a file that ``write_json`` wrote; {} where there is none that can be read."""
         try:
-            return json.loads(self.file(name).read_text(encoding="utf-8")) if self.has(name) else {}
+            content = read_json(self.file(name)) if self.has(name) else {}
         except (OSError, ValueError):
             return {}
+        return content if isinstance(content, dict) else {}
 
     def write_json(self, name, content):
         if self.writes:
@@ -125,17 +141,17 @@ class RunFolder:
         if not self.writes:
             return None
         path = self.file(f"log_{dataset}.jsonl")
-        lines = path.read_text(encoding="utf-8").splitlines() if after and path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if after and path.is_file() else []
         with atomic_file(path, "w") as file:
             file.writelines(f"{line}\n" for line in lines if _iteration_of(line) <= after)
         return path.open("a", encoding="utf-8", buffering=1)
 
 
 def _iteration_of(line):
-    """Of a line of a log; a line that was cut off is none of the first steps."""
+    """Of a line of a log; a line that was cut off or edited is none of the first steps."""
     try:
-        return json.loads(line)["iteration"]
-    except ValueError:
+        return float(parse_json(line)["iteration"])
+    except (ValueError, TypeError, KeyError, OverflowError):
         return math.inf
 
 

@@ -115,7 +115,9 @@ def refuse_other_configuration(config, content, path):
 
 
 def refuse_other_inputs(before, now, what):
-    """Refuse to go on from ``what`` where a file that its task began with holds something else by now."""
+    """Refuse to go on from ``what`` where a file that its task began with holds something else by now; what does not
+    say how it began is trusted."""
+    before = before if isinstance(before, dict) else {}
     changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
     if changed:
         raise UserError(f"--resume: {what} began with another content of {' and '.join(changed)} (for a task of a "
@@ -145,7 +147,7 @@ class TaskPoints:
             refuse_other_configuration(self.config, content, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
-            refuse_other_inputs(content["inputs"], self.inputs, self.points.newest)
+            refuse_other_inputs(content.get("inputs"), self.inputs, self.points.newest)
             self._refuse_other_processes(content)
         return content
 

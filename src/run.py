@@ -196,9 +196,9 @@ class Run:
         """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
         file = stem(name)
         facts = self.folder.read_json(f"run_{file}.json")
-        refuse_other_inputs(facts.get("inputs", {}), self.inputs, self.folder.file(f"{file}.pth"))
+        refuse_other_inputs(facts.get("inputs"), self.inputs, self.folder.file(f"{file}.pth"))
         checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
-        scores = scores_of(facts.get("scores", {}))
+        scores = scores_of(facts)
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
             raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
@@ -251,8 +251,9 @@ class Run:
     def score_start(self, start):
         """Scores of the weights that a sequence starts from, with --resume those that were found before."""
         kept = self.folder.read_json("start.json") if self.config.resume else {}
-        if kept.get("config") == self.config.numbers():
-            return scores_of(kept["scores"])
+        scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
+        if scores.keys() == {*map(stem, self.evaluated)}:
+            return scores
         scores = self.evaluate(start)
         self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
         return scores

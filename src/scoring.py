@@ -168,8 +168,17 @@ def plain_scores(scores):
     return {dataset: {space: asdict(score) for space, score in found.items()} for dataset, found in scores.items()}
 
 
-def scores_of(plain):
-    """What ``plain_scores`` was made of."""
+def scores_of(content):
+    """What ``plain_scores`` was made of, from a file's content with its "scores"; {} where that is something else."""
+    try:
+        scores = _scores_of(content["scores"])
+        numbers = [value for found in scores.values() for score in found.values() for value in asdict(score).values()]
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return scores if all(isinstance(value, int | float | None) for value in numbers) else {}
+
+
+def _scores_of(plain):
     return {dataset: {space: (RetrievalScores if space == RETRIEVAL else Scores)(**score)
                       for space, score in found.items()} for dataset, found in plain.items()}
 

@@ -2,8 +2,10 @@
 
 import ast
 
+LARGEST = 2 ** 63 - 1  # what torch and numpy count with
 
-def whole(low=0, high=None):
+
+def whole(low=0, high=LARGEST):
     return _number(int, "a whole number", low, high)
 
 
@@ -13,7 +15,7 @@ def real(low=0.0, high=None, above=None):
 
 def _number(kind, words, low, high, above=None):
     bounds = [f"above {above}"] if above is not None else [f"at least {low}"]
-    bounds += [f"at most {high}"] if high is not None else []
+    bounds += [f"at most {high}"] if high not in (None, LARGEST) else []
     expected = f"{words}, {' and '.join(bounds)}"
 
     def parse(text):
@@ -21,6 +23,8 @@ def _number(kind, words, low, high, above=None):
             value = kind(text)
         except ValueError:
             raise ValueError(f"expected {expected}") from None
+        if kind is int and value > LARGEST:
+            raise ValueError(f"expected a whole number of at most {LARGEST}")
         inside = (value > above if above is not None else value >= low) and (high is None or value <= high)
         if not inside or value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"expected {expected}")
@@ -63,7 +67,7 @@ def keyword(text):
         raise ValueError("expected key=value, as in strength=0.5")
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return key, value
 
 

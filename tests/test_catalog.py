@@ -16,7 +16,8 @@ PARAMETERS = {"ViT-B/32": 151_277_313, "ViT-B/16": 149_620_737, "RN50": 102_007_
 BLOCK = {"embed_dim": 24, "image_resolution": 16, "vision_layers": 2, "vision_width": 64, "vision_patch_size": 8,
          "context_length": 77, "vocab_size": 500, "transformer_width": 64, "transformer_heads": 1,
          "transformer_layers": 1}
-RESNET = {**{key: value for key, value in BLOCK.items() if key != "vision_patch_size"}, "vision_layers": [1, 1, 1, 1]}
+RESNET = {**{key: value for key, value in BLOCK.items() if key != "vision_patch_size"}, "vision_layers": [1, 1, 1, 1],
+          "image_resolution": 32}
 
 
 def open_clip_name(name):

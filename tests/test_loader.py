@@ -273,10 +273,11 @@ def test_state_dict_of_open_clip_s_class_with_a_text_module(theirs, tmp_path):
 def test_our_checkpoint_keeps_its_architecture_and_what_it_carries(tmp_path):
     architecture = {**TINY, "vocab_size": 4, "transformer_heads": 2, "vision_heads": 4, "vocabulary": [5, 49406, 49407]}
     model = CLIP(**architecture)
-    torch.save({"format": 1, "state_dict": model.state_dict(), "architecture": architecture, "history": [1]},
+    torch.save({"format": 1, "state_dict": model.state_dict(), "architecture": architecture,
+                "history": [{"dataset": "DTD"}]},
                tmp_path / "mine.pth")
     checkpoint = read_checkpoint(tmp_path / "mine.pth")
-    assert checkpoint["architecture"] == architecture and checkpoint["history"] == [1]
+    assert checkpoint["architecture"] == architecture and checkpoint["history"] == [{"dataset": "DTD"}]
     loaded, _ = clip.load(str(tmp_path / "mine.pth"))
     tokens = torch.tensor([[49406, 5, 6, 49407, 0, 0, 0, 0]])
     assert torch.equal(features(loaded, torch.ones(1, 3, 16, 16), tokens),

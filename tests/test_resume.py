@@ -196,7 +196,8 @@ def test_inputs_are_told_by_their_content(tmp_path):
     file.write_bytes(b"one")
     before = inputs(start, file)
     assert before["--orthogonal-gradients-path"] == hashlib.sha256(b"one").hexdigest()
-    refuse_other_inputs({}, before, "a task of a time when none were kept")
+    for nothing in ({}, None, ["an edited file"]):
+        refuse_other_inputs(nothing, before, "a task that does not say how it began")
     file.write_bytes(b"two")
     with pytest.raises(UserError, match="it began with another content of --orthogonal-gradients-path "):
         refuse_other_inputs(before, inputs(start, file), "it")

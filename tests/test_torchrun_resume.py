@@ -157,8 +157,8 @@ def test_interrupted_runs_of_every_method_end_with_the_same_bits(size, method, s
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
-    """To all at once, or to one of them: before they meet, in a step, while they score, while they write. The others are
-    asked to end where one fails, as torchrun does."""
+    """To all at once, or to one of them: before they meet, in a step, while they score, while they write. The others
+    are asked to end where one fails, as torchrun does."""
     folder, draw = tmp_path / "out", random.Random(seed)
     for _ in range(2):
         by, ranks_meant = draw.choice([(signal.SIGUSR1, None), (signal.SIGTERM, [draw.randrange(3)]),

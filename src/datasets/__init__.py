@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from src.datasets.common import Entry
+from src.datasets.common import Entry, own_path
 from src.errors import UserError
 
 _COLLECTION = "src.datasets.collections:open_collection"
@@ -66,7 +66,7 @@ PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("sr
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
 
 
-CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d*)of(?P<parts>0|[1-9]\d*)", re.ASCII)
+CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d{0,17})of(?P<parts>0|[1-9]\d{0,17})", re.ASCII)
 
 
 def class_split(name):
@@ -85,7 +85,7 @@ def expand(names):
         base, slash, parts = name.partition("/")
         if not slash or ":" in name:
             expanded.append(name)
-        elif not parts.isdecimal() or int(parts) < 2:
+        elif not re.fullmatch(r"\d{1,18}", parts) or int(parts) < 2:
             raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10")
         else:
             most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry refuses one split too many
@@ -95,7 +95,7 @@ def expand(names):
     return tuple(expanded)
 
 
-PHASE = re.compile(r"(?P<base>.+)_phase(?P<phase>\d+)")
+PHASE = re.compile(r"(?P<base>.+)_phase(?P<phase>\d{1,9})")
 
 
 def phase_of(name):
@@ -161,7 +161,7 @@ def stem(name):
     prefix, colon, path = name.partition(":")
     if not (colon and prefix in PREFIXES):
         return name
-    resolved = Path(path).expanduser().absolute()
+    resolved = own_path(name).absolute()
     found = os.path.normpath(resolved).rsplit(os.sep, 1)[-1] if prefix == "folder" else resolved.stem
     if not path or not found.strip("."):
         raise UserError(f"{name}: has no name to call its files by; give {prefix}:PATH")

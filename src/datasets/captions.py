@@ -6,13 +6,15 @@ counted; an image that is listed and not there is an error that names it.
 
 import csv
 import functools
-import json
+import os
+import reprlib
 from pathlib import Path
 
-from src.datasets.common import Split, Task
+from src.datasets.common import Split, Task, own_path
 from src.datasets.imagenet import missing
 from src.datasets.images import read_image
 from src.errors import UserError
+from src.files import parse_json, read_json
 
 # Columns that hold the image and the caption of a table, in the order in which they are looked for.
 IMAGE_COLUMNS = ("image", "filepath", "path", "file")
@@ -34,8 +36,8 @@ def open_conceptual_captions(name, root):
 
 def open_pairs(name, root):
     """csv, tsv or jsonl with an image and a caption column; paths relative to the file."""
-    path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_file():
+    path = own_path(name)
+    if not os.path.isfile(path):
         raise UserError(f"{name}: no such file: {path}; give pairs:FILE of a csv, tsv or jsonl with image and caption")
     return _table_task(name, path.name.split(".")[0], path, "\t" if path.suffix == ".tsv" else ",")
 
@@ -74,8 +76,8 @@ def open_flickr(name, root, images=None, annotations=None):
 def _elsewhere(name, annotations, images):
     """Annotations in COCO's format (training only) or Karpathy's (all splits), image names relative to ``images``."""
     annotations, images = Path(annotations), Path(images)
-    for flag, path, there in (("--annotations", annotations, annotations.is_file()),
-                              ("--image-dir", images, images.is_dir())):
+    for flag, path, there in (("--annotations", annotations, os.path.isfile(annotations)),
+                              ("--image-dir", images, os.path.isdir(images))):
         if not there:
             raise UserError(f"{flag} {name}={path}: there is no such {'file' if flag == '--annotations' else 'folder'}")
     rows = _json(name, annotations)
@@ -95,10 +97,10 @@ def _karpathy_splits(name, path, file_of, folder):
         return {}
     content = _json(name, path)
     try:
-        rows = [(row["split"], file_of(row), [sentence["raw"] for sentence in row["sentences"]])
+        rows = [(row["split"], _text(file_of(row)), [_text(sentence["raw"]) for sentence in row["sentences"]])
                 for row in content["images"]]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{name}: {path} is not Karpathy's format ({error} is missing)") from None
+        raise UserError(f"{name}: {path} is not Karpathy's format ({_misfit(error)})") from None
     return {split: _caption_split(name, folder, [(file, captions) for part, file, captions in rows if part in parts])
             for split, parts in KARPATHY_SPLITS.items()}
 
@@ -109,9 +111,20 @@ def _official_coco(name, path, folder):
         captions = {row["id"]: [] for row in content["images"]}
         for row in content["annotations"]:
             captions[row["image_id"]].append(str(row["caption"] or ""))
-        return _caption_split(name, folder, [(row["file_name"], captions[row["id"]]) for row in content["images"]])
+        rows = [(_text(row["file_name"]), captions[row["id"]]) for row in content["images"]]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{name}: {path} is not COCO's caption format ({error} is missing)") from None
+        raise UserError(f"{name}: {path} is not COCO's caption format ({_misfit(error)})") from None
+    return _caption_split(name, folder, rows)
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise TypeError(f"{reprlib.repr(value)} is no text")
+    return value
+
+
+def _misfit(error):
+    return f"{error} is missing" if isinstance(error, KeyError) else error
 
 
 def _table_task(name, stem, path, delimiter):
@@ -131,7 +144,7 @@ def _table_rows(name, path, delimiter):
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".jsonl":
-                rows = [dict(json.loads(line).items()) for line in file if line.strip()]
+                rows = [dict(parse_json(line).items()) for line in file if line.strip()]
             else:
                 rows = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, ValueError, AttributeError, csv.Error) as error:
@@ -141,8 +154,11 @@ def _table_rows(name, path, delimiter):
     image, caption = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, CAPTION_COLUMNS))
     if any(caption not in row for row in rows):
         raise UserError(f"{name}: {path} has rows without {caption}")
-    if strangers := {row.get("split", "train") for row in rows} - {*PARTS}:
+    if strangers := [part for row in rows if (part := row.get("split", "train")) not in PARTS]:
         raise UserError(f"{name}: {path} has split {sorted(map(str, strangers))[0]!r}, not {', '.join(PARTS)}")
+    if lists := [row[key] for row in rows for key in (image, caption) if isinstance(row.get(key), list | dict)]:
+        raise UserError(f"{name}: {path} has {reprlib.repr(lists[0])} where a text belongs; a row has one image and "
+                        "one caption")
     return [(row.get("split", "train"), str(row[image]), str(row[caption] or "")) for row in rows if row.get(image)]
 
 
@@ -160,20 +176,20 @@ def _caption_split(name, folder, rows, must_exist=True):
     kept = [(file, captions) for file, captions in captioned if captions]
     if len(kept) < len(rows):
         print(f"{name}: {len(rows) - len(kept)} of {len(rows)} images have no caption and are skipped")
-    present = [(file, captions) for file, captions in kept if must_exist or (folder / file).is_file()]
+    present = [(file, captions) for file, captions in kept if must_exist or os.path.isfile(folder / file)]
     files = [file for file, _ in present]
     return Split(lambda index: _present_image(name, folder / files[index]), [0] * len(files), files,
                  captions=[captions for _, captions in present])
 
 
 def _present_image(name, path):
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{name}: {path} is listed and not there")
     return read_image(path)
 
 
 def _json(name, path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: {path} cannot be read ({error})") from None

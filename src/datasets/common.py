@@ -7,8 +7,10 @@ workers load: a stream that starts at step k is the same as one that ran k steps
 import hashlib
 import importlib
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.errors import UserError
@@ -34,6 +36,11 @@ class Entry:
     def open(self, name, root, **options):
         module, function = self.target.split(":")
         return getattr(importlib.import_module(module), function)(name, root, **options)
+
+
+def own_path(name):
+    """``csv:~/table.csv`` -> the Path behind the colon; a ``~name`` of nobody stays as it is."""
+    return Path(os.path.expanduser(name.partition(":")[2]))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from pathlib import Path
 
-from src.datasets.common import Task, balanced_halves
+from src.datasets.common import Task, balanced_halves, own_path
 from src.datasets.images import class_folders, folder_split
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
+from src.files import read_lines
 from src.templates.collections import SIMPLE
 
 SPLITS = ("train", "val", "test")
@@ -18,7 +18,7 @@ def open_folder(name, root):
     neither, 20 % of each class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored.
     Class names are the folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may
     hold prompts."""
-    path = Path(name.partition(":")[2]).expanduser()
+    path = own_path(name)
     if not os.path.isdir(path):
         raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
     parts = {split: path / split for split in SPLITS if (path / split).is_dir()} or {"train": path}
@@ -67,9 +67,9 @@ def _templates(name, path):
 
 
 def _lines(file):
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text") from None
+        return read_lines(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as UTF-8 text ({error}); repair or remove it") from None

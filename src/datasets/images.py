@@ -7,6 +7,8 @@ from src.datasets.common import file_split
 from src.errors import UserError
 
 JPEG = (".jpg", ".jpeg")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others of Pillow's may start programs, as EPS does
+MOST_PIXELS = 178_956_970  # above, Pillow takes an image for an attack on memory
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -14,11 +16,25 @@ def open_image(path):
     """Path -> RGB PIL image; a file that cannot be decoded is named."""
     from PIL import Image
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        _refuse_what_is_no_file(path)
+        with Image.open(path, formats=FORMATS) as image:
+            return _as_eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "the file")
         raise UserError(f"{path} cannot be decoded ({reason}); repair or remove it") from None
+
+
+def _refuse_what_is_no_file(path):
+    """Reading a pipe would wait, and reading a device never end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no regular file")
+
+
+def _as_eight_bits(image):
+    """Grey of 16 bits as grey of 8: Pillow would cut what is above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return image.convert("I").point(lambda value: value / 257).convert("L")
 
 
 def read_image(path):
@@ -30,13 +46,32 @@ def read_image(path):
         return open_image(path)
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
     try:
-        image = decode_jpeg(read_file(str(path)), mode=ImageReadMode.UNCHANGED)
+        _refuse_what_is_no_file(path)
+        content = read_file(str(path))
+        if not 0 < jpeg_pixels(content.numpy()) <= MOST_PIXELS:
+            return open_image(path)
+        image = decode_jpeg(content, mode=ImageReadMode.UNCHANGED)
+    except OSError:
+        return open_image(path)
     except RuntimeError:
         return open_image(path)
     channels = image.shape[0]
     if channels not in (1, 3):
         return open_image(path)
     return image.expand(3, -1, -1)
+
+
+def jpeg_pixels(content):
+    """How many pixels the header of a JPEG claims, (N,) bytes -> a number; 0 where it has none. No decoder of
+    torchvision's asks before it takes memory for them."""
+    place = 2
+    while place + 8 < len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int(content[place + 2]) << 8 | int(content[place + 3])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame: bits, height, width
+            height, width = (int(content[at]) << 8 | int(content[at + 1]) for at in (place + 5, place + 7))
+            return height * width
+        place += 2 + length
+    return 0
 
 
 def class_folders(folder):

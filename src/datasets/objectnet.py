@@ -1,12 +1,12 @@
 """ObjectNet (Barbu et al., 2019): the 113 of its 313 classes that ImageNet has too, by its own mapping files."""
 
-import json
 from pathlib import Path
 
 from src.datasets.common import Task
 from src.datasets.imagenet import missing, prompts
 from src.datasets.images import folder_split, open_image
 from src.errors import UserError
+from src.files import read_json
 
 BORDER = 2  # pixels of red frame around each image
 
@@ -28,7 +28,7 @@ def open_objectnet(name, root):
 def _mapping(name, base, file):
     path = base / "mappings" / file
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+        return {folder: str(label) for folder, label in read_json(path).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{name}: {path} cannot be read ({error}); see section {name} of datasets.md") from None
 
@@ -36,4 +36,6 @@ def _mapping(name, base, file):
 def _without_border(path):
     image = open_image(path)
     width, height = image.size
+    if min(width, height) <= 2 * BORDER:
+        raise UserError(f"{path} cannot be decoded (it has no more than a frame); repair or remove it")
     return image.crop((BORDER, BORDER, width - BORDER, height - BORDER))

@@ -43,7 +43,7 @@ def with_parts(task, parts):
 def joined(splits):
     """Several Splits one after the other; labels of classes are counted through by the caller."""
     place = [(split, index) for split in splits for index in range(len(split))]
-    whole = all(split.captions for split in splits)
+    whole = all(split.captions is not None for split in splits)
     return Split(lambda position: place[position][0].image(place[position][1]),
                  [split.labels[index] for split, index in place],
                  captions=[split.captions[index] for split, index in place] if whole else None)

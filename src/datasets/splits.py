@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.datasets.common import balanced_halves, order_of_epoch, seed_of, shuffled_classes
 from src.errors import UserError
-from src.files import atomic_file, may_write
+from src.files import atomic_file, may_write, read_json
 
 FOLDER = "splits"  # under --data-location
 RANDOM_SEED, TRAIN_SHARE = 42, 0.8
@@ -50,15 +50,17 @@ def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
 
 def _read(path, name, count, listing, parts):
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         lists, before = content["lists"], (content["count"], content["listing_sha256"])
-        inside = all(0 <= index < count for part in parts for index in lists[part])
+        indices = [index for part in parts for index in lists[part]]
+        if strange := [index for index in indices if type(index) is not int]:
+            raise TypeError(f"{strange[0]!r} is no index")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it anew") from None
     if before != (count, listing):
         raise UserError(f"{name}: the files changed since its split was stored ({before[0]} files then, {count} now); "
                         f"restore them, or remove {path} to draw another split")
-    if not inside:
+    if not all(0 <= index < count for index in indices):
         raise UserError(f"{name}: the stored split {path} points outside the {count} files; remove it to draw it anew")
     return lists
 
@@ -94,12 +96,14 @@ def with_split_file(task, path):
     Images are found by the end of their path; labels stay this framework's.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         named = {part: [(row if isinstance(row, str) else row[0]).lstrip("/") for row in rows]
                  for part, rows in content.items()}
     except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise UserError(f"--split-file {path}: expected json such as {{\"train\": [[\"a/1.jpg\", 0, \"cat\"]]}} "
                         f"({error})") from None
+    if not named or named.keys() - {"train", "val", "test"}:
+        raise UserError(f"--split-file {path}: has the parts {', '.join(named) or 'none'}; give train, val, test")
     everything = [task.split(part) for part in task.splits if part in ("train", "val", "test")]
     by_name = {}
     for split in everything:

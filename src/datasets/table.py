@@ -1,10 +1,11 @@
 """The user's own table of labelled images: ``csv:FILE``."""
 
 import csv
-from pathlib import Path
+import os
+import re
 
 from src.datasets.captions import column_of
-from src.datasets.common import Task, file_split
+from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import SPLITS, place_of, stored_halves
 from src.datasets.images import read_image
 from src.errors import UserError
@@ -20,7 +21,7 @@ def open_csv(name, root):
     Class names are the sorted labels; whole-number labels sort as numbers. Without test rows a stored, seeded, balanced
     20 % of each class is the test part.
     """
-    path = Path(name.partition(":")[2]).expanduser()
+    path = own_path(name)
     rows = _rows(name, path)
     image, label = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
     for number, row in enumerate(rows, start=2):
@@ -28,7 +29,7 @@ def open_csv(name, root):
             raise UserError(f"{name}: line {number} of {path} lacks its {image if not row[image] else label}")
         if row.get("split", "train") not in SPLITS:
             raise UserError(f"{name}: line {number} of {path} has split {row['split']!r}, not {', '.join(SPLITS)}")
-        if not (path.parent / row[image]).is_file():
+        if not os.path.isfile(path.parent / row[image]):
             raise UserError(f"{name}: line {number} of {path} names {row[image]}, which is not there")
     labels = sorted({row[label] for row in rows}, key=_numbers_first)
     splits = {}
@@ -45,11 +46,11 @@ def open_csv(name, root):
 
 
 def _numbers_first(text):
-    return (0, int(text), "") if text.isdigit() else (1, 0, text)
+    return (0, int(text), "") if re.fullmatch(r"\d{1,300}", text) else (1, 0, text)
 
 
 def _rows(name, path):
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{name}: no such file: {path}; give csv:FILE with the columns image and label")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

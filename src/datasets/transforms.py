@@ -9,6 +9,7 @@ import math
 import random
 
 BICUBIC = 3  # Pillow's number for it, so that this module imports nothing
+LONGEST = 100  # times the short side; of what is longer only the middle is enlarged: a strip could take any memory
 
 
 class EvalTransform:
@@ -24,7 +25,7 @@ class EvalTransform:
             self.name += f" {resolution}"
 
     def __call__(self, image, seed=None):
-        size = self.resolution
+        size, image = self.resolution, middle(image)
         width, height = size_of(image)
         short, long = min(width, height), max(width, height)
         if short != self.short:
@@ -81,6 +82,16 @@ def random_box(width, height, scale, ratio, rng, tries=10):
     box_height = min(height, round(width / ratio[0]))
     left, top = (width - box_width) // 2, (height - box_height) // 2
     return left, top, left + box_width, top + box_height
+
+
+def middle(image):
+    """The image, or of a strip of more than 1:LONGEST the middle part of 1:LONGEST."""
+    width, height = size_of(image)
+    most = LONGEST * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return crop(image, (left, top, min(width, left + most), min(height, top + most)))
 
 
 def is_tensor(image):

@@ -6,7 +6,6 @@ reviewed neighbours within k frames are right.
 
 import contextlib
 import csv
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from src.datasets.common import Task, file_split
 from src.datasets.imagenet import missing, prompts
 from src.datasets.images import read_image
 from src.errors import UserError
+from src.files import read_json
 
 BASE = "imagenet_vid_ytbb_robust"
 YTBB_NAMES = [name.replace("_", " ") for name in (
@@ -133,6 +133,6 @@ def _read(name, root, path):
     if not path.is_file():
         raise missing(name, path, root)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise UserError(f"{name}: {path} is not json ({error}); see section {name} of datasets.md") from None
