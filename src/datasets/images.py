@@ -51,9 +51,7 @@ def read_image(path):
         if not 0 < jpeg_pixels(content.numpy()) <= MOST_PIXELS:
             return open_image(path)
         image = decode_jpeg(content, mode=ImageReadMode.UNCHANGED)
-    except OSError:
-        return open_image(path)
-    except RuntimeError:
+    except (OSError, RuntimeError):
         return open_image(path)
     channels = image.shape[0]
     if channels not in (1, 3):
