@@ -30,7 +30,8 @@ class Run:
         self.config, self.signals = config, signals or Signals()
         self.world = this_world()
         self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
-        self.world.start(self.device.device)
+        with self.signals.unheard():
+            self.world.start(self.device.device)
         self.datasets = Datasets(config)
         self.folder = RunFolder(folder or config.save, writes=self.world.first)
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
@@ -101,13 +102,21 @@ class Run:
                 print(self.memory, flush=True)
             points.begin()
 
+        def score():
+            with points.kept_if_interrupted(while_scoring=True), self.world.interrupted_together(), \
+                    self.signals.released():
+                self.scoring.trained(state, hooks, stem(name))
+
+        def resumed():
+            if points.unscored:
+                score()
+
         def report(state, losses):
             journal.step(state, losses)
             last = state.iteration == state.settings.iterations
+            if due and state.iteration % due == 0 and not last:
+                score()
             with points.kept_if_interrupted():
-                if due and state.iteration % due == 0 and not last:
-                    with self.world.interrupted_together(), self.signals.released():
-                        self.scoring.trained(state, hooks, stem(name))
                 if not last and (reason := self.world.all_stop(self.signals.reason, state.iteration)):
                     raise Interrupted(reason)
             points.keep_where_due(last)
@@ -115,7 +124,7 @@ class Run:
         try:
             with self.signals.held(), points.told_if_interrupted(), self.world.interrupted_together():
                 with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
-                    train(state, hooks, report, begun, points.interrupted)
+                    train(state, hooks, report, begun, points.interrupted, resumed)
                 with self.signals.released():
                     scores = self.scoring.trained(state, hooks, stem(name))
                 checkpoint = self._keep(name, start, state, hooks, scores, points.seconds)
@@ -203,7 +212,9 @@ class Run:
     def score_start(self, start):
         """Scores of the weights that a sequence starts from, with --resume those that were found before."""
         kept = self.folder.read_json("start.json") if self.config.resume else {}
-        if kept.get("config") == self.config.numbers():
+        known = kept.get("config") == self.config.numbers()
+        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
+        if known:
             return scores_of(kept["scores"])
         scores = self.evaluate(start)
         self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
