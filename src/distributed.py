@@ -42,26 +42,18 @@ class World:
         self._within_turn, self._last = False, None
 
     def start(self, device):
-        """Meet the others on a torch.device, which tells the backend; nothing to do alone."""
+        """Meet the others on a torch.device, which tells the backend; nothing to do alone. Waits for one that does not
+        come, and hears no signal then."""
         if self.size == 1 or dist.is_initialized():
             return
         self._device = device
         on_cuda = device.type == "cuda"
-        self._await_all()
         dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
                                 store=dist.PrefixStore(self._key("meeting"), self._store),
                                 device_id=device if on_cuda else None)
         # A group of their own: DDP's averages start whenever a gradient is ready, and where processes differ in what
         # their batch has (replay), that is before a gather's backward on one and behind it on another.
         self._gathers = dist.new_group(timeout=PATIENCE)
-
-    def _await_all(self):
-        """Until all processes are there: unlike torch's own waiting for them, this hears signals."""
-        self._store.set(self._key(f"here {self.rank}"), "")
-        while not self._store.check([self._key(f"here {rank}") for rank in range(self.size)]):
-            if asked := self._told("asked"):  # of one that does not come
-                raise Interrupted(asked)
-            time.sleep(GLANCE)
 
     def stop(self):
         """The run is over; another one may follow in these processes."""

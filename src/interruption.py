@@ -9,8 +9,9 @@ STATUS = 75  # EX_TEMPFAIL: the same command with --resume continues
 HEARD = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
-class Interrupted(Exception):
-    """A signal has ended the run where that loses nothing; its text says by what and what is kept."""
+class Interrupted(BaseException):
+    """A signal has ended the run where that loses nothing; its text says by what and what is kept. Who catches the
+    exceptions of a file that is read, say, must not take it for one of them."""
 
 
 class Signals:
@@ -59,6 +60,20 @@ class Signals:
         if self.name:
             self.stop()
         yield from self._while(held=False)
+
+    @contextlib.contextmanager
+    def unheard(self):
+        """Signals end the process at once, as they do by themselves: around what would not let Python hear them, where
+        there is nothing to keep yet. One that was noted is raised now."""
+        if self.name:
+            self.stop()
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            for number in self._before:
+                signal.signal(number, self._hear)
 
     def _while(self, held):
         before, self._held = self._held, held

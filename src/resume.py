@@ -135,6 +135,7 @@ class TaskPoints:
         self.interrupted = self._read() if config.resume else None
         found = self.interrupted or {"iteration": 0, "seconds": 0.0}
         self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
+        self.unscored = found.get("unscored", False)  # after the step that it goes on from
 
     @property
     def seconds(self):
@@ -173,9 +174,10 @@ class TaskPoints:
             self.points.forget()
         self.interrupted = None  # its tensors are in their places
 
-    def keep(self):
+    def keep(self, unscored=False):
         self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
-                          "processes": self.state.world.size, **state_of_run(self.state, self.hooks)})
+                          "unscored": unscored, "processes": self.state.world.size,
+                          **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):
         """After a step. After the last one too where the task is long enough to have kept any: what comes then, bases,
@@ -184,12 +186,12 @@ class TaskPoints:
             self.keep()
 
     @contextlib.contextmanager
-    def kept_if_interrupted(self):
-        """Around what a signal may end between two steps."""
+    def kept_if_interrupted(self, while_scoring=False):
+        """Around what a signal may end between two steps; ``while_scoring`` has to be done again."""
         try:
             yield
         except Interrupted:
-            self.keep()
+            self.keep(unscored=while_scoring)
             raise
 
     @contextlib.contextmanager

@@ -46,7 +46,8 @@ class Run:
         self.config, self.signals = config, signals or Signals()
         self.world = this_world()
         self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
-        self.world.start(self.device.device)
+        with self.signals.unheard():
+            self.world.start(self.device.device)
         self.datasets = datasets or Datasets(config)
         self.folder = RunFolder(folder or config.save, writes=self.world.first)
         self.progress = progress(config.quiet or not self.world.first)
@@ -142,13 +143,21 @@ class Run:
                 print(self.memory, flush=True)
             points.begin()
 
+        def score():
+            with points.kept_if_interrupted(while_scoring=True), self.world.interrupted_together(), \
+                    self.signals.released():
+                self.scoring.trained(state, hooks, stem(name))
+
+        def resumed():
+            if points.unscored:
+                score()
+
         def report(state, losses):
             journal.step(state, losses)
             last = state.iteration == state.settings.iterations
+            if due and state.iteration % due == 0 and not last:
+                score()
             with points.kept_if_interrupted():
-                if due and state.iteration % due == 0 and not last:
-                    with self.world.interrupted_together(), self.signals.released():
-                        self.scoring.trained(state, hooks, stem(name))
                 if not last and (reason := self.world.all_stop(self.signals.reason, state.iteration)):
                     raise Interrupted(reason)
             points.keep_where_due(last)
@@ -156,7 +165,7 @@ class Run:
         try:
             with self.signals.held(), points.told_if_interrupted(), self.world.interrupted_together():
                 with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
-                    train(state, hooks, report, begun, points.interrupted)
+                    train(state, hooks, report, begun, points.interrupted, resumed)
                 with self.signals.released():
                     scores = self.scoring.trained(state, hooks, stem(name))
                 checkpoint = self._keep(name, start, state, hooks, scores, points.seconds)
@@ -252,7 +261,9 @@ class Run:
         """Scores of the weights that a sequence starts from, with --resume those that were found before."""
         kept = self.folder.read_json("start.json") if self.config.resume else {}
         scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
-        if scores.keys() == {*map(stem, self.evaluated)}:
+        known = scores.keys() == {*map(stem, self.evaluated)}
+        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
+        if known:
             return scores
         scores = self.evaluate(start)
         self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})

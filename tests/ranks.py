@@ -1,6 +1,7 @@
 """Several processes of one run, as torchrun would start them, but forked from a server that has imported everything.
 Unless asked to, nobody supervises them: one that waits for a dead one would wait for good."""
 
+import faulthandler
 import multiprocessing
 import os
 import re
@@ -57,7 +58,9 @@ class Ranks:
         for process in self.processes:
             process.join(max(0, end - time.monotonic()))
         late = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
-        self.send(signal.SIGKILL)
+        self.send(signal.SIGABRT)  # which tells where they are
+        for process in self.processes:
+            process.join()
         assert not late, f"processes {late} did not end within {seconds} s: {self.told()}"
         return [process.exitcode for process in self.processes]
 
@@ -78,6 +81,7 @@ def _rank(rank, told, log, target, arguments):
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)  # of torch itself
+    faulthandler.enable()
     sys.exit(target(rank, *arguments))
 
 

@@ -385,15 +385,6 @@ def test_without_the_store_each_ends_as_it_would(monkeypatch):
     assert not world.first_to_stop(75) and world.stopped(75) == 75
 
 
-def test_nobody_waits_for_one_that_was_interrupted_before_they_met():
-    store = Store()
-    first, second = (World(rank, 2, store=store) for rank in range(2))
-    with pytest.raises(Interrupted), second.interrupted_together():
-        raise Interrupted("interrupted by SIGTERM")
-    with pytest.raises(Interrupted, match="by SIGTERM"):
-        first.start(torch.device("cpu"))
-
-
 def test_an_exchange_that_an_interruption_breaks_interrupts():
     store = Store()
     first, second = (World(rank, 2, store=store) for rank in range(2))

@@ -60,6 +60,31 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_cannot_hear_signals_is_ended_by_them(number):
+    with Signals() as signals:
+        pid = os.fork()
+        if not pid:
+            with signals.unheard():
+                send(number)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
+        with signals.unheard():
+            pass
+        with pytest.raises(Interrupted):
+            send(number)
+        with pytest.raises(Interrupted), signals.unheard():
+            pytest.fail("it was heard where exceptions are lost, and is raised before anything else")
+
+
+def test_who_catches_exceptions_does_not_catch_an_interruption():
+    with Signals(), pytest.raises(Interrupted):
+        try:
+            send(signal.SIGTERM)
+        except Exception:
+            pytest.fail("taken for an exception of what was interrupted")
+
+
 def test_a_forked_loader_does_not_stop():
     with Signals():
         pid = os.fork()

@@ -4,6 +4,7 @@ with the same bits; with another number of processes, the same numbers. By torch
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 
 import pytest
 import ranks
+from cli_files import rows as read_rows
 from cli_files import weights
 from distributed_cases import EPS
 from ranks import At
@@ -20,6 +22,7 @@ from test_kills import assert_same_results
 
 from src.interruption import STATUS
 from src.main import main
+from src.scoring import Scoring
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -70,8 +73,9 @@ def whole(start, words, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seconds(start, tmp_path_factory):
-    """How long a run takes that nobody disturbs."""
+def seconds(start, whole, tmp_path_factory):
+    """How long a run takes that nobody disturbs, once the server of the processes is there."""
+    whole(3)
     began = time.monotonic()
     resumed(start, tmp_path_factory.mktemp("measured") / "out", 3)
     return time.monotonic() - began
@@ -125,7 +129,7 @@ def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole
     told = interrupted(start, folder, 3, plan, statuses)
     assert "Traceback" not in told and told.count("has ended without a word") == 1
     told = resumed(start, folder, 3)
-    assert ranks.steps_done(told) == ([4] if plan.step else [])
+    assert ranks.steps_done(told) in ([[2], [4]] if plan.step else [[]])  # the last point may not be written yet
     assert_same_results(snapshots_aside(folder), whole(3))
 
 
@@ -157,8 +161,8 @@ def test_interrupted_runs_of_every_method_end_with_the_same_bits(size, method, s
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
-    """To all at once, or to one of them: before they meet, in a step, while they score, while they write. The others
-    are asked to end where one fails, as torchrun does."""
+    """To all at once, or to one of them: before they meet, in a step, while they score, while they write. Where one
+    fails, the others are asked to end, as torchrun does."""
     folder, draw = tmp_path / "out", random.Random(seed)
     for _ in range(2):
         by, ranks_meant = draw.choice([(signal.SIGUSR1, None), (signal.SIGTERM, [draw.randrange(3)]),
@@ -175,6 +179,20 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
     assert_same_results(snapshots_aside(folder), whole(3))
 
 
+def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monkeypatch):
+    """After the fourth step, in one process."""
+    folder, trained = tmp_path / "out", Scoring.trained
+
+    def interrupted(self, state, hooks, file):
+        monkeypatch.setattr(Scoring, "trained", trained)
+        os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setattr(Scoring, "trained", interrupted)
+    assert main(words(folder)) == STATUS
+    assert read_rows(folder / "metrics_colours.csv")[-1]["iteration"] == "0"
+    assert main(words(folder)) == 0
+    assert_same_results(snapshots_aside(folder), whole(1))
+
+
 # -- another number of processes ---------------------------------------------------------------------------------------
 
 
@@ -187,8 +205,8 @@ def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, 
     statuses = [*[1] * (before - 1), -signal.SIGKILL]
     interrupted(start, folder, before, plan, statuses, method)
     told = resumed(start, folder, now, method)
-    assert (f"tones: goes on after step 4 of 9, with {now} processes where it had {before}: the same up to rounding"
-            in told)
+    others = f"with {now} processes where it had {before}: the same up to rounding"
+    assert re.search(f"tones: goes on after step [24] of 9, {others}", told)
     assert_same_numbers(folder, whole(before, method))
     assert_same_numbers(folder, whole(1, method))
 
@@ -201,7 +219,7 @@ def test_another_number_is_refused_where_processes_draw(start, tmp_path):
     assert group.join(300) == [2]
     assert "resume_colours.pth is of 2 processes, here are 1, and each process draws the dropout" in group.told()
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert "goes on after step 4 of 9\n" in resumed(start, folder, 2, "dropout")
+    assert re.search(r"goes on after step [24] of 9\n", resumed(start, folder, 2, "dropout"))
 
 
 @pytest.mark.slow

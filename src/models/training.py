@@ -240,11 +240,12 @@ def begin(state, hooks):
     ready_towers(state)
 
 
-def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None, interrupted=None):
+def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None, interrupted=None,
+          resumed=lambda: None):
     """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
     ``begun(state, hooks)`` is called before the first step, ``report(state, losses)`` after each with the detached
     terms. ``interrupted`` is what ``state_of_run`` said, of a run that goes on from there with the same bits: hooks
-    begin with the weights at load, as they did then, and get back what they had."""
+    begin with the weights at load, as they did then, and get back what they had; then ``resumed()`` is called."""
     settings, device = state.settings, state.device
     if interrupted:
         state.iteration = interrupted["iteration"]
@@ -256,6 +257,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
     if interrupted:
         restore(state, hooks, interrupted)
         interrupted = None  # as large as what it was taken back into
+        resumed()
     # Ours leave no parameter out.
     step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
 
