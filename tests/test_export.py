@@ -198,7 +198,7 @@ def test_heads_lie_beside_it(tmp_path, capsys):
 
 
 def test_no_path_of_the_user_s_is_published(tmp_path):
-    Export(tmp_path).write(checkpoint_of(tiny_clip("vit"), config={"load": "/home/secret/a.pth"}))
+    Export(tmp_path).write(checkpoint_of(tiny_clip("vit"), config={"load": "a/secret/a.pth"}))
     assert b"secret" not in (tmp_path / WEIGHTS).read_bytes()
 
 

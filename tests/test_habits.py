@@ -108,7 +108,7 @@ def test_every_form_asks_for_the_command():
 
 # -- no place or person of one's own -----------------------------------------------------------------------------------
 
-OWN = re.compile("/" + "work/|/" + "home/\\w|py" + "pi|python" + r"hosted|anaconda\.(org|com)|"
+OWN = re.compile(re.escape(f"{ROOT}/") + "|/" + "home/\\w|py" + "pi|python" + r"hosted|anaconda\.(org|com)|"
                  r"[\w.+-]+@[\w-]+\.(com|org|net|edu|io)\b", re.IGNORECASE)
 
 
@@ -129,6 +129,6 @@ def test_no_file_names_a_machines_own_path_a_registry_or_an_address():
     assert not found
 
 
-@pytest.mark.parametrize("text", ["in /" + "work/x", "from Py" + "PI", "a.b@" + "c.org", "/" + "home/me"])
+@pytest.mark.parametrize("text", [f"in {ROOT}/x", "from Py" + "PI", "a.b@" + "c.org", "/" + "home/me"])
 def test_one_would_be_seen(text):
     assert OWN.search(text)

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from clip import loader
 from src.args import parse
 from src.build import adapt
+from src.flags import FLAGS
 from src.models.gradients import read_gradients
 from src.models.lora_injection import load_adapter, plain_weights
 from src.records import Journal
@@ -112,7 +113,7 @@ def test_description_of_a_run(train, world, tmp_path):
     flags = found["flags"]
     assert flags["seed"] == {"value": 7, "origin": "flag"} and flags["wd"] == {"value": 0.0, "origin": "default"}
     assert flags["lr"] == {"value": {"": RATE}, "origin": "flag"}
-    assert "export" not in flags and found["command"][:2] == ["--load", str(world.model)]
+    assert flags.keys() == FLAGS.keys() and found["command"][:2] == ["--load", str(world.model)]
     assert found["seed"] == 7 and found["precision"] == "fp32" and found["iterations"] == STEPS
     assert found["versions"]["torch"] and found["python"].startswith(f"{sys.version_info[0]}.")
     tower = [value for name, value in weights(world.model).items() if name.startswith("visual.")]
