@@ -207,6 +207,7 @@ def test_help_is_instant_and_complete():
     assert done.returncode == 0 and best < 1, f"{best:.2f} s"
     words = set(re.findall(r"--[A-Za-z][\w-]*", done.stdout))
     assert {flag.name for flag in FLAGS.values()} <= words
+    assert "not built" not in done.stdout and "not yet" not in done.stdout
 
 
 # -- documents that must agree -----------------------------------------------------------------------------------------
