@@ -68,7 +68,7 @@ def words_of(draw, keys):
         return [draw(st.sampled_from(UNKNOWN))]
     flag = FLAGS[draw(st.sampled_from(keys))]
     name = draw(st.sampled_from((flag.name, "--" + flag.key)))
-    if flag.switch or not flag.built:
+    if flag.switch:
         return [name + ("=1" if roll == 1 else "")]
     if roll == 1:
         return [name]
