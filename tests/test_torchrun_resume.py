@@ -179,6 +179,7 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
     assert_same_results(snapshots_aside(folder), whole(3))
 
 
+@pytest.mark.slow
 def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monkeypatch):
     """After the fourth step, in one process."""
     folder, trained = tmp_path / "out", Scoring.trained
@@ -196,6 +197,7 @@ def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monke
 # -- another number of processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "now"), [(3, 2), pytest.param(2, 1, marks=pytest.mark.slow),
                                              pytest.param(1, 2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["finetune", *(
@@ -211,6 +213,7 @@ def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, 
     assert_same_numbers(folder, whole(1, method))
 
 
+@pytest.mark.slow
 def test_another_number_is_refused_where_processes_draw(start, tmp_path):
     folder = tmp_path / "out"
     interrupted(start, folder, 2, At(1, 5, "colours", signal.SIGKILL), [1, -signal.SIGKILL], "dropout")
