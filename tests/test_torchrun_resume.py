@@ -198,10 +198,8 @@ def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "now"), [(3, 2), pytest.param(2, 1, marks=pytest.mark.slow),
-                                             pytest.param(1, 2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["finetune", *(
-    pytest.param(method, marks=pytest.mark.slow) for method in ("zscl", "icarl"))])
+@pytest.mark.parametrize(("before", "now"), [(3, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize("method", ["finetune", "zscl", "icarl"])
 def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, method, start, whole, tmp_path):
     folder, plan = tmp_path / "out", At(before - 1, 5, "tones", signal.SIGKILL)
     statuses = [*[1] * (before - 1), -signal.SIGKILL]

@@ -18,6 +18,7 @@ def open_image(path):
     try:
         _refuse_what_is_no_file(path)
         with Image.open(path, formats=FORMATS) as image:
+            _refuse_what_claims_much(image)
             return _as_eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "the file")
@@ -28,6 +29,12 @@ def _refuse_what_is_no_file(path):
     """Reading a pipe would wait, and reading a device never end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is no regular file")
+
+
+def _refuse_what_claims_much(image):
+    """Pillow's own limit is off once the package wilds is imported."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"it claims {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
 
 
 def _as_eight_bits(image):
