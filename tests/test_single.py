@@ -88,7 +88,7 @@ def test_names_of_images(place):
 
 @pytest.mark.parametrize(("images", "fragments"), [
     ("none.png", ["none.png", "no such file"]), ("photos/blue.png,none.png", ["none.png", "no such file"]),
-    ("photos/blue.png,", ["no such file"]), ("", ["no such file"]), ("empty", ["empty", "no images", ".jpg"]),
+    ("photos/blue.png,", ["no such file"]), ("", ["is empty"]), ("empty", ["empty", "no images", ".jpg"]),
     ("texts", ["texts", "no images"])])
 def test_no_images(classify, images, fragments):
     Path("empty/deeper").mkdir(parents=True)
