@@ -226,15 +226,17 @@ def small(tmp_path):
 def test_a_file_system_that_is_full(small, words, alone):
     """In a process of its own, with nothing replaced: first there is no room beside a large file, then there is."""
     command = [sys.executable, "-m", "src.main", *words, "--save", str(small / "out")]
+    as_here = {"cwd": ROOT, "timeout": 300, "check": False,
+               "env": os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}}
     filler = small / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     with filler.open("r+b") as file:
         file.truncate(filler.stat().st_size - 600_000)  # enough for a start, not for the whole
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, **as_here)
     assert done.returncode == 2 and "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == 1, done.stderr
     filler.unlink()
-    assert subprocess.run(command, cwd=ROOT, check=False, timeout=300).returncode == 0
+    assert subprocess.run(command, **as_here).returncode == 0
     assert_same(small / "out", alone[0])
