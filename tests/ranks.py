@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 PRELOADED = ["src.main", "src.run", "src.models.icarl", "src.models.modx", "src.models.gradients",
-             "src.models.penalties", "src.datasets.toy", "peft", "torch._dynamo", "torch.nn.parallel", __name__]
+             "src.models.penalties", "src.datasets.toy", "peft", "torch._dynamo", "torch.nn.parallel",
+             "matplotlib.figure", "matplotlib.backends.backend_agg", "src.report.page", __name__]
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ def counted(function, name, calls, fatal):
 def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["src.main", "src.run", "src.models.icarl", "src.models.modx", "peft", __name__,
-                                    "src.models.gradients", "src.models.penalties", "src.datasets.toy"])
+                                    "src.models.gradients", "src.models.penalties", "src.datasets.toy",
+                                    "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg",
+                                    "src.report.page"])
     return context
 
 
