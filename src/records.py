@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -200,15 +201,30 @@ class Journal:
                 "images_per_second": round(self.images / (now - self.since), 1)}
         self.images, self.since = 0, now
         self.progress.tell(line)
-        self.file = self.file or self.open_log()  # not before there is something to write
-        if self.file:
-            self.file.write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
+        self._write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
         self.trackers.line(line)
+
+    def _write(self, text):
+        """A log that the disk refuses is told once and costs no training."""
+        try:
+            self.file = self.file or self.open_log()  # not before there is something to write
+            if self.file:
+                self.file.write(text)
+        except OSError as error:
+            print(f"warning: the log of this task ends here, it cannot be written ({error.strerror or error})",
+                  file=sys.stderr, flush=True)
+            self._close_file()
+            self.open_log = lambda: None
+
+    def _close_file(self):
+        if self.file:
+            with contextlib.suppress(OSError):  # of what could not be written, which was told
+                self.file.close()
+        self.file = None
 
     def close(self):
         self.progress.end_task()
-        if self.file:
-            self.file.close()
+        self._close_file()
 
 
 def _json_number(value):
