@@ -10,7 +10,7 @@ from clip import catalog
 from src.checkpoint import write_checked
 from src.datasets.splits import stored_lists
 from src.files import atomic_file, reading_only
-from src.plan import without_weights
+from src.plan.model import without_weights
 
 pytest_plugins = ["cli_fixtures"]
 

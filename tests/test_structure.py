@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = (
     ("src.main",),
     ("src.plan", "src.single", "src.chain"),
+    ("src.plan.*",),
     ("src.run",),
     ("src.resume",),
     ("src.scoring",),
