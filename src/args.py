@@ -5,12 +5,12 @@
 
 import argparse
 import difflib
-import os
 import shlex
 from dataclasses import dataclass, field
 
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
+from src.files import named_paths
 from src.flags import (
     CHECK,
     EVAL,
@@ -71,7 +71,7 @@ class Config:
     @property
     def loaded(self):
         """The files of --load, in order. Where a name with commas is that of a file, it is one."""
-        return files_of(self.values["load"] or "")
+        return tuple(named_paths(self.values["load"])) if self.values["load"] else ()
 
     @property
     def pairs(self):
@@ -87,19 +87,14 @@ class Config:
         """Values that can change a result: what two runs must share to be the same."""
         return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.numbers}
 
+    def differences(self, before):
+        """Texts of the values that can change a result and are not those of ``before``, {flag key: plain value}."""
+        return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
+                for key, value in self.numbers().items() if before.get(key) != value]
+
     def plain(self):
         """All values as types that json knows."""
         return {key: _plain(value) for key, value in self.values.items()}
-
-
-def files_of(text):
-    """``A,B`` -> ("A", "B"); a comma that is part of the name of a file which is there parts nothing."""
-    parts, found = text.split(",") if text else [], []
-    while parts:
-        most = next((count for count in range(len(parts), 0, -1) if os.path.isfile(",".join(parts[:count]))), 1)
-        found.append(",".join(parts[:most]))
-        parts = parts[most:]
-    return tuple(found)
 
 
 def _plain(value):

@@ -103,6 +103,18 @@ def atomic_file(path, mode="wb"):
             partial.unlink()
 
 
+def named_paths(text):
+    """``A,B`` -> ["A", "B"]; a comma that is part of the name of what is there parts nothing, and what is not there is
+    a name all the same."""
+    parts, found = text.split(","), []
+    while parts:
+        joined = [",".join(parts[:count]).strip() for count in range(1, len(parts) + 1)]
+        most = next((count for count in range(len(parts), 0, -1) if os.path.exists(joined[count - 1])), 1)
+        found.append(joined[most - 1])
+        parts = parts[most:]
+    return found
+
+
 def digest_of(path):
     """sha256 of a file, in hex."""
     digest = hashlib.sha256()

@@ -6,7 +6,6 @@ from src.datasets import stem
 from src.datasets.check import outside_faults, structural_faults
 from src.errors import UserError
 from src.files import read_json
-from src.flags import FLAGS, shown
 
 
 def open_data(config, datasets, trained, evaluated):
@@ -71,8 +70,6 @@ def refuse_to_replace(config, folder, name):
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
                         "or another --save") from None
-    changed = [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
-               for key, value in config.numbers().items() if before.get(key) != value]
-    if changed:
+    if changed := config.differences(before):
         raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
                         "give --overwrite to replace it, or another --save")

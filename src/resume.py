@@ -10,7 +10,6 @@ import torch
 from src.checkpoint import CheckpointError, read_checked, write_checked
 from src.errors import UserError
 from src.files import digest_of
-from src.flags import FLAGS, shown
 from src.interruption import Interrupted
 from src.models.evaluation import fingerprint
 from src.models.training import drawn_by_process, state_of_run
@@ -99,7 +98,9 @@ def _on_host(content):
 
 def inputs_of(config, start, basis=None):
     """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
-    teacher's, a basis. A file may have changed under its name."""
+    teacher's, a basis. A file may have changed under its name. Where nothing is kept, nothing is read: {}."""
+    if not config.save:
+        return {}
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
     files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
     return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
@@ -107,9 +108,7 @@ def inputs_of(config, start, basis=None):
 
 def refuse_other_configuration(config, content, path):
     """Refuse to go on from a resume point that was made with other values of what can change a result."""
-    changed = [f"{FLAGS[key].name} {shown(content['config'].get(key))} there, {shown(value)} here"
-               for key, value in config.numbers().items() if content["config"].get(key) != value]
-    if changed:
+    if changed := config.differences(content["config"]):
         raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
                         "or leave --resume out to begin anew")
 

@@ -120,18 +120,18 @@ class Run:
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
         with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
-        self.inputs = inputs_of(self.config, start, self.basis)
+        inputs = inputs_of(self.config, start, self.basis)
         finished = self.config.resume and self.folder.has(f"{stem(name)}.pth")
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
-            return self._finished(name)
+            return self._finished(name, inputs)
         self.device.forget_peak()
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
         if not self.config.pairs:  # whose drift is told against them
             del start["state_dict"]
         state.world = self.world
         hooks = build_hooks(self.config, start, self.basis)
-        points = TaskPoints(self.config, self.folder, state, hooks, stem(name), self.inputs)
+        points = TaskPoints(self.config, self.folder, state, hooks, stem(name), inputs)
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
                           self.world.means, points.iteration, self.progress, self.trackers)
         self.trackers.begin(stem(name), points.iteration, self.before.get(stem(name), 0))
@@ -168,7 +168,7 @@ class Run:
                     train(state, hooks, report, begun, points.interrupted, resumed)
                 with self.signals.released():
                     scores = self.scoring.trained(state, hooks, stem(name))
-                checkpoint = self._keep(name, start, state, hooks, scores, points.seconds)
+                checkpoint = self._keep(name, start, state, hooks, scores, points)
         except BaseException:
             with self.signals.held():
                 self._write_files(hooks, stem(name), finished=False)
@@ -178,9 +178,9 @@ class Run:
         points.forget()
         return checkpoint, scores
 
-    def _keep(self, name, start, state, hooks, scores, seconds):
+    def _keep(self, name, start, state, hooks, scores, points):
         """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
-        config, file, due = self.config, stem(name), self._evaluation_rhythm(state)
+        config, file, due, seconds = self.config, stem(name), self._evaluation_rhythm(state), points.seconds
         self.folder.forget_other_iterations(
             {(file, ""), task_and_phase(file, name)},
             [*(range(due, state.iteration, due) if due else ()), state.iteration])
@@ -191,7 +191,7 @@ class Run:
             iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
-                                                    "inputs": self.inputs, "scores": plain_scores(scores)})
+                                                    "inputs": points.inputs, "scores": plain_scores(scores)})
         self._write_files(hooks, file, finished=True)
         if is_adapted(state.model):
             self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
@@ -201,11 +201,11 @@ class Run:
         print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {self.in_words(scores)}", flush=True)
         return checkpoint
 
-    def _finished(self, name):
+    def _finished(self, name, inputs):
         """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
         file = stem(name)
         facts = self.folder.read_json(f"run_{file}.json")
-        refuse_other_inputs(facts.get("inputs"), self.inputs, self.folder.file(f"{file}.pth"))
+        refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
         checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
         scores = scores_of(facts)
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:

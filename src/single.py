@@ -15,9 +15,9 @@ from src.datasets.imagenet import read_class_names
 from src.datasets.images import named_images, open_image
 from src.datasets.splits import tolerant
 from src.errors import UserError
-from src.files import atomic_file
 from src.models.evaluation import classify_split
 from src.records import RunFolder
+from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
 
 SEVERAL = "predictions.csv"
@@ -52,8 +52,7 @@ def classify(config):
     else:
         folder.write_text(SEVERAL, csv_of_several(found))
     for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):
-        with atomic_file(folder.file(names[path])) as file:
-            picture(open_image(path), path.name, ranked).savefig(file, format="png")
+        write_png(picture(open_image(path), path.name, ranked), folder.file(names[path]))
 
 
 def task_of(paths, classnames, in_memory, skip):

@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases: what a run logs, also there. Each package is imported when its flag asks for it."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -7,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import atomic_file
+from src.files import atomic_file, read_json
 
 EVALUATION, SEQUENCE = "evaluation", "sequence"  # stand in the place of a task: scored without training; all tasks
 PROJECT = "clip-continual"
@@ -139,7 +140,8 @@ class WandB:
 
     def _id(self, file):
         if self._config.resume and file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))["id"]
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # edited: another run of theirs begins
+                return str(read_json(file)["id"])
         found = secrets.token_hex(4)
         with atomic_file(file, "w") as opened:
             json.dump({"id": found}, opened)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import functools
 import hashlib
 import os
 import random
@@ -12,6 +13,7 @@ import numpy
 import pytest
 import torch
 
+from src.args import Config
 from src.errors import UserError
 from src.interruption import Interrupted
 from src.models.averaging import MovingAverage, WeightEnsemble
@@ -173,7 +175,9 @@ def test_draws_without_a_generator_do_not_tell_how_long_a_process_has_lived(step
 
 def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_state):
     def config(rate):
-        return SimpleNamespace(resume=True, save_interval="1", numbers=lambda: {"wd": rate, "seed": 1})
+        made = SimpleNamespace(resume=True, save_interval="1", numbers=lambda: {"wd": rate, "seed": 1})
+        made.differences = functools.partial(Config.differences, made)
+        return made
     state, folder = make_state(make_model("vit")), RunFolder(tmp_path)
     first = TaskPoints(config(0.1), folder, state, [Finetune()], "tiny", {"--load": "a"})
     train(state, first.hooks, lambda state, losses: first.keep_where_due(last=False))
@@ -187,7 +191,7 @@ def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_
 
 def test_inputs_are_told_by_their_content(tmp_path):
     def inputs(start, basis=None, **files):
-        return inputs_of(SimpleNamespace(ref_model=None, **files), start, basis)
+        return inputs_of(SimpleNamespace(save="out", ref_model=None, **files), start, basis)
     start, file = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}, tmp_path / "basis.pth"
     again = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}
     assert inputs(start) == inputs(again) and list(inputs(start)) == ["--load"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src.datasets.common import file_split
 from src.errors import UserError
+from src.files import named_paths
 
 JPEG = (".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others of Pillow's may start programs, as EPS does
@@ -100,23 +101,12 @@ def named_images(text):
     """What --eval-single names, ``A.jpg``, ``A.jpg,B.jpg`` or a folder -> paths, each once, those in a folder sorted. A
     name with commas that is there is taken as it is. Raises UserError for what is not there, and for a folder without
     images."""
-    names = [text] if os.path.exists(text) else _names_that_are_there(text)
-    return list(dict.fromkeys(path for name in names for path in _images_at(name)))
+    return list(dict.fromkeys(path for name in named_paths(text) for path in _images_at(name, text)))
 
 
-def _names_that_are_there(text):
-    names, parts = [], text.split(",")
-    while parts:
-        joined = (",".join(parts[:count]).strip() for count in range(1, len(parts) + 1))
-        name = next(filter(os.path.exists, joined), None)
-        if name is None:
-            raise UserError(f"--eval-single {parts[0].strip() or text}: no such file or folder")
-        names.append(name)
-        parts = parts[name.count(",") + 1:]
-    return names
-
-
-def _images_at(name):
+def _images_at(name, text):
+    if not os.path.exists(name):
+        raise UserError(f"--eval-single {name or text}: no such file or folder")
     if os.path.isfile(name):
         return [Path(name)]
     try:

@@ -14,7 +14,7 @@ from src.report.charts import loss_chart, score_chart
 from src.report.figures import write_pictures
 from src.report.runs import ZERO_SHOT, read_run
 from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
-from src.report.tables import SUMMARY, TITLES
+from src.report.tables import MATRIX, SUMMARY, TITLES, defined
 from src.sequence import RETRIEVAL, sequence_metrics
 
 HERE = Path(__file__).parent
@@ -24,8 +24,7 @@ MEANINGS = {  # of each number, in a few words
     "bwt": "points changed since a task was trained", "mean_rsum": "sum of the six recalls, mean over the sets, of 600",
     "i2t_r1": "images whose caption comes first", "t2i_r1": "captions whose image comes first",
     "forgetting_r1": "points of image-to-text R@1 lost since the best"}
-PAIR_TITLES = {"mean_rsum": "rsum", "i2t_r1": "R@1 image to text", "t2i_r1": "R@1 text to image",
-               "forgetting_r1": "Forgetting"}
+PAIR_TITLES = {"mean_rsum": "rsum", "i2t_r1": "R@1 image to text", "t2i_r1": "R@1 text to image"}
 LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
 SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
                 "all": "Each task among the classes of the whole sequence", RETRIEVAL: "Image-text retrieval"}
@@ -59,7 +58,7 @@ def page(run):
         sections=[_section(run, space) for space in run.spaces],
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
         command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
-        origin=_origin(run))
+        origin=_origin(run), matrix=MATRIX, definitions=defined(run.space))
 
 
 @functools.cache
@@ -158,7 +157,7 @@ def _retrieval_headlines(summary):
     return [
         _headline("mean_rsum", PAIR_TITLES["mean_rsum"], summary["mean_rsum"], mean(first, "rsum")),
         *(_headline(key, PAIR_TITLES[key], mean(last, key), mean(first, key)) for key in ("i2t_r1", "t2i_r1")),
-        _headline("forgetting_r1", PAIR_TITLES["forgetting_r1"], sum(lost.values()) / len(lost), None,
+        _headline("forgetting_r1", TITLES["forgetting_r1"], sum(lost.values()) / len(lost), None,
                   f"most: {worst}, {lost[worst]:.1f}" if lost[worst] > 0 else "")]
 
 
@@ -251,7 +250,9 @@ def _costs(run):
     rows = [(task, [duration(facts.seconds), _or_none(facts.images_per_second, "{:,.0f}"),
                     size(facts.peak_memory_bytes), _or_none(facts.trainable_values, "{:,}"), _copies(facts.copies)])
             for task, facts in run.tasks.items()]
-    return {"rows": rows, "total": [duration(run.seconds), "", size(run.peak_memory_bytes), "", ""]}
+    tasks = [facts.seconds or 0 for facts in run.tasks.values()]
+    seconds = run.seconds if (run.seconds or 0) >= sum(tasks) else None  # a run that was resumed tells its last part
+    return {"rows": rows, "total": [duration(seconds), "", size(run.peak_memory_bytes), "", ""]}
 
 
 def _or_none(value, form):
