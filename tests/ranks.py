@@ -1,5 +1,7 @@
 """Several processes of one run, as torchrun would start them, but forked from a server that has imported everything.
-Unless asked to, nobody supervises them: one that waits for a dead one would wait for good."""
+Unless asked to, nobody supervises them: one that waits for a dead one would wait for good.
+
+Python starts one such server, with the imports that the first to start it names: whoever forks takes it from here."""
 
 import faulthandler
 import multiprocessing
@@ -15,7 +17,7 @@ import torch
 
 PRELOADED = ["src.main", "src.run", "src.models.icarl", "src.models.modx", "src.models.gradients",
              "src.models.penalties", "src.datasets.toy", "peft", "torch._dynamo", "torch.nn.parallel",
-             "matplotlib.figure", "matplotlib.backends.backend_agg", "src.report.page", __name__]
+             "matplotlib.figure", "matplotlib.backends.backend_agg", "src.report.page", "pytest", __name__]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class At:
 
 
 def server():
+    """-> the context of multiprocessing whose processes are forked from it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context

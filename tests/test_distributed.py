@@ -280,6 +280,7 @@ def test_an_error_ends_all_processes_with_one_message(together):
         assert not list((together / "saved" / name).glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_torchrun_of_the_command_line(world, alone, tmp_path):
     words = commands(world, tmp_path / "data", tmp_path)["finetune"]
     done = torchrun("-m", "src.main", *words)
@@ -290,6 +291,7 @@ def test_torchrun_of_the_command_line(world, alone, tmp_path):
     assert read_json(tmp_path / "finetune" / "run_colours.json")["processes"] == 2
 
 
+@pytest.mark.slow
 def test_two_machines(world, alone, tmp_path):
     """Two launchers of one process each, as on two machines that share a file system."""
     words = commands(world, tmp_path / "data", tmp_path)["finetune"]

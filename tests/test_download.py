@@ -272,7 +272,7 @@ def fetch(address, path, results):
 
 def test_two_processes_fetch_it_once(server, tmp_path, capsys):
     server.delay = 0.05
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=fetch, args=(server.address, tmp_path / "file", results))
     process.start()
@@ -287,7 +287,7 @@ def test_two_processes_fetch_it_once(server, tmp_path, capsys):
 
 def test_a_killed_process_holds_nothing_up(server, tmp_path):
     server.delay = 0.05
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")
     results = context.Queue()  # which must outlive the start of the process
     process = context.Process(target=fetch, args=(server.address, tmp_path / "file", results))
     process.start()

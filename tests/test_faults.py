@@ -224,6 +224,7 @@ def small(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_is_full(small, words, alone):
     """In a process of its own, with nothing replaced: first there is no room beside a large file, then there is."""
     command = [sys.executable, "-m", "src.main", *words, "--save", str(small / "out")]

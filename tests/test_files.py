@@ -128,7 +128,7 @@ def hold(folder, ready):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that has taken tmp_path / "out"."""
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=hold, args=(tmp_path / "out", there))
     process.start()

@@ -7,7 +7,6 @@ its share says so, until it ends.
 
 import functools
 import json
-import multiprocessing
 import os
 import pkgutil
 import random
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
 from src.flags import FLAGS
@@ -79,12 +79,7 @@ def counted(function, name, calls, fatal):
 
 @pytest.fixture(scope="module")
 def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["src.main", "src.run", "src.models.icarl", "src.models.modx", "peft", __name__,
-                                    "src.models.gradients", "src.models.penalties", "src.datasets.toy",
-                                    "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg",
-                                    "src.report.page"])
-    return context
+    return ranks.server()
 
 
 @pytest.fixture(scope="module")
