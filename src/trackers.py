@@ -1,10 +1,10 @@
 """TensorBoard and Weights & Biases: what a run logs, also there. Each package is imported when its flag asks for it."""
 
-import contextlib
 import importlib
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from src.errors import UserError
@@ -140,8 +140,11 @@ class WandB:
 
     def _id(self, file):
         if self._config.resume and file.is_file():
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # edited: another run of theirs begins
+            try:
                 return str(read_json(file)["id"])
+            except (OSError, ValueError, TypeError, KeyError):
+                print(f"warning: {file} does not name the run of W&B that was interrupted; another begins",
+                      file=sys.stderr, flush=True)
         found = secrets.token_hex(4)
         with atomic_file(file, "w") as opened:
             json.dump({"id": found}, opened)

@@ -146,6 +146,16 @@ def test_resume_goes_on_with_the_same_run(tmp_path, wandb):
     assert all(options["resume"] == "allow" for options in of_kind(wandb, "init"))
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "3"])
+def test_a_damaged_name_of_the_run_is_told(content, tmp_path, wandb, capsys):
+    (tmp_path / "wandb_run.json").write_text(content)
+    with wandb_tracker(tmp_path, "--resume") as trackers:
+        trackers.line({"iteration": 1})
+    assert "wandb_run.json does not name the run of W&B that was interrupted" in capsys.readouterr().err
+    options, = of_kind(wandb, "init")
+    assert options["id"] == read_json(tmp_path / "wandb_run.json")["id"]
+
+
 def test_variables_of_wandb_come_first(tmp_path, wandb, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_DIR", "elsewhere")
