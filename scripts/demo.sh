@@ -10,7 +10,7 @@ for method in finetune lwf ZSCL; do
 done
 echo "The embedded benchmark, top-1 in percent (Transfer: tasks not yet trained; Last: after the last task):"
 echo
-"$python" -m src.main --report $out/zero-shot,$out/finetune,$out/lwf,$out/ZSCL
+"$python" -m src.main --report $out/finetune,$out/lwf,$out/ZSCL
 echo
 echo "Next, on real data (downloads DTD and CLIP's weights on first use):"
 echo "    $python -m src.main --method finetune --train-mode whole --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft"

@@ -9,26 +9,32 @@ Of several processes (``torchrun -m src.main ...``) the first speaks and writes.
 
 import contextlib
 import os
+import select
 import sys
 
 from src import args, checks, flags  # all else is imported where a run needs it: --help must not wait for torch
 from src.errors import UserError, legible
 from src.interruption import STATUS, Interrupted, Signals
 
-INTERRUPTED = 130
+INTERRUPTED, UNREAD = 130, 141
+MISSING = ("error: the package {name} is not installed for {python}; activate the environment that has it "
+           "(. .venv/bin/activate), or pip install -r requirements.txt")
 BROKEN = ("error: another process of this run has ended without a word, as one that is killed does ({error}). The same "
           "command with --resume goes on from what was kept")
 
 
 def main(argv=None):
     """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 75 where
-    training was interrupted and goes on with --resume, 130 where it was broken off."""
+    training was interrupted and goes on with --resume, 130 where it was broken off, 141 where nobody reads its
+    output any more."""
     with contextlib.ExitStack() as leaving:
         if several_processes():
             leaving.callback(_world().stop)
         try:
             with _only_the_first_speaks(), _interrupted_together():
-                return _ended(_run(sys.argv[1:] if argv is None else argv))
+                status = _run(sys.argv[1:] if argv is None else argv)
+                sys.stdout.flush()
+                return _ended(status)
         except (UserError, *_load_errors()) as error:
             return _stopped(f"error: {legible(str(error))}", 2)
         except Interrupted as error:
@@ -39,6 +45,10 @@ def main(argv=None):
         except KeyboardInterrupt:
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except Exception as error:
+            if _is_missing_package(error):
+                return _stopped(MISSING.format(name=error.name, python=sys.executable), 2)
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                return _stopped("stopped: what reads the output has ended", UNREAD)
             if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
                 return _stopped(BROKEN.format(error=str(error).split(". ")[0]), 1)
             _ended(1)
@@ -82,6 +92,20 @@ def _only_the_first_speaks():
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), \
             contextlib.redirect_stderr(nowhere):
         yield
+
+
+def _is_missing_package(error):
+    return (isinstance(error, ModuleNotFoundError) and "." not in (error.name or ".")
+            and error.name not in ("src", "clip"))
+
+
+def _nobody_reads():
+    """Whether stdout is a pipe whose reader has gone, as of ``| head``. Nothing goes there any more then."""
+    stdout, pipe = sys.__stdout__.fileno(), select.poll()
+    pipe.register(stdout, select.POLLERR)
+    if unread := bool(pipe.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)  # else Python complains when it ends
+    return unread
 
 
 def _stopped(message, status):

@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip.plain_yaml import read_yaml
 from src.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -64,6 +63,7 @@ def _path(name):
 def _read(path, name):
     if not os.path.isfile(path):
         raise UserError(f"--recipe {name}: no such file")
+    from clip.plain_yaml import read_yaml  # a command line without a recipe reads no YAML
     try:
         return read_yaml(path)
     except (OSError, ValueError) as error:

@@ -44,11 +44,16 @@ def classify(config):
     found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
                            config.batch_size_eval, worker_count(config, task))
     found = {paths[position]: ranked for position, ranked in found.items()}
+    if folder.writes:
+        _keep(folder, found, names, alone)
     print(table_of_one(*found.values()) if alone else table_of_several(found))
-    if not folder.writes:
-        return
+
+
+def _keep(folder, found, names, alone):
+    """A csv of all and a picture of each. {path: [(class name, probability)]}"""
     if alone:
-        folder.write_text(f"{paths[0].stem}.csv", rows_csv(["class", "probability"], *found.values()))
+        (path, ranked), = found.items()
+        folder.write_text(f"{path.stem}.csv", rows_csv(["class", "probability"], ranked))
     else:
         folder.write_text(SEVERAL, csv_of_several(found))
     for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):

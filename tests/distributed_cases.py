@@ -1,13 +1,8 @@
-"""What several processes must do as one does: each case gives numbers that test_distributed compares. Run by torchrun,
-
-    torchrun --nproc-per-node 2 tests/distributed_cases.py OUT COMMANDS
-
-the first process writes them to OUT/cases.pt, and runs the command lines of the json file COMMANDS, {name: words}."""
+"""What several processes must do as one does: each case gives numbers that test_distributed compares."""
 
 import json
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from conftest import CLASSNAMES, SENTENCES, TEMPLATES, reference_task, tiny_clip, tiny_task
@@ -195,14 +190,16 @@ def different_parts(world):
             "interleaved": world.interleave(list(range(world.rank, 7, world.size)), 7)}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    out, world = Path(sys.argv[1]), this_world()
+def give(rank, out, commands):
+    """A target of ``ranks``: the numbers to OUT/cases<rank>.pt, then the command lines {name: words} in turn; what the
+    processes say of these to OUT/told.txt."""
+    sys.stdout = sys.stderr = open(out / "told.txt", "a", encoding="utf-8", buffering=1)
+    world = this_world()
     assert isinstance(world, World) and world.size > 1
     world.start(torch.device("cpu"))
     torch.save(different_parts(world), out / f"part{world.rank}.pt")
     found = run_cases(world)
     torch.save(found, out / f"cases{world.rank}.pt")
     world.stop()
-    statuses = {name: main(words) for name, words in json.loads(Path(sys.argv[2]).read_text()).items()}
+    statuses = {name: main(words) for name, words in commands.items()}
     (out / f"statuses{world.rank}.json").write_text(json.dumps(statuses))

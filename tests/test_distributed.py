@@ -1,4 +1,5 @@
-"""Several processes are one: losses, gradients, weights, scores and files, by two gloo processes under torchrun."""
+"""Several processes are one: losses, gradients, weights, scores and files, of two gloo processes. By torchrun where it
+is said so, which takes a while to start."""
 
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import distributed_cases
 import pytest
+import ranks
 import torch
 from cli_files import BATCH, listing, read_json, rows, weights
 
@@ -79,11 +81,9 @@ def together(world, tmp_path_factory):
     shutil.copytree(world.root / "colours", out / "data" / "broken")
     image = out / "data" / "broken" / "train" / "green" / "3.png"
     image.write_bytes(image.read_bytes()[:-150])
-    (out / "commands.json").write_text(json.dumps(commands(world, out / "data", out / "saved")))
-    done = torchrun(TESTS / "distributed_cases.py", out, out / "commands.json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (out / "printed.txt").write_text(done.stdout)
-    (out / "told.txt").write_text(done.stderr)
+    group = ranks.Ranks(ranks.server(), 2, out / "log", distributed_cases.give, out,
+                        commands(world, out / "data", out / "saved"))
+    assert group.join(300) == [0, 0], group.told()
     return out
 
 
@@ -261,8 +261,8 @@ def test_scores_of_an_evaluation(alone, together):
 
 
 def test_one_process_speaks(together):
-    printed, told = (together / "printed.txt").read_text(), (together / "told.txt").read_text()
-    told_tasks = [line.split(":")[0] for line in printed.splitlines() if " steps in " in line]
+    told = (together / "told.txt").read_text()
+    told_tasks = [line.split(":")[0] for line in told.splitlines() if " steps in " in line]
     assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", "colours", "colours"]
     assert "Warning" not in told and told.count("warning: --wd has no effect in a evaluation run") == 1, told
 

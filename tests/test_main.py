@@ -1,12 +1,16 @@
 """The command line as a whole: bad input says one thing and writes nothing; one image is classified."""
 
 import re
+import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 
 import pytest
 import torch
 from cli_files import COLOURS, listing, picture, write_pictures
+
+from src import main
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -178,6 +182,47 @@ def test_help(cli, capsys, words, status):
     with pytest.raises(SystemExit) as caught:
         cli(words)
     assert caught.value.code == status and "--train-dataset" in capsys.readouterr().out
+
+
+# -- around a run ------------------------------------------------------------------------------------------------------
+
+
+def python(*words, **options):
+    return subprocess.Popen([sys.executable, *words], cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("words", ["--list-datasets", "--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy"])
+def test_who_reads_the_output_ends_first(words):
+    process = python("-m", "src.main", *words.split())
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 141 and told.splitlines()[-1] == "stopped: what reads the output has ended", told
+    assert "Traceback" not in told and "Exception" not in told
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, world, place, monkeypatch):
+    def broken(config):
+        raise BrokenPipeError("of a worker")
+    monkeypatch.setitem(main.RUNS, main.flags.LIST, broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        cli("--list-datasets")
+
+
+def test_a_python_without_the_packages():
+    done = python("-S", "-m", "src.main", *"--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy".split())
+    out, told = done.communicate(timeout=60)
+    assert done.returncode == 2 and out == "" and "Traceback" not in told
+    assert f"error: the package torch is not installed for {sys.executable}; activate" in told
+
+
+@pytest.mark.parametrize("name", ["src.nothing", "src", "torch.nothing", None])
+def test_a_module_that_no_package_has_is_an_error_of_ours(cli, world, place, monkeypatch, name):
+    def broken(config):
+        raise ModuleNotFoundError("no module", name=name)
+    monkeypatch.setitem(main.RUNS, main.flags.LIST, broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli("--list-datasets")
 
 
 # -- one image ---------------------------------------------------------------------------------------------------------
