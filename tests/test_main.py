@@ -17,6 +17,7 @@ pytest_plugins = ["cli_fixtures"]
 START = "--load {model} --iterations 1 --batch-size 4 --lr 1e-5 --workers 0 --save out"
 TASK = f"{START} --train-dataset {{colours}}"
 ZSCL = f"{TASK} --method ZSCL --ref-dataset {{tones}}"
+EMBEDDED = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy"
 SINGLE = "--load {model} --eval-only --eval-single {image}"
 CASES = {  # what makes it wrong: (command, what the message must hold)
     "nothing": ("", ["--train-dataset"]),
@@ -192,7 +193,7 @@ def python(*words, **options):
                             stdout=subprocess.PIPE, **options)
 
 
-@pytest.mark.parametrize("words", ["--list-datasets", "--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy"])
+@pytest.mark.parametrize("words", ["--list-datasets", EMBEDDED])
 def test_who_reads_the_output_ends_first(words):
     process = python("-m", "src.main", *words.split())
     process.stdout.close()
@@ -210,7 +211,7 @@ def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, world, place, monkeypatch
 
 
 def test_a_python_without_the_packages():
-    done = python("-S", "-m", "src.main", *"--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy".split())
+    done = python("-S", "-m", "src.main", *EMBEDDED.split())
     out, told = done.communicate(timeout=60)
     assert done.returncode == 2 and out == "" and "Traceback" not in told
     assert f"error: the package torch is not installed for {sys.executable}; activate" in told

@@ -1,5 +1,6 @@
 """report.html: what a finished sequence says, in one file; numbers against those of its summary and hand arithmetic."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 from src.args import parse
 from src.models.evaluation import Scores
 from src.records import RunFolder
-from src.report import page
+from src.report import page, tables
 from src.report.runs import read_run
 from src.run import Run
 
@@ -144,6 +145,14 @@ def test_retrieval_has_its_own_matrices_and_words(shown):
                       "Forgetting": (2.5, None)}
     assert [cell.own for row in page.heat_map(run, "retrieval", "rsum")["rows"] for cell in row["cells"]] == [
         False, False, True, False, True, False]
+
+
+def test_the_numbers_are_explained_as_in_the_tables(shown):
+    for write, space in ((write_run, "task"), (write_pairs_run, "retrieval")):
+        _, text, _ = shown(write, name=space)
+        told = html.unescape(text)
+        assert all(f"<dt>{title}</dt><dd>{meaning}</dd>" in told for title, meaning in tables.defined(space))
+        assert (f"<p>{tables.MATRIX}</p>" in told) == (space == "task")
 
 
 def test_costs_flags_and_origins(shown):

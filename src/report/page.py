@@ -58,7 +58,7 @@ def page(run):
         sections=[_section(run, space) for space in run.spaces],
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
         command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
-        origin=_origin(run), matrix=MATRIX, definitions=defined(run.space))
+        origin=_origin(run), matrix_meaning=MATRIX, definitions=defined(run.space))
 
 
 @functools.cache
