@@ -103,6 +103,17 @@ def test_lines_are_json_also_where_training_diverges(tmp_path):
     json.loads((tmp_path / "log_DTD.jsonl").read_text(encoding="utf-8"), parse_constant=refuse)
 
 
+def test_a_log_that_the_disk_refuses_is_told_once(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    folder.open_log = lambda dataset, after: open("/dev/full", "a", encoding="utf-8", buffering=1)
+    journal = Journal(folder, "DTD", 3, 1)
+    for iteration in range(1, 4):
+        journal.step(journal_state(iteration), {"task": torch.tensor(1.5)})
+    journal.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: the log of this task ends here, it cannot be written (No space left on device)"]
+
+
 def test_description(monkeypatch):
     config = parse(["--train-dataset", "DTD", "--epochs", "2", "--text-datasets", "A,B"])
     device = SimpleNamespace(precision="fp32", describe=lambda: "cpu")
