@@ -56,13 +56,12 @@ def run(words, folder, log, stage=None, fatal=0):
     stage; without, it notes how often each was called."""
     torch.set_num_threads(1)
     calls = dict.fromkeys(STAGES, 0)
-    with open(log, "a", encoding="utf-8") as file:
-        sys.stdout = sys.stderr = file
-        from src.main import main
-        with pytest.MonkeyPatch.context() as patched:
-            for name, place in STAGES.items():
-                patched.setattr(place, counted(pkgutil.resolve_name(place), name, calls, fatal * (name == stage)))
-            status = main([*words.split(), *COMMON.split(), "--save", str(folder)])
+    sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)  # also for the traceback of a fault
+    from src.main import main
+    with pytest.MonkeyPatch.context() as patched:
+        for name, place in STAGES.items():
+            patched.setattr(place, counted(pkgutil.resolve_name(place), name, calls, fatal * (name == stage)))
+        status = main([*words.split(), *COMMON.split(), "--save", str(folder)])
     folder.with_suffix(".calls").write_text(json.dumps(calls), encoding="utf-8")
     sys.exit(status)
 
@@ -136,6 +135,7 @@ def killed_and_resumed(processes, alone, name, seed, tmp_path, kills=2):
     expected, seconds = alone(name)
     draw, folder = random.Random(f"{name} {seed}"), Path(tmp_path) / "out"
     statuses = [finished(processes, name, folder, draw.uniform(0.05, 0.95) * seconds) for _ in range(kills)]
+    print(f"{name} {seed}: {statuses}")
     assert set(statuses) <= {0, -signal.SIGKILL}, folder.with_suffix(".log").read_text()
     assert finished(processes, name, folder) == 0, folder.with_suffix(".log").read_text()
     assert_same_results(folder, expected)

@@ -231,6 +231,19 @@ def test_fc_batches_are_features_under_the_evaluation_transform(kind, first, pre
         assert not batch.features.requires_grad
 
 
+@pytest.mark.parametrize("first", [1, 4, 6, 7])
+def test_fc_goes_on_with_the_same_bits(kind, first, prepared):
+    """All is encoded in the batches of the whole run; nothing is where no step is left."""
+    state = prepared(kind, "fc", iterations=7)
+    seen = encoded_by(state.model.visual)
+    whole = list(state.training_stream())
+    state.iteration = first
+    found = list(state.training_stream())
+    assert len(found) == 7 - first and len(seen) == 1 + bool(found) and len({len(batch) for batch in seen}) == 1
+    assert all(torch.equal(batch.features, expected.features)
+               for batch, expected in zip(found, whole[first:], strict=True))
+
+
 def test_fc_skips_images_that_cannot_be_decoded(prepared, stream_of):
     state = prepared("vit", "fc", iterations=6)
     split, order = state.task.split("train"), list(visited(6))

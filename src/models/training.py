@@ -190,16 +190,19 @@ class TrainingState:
             return self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
         if self.head is None or trains(self.model, "image"):
             return self.stream(split, "train", settings.batch_size, train_transform=True)
-        return self._feature_batches(split, SeededBatches(
-            len(split), settings.batch_size, self.seed_of("train"), self.iteration, settings.iterations,
-            self.world.part))
+        return self._feature_batches(split)
 
-    def _feature_batches(self, split, batches):
-        visited = sorted({index for batch in batches.whole() for _, index in batch})  # by any process: they share it
+    def _feature_batches(self, split):
+        """An interrupted run encodes all that it did at first, in the same batches: others round in other ways."""
+        every, left = (SeededBatches(len(split), self.settings.batch_size, self.seed_of("train"), first,
+                                     self.settings.iterations, self.world.part) for first in (0, self.iteration))
+        if not len(left):
+            return
+        visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process: they share it
         positions, features = encode_split(self.model, split.subset(visited), self.device,
                                            workers=self.settings.workers, world=self.world)
         row_of = {visited[position]: row for row, position in enumerate(positions)}
-        for batch in batches:
+        for batch in left:
             found = [index for _, index in batch if index in row_of]
             if not found:
                 raise UserError("none of the images of a batch could be decoded")
