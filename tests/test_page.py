@@ -1,5 +1,6 @@
 """report.html: what a finished sequence says, in one file; numbers against those of its summary and hand arithmetic."""
 
+import dataclasses
 import html
 import json
 import re
@@ -167,6 +168,13 @@ def test_costs_flags_and_origins(shown):
     assert text.count("<details open>") >= 1 and "Flags at their defaults" in text
     for known in ("abc", "cpu,<wbr> 1 threads", "fp32"):
         assert known in text
+
+
+def test_a_resumed_sequence_does_not_tell_its_last_part_as_the_whole(shown):
+    """Its tasks took 2, 3 and 4 seconds, those that were finished before too."""
+    run = shown()[0]
+    assert [page._costs(dataclasses.replace(run, seconds=seconds))["total"][0] for seconds in (8.9, 9.0, None)] == [
+        "–", "9.0 s", "–"]
 
 
 def test_methods_are_named(shown):
