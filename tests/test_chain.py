@@ -5,6 +5,8 @@ import csv
 import pytest
 from cli_files import BATCH, RATE, listing, read_json
 
+from src.chain import _trained
+from src.errors import UserError
 from src.main import main
 from src.report.runs import read_run
 
@@ -181,6 +183,21 @@ def test_phases_of_image_text_pairs(cli, world, pairs, tmp_path):
 def refused(done, *fragments):
     assert done.status == 2 and len(done.err.splitlines()) == 1 and done.err.startswith("error: "), done.err
     assert all(str(fragment) in done.err for fragment in fragments), done.err
+
+
+def checkpoint(dataset, *before, shape="small"):
+    return {"architecture": shape, "history": [{"dataset": name, "source": name} for name in (*before, dataset)]}
+
+
+def test_another_architecture_is_no_sequence():
+    assert _trained({"a": checkpoint("A"), "b": checkpoint("B", "A")}) == ["A", "B"]
+    with pytest.raises(UserError, match="--load b: holds another architecture than a; give the files of one sequence"):
+        _trained({"a": checkpoint("A"), "b": checkpoint("B", "A", shape="large")})
+
+
+def test_pairs_and_classes_share_no_matrix():
+    with pytest.raises(UserError, match="--load a,b: some were trained on image-text pairs, some on classes"):
+        _trained({"a": checkpoint("coco"), "b": checkpoint("DTD", "coco")})
 
 
 def test_files_that_are_no_sequence(cli, world, chain, tmp_path):

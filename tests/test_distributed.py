@@ -126,6 +126,14 @@ def test_alone_every_exchange_is_the_identity(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
+def test_what_must_be_the_same(monkeypatch):
+    world = World(0, 2)
+    monkeypatch.setattr(World, "_of_all", lambda self, value: [value, 4])
+    assert world.require_same(4, "differ") is None
+    with pytest.raises(UserError, match="^differ$"):
+        world.require_same(None, "differ")
+
+
 @pytest.mark.parametrize(("rank", "expected"), [(0, ["work", "nested", "wait"]), (1, ["wait", "work", "nested"])])
 def test_turns(rank, expected):
     """A turn within a turn is part of it: every process waits once."""

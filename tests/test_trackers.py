@@ -89,6 +89,16 @@ def test_what_goes_on_hides_what_comes_after(tmp_path):
     assert scalars(tmp_path / "tensorboard" / "other") == {"train/loss": {9: 2.0}}
 
 
+@pytest.mark.parametrize("after", [0, 3])
+def test_what_goes_on_hides_steps_that_it_does_not_reach(after, tmp_path):
+    for steps in (range(1, 6), range(after + 1, 5)):
+        with tensorboard(tmp_path) as trackers:
+            trackers.begin("DTD", after if steps.start > 1 else 0)
+            for iteration in steps:
+                trackers.line({"iteration": iteration, "loss": 1.0})
+    assert [*scalars(tmp_path / "tensorboard" / "DTD")["train/loss"]] == [1, 2, 3, 4]
+
+
 def test_tensorboard_needs_a_folder(cli, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 1, "--lr", RATE,
@@ -144,6 +154,15 @@ def test_resume_goes_on_with_the_same_run(tmp_path, wandb):
     assert first == resumed != anew
     assert [step for step, _ in wandb if isinstance(step, int)] == [101, 106, 101]
     assert all(options["resume"] == "allow" for options in of_kind(wandb, "init"))
+
+
+def test_steps_never_go_back(tmp_path, wandb):
+    """Of what is scored after the last task, say: theirs refuses a step before the newest."""
+    with wandb_tracker(tmp_path) as trackers:
+        trackers.begin("tones", before=100)
+        for iteration in (1, 9, 4):
+            trackers.line({"iteration": iteration, "loss": 1.0})
+    assert [step for step, _ in wandb if isinstance(step, int)] == [101, 109, 109]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "3"])

@@ -11,6 +11,8 @@ from pathlib import Path
 import fake_training
 import pytest
 
+from src.interruption import STATUS
+
 ROOT = Path(__file__).parents[1]
 TASK = ["--train-dataset", "DTD", "--save", "run"]
 STEPS = "300"  # which take three seconds
@@ -108,6 +110,12 @@ def test_its_status_is_the_trainings(place, job, status):
     job()
     assert run(*TASK, "--status", str(status))[0] == status
     assert not commands("scontrol requeue")
+
+
+def test_it_knows_the_status_of_an_interrupted_run():
+    """As ARGUMENTS.md promises it to whoever scripts against it."""
+    text = (ROOT / "train.sh").read_text(encoding="utf-8")
+    assert f"INTERRUPTED={STATUS} " in text and STATUS == 75
 
 
 def test_an_interrupted_run_continues(place):
