@@ -4,6 +4,7 @@ notes what it is asked: the real one wants an account, or writes a format of its
 import importlib.machinery
 import json
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -77,8 +78,14 @@ def tensorboard(save, *words):
     return open_trackers(parse(["--train-dataset", "DTD", "--save", str(save), "--tensorboard", *words]))
 
 
+def next_second():
+    """Whose files TensorBoard reads after those of this one, which it names by the second."""
+    time.sleep(1.05 - time.time() % 1)
+
+
 def test_what_goes_on_hides_what_comes_after(tmp_path):
     for after, value in ((0, 1.0), (3, 2.0)):
+        next_second()
         with tensorboard(tmp_path) as trackers:
             trackers.begin("other")
             trackers.line({"iteration": 9, "loss": value})
@@ -92,6 +99,7 @@ def test_what_goes_on_hides_what_comes_after(tmp_path):
 @pytest.mark.parametrize("after", [0, 3])
 def test_what_goes_on_hides_steps_that_it_does_not_reach(after, tmp_path):
     for steps in (range(1, 6), range(after + 1, 5)):
+        next_second()
         with tensorboard(tmp_path) as trackers:
             trackers.begin("DTD", after if steps.start > 1 else 0)
             for iteration in steps:
