@@ -33,7 +33,7 @@ def main(argv=None):
         try:
             with _only_the_first_speaks(), _interrupted_together():
                 status = _run(sys.argv[1:] if argv is None else argv)
-                sys.stdout.flush()
+                print(end="", flush=True)  # also where there is no stdout at all
                 return _ended(status)
         except (UserError, *_load_errors()) as error:
             return _stopped(f"error: {legible(str(error))}", 2)

@@ -202,6 +202,12 @@ def test_who_reads_the_output_ends_first(words):
     assert "Traceback" not in told and "Exception" not in told
 
 
+def test_no_stdout_at_all():
+    process = subprocess.Popen(f"{sys.executable} -m src.main --list-datasets >&-", cwd=Path(__file__).parents[1],
+                               shell=True, stderr=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
 def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, world, place, monkeypatch):
     def broken(config):
         raise BrokenPipeError("of a worker")

@@ -206,6 +206,16 @@ def test_two_of_one_name_are_refused_only_where_files_are_written(classify):
     assert done.status == 0 and [row[0] for row in table(done.out)[1:]] == images.split(",")
 
 
+def test_all_is_kept_before_the_table_is_told(classify, monkeypatch):
+    """Who reads the table, as head does, may end before it."""
+    def gone(found):
+        raise BrokenPipeError("elsewhere")
+    monkeypatch.setattr("src.single.table_of_several", gone)
+    with pytest.raises(BrokenPipeError):
+        classify("photos", "--save", "out")
+    assert listing("out") == {"predictions.csv", "blue.png", "green.png", "red_disc.png"}
+
+
 def test_an_image_is_never_written_over(classify):
     before = Path("photos/green.png").read_bytes()
     done = classify("photos/green.png", "--save", "photos")

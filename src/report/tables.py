@@ -9,15 +9,17 @@ SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
 TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "Forgetting", "bwt": "BWT",
           "mean_rsum": "mean rsum", "i2t_r1": "i2t R@1", "t2i_r1": "t2i R@1", "rsum": "rsum",
-          "forgetting_r1": "Forgetting"}
+          "forgetting_r1": "Forgetting", "recall": "R@k"}
 MATRICES = {False: ("top1", "top5"), True: ("i2t_r1", "t2i_r1", "rsum")}  # of classes, and of image-text pairs
 # What the numbers of a sequence are, wherever they are shown: src.sequence.sequence_metrics and summarise_retrieval.
 DEFINITIONS = {
     "transfer": "mean over j > 1 of the mean over i < j of A[i][j] (Zheng et al., 2023)",
     "avg": "mean of all A[i][j]",
     "last": "mean over j of A[n][j], the row after the last task",
-    "forgetting": "mean over j < n of (max over i of A[i][j]) - A[n][j] (Chaudhry et al., 2018)",
+    "forgetting": "mean over j < n of (max over i of A[i][j]) - A[n][j]; lower is better (Chaudhry et al., 2018)",
     "bwt": "mean over j < n of A[n][j] - A[j][j] (Lopez-Paz and Ranzato, 2017)",
+    "recall": "share, in percent, of images with one of their captions among the k nearest, or of captions with their "
+              "image among them",
     "rsum": "sum of R@1, R@5 and R@10 from image to text (i2t) and from text to image (t2i), in percent",
     "mean_rsum": "mean of rsum over the sets of image-text pairs",
     "forgetting_r1": "of each set, the best i2t R@1 after any task minus that after the last",
@@ -100,7 +102,7 @@ def summary_text(summary):
 
 def defined(space):
     """[(title, definition)] of the numbers that are shown of a label space, or of "retrieval"."""
-    keys = ("rsum", "mean_rsum", "forgetting_r1") if space == RETRIEVAL else SUMMARY
+    keys = ("recall", "rsum", "mean_rsum", "forgetting_r1") if space == RETRIEVAL else SUMMARY
     return [(TITLES[key], DEFINITIONS[key]) for key in keys]
 
 
