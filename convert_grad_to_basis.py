@@ -45,7 +45,7 @@ def convert(source, target, energy):
     """Read, make the rows orthonormal, write. -> the written {name: {"basis": (k, numel), "energy": (k,)}}"""
     import torch
 
-    from src.files import atomic_file
+    from src.machine.files import atomic_file
     from src.models.gradients import as_basis, is_basis, read_file
     content = read_file(source, "--input")
     if is_basis(content):

@@ -28,8 +28,8 @@ from benchmarks.sizes import sentences as some_sentences
 from clip.model import CLIP
 from clip.tokenizer import END_TOKEN, START_TOKEN, encode
 from src.datasets.common import Split, Task
-from src.device import Device
-from src.distributed import World, this_world
+from src.machine.device import Device
+from src.machine.distributed import World, this_world
 from src.models.averaging import WeightEnsemble
 from src.models.evaluation import evaluate
 from src.models.finetune import ZSCL, Finetune

@@ -33,7 +33,7 @@ import clip.tokenizer  # noqa: E402
 from benchmarks.harness import Mismatch, in_turns, nothing, summary, surroundings  # noqa: E402
 from benchmarks.sizes import random_images, random_model  # noqa: E402
 from benchmarks.steps import Pair  # noqa: E402
-from src.device import Device  # noqa: E402
+from src.machine.device import Device  # noqa: E402
 
 FULL = {"model": "ViT-B/16", "batch": 64, "classes": 47, "sentences": 1000, "rounds": 5, "matrix": 8192}
 TINY = {"model": "tiny-vit", "batch": 2, "classes": 4, "sentences": 6, "rounds": 1, "matrix": 64}

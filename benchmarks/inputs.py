@@ -14,7 +14,7 @@ from clip.loader import MEAN, STD
 from src.datasets.common import Task, evaluation_batches
 from src.datasets.images import folder_split
 from src.datasets.transforms import EvalTransform
-from src.device import Device
+from src.machine.device import Device
 from src.models.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]

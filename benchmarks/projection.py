@@ -9,7 +9,7 @@ import torch
 from benchmarks.harness import compared, in_turns, nothing, summary
 from benchmarks.our_step import OurStep, batch_of
 from benchmarks.sizes import class_names, random_images, random_model
-from src.device import Device
+from src.machine.device import Device
 from src.models.gradients import GradientTracker, tracked_parameters
 
 INSIDE = 1e-3  # of a weight's movement in fp32, as methods promise; a free step of the small tensors has 0.1 there

@@ -11,7 +11,7 @@ from benchmarks.sizes import class_names, random_images, random_model
 from benchmarks.sizes import sentences as some_sentences
 from clip import tokenize
 from src.datasets.common import fill
-from src.device import Device
+from src.machine.device import Device
 from src.models.modeling import constant_text_features, frozen_copy, tokens_of
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2e-2}  # of the loss before the first step, relative

@@ -59,7 +59,7 @@ def read_architecture(name, file=None):
     A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
     Raises ValueError, in one line, where the name or a key is missing or unknown.
     """
-    from clip.plain_yaml import NumberLoader, read_yaml
+    from clip.files.plain_yaml import NumberLoader, read_yaml
     path = Path(file) if file else CONFIGS / (file_stem(name) + ".yaml")
     if not os.path.isfile(path):
         raise ValueError(f"no architecture {name!r}; there are {', '.join(architecture_names())}"

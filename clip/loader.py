@@ -1,4 +1,4 @@
-"""A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.archive``."""
+"""A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.files.archive``."""
 
 import json
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from clip import catalog
-from clip.archive import read_file
-from clip.download import download
+from clip.files.archive import read_file
+from clip.files.download import download
 from clip.errors import LoadError, printable
 from clip.model import CLIP
 
@@ -164,7 +164,7 @@ def _read_safetensors(path):
                 "format": FORMAT, "architecture": json.loads(told), "state_dict": tensors}
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # as in clip.archive: damaged bytes can make nearly anything fail
+    except Exception as error:  # as in clip.files.archive: damaged bytes can make nearly anything fail
         raise LoadError(f"{path} is not a safetensors file that can be read ({printable(str(error))})") from None
 
 

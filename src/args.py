@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
-from src.files import named_paths
-from src.flags import (
+from src.machine.files import named_paths
+from src.cli.flags import (
     CHECK,
     EVAL,
     EXPORT,
@@ -28,9 +28,9 @@ from src.flags import (
     shown_default,
 )
 from src.models import find_method
-from src.protocols import PROTOCOLS
-from src.recipes import read_recipe
-from src.values import names
+from src.cli.protocols import PROTOCOLS
+from src.cli.recipes import read_recipe
+from src.cli.values import names
 
 
 @dataclass

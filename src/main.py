@@ -12,9 +12,10 @@ import os
 import select
 import sys
 
-from src import args, checks, flags  # all else is imported where a run needs it: --help must not wait for torch
+from src import args  # all else is imported where a run needs it: --help must not wait for torch
+from src.cli import checks, flags
 from src.errors import UserError, legible
-from src.interruption import STATUS, Interrupted, Signals
+from src.machine.interruption import STATUS, Interrupted, Signals
 
 INTERRUPTED, UNREAD = 130, 141
 MISSING = ("error: the package {name} is not installed for {python}; activate the environment that has it "
@@ -65,7 +66,7 @@ def _run(argv):
     if config.kind not in flags.SCORING and not first_process():
         return 0
     if config.kind in flags.SCORING and config.dry_run != "off":
-        from src.plan import tell_plan
+        from src.run.plan import tell_plan
         return tell_plan(config)
     return RUNS[config.kind](config) or 0
 
@@ -79,7 +80,7 @@ def first_process():
 
 
 def _world():
-    from src.distributed import this_world
+    from src.machine.distributed import this_world
     return this_world()
 
 
@@ -147,11 +148,11 @@ def run_task(config):
 
 
 def _train_task(config, signals):
-    from src.build import starting_checkpoint
+    from src.run.build import starting_checkpoint
     from src.datasets.pairs import JOINT
-    from src.export import Export
+    from src.run.export import Export
     from src.report.tables import scores_table
-    from src.run import Run
+    from src.run.task import Run
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
@@ -173,11 +174,11 @@ def run_sequence(config):
 
 
 def _train_sequence(config, signals):
-    from src.build import starting_checkpoint
-    from src.export import Export
+    from src.run.build import starting_checkpoint
+    from src.run.export import Export
     from src.report.tables import summary_text
-    from src.run import Run
-    from src.sequence import run_sequence as run_tasks
+    from src.run.task import Run
+    from src.report.sequence import run_sequence as run_tasks
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
@@ -196,9 +197,9 @@ def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from pathlib import Path
 
-    from src.build import starting_checkpoint
-    from src.export import Export
-    from src.run import Run
+    from src.run.build import starting_checkpoint
+    from src.run.export import Export
+    from src.run.task import Run
     if len(config.loaded) > 1:
         rebuild_sequence(config)
         return
@@ -234,15 +235,15 @@ def _evaluate(config, run, checkpoint):
 
 def rebuild_sequence(config):
     """--load A,B,C --eval-only: the matrix of a sequence that was trained by single runs."""
-    from src.chain import rebuild
+    from src.run.chain import rebuild
     from src.report.tables import summary_text
     print("\n" + "\n".join(map(summary_text, rebuild(config).values())))
 
 
 def run_export(config):
     """--export without training: a checkpoint, or published weights, in open_clip's layout."""
-    from src.build import starting_checkpoint
-    from src.export import Export
+    from src.run.build import starting_checkpoint
+    from src.run.export import Export
     checkpoint, export = starting_checkpoint(config), Export(config.export)
     export.claim(checkpoint["architecture"], config.overwrite)
     export.write(checkpoint)
@@ -250,7 +251,7 @@ def run_export(config):
 
 def run_single(config):
     """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
-    from src.single import classify
+    from src.run.single import classify
     classify(config)
 
 

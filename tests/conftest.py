@@ -10,7 +10,7 @@ from clip.model import CLIP
 from clip.tokenizer import END_TOKEN, START_TOKEN, encode
 from src.datasets.common import Batch, Split, Task, order_of_epoch, seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
-from src.device import Device
+from src.machine.device import Device
 from src.models.modeling import select_trainable
 from src.models.training import Settings, TrainingState
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from src import checks, flags
+from src.cli import checks, flags
 from src.args import Config, parse
 from src.errors import UserError
-from src.flags import FLAGS
+from src.cli.flags import FLAGS
 from src.models import METHODS
-from src.recipes import recipe_names
+from src.cli.recipes import recipe_names
 
 COUNT = ("0", "-1", "1.5", "x", "nan", "inf", "1e3", "")
 POSITIVE = ("0", "-1", "nan", "inf", "-inf", "x", "")

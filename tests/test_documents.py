@@ -19,10 +19,10 @@ from test_structure import TIERS
 import convert_grad_to_basis
 import list_clip_layers
 from src.args import parse
-from src.checks import check
+from src.cli.checks import check
 from src.datasets import DATASETS
-from src.flags import FLAGS, TRAINING
-from src.protocols import PROTOCOLS
+from src.cli.flags import FLAGS, TRAINING
+from src.cli.protocols import PROTOCOLS
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
 
@@ -43,17 +43,17 @@ NOT_RUN = {
     "make": "installs packages first, and most targets take minutes; the script of make demo runs below",
     "pip": "installs packages", "conda": "installs packages",
     "sbatch": "needs a cluster: tests/test_train_sh.py has one that records, tests/slurm a real one",
-    "torchrun": "processes of their own: tests/test_distributed.py starts some",
-    "python -m benchmarks.run full ROW --again": "a full row takes minutes; tests/test_benchmarks.py runs tiny ones",
-    "python -m benchmarks.floors": "half a minute; tests/test_benchmarks.py holds its figures",
+    "torchrun": "processes of their own: tests/machine/test_distributed.py starts some",
+    "python -m benchmarks.run full ROW --again": "a full row takes minutes; tests/benchmarks/test_benchmarks.py runs tiny ones",
+    "python -m benchmarks.floors": "half a minute; tests/benchmarks/test_benchmarks.py holds its figures",
     "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
     "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
     "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
-    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth": "four minutes; tests/test_toy.py runs it",
-    "python scripts/arguments.py --write": "writes into the checkout; tests/test_arguments.py runs it elsewhere",
+    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth": "four minutes; tests/datasets/test_toy.py runs it",
+    "python scripts/arguments.py --write": "writes into the checkout; tests/cli/test_arguments.py runs it elsewhere",
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
     "python -m src.main --load ckpt/dtd_ft/DTD.pth --export ckpt/dtd_open_clip":
-        "the embedded ResNet has no place in open_clip's layout; tests/test_export.py exports others",
+        "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 

@@ -65,8 +65,8 @@ class Disk:
             patched.setattr(io, "open", self.open)
             patched.setattr(os, "fsync", self.fsync)
             patched.setattr(os, "replace", self.replace)
-            patched.setattr("src.resume.threading.Thread", AtOnce)
-            patched.setattr("src.run.write_report", lambda folder: None)  # which comes last: tests/test_page.py
+            patched.setattr("src.store.resume.threading.Thread", AtOnce)
+            patched.setattr("src.run.task.write_report", lambda folder: None)  # which comes last: tests/report/test_page.py
             yield self
 
 

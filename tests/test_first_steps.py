@@ -15,7 +15,7 @@ import clip
 from benchmarks.published_loop import PlainTransformer, PublishedLoop
 from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
-from src.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
+from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
 from src.models.hooks import Hooks
 from src.models.training import train
 

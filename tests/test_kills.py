@@ -21,8 +21,8 @@ import pytest
 import ranks
 import torch
 
-from src.flags import FLAGS
-from src.interruption import STATUS
+from src.cli.flags import FLAGS
+from src.machine.interruption import STATUS
 from src.models import ADD_ONS, METHODS
 
 SEQUENCE = "--dataset-order toy-colours,toy-sizes --iterations 9 --batch-size 8 --lr 1e-3 --warmup-length 2"
@@ -46,8 +46,8 @@ MORE = {
     "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
 }
 # Where in the code a run may be killed, at a seeded one of its calls.
-STAGES = {"steps": "src.models.training.Step.forward", "evaluation": "src.scoring.Scoring._evaluations",
-          "saving": "src.files.os.replace", "points": "src.resume.write_checked"}
+STAGES = {"steps": "src.models.training.Step.forward", "evaluation": "src.run.scoring.Scoring._evaluations",
+          "saving": "src.machine.files.os.replace", "points": "src.store.resume.write_checked"}
 COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quiet --workers 0"
 
 

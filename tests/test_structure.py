@@ -12,42 +12,42 @@ import pytest
 
 from src import datasets
 from src.datasets import toy
-from src.flags import FLAGS
+from src.cli.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
 # Top first; a module imports from lower tiers only. "package.*" takes what no other tier names, and its modules may
 # import each other, as long as nothing goes round in circles.
 TIERS = (
     ("src.main",),
-    ("src.plan", "src.single", "src.chain"),
-    ("src.plan.*",),
-    ("src.run",),
-    ("src.resume",),
-    ("src.scoring",),
-    ("src.build", "src.checks", "src.export", "src.preflight"),
-    ("src.spaces",),
-    ("src.args", "src.records"),
-    ("src.trackers",),
+    ("src.run.plan", "src.run.single", "src.run.chain"),
+    ("src.run.plan.*",),
+    ("src.run.task",),
+    ("src.store.resume",),
+    ("src.run.scoring",),
+    ("src.run.build", "src.cli.checks", "src.run.export", "src.run.preflight"),
+    ("src.run.spaces",),
+    ("src.args", "src.store.records"),
+    ("src.store.trackers",),
     ("src.report", "src.report.*"),
-    ("src.sequence",),
-    ("src.flags",),
+    ("src.report.sequence",),
+    ("src.cli.flags",),
     ("src.models",),
     ("src.models.*",),  # methods and add-ons
     ("src.models.training",),
     ("src.models.retrieval", "src.models.linear_probe"),
-    ("src.models.evaluation", "src.checkpoint", "src.device"),
+    ("src.models.evaluation", "src.store.checkpoint", "src.machine.device"),
     ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
-    ("src.models.helpers", "src.models.hooks", "src.distributed"),
+    ("src.models.helpers", "src.models.hooks", "src.machine.distributed"),
     ("src.datasets", "src.datasets.*"),
     ("src.templates", "src.templates.*"),
-    ("src.recipes",),
-    ("src.files", "src.progress"),
-    ("src.errors", "src.values", "src.protocols", "src.interruption", "src"),
+    ("src.cli.recipes",),
+    ("src.machine.files", "src.machine.progress"),
+    ("src.errors", "src.cli.values", "src.cli.protocols", "src.machine.interruption", "src"),
     ("clip", "clip.*"),
 )
 TARGET = re.compile(r"((?:src|clip)(?:\.\w+)+)(?::\w+)?")  # "module:Class" in a table is an arrow too
-BELOW_THE_COMMAND_LINE = ("src/models/", "src/datasets/", "src/templates/", "src/device.py", "src/checkpoint.py",
-                          "src/sequence.py", "clip/")
+BELOW_THE_COMMAND_LINE = ("src/models/", "src/datasets/", "src/templates/", "src/machine/device.py", "src/store/checkpoint.py",
+                          "src/report/sequence.py", "clip/")
 
 
 @cache
@@ -104,8 +104,8 @@ def test_arrows_point_down():
 
 @pytest.mark.parametrize(("module", "target"), [
     ("src.models.finetune", "src.args"), ("src.datasets.folder", "src.models.helpers"), ("clip.loader", "src.errors"),
-    ("src.models.helpers", "src.models.training"), ("src.templates.toy", "src.datasets.toy"), ("src.args", "src.build"),
-    ("src.models.a_new_method", "src.checks"), ("src.device", "src.models.training")])
+    ("src.models.helpers", "src.models.training"), ("src.templates.toy", "src.datasets.toy"), ("src.args", "src.run.build"),
+    ("src.models.a_new_method", "src.cli.checks"), ("src.machine.device", "src.models.training")])
 def test_an_arrow_up_is_seen(module, target):
     assert not may_import(module, target)
 
@@ -121,8 +121,8 @@ def test_no_circles():
     while free := {module for module, targets in graph.items() if module not in done and targets <= done}:
         done |= free
     # A package's table names its modules, which import the package's common part: only that may remain.
-    assert set(graph) - done <= {"clip", "clip.loader", "src.datasets", "src.main", "src.run", "src.build",
-                                 "src.checks"}, sorted(set(graph) - done)
+    assert set(graph) - done <= {"clip", "clip.loader", "src.datasets", "src.main", "src.run.task", "src.run.build",
+                                 "src.cli.checks"}, sorted(set(graph) - done)
 
 
 def test_datasets_know_no_models_and_clip_knows_no_src():
@@ -149,7 +149,7 @@ def test_the_command_line_stays_above():
             names = {argument.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)
                      for argument in (*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs)}
             # finished_checkpoint stores the plain dict of the configuration under its name in the file.
-            assert not names & ({"args", "namespace", "config"} - ({"config"} if module == "src.checkpoint" else set()))
+            assert not names & ({"args", "namespace", "config"} - ({"config"} if module == "src.store.checkpoint" else set()))
 
 
 def bare_handlers(tree):
@@ -188,7 +188,7 @@ def python(*words):
 @pytest.mark.parametrize("code", [
     "import clip, clip.catalog",
     "import src.args; src.args.parse(['--train-dataset', 'DTD', '--iterations', '1'])",
-    "import src.args, src.checks; src.checks.check(src.args.parse(['--dataset-order', 'toy', '--epochs', '1']))",
+    "import src.args, src.cli.checks; src.cli.checks.check(src.args.parse(['--dataset-order', 'toy', '--epochs', '1']))",
     "from src.main import main; main(['--iterations', '0'])",
     "from src.main import main; main(['--report', 'nowhere'])",
     "import contextlib; from src.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])",

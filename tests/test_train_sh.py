@@ -11,7 +11,7 @@ from pathlib import Path
 import fake_training
 import pytest
 
-from src.interruption import STATUS
+from src.machine.interruption import STATUS
 
 ROOT = Path(__file__).parents[1]
 TASK = ["--train-dataset", "DTD", "--save", "run"]

@@ -14,7 +14,7 @@ from src.datasets.common import Split, Task, own_path
 from src.datasets.imagenet import missing
 from src.datasets.images import read_image
 from src.errors import UserError
-from src.files import parse_json, read_json
+from src.machine.files import parse_json, read_json
 
 # Columns that hold the image and the caption of a table, in the order in which they are looked for.
 IMAGE_COLUMNS = ("image", "filepath", "path", "file")

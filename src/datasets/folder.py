@@ -7,7 +7,7 @@ from src.datasets.common import Task, balanced_halves, own_path
 from src.datasets.images import class_folders, folder_split
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
-from src.files import read_lines
+from src.machine.files import read_lines
 from src.templates.collections import SIMPLE
 
 SPLITS = ("train", "val", "test")

@@ -9,7 +9,7 @@ from clip.tokenizer import open_clip_file
 from src.datasets.common import Task
 from src.datasets.images import class_folders, folder_split
 from src.errors import UserError
-from src.files import atomic_file, read_lines
+from src.machine.files import atomic_file, read_lines
 
 NAMES_FILE = "imagenet_classes.txt"
 TRAINING_PROMPT = "a photo of a {c}."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.datasets.common import file_split
 from src.errors import UserError
-from src.files import named_paths
+from src.machine.files import named_paths
 
 JPEG = (".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others of Pillow's may start programs, as EPS does

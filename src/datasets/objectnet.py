@@ -6,7 +6,7 @@ from src.datasets.common import Task
 from src.datasets.imagenet import missing, prompts
 from src.datasets.images import folder_split, open_image
 from src.errors import UserError
-from src.files import read_json
+from src.machine.files import read_json
 
 BORDER = 2  # pixels of red frame around each image
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.datasets.common import balanced_halves, order_of_epoch, seed_of, shuffled_classes
 from src.errors import UserError
-from src.files import atomic_file, may_write, read_json
+from src.machine.files import atomic_file, may_write, read_json
 
 FOLDER = "splits"  # under --data-location
 RANDOM_SEED, TRAIN_SHARE = 42, 0.8

@@ -13,7 +13,7 @@ from src.datasets.common import Task, file_split
 from src.datasets.imagenet import missing, prompts
 from src.datasets.images import read_image
 from src.errors import UserError
-from src.files import read_json
+from src.machine.files import read_json
 
 BASE = "imagenet_vid_ytbb_robust"
 YTBB_NAMES = [name.replace("_", " ") for name in (

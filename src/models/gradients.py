@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from clip import archive
+from clip.files import archive
 from clip.errors import LoadError
 from src.errors import UserError
 from src.models.hooks import Hooks

@@ -4,13 +4,13 @@ import contextlib
 import io
 import math
 
-from src.files import atomic_file
+from src.machine.files import atomic_file
 from src.report import colours
 from src.report.charts import loss_ticks, score_ticks, some, tick_text
 from src.report.runs import ZERO_SHOT
 from src.report.scores import CURVES, SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
 from src.report.tables import SUMMARY, TITLES, cell_text
-from src.sequence import RETRIEVAL
+from src.report.sequence import RETRIEVAL
 
 STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",

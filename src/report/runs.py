@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.report.tables import MATRICES, SUMMARY
-from src.sequence import RETRIEVAL
+from src.report.sequence import RETRIEVAL
 
 ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
 

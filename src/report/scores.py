@@ -3,7 +3,7 @@
 import re
 
 from src.report.runs import ZERO_SHOT
-from src.sequence import RETRIEVAL
+from src.report.sequence import RETRIEVAL
 
 SCORE_TITLES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "i2t_r1": "R@1, image to text",
                 "t2i_r1": "R@1, text to image", "rsum": "rsum"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from src.report import colours
 from src.report.compare import PUBLISHED, RUN
 from src.report.figures import GREY, new_figure, style, write_png
-from src.sequence import RETRIEVAL
+from src.report.sequence import RETRIEVAL
 
 AXES = {False: {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
                 "last": "Last: accuracy on all tasks after the last, percent"},

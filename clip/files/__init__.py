@@ -1,0 +1,1 @@
+"""Weights and configurations as files: archives, downloads, plain YAML."""

@@ -1,0 +1,1 @@
+"""What a command line may say: flags, values, checks, recipes, protocols. Imports no torch."""

@@ -1,0 +1,308 @@
+"""Checks over several flags: a contradiction is one error, a flag without effect one warning. Imports no torch."""
+
+import difflib
+import os
+import re
+import shutil
+
+from src.datasets import class_split, find_entry, is_pairs, phase_of
+from src.datasets.images import named_images
+from src.errors import UserError
+from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
+from src.models import ADD_ONS, METHODS, active_add_ons, find_method
+from src.cli.protocols import PROTOCOLS
+
+HIGH_RATE = 1e-4
+COMPILERS = ("g++", "clang++", "c++")
+TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
+          "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
+
+CONTRADICTIONS = [
+    ("iterations", "epochs", "give the length of a task one way"),
+    ("train_dataset", "dataset_order", "train on one dataset, or on a sequence"),
+    ("model", "model_config", "an architecture has one source; name it by --model-name"),
+    ("we", "we_wise", "one average is kept"),
+    ("we", "moving_avg", "one average is kept"),
+    ("we_wise", "moving_avg", "one average is kept"),
+    ("ref_wise", "ref_model", "there is one teacher"),
+    ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
+    ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+    ("resume", "overwrite", "go on, or begin anew"),
+    ("joint", "dataset_order", "all at once, or one after the other"),
+    ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
+    ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
+]
+
+
+def check(config):
+    """Raise UserError on the first contradiction; collect ``config.warnings`` and ``config.notes``."""
+    try:
+        for rule in (_check_contradictions, *RULES):
+            rule(config)
+    except UserError as error:
+        raise UserError(f"{error}{_origins_of(config, str(error))}") from None
+    config.warnings += _without_effect(config)
+
+
+def _origins_of(config, message):
+    """Where the flags of a message come from that the user did not write; a recipe may well have been forgotten."""
+    named = {flag: flag[2:].replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
+    told = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
+            if config.origins.get(key, "").startswith("recipe ")]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _check_contradictions(config):
+    for first, second, reason in CONTRADICTIONS:
+        if config.chosen(first) and config.chosen(second):
+            raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
+
+
+def _check_processes(config):
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1 or config.kind not in (*TRAINING, EVAL):
+        return
+    for key in ("batch_size", "ref_batch_size") if config.kind in TRAINING else ():
+        size = config.values[key]
+        if size and size % processes:
+            raise UserError(f"{FLAGS[key].name} {size}: counts the images of all {processes} processes and must divide "
+                            f"by their number; give {max(processes, size - size % processes)}")
+    if config.skip_bad_images and config.kind in TRAINING:
+        raise UserError("--skip-bad-images with several processes: where one process's rows of a batch were fewer, its "
+                        "images would weigh more; run one process, or remove the bad images")
+
+
+def _check_kind(config):
+    if config.kind in TRAINING:
+        if not config.train_dataset and not config.dataset_order:
+            raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
+                            "--eval-only to evaluate, or see --help")
+        if config.iterations is None and config.epochs is None:
+            raise UserError("how long? give --iterations N or --epochs N")
+        if config.resume and not config.save:
+            raise UserError("--resume continues what is in --save DIR; give it")
+        if not config.save:
+            config.warnings.append("without --save the trained weights and metrics are not kept")
+    named = config.eval_datasets or config.dataset_order or config.train_dataset
+    if config.kind == EVAL and not (named or config.load or config.linear_eval):
+        raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
+    if config.kind == EVAL and config.wise_ft and not config.load:
+        raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
+    if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
+        config.warnings.append("--alpha has no effect without --wise-ft")
+    if config.kind == EVAL and "seen" in config.label_space and not config.load:
+        raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
+    if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
+        raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
+    if config.kind == SINGLE and not config.class_names:
+        raise UserError("--eval-single needs --class-names FILE with one class name a line")
+    if config.kind == SINGLE and "{}" not in config.prompt:
+        raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+
+
+def _check_model(config):
+    if len(config.loaded) > 1:
+        if config.kind != EVAL:
+            raise UserError(f"--load {config.load}: several files only with --eval-only, which makes their matrix; "
+                            "give the one to start from")
+        if len({*map(os.path.realpath, config.loaded)}) < len(config.loaded):
+            raise UserError(f"--load {config.load}: names a file twice")
+        for key in ("wise_ft", "linear_eval", "export"):
+            if config.values[key]:
+                raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
+    if config.load and config.init == "scratch":
+        raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
+    if config.model_config and not config.model_name:
+        raise UserError(f"--model-config {config.model_config} needs --model-name KEY, a name in that file")
+    if config.model_name and not config.model_config:
+        raise UserError(f"--model-name {config.model_name} needs --model-config FILE")
+    if config.model_config and not config.load and config.init != "scratch":
+        raise UserError("--model-config has no pretrained weights: give --init scratch or --load FILE")
+
+
+def _check_method(config):
+    if config.kind not in (*TRAINING, EVAL):
+        return
+    if config.given("set") and config.method in METHODS:
+        raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
+    if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
+        raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
+    if config.kind in TRAINING and config.trained:
+        _check_kind_of_data(config)
+        _check_combination(config, config.method_row)
+
+
+def _check_kind_of_data(config):
+    kinds = {name: is_pairs(name) for name in config.trained}
+    if len(set(kinds.values())) > 1:
+        pairs, classes = (next(name for name, kind in kinds.items() if kind == wanted) for wanted in (True, False))
+        raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
+    if config.method_row is None:
+        there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
+        data = ("image-text pairs: it distils over the prompts of classes" if config.pairs
+                else "class data: it compares the pairs of a batch")
+        raise UserError(f"--method {config.method} is not for {data}; there are {there}")
+    if config.joint and config.method == "icarl":
+        raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
+    if config.num_phases > 1 and not config.pairs:
+        raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
+                        "in CIFAR100/10")
+    if config.num_phases > 1 and config.joint:
+        raise UserError("--joint with --num-phases: all data are trained at once")
+    if config.phase != "all" and config.phase > config.num_phases:
+        raise UserError(f"--phase {config.phase}: there are {config.num_phases} (--num-phases)")
+
+
+def _check_combination(config, method):
+    """Method x train mode x adapters: what would do nothing is refused with its reason."""
+    for key in method.needs:
+        if not config.values[key]:
+            raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    mode = config.train_mode
+    towers = TRAINS[mode]
+    if mode == "image-fc-fixed" and config.fc_init == "zero":
+        raise UserError("--fc-init zero with --train-mode image-fc-fixed: a head that stays zero gives the image tower "
+                        "no gradient")
+    texts_distilled = config.distill_text_tower and "distill_text_tower" in method.uses
+    if mode in method.refuses and not (mode == "text" and texts_distilled):
+        raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
+    if texts_distilled and "text" not in towers:
+        raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
+    if "image_loss" in method.uses and "image" in towers and not (config.image_loss or config.text_loss):
+        config.notes.append("neither --image-loss nor --text-loss is given: both are used")
+    if config.lora and not towers:
+        raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
+    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not towers:
+        raise UserError(f"gradient projection with --train-mode {mode}: it protects the towers, and this mode trains "
+                        "neither")
+    if config.orthogonal_gradients and not config.save:
+        raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
+
+
+def _check_parts(config):
+    if config.kind in TRAINING and config.grad_accum > config.batch_size:
+        raise UserError(f"--grad-accum {config.grad_accum}: a batch has {config.batch_size} images (--batch-size); "
+                        "give no more")
+
+
+def _check_compiler(config):
+    if config.compile and config.kind in TRAINING and not any(
+            map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))):
+        raise UserError(f"--compile: torch needs a C++ compiler, and none of {', '.join(COMPILERS)} is in the path; "
+                        "install one, name one by the environment variable CXX, or leave --compile out")
+
+
+def _check_datasets(config):
+    sentences = () if config.ref_sentences in (None, "random") else (config.ref_sentences,)
+    named = [("--train-dataset", () if config.dataset_order else config.trained),
+             ("--dataset-order", config.dataset_order or ()), ("--eval-datasets", config.eval_datasets),
+             ("--ref-dataset", (config.ref_dataset,) if config.ref_dataset else ()),
+             ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets),
+             ("--check-data", config.check_data or ()), ("--image-dir", config.image_dir),
+             ("--annotations", config.annotations),
+             ("--linear-eval", (config.linear_eval,) if config.linear_eval else ())]
+    for flag, datasets in named:
+        for name in datasets:
+            try:
+                find_entry(name)
+            except UserError as error:
+                near = difflib.get_close_matches(name, PROTOCOLS, n=1) if flag == "--dataset-order" else ()
+                raise UserError(f"{flag}: " + (f"did you mean {near[0]}? " if near else "") + str(error)) from None
+
+
+def _check_splits(config):
+    if config.split_file and not config.train_dataset:
+        raise UserError("--split-file belongs to one dataset; give --train-dataset NAME with it")
+    if config.split_file and (config.shots or config.val_fraction):
+        raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
+    if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
+        config.warnings.append("--shot-seed has no effect without --shots")
+
+
+def _check_rates(config):
+    trained = config.trained
+    known = {*trained, *(class_split(phase_of(name)[0])[0] for name in trained)}
+    strangers = [name for name in config.lr if name is not None and name not in known]
+    if config.given("lr") and strangers:
+        raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
+    highest = max(config.lr.values())
+    by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
+    if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
+            and TRAINS[config.train_mode] and highest >= HIGH_RATE:
+        config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "
+                               "published runs take 1e-5 to 5e-5")
+
+
+def _check_files(config):
+    for path in config.loaded:
+        if not os.path.isfile(path):
+            raise UserError(f"--load {path}: no such file")
+    for key in ("ref_model", "model_config", "split_file", "orthogonal_gradients_path"):
+        path = config.values[key]
+        if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
+            raise UserError(f"{FLAGS[key].name} {path}: no such file")
+    if config.kind == SINGLE:
+        named_images(config.eval_single)
+    if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
+        raise UserError(f"--save {config.save}: is a file, not a folder")
+
+
+RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
+         _check_splits, _check_rates, _check_files)
+
+
+def _without_effect(config):
+    given = [flag for key, flag in FLAGS.items() if config.given(key)]
+    idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    if config.kind == EVAL and not config.linear_eval:
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
+    if config.kind == EVAL and config.linear_eval and config.eval_datasets:
+        idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
+    if config.kind == EVAL and config.overwrite and not config.export:
+        idle["--overwrite"] = "has no effect without --export in an evaluation run"
+    if config.kind == EVAL and config.given("method") and config.method in METHODS:
+        idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
+    if config.kind in TRAINING:
+        owned = {key for method in METHODS.values() for key in method.uses}
+        idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
+                 if flag.key in owned and flag.key not in config.method_row.uses}
+        active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
+        for flag in given:
+            rows = {key: add_on for key, add_on in ADD_ONS.items() if flag.key in add_on.uses}
+            switches = [FLAGS[name].name for key, add_on in rows.items() for name in add_on.switches or (key,)]
+            if switches and flag.key not in active and flag.name not in switches:
+                idle[flag.name] = f"has no effect without {' or '.join(switches)}"
+        for needed, works, keys in DEPENDENT:
+            for flag in given:
+                if flag.key in keys and not works(config):
+                    idle.setdefault(flag.name, f"has no effect {needed}")
+    return [f"{name} {reason}" for name, reason in idle.items()]
+
+
+# What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
+LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
+DEPENDENT = [
+    ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
+    ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
+    ("on image-text pairs: they have no classes", lambda config: not config.pairs, ("shots", "val_fraction", "ls")),
+    ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
+    ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
+    ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),
+    ("with --train-mode text: it reaches the image tower", lambda config: config.train_mode != "text",
+     ("image_loss", "text_loss", "feature_mse", "ablation_loss_2")),
+    ("without --orthogonal-gradients", lambda config: config.orthogonal_gradients,
+     ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
+    ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
+     lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
+    ("with --train-mode fc: no tower trains", lambda config: TRAINS[config.train_mode],
+     ("compile", "grad_checkpointing", "grad_accum")),
+    ("without --lora", lambda config: config.lora,
+     ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
+      "lora_shared_split_qkvo")),
+    ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
+    ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
+    ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(
+        ("fc", "fixed")), ("fc_init",)),
+]

@@ -1,0 +1,425 @@
+"""Every flag, one function per group, in the order of the documentation. Imports no torch, so ``--help`` is instant."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clip.catalog import architecture_names
+from src.datasets import expand
+from src.errors import UserError
+from src.models import METHODS
+from src.cli.protocols import PROTOCOLS
+from src.cli.recipes import recipe_names
+from src.cli.values import (
+    all_or,
+    auto_or,
+    keyword,
+    label_spaces,
+    names,
+    parts,
+    place,
+    rates,
+    real,
+    rhythm,
+    shares,
+    warmup,
+    whole,
+)
+
+# Kinds of runs; a flag that does nothing in the kind at hand is told.
+TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
+LIST, CHECK, EXPORT = "listing", "checking", "model-export"
+TRAINING = (TRAIN, SEQUENCE)
+SCORING = (TRAIN, SEQUENCE, EVAL)
+MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
+WEIGHTS = (*MODEL, EXPORT)
+EXPORTING = (*SCORING, EXPORT)
+
+
+def datasets(text):
+    """Names joined by commas, class splits written out."""
+    return expand(names(text))
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
+    default as documentation says it, where that differs from ``default``; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text that it means without one.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    parse: Callable[[str], Any] = str
+    choices: tuple = ()
+    switch: bool = False
+    repeated: bool = False
+    runs: tuple = TRAINING
+    numbers: bool = True
+    shown: str | None = None
+    bare: str | None = None
+    metavar: str | None = None
+    example: str = ""
+
+    @property
+    def key(self):
+        return self.name[2:].replace("-", "_")
+
+
+def switch(name, text, **options):
+    return Flag(name, text, default=False, switch=True, **options)
+
+
+# -- the groups, in the order of the documentation -------------------------------------------------------------------
+
+
+def training_flags():
+    return [
+        Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a method of one's own", "finetune",
+             choices=tuple(METHODS), runs=SCORING, example="ZSCL --ref-dataset ImageNet"),
+        Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
+             repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING, example="strength=0.5 --method my.py:EWC"),
+        Flag("--train-mode", "which parameters train", "whole",
+             choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc"), example="image"),
+        Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
+             example="folder:photos --epochs 5"),
+        Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
+             + "; CIFAR100/10 means ten class splits", parse=datasets,
+             metavar="NAMES", runs=(SEQUENCE, EVAL), example="DTD,Flowers,MNIST --iterations 1000"),
+        # Its values are in the configuration; under which name they came changes nothing.
+        Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or FILE.yaml of one's own",
+             metavar="NAME", numbers=False, example="zscl --dataset-order mtil-1"),
+        Flag("--iterations", "optimiser steps a task", parse=whole(1), example="1000"),
+        Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1),
+             example="5 --train-dataset DTD"),
+        Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
+             shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
+        Flag("--batch-size", "images a step, over all devices", 8, whole(1), example="64"),
+        Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0", example="0.1"),
+        Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
+        Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
+        Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999), example="0.98"),
+        Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8", example="1e-6"),
+        Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off", example="1"),
+        Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
+             "less memory, a third more time", 1, whole(1), example="4 --batch-size 64"),
+        Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
+             "ones", "auto", choices=("auto", "eval", "train"), example="train --model RN50"),
+        switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
+        switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
+               "more time", numbers=False),
+        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=EXPORTING, example="3"),
+        switch("--deterministic", "only deterministic kernels", runs=MODEL),
+    ]
+
+
+def checkpoint_flags():
+    return [
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
+             metavar="DIR", example="ckpt/run"),
+        Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
+             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=WEIGHTS,
+             metavar="FILE", example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
+        switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
+               numbers=False),
+        switch("--overwrite", "replace a finished task that was made with another configuration, and what --export DIR "
+               "holds of another one", runs=EXPORTING, numbers=False),
+        Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
+             numbers=False, example="500"),
+    ]
+
+
+def model_flags():
+    return [
+        Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
+             runs=WEIGHTS, example="ViT-L/14"),
+        Flag("--model-config", "YAML file of an architecture of one's own", runs=WEIGHTS, metavar="FILE",
+             example="my.yaml --model-name small --init scratch"),
+        Flag("--model-name", "which architecture of --model-config", runs=WEIGHTS, metavar="KEY",
+             example="small --model-config my.yaml --init scratch"),
+        Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
+             choices=("auto", "pretrained", "scratch"), runs=WEIGHTS, example="scratch --model RN50"),
+        Flag("--clip-cache", "folder of downloaded weights", runs=WEIGHTS, numbers=False, metavar="DIR",
+             shown="$CLIP_CACHE or ~/.cache/clip", example="weights"),
+        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
+             numbers=False, example="cpu"),
+        Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
+             choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL, example="bf16"),
+        switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL, example="--precision fp32"),
+        Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
+             "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False, example="4"),
+    ]
+
+
+def distillation_flags():
+    return [
+        Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME", example="ImageNet --method ZSCL"),
+        Flag("--ref-sentences", "reference texts: a dataset with sentences, or random", metavar="NAME",
+             example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
+        Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
+             shown="none", example="Flowers,Food --method lwf"),
+        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE",
+             example="ckpt/teacher.pth --method ZSCL --ref-dataset ImageNet"),
+        switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights",
+               example="--load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
+        Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1),
+             example="0.5 --ref-wise --load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
+        Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size",
+             example="32 --method ZSCL --ref-dataset ImageNet"),
+        Flag("--ref-size", "so many of the reference images, a seeded subset", parse=whole(1), shown="all",
+             example="10000 --method ZSCL --ref-dataset ImageNet"),
+        Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0", example="1 --method lwf"),
+        switch("--image-loss", "distil rows of images; neither of the two means both", example="--method lwf"),
+        switch("--text-loss", "distil rows of texts", example="--method lwf"),
+        switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1", example="--method lwf"),
+        switch("--feature-mse", "add the squared distance of image features", example="--method lwf"),
+        switch("--ablation-loss-2", "add image-image distillation", example="--method lwf"),
+        switch("--distill-text-tower", "distil the text tower too, on sampled reference texts (experimental)",
+               example="--method ZSCL --ref-dataset ImageNet"),
+        Flag("--text-tower-weight", "weight of the terms of --distill-text-tower", 1.0, real(above=0), shown="1",
+             example="0.5 --distill-text-tower --method ZSCL --ref-dataset ImageNet"),
+    ]
+
+
+def averaging_flags():
+    return [
+        switch("--we", "weight ensemble: average the weights along the run"),
+        switch("--we-wise", "weight ensemble that is pulled to the weights at load"),
+        Flag("--we-wise-alpha", "share of the ensemble in --we-wise", 0.98, real(0, 1), example="0.9 --we-wise"),
+        switch("--moving-avg", "exponential moving average of the weights"),
+        Flag("--mv-avg-decay", "decay of --moving-avg", 0.999, real(0, 1), example="0.99 --moving-avg"),
+        Flag("--avg-freq", "steps between updates of --we and --we-wise", 100, whole(1), example="10 --we"),
+        switch("--wise-merge", "merge the weights with a partner at the end"),
+        switch("--wise-ft", "with --eval-only: score mixes of the loaded and the zero-shot weights", runs=(EVAL,),
+               numbers=False, example="--eval-only --load ckpt/run/DTD.pth"),
+        Flag("--wise-ft-model", "partner of --wise-merge: n, the weights at load, or zeroshot", "n",
+             choices=("n", "zeroshot"), example="zeroshot --wise-merge"),
+        Flag("--wise-ft-alpha", "share of the trained weights in --wise-merge", 0.8, real(0, 1),
+             example="0.5 --wise-merge"),
+        Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
+             runs=(EVAL,), numbers=False, shown="0.5", example="0,0.5,1 --wise-ft --eval-only --load ckpt/run/DTD.pth"),
+        Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0", example="1"),
+        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the "
+             "same dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero"),
+             example="zero --train-mode fc"),
+    ]
+
+
+def projection_flags():
+    return [
+        Flag("--orthogonal-gradients", "so many snapshots of the gradient make the basis that later tasks leave alone",
+             parse=whole(1), example="10"),
+        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE",
+             example="ckpt/run/grad_DTD.pth --load ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
+        Flag("--orthogonal-target", "what is projected: the gradient alone, or the optimiser's update too", "update",
+             choices=("gradient", "update"), example="gradient --orthogonal-gradients-path ckpt/run/grad_DTD.pth"),
+        Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1),
+             example="0.99 --orthogonal-gradients 10"),
+        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"),
+             example="fp16 --orthogonal-gradients 10"),
+        Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit",
+             example="4 --orthogonal-gradients 10"),
+    ]
+
+
+def lora_flags():
+    return [
+        switch("--lora", "train low-rank adapters instead of weights; they are merged before saving"),
+        Flag("--lora-r", "rank", 8, whole(1), example="4 --lora"),
+        Flag("--lora-alpha", "the adapters' scale is alpha / r", 16.0, real(above=0), shown="16", example="8 --lora"),
+        Flag("--lora-dropout", "dropout before peft's adapters", 0.1, real(0, 0.999), example="0 --lora"),
+        Flag("--lora-target-modules", "which modules, by the end of their names (list_clip_layers.py --lora)",
+             ("attn.out_proj", "mlp.c_fc", "mlp.c_proj"), names, metavar="NAMES", example="mlp.c_fc,mlp.c_proj --lora"),
+        Flag("--lora-bias", "which biases train with peft's adapters", "none", choices=("none", "all", "lora_only"),
+             example="all --lora"),
+        switch("--lora-shared", "one pair of factors for all layers of a kind", example="--lora"),
+        switch("--lora-shared-split-qkvo", "with --lora-shared, one pair for each of q, k, v and o",
+               example="--lora --lora-shared"),
+    ]
+
+
+def memory_flags():
+    return [
+        Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1), example="2000 --method icarl"),
+        Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1",
+             example="0.5 --method icarl"),
+    ]
+
+
+def image_text_flags():
+    return [
+        switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,),
+               example="--train-dataset coco,flickr30k"),
+        Flag("--num-phases", "parts that the training pairs are split into", 1, whole(1, 10_000),
+             example="5 --train-dataset flickr30k"),
+        Flag("--phase", "which part, from 1, or all of them one after the other", "all", parse=all_or(whole(1)),
+             example="2 --num-phases 5 --train-dataset flickr30k"),
+        Flag("--phase-split", "parts in the order of the files, or of a seeded shuffle", "contiguous",
+             choices=("contiguous", "random"), example="random --num-phases 5 --train-dataset flickr30k"),
+        Flag("--phase-seed", "seed of random parts", parse=whole(0), shown="--seed",
+             example="1 --phase-split random --num-phases 5 --train-dataset flickr30k"),
+        Flag("--caption-choice", "of an image with several captions: one drawn at each visit, always the first, or "
+             "each caption as an item", "random", choices=("random", "first", "all"),
+             example="first --train-dataset flickr30k"),
+        Flag("--flickr-splits", "splits of flickr30k that train", ("train", "val"), parts, shown="train+val",
+             example="train --train-dataset flickr30k"),
+        Flag("--image-dir", "NAME=DIR of a caption dataset's images; may be repeated", {}, place, repeated=True,
+             runs=SCORING, metavar="NAME=DIR", shown="none", example="coco=images/coco --train-dataset coco"),
+        Flag("--annotations", "NAME=FILE of its captions; may be repeated", {}, place, repeated=True, runs=SCORING,
+             metavar="NAME=FILE", shown="none", example="coco=captions.json --train-dataset coco"),
+        Flag("--modx-alpha", "weight of Mod-X's distillation", 20.0, real(0), shown="20",
+             example="10 --method modx --train-dataset flickr30k"),
+        Flag("--modx-temperature", "its temperature", 1.0, real(above=0), shown="1",
+             example="2 --method modx --train-dataset flickr30k"),
+        Flag("--modx-reduction", "sum or mean over rows", "sum", choices=("sum", "mean"),
+             example="mean --method modx --train-dataset flickr30k"),
+        Flag("--retrieval-split", "5k: all images; 1k: the first thousand; 1k-fold5: the mean of five thousands",
+             "auto", choices=("auto", "5k", "1k", "1k-fold5"), runs=SCORING, shown="by dataset",
+             example="1k --eval-only --eval-datasets coco"),
+        Flag("--linear-eval", "with --eval-only: train a linear layer on frozen features of this dataset", runs=(EVAL,),
+             metavar="NAME", example="DTD --eval-only"),
+        Flag("--linear-epochs", "its epochs", 100, whole(1), runs=(EVAL,), example="50 --linear-eval DTD --eval-only"),
+        Flag("--linear-lr", "its learning rate", 0.3, real(above=0), runs=(EVAL,),
+             example="0.1 --linear-eval DTD --eval-only"),
+        Flag("--linear-wd", "its weight decay", 1e-6, real(0), runs=(EVAL,), example="0 --linear-eval DTD --eval-only"),
+        Flag("--linear-batch-size", "its batch size", 256, whole(1), runs=(EVAL,),
+             example="512 --linear-eval DTD --eval-only"),
+        Flag("--linear-percent", "share of the training images", 100.0, real(above=0, high=100), runs=(EVAL,),
+             shown="100", example="10 --linear-eval DTD --eval-only"),
+        switch("--linear-cache-features", "encode once, without augmentation", runs=(EVAL,),
+               example="--linear-eval DTD --eval-only"),
+    ]
+
+
+def evaluation_flags():
+    return [
+        Flag("--eval-datasets", "datasets to score", (), datasets, runs=SCORING, metavar="NAMES",
+             shown="the one trained on, or the whole sequence", example="DTD,Flowers"),
+        Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end",
+             example="100"),
+        switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),
+        switch("--eval-only", "evaluate and do not train", runs=MODEL, numbers=False,
+               example="--load ckpt/run/DTD.pth"),
+        Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
+             "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES",
+             example="cat.jpg --class-names names.txt"),
+        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE",
+             example="names.txt --eval-single cat.jpg"),
+        Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
+             numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
+        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
+             metavar="NAME", shown="simple", example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
+        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
+             numbers=False, example="256"),
+        Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
+             runs=SCORING, shown="all", example="1000"),
+        Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING, example="val"),
+        Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "
+             "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task",
+             example="task,all --dataset-order toy"),
+        Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
+             choices=("id", "ood"), runs=SCORING, example="ood --eval-only --eval-datasets FMOW"),
+        switch("--wandb", "log to Weights & Biases, by the package wandb; its variables act, such as "
+               "WANDB_MODE=offline", runs=SCORING, numbers=False),
+        switch("--tensorboard", "log to <save>/tensorboard, by the package tensorboard", runs=SCORING, numbers=False),
+    ]
+
+
+def data_flags():
+    return [
+        Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
+             metavar="DIR", example="/mnt/data"),
+        Flag("--val-fraction", "part of each class of train that becomes val", parse=real(above=0, high=0.9),
+             runs=SCORING, example="0.1"),
+        Flag("--shots", "training images a class", parse=whole(1), shown="all", example="16"),
+        Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
+        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
+             metavar="FILE", example="split.json"),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=(*SCORING, SINGLE)),
+        switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
+        switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
+               "is met no more than twice; beyond, this is done anyway",
+               example="--method ZSCL --ref-dataset ImageNet"),
+        switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
+               numbers=False),
+        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
+             runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
+    ]
+
+
+def output_flags():
+    return [
+        Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
+             "nothing, status 2 where the run would be refused; probe also times 3 steps", "off",
+             choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
+        Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
+             parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
+        Flag("--export", "write the model to this folder in open_clip's layout, as safetensors: that of the finished "
+             "(last) task; with --eval-only the one that is scored; without any task and --eval-only, --load FILE or "
+             "--model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
+        switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
+        Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False, example="50"),
+    ]
+
+
+GROUPS = {
+    "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
+    "distillation": distillation_flags(), "weight averaging": averaging_flags(),
+    "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
+    "image-text pairs and linear evaluation": image_text_flags(), "evaluation": evaluation_flags(),
+    "data": data_flags(), "output": output_flags(),
+}
+FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+
+
+# -- values as texts ---------------------------------------------------------------------------------------------------
+
+
+def read_value(flag, text):
+    """What a text of the command line means; UserError with the flag, the value and the way out."""
+    if flag.switch:
+        return True
+    for part in text if flag.repeated else [text]:
+        _refuse_what_no_value_is(flag, part)
+    if flag.name == "--method" and ".py:" in text:
+        return text
+    if flag.choices and text not in flag.choices:
+        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
+        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
+        hint = f"did you mean {meant}? " if meant else ""
+        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
+    if flag.repeated:
+        return dict(_parsed(flag, part) for part in text)
+    return _parsed(flag, text)
+
+
+def _refuse_what_no_value_is(flag, text):
+    if not text.strip():
+        raise UserError(f"{flag.name} {text}: is empty (a variable that is not set?); give a value, or leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # what no file or text may hold
+        raise UserError(f"{flag.name} {text}: is not UTF-8 text without NUL characters; rename what it names")
+
+
+def _parsed(flag, text):
+    try:
+        return flag.parse(text)
+    except ValueError as error:
+        raise UserError(f"{flag.name} {text}: {error}") from None
+
+
+def shown_default(flag):
+    """The default as documentation says it."""
+    return flag.shown or shown(False if flag.switch else flag.default)
+
+
+def shown(value):
+    """A resolved value as one would write it."""
+    if value is None or isinstance(value, bool):
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, dict):
+        return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

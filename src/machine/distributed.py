@@ -1,0 +1,269 @@
+"""The processes of a run: who this one is, and what they exchange. Started by torchrun, on one node or on several that
+share a file system:
+
+    torchrun --nproc-per-node 2 -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5
+
+Each process takes its own rows of every global batch, and the gradients are averaged around the whole Step. So the loss
+of a step is the **mean over the processes of their local losses**, and one rule makes it that of a single process: a
+mean over rows is taken over the local rows; whatever couples rows of a batch sees all processes' rows (``gather``),
+whose backward **sums** what all processes' losses say about them, so that the mean that follows divides once; a sum
+over rows is multiplied by the number of processes.
+
+A process that ends breaks the exchange that the others wait in, at once. So that only the one with news speaks, it says
+in torchrun's store, which outlives it, with which status it stops; one that a signal ends says that it was asked to.
+"""
+
+import contextlib
+import datetime
+import functools
+import os
+import time
+import warnings
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from src.errors import UserError
+from src.machine.interruption import Interrupted
+
+PATIENCE = datetime.timedelta(hours=12)  # of a process that waits for the first one to download a dataset
+GLANCE = 0.02  # seconds between two looks into the store
+
+
+class World:
+    """``rank`` of ``size`` processes; ``local_rank`` numbers this node's devices. Alone every exchange is the identity.
+    All processes call the exchanging members in the same order."""
+
+    def __init__(self, rank=0, size=1, local_rank=0, store=None):
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.first = rank == 0
+        self._store, self._meetings, self._gathers, self._device = store, 0, None, torch.device("cpu")
+        self._within_turn, self._last = False, None
+
+    def start(self, device):
+        """Meet the others on a torch.device, which tells the backend; nothing to do alone. Waits for one that does not
+        come, and hears no signal then."""
+        if self.size == 1 or dist.is_initialized():
+            return
+        self._device = device
+        on_cuda = device.type == "cuda"
+        dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
+                                store=dist.PrefixStore(self._key("meeting"), self._store),
+                                device_id=device if on_cuda else None)
+        # A group of their own: DDP's averages start whenever a gradient is ready, and where processes differ in what
+        # their batch has (replay), that is before a gather's backward on one and behind it on another.
+        self._gathers = dist.new_group(timeout=PATIENCE)
+
+    def stop(self):
+        """The run is over; another one may follow in these processes."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+        self._meetings, self._last = self._meetings + 1, None
+
+    def _key(self, word):
+        return f"{word} {self._meetings}"
+
+    # -- how a run ends ------------------------------------------------------------------------------------------------
+
+    def first_to_stop(self, status):
+        """Say that this process stops, with an exit ``status``; -> whether no other has said so before."""
+        if self.size == 1:
+            return True
+        own = f"{self.rank} {status}"
+        try:
+            return self._store.compare_set(self._key("stopped"), "", own).decode() == own
+        except RuntimeError:  # without torchrun the store is the first process's, which is gone
+            return False
+
+    def stopped(self, own):
+        """The exit status of the process that has said first that it stops, None where none has; the ``own`` where it
+        cannot be asked any more."""
+        if self.size == 1:
+            return None
+        try:
+            said = self._store.check([self._key("stopped")]) and self._store.get(self._key("stopped"))
+        except RuntimeError:  # as above
+            return own
+        return int(said.split()[1]) if said else None
+
+    def await_first(self):
+        """Where all have agreed to stop: until the first has, who keeps what there is to keep. Were another one to end
+        before, torchrun would soon end the first. Without an agreement it may wait in an exchange, which only breaks
+        when this process ends."""
+        while self._last is not None and self.stopped(own=0) is None:
+            time.sleep(GLANCE)
+
+    def is_broken(self, error):
+        """Whether an exception tells that the exchange broke, because another process has left it."""
+        return self.size > 1 and (isinstance(error, dist.DistError)
+                                  or isinstance(error, RuntimeError) and "gloo" in str(error))  # it has no type for it
+
+    @contextlib.contextmanager
+    def interrupted_together(self):
+        """Around what raises Interrupted in one process, while others may wait for it in an exchange."""
+        try:
+            yield
+        except Interrupted as error:
+            self._ask(str(error))
+            raise
+        except RuntimeError as error:
+            if self.is_broken(error) and (asked := self._told("asked")):
+                raise Interrupted(asked) from None
+            raise
+
+    def all_stop(self, asked, step):
+        """Why all processes end after this ``step``: one of them was ``asked`` to, in these words; None while they go
+        on. The first hears of it and names the step after its own, which no other can have left: its gradients are
+        everybody's."""
+        if self.size == 1:
+            return asked
+        if asked:
+            self._ask(asked)
+        if self.first and self._last is None and self._told("asked"):
+            self._store.set(self._key("last"), str(step + 1))
+        if self._last is None and (last := self._told("last")):
+            self._last = int(last)
+        return self._told("asked") if self._last is not None and step >= self._last else None
+
+    def _ask(self, why):
+        if self.size > 1:
+            self._store.compare_set(self._key("asked"), "", why)
+
+    def _told(self, word):
+        key = self._key(word)
+        return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def require_same(self, value, message):
+        """Refuse with ``message`` to go on where processes have different values, which would never meet again."""
+        if len({repr(found) for found in self._of_all(value)}) > 1:
+            raise UserError(message)
+
+    def _of_all(self, value):
+        """[value of each process], on every one."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    @property
+    def part(self):
+        """(rank, size): which part of a list is this process's."""
+        return self.rank, self.size
+
+    def parallel(self, step, all_used=False):
+        """The module whose backward averages gradients over the processes; ``step`` itself alone, or where nothing
+        trains. ``all_used``: every parameter that trains gets a gradient in every step; where that is not known, those
+        without are searched for, and have none, as in one process. Inputs stay where they are: DDP is told no device.
+
+        On the CPU they are searched for in any case. DDP orders its buckets anew after a process's first step unless
+        it searches, and gloo adds up the values of three or more processes in an order that depends on the place in a
+        bucket: an interrupted run would not go on with the same bits.
+        """
+        if self.size == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
+            return step
+        searches = not all_used or self._device.type == "cpu"
+        if searches:  # DDP warns where it never finds one
+            step.register_parameter("unused", nn.Parameter(next(step.parameters()).new_zeros(())))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose new name torch 2.6 lacks
+            return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=searches)
+
+    def gather(self, rows):
+        """(n, ...) of each process -> (n * size, ...) in the order of the ranks, with gradient: what all processes'
+        losses say about these rows, summed, flows back."""
+        return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self.size)
+
+    def first_row(self, rows):
+        """Where the own (n, ...) rows begin among those that ``gather`` gives."""
+        return self.rank * len(rows)
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def sum(self, tensor):
+        """-> the sum of all processes' ``tensor``, any shape."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def average_gradients(self, module):
+        """Each parameter's ``grad`` becomes its mean over the processes."""
+        for parameter in module.parameters() if self.size > 1 else ():
+            parameter.grad = self.sum(parameter.grad) / self.size
+
+    def means(self, numbers):
+        """{name: number} with the same names in each process -> {name: mean over the processes}."""
+        numbers = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
+        if self.size == 1 or not numbers:
+            return numbers
+        mean = self.sum(torch.tensor(list(numbers.values()), dtype=torch.float64, device=self._device)) / self.size
+        return dict(zip(numbers, mean.tolist(), strict=True))
+
+    def interleave(self, own, total):
+        """Lists that hold every size-th of ``total`` things, from the own rank on -> the whole list, everywhere."""
+        if self.size == 1:
+            return own
+        whole = [None] * total
+        for rank, part in enumerate(self._of_all(own)):
+            whole[rank::self.size] = part
+        return whole
+
+    # -- turns ---------------------------------------------------------------------------------------------------------
+
+    def wait(self):
+        """Until all processes are here; before they have met there is nothing to wait for."""
+        if self.size > 1 and dist.is_initialized():
+            dist.barrier()
+
+    def first_then_others(self, work):
+        """``work()`` in the first process, then in the others: it may download or write what they then find. Turns
+        within a turn are part of it."""
+        if self._within_turn:
+            return work()
+        if not self.first:
+            self.wait()
+        self._within_turn = True
+        try:
+            result = work()
+        finally:
+            self._within_turn = False
+        if self.first:
+            self.wait()
+        return result
+
+
+@functools.cache
+def this_world():
+    """The World that torchrun's environment tells; of one process without."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World()
+    store, rank, size = next(dist.rendezvous("env://"))
+    return World(rank, size, int(os.environ.get("LOCAL_RANK", 0)), store)
+
+
+def in_turn(function):
+    """The function as one that the first process calls before the others do."""
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        return this_world().first_then_others(lambda: function(*arguments, **options))
+    return call
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather forward; backward the sum over processes of the gradients of the own rows."""
+
+    @staticmethod
+    def forward(context, rows, group, rank, size):
+        context.group, context.rank, context.size = group, rank, size
+        found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size)]
+        dist.all_gather(found, rows.contiguous(), group=group)
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(context, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient, group=context.group)  # gloo has no reduce-scatter
+        return gradient.chunk(context.size)[context.rank], None, None, None

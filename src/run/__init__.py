@@ -1,0 +1,1 @@
+"""What one command does: build, train a task, score, chain, plan, classify, export."""

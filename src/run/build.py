@@ -1,0 +1,337 @@
+"""From the resolved command line to objects. Only here and in ``src.main`` is the Config read."""
+
+import dataclasses
+import functools
+import math
+import os
+import sys
+
+import torch
+
+from clip import catalog, loader
+from clip.model import CLIP
+from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
+from src.datasets.common import batches_per_epoch, seed_of
+from src.machine.device import Device
+from src.machine.distributed import in_turn
+from src.errors import UserError
+from src.models import METHODS, active_add_ons, find_method
+from src.models.evaluation import zeroshot_head
+from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
+from src.models.memory import lower_
+from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
+from src.models.training import Settings, TrainingState
+from src.templates.collections import SIMPLE, TEMPLATES
+
+MOST_WORKERS = 8
+
+
+def build_device(config, index=None):
+    """``index``: which of the machine's devices, where each of several processes has one."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
+    return Device(config.device, config.precision, config.tf32, index)
+
+
+class Datasets:
+    """Opens each dataset once a run, with the splits and templates that the flags ask for."""
+
+    def __init__(self, config):
+        self._config, self._template = config, _templates(config.template)
+        self._trained = config.trained
+        self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
+
+    def _as_it_comes(self, name):
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name)}
+        return open_task(name, self._config.data_location,
+                         **{key: value for key, value in options.items() if value is not None})
+
+    def _open(self, name, trained=False):
+        config, root = self._config, self._config.data_location
+        if name == pairs.JOINT and config.joint:
+            return pairs.joint_task([self.open(part) for part in config.trained])
+        whole, phase = phase_of(name)
+        base, part, parts = class_split(whole)
+        task = self._opened(base)
+        if part is not None:
+            task = splits.with_classes(task, part, parts, config.seed)
+        if self._template and task.templates is SIMPLE:
+            task = dataclasses.replace(task, templates=self._template)
+        if config.wilds_split == "ood" and "ood_test" in task.splits:
+            task = dataclasses.replace(task, splits={
+                **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
+        if task.pairs:
+            task = self._trained_pairs(task, whole, phase) if name in self._trained else task
+        elif trained or name in self._trained:
+            task = self._trained_splits(task)
+        elif config.val_fraction and config.eval_split == "val":
+            task = splits.with_validation(task, config.val_fraction, root)
+        return splits.tolerant(task) if config.skip_bad_images else task
+
+    def _trained_pairs(self, task, name, phase):
+        config = self._config
+        if name == "flickr30k":
+            task = pairs.with_parts(task, config.flickr_splits)
+        if phase is not None:
+            seed = config.seed if config.phase_seed is None else config.phase_seed
+            task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
+        return pairs.with_all_captions(task) if config.caption_choice == "all" else task
+
+    def _trained_splits(self, task):
+        config, root = self._config, self._config.data_location
+        if config.split_file:
+            task = splits.with_split_file(task, config.split_file)
+        if config.val_fraction:
+            task = splits.with_validation(task, config.val_fraction, root)
+        if config.shots:
+            task = splits.with_shots(task, config.shots, config.shot_seed, root)
+        return task
+
+
+def _templates(name):
+    if name is None:
+        return None
+    if "{c}" in name:
+        return [name]
+    if name not in TEMPLATES:
+        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it")
+    return TEMPLATES[name]
+
+
+@in_turn
+def starting_checkpoint(config):
+    """The checkpoint that the run starts from: ``--load``, random weights, or published ones."""
+    if not config.load:
+        return _initial_checkpoint(config)
+    checkpoint = loader.read_checkpoint(config.load)
+    _refuse_unknown_tokens(checkpoint["architecture"], f"--load {config.load}")
+    if config.chosen("model") or config.model_config:
+        wanted, name = _architecture(config), config.model_name or config.model
+        if not _same_architecture(wanted, checkpoint["architecture"]):
+            holds = checkpoint.get("model") or "another architecture"
+            raise UserError(f"--load {config.load} holds {holds}, not {name}; leave --model away or load another file")
+    return checkpoint
+
+
+MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
+
+
+def weights_before(config, checkpoint):
+    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
+    where nothing is. Raises UserError or LoadError where they are not to be had."""
+    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
+    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
+    if values["load"] is None and values["model"] is None:
+        raise UserError("nothing is stored of where its training started")
+    if values["load"] and not os.path.isfile(values["load"]):
+        raise UserError(f"its training started from {values['load']}, which is not there")
+    origins = config.origins | {"model": "default"}  # the name is not the user's wish of what a file holds
+    start = starting_checkpoint(dataclasses.replace(config, values=values, origins=origins))
+    if not _same_architecture(start["architecture"], checkpoint["architecture"]):
+        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
+                        "architecture now")
+    return start
+
+
+def score_as_trained(config, checkpoint, path):
+    """Before a checkpoint is scored: take over what scores depend on and was not given."""
+    made = checkpoint.get("config", {})
+    if not config.given("seed"):  # which cuts class splits
+        config.values["seed"] = made.get("seed", config.seed)
+    if ".py:" in made.get("method", "") and not config.given("method"):
+        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
+
+
+def _initial_checkpoint(config):
+    if config.init == "scratch":
+        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
+        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(config.seed, "init"))
+            model = CLIP(**_architecture(config))
+        return {"architecture": model.architecture, "state_dict": model.state_dict(),
+                "model": config.model_name or config.model}
+    return {**loader.read_checkpoint(loader.weights_file(config.model, config.clip_cache)), "model": config.model}
+
+
+def _refuse_unknown_tokens(architecture, source):
+    if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
+        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
+                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
+
+
+def _refuse_what_no_memory_holds(config, values):
+    """Said before the machine begins to swap."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * values > memory:
+        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
+                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
+                        f"{config.model_config} wrong?")
+
+
+def _architecture(config):
+    try:
+        if config.model_config:
+            return catalog.read_architecture(config.model_name, config.model_config)
+        return catalog.read_architecture(config.model)
+    except ValueError as error:
+        raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
+
+
+def _same_architecture(one, other):
+    # Heads are not in foreign files, and a YAML may leave them to the rule.
+    keys = (set(one) | set(other)) - {"vision_heads", "transformer_heads", "vocabulary"}
+    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
+
+
+def dataset_of(checkpoint, path):
+    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
+    try:
+        find_entry(name)
+    except UserError:
+        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
+    return name
+
+
+def model_name(config, checkpoint):
+    """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
+    if checkpoint.get("model"):
+        return checkpoint["model"]
+    shapes = {name: catalog.read_architecture(name) for name in catalog.available_models()}
+    return next((name for name, shape in shapes.items() if _same_architecture(shape, checkpoint["architecture"])), None)
+
+
+class ZeroshotOpener:
+    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
+
+    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
+    reads the same weights in full as well.
+    """
+
+    def __init__(self, config, checkpoint, device):
+        self._config, self._checkpoint, self._device = config, checkpoint, device
+        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
+        self.kept = {}                                                      # {(path, autocast type or None): CLIP}
+
+    def __call__(self, path=None):
+        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
+            return self._read(path)
+        return self._keep(path)
+
+    def teacher(self, path=None):
+        lowered = self._device.autocast_type is not None and not (self._reads_in_full and path is None)
+        return self._keep(path, self._device.autocast_type if lowered else None)
+
+    def _keep(self, path, lowered=None):
+        key = path, lowered
+        if key not in self.kept:
+            model = self._read(path)
+            self.kept[key] = model if lowered is None else lower_(model, lowered)
+        return self.kept[key]
+
+    @in_turn
+    def _read(self, path):
+        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
+        if path is None and config.init == "scratch":
+            raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
+        name = model_name(config, self._checkpoint)
+        if path is None and name is None:
+            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
+        source = loader.read_checkpoint(path or loader.weights_file(name, config.clip_cache))
+        if source["architecture"]["embed_dim"] != features:
+            raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
+                            f"the model's {features}")
+        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
+            model = loader.build(source)
+        return self._device.place(model).eval().requires_grad_(False)
+
+
+def build_settings(config, task, name=None):
+    """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
+    size = len(task.split("train"))
+    iterations = config.iterations or config.epochs * batches_per_epoch(size, config.batch_size)
+    return Settings(
+        iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
+        wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
+        compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
+        max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
+        caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
+        batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
+        else config.batch_norm)
+
+
+def rate_of(rates, name):
+    """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
+    whole, _ = phase_of(name)
+    return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
+
+
+def warmup_steps(text, iterations):
+    """``"100"`` or ``"20%"`` -> steps."""
+    return math.ceil(iterations * float(text[:-1]) / 100) if text.endswith("%") else int(text)
+
+
+def worker_count(config, task):
+    if config.workers != "auto":
+        return config.workers
+    return 0 if task.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
+    """The state of one task, its model on the device with the train mode's parameters free."""
+    task = datasets.open(name)
+    model = device.place(loader.build(checkpoint))
+    if config.train_mode in HEAD_MODES:
+        model.head = first_head(config, checkpoint, model, task, stem(name), device)
+    select_trainable(model, config.train_mode)
+    if config.lora:
+        adapt(config, model, seed_of(config.seed, task.name, "adapters"))
+    return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
+                         source=",".join(config.trained) if name == pairs.JOINT else name,
+                         open_task=datasets.open, open_zeroshot=open_zeroshot, open_teacher=open_zeroshot.teacher,
+                         history=list(checkpoint.get("history", [])), heads=dict(checkpoint.get("heads", {})))
+
+
+def first_head(config, checkpoint, model, task, file, device):
+    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
+    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
+        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+    if config.fc_init == "zero":
+        weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
+        return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)
+    return zeroshot_head(model, task, device)
+
+
+def adapt(config, model, seed):
+    """Low-rank adapters for the towers that the train mode frees: peft's, or our own with shared factors."""
+    if not config.lora_shared:
+        inject_peft(model, config.lora_target_modules, config.lora_r, config.lora_alpha, config.lora_dropout,
+                    config.lora_bias, seed)
+        return
+    inject_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha,
+                torch.Generator().manual_seed(seed))
+    apply_shared_lora(model, config.lora_shared_split_qkvo)
+
+
+def build_hooks(config, checkpoint, basis=None):
+    """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
+    project gradients off, where it is not that of the command line."""
+    values = config.values | ({"orthogonal_gradients_path": basis} if basis else {})
+    hooks = [row.build(values) for row in (config.method_row, *active_add_ons(values).values())]
+    return _with_carry(hooks, checkpoint)
+
+
+def build_scorer(config, checkpoint):
+    """[method] of one's own for an evaluation without training, with what it carried over; [] for built-in ones."""
+    if config.method in METHODS:
+        return []
+    return _with_carry([find_method(config.method).build(config.values)], checkpoint)
+
+
+def _with_carry(hooks, checkpoint):
+    for hook in hooks:
+        hook.load_carry(checkpoint.get("carry", {}).get(type(hook).__name__, {}))
+    return hooks

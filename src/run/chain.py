@@ -1,0 +1,107 @@
+"""The matrix of a sequence that single runs have trained one after the other, from the checkpoints that they left.
+
+    python -m src.main --load ckpt/run/DTD.pth,ckpt/run/MNIST.pth --eval-only --save ckpt/run
+"""
+
+import dataclasses
+
+from clip.errors import LoadError
+from src.run.build import score_as_trained, starting_checkpoint, weights_before
+from src.datasets import known_pairs, phase_of, stem
+from src.machine.distributed import in_turn
+from src.errors import UserError
+from src.cli.flags import FLAGS
+from src.run.task import Run
+
+
+def rebuild(config):
+    """Score each file of --load on all that the sequence trained on, or on --eval-datasets. -> {space: summary}
+
+    Raises UserError, before anything is scored, for files that are no chain.
+    """
+    chain = {path: _outline(config, path) for path in config.loaded}
+    trained, last = _trained(chain), list(chain.values())[-1]
+    run = Run(config)
+    if not run.evaluated:
+        sources = [_source(entry) for entry in last["history"]]
+        run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))
+    _require_columns(trained, run.evaluated)
+    score_as_trained(config, last, config.loaded[-1])
+    run.open([])
+    run.claim([], last)
+    with run.shown():
+        rows = [_row_before(run, *next(iter(chain.items())))]
+        for path in config.loaded:
+            rows.append(run.evaluate(_read(config, path)))
+            print(f"{path}: {run.in_words(rows[-1])}", flush=True)
+        return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
+
+
+def _read(config, path):
+    return starting_checkpoint(dataclasses.replace(config, values=config.values | {"load": path}))
+
+
+def _outline(config, path):
+    """A checkpoint without what takes memory."""
+    checkpoint = _read(config, path)
+    history = checkpoint.get("history")
+    if not history or not all(isinstance(entry, dict) and isinstance(entry.get("dataset"), str) for entry in history):
+        raise UserError(f"--load {path}: does not say what it was trained on; several files are to be those that the "
+                        "runs of a sequence left, <save>/<DATASET>.pth")
+    return {key: value for key, value in checkpoint.items() if key not in ("state_dict", "carry")}
+
+
+def _source(entry):
+    return entry.get("source", entry["dataset"])
+
+
+def _flags(checkpoint):
+    """What is stored of the flags that a checkpoint was trained with."""
+    return {key: value for key, value in checkpoint.get("config", {}).items() if key in FLAGS}
+
+
+def _trained(chain):
+    """The datasets that the files were trained on last, as the command line names them. Refuses what is no sequence."""
+    first, *_ = histories = {path: list(dict.fromkeys(entry["dataset"] for entry in checkpoint["history"]))
+                             for path, checkpoint in chain.items()}
+    expected, shape = histories[first][:-1], chain[first]["architecture"]
+    for path, history in histories.items():
+        if history != [*expected, history[-1]] or history[-1] in expected:
+            before = f"after {', '.join(expected)}" if expected else "first"
+            raise UserError(f"--load {path}: was trained on {', '.join(history)}, which does not come {before}; give "
+                            "one file for each task of a sequence, in the order of training")
+        if chain[path]["architecture"] != shape:
+            raise UserError(f"--load {path}: holds another architecture than {first}; give the files of one sequence")
+        expected = history
+    trained = [_source(checkpoint["history"][-1]) for checkpoint in chain.values()]
+    if len(set(map(known_pairs, trained))) > 1:
+        raise UserError(f"--load {','.join(chain)}: some were trained on image-text pairs, some on classes; a matrix "
+                        "is of one kind")
+    return trained
+
+
+def _require_columns(trained, evaluated):
+    scored = set(map(stem, evaluated))
+    wholes = dict.fromkeys(phase_of(name)[0] for name in trained)
+    if missing := [name for name in wholes if stem(name) not in scored]:
+        raise UserError(f"--eval-datasets {','.join(evaluated)}: the matrix has a column for each task, "
+                        f"{','.join(missing)} too; name them, leave the flag away, or give one file")
+
+
+def _row_before(run, path, checkpoint):
+    """Scores of the weights that the sequence started from; None where they are not to be had."""
+    start = _start(run.config, path, checkpoint)
+    if start is None:
+        return None
+    scores = run.evaluate(start)
+    print(f"before {path}: {run.in_words(scores)}", flush=True)
+    return scores
+
+
+@in_turn  # of several processes all meet the same, or none goes on
+def _start(config, path, checkpoint):
+    try:
+        return weights_before(config, checkpoint)
+    except (UserError, LoadError) as error:
+        print(f"note: no zero-shot row, for {path} does not lead there: {error}", flush=True)
+        return None

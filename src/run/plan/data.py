@@ -1,0 +1,122 @@
+"""The datasets of a planned run: what is there, what would be fetched, what stands in for what is not."""
+
+import contextlib
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+from src.run.build import Datasets
+from src.datasets import find_entry, phase_of, stem
+from src.datasets.common import Split, Task
+from src.datasets.pairs import JOINT
+from src.errors import UserError
+from src.report.tables import markdown_table
+from src.templates.collections import SIMPLE
+
+SAMPLE = 8  # of a dataset's classes and sentences: enough to see which copies of the weights a method keeps
+
+
+class PlannedDatasets(Datasets):
+    """As Datasets, but what is not there ends nothing: ``fetched`` {name: what the run would download}, ``refused``
+    {name: why it cannot be opened}. In its place is a Task of what the table of datasets says, without images."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.root, self.fetched, self.refused = config.data_location, {}, {}
+
+    def _as_it_comes(self, name):
+        entry = find_entry(name)
+        place = Path(self.root) / entry.folder
+        if entry.downloads and not place.exists():
+            self.fetched[name] = f"{name} is not at {place}: the run would download it"
+            return stand_in(name, entry)
+        try:
+            return super()._as_it_comes(name)
+        except UserError as error:
+            self.refused[name] = str(error)
+            return stand_in(name, entry)
+
+    def state_of(self, name):
+        """Of a dataset that was asked for."""
+        base = phase_of(name)[0]
+        found = next((state for names, state in ((self.refused, "missing"), (self.fetched, "to download"))
+                      if any(base == known or base.startswith(f"{known}-") for known in names)), None)
+        entry = None if name == JOINT else find_entry(base)
+        return found or ("drawn" if entry and entry.target.endswith(":open_toy") else "here")
+
+    def known(self, name):
+        """The Task, or one of a single class and image where nothing is known."""
+        with contextlib.suppress(UserError):
+            task = self.open(name)
+            if task.reference_split is not None:
+                return task
+        return Task(stem(name) if name != JOINT else name, ["thing"], SIMPLE, {"train": Split(no_image, [0])},
+                    sentences=["a thing"])
+
+
+def stand_in(name, entry):
+    """A Task with the classes and image counts of a row of the table of datasets."""
+    classes = entry.classes or 1
+    splits = {split: Split(no_image, [index % classes for index in range(size)],
+                           captions=[["a caption"]] * size if entry.pairs else None)
+              for split, size in entry.sizes.items()}
+    return Task(name, [f"class {number}" for number in range(1, (entry.classes or 0) + 1)], SIMPLE, splits,
+                sentences=["a caption"] if entry.pairs else [], pairs=entry.pairs)
+
+
+def no_image(index):
+    raise UserError("the images are not there")
+
+
+def roles(config, run, names):
+    """{dataset: what the run takes it for}"""
+    reads = config.method_row.uses if names else ()
+    found = {}
+    for role, those in (
+            ("training", config.trained if names else ()),
+            ("linear layer", [config.linear_eval] if config.linear_eval else []),
+            ("evaluation", [] if config.linear_eval else run.evaluated),
+            ("reference", [config.ref_dataset] if "ref_dataset" in reads and config.ref_dataset else []),
+            ("sentences", [config.ref_sentences] if "ref_sentences" in reads and config.ref_sentences
+             and config.ref_sentences != "random" else []),
+            ("prompts", config.text_datasets if "text_datasets" in reads else [])):
+        for name in those:
+            found.setdefault(name, []).append(role)
+    return found
+
+
+def data_table(config, datasets, run, names):
+    rows = []
+    for name, taken in roles(config, run, names).items():
+        count = functools.partial(images_of, datasets, name)
+        rows.append([name, ", ".join(taken), classes_of(datasets, name), count("train"), count(config.eval_split),
+                     datasets.state_of(name)])
+    return markdown_table(["dataset", "for", "classes", "train", config.eval_split, "state"], rows)
+
+
+def images_of(datasets, name, split):
+    with contextlib.suppress(UserError):
+        task = datasets.open(name)
+        return len(task.split(split)) if split in task.splits else None
+
+
+def classes_of(datasets, name):
+    with contextlib.suppress(UserError):
+        return len(datasets.open(name).classnames) or None
+
+
+class Known:
+    """Opens what is known of each dataset, and never fails."""
+
+    def __init__(self, datasets):
+        self.open = datasets.known
+
+    def sample(self, name, trained=False):
+        """Exemplars know of all that was trained on; for everybody else a few classes do."""
+        return self.open(name) if trained else sampled(self.open(name))
+
+
+def sampled(task):
+    """The task with all its images, and few classes and sentences."""
+    return replace(task, classnames=task.classnames[:SAMPLE], templates=task.templates[:1],
+                   sentences=task.sentences[:SAMPLE], parts=tuple(map(sampled, task.parts)))

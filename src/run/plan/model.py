@@ -1,0 +1,108 @@
+"""The model of a planned run: where its weights come from, what of them trains, and what a method keeps beside them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clip import catalog, loader
+from clip.model import CLIP
+from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, starting_checkpoint
+from src.models.memory import weight_copies
+from src.models.training import begin
+from src.run.plan.data import Known, sampled
+
+
+def planned_start(config):
+    """-> (the checkpoint that the run starts from, what would be fetched for it or None)."""
+    if config.load:  # of several files of a sequence the last, which knows of all its tasks
+        return starting_checkpoint(replace(config, values=config.values | {"load": config.loaded[-1]})), None
+    if config.init == "scratch":
+        return starting_checkpoint(config), None
+    missing = to_fetch(config.model, config)
+    return (without_weights(config.model), missing) if missing else (starting_checkpoint(config), None)
+
+
+def to_fetch(name, config):
+    """What is said of published weights that are not there; None where they are."""
+    place = loader.weights_place(name, config.clip_cache)
+    return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
+                                         f"{catalog.archive_address(name)}")
+
+
+def without_weights(name):
+    """A checkpoint of zeros in the shapes of a published model."""
+    architecture = catalog.read_architecture(name)
+    with torch.device("meta"):
+        shapes = CLIP(**architecture).state_dict()
+    return {"architecture": architecture, "model": name,
+            "state_dict": {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in shapes.items()}}
+
+
+class PlannedZeroshot(ZeroshotOpener):
+    """As ZeroshotOpener, with zeros in the place of weights that would be fetched, which ``absent`` {name: sentence}
+    tells."""
+
+    def __init__(self, config, checkpoint, device):
+        super().__init__(config, checkpoint, device)
+        self.absent = {}
+
+    def _read(self, path):
+        name = None if path or self._config.init == "scratch" else model_name(self._config, self._checkpoint)
+        missing = name in catalog.ARCHIVES and to_fetch(name, self._config)
+        if not missing:
+            return super()._read(path)
+        self.absent[name] = missing
+        return self._device.place(loader.build(without_weights(name))).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """The trained tensors and values of the first task, all tensors and values there are, and its Memory, None where a
+    hook could not begin."""
+
+    tensors: int
+    values: int
+    all_tensors: int
+    all_values: int
+    memory: Any
+
+
+def first_task(config, run, name, start, zeroshot, plan):
+    """Build the first task and let its hooks begin on a few classes and sentences. -> FirstTask, or None where it
+    cannot be built."""
+    plain = replace(config, values=config.values | {"fc_init": "zero"})  # a head of the right shape is all it takes
+    with plan.unless_refused():
+        state = build_state(plain, Known(run.datasets), name, start, run.device, zeroshot)
+        state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
+        everything = list(state.model.parameters())
+        trained = [parameter for parameter in everything if parameter.requires_grad]
+        memory, hooks = None, build_hooks(config, start, run.basis)
+        with plan.unless_refused():
+            begin(state, hooks)
+            left = {key: value for key, value in start.items() if key != "state_dict" or config.pairs}
+            memory = weight_copies(state, hooks, {"zero-shot": zeroshot.kept, "checkpoint": left})
+        return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory)
+
+
+def values_of(parameters):
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def model_text(config, start, device, first):
+    name = model_name(config, start) or "an architecture of its own"
+    source = f"weights of {config.load}" if config.load else "random weights" if config.init == "scratch" else (
+        "published weights" if name in catalog.ARCHIVES else "weights that come with the package")
+    where = f"{name}, {source}, on {device.describe()} in {device.precision}"
+    if first is None:
+        return f"{where}, {values_of(start['state_dict'].values()):,} values"
+    how = f"--train-mode {config.train_mode}{' with adapters' if config.lora else ''}"
+    return (f"{where}\n{how} trains {first.tensors} of {first.all_tensors} tensors, {first.values:,} of "
+            f"{first.all_values:,} values ({100 * first.values / first.all_values:.2f} %)")
+
+
+def memory_text(first):
+    if first is None or first.memory is None:
+        return "cannot be told: see below why the run would be refused"
+    return (f"{str(first.memory).removeprefix('memory: ')}; activations, which backward needs, are not in it: "
+            "--dry-run=probe measures the peak")

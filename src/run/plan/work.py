@@ -1,0 +1,70 @@
+"""What a planned run would do: its hooks in their order, the steps of its tasks, the files that it leaves."""
+
+import contextlib
+
+from src.run.build import build_hooks, build_settings
+from src.datasets import stem
+from src.datasets.common import batches_per_epoch
+from src.errors import UserError
+from src.cli.flags import EVAL, SEQUENCE
+from src.run.plan.data import images_of
+from src.report.tables import markdown_table
+from src.store.resume import ResumePoints, refuse_other_configuration
+
+
+def hooks_text(plan, config, start):
+    with plan.unless_refused():
+        names = [type(hook).__name__ for hook in build_hooks(config, start)]
+        last = f"; at the end of a task {names[0]} comes last" if len(names) > 1 else ""
+        return f"{' -> '.join(names)}, in this order at each step{last}"
+    return "cannot be built"
+
+
+def settings_of(config, datasets, name):
+    """The Settings of a task, None where its number of steps cannot be told."""
+    with contextlib.suppress(UserError):
+        return build_settings(config, datasets.open(name), name)
+
+
+def tasks_text(config, datasets, names):
+    rows, total = [], 0
+    for number, name in enumerate(names, 1):
+        settings, images = settings_of(config, datasets, name), images_of(datasets, name, "train")
+        if settings is None:
+            steps = config.iterations
+            rows.append([f"{number} {name}", images, steps, None, None, None])
+        else:
+            steps, each = settings.iterations, batches_per_epoch(images, settings.batch_size)
+            rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.lr:g}", settings.warmup])
+        total = None if steps is None or total is None else total + steps
+    table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
+    return (f"{table}\n{'unknown' if total is None else total} steps in all, {config.batch_size} images each; the rate "
+            "rises by line to its peak over the warm-up, then falls by cosine to 0")
+
+
+def files_text(config, run, names, plan):
+    if run.folder.path is None or config.kind == EVAL and not config.save and not config.load:
+        return "nothing is kept without --save"
+    if config.kind == EVAL:
+        scored = [config.linear_eval] if config.linear_eval else run.evaluated
+        return "\n".join(f"{run.folder.file(f'metrics_{stem(name)}.csv')}" for name in scored)
+    lines = []
+    for name in names:
+        with plan.unless_refused():
+            lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(config, run.folder, stem(name))}")
+    beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if config.kind == SEQUENCE else "")
+    return "\n".join([*lines, f"{run.folder.path}: {beside} beside them"])
+
+
+def state_of_task(config, folder, file):
+    """What an earlier run has left of a task, and what comes of it."""
+    if folder.has(f"{file}.pth"):
+        return "finished, and skipped" if config.resume else "finished, and replaced"
+    points = ResumePoints(folder, file, config.save_interval)
+    if not (points.newest.exists() or points.previous.exists()):
+        return "new"
+    kept = points.read() if config.resume else None
+    if kept is None:
+        return "unfinished, and begun anew"
+    refuse_other_configuration(config, kept, points.newest)
+    return f"unfinished, goes on after step {kept['iteration']}"

@@ -1,0 +1,75 @@
+"""What is refused before anything is written: data that cannot serve, finished work that would be lost."""
+
+import os
+
+from src.datasets import stem
+from src.datasets.check import outside_faults, structural_faults
+from src.errors import UserError
+from src.machine.files import read_json
+
+
+def open_data(config, datasets, trained, evaluated):
+    """Open all that a run will read, and refuse what cannot be trained on, scored or compared on."""
+    stems = [stem(name) for name in dict.fromkeys([*trained, *evaluated])]
+    if twice := {name for name in stems if stems.count(name) > 1}:
+        raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
+    for name in trained:
+        task = datasets.open(name)
+        require_images(task, name, "train")
+        for fault in () if task.pairs else structural_faults(task, ["train"]):
+            raise UserError(fault)
+    for name in evaluated:
+        if config.eval_split not in datasets.open(name).splits:
+            raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
+                            f"{', '.join(datasets.open(name).splits)}")
+        require_images(datasets.open(name), name, config.eval_split)
+    if trained:
+        _open_references(config, datasets, trained, config.method_row.uses)
+
+
+def require_images(task, name, split):
+    """Refuse a dataset whose split cannot be trained on or scored."""
+    if not task.classnames and not task.pairs:
+        raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
+    if not len(task.split(split)):
+        raise UserError(f"{name} has no images in its {split} split")
+    for fault in () if task.pairs else outside_faults(task, split):
+        raise UserError(fault)
+
+
+def _open_references(config, datasets, trained, reads):
+    if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
+        if not datasets.open(config.ref_sentences).sentences:
+            raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
+                            "conceptual_captions or toy-reference")
+    for name in config.text_datasets if "text_datasets" in reads else ():
+        if not datasets.open(name).classnames:
+            raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
+    if "memory_size" in reads:
+        classes = sum(len(datasets.open(name).classnames) for name in trained)
+        if config.memory_size < classes:
+            raise UserError(f"--memory-size {config.memory_size}: less than one exemplar for each of the {classes} "
+                            "classes to train")
+    if "ref_dataset" in reads:
+        reference = datasets.open(config.ref_dataset)
+        if not len(reference.reference_split):
+            raise UserError(f"--ref-dataset {config.ref_dataset} has no images")
+        if not (reference.classnames or config.ref_sentences or config.text_datasets):
+            raise UserError(f"--ref-dataset {config.ref_dataset} has no class names to make texts of; "
+                            "give --ref-sentences too")
+
+
+def refuse_to_replace(config, folder, name):
+    """Refuse to overwrite a finished task ``name`` in a RunFolder that was made with another configuration."""
+    if folder.path is None or not os.path.exists(folder.file(f"{name}.pth")):
+        return
+    path = folder.file(f"{name}.pth")
+    try:
+        flags = read_json(folder.file(f"run_{name}.json"))["flags"]
+        before = {key: flag["value"] for key, flag in flags.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
+                        "or another --save") from None
+    if changed := config.differences(before):
+        raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
+                        "give --overwrite to replace it, or another --save")

@@ -1,0 +1,222 @@
+"""What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
+
+from dataclasses import asdict
+
+from clip import loader
+from src.run.build import build_scorer, worker_count
+from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.common import balanced_subset
+from src.datasets.pairs import JOINT
+from src.machine.distributed import World
+from src.models.evaluation import (
+    SUBSET_SEED,
+    Scores,
+    ZeroshotClassifiers,
+    classifier,
+    evaluate_each,
+    head_of,
+    require_head_fits,
+)
+from src.models.helpers import interpolate_
+from src.models.linear_probe import linear_evaluation
+from src.models.retrieval import RetrievalScores, drift, folds, retrieve
+from src.models.training import TrainingState
+from src.machine.progress import Progress
+from src.store.records import metrics_row, retrieval_row
+from src.report.sequence import RETRIEVAL
+from src.run.spaces import LabelSpaces
+from src.store.trackers import EVALUATION, Trackers
+
+DRIFT_IMAGES = 1000  # that tell how far features have turned
+
+
+class Scoring:
+    """Scores models on ``evaluated`` and adds the rows to a RunFolder.
+
+    Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
+    """
+
+    def __init__(self, config, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
+        self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
+        self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
+        self.progress, self.trackers = progress or Progress(), trackers or Trackers()
+        self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
+                                  datasets.open)
+        self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
+
+    def claim(self, names, start):
+        """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
+        parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
+        parts = [part for part in parts if not is_pairs(part)]
+        opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
+        for file, head in start.get("heads", {}).items():
+            if file in opened:
+                require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
+        for name in filter(is_pairs, self.evaluated):
+            folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
+
+    def trained(self, state, hooks, task):
+        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
+        model = state.final_model
+        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
+        scores = self._score(model, state.iteration, task, state.task.train_data, heads,
+                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+        self.trackers.scores(task, state.iteration, scores)
+        return scores
+
+    def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
+        """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
+        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
+        history = checkpoint.get("history", [])
+        if alpha is not None:
+            interpolate_(model, zeroshot.state_dict(), alpha)
+            _, opened = self.spaces.after(class_tasks(history))
+            heads = {file: head for file, head in heads.items() if file in opened}
+            starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
+            heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
+        state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
+        scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
+        scores = self._score(model, iteration, checkpoint.get("dataset", ""),
+                             (history or [{}])[-1].get("train_data", "all"), heads, history,
+                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by)
+        self.trackers.scores(EVALUATION, iteration, scores, scored_by)
+        return scores
+
+    def drift(self, start, model):
+        """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
+        before, found = self.device.place(loader.build(start)).eval(), {}
+        for name in filter(is_pairs, self.evaluated):
+            images = self._images(self.datasets.open(name))
+            images = images.subset(range(min(DRIFT_IMAGES, len(images))))
+            found[stem(name)] = asdict(drift(before, model, images, self.device, self.config.batch_size_eval))
+        return found
+
+    def linear(self, checkpoint):
+        """Linear evaluation of a checkpoint's image tower on --linear-eval. -> {dataset: {"linear": Scores}}"""
+        config, name = self.config, self.config.linear_eval
+        model, file, dataset = self.device.place(loader.build(checkpoint)).eval(), stem(name), self.datasets.open(name)
+        found = linear_evaluation(
+            model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
+            config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
+            worker_count(config, dataset), self.world, self._epochs(file))
+        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
+                          f"linear {config.linear_percent:g}%", "all")
+        self.folder.add_metrics(file, row)
+        scores = {file: {"linear": found}}
+        self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
+        return scores
+
+    def _epochs(self, file):
+        """What is called after each epoch of a linear layer."""
+        self.progress.task(f"linear layer on {file}", steps=self.config.linear_epochs, unit="epoch")
+
+        def log(epoch):
+            self.progress.step()
+            self.progress.tell({"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]})
+            if epoch["epoch"] + 1 == self.config.linear_epochs:
+                self.progress.end_task()
+        return log
+
+    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
+        config, scores = self.config, {}
+        datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
+        evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
+                                                if not dataset.pairs}, heads, history, logits)
+        for file, dataset in datasets.items():
+            if dataset.pairs:
+                scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
+                continue
+            scores[file] = next(evaluations)
+            out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
+            split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
+            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
+            for space, found in scores[file].items():
+                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
+        return scores
+
+    def _evaluations(self, model, datasets, heads, history, logits):
+        """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
+        config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
+        return evaluate_each(
+            model, datasets, self.device, self._classifiers(model, opened, heads),
+            {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
+            config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
+            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted)
+
+    def _classifiers(self, model, opened, heads):
+        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""
+        untrained = {file: found for file, found in opened.items() if file not in heads}
+        return self.zeroshot(model, untrained) | {
+            file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
+
+    def _retrieve(self, model, dataset, file, iteration, task, history):
+        found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
+                         worker_count(self.config, dataset), self.retrieval_split, self.world,
+                         self.progress.counted, file)
+        split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
+        trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
+        return found
+
+    def _images(self, dataset):
+        split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
+        return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
+
+
+def plain_scores(scores):
+    """{dataset: {space: Scores}} as types that json keeps to the last bit."""
+    return {dataset: {space: asdict(score) for space, score in found.items()} for dataset, found in scores.items()}
+
+
+def scores_of(content):
+    """What ``plain_scores`` was made of, from a file's content with its "scores"; {} where that is something else."""
+    try:
+        scores = _scores_of(content["scores"])
+        numbers = [value for found in scores.values() for score in found.values() for value in asdict(score).values()]
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return scores if all(isinstance(value, int | float | None) for value in numbers) else {}
+
+
+def _scores_of(plain):
+    return {dataset: {space: (RetrievalScores if space == RETRIEVAL else Scores)(**score)
+                      for space, score in found.items()} for dataset, found in plain.items()}
+
+
+def class_tasks(history):
+    """The class data among the tasks of a checkpoint's history, those of joint training one by one."""
+    found = []
+    for entry in history:
+        source = entry.get("source", entry["dataset"])
+        names = source.split(",") if entry["dataset"] == JOINT else [source]
+        found += [{**entry, "dataset": stem(name), "source": name} for name in names if not known_pairs(name)]
+    return found
+
+
+def task_and_phase(task, source):
+    """What a row of retrieval says of a trained task, called ``task`` in files and ``source`` on the command line:
+    (dataset, phase), the phase empty where there is none."""
+    whole, phase = phase_of(source)
+    return (task, "") if phase is None else (stem(whole), phase)
+
+
+def mixed(head, start, alpha):
+    """alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started from."""
+    start = start.packed()
+    return alpha * head.to(start) + (1 - alpha) * start
+
+
+class MethodScores:
+    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
+
+    def __init__(self, state, hooks):
+        self.state, self.hooks, self.by = state, hooks, None
+
+    def __call__(self, images, heads, names):
+        self.state.scored = tuple(names)
+        for hook in self.hooks:
+            scores = hook.logits(self.state, images, heads)
+            self.by = None if scores is None else f"logits:{type(hook).__name__}"
+            if scores is not None:
+                return scores
+        return None

@@ -1,0 +1,154 @@
+"""``--eval-single``: the most probable classes of one image, of several, or of those in a folder.
+
+    python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-single photos --class-names names.txt --save classified
+"""
+
+import os
+from collections import Counter
+
+from tqdm import tqdm
+
+from clip.loader import build
+from src.run.build import build_device, starting_checkpoint, worker_count
+from src.datasets.common import Split, Task
+from src.datasets.imagenet import read_class_names
+from src.datasets.images import named_images, open_image
+from src.datasets.splits import tolerant
+from src.errors import UserError
+from src.models.evaluation import classify_split
+from src.store.records import RunFolder
+from src.report.figures import write_png
+from src.report.tables import markdown_table, rows_csv
+
+SEVERAL = "predictions.csv"
+SIDE = 640  # pixels that a picture shows of an image
+IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
+COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+INK, GREY, TRACK, FIRST, OTHERS = "#1f2933", "#6b7785", "#edf0f3", "#2f6db5", "#9dbbdd"
+
+
+def classify(config):
+    """Print the table and, under --save, keep it with a picture of each image."""
+    paths = named_images(config.eval_single)
+    alone = len(paths) == 1 and not os.path.isdir(config.eval_single)
+    folder = RunFolder(config.save)
+    names = picture_names(paths) if folder.writes else {}
+    _refuse_to_mix(folder, paths, names.values(), config.eval_single)
+    folder.prepare()
+    if alone:
+        open_image(paths[0])  # what cannot be decoded is refused before weights are fetched
+    classnames = read_class_names(config.class_names)
+    device = build_device(config)
+    model = device.place(build(starting_checkpoint(config))).eval()
+    task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
+    found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
+                           config.batch_size_eval, worker_count(config, task))
+    found = {paths[position]: ranked for position, ranked in found.items()}
+    if folder.writes:
+        _keep(folder, found, names, alone)
+    print(table_of_one(*found.values()) if alone else table_of_several(found))
+
+
+def _keep(folder, found, names, alone):
+    """A csv of all and a picture of each. {path: [(class name, probability)]}"""
+    if alone:
+        (path, ranked), = found.items()
+        folder.write_text(f"{path.stem}.csv", rows_csv(["class", "probability"], ranked))
+    else:
+        folder.write_text(SEVERAL, csv_of_several(found))
+    for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):
+        write_png(picture(open_image(path), path.name, ranked), folder.file(names[path]))
+
+
+def task_of(paths, classnames, in_memory, skip):
+    """Images without labels as a Task."""
+    split = Split(lambda index: open_image(paths[index]), [0] * len(paths))
+    task = Task("images", classnames, (), {"test": split}, in_memory=in_memory)
+    return tolerant(task) if skip else task
+
+
+def picture_names(paths):
+    """{path: name of its picture}: ``cat.jpg`` has cat.png, or cat.jpg.png where another image is called cat as well.
+    UserError where that does not tell two apart either."""
+    stems = Counter(path.stem for path in paths)
+    names = {path: f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}
+    owners = {}
+    for path, name in names.items():
+        if name in owners:
+            raise UserError(f"--eval-single: {owners[name]} and {path} would both be kept as {name}; rename one, or "
+                            "classify them apart with another --save each")
+        owners[name] = path
+    return names
+
+
+def _refuse_to_mix(folder, paths, names, given):
+    """Pictures must not take the place of images, nor lie where the next run would take them for images."""
+    if not folder.writes:
+        return
+    images, place = {os.path.realpath(path) for path in paths}, os.path.realpath(folder.path)
+    over = next((name for name in names if os.path.join(place, name) in images), None)
+    if over or place == os.path.realpath(given):
+        what = f"{over} would be written over an image" if over else "pictures would lie among the images"
+        raise UserError(f"--save {folder.path}: {what} of --eval-single; give another folder")
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table_of_one(ranked):
+    """[(class name, probability)] as the table of a single image."""
+    return markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in ranked])
+
+
+def table_of_several(found):
+    """{path: [(class name, probability)]} as one table; file names, or whole paths where two are the same. Long class
+    names are cut: the csv has them whole."""
+    names = {path.name for path in found}
+    shown = (path.name if len(names) == len(found) else path for path in found)
+    ranks = range(1, 1 + len(next(iter(found.values()))))
+    return markdown_table(["image", *(f"class {rank}" for rank in ranks)], [
+        [name, *(f"{shortened(label, IN_TABLE)} {100 * value:.1f}" for label, value in ranked)]
+        for name, ranked in zip(shown, found.values(), strict=True)])
+
+
+def csv_of_several(found):
+    ranks = range(1, 1 + len(next(iter(found.values()))))
+    header = ["image", *(column for rank in ranks for column in (f"class_{rank}", f"probability_{rank}"))]
+    return rows_csv(header, [[path, *(part for pair in ranked for part in pair)] for path, ranked in found.items()])
+
+
+# -- the picture -----------------------------------------------------------------------------------------------------
+
+
+def picture(image, title, ranked):
+    """A PIL image beside bars of its [(class name, probability)], at most five -> matplotlib's Figure."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(9, 4), dpi=120, facecolor="white")
+    left, right = figure.add_axes((0.03, 0.06, 0.42, 0.82)), figure.add_axes((0.50, 0.06, 0.46, 0.82))
+    image = image.copy()
+    image.thumbnail((SIDE, SIDE))
+    left.imshow(image)
+    left.set_anchor("NW")
+    left.set_axis_off()
+    figure.text(0.03, 0.93, shortened(title, IN_TITLE), color=INK, fontsize=11, weight="bold", parse_math=False)
+    _draw_bars(right, ranked)
+    return figure
+
+
+def _draw_bars(axes, ranked):
+    places = [-row for row in range(len(ranked))]
+    values = [value for _, value in ranked]
+    axes.barh(places, [1] * len(ranked), height=0.3, color=TRACK)
+    axes.barh(places, values, height=0.3, color=[FIRST] + [OTHERS] * (len(ranked) - 1))
+    for place, (name, value) in zip(places, ranked, strict=True):
+        first = place == 0
+        style = {"y": place + 0.25, "color": INK if first else GREY, "fontsize": 11, "clip_on": True,
+                 "weight": "bold" if first else "normal"}
+        axes.text(0, s=shortened(name, IN_PICTURE), parse_math=False, **style)
+        axes.text(1, s=f"{100 * value:.1f} %", ha="right", bbox=COVER, **style)  # a broad name ends before it
+    axes.set(xlim=(0, 1), ylim=(-4.4, 0.55))
+    axes.set_axis_off()
+
+
+def shortened(text, most):
+    return text if len(text) <= most else text[:most - 1] + "…"

@@ -1,0 +1,300 @@
+"""One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
+
+import contextlib
+import itertools
+import time
+
+from clip import loader
+from src.run.build import (
+    Datasets,
+    ZeroshotOpener,
+    build_device,
+    build_hooks,
+    build_settings,
+    build_state,
+    dataset_of,
+    model_name,
+    score_as_trained,
+)
+from src.store.checkpoint import finished_checkpoint
+from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.common import batches_per_epoch, require_shares
+from src.machine.distributed import in_turn, this_world
+from src.errors import UserError
+from src.machine.interruption import Interrupted, Signals
+from src.models.lora_injection import adapter_state, is_adapted
+from src.models.memory import weight_copies
+from src.models.training import train
+from src.run.preflight import open_data, refuse_to_replace, require_images
+from src.machine.progress import progress
+from src.store.records import Journal, RunFolder, describe_run
+from src.report.latex import summary_latex
+from src.report.page import write_report
+from src.report.tables import MATRICES, matrix_csv, summary_markdown
+from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
+from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.report.sequence import RETRIEVAL, summarise_retrieval
+from src.report.sequence import summarise as summarise_accuracy
+from src.store.trackers import open_trackers
+
+
+class Run:
+    """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
+    or --eval-datasets, or the one trained on."""
+
+    def __init__(self, config, folder=None, signals=None, datasets=None):
+        self.config, self.signals = config, signals or Signals()
+        self.world = this_world()
+        self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
+        with self.signals.unheard():
+            self.world.start(self.device.device)
+        self.datasets = datasets or Datasets(config)
+        self.folder = RunFolder(folder or config.save, writes=self.world.first)
+        self.progress = progress(config.quiet or not self.world.first)
+        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
+        named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
+        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
+        self.basis = config.orthogonal_gradients_path
+        self.began, self.peak = time.perf_counter(), 0
+
+    def score_on(self, names):
+        self.evaluated = names
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
+                               self.progress, self.trackers)
+
+    @contextlib.contextmanager
+    def shown(self):
+        """While entered, progress is shown and trackers log."""
+        with self.trackers, self.progress:
+            yield
+
+    def adopt(self, checkpoint):
+        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
+        was trained."""
+        if not self.evaluated:
+            self.score_on([dataset_of(checkpoint, self.config.load)])
+        score_as_trained(self.config, checkpoint, self.config.load)
+
+    @in_turn
+    def open_for_training(self, name):
+        """Refuse a dataset that no linear layer can be trained on."""
+        if is_pairs(name):
+            raise UserError(f"--linear-eval {name}: has captions, not classes")
+        require_images(self.datasets.open(name), name, "train")
+
+    @in_turn
+    def open(self, trained):
+        """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        open_data(self.config, self.datasets, trained, self.evaluated)
+        for name in trained:
+            require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
+        lengths = {stem(name): build_settings(self.config, self.datasets.open(name), name).iterations
+                   for name in trained}
+        self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
+        self.progress.plan(lengths)
+
+    @in_turn
+    def claim(self, names, start):
+        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
+        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
+        self.folder.prepare()
+
+    def refuse(self, names, start, open_zeroshot):
+        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
+        not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
+        if not self.config.overwrite:
+            wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
+            for name in map(stem, [*names, *wholes]):
+                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
+                    refuse_to_replace(self.config, self.folder, name)
+        if names:
+            build_hooks(self.config, start)  # a method that cannot be built is refused here
+        self.open_zeroshot = open_zeroshot
+        if names and "ref_model" in self.config.method_row.uses:
+            open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
+            open_teacher(self.config.ref_model)
+        if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
+            self.open_zeroshot()
+        self.scoring.claim(names, start)
+
+    def train(self, name, start):
+        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
+        with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
+        inputs = inputs_of(self.config, start, self.basis)
+        finished = self.config.resume and self.folder.has(f"{stem(name)}.pth")
+        self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
+        if finished:
+            return self._finished(name, inputs)
+        self.device.forget_peak()
+        state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
+        if not self.config.pairs:  # whose drift is told against them
+            del start["state_dict"]
+        state.world = self.world
+        hooks = build_hooks(self.config, start, self.basis)
+        points = TaskPoints(self.config, self.folder, state, hooks, stem(name), inputs)
+        journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
+                          self.world.means, points.iteration, self.progress, self.trackers)
+        self.trackers.begin(stem(name), points.iteration, self.before.get(stem(name), 0))
+        due = self._evaluation_rhythm(state)
+
+        def begun(state, hooks):
+            self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
+            if not self.config.quiet:
+                print(self.memory, flush=True)
+            points.begin()
+
+        def score():
+            with points.kept_if_interrupted(while_scoring=True), self.world.interrupted_together(), \
+                    self.signals.released():
+                self.scoring.trained(state, hooks, stem(name))
+
+        def resumed():
+            if points.unscored:
+                score()
+
+        def report(state, losses):
+            journal.step(state, losses)
+            last = state.iteration == state.settings.iterations
+            if due and state.iteration % due == 0 and not last:
+                score()
+            with points.kept_if_interrupted():
+                if not last and (reason := self.world.all_stop(self.signals.reason, state.iteration)):
+                    raise Interrupted(reason)
+            points.keep_where_due(last)
+
+        try:
+            with self.signals.held(), points.told_if_interrupted(), self.world.interrupted_together():
+                with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
+                    train(state, hooks, report, begun, points.interrupted, resumed)
+                with self.signals.released():
+                    scores = self.scoring.trained(state, hooks, stem(name))
+                checkpoint = self._keep(name, start, state, hooks, scores, points)
+        except BaseException:
+            with self.signals.held():
+                self._write_files(hooks, stem(name), finished=False)
+            raise
+        finally:
+            journal.close()
+        points.forget()
+        return checkpoint, scores
+
+    def _keep(self, name, start, state, hooks, scores, points):
+        """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
+        config, file, due, seconds = self.config, stem(name), self._evaluation_rhythm(state), points.seconds
+        self.folder.forget_other_iterations(
+            {(file, ""), task_and_phase(file, name)},
+            [*(range(due, state.iteration, due) if due else ()), state.iteration])
+        shown = self._shown(scores)
+        checkpoint = finished_checkpoint(
+            state.final_model, start, dataset=file, source=state.source, task=state.task,
+            metrics={dataset: score.summary() for dataset, score in shown.items()},
+            iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
+            config=config.numbers(), name=model_name(config, start))
+        self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
+                                                    "inputs": points.inputs, "scores": plain_scores(scores)})
+        self._write_files(hooks, file, finished=True)
+        if is_adapted(state.model):
+            self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
+        self.folder.write_checkpoint(file, checkpoint)
+        self._leave_to_the_next(name, checkpoint)
+        self.world.wait()  # what the first process has written is there for all
+        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {self.in_words(scores)}", flush=True)
+        return checkpoint
+
+    def _finished(self, name, inputs):
+        """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
+        file = stem(name)
+        facts = self.folder.read_json(f"run_{file}.json")
+        refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
+        checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
+        scores = scores_of(facts)
+        if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
+            raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
+                            f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
+        self._leave_to_the_next(name, checkpoint)
+        self.progress.skip(file)
+        ResumePoints(self.folder, file, self.config.save_interval).forget()
+        print(f"{file}: finished before, {self.in_words(scores)}", flush=True)
+        return checkpoint, scores
+
+    def _leave_to_the_next(self, name, checkpoint):
+        if self._is_last_phase(name):  # which is what the whole dataset leaves
+            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
+        if self.config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+            self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
+
+    def _shown(self, scores):
+        return {dataset: found[space] for dataset, found in scores.items()
+                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
+
+    def in_words(self, scores):
+        """A line of what was scored, in the first label space."""
+        return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items())
+
+    def _description(self, state, start, seconds):
+        trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        self.peak = max(self.peak, self.device.peak_memory())
+        drift = {"drift": self.scoring.drift(start, state.final_model)} if self.config.pairs else {}
+        return describe_run(
+            self.config, self.device, iterations=state.iteration, seconds=round(seconds, 2), processes=self.world.size,
+            peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
+            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
+
+    def _is_last_phase(self, name):
+        return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None
+
+    def _write_files(self, hooks, task, finished):
+        for hook in hooks:
+            for name, content in hook.files(finished).items():
+                self.folder.write_tensors(name.replace("{task}", task), content)
+
+    def _evaluation_rhythm(self, state):
+        if self.config.eval_every_epoch:
+            return batches_per_epoch(len(state.task.split("train")), state.settings.batch_size)
+        return self.config.eval_interval
+
+    def evaluate(self, checkpoint, alpha=None):
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
+        return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+
+    def score_start(self, start):
+        """Scores of the weights that a sequence starts from, with --resume those that were found before."""
+        kept = self.folder.read_json("start.json") if self.config.resume else {}
+        scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
+        known = scores.keys() == {*map(stem, self.evaluated)}
+        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
+        if known:
+            return scores
+        scores = self.evaluate(start)
+        self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
+        return scores
+
+    def summarise(self, trained, rows, **facts):
+        """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
+
+        ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
+        0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
+        recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
+        """
+        pairs = any(map(known_pairs, trained))
+        spaces = (RETRIEVAL,) if pairs else self.config.label_space
+        trained = [stem(name) for name in trained]
+        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
+        summaries = {}
+        for number, space in enumerate(spaces):
+            mark = f"_{space}" if number else ""  # the first label space has the plain names
+            chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
+            summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
+            summaries[space] = summarise(trained, chosen, space, self.device.precision)
+            self.folder.write_json(f"summary{mark}.json", summaries[space])
+            self.trackers.summary(space, summaries[space], len(trained))
+            for score in MATRICES[pairs]:
+                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
+        self.folder.write_text("summary.md", summary_markdown(summaries))
+        self.folder.write_text("summary.tex", summary_latex(summaries))
+        self.folder.write_json("run.json", describe_run(
+            self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
+            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
+        if self.folder.writes:
+            write_report(self.folder.path)
+        return summaries

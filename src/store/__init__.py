@@ -1,0 +1,1 @@
+"""What a run leaves behind and takes up again: records, checkpoints, resume points, trackers."""

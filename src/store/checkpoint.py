@@ -1,0 +1,117 @@
+"""What a finished task leaves for the next one, and files that know whether they are whole."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from clip.files.archive import read
+from clip.errors import LoadError
+from clip.loader import FORMAT
+from src.errors import UserError
+from src.machine.files import atomic_file
+
+# Behind the zip archive, where torch.load overlooks it: `head -c -88 FILE | sha256sum` gives the same.
+SEAL = "\nclip-continual sha256 {}\n"
+SEAL_SIZE = len(SEAL.format(64 * "0"))
+SEAL_PATTERN = re.compile(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode())
+CHUNK = 1 << 24
+
+
+class CheckpointError(UserError):
+    """A file that ``read_checked`` cannot use. ``damaged``: its bytes are not those that were written, so that an
+    older file may serve; otherwise it could not be opened or read, or was written by something else."""
+
+    def __init__(self, message, damaged):
+        super().__init__(message)
+        self.damaged = damaged
+
+
+def save_tensors(path, content):
+    with atomic_file(path) as file:
+        _save(content, file)
+
+
+def write_checked(path, content):
+    """Like ``save_tensors``, with the content's sha256 behind it: ``read_checked`` sees any change and any loss.
+    ``torch.load(weights_only=True)`` reads the file too, unchecked."""
+    with atomic_file(path) as file:
+        file.write(SEAL.format(_save(content, file)).encode())
+
+
+def read_checked(path):
+    """Content of a file of ``write_checked``, tensors on the host; CheckpointError for any other."""
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size - SEAL_SIZE
+            if size < 0 or not _is_sealed(file, size):
+                raise CheckpointError(f"{path} is damaged: it is not as it was written", damaged=True)
+            file.seek(0)
+            return read(file, size, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})", damaged=False) from None
+    except LoadError as error:
+        raise CheckpointError(str(error), damaged=False) from None
+
+
+def _is_sealed(file, size):
+    digest, left = hashlib.sha256(), size
+    while chunk := file.read(min(CHUNK, left)):
+        digest.update(chunk)
+        left -= len(chunk)
+    seal = SEAL_PATTERN.fullmatch(file.read())
+    return left == 0 and seal is not None and seal[1].decode() == digest.hexdigest()
+
+
+def _save(content, file):
+    """torch.save -> sha256 of what was written. torch hides a failed write behind an error of its own."""
+    target = _Digested(file)
+    try:
+        torch.save(content, target)
+    except Exception:
+        if target.failure:
+            raise target.failure from None
+        raise
+    return target.digest.hexdigest()
+
+
+class _Digested:
+    """A file that keeps the sha256 of what is written to it, and the first failure."""
+
+    def __init__(self, file):
+        self.file, self.digest, self.failure, self.flush = file, hashlib.sha256(), None, file.flush
+
+    def write(self, data):
+        try:
+            count = self.file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        self.digest.update(data)
+        return count
+
+
+def finished_checkpoint(model, start, *, dataset, source, task, metrics, iteration, carry, config, name):
+    """What a finished task leaves: tensors and plain types only, weights under plain CLIP names, on the host.
+
+    ``start`` is the checkpoint that the task started from: its history, heads and carry go on. A linear head of the
+    model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
+    """
+    head = getattr(model, "head", None)
+    return {
+        "format": FORMAT,
+        "state_dict": {key: value.detach().cpu().clone() for key, value in model.state_dict().items()
+                       if not key.startswith("head.")},
+        "architecture": model.architecture,
+        "model": name,
+        "dataset": dataset,
+        "iteration": iteration,
+        "history": [*start.get("history", []),
+                    {"dataset": dataset, "source": source, "classnames": list(task.classnames),
+                     "train_data": task.train_data, "metrics": metrics}],
+        "heads": {**start.get("heads", {}), **({} if head is None else {dataset: head.packed()})},
+        "carry": {**start.get("carry", {}), **carry},
+        "config": config,
+    }

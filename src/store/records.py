@@ -1,0 +1,261 @@
+"""What a run writes under ``--save`` while it runs: metrics, logs, its own description. Without a folder, nothing."""
+
+import contextlib
+import csv
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from src.store.checkpoint import save_tensors
+from src.machine.distributed import World
+from src.errors import UserError
+from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json
+from src.machine.progress import Progress
+from src.report.tables import RECALLS
+from src.store.trackers import Trackers
+
+SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
+
+
+class RunFolder:
+    """The files of a run. ``RunFolder(None)`` takes everything and writes nothing, and so does one with ``writes``
+    False, that of a process beside the first: it only reads. ``flag`` is the one that named it, for messages."""
+
+    def __init__(self, path, writes=True, flag="--save"):
+        self.path, self.flag = Path(path) if path else None, flag
+        self.writes = writes and self.path is not None
+
+    def file(self, name):
+        return self.path / name
+
+    def has(self, name):
+        return self.path is not None and self.file(name).is_file()
+
+    def prepare(self):
+        """Say now rather than after training that the folder cannot be written. Leaves nothing behind: a run that is
+        refused later has written nothing."""
+        if not self.writes:
+            return
+        try:
+            for path in self.path.glob("metrics_*.csv") if self.path.exists() else ():
+                self.read_metrics(path.stem.removeprefix("metrics_"))  # refused before training rather than after
+            missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+            with atomic_file(self.file(".writable")) as file:
+                file.write(b"")
+            self.file(".writable").unlink()
+            for folder in missing:
+                folder.rmdir()
+        except OSError as error:
+            raise UserError(f"{self.flag} {self.path}: cannot be written ({error.strerror}); give another") from None
+
+    def ours(self):
+        """While entered, no other run trains into this folder."""
+        return folder_of_ones_own(self.path, self.flag) if self.writes else contextlib.nullcontext()
+
+    def add_metrics(self, dataset, row):
+        """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its
+        scores."""
+        if not self.writes:
+            return
+        rows = self.read_metrics(dataset)
+        same = [number for number, old in enumerate(rows) if _identity(old) == _identity(row)]
+        self._write_metrics(dataset, [*rows[:same[0]], row, *rows[same[0] + 1:]] if same else [*rows, row])
+
+    def _write_metrics(self, dataset, rows):
+        with atomic_file(self.file(f"metrics_{dataset}.csv"), "w") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def forget_other_iterations(self, tasks, iterations):
+        """Drop the rows of a task, given as (task, phase) as rows have them, from an earlier, unfinished or overwritten
+        run of it that this one did not repeat."""
+        tasks = {(task, str(phase)) for task, phase in tasks}
+        if not self.writes:
+            return
+        for path in self.path.glob("metrics_*.csv"):
+            dataset = path.stem.removeprefix("metrics_")
+            rows = self.read_metrics(dataset)
+            kept = [row for row in rows
+                    if (row["task"], row.get("phase", "")) not in tasks or int(row["iteration"]) in iterations]
+            if not kept:
+                path.unlink(missing_ok=True)
+            elif len(kept) != len(rows):
+                self._write_metrics(dataset, kept)
+
+    def read_metrics(self, dataset):
+        """Rows of ``metrics_<dataset>.csv``. UserError where somebody's editing has left something else."""
+        path = self.file(f"metrics_{dataset}.csv")
+        if not path.is_file():
+            return []
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read as csv ({error}); repair it, or move it away") from None
+        for number, row in enumerate(rows, start=1):
+            if None in row or None in row.values() or "task" not in row or not re.fullmatch(
+                    r"[0-9]{1,18}", row.get("iteration", "")):
+                raise UserError(f"{path} is damaged: row {number} has other cells than its header, or no iteration and "
+                                "task; repair it, or move it away")
+        return rows
+
+    def read_json(self, name):
+        """Content of a file that ``write_json`` wrote; {} where there is none that can be read."""
+        try:
+            content = read_json(self.file(name)) if self.has(name) else {}
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def write_json(self, name, content):
+        if self.writes:
+            with atomic_file(self.file(name), "w") as file:
+                json.dump(content, file, indent=1)
+
+    def write_text(self, name, content):
+        if self.writes:
+            with atomic_file(self.file(name), "w") as file:
+                file.write(content)
+
+    def write_tensors(self, name, content):
+        """Content None: no such file from now on."""
+        if self.writes and content is None:
+            self.file(name).unlink(missing_ok=True)
+        elif self.writes:
+            save_tensors(self.file(name), content)
+
+    def write_checkpoint(self, dataset, checkpoint):
+        self.write_tensors(f"{dataset}.pth", checkpoint)
+
+    def open_log(self, dataset, after=0):
+        """``log_<dataset>.jsonl``, with those lines that it has of the first ``after`` steps."""
+        if not self.writes:
+            return None
+        path = self.file(f"log_{dataset}.jsonl")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if after and path.is_file() else []
+        with atomic_file(path, "w") as file:
+            file.writelines(f"{line}\n" for line in lines if _iteration_of(line) <= after)
+        return path.open("a", encoding="utf-8", buffering=1)
+
+
+def _iteration_of(line):
+    """Of a line of a log; a line that was cut off or edited is none of the first steps."""
+    try:
+        return float(parse_json(line)["iteration"])
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return math.inf
+
+
+def _identity(row):
+    return [(key, str(value)) for key, value in row.items() if key not in SCORES]
+
+
+def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
+    """Scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
+    video = {} if scores.pm0 is None else {"pm0": f"{scores.pm0:.4f}", "pm10": f"{scores.pm10:.4f}"}
+    return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
+            "label_space": label_space, "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
+            "train_data": train_data, **video}
+
+
+def retrieval_row(scores, iteration, task, phase, split):
+    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase."""
+    return {"iteration": iteration, "task": task, "phase": phase, "split": split,
+            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS}}
+
+
+class Journal:
+    """Called after each step, of which it tells ``progress``, and every ``interval`` steps a line of the log: in
+    ``log_<dataset>.jsonl``, and to ``progress`` and ``trackers``.
+
+    Terms stay on the device between log lines, so that the loop never waits for them. ``means`` makes {name: number}
+    of them, their means over the processes. ``after``: the steps that an interrupted run has done.
+    """
+
+    def __init__(self, folder, dataset, total, interval, means=None, after=0, progress=None, trackers=None):
+        self.means = means or World().means
+        self.open_log, self.file = functools.partial(folder.open_log, dataset, after), None
+        self.interval, self.total = interval, total
+        self.progress, self.trackers = progress or Progress(), trackers or Trackers()
+        self.progress.task(dataset, after, total)
+        self.images, self.since = 0, time.perf_counter()
+
+    def step(self, state, losses):
+        self.images += state.settings.batch_size
+        self.progress.step()
+        if state.iteration % self.interval and state.iteration != self.total:
+            return
+        terms = self.means({**losses, **state.metrics})
+        now = time.perf_counter()
+        line = {"iteration": state.iteration, **terms, "lr": state.learning_rate,
+                "images_per_second": round(self.images / (now - self.since), 1)}
+        self.images, self.since = 0, now
+        self.progress.tell(line)
+        self._write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
+        self.trackers.line(line)
+
+    def _write(self, text):
+        """A log that the disk refuses is told once and costs no training."""
+        try:
+            self.file = self.file or self.open_log()  # not before there is something to write
+            if self.file:
+                self.file.write(text)
+        except OSError as error:
+            print(f"warning: the log of this task ends here, it cannot be written ({error.strerror or error})",
+                  file=sys.stderr, flush=True)
+            self._close_file()
+            self.open_log = lambda: None
+
+    def _close_file(self):
+        if self.file:
+            with contextlib.suppress(OSError):  # of what could not be written, which was told
+                self.file.close()
+        self.file = None
+
+    def close(self):
+        self.progress.end_task()
+        self._close_file()
+
+
+def _json_number(value):
+    """json has no NaN and no infinity; a diverged term is written as text."""
+    return value if math.isfinite(value) else str(value)
+
+
+def describe_run(config, device, **facts):
+    """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware."""
+    return {
+        "flags": {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()},
+        "command": config.argv, "seed": config.seed, "precision": device.precision, "hardware": device.describe(),
+        "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),
+        "commit": _commit(), **facts,
+    }
+
+
+def _versions():
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _commit():
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,213 @@
+"""Resume points: where an interrupted task goes on, ``resume_<DATASET>.pth`` in the run's folder."""
+
+import contextlib
+import sys
+import threading
+import time
+
+import torch
+
+from src.store.checkpoint import CheckpointError, read_checked, write_checked
+from src.errors import UserError
+from src.machine.files import digest_of
+from src.machine.interruption import Interrupted
+from src.models.evaluation import fingerprint
+from src.models.training import drawn_by_process, state_of_run
+from src.cli.values import interval
+
+NOT_SHARED = ("--save {folder}: the processes do not see the same files there and would not go on together; give a "
+              "folder that all machines share")
+
+
+class ResumePoints:
+    """The last two points of a task. Each is copied to the host at once and written by a thread.
+
+    ``every``: as --save-interval says it, steps or a time. A folder that writes nothing keeps nothing.
+    """
+
+    def __init__(self, folder, dataset, every):
+        self.writes = folder.writes
+        if folder.path is not None:
+            self.newest, self.previous = (folder.file(f"resume_{dataset}{mark}.pth") for mark in ("", ".prev"))
+        self.steps, self.seconds = interval(every)
+        self.kept_at, self.iteration, self._writer = time.monotonic(), None, None
+
+    def due(self, iteration):
+        """Whether a point is to be kept after so many steps."""
+        if not self.writes:
+            return False
+        if self.steps is not None:
+            return iteration % self.steps == 0
+        return time.monotonic() - self.kept_at >= self.seconds
+
+    def keep(self, content):
+        """Content with its "iteration": the newest point from now on, unless the disk refuses it, which is told and
+        loses nothing."""
+        if not self.writes or self.iteration == content["iteration"]:
+            return
+        self.wait()
+        copy = _on_host(content)
+        self.kept_at, self.iteration = time.monotonic(), content["iteration"]
+        self._writer = threading.Thread(target=self._write, args=(copy,))
+        self._writer.start()
+
+    def _write(self, content):
+        try:
+            if self.newest.exists():
+                self.newest.replace(self.previous)
+            write_checked(self.newest, content)
+        except (OSError, UserError) as error:
+            self.iteration = None
+            print(f"warning: the resume point of step {content['iteration']} was not written ({error}); the one before "
+                  "is kept", file=sys.stderr, flush=True)
+
+    def wait(self):
+        """Until the last point is written."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def read(self):
+        """-> the newest point that is whole, None where there is none."""
+        there = [path for path in (self.newest, self.previous) if path.exists()]
+        for path in there:
+            try:
+                return read_checked(path)
+            except CheckpointError as error:
+                instead = "the one before is taken" if path != there[-1] else "the task begins anew"
+                print(f"warning: {error}; {instead}", file=sys.stderr, flush=True)
+        return None
+
+    def forget(self):
+        """The task is finished: nothing is left to go on from."""
+        if self.writes:
+            self.wait()
+            for path in (self.newest, self.previous):
+                path.unlink(missing_ok=True)
+
+
+def _on_host(content):
+    """Nested dicts, lists and tuples of tensors and plain values -> the same on the host, as it is now."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _on_host(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_on_host, content))
+    return content
+
+
+def inputs_of(config, start, basis=None):
+    """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
+    teacher's, a basis. A file may have changed under its name. Where nothing is kept, nothing is read: {}."""
+    if not config.save:
+        return {}
+    named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
+    files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
+    return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
+
+
+def refuse_other_configuration(config, content, path):
+    """Refuse to go on from a resume point that was made with other values of what can change a result."""
+    if changed := config.differences(content["config"]):
+        raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
+                        "or leave --resume out to begin anew")
+
+
+def refuse_other_inputs(before, now, what):
+    """Refuse to go on from ``what`` where a file that its task began with holds something else by now; what does not
+    say how it began is trusted."""
+    before = before if isinstance(before, dict) else {}
+    changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
+    if changed:
+        raise UserError(f"--resume: {what} began with another content of {' and '.join(changed)} (for a task of a "
+                        "sequence: of the task before); give the file as it was, or --overwrite instead of --resume")
+
+
+class TaskPoints:
+    """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps.
+    ``inputs``: what ``inputs_of`` says of it."""
+
+    def __init__(self, config, folder, state, hooks, file, inputs):
+        self.config, self.folder, self.state, self.hooks, self.file = config, folder, state, hooks, file
+        self.inputs = inputs
+        self.points = ResumePoints(folder, file, config.save_interval)
+        self.interrupted = self._read() if config.resume else None
+        found = self.interrupted or {"iteration": 0, "seconds": 0.0}
+        self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
+        self.unscored = found.get("unscored", False)  # after the step that it goes on from
+
+    @property
+    def seconds(self):
+        """Since the task began, without interruptions."""
+        return self._before + time.perf_counter() - self._began
+
+    def _read(self):
+        content = self.points.read()
+        if content:
+            refuse_other_configuration(self.config, content, self.points.newest)
+        self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
+        if content:
+            refuse_other_inputs(content.get("inputs"), self.inputs, self.points.newest)
+            self._refuse_other_processes(content)
+        return content
+
+    def _refuse_other_processes(self, content):
+        """Batches are those of any number of processes, and so are numbers, up to rounding: unless processes draw."""
+        reason = drawn_by_process(self.state, self.hooks)
+        if reason and self._processes_of(content) != self.state.world.size:
+            raise UserError(f"--resume: {self.points.newest} is of {self._processes_of(content)} processes, here are "
+                            f"{self.state.world.size}, and {reason}; run as many as then, or leave --resume out to "
+                            "begin anew")
+
+    def _processes_of(self, content):
+        return content.get("processes", self.state.world.size)  # of points that do not say so
+
+    def begin(self):
+        """Before the first step."""
+        if self.interrupted:
+            before, now = self._processes_of(self.interrupted), self.state.world.size
+            others = "" if before == now else f", with {now} processes where it had {before}: the same up to rounding"
+            print(f"{self.file}: goes on after step {self.iteration} of {self.state.settings.iterations}{others}",
+                  flush=True)
+        else:
+            self.points.forget()
+        self.interrupted = None  # its tensors are in their places
+
+    def keep(self, unscored=False):
+        self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
+                          "unscored": unscored, "processes": self.state.world.size,
+                          **state_of_run(self.state, self.hooks)})
+
+    def keep_where_due(self, last):
+        """After a step. After the last one too where the task is long enough to have kept any: what comes then, bases,
+        exemplars, scores, takes a while."""
+        if self.points.due(self.state.iteration) or last and self.points.iteration is not None:
+            self.keep()
+
+    @contextlib.contextmanager
+    def kept_if_interrupted(self, while_scoring=False):
+        """Around what a signal may end between two steps; ``while_scoring`` has to be done again."""
+        try:
+            yield
+        except Interrupted:
+            self.keep(unscored=while_scoring)
+            raise
+
+    @contextlib.contextmanager
+    def told_if_interrupted(self):
+        try:
+            yield
+        except Interrupted as error:
+            self.points.wait()
+            raise Interrupted(f"{error}: {self._what_is_kept()}") from None
+
+    def _what_is_kept(self):
+        if self.folder.path is None:
+            return "nothing is kept without --save"
+        kept = self.points.iteration or self.iteration
+        return (f"{self.file} goes on after step {kept} of {self.state.settings.iterations} with the same command and "
+                "--resume")
+
+    def forget(self):
+        """The task is finished."""
+        self.points.forget()

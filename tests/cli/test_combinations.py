@@ -1,0 +1,147 @@
+"""Every combination of method, train mode, add-on and adapters trains what it should, or is refused with its reason."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from cli_files import BATCH
+
+from src.cli import checks
+from src.args import parse
+from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
+from src.store.checkpoint import finished_checkpoint
+from src.errors import UserError
+from src.models import METHODS
+from src.models.training import train
+
+pytest_plugins = ["cli_fixtures"]
+
+ARGUMENTS = (Path(__file__).parents[2] / "ARGUMENTS.md").read_text(encoding="utf-8")
+MODES = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
+         "image-fc-fixed": ("image",), "fc": ()}
+LORA = {"weights": "", "peft": "--lora", "shared": "--lora --lora-shared"}
+ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise": "--we-wise --avg-freq 1",
+           "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
+           "texts": "--distill-text-tower"}
+DISTILLING = ("lwf", "ZSCL", "icarl")
+# All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
+CLASS_METHODS = [name for name, method in METHODS.items() if not method.only_pairs]
+COMBINATIONS = sorted({
+    *((method, mode, "weights", add_on) for method, mode, add_on in itertools.product(CLASS_METHODS, MODES, ADD_ONS)),
+    *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(CLASS_METHODS, MODES, LORA)),
+    *(("lwf", mode, lora, add_on) for mode, lora, add_on in itertools.product(("whole", "image-fc"), LORA, ADD_ONS))})
+
+
+def reason(method, mode, lora, add_on):
+    """Why a combination is refused, in the words of ARGUMENTS.md; None where it runs."""
+    texts = add_on == "texts" and method in DISTILLING
+    if lora != "weights" and add_on == "ogd":
+        return "adapters are drawn anew after merging"
+    if method in DISTILLING and mode == "fc":
+        return "its distillation reaches the towers, and this mode trains neither"
+    if method in DISTILLING and mode == "text" and not texts:
+        return "its distillation reaches only the image tower"
+    if texts and "text" not in MODES[mode]:
+        return "this mode does not train the text tower"
+    if lora != "weights" and mode == "fc":
+        return "adapters go to the towers, and this mode trains neither"
+    if add_on == "ogd" and mode == "fc":
+        return "it protects the towers, and this mode trains neither"
+    return None
+
+
+@pytest.fixture(scope="module")
+def first_task(world):
+    """The checkpoint of a first icarl task, so that a second one has a memory."""
+    config = parse(words(world, "icarl", "whole", "weights", "nothing", world.tones))
+    return run(config, world.tones, starting_checkpoint(config))[1]
+
+
+def words(world, method, mode, lora, add_on, dataset):
+    return ["--load", str(world.model), "--method", method, "--train-mode", mode, "--train-dataset", dataset,
+            *LORA[lora].split(), *ADD_ONS[add_on].split(), "--iterations", "2", "--batch-size", str(BATCH), "--lr",
+            "5e-3", "--warmup-length", "0", "--workers", "0", "--save", "nowhere", "--ref-dataset", world.loose,
+            "--ref-model", str(world.model), "--memory-size", "20"]
+
+
+def run(config, name, start):
+    device, datasets = build_device(config), Datasets(config)
+    state = build_state(config, datasets, name, start, device, ZeroshotOpener(config, start, device))
+    before = {key: value.detach().clone() for key, value in named_parameters(state.model)}
+    hooks, terms = build_hooks(config, start), []
+    train(state, hooks, lambda state, losses: terms.append(losses))
+    carry = {type(hook).__name__: hook.carry() for hook in hooks}
+    finished = finished_checkpoint(state.final_model, start, dataset=state.task.name, source=name, task=state.task,
+                                   metrics={}, iteration=2, carry=carry, config={}, name=None)
+    return (state, before, terms), finished
+
+
+def named_parameters(model):
+    """A factor that both towers share (they are of one width here) under each of its names."""
+    return model.named_parameters(remove_duplicate=False)
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_it_runs_or_is_refused(world, first_task, combination):
+    method, mode, lora, add_on = combination
+    config = parse(words(world, method, mode, lora, add_on, world.colours))
+    expected = reason(method, mode, lora, add_on)
+    if expected:
+        with pytest.raises(UserError) as caught:
+            checks.check(config)
+        assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+        return
+    checks.check(config)
+    (state, before, terms), finished = run(config, world.colours, first_task)
+    assert len(terms) == 2 and all(value.isfinite() for losses in terms for value in losses.values())
+    assert ("image_distillation" in terms[0]) == (method in DISTILLING and mode != "text")
+    assert ("replay" in terms[0]) == (method == "icarl")
+    assert ("text_tower_image" in terms[0]) == (add_on == "texts" and method in DISTILLING)
+    moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
+    trained = {key for key, value in named_parameters(state.model) if value.requires_grad}
+    assert moved and moved <= trained
+    parts = {"image" if key.startswith("visual.") else "head" if key.startswith("head.") else "text" for key in moved}
+    assert parts == {*MODES[mode]} | ({"head"} if mode in ("image-fc", "fc") else set())
+    if lora != "weights":
+        assert all(".lora_" in key or key.startswith("head.") for key in moved)
+    assert finished["state_dict"].keys() == first_task["state_dict"].keys()
+    changed = any(not torch.equal(value, first_task["state_dict"][key])
+                  for key, value in finished["state_dict"].items())
+    assert changed == bool(MODES[mode]) and (mode not in ("image-fc", "fc") or "colours" in finished["heads"])
+
+
+# -- image-text pairs --------------------------------------------------------------------------------------------------
+
+PAIR_COMBINATIONS = sorted({
+    *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(METHODS, MODES, LORA)),
+    *((method, "whole", "weights", add_on) for method, add_on in itertools.product(METHODS, ADD_ONS))})
+
+
+def reason_on_pairs(method, mode, lora, add_on):
+    if method in DISTILLING:
+        return "it distils over the prompts of classes"
+    if mode not in ("whole", "image", "text"):
+        return "image-text pairs have no classes for a head"
+    return None
+
+
+@pytest.mark.parametrize("combination", PAIR_COMBINATIONS, ids="-".join)
+def test_it_runs_on_pairs_or_is_refused(world, pairs, combination):
+    method, mode, lora, add_on = combination
+    config = parse(words(world, method, mode, lora, add_on, pairs))
+    expected = reason_on_pairs(*combination)
+    if expected:
+        with pytest.raises(UserError) as caught:
+            checks.check(config)
+        assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+        return
+    checks.check(config)
+    start = starting_checkpoint(config)
+    (state, before, terms), finished = run(config, pairs, start)
+    assert all(value.isfinite() for losses in terms for value in losses.values())
+    assert ("off_diagonal" in terms[0]) == (method == "modx") and "contrastive" in terms[0]
+    moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
+    assert "logit_scale" in moved and finished["state_dict"].keys() == start["state_dict"].keys()
+    parts = {"image" if key.startswith("visual.") else "text" for key in moved - {"logit_scale"}}
+    assert parts == {*MODES[mode]}

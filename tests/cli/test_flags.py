@@ -1,0 +1,38 @@
+"""The table of flags: names, defaults, and what a text means."""
+
+import pytest
+
+from src.cli import flags
+from src.errors import UserError
+from src.cli.flags import FLAGS, Flag, read_value, shown, shown_default, switch
+from src.cli.values import keyword, whole
+
+
+def test_flags_are_told_apart():
+    assert len(FLAGS) == sum(len(flags) for flags in flags.GROUPS.values()), "two flags of one name"
+    assert all(flag.name.startswith("--") and "_" not in flag.name for flag in FLAGS.values())
+    assert all(flag.help for flag in FLAGS.values())
+    for flag in FLAGS.values():  # or a value of a protocol could not be told from a typing error
+        assert not flag.choices or flag.default in flag.choices, flag.name
+
+
+def test_a_default_is_what_its_own_text_would_give():
+    """``shown`` aside, typing the documented default changes nothing."""
+    for flag in FLAGS.values():
+        if not flag.switch and flag.shown is None and flag.default is not None:
+            assert read_value(flag, shown_default(flag)) == flag.default, flag.name
+
+
+def test_what_a_text_means():
+    assert read_value(Flag("--n", "", parse=whole(1)), "3") == 3
+    assert read_value(switch("--s", ""), "") is True
+    assert read_value(Flag("--k", "", {}, keyword, repeated=True), ["a=1", "b=x"]) == {"a": 1, "b": "x"}
+    with pytest.raises(UserError, match="--m nother: did you mean other"):
+        read_value(Flag("--m", "", choices=("one", "other")), "nother")
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (None, "none"), (False, "off"), (True, "on"), (1e-5, "1e-05"), ((1, 2), "1,2"), ({}, "none"),
+    ({None: 0.1, "DTD": 0.2}, "0.1,DTD=0.2"), ("a", "a")])
+def test_a_value_as_one_would_write_it(value, text):
+    assert shown(value) == text

@@ -1,0 +1,54 @@
+"""The named sequences: their order, their published values, and how they fill what was not given."""
+
+import pytest
+
+from src.args import parse
+from src.cli.flags import FLAGS
+from src.cli.protocols import PROTOCOLS
+
+MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()
+MTIL_2 = "StanfordCars Food MNIST OxfordPet Flowers SUN397 Aircraft Caltech101 DTD EuroSAT CIFAR100".split()
+PUBLISHED = {"model": "ViT-B/16", "train_mode": "whole", "iterations": 1000, "batch_size": 64, "batch_size_eval": 128,
+             "lr": {None: 1e-5, "Aircraft": 5e-5, "MNIST": 5e-5}, "wd": 0, "ls": 0.2, "warmup_length": "100", "T": 2,
+             "precision": "fp32"}
+
+
+@pytest.mark.parametrize(("name", "order"), [("mtil-1", MTIL_1), ("mtil-2", MTIL_2)])
+def test_mtil(name, order):
+    config = parse(["--dataset-order", name])
+    assert list(config.dataset_order) == order
+    assert {key: config.values[key] for key in PUBLISHED} == PUBLISHED
+    assert {config.origins[key] for key in PUBLISHED} == {f"protocol {name}"}
+    assert config.origins["seed"] == "default" and config.origins["dataset_order"] == "flag"
+    assert config.beta2 == 0.999 and config.seed == 42
+
+
+@pytest.mark.parametrize(("words", "key", "value", "origin"), [
+    ("--batch-size 32", "batch_size", 32, "flag"), ("--ls 0", "ls", 0, "flag"),
+    ("--lr 1e-6", "lr", {None: 1e-6}, "flag"), ("--iterations 7", "iterations", 7, "flag"),
+    ("--epochs 3", "epochs", 3, "flag"), ("--epochs 3", "iterations", None, "default"),
+    ("--wd 0.1", "ls", 0.2, "protocol mtil-1"), ("--model RN50", "model", "RN50", "flag"),
+    ("", "beta2", 0.999, "default"),
+])
+def test_flag_wins_over_protocol_over_default(words, key, value, origin):
+    config = parse(["--dataset-order", "mtil-1", *words.split()])
+    assert config.values[key] == value and config.origins[key] == origin
+
+
+def test_values_for_one_method_only():
+    assert parse(["--dataset-order", "toy", "--method", "ZSCL"]).ref_dataset == "toy-reference"
+    assert parse(["--dataset-order", "toy", "--method", "ZSCL", "--ref-dataset", "DTD"]).ref_dataset == "DTD"
+    assert parse(["--dataset-order", "toy"]).ref_dataset is None
+
+
+def test_a_protocol_holds_only_values_of_flags():
+    for name, protocol in PROTOCOLS.items():
+        for method in FLAGS["method"].choices:
+            for key, value in protocol.fill(method).items():
+                flag = FLAGS[key]
+                assert not flag.choices or value in (*flag.choices, "toy"), f"{name}: {flag.name} {value}"
+
+
+def test_a_sequence_of_names_takes_no_protocol():
+    config = parse(["--dataset-order", ",".join(MTIL_1)])
+    assert config.iterations is None and config.origins["lr"] == "default"

@@ -1,0 +1,214 @@
+"""``--check-data``, ``--list-datasets``, and what damaged data make of a run: one message, exit status 2."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_files import BATCH, COLOURS, RATE, rows, write_pictures
+from dataset_files import WRITERS, encoded, told, write_cars
+
+from src.datasets import DATASETS
+from src.datasets.check import structural_faults
+from src.datasets.common import Split, Task
+
+pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """sized(name, train=..., test=...): the counts that --check-data expects."""
+    return lambda name, **sizes: monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], sizes=sizes))
+
+
+# -- --list-datasets ----------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_quick_and_whole(tmp_path):
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "src.main", "--list-datasets", "--data-location", tmp_path],
+                              cwd=ROOT, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0 and all(f"| {name} " in done.stdout for name in DATASETS)
+        if seconds[-1] < 2:
+            break
+    assert min(seconds) < 2
+
+
+def test_the_list_needs_no_torch(tmp_path):
+    code = ("import sys\nfrom src.main import main\nassert main(sys.argv[1:]) == 0\n"
+            "assert not {'torch', 'numpy', 'PIL', 'torchvision'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code, "--list-datasets", "--data-location", tmp_path], cwd=ROOT, check=True,
+                   capture_output=True)
+
+
+# -- --check-data -------------------------------------------------------------------------------------------------
+
+
+def test_a_good_copy(tmp_path, cli, sized):
+    write_cars(tmp_path)
+    sized("StanfordCars", train=196, test=196)
+    done = cli("--check-data", "StanfordCars,toy-sizes", "--data-location", tmp_path)
+    assert done.status == 0 and done.err == "" and "fault" not in done.out
+    assert done.out.splitlines() == ["StanfordCars: 196 classes, train 196, test 196 images: as expected",
+                                     "toy-sizes: 3 classes, train 720, val 216, test 504 images: as expected"]
+
+
+def test_all_faults_at_once(tmp_path, cli, sized):
+    """A class without images, a wrong count, an empty file, half a file, a label that no class has."""
+    write_cars(tmp_path, [*range(195), 196, 3])
+    sized("StanfordCars", train=198, test=197)
+    folder = tmp_path / "stanford_cars"
+    (folder / "cars_train" / "00010.jpg").write_bytes(b"")
+    (folder / "cars_test" / "00020.jpg").write_bytes(encoded(20)[:-60])
+    done = cli("--check-data", "toy-sizes,StanfordCars", "--data-location", tmp_path)
+    assert done.status == 1 and done.err == ""
+    faults = [line for line in done.out.splitlines() if line.startswith("  fault: ")]
+    for fragments in (["no image of Car 193 2012 in the train split"], ["no image of Car 193 2012 in the test split"],
+                      ["197 images in the train split, not 198"], ["cars_train/00010.jpg cannot be decoded"],
+                      ["cars_test/00020.jpg cannot be decoded"], ["train split has label 196, outside the 196 classes"],
+                      ["test split has label 196, outside the 196 classes"]):
+        assert sum(all(fragment in line for fragment in fragments) for line in faults) == 1, (fragments, faults)
+    assert len(faults) == 7
+
+
+def test_a_large_split_is_sampled(tmp_path, cli, sized):
+    write_cars(tmp_path, list(range(196)) * 3)
+    sized("StanfordCars", train=588, test=588)
+    for index in range(588):
+        (tmp_path / "stanford_cars" / "cars_test" / f"{index:05}.jpg").write_bytes(b"")
+    done = cli("--check-data", "StanfordCars", "--data-location", tmp_path)
+    assert done.status == 1 and 190 <= done.out.count("cannot be decoded") <= 300
+
+
+@pytest.mark.parametrize("name", ["DTD", "StanfordCars", "coco", "IWildCam"])
+def test_what_is_not_there_is_the_only_fault(tmp_path, cli, no_network, name):
+    done = cli("--check-data", name, "--data-location", tmp_path / "none")
+    assert done.status == 1 and done.out.count("fault:") == 1 and f"{name}: cannot be opened" in done.out
+    assert f"section {name} of datasets.md" in done.out
+
+
+def test_captions_and_the_users_own_are_checked_too(every_dataset, tmp_path, cli, world):
+    assert cli("--check-data", f"coco,flickr30k,{world.colours}", "--data-location", every_dataset.root).status == 0
+    write_pictures(tmp_path / "pets", COLOURS, 3)
+    (tmp_path / "pets" / "green" / "1.png").write_bytes(b"")
+    done = cli("--check-data", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
+    assert done.status == 1 and "green/1.png" in done.out
+
+
+def test_labels_and_classes_of_each_split():
+    task = Task("t", ["a", "b", "c"], [], {"train": Split(None, [0, 1, 2, 2]), "test": Split(None, [0, 0, 3, -1])})
+    assert structural_faults(task, ["train"]) == []
+    assert structural_faults(task, ["train", "test"]) == [
+        "t: the test split has label -1, outside the 3 classes", "t: no image of b, c in the test split"]
+
+
+# -- damaged data in a run ----------------------------------------------------------------------------------------
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def text(content):
+    return lambda path: path.write_text(content, encoding="utf-8")
+
+
+def without_files(path):
+    for file in path.iterdir():
+        file.unlink()
+
+
+def one_more(path):
+    (path / "one_more_class").mkdir()
+    (path / "one_more_class" / "sun_1.jpg").write_bytes(encoded(0))
+
+
+DAMAGE = {  # dataset, file or folder, what happens to it, what the message holds
+    "aircraft without variants": ("Aircraft", "fgvc-aircraft-2013b/data/variants.txt", Path.unlink, []),
+    "aircraft of no variant": ("Aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt",
+                               text("0000001 Zeppelin\n"), ["Zeppelin"]),
+    "aircraft half a line": ("Aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt", text("0000001\n"), []),
+    "caltech of too few classes": ("Caltech101", "caltech101/101_ObjectCategories/ant", without_files, ["100", "101"]),
+    "caltech of too many classes": ("Caltech101", "caltech101/101_ObjectCategories", one_more, ["102", "101"]),
+    "cifar cut short": ("CIFAR10", "cifar-10-batches-py/data_batch_3", half, []),
+    "cifar without names": ("CIFAR100", "cifar-100-python/meta", empty, []),
+    "textures without a folder": ("DTD", "dtd/dtd/labels/test1.txt", text("banded_0002.jpg\n"), []),
+    "satellites without a class": ("EuroSAT", "eurosat/2750/Forest", without_files, ["Forest"]),
+    "flowers cut short": ("Flowers", "flowers-102/imagelabels.mat", half, []),
+    "flowers empty": ("Flowers", "flowers-102/setid.mat", empty, []),
+    "food no json": ("Food", "food-101/meta/test.json", half, []),
+    "food another json": ("Food", "food-101/meta/train.json", text("[1]"), []),
+    "digits cut short": ("MNIST", "MNIST/raw/t10k-images-idx3-ubyte", half, []),
+    "digits empty": ("MNIST", "MNIST/raw/train-labels-idx1-ubyte", empty, []),
+    "pets half a line": ("OxfordPet", "oxford-iiit-pet/annotations/test.txt", text("Abyssinian_1 1\n"), []),
+    "cars cut short": ("StanfordCars", "stanford_cars/devkit/cars_meta.mat", half, []),
+    "cars empty": ("StanfordCars", "stanford_cars/cars_test_annos_withlabels.mat", empty, []),
+    "cars no mat": ("StanfordCars", "stanford_cars/devkit/cars_train_annos.mat", text("<html>not found</html>" * 20),
+                    []),
+    "scenes of no class": ("SUN397", "SUN397/a", one_more, ["one_more_class"]),
+    "scenes without names": ("SUN397", "SUN397/ClassName.txt", Path.unlink, []),
+    "half an image": ("DTD", "dtd/dtd/images/banded/banded_test.jpg", half, ["banded_test.jpg", "decoded"]),
+    "no image": ("Food", "food-101/images/apple_pie/1000.jpg", Path.unlink, ["apple_pie/1000.jpg", "decoded"]),
+    "an empty image": ("Flowers", "flowers-102/jpg/image_00003.jpg", empty, ["image_00003.jpg", "decoded"]),
+    "a class too few": ("ImageNetA", "imagenet-a/n01440770", lambda path: path.rename(path.parent / ".gone"),
+                        ["199 class folders, not 200"]),
+}
+FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python", "MNIST": "MNIST"}
+
+
+def score(cli, world, name, root):
+    return cli("--load", world.model, "--eval-only", "--eval-datasets", name, "--data-location", root, "--workers", 0)
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_told(tmp_path, cli, world, unverified, no_network, case):
+    name, place, damage, fragments = DAMAGE[case]
+    WRITERS[name](tmp_path)
+    if name == "ImageNetA":
+        place = f"imagenet-a/{sorted(os.listdir(tmp_path / 'imagenet-a'))[-1]}"
+    assert (tmp_path / place).exists()
+    damage(tmp_path / place)
+    done = score(cli, world, name, tmp_path)
+    assert done.status == 2 and len(told(done)) == 1 and "Traceback" not in done.err, done.err
+    assert all(fragment in done.err for fragment in fragments) and str(tmp_path) in done.err, done.err
+    assert fragments and fragments[-1] == "decoded" or f"section {name} of datasets.md" in done.err
+
+
+@pytest.mark.parametrize("label", [-1, 196])
+@pytest.mark.parametrize("words", [("--eval-only", "--eval-datasets", "StanfordCars"),
+                                   ("--train-dataset", "StanfordCars", "--iterations", 1, "--lr", RATE, "--batch-size",
+                                    BATCH)])
+def test_a_label_that_no_class_has(tmp_path, cli, world, words, label):
+    write_cars(tmp_path, [*range(196), label])
+    done = cli("--load", world.model, *words, "--data-location", tmp_path, "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 2 and f"label {label}, outside the 196 classes" in done.err, done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_are_skipped_and_counted_where_that_is_asked_for(tmp_path, cli, world):
+    write_pictures(tmp_path / "pets" / "train", COLOURS, 4)
+    write_pictures(tmp_path / "pets" / "test", COLOURS, 4)
+    empty(tmp_path / "pets" / "test" / "blue" / "1.png")
+    half(tmp_path / "pets" / "test" / "green" / "2.png")
+    words = ("--load", world.model, "--eval-only", "--eval-datasets", f"folder:{tmp_path / 'pets'}", "--workers", 0,
+             "--data-location", tmp_path, "--save", tmp_path / "out")
+    assert cli(*words).status == 2
+    done = cli(*words, "--skip-bad-images")
+    assert done.status == 0 and "2 images could not be decoded and were skipped" in done.out
+    assert rows(tmp_path / "out" / "metrics_pets.csv")[0]["n"] == "10"
+    half(tmp_path / "pets" / "train" / "blue" / "1.png")
+    done = cli("--load", world.model, "--train-dataset", f"folder:{tmp_path / 'pets'}", "--iterations", 3,
+               "--batch-size", 4, "--lr", RATE, "--workers", 0, "--save", tmp_path / "trained", "--skip-bad-images")
+    assert done.status == 0 and "1 images could not be decoded" in done.out

@@ -1,0 +1,409 @@
+"""Several processes are one: losses, gradients, weights, scores and files, of two gloo processes. By torchrun where it
+is said so, which takes a while to start."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_cases
+import pytest
+import ranks
+import torch
+from cli_files import BATCH, listing, read_json, rows, weights
+
+from src import datasets
+from src.datasets.common import SeededBatches, require_shares
+from src.machine.device import Device
+from src.machine.distributed import World, this_world
+from src.errors import UserError
+from src.machine.interruption import Interrupted
+from src.main import main
+from src.models.finetune import Finetune
+from src.models.hooks import Hooks
+from src.models.lora_injection import inject_peft
+from src.models.training import drawn_by_process
+
+pytest_plugins = ["cli_fixtures"]
+
+ROOT, TESTS = Path(__file__).parents[2], Path(__file__).parent
+PRECISE = dict(rtol=0, atol=1e-12)
+FAULTY = ("indivisible", "small", "broken")
+RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc"]
+
+
+def torchrun(*words, processes=2):
+    """Finished torchrun on a free port."""
+    paths = os.pathsep.join([str(ROOT), str(TESTS)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
+                          check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths})
+
+
+def task_words(world, root):
+    return ["--load", world.model, "--epochs", 2, "--batch-size", BATCH, "--lr", "1e-3", "--warmup-length", 0,
+            "--workers", 0, "--precision", "fp64", "--wd", 0.1, "--log-interval", 1, "--data-location", root,
+            "--device", "cpu", "--eps", distributed_cases.EPS]
+
+
+def commands(world, root, save):
+    """{name: words}, one for each part that reads, writes or trains in another way."""
+    first, sequence = ["--train-dataset", world.colours], ["--dataset-order", f"{world.colours},{world.tones}"]
+    zscl = ["--method", "ZSCL", "--ref-dataset", world.loose, "--ref-model", world.model, "--T", 2.5]
+    every = {
+        "finetune": [*first, "--we", "--avg-freq", 2, "--eval-every-epoch", "--eval-datasets",
+                     f"{world.colours},{world.tones}"],
+        "lwf": [*first, "--method", "lwf", "--shots", 4, "--val-fraction", 0.34, "--eval-split", "val"],
+        "zscl": [*first, *zscl, "--image-loss", "--text-loss", "--ablation-loss-2", "--distill-text-tower",
+                 "--cache-images"],
+        "icarl": [*sequence, "--method", "icarl", "--memory-size", 40, "--label-space", "task,seen"],
+        "ogd": [*sequence, "--orthogonal-gradients", 3],
+        "lora": [*first, "--lora", "--lora-dropout", 0, "--lora-r", 2],
+        "fc": [*first, "--train-mode", "fc"],
+        "scored": ["--eval-only", "--eval-datasets", world.tones],
+        "indivisible": [*first, "--batch-size", 5],
+        "small": [*first, "--batch-size", 100, "--shots", 1],
+        "broken": ["--train-dataset", f"folder:{root / 'broken'}"],
+    }
+    shared = task_words(world, root)
+    found = {name: [*shared, *words, "--save", save / name] for name, words in every.items()}
+    found["scored"] = [word for word in found["scored"] if word not in ("--epochs", 2)]
+    return {name: [str(word) for word in words] for name, words in found.items()}
+
+
+@pytest.fixture(scope="module")
+def together(world, tmp_path_factory):
+    """What two processes gave: a folder with the cases and a folder ``saved`` with the runs."""
+    out = tmp_path_factory.mktemp("together")
+    shutil.copytree(world.root / "colours", out / "data" / "broken")
+    image = out / "data" / "broken" / "train" / "green" / "3.png"
+    image.write_bytes(image.read_bytes()[:-150])
+    group = ranks.Ranks(ranks.server(), 2, out / "log", distributed_cases.give, out,
+                        commands(world, out / "data", out / "saved"))
+    assert group.join(300) == [0, 0], group.told()
+    return out
+
+
+@pytest.fixture(scope="module")
+def cases(together):
+    """(what one process gives, what each of two gave), {case: numbers}."""
+    alone = distributed_cases.run_cases(World())
+    return alone, [torch.load(together / f"cases{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """The same command lines in one process; -> the folder ``saved``."""
+    out = tmp_path_factory.mktemp("alone")
+    for name, words in commands(world, out / "data", out / "saved").items():
+        if name not in FAULTY:
+            assert main(words) == 0, name
+    return out / "saved"
+
+
+# -- one process -------------------------------------------------------------------------------------------------------
+
+
+def test_alone_every_exchange_is_the_identity(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    this_world.cache_clear()
+    world, rows, step = this_world(), torch.randn(3, 2, requires_grad=True), torch.nn.Linear(2, 2)
+    world.start(torch.device("cpu"))
+    assert (world.part, world.first, world.first_row(rows)) == ((0, 1), True, 0)
+    assert world.gather(rows) is rows and world.sum(rows) is rows and world.parallel(step) is step
+    assert world.means({"a": torch.tensor(1.5), "b": 2}) == {"a": 1.5, "b": 2.0} and world.means({}) == {}
+    assert world.interleave([1, 2], 2) == [1, 2] and world.first_then_others(lambda: 5) == 5
+    assert world.first_to_stop(2) and world.first_to_stop(2) and world.stopped(2) is None
+    assert not world.is_broken(RuntimeError("gloo")) and world.require_same(1, "differ") is None
+    world.await_first()
+    with pytest.raises(Interrupted, match="by hand"), world.interrupted_together():
+        raise Interrupted("by hand")
+    world.wait()
+    world.stop()
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_must_be_the_same(monkeypatch):
+    world = World(0, 2)
+    monkeypatch.setattr(World, "_of_all", lambda self, value: [value, 4])
+    assert world.require_same(4, "differ") is None
+    with pytest.raises(UserError, match="^differ$"):
+        world.require_same(None, "differ")
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, ["work", "nested", "wait"]), (1, ["wait", "work", "nested"])])
+def test_turns(rank, expected):
+    """A turn within a turn is part of it: every process waits once."""
+    world, events = World(rank, 2), []
+    world.wait = lambda: events.append("wait")
+    assert world.first_then_others(lambda: (events.append("work"), world.first_then_others(
+        lambda: events.append("nested")), 7)[-1]) == 7
+    assert events == expected
+    with pytest.raises(UserError):
+        world.first_then_others(lambda: require_shares(3, 8, 2))
+    world.first_then_others(lambda: None)
+    assert events[3:].count("wait") == (1 if rank == 0 else 2)
+
+
+def test_each_process_takes_its_rows_of_a_batch():
+    whole = list(SeededBatches(20, 6, 7, 0, 5))
+    parts = [list(SeededBatches(20, 6, 7, 0, 5, (rank, 3))) for rank in range(3)]
+    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
+    assert all(len(batch) == 2 for part in parts for batch in part)
+    small = [list(SeededBatches(4, 6, 7, 0, 2, (rank, 2))) for rank in range(2)]
+    assert [sum(rows, []) for rows in zip(*small, strict=True)] == list(SeededBatches(4, 6, 7, 0, 2))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(5, 8), (20, 7)])
+def test_rows_that_cannot_be_shared(size, batch_size):
+    with pytest.raises(UserError, match="2 processes"):
+        SeededBatches(size, batch_size, 7, 0, 5, (0, 2))
+    require_shares(size, batch_size, 1)
+
+
+def test_a_process_takes_its_device(monkeypatch):
+    assert Device("cpu", index=3).device == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UserError, match="--device mps"):
+        Device("mps", "fp32", index=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="2 CUDA devices"):
+        Device("cuda", "fp32", index=2)
+
+
+# -- the step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", list(distributed_cases.CASES))
+def test_two_processes_are_one(cases, case):
+    """Every logged loss and metric, every gradient, weight, score and drawn exemplar, on both processes."""
+    alone, both = cases
+    for found in both:
+        torch.testing.assert_close(found[case], alone[case], rtol=1e-10, atol=1e-10)
+
+
+def test_cases_mean_something(cases):
+    """Gradients are there where something trains, and nowhere else; the parts that several processes could miss are."""
+    alone, _ = cases
+    without = {"gather", "scores", "icarl", "icarl everything", "no terms"}
+    for name in distributed_cases.CASES.keys() - without:
+        steps = alone[name]["gradients"]
+        assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name
+    assert alone["no terms"]["gradients"] == [{}] * 3
+    assert not any(name.startswith("transformer.") for name in alone["unused parameters"]["gradients"][0])
+    assert alone["icarl"]["tiny"]["numbers"][0]["replay"] > 0
+    assert {"image_pair_distillation", "text_distillation", "text_tower_text", "replay", "feature_mse"} <= alone[
+        "icarl everything"]["tiny"]["numbers"][0].keys()
+    assert 0 < alone["modx sum"]["numbers"][0]["keep_i2t"] < 1
+
+
+def test_parts(together):
+    parts = [torch.load(together / f"part{rank}.pt", weights_only=False) for rank in (0, 1)]
+    rows = [one + other for one, other in zip(*(part["rows"] for part in parts), strict=True)]
+    state = distributed_cases.state_of(World(), task="pairs")
+    assert rows == [batch.labels_on_host.tolist() for batch in state.training_stream()]
+    for part in parts:
+        assert part["wrapped"] == ["DistributedDataParallel", "Linear"]  # nothing to average where nothing trains
+        assert part["interleaved"] == list(range(7))
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_files_are_those_of_one_process(alone, together, name):
+    one, two = alone / name, together / "saved" / name
+    assert listing(one) == listing(two)
+    for file in listing(one):
+        if file.endswith(".pth") and not file.startswith("grad_"):
+            ours, theirs = (torch.load(folder / file, weights_only=True) for folder in (one, two))
+            assert same(theirs, ours), file
+        elif file.endswith(".csv"):
+            assert rows(one / file) == rows(two / file)
+        elif file.startswith("log_"):
+            assert logged(two / file) == [pytest.approx(line, rel=1e-9) for line in logged(one / file)]
+        elif file == "summary.json":
+            assert read_json(one / file) == read_json(two / file)
+
+
+def same(one, other):
+    """Contents of two checkpoints; configurations name different folders."""
+    if isinstance(one, torch.Tensor):
+        return torch.allclose(one, other, **PRECISE)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one if key != "config")
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def logged(path):
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in found]
+
+
+def test_the_basis_is_that_of_one_process(alone, together):
+    """The rows span the same; each is drawn up to its sign."""
+    for task in ("colours", "tones"):
+        ours, theirs = (torch.load(folder / "ogd" / f"grad_{task}.pth", weights_only=True)
+                        for folder in (alone, together / "saved"))
+        assert ours.keys() == theirs.keys()
+        for name, entry in ours.items():
+            one, two = entry["basis"].double(), theirs[name]["basis"].double()
+            assert one.shape == two.shape
+            torch.testing.assert_close(two - (two @ one.T) @ one, torch.zeros_like(two), rtol=0, atol=1e-5)
+
+
+def test_training_moved_the_weights(world, alone):
+    start = weights(world.model)
+    assert any((value - start[name]).abs().max() > 1e-4 for name, value in weights(
+        alone / "finetune" / "colours.pth").items())
+
+
+def test_scores_of_an_evaluation(alone, together):
+    assert rows(alone / "scored" / "metrics_tones.csv") == rows(together / "saved" / "scored" / "metrics_tones.csv")
+
+
+def test_one_process_speaks(together):
+    told = (together / "told.txt").read_text()
+    told_tasks = [line.split(":")[0] for line in told.splitlines() if " steps in " in line]
+    assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", "colours", "colours"]
+    assert "Warning" not in told and told.count("warning: --wd has no effect in a evaluation run") == 1, told
+
+
+def test_an_error_ends_all_processes_with_one_message(together):
+    """Those of the command line, and an image that one process cannot read while the other waits for it."""
+    told = (together / "told.txt").read_text()
+    for rank in (0, 1):
+        statuses = read_json(together / f"statuses{rank}.json")
+        assert {name: status for name, status in statuses.items() if status} == dict.fromkeys(FAULTY, 2)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3 and "--batch-size 5" in errors[0] and "3 images" in errors[1] and "3.png" in errors[2]
+    assert "Traceback" not in told
+    for name in FAULTY:
+        assert not list((together / "saved" / name).glob("*.pth"))
+
+
+@pytest.mark.slow
+def test_torchrun_of_the_command_line(world, alone, tmp_path):
+    words = commands(world, tmp_path / "data", tmp_path)["finetune"]
+    done = torchrun("-m", "src.main", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("top-1") == 1 and "error" not in done.stderr
+    torch.testing.assert_close(weights(tmp_path / "finetune" / "colours.pth"),
+                               weights(alone / "finetune" / "colours.pth"), **PRECISE)
+    assert read_json(tmp_path / "finetune" / "run_colours.json")["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_machines(world, alone, tmp_path):
+    """Two launchers of one process each, as on two machines that share a file system."""
+    words = commands(world, tmp_path / "data", tmp_path)["finetune"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr",
+               "127.0.0.1", "--master-port", str(port)]
+    launchers = [subprocess.Popen([*command, "--node-rank", str(rank), "-m", "src.main", *words], cwd=ROOT, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env=os.environ | {"OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
+    told = [launcher.communicate(timeout=600) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], told
+    assert told[0][0].count("top-1") == 1 and not told[1][0]
+    torch.testing.assert_close(weights(tmp_path / "finetune" / "colours.pth"),
+                               weights(alone / "finetune" / "colours.pth"), **PRECISE)
+
+
+def test_no_dataset_knows_the_processes():
+    assert "distributed" not in Path(datasets.__file__).with_name("common.py").read_text()
+
+
+class Store:
+    """What torch's store does, in one process."""
+
+    def __init__(self):
+        self.set, self.content = self._set, {}
+
+    def _set(self, key, value):
+        self.content[key] = value.encode()
+
+    def check(self, keys):
+        return all(key in self.content for key in keys)
+
+    def get(self, key):
+        return self.content[key]
+
+    def compare_set(self, key, expected, value):
+        if key not in self.content and not expected:
+            self._set(key, value)
+        return self.content[key]
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_all_processes_end_after_the_same_step(asked, order):
+    """Whoever is asked, and whoever of them comes to the end of a step first."""
+    store = Store()
+    worlds, ended = [World(rank, 3, store=store) for rank in range(3)], {}
+    for step in range(1, 9):
+        for rank in order:
+            if rank not in ended:
+                reason = worlds[rank].all_stop("by SIGTERM" if rank == asked and step >= 4 else None, step)
+                if reason:
+                    assert reason == "by SIGTERM"  # which only one of them has heard
+                    ended[rank] = step
+    assert len(set(ended.values())) == 1 and len(ended) == 3 and ended[0] in (5, 6)
+    assert World().all_stop("by SIGTERM", 1) and not World().all_stop(None, 1)
+
+
+def test_who_draws_by_process():
+    """Such a run goes on with as many processes as it had."""
+    state = distributed_cases.state_of(World())
+    assert drawn_by_process(state, [Finetune()]) is None
+    assert "method of one's own" in drawn_by_process(state, [Finetune(), type("Own", (Hooks,), {})()])
+    inject_peft(state.model, ("c_fc",), 2, 4, dropout=0.0)
+    assert drawn_by_process(state, [Finetune()]) is None
+    dropping = distributed_cases.state_of(World())
+    inject_peft(dropping.model, ("c_fc",), 2, 4, dropout=0.1)
+    assert "dropout" in drawn_by_process(dropping, [Finetune()])
+
+
+def test_the_first_that_stops_is_told_from_the_others():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    assert first.stopped(2) is second.stopped(2) is None
+    assert second.first_to_stop(75) and not first.first_to_stop(2)
+    assert first.stopped(2) == second.stopped(2) == 75
+    second.await_first()
+    for world in (first, second):
+        world.stop()
+    assert first.stopped(2) is None and first.first_to_stop(2)  # of the next run in these processes
+
+
+def test_without_the_store_each_ends_as_it_would(monkeypatch):
+    """It goes with the first process where that is not torchrun's."""
+    def gone(*arguments):
+        raise RuntimeError("Connection reset by peer")
+    store = Store()
+    monkeypatch.setattr(store, "check", gone)
+    monkeypatch.setattr(store, "compare_set", gone)
+    world = World(1, 2, store=store)
+    assert not world.first_to_stop(75) and world.stopped(75) == 75
+
+
+def test_an_exchange_that_an_interruption_breaks_interrupts():
+    store = Store()
+    first, second = (World(rank, 2, store=store) for rank in range(2))
+    broken = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error")
+    with pytest.raises(RuntimeError, match="Read error"), first.interrupted_together():
+        raise broken
+    with pytest.raises(Interrupted), second.interrupted_together():
+        raise Interrupted("interrupted by SIGUSR1")
+    with pytest.raises(Interrupted, match="by SIGUSR1"), first.interrupted_together():
+        raise broken
+    with pytest.raises(RuntimeError, match="size"), first.interrupted_together():
+        raise RuntimeError("size mismatch")

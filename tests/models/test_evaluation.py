@@ -1,0 +1,489 @@
+"""Zero-shot classification against slow renderings: weights, accuracy, subsets, other scores, one image."""
+
+import dataclasses
+import gc
+import os
+import weakref
+
+import pytest
+import slow_reference as slow
+import torch
+from torch import nn
+
+import clip
+from clip.model import CLIP
+from src.datasets.common import Split, balanced_subset
+from src.datasets.transforms import EvalTransform
+from src.machine.device import Device
+from src.errors import UserError
+from src.models import evaluation
+from src.models.evaluation import (
+    CHUNK_OF_CPU,
+    SUBSET_SEED,
+    Scores,
+    ZeroshotClassifiers,
+    classifier,
+    classify_image,
+    encode_split,
+    evaluate_each,
+    fingerprint,
+    in_eval_mode,
+    text_fingerprint,
+    zeroshot_head,
+    zeroshot_weights,
+)
+from src.models.modeling import set_training
+
+SEVEN = ("cat", "dog", "red bird", "old tree", "car", "small blue house", "green tree")
+
+
+def evaluate(*arguments, **options):
+    """Scores among the task's own classes."""
+    return evaluation.evaluate(*arguments, **options)["task"]
+
+
+def seven_classes(task):
+    """A task of seven classes, so that top-5 is less than everything."""
+    split = task.split("test")
+    labels = [index * 5 % 7 for index in range(len(split))]
+    return dataclasses.replace(task, classnames=SEVEN, splits={"test": Split(split.image, labels)})
+
+
+def slow_weights(model, classnames, templates):
+    return slow.zeroshot_weights(model, [
+        clip.tokenize([template.replace("{c}", name) for template in templates], 14) for name in classnames])
+
+
+def pixels(device, images):
+    transform = EvalTransform(16)
+    return device.images(torch.stack([transform(image) for image in images]))
+
+
+def slow_scores(model, task, device, ks, indices=None, split="test"):
+    split = task.split(split)
+    indices = range(len(split)) if indices is None else indices
+    weights = slow_weights(model, task.classnames, task.templates)
+    images = pixels(device, [split.image(index) for index in indices])
+    return slow.accuracies(model, images, [split.labels[index] for index in indices], weights, ks)
+
+
+@pytest.mark.parametrize("templates", [1, 3])
+@pytest.mark.parametrize("classes", [1, 4, 7])
+def test_zeroshot_weights_equal_one_prompt_at_a_time(classes, templates, make_model, task):
+    model, names = make_model("vit"), SEVEN[:classes]
+    weights = zeroshot_weights(model, names, task.templates[:templates])
+    expected = torch.stack(slow_weights(model, names, task.templates[:templates])).T
+    assert weights.shape == (8, classes) and not weights.requires_grad
+    torch.testing.assert_close(weights, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 128])
+def test_top_1_and_top_5_equal_the_slow_rendering(kind, batch_size, make_model, task, device):
+    model, task = make_model(kind), seven_classes(task)
+    scores = evaluate(model, task, device, batch_size=batch_size)
+    top1, top5 = slow_scores(model, task, device, (1, 5))
+    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 31)
+    assert 0 < top1 < top5 < 100  # the comparison means something
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_with_fewer_than_five_classes_top_5_is_over_all_of_them(classes, make_model, make_task, device):
+    model, task = make_model("vit"), make_task(classes)
+    scores = evaluate(model, task, device)
+    assert scores == Scores(pytest.approx(slow_scores(model, task, device, (1,))[0], rel=1e-12), 100.0, classes, 31)
+
+
+def test_another_split_is_scored_where_it_is_named(make_model, task, device):
+    model = make_model("vit", seed=1)
+    scores = evaluate(model, task, device, split="val")
+    top1, = slow_scores(model, task, device, (1,), split="val")
+    assert (scores.top1, scores.n) == (pytest.approx(top1, rel=1e-12), 6)
+
+
+def test_a_subset_is_balanced_seeded_and_scored_alone(make_model, task, device):
+    model, task = make_model("vit"), seven_classes(task)
+    labels = task.split("test").labels
+    indices = balanced_subset(labels, 14, SUBSET_SEED)
+    assert sorted(labels[index] for index in indices) == [label for label in range(7) for _ in range(2)]
+    scores = evaluate(model, task, device, max_size=14)
+    top1, top5 = slow_scores(model, task, device, (1, 5), indices)
+    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 14)
+    assert scores == evaluate(model, task, device, max_size=14)
+
+
+def test_a_subset_as_large_as_the_split_is_the_split(make_model, task, device):
+    model = make_model("vit")
+    assert evaluate(model, task, device, max_size=31) == evaluate(model, task, device)
+    assert evaluate(model, task, device, max_size=1000).n == 31
+
+
+def test_other_scores_take_the_place_of_the_models_own(make_model, task, device):
+    asked = []
+
+    def first_class(images, heads, names):
+        assert names == ["tiny"]
+        asked.append((tuple(images.shape), [tuple(head.shape) for head in heads]))
+        return [torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(len(images), 4)]
+    scores = evaluate(make_model("vit"), task, device, batch_size=20, logits=first_class)
+    labels = task.split("test").labels
+    assert scores.top1 == pytest.approx(100 * sum(label == 0 for label in labels) / 31)
+    assert asked == [((20, 3, 16, 16), [(8, 4)]), ((11, 3, 16, 16), [(8, 4)])]
+
+
+def test_no_other_scores_leave_the_models_own(make_model, task, device):
+    model = make_model("vit")
+    assert evaluate(model, task, device, logits=lambda images, heads, names: None) == evaluate(model, task, device)
+
+
+def test_heads_given_to_other_scores_are_the_zeroshot_weights(make_model, task, device):
+    model, seen = make_model("vit"), []
+    evaluate(model, task, device, logits=lambda images, heads, names: seen.extend(heads))
+    torch.testing.assert_close(seen[0], zeroshot_weights(model, task.classnames, task.templates))
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_training_flags_are_as_before_and_weights_untouched(batch_norm, make_model, task, device):
+    model = make_model("resnet")
+    set_training(model, batch_norm)
+    model.ln_final.eval()
+    flags = {name: module.training for name, module in model.named_modules()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scores = evaluate(model, task, device)
+    assert {name: module.training for name, module in model.named_modules()} == flags
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert scores == evaluate(model.eval(), task, device)  # evaluated in eval mode whatever the flags said
+
+
+def test_a_model_in_eval_mode_stays_in_it(make_model, task, device):
+    model = make_model("resnet").eval()
+    evaluate(model, task, device)
+    assert not any(module.training for module in model.modules())
+
+
+def test_evaluation_leaves_no_gradient(make_model, task, device):
+    seen = []
+
+    def watched(images, heads, names):
+        seen.append(torch.is_grad_enabled())
+    evaluate(make_model("vit"), task, device, logits=watched)
+    assert seen == [False] and torch.is_grad_enabled()
+
+
+def test_low_precision_scores_come_from_autocast(make_model, task, monkeypatch):
+    model, seen = make_model("vit", dtype=torch.float32), []
+    monkeypatch.setattr(evaluation, "image_features", lambda model, images: (
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        or torch.zeros(len(images), 8)))
+    evaluate(model, task, Device("cpu", "bf16"))
+    evaluate(model, task, Device("cpu", "fp32"))
+    assert seen == [torch.bfloat16, None]
+
+
+def test_one_image_gets_the_probabilities_of_the_slow_rendering(kind, make_model, task, device):
+    model, image = make_model(kind), task.split("test").image(3)
+    ranked = classify_image(model, image, task.classnames, device)
+    weights = slow_weights(model, task.classnames, ["a photo of a {c}."])
+    feature = slow.image_feature(model, pixels(device, [image])[0])
+    logs = slow.log_softmax(slow.scores([feature], weights, model.logit_scale.exp())[0])
+    expected = {name: log.exp().item() for name, log in zip(task.classnames, logs, strict=True)}
+    assert [name for name, _ in ranked] == sorted(expected, key=expected.get, reverse=True)
+    assert dict(ranked) == pytest.approx(expected, rel=1e-12)
+    assert sum(value for _, value in ranked) == pytest.approx(1, rel=1e-12)
+
+
+def test_one_image_gets_at_most_the_five_best_classes(make_model, task, device):
+    model, image = make_model("vit"), task.split("test").image(0)
+    five, whole = (classify_image(model, image, names, device) for names in (SEVEN, SEVEN[:5]))
+    assert len(five) == 5 and sum(value for _, value in five) < 1
+    assert sum(value for _, value in whole) == pytest.approx(1)
+    values = [value for _, value in five]
+    assert values == sorted(values, reverse=True)
+
+
+def test_one_image_takes_another_prompt(make_model, task, device):
+    model, image = make_model("vit"), task.split("test").image(0)
+    plain, other = (dict(classify_image(model, image, SEVEN[:3], device, template))
+                    for template in ("a photo of a {c}.", "a drawing of the {c}."))
+    assert plain != other
+
+
+def test_one_image_is_scored_in_eval_mode(make_model, task, device):
+    model, image = make_model("resnet"), task.split("test").image(0)
+    expected = classify_image(model, image, SEVEN[:3], device)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert classify_image(model.train(), image, SEVEN[:3], device) == expected
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_evaluation_batches_reach_the_model_normalised(make_model, task, device, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluation, "image_features",
+                        lambda model, images: seen.append(images) or torch.zeros(len(images), 8, dtype=torch.float64))
+    evaluate(make_model("vit"), task, device, batch_size=31)
+    split = task.split("test")
+    torch.testing.assert_close(seen[0], pixels(device, [split.image(index) for index in range(31)]))
+
+
+# -- label spaces and heads --------------------------------------------------------------------------------------------
+
+NAMES = {"one": ("cat", "dog", "red bird"), "two": ("car", "cat"), "three": ("old tree", "small blue house", "dog")}
+
+
+@pytest.fixture
+def three_tasks(task):
+    """Three tasks of which two pairs share a class name, each with templates of its own."""
+    tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
+             for number, (name, classnames) in enumerate(NAMES.items())}
+    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],
+                                      splits={"test": tests[name]})
+            for number, (name, classnames) in enumerate(NAMES.items())}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_tasks, device, monkeypatch):
+    model, passes, features_of = make_model("vit", seed=3), [], evaluation.image_features
+    classifiers = {part: classifier(model, task, device) for part, task in three_tasks.items()}
+    spaces = {"task": (name,), "seen": ("one", "two"), "all": tuple(NAMES)}
+    monkeypatch.setattr(evaluation, "image_features",
+                        lambda model, images: passes.append(len(images)) or features_of(model, images))
+    task = three_tasks[name]
+    found = evaluation.evaluate(model, task, device, batch_size=31, classifiers=classifiers, spaces=spaces)
+    assert passes == [31]
+    assert found.keys() == {space for space, parts in spaces.items() if name in parts}
+    split = task.split("test")
+    images = pixels(device, [split.image(index) for index in range(31)])
+    for space, scores in found.items():
+        weights, first = [], 0
+        for part in spaces[space]:
+            first = len(weights) if part == name else first
+            weights += slow_weights(model, three_tasks[part].classnames, three_tasks[part].templates)
+        top1, top5 = slow.accuracies(model, images, [first + label for label in split.labels], weights,
+                                     (1, min(5, len(weights))))
+        assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12),
+                                min(5, len(weights)), 31)
+    if name == "one":
+        assert len({scores.top1 for scores in found.values()}) > 1, "the comparison means something"
+
+
+def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, task, device):
+    model = make_model(kind)
+    head = zeroshot_head(model, task, device).packed()
+    assert head.shape == (4, 9) and not head[:, -1].any()
+    plain, by_head = classifier(model, task, device), classifier(model, task, device, head)
+    features = torch.randn(5, 8, dtype=torch.float64)
+    scale = model.logit_scale.exp()
+    torch.testing.assert_close(by_head(features, scale), plain(features, scale))
+    torch.testing.assert_close(by_head.weights, plain.weights)
+
+
+def test_a_trained_head_scores_its_dataset(make_model, task, device):
+    model, head = make_model("vit"), torch.randn(4, 9, dtype=torch.float64)
+    found = evaluate(model, task, device, classifiers={"tiny": classifier(model, task, device, head)})
+    split, hits = task.split("test"), 0
+    for index, image in enumerate(pixels(device, [split.image(index) for index in range(31)])):
+        feature = slow.image_feature(model, image).detach()
+        logits = [float(torch.dot(row[:8], feature) + row[8]) for row in head]
+        hits += logits.index(max(logits)) == split.labels[index]
+    assert found.top1 == pytest.approx(100 * hits / 31)
+    with pytest.raises(UserError, match="head of tiny"):
+        classifier(model, task, device, head[:3])
+
+
+def test_features_of_a_split_know_their_places(kind, make_model, task, device):
+    """One image that cannot be decoded leaves a gap and moves nothing."""
+    model, split = make_model(kind), task.split("test")
+    holed = dataclasses.replace(split, image=lambda index: None if index == 2 else split.image(index))
+    positions, features = encode_split(model.train(), holed, device, batch_size=7)
+    assert model.training and positions == [index for index in range(31) if index != 2]
+    model.eval()
+    expected = [slow.image_feature(model, image)
+                for image in pixels(device, [split.image(index) for index in positions])]
+    torch.testing.assert_close(features, torch.stack(expected).detach())
+
+
+# -- several datasets from one pool ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen_by(three_tasks, tmp_path):
+    """-> (three tasks whose images know which process opened them, seen(name): the ids of these processes)."""
+    def marked(name, split):
+        def image(index):
+            (tmp_path / name / str(os.getpid())).touch()
+            return split.image(index)
+        (tmp_path / name).mkdir()
+        return dataclasses.replace(split, image=image)
+    tasks = {name: dataclasses.replace(task, splits={"test": marked(name, task.split("test"))})
+             for name, task in three_tasks.items()}
+    return tasks, lambda name: {int(path.name) for path in (tmp_path / name).iterdir()}
+
+
+def test_several_datasets_share_their_workers_and_score_as_one_at_a_time(make_model, seen_by, device):
+    model, (tasks, seen) = make_model("vit", seed=3), seen_by
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"task": (name,), "all": tuple(tasks)} for name in tasks}
+    found = list(evaluate_each(model, tasks, device, classifiers, spaces, batch_size=4,
+                               workers={"one": 2, "two": 0, "three": 2}))
+    assert seen("one") == seen("three") and len(seen("one")) == 2
+    assert seen("two") == {os.getpid()} and os.getpid() not in seen("one")
+    assert found == [evaluation.evaluate(model, task, device, batch_size=4, classifiers=classifiers,
+                                         spaces=spaces[name], name=name) for name, task in tasks.items()]
+    assert len({scores["task"].top1 for scores in found}) > 1, "the comparison means something"
+
+
+def test_decoded_images_are_read_without_workers(make_model, seen_by, device, tmp_path, monkeypatch):
+    model, (tasks, seen), pools, joined = make_model("vit", seed=3), seen_by, [], evaluation.joined_evaluation_batches
+    monkeypatch.setattr(evaluation, "joined_evaluation_batches", lambda parts, batch_size, workers: (
+        pools.append((len(parts), workers)) or joined(parts, batch_size, workers)))
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"task": (name,)} for name in tasks}
+    options = {"batch_size": 4, "workers": dict.fromkeys(tasks, 1)}
+    plain = list(evaluate_each(model, tasks, device, classifiers, spaces, **options))
+    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=tmp_path / "root", **options))
+            for _ in range(2)]
+    assert plain == kept[0] == kept[1] and pools == [(3, 1), (3, 0), (3, 0)]
+    assert len(seen("one")) == 2 and len(list((tmp_path / "root" / "cache").iterdir())) == 3
+
+
+def test_a_dataset_without_a_label_space_is_not_read(make_model, seen_by, device):
+    model, (tasks, seen) = make_model("vit"), seen_by
+    classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+    spaces = {name: {"seen": ("one", "three")} for name in tasks}
+    found = list(evaluate_each(model, tasks, device, classifiers, spaces))
+    assert list(map(list, found)) == [["seen"], [], ["seen"]] and seen("two") == set()
+
+
+def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three_tasks, device):
+    """The loop that trains goes on between them, with gradients and in training mode."""
+    model = make_model("resnet")
+    set_training(model, "train")
+    classifiers = {name: classifier(model, task, device) for name, task in three_tasks.items()}
+    for _ in evaluate_each(model, three_tasks, device, classifiers, {name: {"task": (name,)} for name in three_tasks}):
+        assert torch.is_grad_enabled() and model.visual.bn1.training
+
+
+# -- classifiers that are kept -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The models whose text tower was asked, call by call."""
+    calls, original = [], CLIP.encode_text
+    monkeypatch.setattr(CLIP, "encode_text", lambda model, tokens: calls.append(model) or original(model, tokens))
+    return calls
+
+
+def one_ulp_up(value):
+    """Of the last element of a tensor, in place."""
+    last = value.flatten()[-1:]
+    value.view(-1)[-1:] = torch.nextafter(last, torch.full_like(last, torch.inf))
+
+
+def test_a_classifier_is_built_once_for_a_text_tower(make_model, three_tasks, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    first = kept(model, three_tasks)
+    assert len(encoded) == 3
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.startswith(("visual.", "logit_scale")):
+                one_ulp_up(value)
+    model.head = nn.Linear(8, 3)
+    second = kept(model, three_tasks)
+    assert len(encoded) == 3 and all(second[name] is first[name] for name in three_tasks)
+    for name, task in three_tasks.items():
+        fresh = classifier(model, task, device)
+        assert torch.equal(second[name].weights, fresh.weights) and second[name].classnames == fresh.classnames
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_ulp_of_any_text_tensor_builds_anew(make_model, dtype):
+    model, seen = make_model("vit", dtype=dtype), set()
+    names = [name for name, _ in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
+    assert len(names) == 17 and any(name == "token_embedding.weight" for name in names)
+    seen.add(text_fingerprint(model))
+    with torch.no_grad():
+        for name in names:
+            one_ulp_up(model.get_parameter(name))
+            seen.add(text_fingerprint(model))
+        model.token_rows[-1] += 1
+        seen.add(text_fingerprint(model))
+        model.architecture["transformer_heads"] = 1
+        seen.add(text_fingerprint(model))
+    assert len(seen) == len(names) + 3
+
+
+def test_a_changed_tower_builds_anew_and_the_old_classifiers_go(make_model, task, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    old = weakref.ref(kept(model, {"tiny": task})["tiny"].weights)
+    with torch.no_grad():
+        one_ulp_up(model.text_projection)
+        new = kept(model, {"tiny": task})["tiny"]
+    assert len(encoded) == 2 and torch.equal(new.weights, classifier(model, task, device).weights)
+    gc.collect()
+    assert old() is None
+
+
+def test_swapped_tensors_build_anew(make_model, task, device, encoded):
+    model, kept = make_model("vit"), ZeroshotClassifiers(device)
+    before = kept(model, {"tiny": task})["tiny"].weights
+    block = model.transformer.resblocks[0]
+    block.ln_1.weight, block.ln_2.weight = block.ln_2.weight, block.ln_1.weight
+    after = kept(model, {"tiny": task})["tiny"].weights
+    assert len(encoded) == 2 and not torch.equal(before, after)
+
+
+def test_other_prompts_and_another_precision_build_anew(make_model, task, encoded):
+    model, kept = make_model("vit", dtype=torch.float32), ZeroshotClassifiers(Device("cpu", "fp32"))
+    kept(model, {"tiny": task})
+    kept(model, {"fewer": dataclasses.replace(task, templates=task.templates[:2])})
+    kept(model, {"renamed": dataclasses.replace(task, classnames=SEVEN[:4])})
+    assert len(encoded) == 3
+    kept(model, {"same words": dataclasses.replace(task, name="other")})
+    assert len(encoded) == 3
+    kept.device = Device("cpu", "bf16")
+    low = kept(model, {"tiny": task})["tiny"].weights
+    assert len(encoded) == 4 and torch.equal(low, classifier(model, task, kept.device).weights)
+
+
+def test_fingerprints_see_places_signs_and_chunks():
+    values = torch.randn(CHUNK_OF_CPU + 5, generator=torch.Generator().manual_seed(0))
+    values[:4] = torch.tensor([1.0, 2.0, 0.0, 4.0])
+
+    def with_values(*places, dtype=torch.float32):
+        changed = values.to(dtype, copy=True)
+        for place, value in places:
+            changed[place] = value
+        return fingerprint([("a", changed)])
+    last = CHUNK_OF_CPU + 4
+    found = [with_values(), with_values((0, 2.0), (1, 1.0)), with_values((2, -0.0)), with_values((last, 7.0)),
+             with_values((3, values[CHUNK_OF_CPU + 3]), (CHUNK_OF_CPU + 3, 4.0)), with_values(dtype=torch.float64),
+             with_values((0, 2.0), (1, 1.0), dtype=torch.float64), with_values(dtype=torch.bfloat16),
+             fingerprint([("b", values)]), fingerprint([("a", values.view(1, -1))]),
+             fingerprint([("a", values[:7]), ("b", values[7:])]), fingerprint([("a", values)], "more")]
+    assert len(set(found)) == len(found)
+    assert with_values() == fingerprint([("a", values.clone())])
+    assert fingerprint([("a", values.view(3, -1).T)]) == fingerprint([("a", values.view(3, -1).T.contiguous())])
+
+
+def test_a_sum_of_a_chunk_is_that_of_whole_numbers(monkeypatch):
+    """By hand, in Python's numbers without end: bits of fp64 values count as two words, the lower one first."""
+    monkeypatch.setattr(evaluation, "_multipliers", lambda device: torch.tensor([3, -5, 2 ** 62 + 1]))
+    sums = []
+    monkeypatch.setattr(torch, "stack", lambda tensors: sums.extend(map(int, tensors)) or torch.zeros(1))
+    fingerprint([("a", torch.tensor([1.0, -2.0], dtype=torch.float64)), ("b", torch.tensor(7))])
+    one, minus_two = 0x3FF00000, 0xC0000000 - 2 ** 32
+    assert sums == [3 * 0 - 5 * one, 3 * minus_two, 3 * 7 - 5 * 0]
+
+
+def test_evaluation_runs_uncompiled(make_model):
+    """A compiled tower would be compiled again for it."""
+    model, compiled, images = make_model("vit").train(), [], torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    model.visual.compile(backend=lambda module, inputs: compiled.append(module) or module.forward)
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            model.encode_image(images)
+        assert not compiled
+        model.encode_image(images)
+        assert compiled
+    finally:
+        torch._dynamo.reset()

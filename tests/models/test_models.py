@@ -1,0 +1,162 @@
+"""The tables of methods and add-ons, and methods of the user's own."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, weights
+
+from clip.loader import build, read_checkpoint
+from src.datasets import open_task
+from src.datasets.transforms import EvalTransform
+from src.machine.device import Device
+from src.cli.flags import FLAGS
+from src.models import ADD_ONS, METHODS, active_add_ons, find_method
+from src.models.hooks import Hooks
+from src.models.modeling import image_features
+
+pytest_plugins = ["cli_fixtures"]
+ROOT = Path(__file__).resolve().parents[2]
+MINE = '''
+from dataclasses import dataclass
+from src.models.finetune import Finetune
+
+
+class Mine(Finetune):
+    def __init__(self, factor=1.0, name="none"):
+        super().__init__()
+        self.factor, self.name = factor, name
+
+    def losses(self, state, batch):
+        return {self.name: self.factor * super().losses(state, batch)["task"]}
+
+
+@dataclass
+class Other:
+    needed: int
+'''
+
+
+@pytest.mark.parametrize("row", [*METHODS.values(), *ADD_ONS.values()], ids=lambda row: row.target)
+def test_every_row_builds_hooks_from_the_defaults_of_its_flags(row):
+    values = {key: FLAGS[key].default for key in row.uses}
+    assert isinstance(row.build(values | {key: "DTD" for key in row.needs}), Hooks)
+
+
+def test_add_ons_are_switched_on_by_their_flag_and_keep_their_order():
+    values = dict.fromkeys([*ADD_ONS, *(key for add_on in ADD_ONS.values() for key in add_on.switches)], False)
+    assert active_add_ons(values) == {}
+    assert list(active_add_ons(values | {"orthogonal_gradients_path": "a.pth"})) == ["orthogonal_gradients"]
+    assert list(active_add_ons(values | {"wise_merge": True, "l2": 0.5, "we": True})) == ["l2", "we", "wise_merge"]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    return path
+
+
+def test_a_method_of_ones_own_gets_its_keywords(train, mine, tmp_path):
+    done = train(tmp_path / "out", "--method", f"{mine}:Mine", "--set", "factor=2.5", "--set", "name=own",
+                 "--log-interval", 1)
+    assert done.status == 0 and "own" in lines(tmp_path / "out" / "log_colours.jsonl")[0]
+    train(tmp_path / "plain", "--method", f"{mine}:Mine", "--log-interval", 1)
+    own, plain = (lines(tmp_path / name / "log_colours.jsonl")[0][term] for name, term in (("out", "own"),
+                                                                                        ("plain", "none")))
+    assert own == pytest.approx(2.5 * plain)
+
+
+@pytest.mark.parametrize(("method", "words", "fragments"), [
+    ("{mine}:Absent", "", ["--method", "Absent", "Mine, Other"]), ("{mine}:Other", "", ["--method", "needed", "--set"]),
+    ("{mine}:Mine", "--set size=3", ["--method", "size", "--set"]),
+    ("/no/such.py:Mine", "", ["--method", "no such file"]), ("finetune", "--set factor=2", ["--set", "finetune"])])
+def test_a_method_that_cannot_be_built(train, mine, tmp_path, method, words, fragments):
+    done = train(tmp_path / "out", "--method", method.format(mine=mine), *words.split())
+    assert done.status == 2 and all(fragment in done.err for fragment in fragments)
+    assert len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_worked_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
+    """EWC as CONTRIBUTING.md shows it, from a file outside the package: a sequence equals a chain, bit for bit, and the
+    second task moves less than without it."""
+    write_example(0, tmp_path / "my.py")
+    shared = ["--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
+    own = ["--method", f"{tmp_path}/my.py:EWC", "--set", "strength=1e6"]
+    both = f"{world.colours},{world.tones}"
+    cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared, *own)
+    start = world.model
+    for name in (world.colours, world.tones):
+        done = cli("--load", start, "--train-dataset", name, "--save", tmp_path / "chain", *shared, *own)
+        assert done.status == 0, done.err
+        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    saved = weights(tmp_path / "seq" / "tones.pth")
+    assert same_weights(saved, weights(start))
+    assert "ewc" in lines(tmp_path / "seq" / "log_tones.jsonl")[-1]
+    cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "plain", *shared)
+    first, plain = weights(tmp_path / "plain" / "colours.pth"), weights(tmp_path / "plain" / "tones.pth")
+    assert moved(first, saved) < moved(first, plain)
+
+
+def write_example(number, path):
+    """One of the Python examples of CONTRIBUTING.md as a file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number], encoding="utf-8")
+
+
+def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
+    """Ridge regression through the logits seam against scikit-learn's, over two tasks in one process, in a chain, and
+    scored again without training."""
+    from sklearn.linear_model import Ridge
+    write_example(1, tmp_path / "my.py")
+    monkeypatch.setattr("src.models.training.TrainTransform", EvalTransform)  # so that the features are known here
+    both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
+    shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
+    assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
+    start = world.model
+    for name in (world.colours, world.tones):
+        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
+                   *shared)
+        assert done.status == 0, done.err
+        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    sequence, chain = (torch.load(tmp_path / name / "tones.pth", weights_only=True) for name in ("seq", "chain"))
+    assert same_weights(sequence["state_dict"], weights(world.model)), "nothing is trained"
+    assert torch.equal(sequence["carry"]["Ridge"]["gram"], chain["carry"]["Ridge"]["gram"])
+
+    model, features, labels, tests = build(read_checkpoint(world.model)).eval(), [], [], {}
+    for number, name in enumerate((world.colours, world.tones)):
+        task = open_task(name, tmp_path)
+        features += [feature(model, task.split("train").image(index)) for index in range(len(task.split("train")))]
+        labels += [3 * number + label for label in task.split("train").labels]
+        tests[task.name] = task.split("test")
+    expected = Ridge(alpha=0.5, fit_intercept=False).fit(torch.stack(features), F.one_hot(torch.tensor(labels), 5))
+    for number, (name, split) in enumerate(tests.items()):
+        answers = expected.predict(torch.stack([feature(model, split.image(index)) for index in range(len(split))]))
+        right = answers[:, 3 * number:3 * number + 3].argmax(axis=1) == split.labels
+        top1 = f"{100 * right.mean():.4f}"
+        assert [row["top1"] for row in rows(tmp_path / "seq" / f"metrics_{name}.csv")][-1] == top1
+        assert [row["top1"] for row in rows(tmp_path / "chain" / f"metrics_{name}.csv")][-1] == top1
+        cli("--load", start, *own, "--eval-only", "--eval-datasets", both, "--save", tmp_path / "again", "--workers", 0)
+        assert [row["top1"] for row in rows(tmp_path / "again" / f"metrics_{name}.csv")] == [top1]
+
+
+def feature(model, image):
+    """(D,) under the evaluation transform."""
+    with torch.no_grad():
+        return image_features(model, Device("cpu", "fp32").images(EvalTransform(SIDE)(image)[None]))[0]
+
+
+def moved(one, other):
+    return sum(torch.dist(one[name].double(), other[name].double()).item() ** 2 for name in one)
+
+
+def test_an_own_method_is_named_like_its_row():
+    assert find_method("finetune") is METHODS["finetune"] and find_method("a/b.py:C").target == "a/b.py:C"
+
+
+def test_a_sequence_with_a_method_that_cannot_be_built_writes_nothing(cli, world, mine, tmp_path):
+    done = cli("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1,
+               "--save", tmp_path / "out", "--workers", 0, "--method", f"{mine}:Absent")
+    assert done.status == 2 and not (tmp_path / "out").exists()

@@ -1,0 +1,451 @@
+"""The one loop: its steps, their order, its optimiser, its streams, and ten steps against a slow float64 loop."""
+
+import contextlib
+import math
+
+import pytest
+import slow_reference as slow
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import clip
+import src.models.finetune
+import src.models.modeling
+from src.machine.device import Device
+from src.errors import UserError
+from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.hooks import Hooks
+from src.models.lora_injection import inject_peft
+from src.models.modeling import set_training
+from src.models.training import Settings, build_optimizer, train
+
+
+class Record(Hooks):
+    """Writes down each moment; gives the loss terms it is told to, each a factor times the sum of one tensor."""
+
+    def __init__(self, name, events, **terms):
+        self.name, self.events, self.terms = name, events, terms
+
+    def note(self, moment):
+        self.events.append(f"{self.name} {moment}")
+
+    def begin(self, state):
+        assert state.optimizer is None
+        self.note("begin")
+
+    def losses(self, state, batch):
+        self.note("losses")
+        return {name: factor * state.model.text_projection.sum() for name, factor in self.terms.items()}
+
+    def after_backward(self, state):
+        self.note("after_backward")
+
+    def after_step(self, state):
+        self.note("after_step")
+
+    def end(self, state):
+        self.note("end")
+
+
+class KeepBatches(Hooks):
+    """Keeps the training batches, and those of a stream of its own."""
+
+    def begin(self, state):
+        self.batches, self.own = [], []
+        self.stream = state.stream(state.open_task("tiny-reference").split("train"), "own", 3)
+
+    def losses(self, state, batch):
+        self.batches.append(batch)
+        self.own.append(next(self.stream))
+        return {}
+
+
+@pytest.fixture
+def optimizer_steps():
+    """(learning rate, gradients) of each step that any optimiser takes."""
+    steps = []
+
+    def note(optimizer, args, kwargs):
+        gradients = [parameter.grad.clone() for parameter in optimizer.param_groups[0]["params"]
+                     if parameter.grad is not None]
+        steps.append((optimizer.param_groups[0]["lr"], gradients))
+    handle = register_optimizer_step_pre_hook(note)
+    yield steps
+    handle.remove()
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("iterations, warmup", [(1, 0), (1, 5), (3, 5), (7, 2), (6, 0)])
+def test_a_run_takes_exactly_its_steps_at_the_exact_learning_rates(
+        iterations, warmup, make_model, make_state, optimizer_steps):
+    state = make_state(make_model("vit"), iterations=iterations, warmup=warmup, lr=3e-3)
+    reported = []
+    train(state, [Finetune()], lambda state, losses: reported.append(state.iteration))
+    expected = [slow.learning_rate(step, iterations, warmup, 3e-3) for step in range(iterations)]
+    assert [rate for rate, _ in optimizer_steps] == pytest.approx(expected, rel=1e-12)
+    assert reported == list(range(1, iterations + 1)) and state.iteration == iterations
+
+
+def test_two_hooks_with_the_same_loss_name_are_an_error_that_names_both(make_model, make_state):
+    class Second(Finetune):
+        pass
+    with pytest.raises(ValueError, match="'task'.*Second"):
+        train(make_state(make_model("vit")), [Finetune(), Second()])
+
+
+def test_hooks_are_called_in_order_and_the_method_ends_last(make_model, make_state):
+    events = []
+    hooks = [Record("method", events, task=1.0), Record("first", events, l2=1.0), Record("second", events)]
+    train(make_state(make_model("vit"), iterations=2), hooks, lambda state, losses: events.append("report"))
+    names = ("method", "first", "second")
+    step = [f"{name} {moment}" for moment in ("losses", "after_backward", "after_step") for name in names] + ["report"]
+    ends = ["first end", "second end", "method end"]
+    assert events == [f"{name} begin" for name in names] + step + step + ends
+
+
+def test_gradients_stand_between_backward_and_the_step_and_weights_move_before_after_step(make_model, make_state):
+    seen = []
+
+    class Look(Finetune):
+        def after_backward(self, state):
+            seen.append((state.iteration, state.model.text_projection.grad is not None, weights(state.model)))
+
+        def after_step(self, state):
+            seen.append((state.iteration, state.model.text_projection.grad is not None, weights(state.model)))
+    train(make_state(make_model("vit"), iterations=1), [Look()])
+    (before, with_gradient, old), (after, still_there, new) = seen
+    assert (before, with_gradient, after, still_there) == (0, True, 1, False)
+    assert not same(old, new)
+
+
+def test_a_closed_form_method_takes_no_step(make_model, make_state, optimizer_steps):
+    model, events = make_model("resnet"), []
+    before, reported = weights(model), []
+    state = make_state(model, iterations=3)
+    train(state, [Record("method", events)], lambda state, losses: reported.append(losses))
+    assert optimizer_steps == [] and same(weights(model), before)
+    assert state.iteration == 3 and reported == [{}] * 3
+    assert events.count("method losses") == events.count("method after_step") == 3
+
+
+def test_a_closed_form_method_needs_no_trainable_parameter(make_model, make_state):
+    class Freeze(Hooks):
+        def begin(self, state):
+            state.model.requires_grad_(False)
+    state = make_state(make_model("vit"), iterations=2)
+    train(state, [Freeze()])
+    assert state.iteration == 2
+
+
+def test_the_sum_of_all_named_terms_is_differentiated_and_each_is_reported(make_model, make_state, optimizer_steps):
+    state, reported = make_state(make_model("vit"), iterations=1), []
+    start = state.model.text_projection.detach().sum().item()
+    train(state, [Record("method", [], task=2.0), Record("add-on", [], l2=0.5, other=-4.0)],
+          lambda state, losses: reported.append(losses))
+    (_, [gradient]), = optimizer_steps
+    assert torch.equal(gradient, torch.full_like(gradient, 2.0 + 0.5 - 4.0))
+    assert {name: value.item() for name, value in reported[0].items()} == pytest.approx(
+        {"task": 2 * start, "l2": 0.5 * start, "other": -4 * start})
+    assert not any(value.requires_grad for value in reported[0].values())
+
+
+def norm_of(gradients):
+    return math.sqrt(sum(float((gradient ** 2).sum()) for gradient in gradients))
+
+
+@pytest.mark.parametrize("share, clipped", [(0.25, True), (4.0, False)])
+def test_gradients_longer_than_the_limit_are_shortened_to_it(
+        share, clipped, make_model, make_state, optimizer_steps):
+    train(make_state(make_model("vit"), iterations=1), [Finetune()])
+    (_, plain), = optimizer_steps
+    limit = share * norm_of(plain)
+    optimizer_steps.clear()
+    train(make_state(make_model("vit"), iterations=1, max_grad_norm=limit), [Finetune()])
+    (_, given), = optimizer_steps
+    factor = limit / norm_of(plain) if clipped else 1.0
+    for one, other in zip(plain, given, strict=True):
+        torch.testing.assert_close(other, factor * one, rtol=1e-5, atol=0)
+
+
+def test_hooks_see_the_gradient_before_it_is_clipped(make_model, make_state):
+    norms = []
+
+    class Look(Finetune):
+        def after_backward(self, state):
+            norms.append(norm_of([value.grad for value in state.model.parameters() if value.grad is not None]))
+    for limit in (None, 1e-3):
+        train(make_state(make_model("vit"), iterations=1, max_grad_norm=limit), [Look()])
+    assert norms[0] == norms[1] > 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"wd": 0.3}, {"beta2": 0.9, "eps": 1e-3, "wd": 0.05}], ids=str)
+def test_the_optimiser_equals_adamw_by_hand(options):
+    generator = torch.Generator().manual_seed(3)
+    draw = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 2), (4,), ())]
+    ours = [torch.nn.Parameter(value.clone()) for value in draw]
+    by_hand = slow.AdamW([value.clone() for value in draw], options.get("beta2", 0.999), options.get("eps", 1e-8),
+                         options.get("wd", 0.0))
+    optimizer = build_optimizer(ours, Settings(iterations=6, lr=0.1, **options))
+    for rate in (0.1, 0.05, 0.02, 0.3, 0.1, 0.01):
+        gradients = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in draw]
+        for value, gradient in zip(ours, gradients, strict=True):
+            value.grad = gradient.clone()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        by_hand.step(gradients, rate)
+    for one, other in zip(ours, by_hand.parameters, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-12, atol=1e-14)
+
+
+def test_only_what_is_trained_goes_to_the_optimiser(make_model, make_state):
+    state = make_state(make_model("vit"), "image", iterations=1)
+    train(state, [Finetune()])
+    group, = state.optimizer.param_groups
+    image_tower = [parameter for name, parameter in state.model.named_parameters() if name.startswith("visual.")]
+    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in image_tower}
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_the_model_is_in_training_mode_with_batch_norms_as_asked(batch_norm, make_model, make_state):
+    modes = []
+
+    class Look(Finetune):
+        def losses(self, state, batch):
+            modes.append((state.model.training, state.model.visual.bn1.training, state.model.ln_final.training))
+            return super().losses(state, batch)
+    train(make_state(make_model("resnet"), iterations=1, batch_norm=batch_norm), [Look()])
+    assert modes == [(True, batch_norm == "train", True)]
+
+
+def assert_same_batches(one, other):
+    assert len(one) == len(other) > 0
+    for left, right in zip(one, other, strict=True):
+        assert torch.equal(left.images, right.images) and torch.equal(left.labels, right.labels)
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 7])
+def test_a_run_that_starts_later_sees_the_batches_of_an_uninterrupted_one(start, make_model, make_state):
+    whole, rest = KeepBatches(), KeepBatches()
+    train(make_state(make_model("vit"), iterations=9), [whole])
+    state = make_state(make_model("vit"), iterations=9)
+    state.iteration = start
+    train(state, [rest])
+    assert_same_batches(rest.batches, whole.batches[start:])
+    assert_same_batches(rest.own, whole.own[start:])
+    assert state.iteration == 9
+
+
+def test_training_batches_are_those_of_the_definition(make_model, make_state, stream_of, task):
+    hook = KeepBatches()
+    train(make_state(make_model("vit"), iterations=7), [hook])
+    assert_same_batches(hook.batches, list(stream_of(task.split("train"), "train", 7, train_transform=True)))
+
+
+@pytest.mark.parametrize("other", [{"seed": 43}, {"name": "another task"}], ids=str)
+def test_another_seed_or_task_gives_another_stream(other, make_model, make_state, stream_of, task):
+    hook = KeepBatches()
+    train(make_state(make_model("vit"), iterations=1), [hook])
+    changed = next(stream_of(task.split("train"), "train", 1, train_transform=True, **other))
+    assert not torch.equal(hook.batches[0].images, changed.images)
+
+
+def test_the_same_run_gives_the_same_bits_whatever_was_drawn_before(make_model, make_state):
+    ends = []
+    for _ in range(2):
+        state = make_state(make_model("vit"), iterations=3)
+        train(state, [LwF()])
+        ends.append(weights(state.model))
+        torch.rand(7)
+    assert same(*ends)
+
+
+def tokens_of_prompts(task):
+    return clip.tokenize([task.templates[0].replace("{c}", name) for name in task.classnames], 14)
+
+
+def train_slowly(state, loss_of, stream_of, **options):
+    """Ten steps of the slow loop on the streams' batches, by the slow AdamW at the slow learning rates."""
+    settings = state.settings
+    set_training(state.model, settings.batch_norm)
+    rates = [slow.learning_rate(step, settings.iterations, settings.warmup, settings.lr)
+             for step in range(settings.iterations)]
+    batches = stream_of(state.task.split("train"), "train", settings.iterations, train_transform=True)
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    slow.train(parameters, loss_of, batches, rates, **options)
+
+
+def assert_same_weights(one, other):
+    for name, value in one.named_parameters():
+        assert (value - other.state_dict()[name]).norm() <= 1e-6 * value.norm(), name
+
+
+def test_ten_steps_of_finetuning_equal_a_slow_loop(kind, make_model, make_state, stream_of, task):
+    settings = {"iterations": 10, "lr": 1e-3, "warmup": 3, "wd": 0.1}
+    fast, slowly = (make_state(make_model(kind), **settings) for _ in range(2))
+    train(fast, [Finetune(ls=0.1)])
+
+    def loss_of(step, batch):
+        return slow.task_loss(slowly.model, batch.images, batch.labels, tokens_of_prompts(task), 0.1, slowly.scale)
+    train_slowly(slowly, loss_of, stream_of, decay=0.1)
+    assert_same_weights(fast.model, slowly.model)
+    assert not same(weights(fast.model), make_model(kind).state_dict())
+
+
+def test_ten_steps_of_zscl_equal_a_slow_loop(make_model, make_state, stream_of, task, open_task):
+    settings = {"iterations": 10, "lr": 1e-3, "warmup": 0}
+    fast, slowly = (make_state(make_model("resnet"), **settings) for _ in range(2))
+    train(fast, [ZSCL("tiny-reference", ls=0.2, weight_adjust=True)])
+    reference, teacher = open_task("tiny-reference"), slowly.open_zeroshot()
+    images = [batch.images for batch in stream_of(reference.split("train"), "reference", 10)]
+
+    def loss_of(step, batch):
+        terms, _ = slow.distillation_terms(slowly.model, teacher, images[step], tokens_of_prompts(reference),
+                                           slowly.scale, 2.0, True, True, 0.5)
+        return sum(terms.values()) + slow.task_loss(
+            slowly.model, batch.images, batch.labels, tokens_of_prompts(task), 0.2, slowly.scale)
+    train_slowly(slowly, loss_of, stream_of)
+    assert_same_weights(fast.model, slowly.model)
+
+
+@pytest.fixture
+def meta_device(device, monkeypatch):
+    """A device whose tensors have shapes and no values: a tensor left on the host does not mix with them, and
+    whatever waits for the device to read a value fails."""
+    device.device = torch.device("meta")
+    device._mean, device._std = device._mean.to("meta"), device._std.to("meta")
+    monkeypatch.setattr(src.models.modeling, "_tell_unknown_words", lambda *args: None)  # once a task, may wait
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # meta has none
+    monkeypatch.setattr(Device, "waits", True)  # losses are read a step later
+    monkeypatch.setattr(Device, "read", lambda device, values: lambda: [1.0] * len(values))
+    return device
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+@pytest.mark.parametrize("method", [Finetune, LwF])
+def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
+        kind, method, limit, meta_device, make_model, make_state, monkeypatch):
+    monkeypatch.setattr(src.models.finetune, "constant_text_features",  # once a task, and may wait
+                        lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
+    monkeypatch.setattr(src.models.finetune, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
+    state = make_state(make_model(kind).to("meta"), iterations=3, max_grad_norm=limit)
+    state.device, reported = meta_device, []
+    train(state, [method(0.1)], lambda state, losses: reported.append(losses))
+    assert state.iteration == 3
+    assert all(value.is_meta for losses in reported for value in losses.values())
+    assert all(value.is_meta for value in state.metrics.values())
+    assert all(value.is_meta for value in state.model.state_dict().values())
+
+
+# -- how the towers run ------------------------------------------------------------------------------------------------
+
+
+def kept_values(model, images):
+    """How many values autograd keeps of a forward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value.numel()), lambda value: None):
+        model.encode_image(images)
+    return sum(kept)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_bits(kind, make_model, make_state):
+    states = [make_state(make_model(kind), grad_checkpointing=on) for on in (False, True)]
+    for state in states:
+        train(state, [Finetune()])
+    plain, checkpointed = (state.model for state in states)
+    assert all(torch.equal(value, other) for value, other in zip(
+        plain.state_dict().values(), checkpointed.state_dict().values(), strict=True))
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert kept_values(checkpointed, images) < 0.7 * kept_values(plain, images)
+
+
+def test_gradient_checkpointing_draws_dropout_once(make_model, make_state):
+    """The draws of adapters are the same when a block is computed again."""
+    weights = []
+    for on in (False, True):
+        state = make_state(make_model("vit"), grad_checkpointing=on)
+        inject_peft(state.model, ("mlp.c_fc", "mlp.c_proj"), 2, 4.0, 0.5, "none", 0)
+        train(state, [Finetune()])
+        weights.append([value.detach() for value in state.model.parameters() if value.requires_grad])
+    assert all(map(torch.equal, *weights))
+
+
+@pytest.mark.parametrize("option", [{"grad_checkpointing": True}, {"grad_accum": 2}], ids=str)
+def test_statistics_that_would_see_a_batch_twice_are_refused(option, make_model, make_state):
+    with pytest.raises(UserError, match=rf"--{next(iter(option)).replace('_', '-')}.*--batch-norm eval"):
+        train(make_state(make_model("resnet"), batch_norm="train", **option), [Finetune()])
+    train(make_state(make_model("vit"), batch_norm="train", **option), [Finetune()])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("method", [Finetune, lambda: ZSCL("tiny-reference", ablation_loss_2=True)],
+                         ids=["task", "zscl"])
+def test_parts_of_a_batch_give_the_whole_batch_gradient(method, parts, kind, make_model, make_state):
+    """Also for losses that compare the images of a batch with each other; 3 does not divide it."""
+    class KeepGradients(Hooks):
+        def after_backward(self, state):
+            self.found = [value.grad.clone() for value in state.model.parameters() if value.grad is not None]
+
+    states, gradients, sizes = [], [KeepGradients(), KeepGradients()], []
+    for count, keep in zip((1, parts), gradients, strict=True):
+        states.append(make_state(make_model(kind), grad_accum=count, iterations=1))
+        train(states[-1], [method(), keep])
+    for value, other in zip(*(keep.found for keep in gradients), strict=True):
+        torch.testing.assert_close(value, other, atol=1e-11, rtol=1e-9)
+    states[1].model.visual.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    states[1].model.encode_image(torch.randn(4, 3, 16, 16, dtype=torch.float64)).sum().backward()
+    assert max(sizes) < 4 and sum(sizes) == 8
+
+
+@pytest.mark.parametrize(("mode", "compiled"), [("whole", {"visual", "transformer"}), ("image", {"visual"}),
+                                                ("text", {"transformer"})])
+def test_compile_takes_the_towers_that_train(mode, compiled, make_model, make_state, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, backend: taken.append(module))
+    state = make_state(make_model("vit"), mode, compile=True, iterations=1)
+    train(state, [Finetune()])
+    assert {name for name, module in state.model.named_modules() if any(module is one for one in taken)} == compiled
+    train(make_state(make_model("vit"), mode, iterations=1), [Finetune()])
+    assert len(taken) == len(compiled)
+
+
+# -- a loss that is no number ------------------------------------------------------------------------------------------
+
+
+class Spoilt(Hooks):
+    """A term that is ``value`` from one step on."""
+
+    def __init__(self, step, value=math.nan):
+        self.step, self.value, self.weights = step, value, []
+
+    def losses(self, state, batch):
+        self.weights.append([value.detach().clone() for value in state.model.parameters()])
+        term = state.model.text_projection.sum()
+        return {"spoilt": term * (self.value if state.iteration >= self.step else 0.0)}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights(value, make_model, make_state):
+    state, hook, reported = make_state(make_model("vit")), Spoilt(2, value), []
+    with pytest.raises(UserError, match=r"step 3 of 6: the loss is no finite number \(task [\d.]+, spoilt .*--lr"):
+        train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
+    assert reported == [1, 2]
+    assert all(map(torch.equal, hook.weights[2], [value.detach() for value in state.model.parameters()]))
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_where_reading_waits_the_step_is_skipped_and_told_one_later(step, make_model, make_state, monkeypatch):
+    """As on CUDA: the host looks at a loss when the next step is under way, the last one at the end."""
+    monkeypatch.setattr(Device, "waits", True)
+    monkeypatch.setattr(Device, "read", lambda device, values: values.tolist)
+    state, hook, reported = make_state(make_model("vit")), Spoilt(step), []
+    with pytest.raises(UserError, match=f"step {step + 1} of 6"):
+        train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
+    assert reported == list(range(1, step + 2))
+    assert all(map(torch.equal, hook.weights[step], [value.detach() for value in state.model.parameters()]))

@@ -1,0 +1,281 @@
+"""report.html: what a finished sequence says, in one file; numbers against those of its summary and hand arithmetic."""
+
+import dataclasses
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
+
+from src.args import parse
+from src.models.evaluation import Scores
+from src.store.records import RunFolder
+from src.report import page, tables
+from src.report.runs import read_run
+from src.run.task import Run
+
+pytest_plugins = ["cli_fixtures"]
+VOID = {"meta", "link", "input", "wbr"}
+HOSTILE = '<script>alert("x")</script>&amp;\'"$x^2$'
+
+
+class Outline(HTMLParser):
+    """Every element is closed by its own kind; texts of tables, addresses and ids are collected."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tables, self.tags, self.addresses, self.ids = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.get_starttag_text().endswith("/>") or self.open[-1:] == [tag]:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        if self.open and "table" in self.open and {"th", "td"} & set(self.open):
+            self.tables[-1][-1][-1] = " ".join([*self.tables[-1][-1][-1].split(), *data.split()])
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """shown(write, ...) -> (SequenceRun, text of its page, Outline)"""
+    def show(write=write_run, *words, name="run", **options):
+        run = read_run(write(tmp_path / name, *words, **options))
+        text = page.page(run)
+        return run, text, Outline(text)
+    return show
+
+
+def test_the_matrix_stands_in_a_table(shown):
+    _, _, outline = shown()
+    header, start, *rest = outline.tables[0]
+    assert header == ["After", *ORDER, "Mean"]
+    assert start == ["0 zero-shot", "10.0", "20.0", "30.0", "20.0"]
+    assert rest[:3] == [["1 A", "80.0", "50.0", "40.0", "56.7"], ["2 B", "60.0", "90.0", "10.0", "53.3"],
+                        ["3 C", "70.0", "65.0", "95.0", "76.7"]]
+    # Transfer of B: 50; of C: (40 + 10) / 2.
+    assert rest[3:] == [["Transfer", "–", "50.0", "25.0", "37.5"], ["Avg", "70.0", "68.3", "48.3", "62.2"],
+                        ["Forgetting", "10.0", "25.0", "–", "17.5"]]
+
+
+def test_the_means_of_the_columns_are_the_summary(shown):
+    run, _, _ = shown()
+    for title, values, total in page.heat_map(run, "task", "top1")["foot"]:
+        known = [value for value in values if value is not None]
+        assert sum(known) / len(known) == pytest.approx(total) == pytest.approx(run.summary[title.lower()])
+
+
+def test_cells_tell_the_level_the_change_and_the_trained(shown):
+    run, _, _ = shown()
+    found = page.heat_map(run, "task", "top1")
+    assert (found["low"], found["high"], found["reach"]) == (10, 100, 70)
+    start, first, *_ = (row["cells"] for row in found["rows"])
+    assert [cell.change for cell in start] == [10, 10, 10] and not any(cell.own for cell in start)
+    assert (first[0].value, first[0].change, first[0].own) == (round(20 * 70 / 90), 20, True)
+    assert first[0].title == "A after A: 80.00, zero-shot +70.00" and "own" in first[0].classes
+    assert [row["number"] for row in found["rows"]] == [0, 1, 2, 3]
+
+
+def test_headlines_stand_beside_zero_shot(shown):
+    run, text, _ = shown()
+    numbers = {number.title: number for number in page.headlines(run)}
+    assert [number.title for number in numbers.values()] == ["Transfer", "Avg", "Last", "Forgetting", "BWT"]
+    # Had nothing changed: Transfer (20 + 30) / 2, Avg and Last 20.
+    assert [number.zero_shot for number in numbers.values()] == [25, 20, 20, 0, 0]
+    assert numbers["Transfer"].verdict == "▲ 12.5 better" and numbers["Transfer"].tone == "good"
+    assert numbers["Forgetting"].note == "most: B, 25.0" and numbers["Forgetting"].verdict == ""
+    assert "▲ 12.5 better" in text and "−17.5" in text
+
+
+def test_worse_and_equal_are_told(shown):
+    run, _, _ = shown(zero_shot=(80.0, 50.0, 25.0))
+    verdicts = {number.title: (number.verdict, number.tone) for number in page.headlines(run)}
+    assert verdicts["Transfer"] == ("no change", "") and verdicts["Avg"] == ("▲ 10.5 better", "good")  # 62.2 - 51.7
+    run, _, _ = shown(zero_shot=(80.0, 90.0, 95.0), name="worse")
+    assert page.headlines(run)[0].tone == "bad"
+
+
+def test_a_run_without_a_start(shown):
+    run, text, outline = shown(zero_shot=None)
+    assert outline.tables[0][1][0] == "1 A" and "the change from zero-shot" not in text
+    assert all(number.zero_shot is None for number in page.headlines(run))
+
+
+def test_one_task(shown):
+    run, _, outline = shown(order=("A",), matrix=((80.0,),), zero_shot=(10.0,))
+    assert outline.tables[0][-3:] == [["Transfer", "–", "–"], ["Avg", "80.0", "80.0"], ["Forgetting", "–", "–"]]
+    assert [number.value for number in page.headlines(run)] == [None, 80.0, 80.0, None, None]
+
+
+def test_label_spaces_have_a_section_each(shown):
+    matrix = ((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0))
+    run, text, outline = shown(matrix=matrix, zero_shot=(None, None, None), spaces=("seen", "all"))
+    assert re.findall(r'<h2 id="space-(\w+)"', text) == ["seen", "all"]
+    assert outline.tables[0][2] == ["1 A", "80.0", "–", "–", "80.0"]
+    assert page.headlines(run)[0].value is None and page.headlines(run)[2].value == pytest.approx(230 / 3)
+
+
+def test_retrieval_has_its_own_matrices_and_words(shown):
+    run, text, outline = shown(write_pairs_run)
+    image_to_text = outline.tables[0]
+    assert image_to_text == [["After", "p", "q", "Mean"], ["0 zero-shot", "30.0", "10.0", "20.0"],
+                             ["1 p_phase1", "40.0", "20.0", "30.0"], ["2 p_phase2", "50.0", "15.0", "32.5"]]
+    assert len(outline.tables) == 4 and "rsum" in text and "BWT" not in text
+    values = {number.title: (number.value, number.zero_shot) for number in page.headlines(run)}
+    assert values == {"rsum": (325.0, 200.0), "R@1 image to text": (32.5, 20.0), "R@1 text to image": (16.25, 10.0),
+                      "Forgetting": (2.5, None)}
+    assert [cell.own for row in page.heat_map(run, "retrieval", "rsum")["rows"] for cell in row["cells"]] == [
+        False, False, True, False, True, False]
+
+
+def test_the_numbers_are_explained_as_in_the_tables(shown):
+    for write, space in ((write_run, "task"), (write_pairs_run, "retrieval")):
+        _, text, _ = shown(write, name=space)
+        told = html.unescape(text)
+        assert all(f"<dt>{title}</dt><dd>{meaning}</dd>" in told for title, meaning in tables.defined(space))
+        assert (f"<p>{tables.MATRIX}</p>" in told) == (space == "task")
+
+
+def test_costs_flags_and_origins(shown):
+    run, text, outline = shown(write_run, "--method lwf --l2 0.5")
+    assert outline.tables[-1][1:] == [
+        ["A", "2.0 s", "60", "1000 B", "300", "model 1"], ["B", "3.0 s", "60", "1000 B", "300", "model 1"],
+        ["C", "4.0 s", "60", "1000 B", "300", "model 1"],
+        ["Whole run, with evaluation", "12.5 s", "", "1000 B", "", ""]]
+    assert "lwf + l2" in text and "python -m src.main --dataset-order toy-colours" in text
+    (given, values), *_, (last, _) = page._flags(run)
+    assert (given, last) == ("flag", "default") and ("--method", "lwf") in values and ("--l2", "0.5") in values
+    assert text.count("<details open>") >= 1 and "Flags at their defaults" in text
+    for known in ("abc", "cpu,<wbr> 1 threads", "fp32"):
+        assert known in text
+
+
+def test_a_resumed_sequence_does_not_tell_its_last_part_as_the_whole(shown):
+    """Its tasks took 2, 3 and 4 seconds, those that were finished before too."""
+    run = shown()[0]
+    assert [page._costs(dataclasses.replace(run, seconds=seconds))["total"][0] for seconds in (8.9, 9.0, None)] == [
+        "–", "9.0 s", "–"]
+
+
+def test_methods_are_named(shown):
+    assert page.method_title(shown(write_run, "--we --lora")[0]) == "finetune + we + lora"
+    rebuilt = shown(name="rebuilt", trained_with=[{"method": "lwf"}, {"method": "lwf"}, {"method": "icarl"}])[0]
+    assert page.method_title(rebuilt) == "lwf, icarl"
+
+
+def test_a_sequence_that_only_scored(shown, tmp_path):
+    run = write_run(tmp_path / "scored")
+    for path in [*run.glob("run_*.json"), *run.glob("log_*")]:
+        path.unlink()
+    text = page.page(read_run(run))
+    assert "zero-shot, nothing trained" in text and "Loss terms" not in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (None, "–"), (9.94, "9.9 s"), (59.99, "1 min 00 s"), (725, "12 min 05 s"), (26400.5, "7 h 20 min"),
+    (3599.9, "1 h 00 min")])
+def test_durations(seconds, text):
+    assert page.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [
+    (None, "–"), (0, "0 B"), (2 ** 20, "1.0 MiB"), (31 * 2 ** 30, "31.00 GiB")])
+def test_sizes(count, text):
+    assert page.size(count) == text
+
+
+def test_no_text_of_a_file_is_html(shown):
+    order, quoted = (HOSTILE, "B", "C"), '"' + HOSTILE.replace('"', '""') + '"'
+
+    def write(folder):
+        write_run(folder)
+        for path in folder.iterdir():
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".json":
+                content = json.loads(text)
+                content |= {"commit": HOSTILE, "hardware": HOSTILE, "command": [HOSTILE]} if "flags" in content else {}
+                if "datasets" in content:
+                    content |= {"datasets": list(order), "zero_shot": dict(zip(order, ZERO_SHOT, strict=True))}
+                path.write_text(json.dumps(content), encoding="utf-8")
+            if path.suffix == ".csv":
+                path.write_text(re.sub(r"(?m)(^|(?<=,))A(?=,)", lambda _: quoted, text), encoding="utf-8")
+        return folder
+    _, text, outline = shown(write, name="<b>run & co")
+    assert "<script" not in text and "<b>" not in text and "script" not in outline.tags
+    assert "&lt;b&gt;run &amp; co" in text and outline.tables[0][2][0] == f"1 {HOSTILE}"
+    assert text.count("&lt;script&gt;alert") > 5
+
+
+def test_it_needs_nothing_else(shown):
+    _, text, outline = shown(spaces=("task", "all"))
+    assert set(outline.addresses) == {"data:,"} and not re.search(r"https?://|url\(|@import", text)
+    assert '<html lang="en">' in text and "<title>" in text and "viewport" in text
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert outline.tags.count("caption") == outline.tags.count("table")
+    assert outline.tags.count("h1") == 1 and len(text) < 150_000
+
+
+def test_the_same_run_gives_the_same_page(shown, tmp_path):
+    run, text, _ = shown()
+    assert page.page(read_run(run.folder)) == text
+
+
+def test_a_report_that_fails_is_told_and_loses_nothing(tmp_path, capsys, monkeypatch):
+    run = write_run(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+
+    def broken(run, folder):
+        raise ImportError("no matplotlib here")
+    monkeypatch.setattr(page, "write_pictures", broken)
+    page.write_report(run)
+    assert "warning: no full report" in capsys.readouterr().err
+    assert before.items() <= {path.name: path.read_bytes() for path in run.iterdir()}.items()
+    assert (run / "report.html").is_file()
+
+
+def test_a_sequence_leaves_its_report(cli, tmp_path, world):
+    words = ["--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 2,
+             "--batch-size", 4, "--lr", 1e-4, "--workers", 0]
+    assert cli(*words, "--save", tmp_path / "run").status == 0
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert page.one_decimal(summary["last"]) in text and Outline(text).tables[0][-4][0] == "2 tones"
+
+
+def test_what_writes_no_folder_has_no_report(cli, world, monkeypatch):
+    def refused(folder):
+        raise AssertionError(f"a report in {folder}")
+    monkeypatch.setattr("src.run.task.write_report", refused)
+    words = ["--eval-only", "--model", "toy", "--dataset-order", "toy-colours,toy-sizes", "--max-evaluation-size", 8]
+    assert cli(*words).status == 0
+
+
+def test_only_the_first_process_writes_a_report(world, tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr("src.run.task.write_report", reports.append)
+    rows = [{"toy-colours": {"task": Scores(50.0, 90.0, 5, 10)}}] * 2
+    for first in (False, True):
+        run = Run(parse(["--dataset-order", "toy-colours", "--iterations", "1", "--model", "toy"]))
+        run.folder = RunFolder(tmp_path / "run", writes=first)
+        run.summarise(["toy-colours"], rows)
+        assert reports == ([tmp_path / "run"] if first else [])

@@ -1,0 +1,272 @@
+"""From the resolved command line to objects."""
+
+import types
+
+import pytest
+import torch
+from cli_files import ARCHITECTURE, same_weights, write_model
+
+from clip import loader
+from src.run import build
+from src.args import parse
+from src.datasets.common import Split, Task
+from src.machine.device import Device
+from src.errors import UserError
+from src.models.evaluation import classifier
+from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.hooks import Hooks
+from src.models.modeling import HEAD_MODES, TRAIN_MODES
+from src.templates.collections import SIMPLE
+
+pytest_plugins = ["cli_fixtures"]
+
+TASK = Task("DTD", ["a", "b"], SIMPLE, {"train": Split(lambda index: None, [0, 1] * 10)})
+
+
+def config(words=""):
+    return parse(words.split())
+
+
+@pytest.mark.parametrize(("text", "iterations", "steps"), [
+    ("100", 1000, 100), ("0", 10, 0), ("20%", 10, 2), ("15%", 10, 2), ("100%", 7, 7), ("0%", 7, 0), ("500", 10, 500)])
+def test_warmup(text, iterations, steps):
+    assert build.warmup_steps(text, iterations) == steps
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("--iterations 9", {"iterations": 9, "lr": 0.001, "batch_size": 8, "wd": 0, "warmup": 100, "seed": 42,
+                        "beta2": 0.999, "eps": 1e-8, "max_grad_norm": None, "batch_norm": "eval"}),
+    ("--epochs 3 --batch-size 6", {"iterations": 9}), ("--epochs 2 --batch-size 64", {"iterations": 2}),
+    ("--iterations 1 --lr 1e-5,DTD=2e-5", {"lr": 2e-5}), ("--iterations 1 --lr 1e-5,MNIST=2e-5", {"lr": 1e-5}),
+    ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
+    ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
+    ("--iterations 1 --batch-norm train", {"batch_norm": "train"}),
+    ("--iterations 1 --workers 3", {"workers": 3}),
+    ("--dataset-order mtil-1", {"iterations": 1000, "lr": 1e-5, "batch_size": 64, "warmup": 100}),
+    ("--dataset-order mtil-1 --epochs 1", {"iterations": 1}),
+])
+def test_settings(words, expected):
+    settings = build.build_settings(config(words), TASK)
+    assert {key: getattr(settings, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),
+                                                              (4, True, 0)])
+def test_workers(monkeypatch, cores, in_memory, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    task = types.SimpleNamespace(in_memory=in_memory)
+    assert build.worker_count(config(), task) == expected
+    assert build.worker_count(config("--workers 2"), task) == 2
+
+
+@pytest.mark.parametrize(("words", "first", "number"), [
+    ([], "a photo of a {c}.", 1), (["--template", "DTD"], "a photo of a {c} texture.", 8),
+    (["--template", "my {c}!"], "my {c}!", 1)])
+def test_templates_of_data_without_its_own(world, tmp_path, words, first, number):
+    datasets = build.Datasets(parse([*words, "--data-location", str(tmp_path)]))
+    templates = datasets.open(world.colours).templates
+    assert templates[0] == first and len(templates) == number
+    own = datasets.open("toy-colours").templates
+    assert own == build.Datasets(config()).open("toy-colours").templates
+    assert datasets.open(world.colours) is datasets.open(world.colours), "each is opened once"
+
+
+def test_random_weights_come_from_the_seed():
+    state = torch.random.get_rng_state()
+    weights = {words: build.starting_checkpoint(config(f"--model tiny-vit --init scratch {words}"))["state_dict"]
+               for words in ("", "--seed 42", "--seed 43")}
+    assert same_weights(weights[""], weights["--seed 42"])
+    assert not same_weights(weights[""], weights["--seed 43"])
+    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers move"
+
+
+def test_an_architecture_of_one_s_own(tmp_path):
+    keys = {key: value for key, value in ARCHITECTURE.items()} | {"vocab_size": 49408}
+    (tmp_path / "one.yaml").write_text("mine:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()),
+                                       encoding="utf-8")
+    checkpoint = build.starting_checkpoint(config(f"--model-config {tmp_path}/one.yaml --model-name mine "
+                                                  "--init scratch"))
+    assert checkpoint["model"] == "mine" and checkpoint["architecture"]["embed_dim"] == 16
+    loader.build(checkpoint)
+
+
+def test_the_file_decides_unless_a_model_is_given(world):
+    assert build.starting_checkpoint(config(f"--load {world.model}"))["architecture"]["embed_dim"] == 16
+    with pytest.raises(UserError, match="--load .*tiny.pth holds another architecture, not RN50"):
+        build.starting_checkpoint(config(f"--load {world.model} --model RN50"))
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B/32", "ViT-L/14@336px", "RN50", "RN50x4", "tiny-vit"])
+def test_architectures_are_told_apart(name):
+    from clip.catalog import read_architecture
+    found = build.model_name(config(), {"architecture": read_architecture(name)})
+    assert found == (name if name != "tiny-vit" else None)
+    assert build.model_name(config(), {"model": "mine", "architecture": {}}) == "mine"
+
+
+def test_teachers(world, tmp_path):
+    device = Device("cpu", "fp32")
+    start = build.starting_checkpoint(config(f"--load {world.model}"))
+    opener = build.ZeroshotOpener(config(), start, device)
+    teacher = opener(world.model)
+    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert same_weights(teacher.state_dict(), start["state_dict"])
+    with pytest.raises(UserError, match="--ref-model FILE"):
+        opener()
+    with pytest.raises(UserError, match="--ref-model .*wide.pth: its features have 24 values, the model's 16"):
+        opener(world.other_model)
+    with pytest.raises(UserError, match="--init scratch .*--ref-model"):
+        build.ZeroshotOpener(config("--init scratch"), start, device)()
+
+
+MERGE = "--wise-merge --wise-ft-model zeroshot"
+
+
+@pytest.mark.parametrize(("words", "precision", "teacher", "kept"), [
+    ("", "fp32", torch.float32, 1), ("", "bf16", torch.bfloat16, 2), (MERGE, "bf16", torch.float32, 1),
+    ("--eval-only --wise-ft", "bf16", torch.float32, 1), ("--ref-wise", "fp32", torch.float32, 1),
+    (f"--ref-wise {MERGE}", "bf16", torch.float32, 1)])
+def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision, teacher, kept):
+    """Those asked for features only are kept in the autocast type, unless the run reads the same ones in full."""
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: world.model)
+    settings = config(words)
+    start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
+    opener = build.ZeroshotOpener(settings, start, Device("cpu", precision))
+    random = torch.random.get_rng_state()
+    taught = opener.teacher()
+    assert opener.teacher() is taught and taught.visual.proj.dtype == teacher and not taught.visual.proj.requires_grad
+    mixed = opener()
+    assert mixed.visual.proj.dtype == torch.float32 and len(opener.kept) == kept
+    assert (opener() is mixed) == (words != "--ref-wise"), "--ref-wise is done with it when a task begins"
+    assert torch.equal(torch.random.get_rng_state(), random)
+    other = opener.teacher(world.model)  # another file's are the teacher's alone
+    assert other.visual.proj.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+
+
+def test_published_weights_teach_a_model_that_has_some(world, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: asked.append((name, cache)) or world.model)
+    start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
+    build.ZeroshotOpener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
+    assert asked == [("ViT-B/16", "here")]
+
+
+@pytest.mark.parametrize(("words", "kind", "attributes"), [
+    ("--ls 0.1", Finetune, {"label_smoothing": 0.1}),
+    ("--method lwf --T 3 --weight-adjust --feature-mse", LwF, {"T": 3.0, "weight": 0.5, "feature_mse": True}),
+    ("--method lwf --image-loss", LwF, {"image_loss": True, "text_loss": False}),
+    ("--method lwf", LwF, {"image_loss": True, "text_loss": True, "T": 2.0, "weight": 1.0, "ref_batch_size": None}),
+    ("--method ZSCL --ref-dataset DTD --ref-model f --text-loss --ref-sentences random --ref-batch-size 3", ZSCL,
+     {"ref_dataset": "DTD", "ref_model": "f", "image_loss": False, "text_loss": True, "ref_sentences": "random",
+      "ref_batch_size": 3}),
+    ("--method ZSCL --ref-dataset DTD --text-datasets A,B", ZSCL, {"text_datasets": ("A", "B")}),
+])
+def test_hooks(words, kind, attributes):
+    hook, = build.build_hooks(config(words), {})
+    assert type(hook) is kind
+    assert {name: getattr(hook, name) for name in attributes} == attributes
+
+
+def test_a_hook_gets_what_it_carried(monkeypatch):
+    class Memory(Hooks):
+        def load_carry(self, content):
+            self.content = content
+    row = types.SimpleNamespace(build=lambda values: Memory())
+    monkeypatch.setattr("src.args.find_method", lambda name, pairs=False: row)
+    assert build.build_hooks(config(), {"carry": {"Memory": {"a": 1}, "Other": {}}})[0].content == {"a": 1}
+    assert build.build_hooks(config(), {})[0].content == {}
+
+
+def test_deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    try:
+        build.build_device(config("--deterministic --device cpu"))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def state_of(settings, name, start, device):
+    return build.build_state(settings, build.Datasets(settings), name, start, device,
+                             build.ZeroshotOpener(settings, start, device))
+
+
+def test_state_of_a_task(world, tmp_path):
+    write_model(tmp_path / "model.pth")
+    settings = config(f"--load {tmp_path}/model.pth --iterations 2 --train-mode image --train-dataset {world.colours}")
+    start = build.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
+    state = state_of(settings, world.colours, start, Device("cpu", "fp32"))
+    trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("visual.") for name in trained)
+    assert state.iteration == 0 and state.history == [{"dataset": "before"}]
+    assert state.task.name == "colours" and state.open_task(world.tones).name == "tones"
+
+
+@pytest.mark.parametrize(("name", "rate"), [
+    ("DTD", 1.0), ("toy-colours", 2.0), ("toy-colours-1of4", 2.0), ("toy-colours-2of4", 3.0), ("toy-sizes-1of2", 1.0),
+    ("folder:/a/toy-colours-1of4", 1.0), ("folder:/a/pets", 4.0)])
+def test_rates(name, rate):
+    rates = {None: 1.0, "toy-colours": 2.0, "toy-colours-2of4": 3.0, "folder:/a/pets": 4.0}
+    assert build.rate_of(rates, name) == rate
+
+
+@pytest.mark.parametrize("train_mode", TRAIN_MODES)
+def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
+    settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
+    start = build.starting_checkpoint(settings)
+    state = state_of(settings, world.colours, start, Device("cpu", "fp64"))
+    assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
+    if state.head is not None:
+        assert state.head is state.model.head and state.head.weight.dtype == torch.float64
+        assert state.head.weight.requires_grad == (train_mode != "image-fc-fixed")
+
+
+@pytest.mark.parametrize(("words", "heads", "expected"), [
+    ("", {}, "zeroshot"), ("--fc-init zeroshot", {}, "zeroshot"), ("--fc-init zero", {}, "zero"),
+    ("", {"colours": 1}, "kept"), ("", {"tones": 1}, "zeroshot"), ("", {"folder:colours": 1}, "zeroshot"),
+    ("--fc-init zeroshot", {"colours": 1}, "zeroshot"), ("--fc-init zero", {"colours": 1}, "zero")])
+def test_first_heads(world, words, heads, expected):
+    """A head goes on under the name that its dataset's files have."""
+    kept = torch.arange(3 * 17.0).view(3, 17)
+    settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
+    checkpoint = build.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept)}
+    device = Device("cpu", "fp32")
+    model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
+    found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()
+    scaled = model.logit_scale.exp() * classifier(model, task, device).weights.T
+    wanted = {"kept": kept, "zero": torch.zeros(3, 17), "zeroshot": torch.cat([scaled, torch.zeros(3, 1)], dim=1)}
+    torch.testing.assert_close(found, wanted[expected].detach())
+    assert torch.equal(kept, torch.arange(3 * 17.0).view(3, 17))
+
+
+def sizes(task):
+    return {name: len(task.split(name)) for name in ("train", "val", "test")}
+
+
+def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
+    """Shots are for the datasets of the run; another one has them only as the earlier task that it was."""
+    datasets = build.Datasets(config(f"--train-dataset toy-colours --shots 2 --val-fraction 0.5 --data-location "
+                                     f"{tmp_path}"))
+    few = {"train": 16, "val": 360, "test": 504}
+    assert sizes(datasets.open("toy-colours")) == sizes(datasets.open("toy-colours", trained=True)) == few
+    assert sizes(datasets.open("toy-sizes")) == {"train": 720, "val": 216, "test": 504}
+    earlier = datasets.open("toy-sizes", trained=True)
+    assert sizes(earlier) == {"train": 6, "val": 360, "test": 504}
+    assert earlier.train_data == "val 0.5, 2 shots seed 0"
+
+
+def test_class_splits_are_opened_by_the_seed_of_the_run():
+    from src.datasets import open_task
+    for words, seed in (("", 42), ("--seed 5", 5)):
+        found = build.Datasets(config(f"--train-dataset toy-colours-1of4 {words}")).open("toy-colours-1of4")
+        assert found.classnames == open_task("toy-colours-1of4", "", seed).classnames
+    assert len(open_task("toy-colours-1of4", "", 5).classnames) == 2
+
+
+def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
+    assert build.build_scorer(config("--eval-only"), {"carry": {"Finetune": {"a": 1}}}) == []
+    (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
+                                    "    def load_carry(self, content):\n        self.content = content\n",
+                                    encoding="utf-8")
+    scorer, = build.build_scorer(config(f"--eval-only --method {tmp_path}/my.py:Mine"), {"carry": {"Mine": {"a": 1}}})
+    assert scorer.content == {"a": 1}

@@ -1,0 +1,246 @@
+"""--dry-run: its figures are those of the run, what is missing ends nothing, and nothing is written or fetched."""
+
+import re
+import urllib.request
+
+import pytest
+from cli_files import BATCH, RATE, STEPS, read_json
+
+from clip import catalog
+from src.store.checkpoint import write_checked
+from src.datasets.splits import stored_lists
+from src.machine.files import atomic_file, reading_only
+from src.run.plan.model import without_weights
+
+pytest_plugins = ["cli_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def unreachable(*_, **__):
+        raise AssertionError("a dry run fetches nothing")
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+
+
+def tree(folder):
+    """{path: (when it was changed, its bytes)} of all that is under a folder, and the folder itself."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+            for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.fixture
+def plan(cli, tmp_path):
+    """plan(word, ...) -> what a dry run tells; a failure where it changes anything under tmp_path."""
+    def call(*words):
+        before = tree(tmp_path)
+        done = cli(*words, *([] if any("--dry-run" in str(word) for word in words) else ["--dry-run"]))
+        assert tree(tmp_path) == before
+        assert done.status in (0, 2) and "Traceback" not in done.err
+        return done
+    return call
+
+
+@pytest.fixture
+def words(world, tmp_path):
+    """words(word, ...) of a short training, into tmp_path / "out"; those given later win."""
+    def command(*more):
+        what = () if "--dataset-order" in more else ("--train-dataset", world.colours)
+        length = () if "--epochs" in more else ("--iterations", STEPS)
+        return ["--load", world.model, *what, *length, "--batch-size", BATCH, "--lr", RATE, "--warmup-length", 0,
+                "--workers", 0, "--data-location", tmp_path / "data", "--save", tmp_path / "out", *more]
+    return command
+
+
+def section(done, title):
+    """The lines of a part of the plan."""
+    return re.search(rf"^{title}.*\n((?:.+\n)*)", done.out, re.MULTILINE)[1].splitlines()
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [
+    "", "--train-mode text --method lwf --distill-text-tower --we", "--lora --lora-target-modules mlp.c_fc",
+    "--train-mode image-fc --l2 1 --wise-merge", "--method ZSCL --ref-dataset {tones} --ref-model {model} --we-wise"])
+def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
+    command = words(*more.format(**vars(world)).split())
+    planned, done = plan(*command), cli(*command)
+    assert planned.status == done.status == 0, planned.out + done.err
+    ran = read_json(tmp_path / "out" / "run_colours.json")
+    assert f"trains {ran['trainable_tensors']} of " in planned.out
+    assert f" tensors, {ran['trainable_values']:,} of " in planned.out
+    memory, = [line for line in done.out.splitlines() if line.startswith("memory: ")]
+    assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; activations")
+
+
+def test_the_whole_plan(plan, words, world):
+    done = plan(*words("--method", "lwf", "--l2", 1, "--moving-avg", "--eval-datasets", world.tones))
+    assert done.status == 0 and done.out.splitlines()[-1] == "the run would start"
+    assert "\nflag: --method lwf" in done.out and "\ndefault: --set none" in done.out
+    assert section(done, "method") == ["LwF -> L2 -> MovingAverage, in this order at each step; at the end of a task "
+                                       "LwF comes last"]
+    rows = section(done, "data under")
+    assert [re.split(r"\s*\|\s*", row)[1:-1] for row in rows[2:]] == [
+        [world.colours, "training", "3", "18", "12", "here"], [world.tones, "evaluation", "2", "12", "8", "here"]]
+    assert section(done, "files")[0].endswith("out/colours.pth: new")
+
+
+def test_steps(plan, words, world):
+    """18 images in batches of 4 are 4 steps an epoch, 12 images 3."""
+    done = plan(*words("--epochs", 3, "--dataset-order", f"{world.colours},{world.tones}", "--warmup-length", "50%",
+                       "--lr", f"1e-5,{world.tones}=2e-5"))
+    rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in section(done, "tasks")[2:4]]
+    assert rows == [[f"1 {world.colours}", "18", "12", "3.0", "1e-05", "6"],
+                    [f"2 {world.tones}", "12", "9", "3.0", "2e-05", "5"]]
+    assert section(done, "tasks")[4].startswith("21 steps in all, 4 images each")
+
+
+# -- nothing is written ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", ["", "--val-fraction 0.2", "--shots 2", "--dry-run=probe"])
+def test_index_lists_are_drawn_and_not_stored(plan, words, world, tmp_path, more):
+    done = plan(*words("--train-dataset", world.loose, *more.split()))
+    assert done.status == 0 and not (tmp_path / "data").exists() and not (tmp_path / "out").exists()
+    assert "loose" in done.out
+
+
+def test_stored_lists_are_read(tmp_path):
+    stored_lists(tmp_path, "x", ["a", "b"], lambda: {"train": [1], "test": [0]}, 42)
+    with reading_only():
+        assert stored_lists(tmp_path, "x", ["a", "b"], lambda: 1 / 0, 42) == {"train": [1], "test": [0]}
+
+
+def test_a_write_would_be_an_error(tmp_path):
+    with reading_only(), pytest.raises(RuntimeError, match="would be written"), atomic_file(tmp_path / "a"):
+        pass
+    assert not list(tmp_path.iterdir())
+    with atomic_file(tmp_path / "a"):
+        pass
+
+
+# -- what is missing ---------------------------------------------------------------------------------------------------
+
+
+def test_data_that_the_run_would_download(plan, words):
+    done = plan(*words("--train-dataset", "DTD", "--eval-datasets", "DTD"))
+    assert done.status == 0, done.out
+    row, told = section(done, "data under")[2:]
+    assert re.split(r"\s*\|\s*", row)[1:-1] == ["DTD", "training, evaluation", "47", "1880", "1880", "to download"]
+    assert "would download it" in told and re.split(r"\s*\|\s*", section(done, "tasks")[2])[2:4] == ["1880", "3"]
+
+
+def test_data_that_must_be_fetched_by_hand(plan, words, world):
+    done = plan(*words("--train-dataset", "StanfordCars", "--eval-datasets",
+                       f"StanfordCars,folder:nowhere,{world.tones}", "--method", "ZSCL", "--ref-dataset",
+                       "ImageNet", "--ref-sentences", "conceptual_captions", "--ref-model", world.model))
+    assert done.status == 2
+    states = {row[1]: row[3:] for row in (re.split(r"\s*\|\s*", line)[:-1] for line in section(done, "data under")[2:])}
+    assert states["StanfordCars"] == ["196", "8144", "8041", "missing"]
+    assert states["ImageNet"] == ["1000", "1281167", "50000", "missing"]
+    assert states["conceptual_captions"] == states["folder:nowhere"] == ["-", "-", "-", "missing"]
+    assert states[world.tones][-1] == "here"
+    refusals = section(done, "the run would be refused")
+    assert len(refusals) == 4 and all(any(name in line for line in refusals) for name in (
+        "section StanfordCars of datasets.md", "section ImageNet", "section conceptual_captions", "folder:nowhere"))
+    assert "teacher 1)" in section(done, "memory of the first task")[0]
+    assert re.search(r"trains (\d+) of \d+ tensors, [\d,]+ of [\d,]+ values", done.out)
+
+
+def test_class_splits_of_missing_data(plan, words, tmp_path):
+    done = plan(*words("--dataset-order", "CIFAR100/10"))
+    assert done.status == 0 and done.out.count("to download") == 10
+    assert re.split(r"\s*\|\s*", section(done, "data under")[2])[3:6] == ["10", "5000", "1000"]
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """tiny-vit as if it had published weights; nobody has them yet."""
+    monkeypatch.setitem(catalog.ARCHIVES, "tiny-vit", 64 * "0")
+
+
+@pytest.mark.parametrize("more", ["", "--method ZSCL --ref-dataset toy-reference --ref-sentences toy-reference"])
+def test_weights_that_the_run_would_download(plan, published, tmp_path, more):
+    done = plan("--model", "tiny-vit", "--train-dataset", "toy-sizes", "--iterations", 2, "--lr", RATE, "--clip-cache",
+                tmp_path / "cache", "--train-mode", "image", "--dry-run=probe", *more.split())
+    values = {name: value.numel() for name, value in without_weights("tiny-vit")["state_dict"].items()}
+    trained = sum(value for name, value in values.items() if name.startswith("visual."))
+    assert done.status == 0 and f"{trained:,} of {sum(values.values()):,} values" in done.out
+    assert f"not at {tmp_path / 'cache' / 'tiny-vit.pt'}: the run would download them from https://" in done.out
+    assert section(done, "probe") == ["not run: see what is missing"]
+
+
+@pytest.mark.slow
+def test_values_of_a_published_model(plan, tmp_path):
+    done = plan("--train-dataset", "toy-sizes", "--iterations", 2, "--lr", RATE, "--clip-cache", tmp_path)
+    assert done.status == 0 and "trains 301 of 302 tensors, 149,620,736 of 149,620,737 values" in done.out
+
+
+# -- what earlier runs have left ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_task(plan, words, cli):
+    assert cli(*words()).status == 0
+    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and replaced")
+    assert section(plan(*words("--resume")), "files")[0].endswith("colours.pth: finished, and skipped")
+    other = plan(*words("--seed", 7))
+    assert other.status == 2 and "--seed 42 there, 7 here" in other.out and "give --overwrite" in other.out
+    assert plan(*words("--seed", 7, "--overwrite")).status == 0
+
+
+def test_an_unfinished_task(plan, words, tmp_path):
+    from src.args import parse
+    numbers = parse([str(word) for word in words()]).numbers()
+    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})
+    assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, goes on after step 2")
+    assert section(plan(*words()), "files")[0].endswith("unfinished, and begun anew")
+    other = plan(*words("--resume", "--wd", 0.5))
+    assert other.status == 2 and "--wd 0 there, 0.5 here" in other.out
+
+
+def test_refusals_of_a_run_are_told(plan, words, tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    done = plan(*words("--save", tmp_path / "file" / "below", "--eval-split", "val"))
+    refusals = section(done, "the run would be refused")
+    assert done.status == 2 and len(refusals) == 2
+    assert "--eval-split val" in refusals[0] and "cannot be written" in refusals[1]
+
+
+# -- evaluations and probes --------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation(plan, cli, words, world, tmp_path):
+    assert cli(*words()).status == 0
+    done = plan("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--label-space", "all")
+    assert done.status == 0 and section(done, "files") == [str(tmp_path / "out" / "metrics_colours.csv")]
+    assert re.split(r"\s*\|\s*", section(done, "data under")[2])[1:-1] == [
+        world.colours, "evaluation", "3", "18", "12", "here"]
+    assert "\ntasks\n" not in done.out
+
+
+def test_a_probe(plan, words, world):
+    done = plan(*words("--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1000, "--dry-run=probe"))
+    step, total, peak = section(done, "probe")
+    seconds, before = map(float, re.fullmatch(r"([\d.]+) s a step after a first one of [\d.]+ s; ([\d.]+) s before it",
+                                              step).groups())
+    minutes, rest = map(int, re.fullmatch(r"2000 steps in all: about (?:0:)?(\d+):(\d\d), evaluations not counted",
+                                          total).groups())
+    assert 60 * minutes + rest == pytest.approx(2000 * seconds + 2 * before, abs=2.5)
+    assert peak.startswith("peak memory ") and done.status == 0
+
+
+def test_an_export_that_would_be_refused(plan, words, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "open_clip_config.json").write_text("{}", encoding="utf-8")
+    assert plan(*words("--export", tmp_path / "new")).status == 0 and not (tmp_path / "new").exists()
+    done = plan(*words("--export", tmp_path / "there"))
+    assert done.status == 2 and "open_clip_config.json of another export or origin would be lost" in done.out
+
+
+def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
+    out = tmp_path / "trained"
+    for more in ([], ["--load", out / "colours.pth", "--train-dataset", world.tones]):
+        assert cli(*words(*more, "--save", out)).status == 0
+    done = plan("--load", f"{out / 'colours.pth'},{out / 'tones.pth'}", "--eval-only", "--eval-datasets",
+                f"{world.colours},{world.tones}")
+    assert done.status == 0 and "the run would start" in done.out, done.out

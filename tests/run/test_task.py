@@ -1,0 +1,601 @@
+"""Runs as the command line starts them, on a tiny model and a few pictures: chains, sequences, interruptions, files."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, weights
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from clip import loader
+from src.args import parse
+from src.run.build import adapt
+from src.cli.flags import FLAGS
+from src.models.gradients import read_gradients
+from src.models.lora_injection import load_adapter, plain_weights
+from src.store.records import Journal
+from src.report.sequence import sequence_metrics
+
+pytest_plugins = ["cli_fixtures"]
+
+HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data"
+
+
+@pytest.fixture
+def steps():
+    """Counts what the optimiser has really done."""
+    count = []
+    handle = register_optimizer_step_post_hook(lambda *_: count.append(1))
+    yield count
+    handle.remove()
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(task, iteration): Ctrl-C arrives right after that step of that task; interrupt(None) heals."""
+    original = Journal.step
+
+    def at(task, iteration=0):
+        def step(journal, state, losses):
+            original(journal, state, losses)
+            if state.task.name == task and state.iteration == iteration:
+                raise KeyboardInterrupt
+        monkeypatch.setattr(Journal, "step", step)
+    return at
+
+
+def contents(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in listing(folder)}
+
+
+def table(folder, dataset):
+    """{(task, iteration): row} of a metrics file."""
+    return {(row["task"], int(row["iteration"])): row for row in rows(folder / f"metrics_{dataset}.csv")}
+
+
+# -- one task ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_task(train, tmp_path):
+    done = train(tmp_path / "out")
+    assert done.status == 0 and done.err == "" and done.warnings == []
+    assert listing(tmp_path / "out") == {"colours.pth", "metrics_colours.csv", "run_colours.json", "log_colours.jsonl"}
+    assert "colours: 3 steps" in done.out and "top-1" in done.out
+
+
+def test_without_save_nothing_is_written(cli, world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 1, "--lr", "1e-5",
+               "--workers", 0)
+    assert done.status == 0 and "top-1" in done.out
+    assert len(done.warnings) == 1 and "--save" in done.warnings[0] and done.err == ""
+    assert listing(tmp_path) == set()
+
+
+def test_a_warning_is_one_line_on_stderr(train, tmp_path):
+    done = train(tmp_path / "out", "--T", 3)
+    assert done.status == 0 and done.err == ""
+    assert done.warnings == ["warning: --T has no effect with --method finetune"]
+
+
+def test_checkpoint_content(train, world, tmp_path):
+    train(tmp_path / "out", "--eval-datasets", f"{world.colours},{world.tones}")
+    checkpoint = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)
+    assert checkpoint.keys() == {"format", "state_dict", "architecture", "model", "dataset", "iteration", "history",
+                                 "heads", "carry", "config"}
+    assert checkpoint["format"] == 1 and checkpoint["iteration"] == STEPS and checkpoint["dataset"] == "colours"
+    start = weights(world.model)
+    assert checkpoint["state_dict"].keys() == start.keys()
+    assert not same_weights(checkpoint["state_dict"], start)
+    assert torch.equal(checkpoint["state_dict"]["logit_scale"], start["logit_scale"])
+    history, = checkpoint["history"]
+    assert history["dataset"] == "colours" and history["classnames"] == world.names
+    assert set(history["metrics"]) == {"colours", "tones"}
+    assert checkpoint["config"]["lr"] == {"": RATE} and "save" not in checkpoint["config"]
+
+
+def test_a_fresh_process_reads_the_checkpoint(train, world, tmp_path):
+    train(tmp_path / "out")
+    command = [sys.executable, "-m", "src.main", "--load", tmp_path / "out" / "colours.pth", "--eval-only",
+               "--eval-datasets", world.colours, "--save", tmp_path / "again", "--workers", "0"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "again" / "metrics_colours.csv") == rows(tmp_path / "out" / "metrics_colours.csv")
+
+
+def test_description_of_a_run(train, world, tmp_path):
+    train(tmp_path / "out", "--train-mode", "image", "--seed", 7)
+    found = read_json(tmp_path / "out" / "run_colours.json")
+    flags = found["flags"]
+    assert flags["seed"] == {"value": 7, "origin": "flag"} and flags["wd"] == {"value": 0.0, "origin": "default"}
+    assert flags["lr"] == {"value": {"": RATE}, "origin": "flag"}
+    assert flags.keys() == FLAGS.keys() and found["command"][:2] == ["--load", str(world.model)]
+    assert found["seed"] == 7 and found["precision"] == "fp32" and found["iterations"] == STEPS
+    assert found["versions"]["torch"] and found["python"].startswith(f"{sys.version_info[0]}.")
+    tower = [value for name, value in weights(world.model).items() if name.startswith("visual.")]
+    assert found["trainable_values"] == sum(value.numel() for value in tower)
+    assert found["trainable_tensors"] == len(tower)
+    assert found["seconds"] > 0 and found["peak_memory_bytes"] > 1e6 and found["hardware"]
+    assert found["commit"] is None or len(found["commit"]) == 40
+
+
+def test_log(train, tmp_path):
+    train(tmp_path / "out", "--iterations", 5, "--log-interval", 2, "--method", "lwf", "--warmup-length", 10)
+    log = lines(tmp_path / "out" / "log_colours.jsonl")
+    assert [line["iteration"] for line in log] == [2, 4, 5]
+    for line in log:
+        assert {"task", "image_distillation", "text_distillation", "image_kl", "text_kl", "lr",
+                "images_per_second"} <= line.keys()
+        assert line["lr"] == pytest.approx(RATE * line["iteration"] / 10) and line["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(("words", "iterations"), [
+    ("--eval-interval 2 --iterations 5", [2, 4, 5]), ("--eval-interval 3 --iterations 6", [3, 6]),
+    ("--eval-interval 9 --iterations 5", [5]), ("--eval-every-epoch --iterations 9", [4, 8, 9]),
+    ("--eval-every-epoch --epochs 2", [4, 8]), ("--epochs 1", [4]),
+])
+def test_rhythm_of_evaluation(train, tmp_path, words, iterations):
+    train(tmp_path / "out", *words.split())
+    found = rows(tmp_path / "out" / "metrics_colours.csv")
+    assert [int(row["iteration"]) for row in found] == iterations  # 18 images in batches of 4: 4 steps an epoch
+    assert {row["task"] for row in found} == {"colours"}
+
+
+def test_metrics(train, world, tmp_path):
+    train(tmp_path / "out", "--eval-datasets", f"{world.tones},{world.colours}")
+    text = (tmp_path / "out" / "metrics_colours.csv").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == HEADER
+    row, = rows(tmp_path / "out" / "metrics_colours.csv")
+    assert row == {"iteration": "3", "top1": row["top1"], "top5": "100.0000", "task": "colours", "label_space": "task",
+                   "split": "test", "n": "12", "scored_by": "zeroshot", "k": "3", "train_data": "all"}
+    assert float(row["top1"]) in [pytest.approx(100 * hits / 12, abs=1e-3) for hits in range(13)]
+    assert rows(tmp_path / "out" / "metrics_tones.csv")[0]["k"] == "2"
+
+
+def test_part_of_the_evaluation_images(train, world, tmp_path):
+    train(tmp_path / "out", "--max-evaluation-size", 5)
+    row, = rows(tmp_path / "out" / "metrics_colours.csv")
+    assert row["n"] == "5"
+
+
+def test_the_same_run_twice_gives_the_same_files(train, tmp_path):
+    for name in ("one", "two"):
+        train(tmp_path / name, "--eval-interval", 2)
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert one["metrics_colours.csv"] == two["metrics_colours.csv"]
+    assert same_weights(weights(tmp_path / "one" / "colours.pth"), weights(tmp_path / "two" / "colours.pth"))
+    train(tmp_path / "one", "--eval-interval", 2)  # into the same folder
+    assert contents(tmp_path / "one")["metrics_colours.csv"] == one["metrics_colours.csv"]
+    assert listing(tmp_path / "one") == set(one)
+
+
+@pytest.mark.parametrize("words", ["--seed 43", "--lr 2e-3", "--batch-size 5", "--ls 0.2", "--train-mode image",
+                                   "--beta2 0.9", "--wd 0.5", "--warmup-length 2", "--max-grad-norm 0.01",
+                                   "--eps 1e-2", "--method lwf", "--l2 1000", "--we --avg-freq 1",
+                                   "--we-wise --avg-freq 1", "--moving-avg", "--wise-merge"])
+def test_every_number_acts(train, tmp_path, words):
+    train(tmp_path / "one")
+    assert train(tmp_path / "two", *words.split()).status == 0
+    assert not same_weights(weights(tmp_path / "one" / "colours.pth"), weights(tmp_path / "two" / "colours.pth"))
+
+
+@pytest.mark.parametrize("words", ["--workers 1", "--quiet", "--log-interval 1", "--eval-interval 1",
+                                   "--batch-size-eval 5"])
+def test_what_must_not_change_numbers(train, tmp_path, words):
+    train(tmp_path / "one")
+    assert train(tmp_path / "two", *words.split()).status == 0
+    assert same_weights(weights(tmp_path / "one" / "colours.pth"), weights(tmp_path / "two" / "colours.pth"))
+    last = [table(tmp_path / name, "colours")["colours", STEPS] for name in ("one", "two")]
+    assert last[0] == last[1]
+
+
+# -- chains and sequences ----------------------------------------------------------------------------------------------
+
+
+def test_the_next_task_starts_from_the_loaded_weights_and_trains_all_its_steps(train, world, tmp_path, steps):
+    out = tmp_path / "out"
+    train(out)
+    first = weights(out / "colours.pth")
+    assert len(steps) == STEPS
+    steps.clear()
+    done = train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--iterations", 5,
+                 "--log-interval", 1, "--lr", "1e-9")
+    assert done.status == 0 and len(steps) == 5
+    assert [line["iteration"] for line in lines(out / "log_tones.jsonl")] == [1, 2, 3, 4, 5]
+    checkpoint = torch.load(out / "tones.pth", weights_only=True)
+    assert checkpoint["iteration"] == 5
+    assert [task["dataset"] for task in checkpoint["history"]] == ["colours", "tones"]
+    start = weights(world.model)
+    for name, value in checkpoint["state_dict"].items():
+        torch.testing.assert_close(value, first[name], rtol=0, atol=1e-7)
+    assert not torch.allclose(first["visual.proj"], start["visual.proj"], atol=1e-5)
+
+
+@pytest.mark.parametrize("words", ["--we --avg-freq 1", "--we-wise --avg-freq 1", "--moving-avg --mv-avg-decay 0.5",
+                                   "--wise-merge --wise-ft-alpha 0.5", "--lora",
+                                   "--lora --lora-shared --we --avg-freq 1",
+                                   "--lora --moving-avg --mv-avg-decay 0.5 --wise-merge"])
+def test_metrics_checkpoint_and_next_task_see_the_same_weights(cli, train, world, tmp_path, words):
+    out = tmp_path / "out"
+    train(out, "--lr", "1e-2", *words.split())
+    train(tmp_path / "plain", "--lr", "1e-2")
+    saved = weights(out / "colours.pth")
+    assert not same_weights(saved, weights(tmp_path / "plain" / "colours.pth"))
+    trained = table(out, "colours")["colours", STEPS]
+    cli("--load", out / "colours.pth", "--eval-only", "--eval-datasets", world.colours, "--save", tmp_path / "again",
+        "--workers", 0)
+    assert table(tmp_path / "again", "colours")["colours", STEPS] == trained
+    train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--lr", "1e-12")
+    for name, value in weights(out / "tones.pth").items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-9)
+
+
+def test_wise_ft_scores_mixes_of_loaded_and_zero_shot_weights(cli, tmp_path):
+    digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 100]
+    cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 20, "--lr", "1e-3", "--warmup-length", 0,
+        "--batch-size", 32, "--save", tmp_path, *digits)
+    cli("--model", "toy", "--eval-only", "--save", tmp_path / "zero", *digits)
+    done = cli("--load", tmp_path / "toy-digits.pth", "--eval-only", "--wise-ft", "--alpha", "0,0.5,1", *digits)
+    assert done.status == 0 and done.out.count("zero-shot") == 3
+    found = {row["scored_by"]: row["top1"] for row in rows(tmp_path / "metrics_toy-digits.csv")}
+    assert found.keys() == {"zeroshot", "wise 0", "wise 0.5", "wise 1"}
+    assert found["wise 1"] == found["zeroshot"]
+    assert found["wise 0"] == rows(tmp_path / "zero" / "metrics_toy-digits.csv")[0]["top1"] != found["wise 1"]
+
+
+def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
+    out, both = tmp_path / "out", ("--eval-datasets", f"{world.colours},{world.tones}")
+    train(out, *both)
+    before = contents(out)
+    train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, *both)
+    after = contents(out)
+    kept = ("colours.pth", "run_colours.json", "log_colours.jsonl")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert {"tones.pth", "run_tones.json", "log_tones.jsonl"} <= after.keys()
+    for dataset in ("colours", "tones"):
+        assert list(table(out, dataset)) == [("colours", STEPS), ("tones", STEPS)]
+        assert after[f"metrics_{dataset}.csv"].startswith(before[f"metrics_{dataset}.csv"])
+
+
+@pytest.mark.parametrize("words", ["finetune", "lwf", "ZSCL", "finetune --we --avg-freq 2 --l2 0.1",
+                                   "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3",
+                                   "lwf --distill-text-tower --ablation-loss-2", "ZSCL --ref-size 5 --feature-mse",
+                                   "finetune --lora", "lwf --lora --lora-shared --l2 0.1 --we --avg-freq 1",
+                                   "finetune --lora --lora-shared --lora-shared-split-qkvo --wise-merge"])
+def test_one_process_equals_a_chain(cli, world, tmp_path, words):
+    shared = ["--method", *words.split(), "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
+    if words.startswith("ZSCL"):
+        shared += ["--ref-dataset", world.loose, "--ref-model", world.model, "--data-location", tmp_path]
+    both = f"{world.colours},{world.tones}"
+    assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
+    start = world.model
+    for name in (world.colours, world.tones):
+        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
+                   *shared)
+        assert done.status == 0, done.err
+        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    for task in ("colours", "tones"):
+        assert same_weights(weights(tmp_path / "seq" / f"{task}.pth"), weights(tmp_path / "chain" / f"{task}.pth"))
+        one, two = table(tmp_path / "seq", task), table(tmp_path / "chain", task)
+        assert {key: row for key, row in one.items() if key[0]} == two
+
+
+# -- adapters and projection -------------------------------------------------------------------------------------------
+
+LORA = {"peft": ["--lora"], "shared": ["--lora", "--lora-shared"],
+        "split": ["--lora", "--lora-shared", "--lora-shared-split-qkvo"]}
+
+
+@pytest.mark.parametrize("words", LORA.values(), ids=LORA)
+def test_adapters_are_merged_into_a_plain_checkpoint_from_which_the_next_task_goes_on(cli, train, world, tmp_path,
+                                                                                      words):
+    """No silent reset to the zero-shot weights: adapted weights are what is scored, saved, loaded and trained on."""
+    out, start = tmp_path / "out", weights(world.model)
+    done = train(out, "--lr", "1e-2", "--iterations", 6, *words)
+    assert done.status == 0 and {"colours.pth", "colours.lora.pth"} <= listing(out)
+    saved = weights(out / "colours.pth")
+    assert saved.keys() == start.keys()
+    changed = {name for name in saved if not torch.equal(saved[name], start[name])}
+    parts = {".mlp.c_fc.weight", ".mlp.c_proj.weight", ".attn.out_proj.weight"} | (
+        {".attn.in_proj_weight"} if "--lora-shared" in words else set())
+    assert changed == {f"{tower}resblocks.0{part}" for tower in ("transformer.", "visual.transformer.")
+                       for part in parts}
+    trained = table(out, "colours")["colours", 6]
+    cli("--load", out / "colours.pth", "--eval-only", "--eval-datasets", world.colours, "--save", tmp_path / "again",
+        "--workers", 0)
+    assert table(tmp_path / "again", "colours")["colours", 6] == trained
+    train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--lr", "1e-12", *words)
+    for name, value in weights(out / "tones.pth").items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-8)
+    assert max((saved[name] - start[name]).abs().max() for name in changed) > 1e-3
+
+
+@pytest.mark.parametrize("words", LORA.values(), ids=LORA)
+def test_the_adapter_file_alone_rebuilds_the_merged_weights(train, world, tmp_path, words):
+    train(tmp_path / "out", "--lr", "1e-2", *words)
+    saved = weights(tmp_path / "out" / "colours.pth")
+    config = parse(["--load", str(world.model), "--train-dataset", world.colours, "--iterations", "1", *words])
+    model = loader.build(loader.read_checkpoint(world.model))
+    adapt(config, model, seed=1)
+    load_adapter(model, torch.load(tmp_path / "out" / "colours.lora.pth", weights_only=True))
+    for name, value in plain_weights(model).items():
+        torch.testing.assert_close(value, saved[name], rtol=1e-6, atol=1e-6)
+
+
+def test_adapters_honour_the_train_mode_and_count_their_values(train, world, tmp_path):
+    train(tmp_path / "out", "--lora", "--lora-r", 2, "--train-mode", "image", "--lr", "1e-2")
+    start = weights(world.model)
+    changed = [name for name, value in weights(tmp_path / "out" / "colours.pth").items()
+               if not torch.equal(value, start[name])]
+    assert changed and all(name.startswith("visual.") for name in changed)
+    found = read_json(tmp_path / "out" / "run_colours.json")
+    assert found["trainable_values"] == 2 * ((32 + 32) + 2 * (32 + 128)) and found["trainable_tensors"] == 6
+
+
+def test_the_penalty_of_adapters_is_on_what_they_add_to_the_weights(train, world, tmp_path):
+    """At the second step the logged term is c * |dW|^2 of the weights that one step leaves."""
+    train(tmp_path / "one", "--lora", "--lr", "1e-2", "--iterations", 1, "--lora-dropout", 0)
+    train(tmp_path / "two", "--lora", "--lr", "1e-2", "--iterations", 2, "--lora-dropout", 0, "--l2", 3,
+          "--log-interval", 1, "--warmup-length", 1)
+    start, one = weights(world.model), weights(tmp_path / "one" / "colours.pth")
+    distance = sum((one[name] - start[name]).square().sum().item() for name in one)
+    log = lines(tmp_path / "two" / "log_colours.jsonl")
+    assert log[0]["l2"] == 0 and log[1]["l2"] == pytest.approx(3 * distance, rel=1e-3) and distance > 1e-6
+
+
+def test_dropout_of_adapters_is_seeded_and_evaluation_does_not_disturb_it(train, tmp_path):
+    for name, words in (("one", []), ("two", ["--eval-interval", 1]), ("seed", ["--seed", 43]),
+                        ("none", ["--lora-dropout", 0])):
+        train(tmp_path / name, "--lora", "--lora-dropout", 0.5, "--lr", "1e-2", *words)
+    found = {name: weights(tmp_path / name / "colours.pth") for name in ("one", "two", "seed", "none")}
+    assert same_weights(found["one"], found["two"])
+    assert not same_weights(found["one"], found["seed"]) and not same_weights(found["one"], found["none"])
+
+
+def test_a_sequence_projects_off_the_growing_basis_as_a_chain_does(cli, world, tmp_path):
+    shared = ["--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0, "--warmup-length", 0,
+              "--orthogonal-gradients", 2]
+    order = f"{world.colours},{world.tones},{world.loose}"
+    done = cli("--load", world.model, "--dataset-order", order, "--save", tmp_path / "seq", "--val-fraction", 0.5,
+               "--eval-split", "val", *shared)
+    assert done.status == 0, done.err
+    start, basis, out = world.model, [], tmp_path / "chain"
+    for name in order.split(","):
+        file = Path(name).name
+        done = cli("--load", start, "--train-dataset", name, "--save", out, "--val-fraction", 0.5, "--eval-split",
+                   "val", *basis, *shared)
+        assert done.status == 0, done.err
+        start, basis = out / f"{file}.pth", ["--orthogonal-gradients-path", out / f"grad_{file}.pth"]
+        assert same_weights(weights(tmp_path / "seq" / f"{file}.pth"), weights(start))
+        grads = [torch.load(folder / f"grad_{file}.pth", weights_only=True) for folder in (tmp_path / "seq", out)]
+        assert all(torch.equal(grads[0][name]["basis"], entry["basis"]) for name, entry in grads[1].items())
+    first, second = (read_gradients(tmp_path / "seq" / f"grad_{name}.pth") for name in ("colours", "tones"))
+    before, after = (weights(tmp_path / "seq" / f"{name}.pth") for name in ("colours", "tones"))
+    for name, entry in first.items():
+        rows = len(entry["basis"])
+        torch.testing.assert_close(second[name]["basis"][:rows], entry["basis"])
+        movement = (after[name] - before[name]).flatten()
+        assert (entry["basis"] @ movement).norm() < 1e-3 * movement.norm()
+
+
+def test_without_a_path_nothing_is_projected(train, tmp_path):
+    train(tmp_path / "plain")
+    train(tmp_path / "out", "--orthogonal-gradients", 2)
+    assert same_weights(weights(tmp_path / "plain" / "colours.pth"), weights(tmp_path / "out" / "colours.pth"))
+    train(tmp_path / "next", "--load", tmp_path / "out" / "colours.pth", "--orthogonal-gradients", 2)
+    train(tmp_path / "same", "--load", tmp_path / "out" / "colours.pth")
+    assert same_weights(weights(tmp_path / "next" / "colours.pth"), weights(tmp_path / "same" / "colours.pth"))
+
+
+def test_an_interruption_keeps_the_raw_snapshots(train, world, tmp_path, interrupt):
+    interrupt("colours", 2)
+    assert train(tmp_path / "out", "--orthogonal-gradients", 3).status == 130
+    assert listing(tmp_path / "out") == {"grad_colours.raw.pth"}
+    interrupt(None)
+    raw = torch.load(tmp_path / "out" / "grad_colours.raw.pth", weights_only=True)
+    assert all(entry["snapshots"].shape[0] == 2 for entry in raw.values())
+    done = train(tmp_path / "next", "--orthogonal-gradients-path", tmp_path / "out" / "grad_colours.raw.pth")
+    assert done.status == 0 and "tensors" in done.out
+
+
+def test_a_basis_of_another_model_is_refused_before_a_step(train, world, tmp_path, steps):
+    train(tmp_path / "out", "--orthogonal-gradients", 2)
+    steps.clear()
+    done = train(tmp_path / "wide", "--load", world.other_model, "--orthogonal-gradients-path",
+                 tmp_path / "out" / "grad_colours.pth", "--train-mode", "text")
+    assert done.status == 0 and steps  # only its embedding differs, which no basis holds
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(b"no tensors")
+    done = train(tmp_path / "none", "--orthogonal-gradients-path", damaged)
+    assert done.status == 2 and str(damaged) in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_sequence_files(cli, world, tmp_path):
+    out = tmp_path / "out"
+    done = cli("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 20,
+               "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0, "--save", out, "--warmup-length", 0)
+    assert done.status == 0
+    assert {"run.json", "matrix_top1.csv", "matrix_top5.csv", "summary.json", "summary.md",
+            "summary.tex"} <= listing(out)
+    summary = read_json(out / "summary.json")
+    assert summary.keys() == {"transfer", "avg", "last", "forgetting", "bwt", "zero_shot", "datasets", "matrix",
+                              "label_space", "precision"}
+    assert summary["label_space"] == "task" and summary["precision"] == "fp32"
+    tables = {name: table(out, name) for name in ("colours", "tones")}
+    keys = [("", 0), ("colours", 20), ("tones", 20)]
+    assert all(list(found) == keys for found in tables.values())
+    matrix = [[float(tables[name][key]["top1"]) for name in tables] for key in keys]
+    assert summary["matrix"] == [pytest.approx(row, abs=1e-4) for row in matrix[1:]]
+    assert list(summary["zero_shot"].values()) == pytest.approx(matrix[0], abs=1e-4)
+    assert {key: summary[key] for key in ("transfer", "avg", "last", "forgetting", "bwt")} == pytest.approx(
+        sequence_metrics(matrix[1:]), abs=1e-3)
+    assert matrix[1] != matrix[0], "training moved nothing, so the test shows nothing"
+    for score in ("top1", "top5"):
+        found = list(csv.reader(io.StringIO((out / f"matrix_{score}.csv").read_text(encoding="utf-8"))))
+        assert found[0][0] == "task" and [row[0] for row in found[1:]] == ["", *found[0][1:]]
+        assert [row[1:] for row in found[1:]] == [[tables[name][key][score] for name in tables] for key in keys]
+    text = (out / "summary.md").read_text(encoding="utf-8")
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert tables == [line for line in done.out.splitlines() if line.startswith("|")] and len(tables) == 5 + 3
+    assert all(word in text for word in ("zero-shot", "Transfer", "- BWT: mean over"))
+    assert all(word in (out / "summary.tex").read_text(encoding="utf-8") for word in (r"\toprule", "after tones & $"))
+    assert read_json(out / "run.json")["flags"]["dataset_order"]["origin"] == "flag"
+
+
+@pytest.mark.parametrize("picked", [(0,), (1, 0), (0, 1, 2)], ids=str)
+def test_a_sequence_with_other_evaluation_datasets(cli, world, tmp_path, picked):
+    """The matrix is over the tasks, in their order, whatever else is scored."""
+    names = (world.colours, world.tones, world.loose)
+    done = cli("--load", world.model, "--dataset-order", ",".join(names[:2]), "--iterations", 1, "--lr", "1e-5",
+               "--workers", 0, "--save", tmp_path / "out", "--data-location", tmp_path,
+               "--eval-datasets", ",".join(names[index] for index in picked))
+    assert done.status == 0, done.err
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert [Path(name).name for name in summary["datasets"]] == ["colours", "tones"]
+    assert [len(row) for row in summary["matrix"]] == [2, 2]
+
+
+def test_rates_of_their_own(cli, world, tmp_path):
+    """A rate is named as the dataset is given on the command line."""
+    done = cli("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1,
+               "--lr", f"1e-5,{world.tones}=5e-5", "--warmup-length", 1, "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    rates = [lines(tmp_path / "out" / f"log_{name}.jsonl")[0]["lr"] for name in ("colours", "tones")]
+    assert rates == pytest.approx([1e-5, 5e-5])
+
+
+def test_names_that_would_overwrite_each_other(cli, world, tmp_path):
+    twin = tmp_path / "elsewhere" / "colours"
+    twin.parent.mkdir()
+    twin.symlink_to(world.root / "tones", target_is_directory=True)
+    shared = ("--load", world.model, "--iterations", 1, "--lr", "1e-5", "--workers", 0, "--save", tmp_path / "out")
+    for words in (("--dataset-order", f"{world.colours},folder:{twin}"),
+                  ("--train-dataset", world.colours, "--eval-datasets", f"{world.colours},folder:{twin}")):
+        done = cli(*shared, *words)
+        assert done.status == 2 and "colours" in done.err, words
+        assert not (tmp_path / "out").exists()
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_task_is_no_finished_one(train, tmp_path, interrupt):
+    interrupt("colours", 2)
+    done = train(tmp_path / "out")
+    assert done.status == 130 and "interrupted" in done.err and "Traceback" not in done.err
+    assert "colours.pth" not in listing(tmp_path / "out")
+    assert not any(name.startswith(".") for name in listing(tmp_path / "out"))
+    interrupt(None)
+    assert train(tmp_path / "out", "--lr", "2e-3").status == 0, "another configuration may take over"
+
+
+def test_an_interrupted_evaluation_leaves_no_checkpoint(train, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("src.run.scoring.evaluate_each", stop)
+    assert train(tmp_path / "out").status == 130
+    assert "colours.pth" not in listing(tmp_path / "out")
+
+
+def test_an_interrupted_second_task_leaves_the_first_as_it_was(train, world, tmp_path, interrupt):
+    out = tmp_path / "out"
+    train(out)
+    before = contents(out)
+    interrupt("tones", 1)
+    done = train(out, "--load", out / "colours.pth", "--train-dataset", world.tones, "--eval-datasets",
+                 f"{world.colours},{world.tones}")
+    after = contents(out)
+    assert done.status == 130 and "tones.pth" not in after
+    assert {name: after[name] for name in before} == before
+
+
+def test_rows_of_an_unfinished_run_go_when_the_task_is_run_again(train, tmp_path, interrupt):
+    interrupt("colours", 4)
+    train(tmp_path / "out", "--iterations", 6, "--eval-interval", 3)
+    assert [key[1] for key in table(tmp_path / "out", "colours")] == [3]
+    interrupt(None)
+    train(tmp_path / "out", "--iterations", 6, "--eval-interval", 2)
+    assert [key[1] for key in table(tmp_path / "out", "colours")] == [2, 4, 6]
+
+
+# -- what is there already ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["--lr 2e-3", "--seed 1", "--method lwf", "--iterations 4"])
+def test_another_configuration_does_not_replace_a_finished_task(train, tmp_path, words):
+    train(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    done = train(tmp_path / "out", *words.split())
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and "{" not in done.err
+    assert words.split()[0] in done.err and "--overwrite" in done.err and "colours.pth" in done.err
+    assert contents(tmp_path / "out") == before
+    assert train(tmp_path / "out", *words.split(), "--overwrite").status == 0
+    assert contents(tmp_path / "out")["colours.pth"] != before["colours.pth"]
+    assert len(rows(tmp_path / "out" / "metrics_colours.csv")) == 1
+
+
+@pytest.mark.parametrize("damage", [None, "", "{}", "[]", '{"flags": 1}', '{"flags": {"lr": 1}}'])
+def test_a_checkpoint_of_unknown_origin_is_not_replaced(train, tmp_path, damage):
+    train(tmp_path / "out")
+    record = tmp_path / "out" / "run_colours.json"
+    record.unlink() if damage is None else record.write_text(damage, encoding="utf-8")
+    before = contents(tmp_path / "out")
+    done = train(tmp_path / "out")
+    assert done.status == 2 and "colours.pth" in done.err and "--overwrite" in done.err
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_sequence_looks_at_all_its_tasks_before_it_starts(cli, train, world, tmp_path):
+    train(tmp_path / "out", "--train-dataset", world.tones)
+    before = contents(tmp_path / "out")
+    done = cli("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", STEPS,
+               "--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 2 and "tones.pth" in done.err
+    assert contents(tmp_path / "out") == before
+
+
+# -- evaluation alone --------------------------------------------------------------------------------------------------
+
+
+def test_evaluating_the_checkpoint_gives_the_run_s_own_scores(train, cli, world, tmp_path):
+    train(tmp_path / "out", "--iterations", 20, "--eval-datasets", f"{world.colours},{world.tones}")
+    done = cli("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--eval-datasets",
+               f"{world.colours},{world.tones}", "--save", tmp_path / "again", "--workers", 0)
+    assert done.status == 0 and "| dataset" in done.out
+    for name in ("colours", "tones"):
+        assert table(tmp_path / "again", name) == table(tmp_path / "out", name)
+    assert listing(tmp_path / "again") == {"metrics_colours.csv", "metrics_tones.csv"}
+
+
+def test_scores_go_beside_the_loaded_checkpoint(train, cli, world, tmp_path):
+    train(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    done = cli("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--eval-datasets",
+               f"{world.tones},{world.colours}", "--workers", 0)
+    assert done.status == 0
+    after = contents(tmp_path / "out")
+    assert after.keys() - before.keys() == {"metrics_tones.csv"}
+    assert {name: after[name] for name in before} == before  # the same row of colours is not written twice
+
+
+def test_zero_shot_matrix(cli, world, tmp_path):
+    done = cli("--init", "scratch", "--model", "tiny-vit", "--eval-only", "--dataset-order",
+               f"{world.colours},{world.tones}", "--save", tmp_path / "out", "--workers", 0)
+    assert done.status == 0
+    summary = read_json(tmp_path / "out" / "summary.json")
+    zero_shot = list(summary["zero_shot"].values())
+    assert summary["matrix"] == [zero_shot, zero_shot] and summary["bwt"] == summary["forgetting"] == 0
+    assert summary["transfer"] == zero_shot[1]
+
+
+def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
+    done = cli("--init", "scratch", "--model", "tiny-vit", "--eval-only", "--dataset-order", pairs, "--save",
+               tmp_path / "out", "--workers", 0)
+    assert done.status == 0 and "mean rsum" in done.out
+    first, second = read_json(tmp_path / "out" / "summary.json")["rows"]
+    assert first == second

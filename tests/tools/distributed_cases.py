@@ -1,0 +1,205 @@
+"""What several processes must do as one does: each case gives numbers that test_distributed compares."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+
+import torch
+from conftest import CLASSNAMES, SENTENCES, TEMPLATES, reference_task, tiny_clip, tiny_task
+
+from src.datasets.common import Split, Task
+from src.machine.device import Device
+from src.machine.distributed import World, this_world
+from src.main import main
+from src.models.averaging import WeightEnsemble
+from src.models.evaluation import encode_split, evaluate
+from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.gradients import GradientTracker
+from src.models.hooks import Hooks
+from src.models.icarl import ICaRL
+from src.models.linear_probe import linear_evaluation
+from src.models.lora_injection import inject_lora, inject_peft
+from src.models.modeling import ClassificationHead, image_features, select_trainable
+from src.models.modx import Contrastive, ModX
+from src.models.penalties import L2
+from src.models.retrieval import retrieve
+from src.models.training import Settings, TrainingState, train
+
+BATCH, STEPS = 8, 3
+# The gradient of a key's bias is nothing but rounding, which AdamW must not blow up to a step.
+EPS = 1e-4
+
+
+class Watch(Hooks):
+    """Keeps the gradients and the logged numbers of each step."""
+
+    __module__ = "src.models.watch"  # so that the step counts as one of ours
+
+    def __init__(self, world):
+        self.world, self.gradients, self.numbers = world, [], []
+
+    def after_backward(self, state):
+        self.gradients.append({name: value.grad.clone() for name, value in state.model.named_parameters()
+                               if value.grad is not None})
+
+    def report(self, state, losses):
+        self.numbers.append(self.world.means({**losses, **state.metrics}))
+
+
+class ImagesOnly(Hooks):
+    """Leaves the text tower out, whatever trains."""
+
+    def losses(self, state, batch):
+        return {"own": image_features(state.model, batch.images)[:, 0].square().mean()}
+
+
+class Nothing(Hooks):
+    """A closed-form method: it has no term."""
+
+
+def pairs_task():
+    """As many pairs as the tiny task has training images, one caption each; the label is the caption's number."""
+    split = tiny_task().split("train")
+    texts = [f"{TEMPLATES[index % 2].replace('{c}', CLASSNAMES[index % 4])} {SENTENCES[index % 5]}".split()
+             for index in range(len(split))]
+    captions = [(" ".join(words[:8]),) for words in texts]
+    return Task("pairs", (), (), {"train": Split(split.image, range(len(split)), captions=captions)}, in_memory=True)
+
+
+TASKS = {"tiny": tiny_task(), "tiny-other": tiny_task(2, "tiny-other"), "tiny-third": tiny_task(3, "tiny-third"),
+         "tiny-reference": reference_task(), "pairs": pairs_task()}
+
+
+def state_of(world, task="tiny", model=None, mode="whole", **settings):
+    model = model or tiny_clip("vit")
+    if mode in ("image-fc", "fc"):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model.head = ClassificationHead(torch.randn(4, 8, dtype=torch.float64), torch.zeros(4).double())
+    select_trainable(model, mode)
+    return TrainingState(
+        model=model, task=TASKS[task], source=task, device=Device("cpu", "fp64"), world=world,
+        open_task=lambda name, trained=False: TASKS[name],
+        open_zeroshot=lambda path=None: tiny_clip("vit", seed=5).requires_grad_(False),
+        settings=Settings(**{"iterations": STEPS, "lr": 1e-2, "batch_size": BATCH, "warmup": 2, "wd": 0.1, "eps": EPS,
+                             **settings}))
+
+
+def trained(state, *hooks):
+    """-> what a run gives, all of which must not depend on the number of processes."""
+    watch = Watch(state.world)
+    train(state, [*hooks, watch], watch.report)
+    weights = {name: value.detach().clone() for name, value in state.final_model.state_dict().items()}
+    return {"gradients": watch.gradients, "numbers": watch.numbers, "weights": weights}
+
+
+def method(hook, *add_ons, **options):
+    return lambda world: trained(state_of(world, **options), hook(), *(add_on() for add_on in add_ons))
+
+
+def replay(world, **options):
+    """Three tasks of ICaRL; a process's two exemplars a step are not of all earlier datasets."""
+    carry, found = {}, {}
+    for task in ("tiny-other", "tiny-third", "tiny"):
+        hook = ICaRL(memory_size=60, ref_batch_size=4, **options)
+        hook.load_carry(carry)
+        found[task] = trained(state_of(world, task), hook)
+        carry = hook.carry()
+    found["memory"] = [[indices.tolist() for indices in entry["exemplars"]] for entry in carry["memory"]]
+    return found
+
+
+def adapted(world, inject):
+    state = state_of(world)
+    inject(state.model)
+    return trained(state, LwF(text_loss=True))
+
+
+def gathered(world):
+    """A loss in which every row meets every other: the mean over processes, and its gradient by the own rows."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    own = rows.chunk(world.size)[world.rank].clone().requires_grad_()
+    factor = torch.arange(1, 7).double().chunk(world.size)[world.rank]
+    pairs = own @ world.gather(own.square()).T                                          # (n, N)
+    loss = (factor * pairs.logsumexp(dim=1)).mean() + world.gather(own).T.softmax(dim=1)[0, 3]
+    loss.backward()
+    gradient = world.gather(own.grad) / world.size
+    return {"loss": world.means({"loss": loss}), "gradient": gradient}
+
+
+class Film:
+    """Frames of videos: the scores tell which predictions came in which order."""
+
+    def scores(self, predictions):
+        return len(predictions), sum(place * value for place, value in enumerate(predictions)), predictions[-1]
+
+
+def scored(world):
+    task, device, model = TASKS["tiny"], Device("cpu", "fp64"), tiny_clip("vit")
+    film = replace(task, splits={"test": replace(task.split("test"), video=Film())})
+    one = replace(task, splits={"test": task.split("test").subset([4])})
+    captioned = replace(task.split("test"), captions=[(SENTENCES[index % 5], CLASSNAMES[index % 4])
+                                                      for index in range(31)])
+    scores = [evaluate(model, opened, device, batch_size=5, world=world)["task"] for opened in (task, film, one)]
+    return {"scores": [asdict(score) for score in scores],
+            "features": encode_split(model, task.split("test"), device, 4, world=world),
+            "retrieval": asdict(retrieve(model, captioned, device, world=world)),
+            "linear": asdict(linear_evaluation(model, task, device, epochs=2, batch_size=6, world=world))}
+
+
+EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
+CASES = {
+    "gather": gathered,
+    "scores": scored,
+    "finetune": method(lambda: Finetune(ls=0.1)),
+    "finetune resnet": lambda world: trained(state_of(world, model=tiny_clip("resnet")), Finetune()),
+    "head": method(Finetune, mode="image-fc"),
+    "head alone": method(Finetune, mode="fc"),
+    "lwf": method(LwF),
+    "lwf everything": method(lambda: LwF(**EVERYTHING, distill_text_tower=True, weight_adjust=True)),
+    "zscl text tower": method(lambda: ZSCL("tiny-reference", text_loss=True, distill_text_tower=True,
+                                           ref_batch_size=6, ref_sentences="tiny-reference"), mode="text"),
+    "icarl": replay,
+    "icarl everything": lambda world: replay(world, **EVERYTHING, distill_text_tower=True),
+    "contrastive": method(Contrastive, task="pairs"),
+    "modx sum": method(ModX, task="pairs"),
+    "modx mean": method(lambda: ModX(modx_alpha=3.0, modx_temperature=0.5, modx_reduction="mean"), task="pairs"),
+    "average": method(Finetune, lambda: WeightEnsemble(avg_freq=1), lambda: L2(0.3)),
+    "projection": method(lambda: LwF(text_loss=True), lambda: GradientTracker(orthogonal_gradients=2)),
+    "clipped": method(Finetune, max_grad_norm=0.05),
+    "lora": lambda world: adapted(world, lambda model: inject_lora(model, ("attn", "c_fc"), 2, 4,
+                                                                   torch.Generator().manual_seed(1))),
+    "peft": lambda world: adapted(world, lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.0)),
+    "unused parameters": method(ImagesOnly),
+    "no terms": method(Nothing),
+}
+
+
+def run_cases(world):
+    return {name: case(world) for name, case in CASES.items()}
+
+
+def different_parts(world):
+    """Each process's own numbers: rows of the stream, the dropout that it draws, whether DDP is there."""
+    state = state_of(world, task="pairs")
+    rows = [batch.labels_on_host.tolist() for batch in state.training_stream()]
+    step = world.parallel(torch.nn.Linear(2, 2))
+    frozen = world.parallel(torch.nn.Linear(2, 2).requires_grad_(False))
+    return {"rows": rows, "wrapped": [type(module).__name__ for module in (step, frozen)],
+            "interleaved": world.interleave(list(range(world.rank, 7, world.size)), 7)}
+
+
+def give(rank, out, commands):
+    """A target of ``ranks``: the numbers to OUT/cases<rank>.pt, then the command lines {name: words} in turn; what the
+    processes say of these to OUT/told.txt."""
+    sys.stdout = sys.stderr = open(out / "told.txt", "a", encoding="utf-8", buffering=1)
+    world = this_world()
+    assert isinstance(world, World) and world.size > 1
+    world.start(torch.device("cpu"))
+    torch.save(different_parts(world), out / f"part{world.rank}.pt")
+    found = run_cases(world)
+    torch.save(found, out / f"cases{world.rank}.pt")
+    world.stop()
+    statuses = {name: main(words) for name, words in commands.items()}
+    (out / f"statuses{world.rank}.json").write_text(json.dumps(statuses))
