@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from clip import catalog
+from clip.errors import LoadError, printable
 from clip.files.archive import read_file
 from clip.files.download import download
-from clip.errors import LoadError, printable
 from clip.model import CLIP
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

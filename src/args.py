@@ -8,9 +8,6 @@ import difflib
 import shlex
 from dataclasses import dataclass, field
 
-from src.datasets import is_pairs, known_pairs
-from src.errors import UserError
-from src.machine.files import named_paths
 from src.cli.flags import (
     CHECK,
     EVAL,
@@ -27,10 +24,13 @@ from src.cli.flags import (
     shown,
     shown_default,
 )
-from src.models import find_method
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
 from src.cli.values import names
+from src.datasets import is_pairs, known_pairs
+from src.errors import UserError
+from src.machine.files import named_paths
+from src.models import find_method
 
 
 @dataclass

@@ -148,10 +148,10 @@ def run_task(config):
 
 
 def _train_task(config, signals):
-    from src.run.build import starting_checkpoint
     from src.datasets.pairs import JOINT
-    from src.run.export import Export
     from src.report.tables import scores_table
+    from src.run.build import starting_checkpoint
+    from src.run.export import Export
     from src.run.task import Run
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
@@ -174,11 +174,11 @@ def run_sequence(config):
 
 
 def _train_sequence(config, signals):
+    from src.report.sequence import run_sequence as run_tasks
+    from src.report.tables import summary_text
     from src.run.build import starting_checkpoint
     from src.run.export import Export
-    from src.report.tables import summary_text
     from src.run.task import Run
-    from src.report.sequence import run_sequence as run_tasks
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
@@ -235,8 +235,8 @@ def _evaluate(config, run, checkpoint):
 
 def rebuild_sequence(config):
     """--load A,B,C --eval-only: the matrix of a sequence that was trained by single runs."""
-    from src.run.chain import rebuild
     from src.report.tables import summary_text
+    from src.run.chain import rebuild
     print("\n" + "\n".join(map(summary_text, rebuild(config).values())))
 
 

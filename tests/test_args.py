@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from src.cli import checks, flags
 from src.args import Config, parse
-from src.errors import UserError
+from src.cli import checks, flags
 from src.cli.flags import FLAGS
-from src.models import METHODS
 from src.cli.recipes import recipe_names
+from src.errors import UserError
+from src.models import METHODS
 
 COUNT = ("0", "-1", "1.5", "x", "nan", "inf", "1e3", "")
 POSITIVE = ("0", "-1", "nan", "inf", "-inf", "x", "")

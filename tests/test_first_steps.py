@@ -15,9 +15,9 @@ import clip
 from benchmarks.published_loop import PlainTransformer, PublishedLoop
 from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
-from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
 from src.models.hooks import Hooks
 from src.models.training import train
+from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
 
 STEPS, WARMUP, T, RATE = 10, 4, 2.0, 1e-3
 COMMAND = (f"--model toy --train-dataset toy-digits --iterations {STEPS} --warmup-length {WARMUP} --lr {RATE} "

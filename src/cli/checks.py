@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 
+from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
+from src.cli.protocols import PROTOCOLS
 from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.datasets.images import named_images
 from src.errors import UserError
-from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
-from src.cli.protocols import PROTOCOLS
 
 HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip.catalog import architecture_names
-from src.datasets import expand
-from src.errors import UserError
-from src.models import METHODS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -26,6 +23,9 @@ from src.cli.values import (
     warmup,
     whole,
 )
+from src.datasets import expand
+from src.errors import UserError
+from src.models import METHODS
 
 # Kinds of runs; a flag that does nothing in the kind at hand is told.
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"

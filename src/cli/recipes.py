@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.errors import UserError
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 SUFFIXES = (".yaml", ".yml")
 PARTS = {"about": str, "flags": dict, "published": dict}
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from src.errors import UserError
+from src.machine.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,6 @@ def fill(template, classname):
     """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
     article = "an" if classname[:1].lower() in "aeiou" else "a"
     return template.replace("{a}", article).replace("{c}", classname)
-
-
-class Batch(NamedTuple):
-    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
-    images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
-    once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
-    device, and so are ``indices`` (B,), the images' numbers in their split."""
-
-    images: Any
-    labels: Any
-    skipped: int = 0
-    features: Any = None
-    labels_on_host: Any = None
-    indices: Any = None
 
 
 def seed_of(*parts):

@@ -5,8 +5,8 @@ import contextlib
 import torch
 
 from clip.loader import MEAN, STD
-from src.datasets.common import Batch
 from src.errors import UserError
+from src.machine.batch import Batch
 
 AUTOCAST = {"fp32": None, "fp64": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

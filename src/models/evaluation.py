@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import Split, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
 from src.datasets.transforms import EvalTransform
-from src.machine.distributed import World
 from src.errors import UserError
+from src.machine.distributed import World
 from src.models.helpers import similarity, top_k_hits
 from src.models.modeling import ClassificationHead, ImageEncoder, constant_text_features, image_features, tokens_of
 

@@ -9,8 +9,8 @@ import math
 
 import torch
 
-from clip.files import archive
 from clip.errors import LoadError
+from clip.files import archive
 from src.errors import UserError
 from src.models.hooks import Hooks
 

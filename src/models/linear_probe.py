@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from src.datasets.cache import as_it_is
 from src.datasets.common import Split, balanced_subset, evaluation_batches, order_of_epoch, seed_of
 from src.datasets.transforms import AugmentTransform, MarginTransform
-from src.machine.distributed import World
 from src.errors import UserError
+from src.machine.distributed import World
 from src.models.evaluation import Scores, in_eval_mode
 from src.models.helpers import learning_rate, top_k_hits
 from src.models.modeling import ClassificationHead

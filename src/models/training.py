@@ -13,9 +13,9 @@ from torch import nn
 from clip.model import CLIP
 from src.datasets.common import Batch, SeededBatches, Task, first_visits, seed_of, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
+from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.errors import UserError
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora

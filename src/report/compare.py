@@ -5,14 +5,14 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.errors import UserError
-from src.machine.files import WriteError, atomic_file
 from src.cli.flags import FLAGS, shown
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe, recipe_names
+from src.errors import UserError
+from src.machine.files import WriteError, atomic_file
 from src.report.latex import HEAD, definitions_caption, latex_table
-from src.report.tables import SUMMARY, TITLES, definitions_text, markdown_table, rows_csv
 from src.report.sequence import RETRIEVAL, sequence_metrics
+from src.report.tables import SUMMARY, TITLES, definitions_text, markdown_table, rows_csv
 
 RECALL = ("mean_rsum", "i2t_r1", "t2i_r1")
 WHICH = ("seed", "load", "train_dataset", "dataset_order", "eval_datasets")  # which run it is, not how it was trained

@@ -9,8 +9,8 @@ from src.report import colours
 from src.report.charts import loss_ticks, score_ticks, some, tick_text
 from src.report.runs import ZERO_SHOT
 from src.report.scores import CURVES, SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
-from src.report.tables import SUMMARY, TITLES, cell_text
 from src.report.sequence import RETRIEVAL
+from src.report.tables import SUMMARY, TITLES, cell_text
 
 STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",

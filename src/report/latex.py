@@ -1,7 +1,7 @@
 """Tables as LaTeX in the style of booktabs, with what their numbers are in the caption."""
 
-from src.report.tables import MATRIX, cell_text, defined, summary_cells
 from src.report.sequence import RETRIEVAL
+from src.report.tables import MATRIX, cell_text, defined, summary_cells
 
 HEAD = "% In the preamble: \\usepackage{booktabs}\n"
 ESCAPES = str.maketrans({

@@ -6,16 +6,16 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.machine.files import atomic_file
 from src.cli.flags import FLAGS, shown
+from src.machine.files import atomic_file
 from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
 from src.report.figures import write_pictures
 from src.report.runs import ZERO_SHOT, read_run
 from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
-from src.report.tables import MATRIX, SUMMARY, TITLES, defined
 from src.report.sequence import RETRIEVAL, sequence_metrics
+from src.report.tables import MATRIX, SUMMARY, TITLES, defined
 
 HERE = Path(__file__).parent
 MEANINGS = {  # of each number, in a few words

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
-from src.report.tables import MATRICES, SUMMARY
 from src.report.sequence import RETRIEVAL
+from src.report.tables import MATRICES, SUMMARY
 
 ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
 

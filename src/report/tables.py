@@ -11,7 +11,7 @@ TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "F
           "mean_rsum": "mean rsum", "i2t_r1": "i2t R@1", "t2i_r1": "t2i R@1", "rsum": "rsum",
           "forgetting_r1": "Forgetting", "recall": "R@k"}
 MATRICES = {False: ("top1", "top5"), True: ("i2t_r1", "t2i_r1", "rsum")}  # of classes, and of image-text pairs
-# What the numbers of a sequence are, wherever they are shown: src.report.sequence.sequence_metrics and summarise_retrieval.
+# Definitions of a sequence's numbers, wherever they are shown; src.report.sequence computes them.
 DEFINITIONS = {
     "transfer": "mean over j > 1 of the mean over i < j of A[i][j] (Zheng et al., 2023)",
     "avg": "mean of all A[i][j]",

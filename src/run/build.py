@@ -12,9 +12,9 @@ from clip import catalog, loader
 from clip.model import CLIP
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
+from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import in_turn
-from src.errors import UserError
 from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft

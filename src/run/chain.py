@@ -6,11 +6,11 @@
 import dataclasses
 
 from clip.errors import LoadError
-from src.run.build import score_as_trained, starting_checkpoint, weights_before
-from src.datasets import known_pairs, phase_of, stem
-from src.machine.distributed import in_turn
-from src.errors import UserError
 from src.cli.flags import FLAGS
+from src.datasets import known_pairs, phase_of, stem
+from src.errors import UserError
+from src.machine.distributed import in_turn
+from src.run.build import score_as_trained, starting_checkpoint, weights_before
 from src.run.task import Run
 
 

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 from clip import loader
-from src.run.build import build_scorer, worker_count
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
 from src.machine.distributed import World
+from src.machine.progress import Progress
 from src.models.evaluation import (
     SUBSET_SEED,
     Scores,
@@ -21,10 +21,10 @@ from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
-from src.machine.progress import Progress
-from src.store.records import metrics_row, retrieval_row
 from src.report.sequence import RETRIEVAL
+from src.run.build import build_scorer, worker_count
 from src.run.spaces import LabelSpaces
+from src.store.records import metrics_row, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
 DRIFT_IMAGES = 1000  # that tell how far features have turned

@@ -9,16 +9,16 @@ from collections import Counter
 from tqdm import tqdm
 
 from clip.loader import build
-from src.run.build import build_device, starting_checkpoint, worker_count
 from src.datasets.common import Split, Task
 from src.datasets.imagenet import read_class_names
 from src.datasets.images import named_images, open_image
 from src.datasets.splits import tolerant
 from src.errors import UserError
 from src.models.evaluation import classify_split
-from src.store.records import RunFolder
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
+from src.run.build import build_device, starting_checkpoint, worker_count
+from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"
 SIDE = 640  # pixels that a picture shows of an image

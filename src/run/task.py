@@ -5,6 +5,20 @@ import itertools
 import time
 
 from clip import loader
+from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.common import batches_per_epoch, require_shares
+from src.errors import UserError
+from src.machine.distributed import in_turn, this_world
+from src.machine.interruption import Interrupted, Signals
+from src.machine.progress import progress
+from src.models.lora_injection import adapter_state, is_adapted
+from src.models.memory import weight_copies
+from src.models.training import train
+from src.report.latex import summary_latex
+from src.report.page import write_report
+from src.report.sequence import RETRIEVAL, summarise_retrieval
+from src.report.sequence import summarise as summarise_accuracy
+from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.run.build import (
     Datasets,
     ZeroshotOpener,
@@ -16,25 +30,11 @@ from src.run.build import (
     model_name,
     score_as_trained,
 )
-from src.store.checkpoint import finished_checkpoint
-from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import batches_per_epoch, require_shares
-from src.machine.distributed import in_turn, this_world
-from src.errors import UserError
-from src.machine.interruption import Interrupted, Signals
-from src.models.lora_injection import adapter_state, is_adapted
-from src.models.memory import weight_copies
-from src.models.training import train
 from src.run.preflight import open_data, refuse_to_replace, require_images
-from src.machine.progress import progress
-from src.store.records import Journal, RunFolder, describe_run
-from src.report.latex import summary_latex
-from src.report.page import write_report
-from src.report.tables import MATRICES, matrix_csv, summary_markdown
-from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
-from src.report.sequence import RETRIEVAL, summarise_retrieval
-from src.report.sequence import summarise as summarise_accuracy
+from src.store.checkpoint import finished_checkpoint
+from src.store.records import Journal, RunFolder, describe_run
+from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
 
 

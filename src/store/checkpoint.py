@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from clip.files.archive import read
 from clip.errors import LoadError
+from clip.files.archive import read
 from clip.loader import FORMAT
 from src.errors import UserError
 from src.machine.files import atomic_file

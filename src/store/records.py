@@ -14,12 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from src.store.checkpoint import save_tensors
-from src.machine.distributed import World
 from src.errors import UserError
+from src.machine.distributed import World
 from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json
 from src.machine.progress import Progress
 from src.report.tables import RECALLS
+from src.store.checkpoint import save_tensors
 from src.store.trackers import Trackers
 
 SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)

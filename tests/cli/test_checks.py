@@ -2,10 +2,10 @@
 
 import pytest
 
-from src.cli import checks
 from src.args import parse
-from src.errors import UserError
+from src.cli import checks
 from src.cli.flags import EVAL, EXPORT, FLAGS, SEQUENCE, SINGLE, TRAIN
+from src.errors import UserError
 from src.models import METHODS
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"

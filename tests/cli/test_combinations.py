@@ -7,13 +7,13 @@ import pytest
 import torch
 from cli_files import BATCH
 
-from src.cli import checks
 from src.args import parse
-from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
-from src.store.checkpoint import finished_checkpoint
+from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS
 from src.models.training import train
+from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
+from src.store.checkpoint import finished_checkpoint
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -3,9 +3,9 @@
 import pytest
 
 from src.cli import flags
-from src.errors import UserError
 from src.cli.flags import FLAGS, Flag, read_value, shown, shown_default, switch
 from src.cli.values import keyword, whole
+from src.errors import UserError
 
 
 def test_flags_are_told_apart():

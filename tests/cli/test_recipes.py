@@ -10,11 +10,11 @@ from pathlib import Path
 import fake_training
 import pytest
 
-from src.cli import checks
 from src.args import ORIGINS, origins_text, parse
-from src.errors import UserError
+from src.cli import checks
 from src.cli.flags import FLAGS
 from src.cli.recipes import read_recipe, recipe_names
+from src.errors import UserError
 
 pytest_plugins = ["cli_fixtures"]
 

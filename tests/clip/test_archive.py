@@ -19,9 +19,9 @@ from hostile_files import (
     zipped,
 )
 
+from clip.errors import LoadError, printable
 from clip.files import archive
 from clip.files.archive import read_file
-from clip.errors import LoadError, printable
 
 FOUR = torch.arange(4.).numpy().tobytes()
 

@@ -18,8 +18,8 @@ import torch
 
 import clip
 from clip import catalog
-from clip.files.download import download
 from clip.errors import LoadError
+from clip.files.download import download
 from clip.model import CLIP
 
 TINY = {"embed_dim": 8, "image_resolution": 16, "vision_layers": 1, "vision_width": 64, "vision_patch_size": 8,

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from clip.catalog import read_architecture
 from clip.loader import least_values
 from clip.model import CLIP
-from src.main import main
 from src.cli.recipes import read_recipe
+from src.main import main
 from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]

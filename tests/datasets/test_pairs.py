@@ -9,10 +9,10 @@ import torch
 from cli_files import BATCH, RATE, STEPS, lines, listing, picture, read_json, rows, same_weights, weights
 
 from src.args import parse
-from src.run.build import Datasets
 from src.cli.checks import check
 from src.datasets.pairs import boundaries, joined, joint_task, with_all_captions, with_phase
 from src.errors import UserError
+from src.run.build import Datasets
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -11,8 +11,8 @@ from torchvision.transforms import Normalize
 
 from clip.loader import MEAN, STD
 from src.datasets.common import Batch
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from cli_files import BATCH, listing, read_json, rows, weights
 
 from src import datasets
 from src.datasets.common import SeededBatches, require_shares
+from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
-from src.errors import UserError
 from src.machine.interruption import Interrupted
 from src.main import main
 from src.models.finetune import Finetune
@@ -29,7 +29,8 @@ from src.models.training import drawn_by_process
 
 pytest_plugins = ["cli_fixtures"]
 
-ROOT, TESTS = Path(__file__).parents[2], Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tests" / "tools"
 PRECISE = dict(rtol=0, atol=1e-12)
 FAULTY = ("indivisible", "small", "broken")
 RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc"]
@@ -37,7 +38,7 @@ RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc"]
 
 def torchrun(*words, processes=2):
     """Finished torchrun on a free port."""
-    paths = os.pathsep.join([str(ROOT), str(TESTS)])
+    paths = os.pathsep.join([str(ROOT), str(TOOLS)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
                           check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths})

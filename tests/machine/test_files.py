@@ -9,8 +9,8 @@ import time
 import pytest
 from cli_files import listing
 
-from src.machine import files
 from src.errors import UserError
+from src.machine import files
 from src.machine.files import WriteError, atomic_file, folder_of_ones_own
 
 

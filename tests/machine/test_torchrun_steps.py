@@ -7,7 +7,7 @@ import pytest
 import ranks
 import torch
 import torchrun_steps
-from test_distributed import TESTS, torchrun
+from test_distributed import TOOLS, torchrun
 
 from src.datasets.common import SeededBatches
 from src.machine.distributed import World
@@ -49,7 +49,7 @@ def together(basis, tmp_path_factory):
         out = tmp_path_factory.mktemp("together")
         (out / "basis.pth").write_bytes(basis.read_bytes())
         if "torchrun" in name:
-            done = torchrun(TESTS / "torchrun_steps.py", out, processes=size)
+            done = torchrun(TOOLS / "torchrun_steps.py", out, processes=size)
             assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
         else:
             group = ranks.Ranks(ranks.server(), size, out / "log", torchrun_steps.main, out, cases)

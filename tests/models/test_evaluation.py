@@ -14,8 +14,8 @@ import clip
 from clip.model import CLIP
 from src.datasets.common import Split, balanced_subset
 from src.datasets.transforms import EvalTransform
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models import evaluation
 from src.models.evaluation import (
     CHUNK_OF_CPU,

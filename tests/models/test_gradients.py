@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from clip.model import Attention
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models import gradients
 from src.models.finetune import Finetune
 from src.models.gradients import (

@@ -16,8 +16,8 @@ from src.datasets.common import Split, Task, order_of_epoch, seed_of
 from src.datasets.splits import tolerant
 from src.datasets.toy import open_toy
 from src.datasets.transforms import AugmentTransform, EvalTransform
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models import linear_probe
 from src.models.evaluation import Scores
 from src.models.linear_probe import linear_evaluation, score_head, train_head

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, weights
 
 from clip.loader import build, read_checkpoint
+from src.cli.flags import FLAGS
 from src.datasets import open_task
 from src.datasets.transforms import EvalTransform
 from src.machine.device import Device
-from src.cli.flags import FLAGS
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
 from src.models.hooks import Hooks
 from src.models.modeling import image_features

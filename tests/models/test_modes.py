@@ -11,13 +11,13 @@ from cli_files import BATCH, STEPS, lines, rows, same_weights, weights
 
 import clip
 from src.args import parse
-from src.run.build import first_head
 from src.datasets.common import Split, order_of_epoch, seed_of
 from src.errors import UserError
 from src.models import evaluation
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.modeling import ClassificationHead, text_features
 from src.models.training import train as run_training
+from src.run.build import first_head
 from src.store.records import Journal
 
 pytest_plugins = ["cli_fixtures"]

@@ -15,8 +15,8 @@ from conftest import SENTENCES, WORDS, random_split
 
 import clip
 from src.datasets.transforms import EvalTransform
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models import retrieval
 from src.models.modeling import set_training
 from src.models.retrieval import RetrievalScores, drift, folds, ranks, recall, retrieve

@@ -11,8 +11,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft

@@ -14,9 +14,9 @@ from cli_files import listing
 from report_files import MATRIX, ORDER, write_pairs_run, write_run
 from test_tables import cells
 
+from src.cli.protocols import PROTOCOLS
 from src.errors import UserError
 from src.main import main
-from src.cli.protocols import PROTOCOLS
 from src.report.compare import PUBLISHED, RUN, compare, comparison_csv, comparison_latex, comparison_markdown
 from src.report.runs import read_run
 from src.report.sequence import sequence_metrics

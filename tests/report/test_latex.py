@@ -7,8 +7,8 @@ import pytest
 from test_tables import SUMMARY
 
 from src.report.latex import escaped, latex_table, summary_latex
-from src.report.tables import DEFINITIONS, MATRIX
 from src.report.sequence import RETRIEVAL
+from src.report.tables import DEFINITIONS, MATRIX
 
 
 @pytest.mark.parametrize("text", ["plain", "a_b", "50% & more", "#1 $x$", "{set}", "100~200^2", "C:\\data\\_1"])

@@ -11,10 +11,10 @@ from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.args import parse
 from src.models.evaluation import Scores
-from src.store.records import RunFolder
 from src.report import page, tables
 from src.report.runs import read_run
 from src.run.task import Run
+from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]
 VOID = {"meta", "link", "input", "wbr"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.models.evaluation import Scores
 from src.cli.protocols import PROTOCOLS
+from src.models.evaluation import Scores
 from src.report.sequence import run_sequence, sequence_metrics, summarise
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "published_mtil.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
+from src.report.sequence import summarise, summarise_retrieval
 from src.report.tables import (
     DEFINITIONS,
     TITLES,
@@ -14,7 +15,6 @@ from src.report.tables import (
     summary_markdown,
     summary_text,
 )
-from src.report.sequence import summarise, summarise_retrieval
 
 ROWS = [{"A": Scores(10.0, 20.0, 5, 100), "B": Scores(30.0, 40.0, 2, 50)},
         {"A": Scores(50.0, 60.0, 5, 100), "B": Scores(31.0, 41.0, 2, 50)},

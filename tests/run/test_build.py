@@ -7,15 +7,15 @@ import torch
 from cli_files import ARCHITECTURE, same_weights, write_model
 
 from clip import loader
-from src.run import build
 from src.args import parse
 from src.datasets.common import Split, Task
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models.evaluation import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.modeling import HEAD_MODES, TRAIN_MODES
+from src.run import build
 from src.templates.collections import SIMPLE
 
 pytest_plugins = ["cli_fixtures"]

@@ -5,10 +5,10 @@ import csv
 import pytest
 from cli_files import BATCH, RATE, listing, read_json
 
-from src.run.chain import _trained
 from src.errors import UserError
 from src.main import main
 from src.report.runs import read_run
+from src.run.chain import _trained
 
 pytest_plugins = ["cli_fixtures"]
 

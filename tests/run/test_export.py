@@ -14,9 +14,9 @@ import clip
 from clip import catalog, loader
 from clip.model import CLIP
 from clip.tokenizer import VOCABULARY_SIZE
-from src.run import export as module
 from src.datasets.common import fill
 from src.errors import UserError
+from src.run import export as module
 from src.run.export import CLASSES, CONFIG, HEADS, WEIGHTS, Export, open_clip_config
 
 pytest_plugins = ["cli_fixtures"]

@@ -7,10 +7,10 @@ import pytest
 from cli_files import BATCH, RATE, STEPS, read_json
 
 from clip import catalog
-from src.store.checkpoint import write_checked
 from src.datasets.splits import stored_lists
 from src.machine.files import atomic_file, reading_only
 from src.run.plan.model import without_weights
+from src.store.checkpoint import write_checked
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from clip import loader
 from src.datasets.images import named_images, open_image
-from src.machine.device import Device
 from src.errors import UserError
+from src.machine.device import Device
 from src.models.evaluation import classify_image
 from src.run.single import FIRST, OTHERS, picture_names
 from src.run.single import picture as draw

@@ -13,12 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clip import loader
 from src.args import parse
-from src.run.build import adapt
 from src.cli.flags import FLAGS
 from src.models.gradients import read_gradients
 from src.models.lora_injection import load_adapter, plain_weights
-from src.store.records import Journal
 from src.report.sequence import sequence_metrics
+from src.run.build import adapt
+from src.store.records import Journal
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -1,5 +1,5 @@
-"""train.sh as jobs of a real SLURM. Each test runs with a training that only counts (tests/tools/fake_training.py) and with
-src.main on the toy model. Bits are compared tensor by tensor."""
+"""train.sh as jobs of a real SLURM. Each test runs with a training that only counts
+(tests/tools/fake_training.py) and with src.main on the toy model. Bits are compared tensor by tensor."""
 
 import json
 import os

@@ -13,9 +13,9 @@ from cli_files import listing
 
 from clip import loader
 from clip.model import CLIP
-from src.store.checkpoint import CheckpointError, finished_checkpoint, read_checked, save_tensors, write_checked
 from src.datasets.common import Task
 from src.errors import UserError
+from src.store.checkpoint import CheckpointError, finished_checkpoint, read_checked, save_tensors, write_checked
 
 TINY = {"embed_dim": 8, "image_resolution": 16, "vision_layers": 1, "vision_width": 16, "vision_heads": 2,
         "vision_patch_size": 8, "context_length": 16, "vocab_size": 3, "transformer_width": 16, "transformer_heads": 2,

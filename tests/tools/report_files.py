@@ -6,8 +6,8 @@ from src.args import parse
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
 from src.report.latex import summary_latex
-from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.report.sequence import RETRIEVAL, summarise, summarise_retrieval
+from src.report.tables import MATRICES, matrix_csv, summary_markdown
 
 ORDER = ("A", "B", "C")
 ZERO_SHOT = (10.0, 20.0, 30.0)

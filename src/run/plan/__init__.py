@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.args import all_origins
+from src.cli.flags import EVAL
 from src.datasets.pairs import JOINT
 from src.errors import UserError
-from src.run.export import Export
 from src.machine.files import reading_only
-from src.cli.flags import EVAL
+from src.run.export import Export
 from src.run.plan.data import PlannedDatasets, data_table
 from src.run.plan.model import PlannedZeroshot, first_task, memory_text, model_text, planned_start
 from src.run.plan.probe import probe, probe_text

@@ -7,9 +7,9 @@ import torch
 
 from clip import catalog, loader
 from clip.model import CLIP
-from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, starting_checkpoint
 from src.models.memory import weight_copies
 from src.models.training import begin
+from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, starting_checkpoint
 from src.run.plan.data import Known, sampled
 
 

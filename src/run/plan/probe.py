@@ -4,10 +4,10 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from src.run.build import build_hooks, build_state
-from src.models.training import train
-from src.run.plan.work import settings_of
 from src.machine.progress import clock
+from src.models.training import train
+from src.run.build import build_hooks, build_state
+from src.run.plan.work import settings_of
 
 PROBED = 3  # steps
 

@@ -2,13 +2,13 @@
 
 import contextlib
 
-from src.run.build import build_hooks, build_settings
+from src.cli.flags import EVAL, SEQUENCE
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.errors import UserError
-from src.cli.flags import EVAL, SEQUENCE
-from src.run.plan.data import images_of
 from src.report.tables import markdown_table
+from src.run.build import build_hooks, build_settings
+from src.run.plan.data import images_of
 from src.store.resume import ResumePoints, refuse_other_configuration
 
 

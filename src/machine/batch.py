@@ -1,0 +1,17 @@
+"""A batch on its way from the loader to the device."""
+
+from typing import Any, NamedTuple
+
+
+class Batch(NamedTuple):
+    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
+    images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
+    once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
+    device, and so are ``indices`` (B,), the images' numbers in their split."""
+
+    images: Any
+    labels: Any
+    skipped: int = 0
+    features: Any = None
+    labels_on_host: Any = None
+    indices: Any = None
