@@ -1,10 +1,8 @@
 """All that the command line can name: METHODS and ADD_ONS. The tables import nothing until used."""
 
-import importlib.util
+import importlib
 import inspect
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from src.errors import UserError
 
@@ -35,10 +33,9 @@ class OwnMethod(Method):
     """A class in a file of the user's, ``path/to/file.py:Class``; its keywords come from ``--set``."""
 
     def build(self, values):
+        from src.models.custom import load_file
         path, _, name = self.target.rpartition(":")
-        spec = importlib.util.spec_from_file_location(f"own_method_{Path(path).stem}", path)
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load_file(path)
         if not hasattr(module, name):
             classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
             raise UserError(f"--method {self.target}: there is no class {name} in it; it has {classes or 'none'}")

@@ -1,0 +1,80 @@
+"""Build the wheel: the checkout's packages inside one, ``clip_continual``.
+
+    pip install .          # the command clip-continual, from any folder
+
+A checkout has its packages on top (``src``, ``clip``), so that ``python -m src.main`` works without an installation.
+Installed under those names they would replace OpenAI's ``clip`` and hide the ``src`` of every project. The wheel
+therefore holds them as ``clip_continual.src`` and ``clip_continual.clip``, with the imports renamed while building;
+nothing else reaches site-packages. Files keep their places relative to each other.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "clip_continual"
+FOLDERS = ("src", "clip", "recipes")  # each becomes PACKAGE/<folder>
+ENTRY = f"{PACKAGE}.src.main:main"
+INIT = '"""clip-continual: continual learning of CLIP. The command is ``clip-continual``, its packages are below."""\n'
+# Old name -> new name, in this order.
+RENAMES = (
+    (re.compile(r"^(\s*)import clip$", re.MULTILINE), rf"\1from {PACKAGE} import clip"),
+    (re.compile(r"^(\s*(?:from|import) )(src|clip)(?=[. ])", re.MULTILINE), rf"\1{PACKAGE}.\2"),
+    (re.compile(r"python -m src\.main\b"), "clip-continual"),
+    (re.compile(r"(?<![\w./])src\.(?=[a-z])"), f"{PACKAGE}.src."),  # "module:Class" in a table, and prose
+)
+
+
+def renamed(text):
+    """Return a module's text with the names that it has inside the package."""
+    for pattern, new in RENAMES:
+        text = pattern.sub(new, text)
+    return text
+
+
+def build_package(folder):
+    """Write the package into ``folder``: FOLDERS as they are, with renamed imports."""
+    target = Path(folder) / PACKAGE
+    target.mkdir(parents=True)
+    (target / "__init__.py").write_text(INIT, encoding="utf-8")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for module in target.rglob("*.py"):
+        module.write_text(renamed(module.read_text(encoding="utf-8")), encoding="utf-8")
+    return target
+
+
+class BuildUnderOneName(build_py):
+    """Put the renamed package into the wheel."""
+
+    def run(self):
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # a deleted file must not come back from an earlier build
+        build_package(self.build_lib)
+
+
+class RefuseEditable(editable_wheel):
+    """Reject ``pip install -e``, which would leave the renaming out."""
+
+    def run(self):
+        raise SystemExit("error: an editable installation would put `src` and `clip` on the path of every project; "
+                         "work in the checkout (make setup, then python -m src.main), or use pip install .")
+
+
+def requirements():
+    """Return the two parts of requirements.txt: what runs, and what checks it."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    split = next(number for number, line in enumerate(lines) if line.startswith("# What checks"))
+    return [[line for line in part if line and not line.startswith("#")] for part in (lines[:split], lines[split:])]
+
+
+if __name__ == "__main__":
+    runs, checks = requirements()
+    # setuptools wants a folder for the package it is told of; BuildUnderOneName alone decides what the package holds.
+    setup(packages=[PACKAGE], package_dir={PACKAGE: "src"}, install_requires=runs,
+          cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require={"dev": checks},
+          entry_points={"console_scripts": [f"clip-continual = {ENTRY}"]})
