@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all test-slurm test-browser lint bench bench-full bench-gpu bench-table bench-curves clean
+.PHONY: help setup demo test test-all test-slurm test-browser lint bench bench-full bench-gpu bench-one-gpu bench-table bench-curves clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench-full: setup ## benchmarks at ViT-B/16 size, one process a row, those witho
 
 bench-gpu:       ## what a GPU is measured by, one file in under 8 minutes; needs a python with torch: PYTHON=...
 	$(PYTHON) -m benchmarks.gpu --out benchmarks/results/gpu.json
+
+bench-one-gpu:   ## more of one H100 or H200, in under 9 minutes: ckpt/one_gpu/one_gpu.json; UNTIL=seconds PARTS=a,b
+	$(PYTHON) -m benchmarks.one_gpu --out ckpt/one_gpu $(if $(UNTIL),--until $(UNTIL)) $(if $(PARTS),--parts $(PARTS))
 
 bench-table: setup ## results of the benchmarks into README.md and benchmarks/README.md
 	$(RUN) -m benchmarks.table --write

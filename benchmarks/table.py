@@ -55,7 +55,8 @@ def gpu_table(path=RESULTS / "gpu.json"):
 
 
 def _figures(part):
-    return ", ".join(f"{name} {value:.4g}" for name, value in part.items() if isinstance(value, int | float))
+    numbers = [f"{name} {value:.4g}" for name, value in part.items() if isinstance(value, int | float)]
+    return ", ".join([*numbers, *([part["precisions"]] if "precisions" in part else [])])
 
 
 def number(value):

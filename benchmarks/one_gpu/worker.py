@@ -1,0 +1,119 @@
+"""Measure parts one after the other, each within its budget."""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+import benchmarks.gpu as gpu  # stands in for missing text packages: before all that imports the tokenizer
+from benchmarks.harness import surroundings
+from benchmarks.one_gpu import children, supervise
+from benchmarks.one_gpu.predictions import verdicts
+from benchmarks.one_gpu.setting import Setting
+from benchmarks.one_gpu.table import PARTS
+
+BROKEN = 3  # exit status: the device answers no more, another process must take over
+AGAIN = 5  # seconds between two alarms, for code that swallows the first
+
+
+class Overrun(BaseException):
+    """A part's budget is over. No Exception, so that none of the code that it interrupts takes it for its own."""
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    """Raise Overrun in the block after so many seconds."""
+    def over(*_):
+        raise Overrun
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), AGAIN)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measure(setting, part, seconds, found):
+    """Fill in the figures of one part; never raise for what happens in it."""
+    began = time.perf_counter()
+    setting.ends = began + seconds
+    try:
+        with alarm(seconds):
+            part.load()(setting, found)
+    except Overrun:
+        found["error"] = f"stopped after {seconds:.0f} s, its budget"
+    except (Exception, SystemExit) as error:
+        found["error"] = repr(error)[:500]
+        found["where"] = traceback.format_exc()[-1500:]
+    children.kill_all()
+    found["part_s"] = round(time.perf_counter() - began, 2)
+
+
+def works(setting):
+    """Whether the device still answers."""
+    try:
+        setting.wait()
+        setting.tidy()
+    except RuntimeError:
+        return False
+    return True
+
+
+def run(setting, names, ends):
+    """Measure the parts until ``ends``, seconds of ``time.time``; return an exit status."""
+    around = surroundings()
+    place = f"{around['machine']['device']}, torch {torch.__version__}"
+    for name in names:
+        found = supervise.read(setting.out) | {"surroundings": around, "sizes": "tiny" if setting.tiny else "full"}
+        part, left = PARTS[name], ends - time.time()
+        figures = {"on": place}
+        if left < supervise.LEAST:
+            figures["skipped"] = "--until was reached"
+        elif part.cuda_only and not setting.cuda:
+            figures["skipped"] = "needs CUDA"
+        else:
+            seconds = min(part.seconds, left)
+            setting.keep = keeper(setting.out, found, {"part": name, "ends": time.time() + seconds, "figures": figures})
+            setting.keep()
+            gpu.tokens_by_word()  # no vocabulary is needed in this process
+            measure(setting, part, seconds, figures)
+        found["parts"][name] = figures
+        found["predictions"] = verdicts(found["parts"] if setting.cuda and not setting.tiny else {})
+        supervise.write(setting.out, found)
+        print(name, short(figures), flush=True)
+        if not works(setting):
+            return BROKEN
+    return 0
+
+
+def keeper(out, found, running):
+    """Return a function that writes what the part under way has so far."""
+    return lambda: supervise.write(out, found | {"running": running})
+
+
+def short(figures, characters=1500):
+    """Return the begin of a part's figures, for the log."""
+    return str(figures)[:characters]
+
+
+def main(words=None):
+    """Run what the supervisor asked for."""
+    parser = argparse.ArgumentParser(parents=[supervise.parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--ends", type=float, required=True)
+    arguments = parser.parse_args(words)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("benchmarks.one_gpu: no CUDA device here; --tiny --device cpu is a try", file=sys.stderr)
+        return supervise.NO_DEVICE
+    setting = Setting(arguments.out, arguments.work, arguments.device, arguments.tiny)
+    return run(setting, arguments.parts, arguments.ends)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

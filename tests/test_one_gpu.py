@@ -1,0 +1,216 @@
+"""What is measured on a GPU runs to its end without one, and no part takes the others with it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.one_gpu import children, predictions, supervise, worker
+from benchmarks.one_gpu.setting import Setting, rows
+from benchmarks.one_gpu.table import PARTS, Part
+
+ROOT = Path(__file__).parents[1]
+IN_PROCESS = "env,rates,parity,steps,ogd,kernels"
+
+
+@pytest.fixture
+def setting(tmp_path, monkeypatch):
+    from clip import tokenizer
+    monkeypatch.setattr(tokenizer, "encode", tokenizer.encode)  # the worker replaces it
+    return Setting(tmp_path, tmp_path / "work", "cpu", tiny=True)
+
+
+def parts_of(monkeypatch, **functions):
+    """Let these functions be the parts, of 0.2 s each."""
+    table = {name: Part(f"test:{name}", 0.2) for name in functions}
+    monkeypatch.setattr(worker, "PARTS", table)
+    monkeypatch.setattr(Part, "load", lambda part: functions[part.where.split(":")[1]])
+    return list(table)
+
+
+def figures(found):
+    return {name: part for name, part in found["parts"].items() if "error" not in part and "skipped" not in part}
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cpu_from_start_to_end(tmp_path):
+    words = ["--out", str(tmp_path / "out"), "--tiny", "--device", "cpu", "--parts", IN_PROCESS, "--until", "500"]
+    absent = "ftfy regex yaml open_clip tqdm peft pandas matplotlib".split()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-m", "benchmarks.one_gpu", *words], cwd=ROOT, capture_output=True,
+                          text=True, timeout=500, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = supervise.read(tmp_path / "out")
+    assert set(figures(found)) == set(IN_PROCESS.split(",")), found
+    assert "running" not in found and not list((tmp_path / "out").glob("*.partial"))
+    assert all("torch" in part["on"] for part in found["parts"].values())
+    assert not [row for part in found["parts"].values() for row in part.values() if "error" in str(row)[:10]]
+    assert found["parts"]["parity"]["fp64"] == pytest.approx({**found["parts"]["parity"]["fp64"], "loss": 0}, abs=1e-9)
+    assert all(row["verdict"] == "not measured" for row in found["predictions"]), "of full sizes on CUDA only"
+
+
+def test_a_part_that_raises_or_overruns_leaves_the_others(setting, monkeypatch):
+    def raises(_, found):
+        found["before"] = 1
+        raise RuntimeError("out of luck")
+
+    def overruns(_, found):
+        found["before"] = 2
+        try:
+            time.sleep(30)
+        except Exception:  # as code does that takes every exception for its own
+            found["swallowed"] = True
+
+    def works(_, found):
+        found["figure"] = 3
+    names = parts_of(monkeypatch, raises=raises, overruns=overruns, works=works)
+    began = time.monotonic()
+    assert worker.run(setting, names, time.time() + 100) == 0
+    assert time.monotonic() - began < 10
+    parts = supervise.read(setting.out)["parts"]
+    assert parts["raises"]["before"] == 1 and "out of luck" in parts["raises"]["error"]
+    assert parts["overruns"]["before"] == 2 and "its budget" in parts["overruns"]["error"]
+    assert "swallowed" not in parts["overruns"] and parts["works"]["figure"] == 3
+
+
+def test_children_are_killed_at_the_budget(setting, monkeypatch):
+    started = []
+
+    def waits(_, found):
+        started.append(children.start(["-c", "import time; print('here', flush=True); time.sleep(60)"],
+                                      setting.work / "log.txt"))
+        started[0].wait(50)
+    assert worker.run(setting, parts_of(monkeypatch, waits=waits), time.time() + 100) == 0
+    assert started[0].job.poll() == -9
+    assert "its budget" in supervise.read(setting.out)["parts"]["waits"]["error"]
+
+
+def test_a_child_is_given_its_seconds(tmp_path):
+    child = children.start(["-c", "print('x' * 900 + 'end')"], tmp_path / "a.txt")
+    assert child.wait(50) == 0 and child.tail(5) == "xend\n"
+    assert "killed" in children.start(["-c", "import time; time.sleep(60)"], tmp_path / "b.txt").wait(0.2)
+    children.kill_all()
+
+
+def test_no_part_begins_late(setting, monkeypatch):
+    names = parts_of(monkeypatch, late=lambda setting, found: found.update(figure=1))
+    worker.run(setting, names, time.time() + supervise.LEAST - 1)
+    assert "--until" in supervise.read(setting.out)["parts"]["late"]["skipped"]
+
+
+HANGS = """
+import json, os, signal, subprocess, sys, time
+from benchmarks.one_gpu import supervise
+out, names = sys.argv[1], sys.argv[2].split(",")
+found = supervise.read(out)
+if names[0] == "env":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    running = {"part": "env", "ends": time.time(), "figures": {"begun": child.pid}}
+    supervise.write(out, found | {"running": running})
+    time.sleep(60)
+if names[0] == "rates":
+    os.kill(os.getpid(), signal.SIGSEGV)
+for name in names:
+    found["parts"][name] = {"figure": 1}
+supervise.write(out, found)
+"""
+
+
+def test_a_worker_that_hangs_or_dies_is_followed_by_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "GRACE", 0.5)
+    monkeypatch.setattr(supervise, "command", lambda arguments, left, work, ends: [
+        sys.executable, "-c", HANGS, str(arguments.out), ",".join(left)])
+    assert supervise.main(["--out", str(tmp_path), "--parts", "env,rates,parity,steps", "--until", "100"]) == 0
+    parts = supervise.read(tmp_path)["parts"]
+    assert "hung" in parts["env"]["error"] and "status -11" in parts["rates"]["error"]
+    assert parts["parity"] == parts["steps"] == {"figure": 1}
+    with pytest.raises(ProcessLookupError):
+        end = time.monotonic() + 5
+        while time.monotonic() < end:  # until init has buried it
+            os.kill(parts["env"]["begun"], 0)
+            time.sleep(0.05)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+@pytest.mark.slow
+def test_without_a_device_nothing_is_measured(tmp_path, capfd):
+    assert supervise.main(["--out", str(tmp_path)]) == supervise.NO_DEVICE
+    assert "no CUDA device" in capfd.readouterr().err
+    assert supervise.read(tmp_path) == {"parts": {}}
+
+
+def test_a_row_that_fails_leaves_the_others(setting):
+    found = {}
+    rows(setting, found, {"a": lambda: 1 / 0, "b": lambda: {"s": 1}})
+    assert "ZeroDivisionError" in found["a"]["error"] and found["b"] == {"s": 1}
+    setting.ends = time.perf_counter() + 1
+    rows(setting, found, {"c": lambda: {"s": 1}}, least=2)
+    assert "no time left" in found["c"]["skipped"]
+
+
+def test_every_part_can_be_loaded():
+    assert all(callable(part.load()) for part in PARTS.values())
+    with pytest.raises(SystemExit):
+        supervise.main(["--out", "x", "--parts", "env,nothing"])
+
+
+def test_verdicts():
+    parts = {
+        "steps": {predictions.ZSCL: {"s": 0.0600, "peak_bytes": 20e9}, f"{predictions.ZSCL} + l2": {"s": 0.0700},
+                  "profile": {"launches": 3800}, "ZSCL fp32": {"error": "out of memory"}},
+        "compiled": {"eager": {"s": 0.1}, "blocks": {"s": 0.08}},
+        "ogd": {"gradient": {"s": 0.007}, "update": {"s": 0.006}},
+        "evaluation": {"cached": {"images_per_s": 9000}},
+        "parity": {"fp64": {"loss": 1e-12}, "bf16": {"loss": float("nan")}},
+    }
+    found = {row["name"]: row for row in predictions.verdicts(parts)}
+    verdicts = {name: row["verdict"] for name, row in found.items() if row["verdict"] != "not measured"}
+    assert verdicts == {
+        "ZSCL step, bf16": "right", "l2 adds": "wrong", "launches of a ZSCL step": "right",
+        "peak of a ZSCL step": "wrong", "blocks compiled, of the eager step": "right", "both projections": "right",
+        "evaluation from the cache": "right", "losses, CPU against device, fp64": "right",
+        "losses, CPU against device, bf16": "wrong"}
+    assert found["l2 adds"]["measured"] == pytest.approx(10) and found["l2 adds"]["unit"] == "ms"
+    assert found["ZSCL step, fp32"] == {"name": "ZSCL step, fp32", "low": 330, "high": 430, "unit": "ms",
+                                        "measured": None, "verdict": "not measured"}
+    json.dumps(list(found.values()))
+
+
+# -- prototypes --------------------------------------------------------------------------------------------------------
+
+
+def test_prototypes_compute_the_same():
+    """In fp64 on the CPU: the activation's own gradient, l2 by lists, one forward for both batches."""
+    from benchmarks.one_gpu import kernels
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: kernels.FusedGELU.apply(x, (kernels.gelu, kernels.gelu_backward)), x)
+    moving = [torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, dtype=torch.float64,
+                                                                                   requires_grad=True)]
+    anchors = [torch.randn_like(value) for value in moving]
+    found = torch.autograd.grad(3 * kernels.Distance.apply(anchors, *moving), moving)
+    expected = torch.autograd.grad(3 * sum((value - start).square().sum()
+                                           for value, start in zip(moving, anchors, strict=True)), moving)
+    for here, there in zip(found, expected, strict=True):
+        torch.testing.assert_close(here, there)
+
+
+def test_one_forward_has_the_losses_of_two(setting, monkeypatch):
+    from benchmarks import gpu
+    from benchmarks.one_gpu import kernels, steps
+    gpu.tokens_by_word()
+    one, two = (steps.build(setting, "tiny-vit", "fp64", 3, 5, 7) for _ in range(2))
+    kernels.with_one_forward(one)
+    kernels.without_cudnn_text(one)
+    kernels.with_gelu(one, (kernels.gelu, kernels.gelu_backward))
+    kernels.with_foreach_l2(one)
+    steps.with_l2(two)
+    for _ in range(3):
+        torch.testing.assert_close(one(), two(), rtol=1e-9, atol=0)
