@@ -14,7 +14,7 @@ from benchmarks.one_gpu.setting import rows
 from benchmarks.one_gpu.steps import sizes, start_of
 from benchmarks.our_step import TEMPLATE
 from benchmarks.sizes import class_names
-from src.device import Device
+from src.machine.device import Device
 
 SLACK = 4  # seconds that a part keeps for what comes after its children
 CLASSES = 20

@@ -178,7 +178,7 @@ def nccl(setting, found):
 
     import torch.distributed as dist
 
-    from src.distributed import _Gather
+    from src.machine.distributed import _Gather
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # there may be no other interface
     device, began = torch.device("cuda", 0), time.perf_counter()
     dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1,

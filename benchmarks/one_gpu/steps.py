@@ -13,7 +13,7 @@ from benchmarks.our_step import TEMPLATE, OurStep, batch_of
 from benchmarks.projection import RandomBases
 from benchmarks.sizes import ARCHITECTURES, TEXT, class_names, random_images, random_model
 from benchmarks.sizes import sentences as some_sentences
-from src.device import Device
+from src.machine.device import Device
 from src.models.averaging import WeightEnsemble
 from src.models.gradients import tracked_parameters
 from src.models.modeling import frozen_copy, image_features, tokens_of

@@ -14,7 +14,7 @@ from benchmarks.one_gpu import children, predictions, supervise, worker
 from benchmarks.one_gpu.setting import Setting, rows
 from benchmarks.one_gpu.table import PARTS, Part
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IN_PROCESS = "env,rates,parity,steps,ogd,kernels"
 
 
