@@ -7,7 +7,7 @@ import re
 from src.datasets.captions import column_of
 from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import SPLITS, place_of, stored_halves
-from src.datasets.images import read_image
+from src.datasets.images import read_upright
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 
@@ -37,7 +37,7 @@ def open_csv(name, root):
         members = [row for row in rows if row.get("split", "train") == part]
         if members:
             splits[part] = file_split(path.parent, [row[image] for row in members],
-                                      [labels.index(row[label]) for row in members], read_image)
+                                      [labels.index(row[label]) for row in members], read_upright)
     if "train" not in splits:
         raise UserError(f"{name}: {path} has no row whose split is train")
     if "test" not in splits:
