@@ -20,6 +20,7 @@ PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "v
          "testing": "test", "tst": "test"}
 ADDED = re.compile(r"(set|data|dataset|images|imgs|split|part)$")  # as in "train_set", "TestImages"
 NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
+HOLDERS = [[name] for name in ("images", "image", "imgs", "img", "jpegimages", "frames", "photos", "pictures", "rgb")]
 BESIDE = "images beside the class folders"
 LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expected"
 SHOWN = 5  # names in a message
@@ -67,7 +68,8 @@ def stored_halves(name, path, root, everything):
     """Return a seeded, class-balanced train and test part of data without a test part; store it, and say so."""
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
-    print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images (20 % of each class)")
+    print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images "
+          "(20 % of each class, at least one)")
     return {split: everything.subset(lists[split]) for split in ("train", "test")}
 
 
@@ -171,14 +173,14 @@ def _reject_same_classes(name, base, bare, inner):
 
 def _grouped(name, base, filled):
     """A sentence about classes that hold folders instead of images: they may be one level too high."""
-    groups = [folder for folder, files in filled.items()
-              if all("/" in file for file in files) and len(_first_levels(files)) > 1]
+    inner = {folder: sorted(_first_levels(files)) for folder, files in filled.items()
+             if all("/" in file for file in files)}
+    groups = [folder for folder, names in inner.items() if [child.casefold() for child in names] not in HOLDERS]
     if not groups:
         return []
-    first = _joined(base, groups[0])
-    inner = _some(sorted(_first_levels(filled[groups[0]])))
-    return [f"{name}: {len(groups)} of {len(filled)} classes hold folders and no images, such as {first} ({inner}); "
-            "each is read as one class"]
+    first = f"{_joined(base, groups[0])} ({_some(inner[groups[0]])})"
+    return [f"{name}: {len(groups)} of {len(filled)} classes hold folders and no images, such as {first}; each is read "
+            "as one class"]
 
 
 def _meant(path, base, folder):
