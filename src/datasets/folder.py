@@ -96,11 +96,11 @@ def _parts(name, path, listing):
             raise UserError(f"{name}: {' and '.join(folders)} both mean the {part} part; merge or rename one")
     strangers = sorted(folder for folder in _filled(listing, "") if not part_of(folder))
     if strangers:
-        first = next(iter(named.values()))[0]
+        first = named.get("train", next(iter(named.values())))[0]
+        hint = f"did you mean folder:{path / first}? " if _children(listing.folders, first) else ""
         raise UserError(
-            f"{name}: {first} is the name of a part, but it lies beside {_some(strangers)}; did you mean "
-            f"folder:{path / first}? If {first} is a class, rename its folder and put its name into {NAMES_FILE}; "
-            f"else move {_some(strangers)} away")
+            f"{name}: {first} is the name of a part, but it lies beside {_some(strangers)}; {hint}If {first} is a "
+            f"class, rename its folder and put its name into {NAMES_FILE}; else move {_some(strangers)} away")
     if "train" not in named:
         raise UserError(f"{name}: has {', '.join(folders[0] for folders in named.values())} but no train folder")
     return {part: named[part][0] for part in SPLITS if part in named}
