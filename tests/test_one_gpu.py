@@ -53,7 +53,7 @@ def test_it_runs_on_a_cpu_from_start_to_end(tmp_path):
     assert "running" not in found and not list((tmp_path / "out").glob("*.partial"))
     assert all("torch" in part["on"] for part in found["parts"].values())
     assert not [row for part in found["parts"].values() for row in part.values() if "error" in str(row)[:10]]
-    assert found["parts"]["parity"]["fp64"] == pytest.approx({**found["parts"]["parity"]["fp64"], "loss": 0}, abs=1e-9)
+    assert found["parts"]["parity"]["fp64"]["loss"] < 1e-9
     assert all(row["verdict"] == "not measured" for row in found["predictions"]), "of full sizes on CUDA only"
 
 
@@ -202,7 +202,7 @@ def test_prototypes_compute_the_same():
         torch.testing.assert_close(here, there)
 
 
-def test_one_forward_has_the_losses_of_two(setting, monkeypatch):
+def test_one_forward_has_the_losses_of_two(setting):
     from benchmarks import gpu
     from benchmarks.one_gpu import kernels, steps
     gpu.tokens_by_word()
