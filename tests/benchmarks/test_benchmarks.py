@@ -278,6 +278,10 @@ def assert_is_whole(path):
     found = json.loads(path.read_text())
     assert set(found["results"]) == {"matrix_rate", "image_tower", "zscl-fp32", "zscl-bf16", "zscl-bf16-both", "mtil"}
     assert not found["failed"] and found["results"]["image_tower"]["utilisation"] > 0
+    headline = found["results"][found["headline"]]
+    assert headline["ours_back_to_back_s"] > 0 and headline["peer_back_to_back_s"] > 0
+    assert headline["precisions"].startswith("ours bf16, peer bf16")
+    assert found["results"]["mtil"]["of"] == found["headline"]
 
 
 def test_gpu_script_runs_on_a_cpu(tmp_path, monkeypatch):

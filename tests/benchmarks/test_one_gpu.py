@@ -53,7 +53,7 @@ def test_it_runs_on_a_cpu_from_start_to_end(tmp_path):
     assert "running" not in found and not list((tmp_path / "out").glob("*.partial"))
     assert all("torch" in part["on"] for part in found["parts"].values())
     assert not [row for part in found["parts"].values() for row in part.values() if "error" in str(row)[:10]]
-    assert found["parts"]["parity"]["fp64"] == pytest.approx({**found["parts"]["parity"]["fp64"], "loss": 0}, abs=1e-9)
+    assert found["parts"]["parity"]["fp64"]["loss"] < 1e-9
     assert all(row["verdict"] == "not measured" for row in found["predictions"]), "of full sizes on CUDA only"
 
 
@@ -73,7 +73,8 @@ def test_a_part_that_raises_or_overruns_leaves_the_others(setting, monkeypatch):
         found["figure"] = 3
     names = parts_of(monkeypatch, raises=raises, overruns=overruns, works=works)
     began = time.monotonic()
-    assert worker.run(setting, names, time.time() + 100) == 0
+    assert worker.run(setting, names, time.time() + 100) == supervise.BROKEN, "what was cut may be half imported"
+    assert worker.run(setting, names[2:], time.time() + 100) == 0
     assert time.monotonic() - began < 10
     parts = supervise.read(setting.out)["parts"]
     assert parts["raises"]["before"] == 1 and "out of luck" in parts["raises"]["error"]
@@ -88,7 +89,7 @@ def test_children_are_killed_at_the_budget(setting, monkeypatch):
         started.append(children.start(["-c", "import time; print('here', flush=True); time.sleep(60)"],
                                       setting.work / "log.txt"))
         started[0].wait(50)
-    assert worker.run(setting, parts_of(monkeypatch, waits=waits), time.time() + 100) == 0
+    assert worker.run(setting, parts_of(monkeypatch, waits=waits), time.time() + 100) == supervise.BROKEN
     assert started[0].job.poll() == -9
     assert "its budget" in supervise.read(setting.out)["parts"]["waits"]["error"]
 
@@ -118,9 +119,9 @@ if names[0] == "env":
     time.sleep(60)
 if names[0] == "rates":
     os.kill(os.getpid(), signal.SIGSEGV)
-for name in names:
-    found["parts"][name] = {"figure": 1}
+found["parts"][names[0]] = {"figure": os.getpid()}
 supervise.write(out, found)
+sys.exit(supervise.BROKEN if len(names) > 1 else 0)
 """
 
 
@@ -131,7 +132,8 @@ def test_a_worker_that_hangs_or_dies_is_followed_by_another(tmp_path, monkeypatc
     assert supervise.main(["--out", str(tmp_path), "--parts", "env,rates,parity,steps", "--until", "100"]) == 0
     parts = supervise.read(tmp_path)["parts"]
     assert "hung" in parts["env"]["error"] and "status -11" in parts["rates"]["error"]
-    assert parts["parity"] == parts["steps"] == {"figure": 1}
+    assert parts["parity"].keys() == parts["steps"].keys() == {"figure"}, "a worker that hands over harms no part"
+    assert parts["parity"] != parts["steps"]
     with pytest.raises(ProcessLookupError):
         end = time.monotonic() + 5
         while time.monotonic() < end:  # until init has buried it
@@ -202,7 +204,7 @@ def test_prototypes_compute_the_same():
         torch.testing.assert_close(here, there)
 
 
-def test_one_forward_has_the_losses_of_two(setting, monkeypatch):
+def test_one_forward_has_the_losses_of_two(setting):
     from benchmarks import gpu
     from benchmarks.one_gpu import kernels, steps
     gpu.tokens_by_word()
