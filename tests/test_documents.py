@@ -43,13 +43,13 @@ NOT_RUN = {
     "pip": "installs packages", "conda": "installs packages",
     "sbatch": "needs a cluster: tests/test_train_sh.py has one that records, tests/slurm a real one",
     "torchrun": "processes of their own: tests/machine/test_distributed.py starts some",
-    "python -m benchmarks.run full ROW --again": 
+    "python -m benchmarks.run full ROW --again":
         "a full row takes minutes; tests/benchmarks/test_benchmarks.py runs tiny ones",
     "python -m benchmarks.floors": "half a minute; tests/benchmarks/test_benchmarks.py holds its figures",
     "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
     "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
     "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
-    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth": 
+    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth":
         "four minutes; tests/datasets/test_toy.py runs it",
     "python scripts/arguments.py --write": "writes into the checkout; tests/cli/test_arguments.py runs it elsewhere",
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
