@@ -16,6 +16,7 @@ import ranks
 from cli_files import rows as read_rows
 from cli_files import weights
 from distributed_cases import EPS
+from machine import THREADS, python_path
 from ranks import At
 from test_distributed import ROOT, TESTS
 from test_kills import assert_same_results
@@ -240,7 +241,7 @@ def torchrun(words, size, plan=None, log=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size),
                "--no-python", sys.executable, "-c", code, *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT,
-                            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"})
+                            env=os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": python_path(ROOT, TESTS)})
 
 
 def plan_text(plan):
