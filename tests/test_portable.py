@@ -85,11 +85,22 @@ def test_the_summary_has_every_row_and_its_status(portable, monkeypatch, capsys,
     assert all("7 passed" in row for row in rows) and re.search(r"--random-order-seed=\d+", rows[1])
 
 
-def test_a_missing_interpreter_is_in_the_summary(portable, monkeypatch, capsys):
-    monkeypatch.setattr(portable.shutil, "which", lambda name, **options: None)
+def test_a_missing_interpreter_is_in_the_summary(portable, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["portable.py", "newest"])
     assert portable.main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "newest  skipped: no python3.13"
+
+
+def test_a_shim_that_fails_is_passed_over(portable, monkeypatch, tmp_path):
+    for folder, status in (("shims", 127), ("versions/3.13.0/bin", 0)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "python3.13").write_text(f"#!/bin/sh\nexit {status}\n", encoding="utf-8")
+        (tmp_path / folder / "python3.13").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "shims"))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert portable.executable("python3.13") == tmp_path / "versions" / "3.13.0" / "bin" / "python3.13"
 
 
 def test_an_unknown_row_is_an_error(portable, monkeypatch, capsys):

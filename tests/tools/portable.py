@@ -56,11 +56,26 @@ ENVIRONMENTS = {
 }
 
 
+def executable(name):
+    """Return the first interpreter of this name that runs, of PATH and of pyenv's versions; None where there is none.
+
+    A shim of pyenv is on PATH for every version, and fails for those that are not switched on.
+    """
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders += sorted(pyenv.glob(f"versions/{name.removeprefix('python')}*/bin"))
+    for folder in folders:
+        path = folder / name
+        if path.exists() and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
 def interpreter(name, environment):
     """Return the Python of a row, in its virtual environment; None where the interpreter cannot be found."""
     if environment.python is None:
         return Path(sys.executable)
-    found = shutil.which(environment.python)
+    found = executable(environment.python)
     if found is None:
         return None
     folder = ROOT / f".venv-{name}"
@@ -75,7 +90,7 @@ def interpreter(name, environment):
 
 
 def install(python, requirements, resolution):
-    """Install with uv, which alone can take the lowest versions; the newest by pip where uv is missing."""
+    """Install with uv, or with pip where uv is missing, which cannot choose the lowest versions."""
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv:
         command = [uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", resolution]
