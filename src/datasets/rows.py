@@ -289,7 +289,7 @@ def _table(name, path, rows, columns):
     if len(columns.get("label", ())) > 1:  # names of classes say more than their numbers
         chosen["label"] = min(columns["label"], key=lambda column: _all_numbers(rows, column))
     if "split" in chosen and chosen["split"] != "split":
-        chosen["split"] = next((column for column in columns["split"] if _all_parts(rows, column)), None)
+        chosen["split"] = next((column for column in columns["split"] if _any_part(rows, column)), None)
     for kind, names in columns.items():
         if kind != "split" and len(names) > 1:
             others = ", ".join(column for column in names if column != chosen[kind])
@@ -301,8 +301,8 @@ def _all_numbers(rows, column):
     return all(re.fullmatch(r"[\d.]+", str(row.cells.get(column) or "0")) for row in rows)
 
 
-def _all_parts(rows, column):
-    return all(part_of(row.cells.get(column)) for row in rows)
+def _any_part(rows, column):
+    return any(part_of(row.cells.get(column)) for row in rows)
 
 
 def part_of(text):
