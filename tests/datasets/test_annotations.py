@@ -97,7 +97,8 @@ def test_what_is_refused(tmp_path, case):
 
 @pytest.mark.parametrize(("there", "listed", "found"), [
     ("1.jpg", "1.jpg", "1.jpg"), ("1.jpg", "val2014/1.jpg", "1.jpg"),
-    ("val2014/1.jpg", "val2014/1.jpg", "val2014/1.jpg"), ("train2017/1.jpg", "1.jpg", "train2017/1.jpg"), ("other.jpg", "a/1.jpg", "a/1.jpg")])
+    ("val2014/1.jpg", "val2014/1.jpg", "val2014/1.jpg"),
+    ("train2017/1.jpg", "1.jpg", "train2017/1.jpg"), ("other.jpg", "a/1.jpg", "a/1.jpg")])
 def test_where_images_lie(tmp_path, there, listed, found):
     put(tmp_path / there, 0)
     rows = placed(tmp_path, [Captioned("train", "gone.jpg", []), Captioned("train", listed, [])], "train2017")
