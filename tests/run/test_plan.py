@@ -244,3 +244,11 @@ def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
     done = plan("--load", f"{out / 'colours.pth'},{out / 'tones.pth'}", "--eval-only", "--eval-datasets",
                 f"{world.colours},{world.tones}")
     assert done.status == 0 and "the run would start" in done.out, done.out
+
+
+def test_an_evaluation_has_no_joint_task(cli, world):
+    """It ended in an IndexError, for want of datasets to join."""
+    words = ("--load", world.model, "--eval-only", "--joint", "--eval-datasets", world.colours, "--workers", 0)
+    for more in ((), ("--dry-run",)):
+        done = cli(*words, *more)
+        assert done.status == 0 and any("--joint has no effect" in line for line in done.warnings), done.err

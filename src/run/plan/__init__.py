@@ -63,7 +63,7 @@ def make_plan(config):
     start, weights = planned_start(config)
     if config.kind == EVAL and not config.linear_eval:
         run.adopt(start)
-    names = [JOINT] if config.joint else list(config.trained) if config.kind != EVAL else []
+    names = [] if config.kind == EVAL else [JOINT] if config.joint else list(config.trained)
     zeroshot = PlannedZeroshot(config, start, run.device)
     probed = None
     told = io.StringIO()
