@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from src.datasets import open_task
 from src.datasets.images import (
     SUFFIXES,
     class_folders,
@@ -395,3 +396,18 @@ def test_what_is_left_out_of_a_folder_to_classify_is_told(tmp_path, capsys):
     assert [path.name for path in named_images(str(tmp_path))] == ["a.JFIF", "b.jpg"]
     assert capsys.readouterr().out == (f"note: --eval-single {tmp_path}: left out: 1 .svg, 1 .txt, 1 hidden, "
                                        "1 of the system\n")
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "pairs"])
+def test_each_kind_of_the_users_own_data_is_turned_upright(tmp_path, kind):
+    for part in ("train", "test"):
+        for label in ("one", "two"):
+            (tmp_path / part / label).mkdir(parents=True)
+            photo(60, 40).save(tmp_path / part / label / "a.jpg", exif=with_orientation(ROTATED))
+    rows = "".join(f"{part}/{label}/a.jpg,{label},{label},{part}\n" for part in ("train", "test")
+                   for label in ("one", "two"))
+    (tmp_path / "table.csv").write_text(f"image,label,caption,split\n{rows}", encoding="utf-8")
+    name = f"{kind}:{tmp_path if kind == 'folder' else tmp_path / 'table.csv'}"
+    task = open_task(name, str(tmp_path / "data"))
+    assert [pixels(task.split(part).image(index)).shape for part in ("train", "test") for index in (0, 1)] == [
+        (60, 40, 3)] * 4
