@@ -150,9 +150,9 @@ def run_task(config):
 def _train_task(config, signals):
     from src.datasets.pairs import JOINT
     from src.report.tables import scores_table
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
@@ -176,9 +176,9 @@ def run_sequence(config):
 def _train_sequence(config, signals):
     from src.report.sequence import run_sequence as run_tasks
     from src.report.tables import summary_text
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
@@ -197,9 +197,9 @@ def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from pathlib import Path
 
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     if len(config.loaded) > 1:
         rebuild_sequence(config)
         return
@@ -242,8 +242,8 @@ def rebuild_sequence(config):
 
 def run_export(config):
     """--export without training: a checkpoint, or published weights, in open_clip's layout."""
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
+    from src.run.weights import starting_checkpoint
     checkpoint, export = starting_checkpoint(config), Export(config.export)
     export.claim(checkpoint["architecture"], config.overwrite)
     export.write(checkpoint)

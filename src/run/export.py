@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from clip import loader
+from clip import catalog, loader
 from clip.tokenizer import VOCABULARY_SIZE
 from src.errors import UserError
 from src.machine.files import atomic_file
@@ -99,24 +99,34 @@ def open_clip_config(architecture):
     if not architecture.get("vocabulary") and architecture["vocab_size"] < VOCABULARY_SIZE:
         raise UserError(f"--export: open_clip's tokenizer gives {VOCABULARY_SIZE} different tokens, this model knows "
                         f"the first {architecture['vocab_size']}; leave --export out")
+    architecture = catalog.completed(architecture)
     inner = width * 32 if is_resnet else width  # what the heads of an image tower share
-    heads = architecture.get("vision_heads") or max(1, inner // 64)
-    size = architecture["image_resolution"]
+    heads, size = catalog.vision_heads(architecture), architecture["image_resolution"]
     patch = {} if is_resnet else {"patch_size": architecture["vision_patch_size"]}
     return {
         "model_cfg": {
             "embed_dim": architecture["embed_dim"],
-            "quick_gelu": True,
-            "vision_cfg": {"image_size": size, "layers": layers, "width": width, "head_width": inner // heads, **patch},
+            "quick_gelu": architecture["activation"] == "quick_gelu",
+            "vision_cfg": {"image_size": size, "layers": layers, "width": width, "head_width": inner // heads, **patch,
+                           **_mlp_ratio(width, architecture.get("vision_mlp_width"))},
             "text_cfg": {
                 "context_length": architecture["context_length"],
                 "vocab_size": max(architecture["vocab_size"], VOCABULARY_SIZE),
                 "width": architecture["transformer_width"], "heads": architecture["transformer_heads"],
-                "layers": architecture["transformer_layers"]},
+                "layers": architecture["transformer_layers"],
+                **_mlp_ratio(architecture["transformer_width"], architecture.get("transformer_mlp_width"))},
         },
-        "preprocess_cfg": {"size": [size, size], "mode": "RGB", "mean": list(loader.MEAN), "std": list(loader.STD),
-                           "interpolation": "bicubic", "resize_mode": "shortest"},
+        "preprocess_cfg": {"size": [size, size], "mode": "RGB", "mean": architecture["mean"],
+                           "std": architecture["std"], "interpolation": "bicubic", "resize_mode": "shortest"},
     }
+
+
+def _mlp_ratio(width, hidden):
+    """open_clip takes the whole part of width times ratio for the hidden values of a block."""
+    if not hidden:
+        return {}
+    return {"mlp_ratio": next(ratio for ratio in (hidden / width, (hidden + 0.5) / width)
+                              if int(width * ratio) == hidden)}
 
 
 def with_all_tokens(checkpoint):

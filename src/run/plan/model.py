@@ -9,8 +9,9 @@ from clip import catalog, loader
 from clip.model import CLIP
 from src.models.memory import weight_copies
 from src.models.training import begin
-from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, starting_checkpoint
+from src.run.build import build_hooks, build_state
 from src.run.plan.data import Known, sampled
+from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
 def planned_start(config):
