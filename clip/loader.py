@@ -176,7 +176,7 @@ def _our_checkpoint(content, given, name, path):
     _check_ours(content, architecture, path)
     architecture = catalog.completed(architecture)
     holds = content.get("model") or "another architecture"
-    _refuse_other(given, architecture | {"vision_heads": catalog.vision_heads(architecture)}, holds, name, path)
+    refuse_other(given, architecture | {"vision_heads": catalog.vision_heads(architecture)}, holds, name, path)
     return {**content, "architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": []}
 
 
@@ -189,7 +189,7 @@ def _settled(state_dict, weights, given, name, path):
         if told[key] != by_shape.get(key):
             raise LoadError(f"{source} describes another model than {path}: {key} is {told[key]} there, "
                             f"{by_shape.get(key)} in the weights; lay the weights into a folder without it")
-    _refuse_other(given, by_shape | told, published_name(by_shape) or "another architecture", name, path)
+    refuse_other(given, by_shape | told, published_name(by_shape) or "another architecture", name, path)
     known = {key: value for key, value in (given | told).items() if key in usual and value is not None}
     if "image_resolution" in known:
         _refuse_size(known["image_resolution"], usual["image_resolution"], by_shape, path)
@@ -198,7 +198,7 @@ def _settled(state_dict, weights, given, name, path):
     return {**by_shape, **known, **assumed}, assumed
 
 
-def _refuse_other(given, known, holds, name, path):
+def refuse_other(given, known, holds, name, path):
     """OtherArchitecture for the first key that is given and known and differs: shapes first, they tell models apart."""
     differing = [key for key in given if key != "vocabulary" and key in known
                  and (given[key] or None) != (known[key] or None) and given[key] is not None]

@@ -4,8 +4,8 @@
     weights.tensors["visual.conv1.weight"], weights.told["activation"]
 
 LAYOUTS says how the layouts of single files are recognised, how their names map and where their architecture is told;
-FOLDERS the same of folders; STRANGERS names models that are no CLIP of OpenAI's kind. A layout is found below any
-prefix and in any wrapper: ``{"state_dict": {"model._orig_mod.visual.conv1.weight": ...}}``.
+``clip.files.hub.FOLDERS`` the same of folders; STRANGERS names models that are no CLIP of OpenAI's kind. A layout is
+found below any prefix and in any wrapper: ``{"state_dict": {"model._orig_mod.visual.conv1.weight": ...}}``.
 """
 
 import json
@@ -20,11 +20,12 @@ import torch
 from clip.errors import LoadError, printable
 from clip.files import configs
 from clip.files.archive import read_file
+from clip.files.hub import INDEX, first_of, weights_of_folder
 from clip.files.shapes import architecture_of
 
-SAFETENSORS, INDEX = ".safetensors", ".index.json"
+SAFETENSORS = ".safetensors"
 ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
-MOST_DEPTH, MOST_NAMED = 3, 4
+MOST_DEPTH = 3
 # Parts of names that wrappers put in anywhere: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Numbers and masks that some layouts store beside the weights.
@@ -170,13 +171,6 @@ LAYOUTS = (
                                        "vision_model.embeddings.patch_embedding.weight"), from_transformers,
            _tell_transformers),
 )
-# Configuration of a folder -> the files of weights that belong to it, the first that is there.
-FOLDERS = {
-    configs.OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
-                        "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
-    configs.TRANSFORMERS: ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                           "pytorch_model.bin.index.json"),
-}
 # What a file holds that is no CLIP of OpenAI's kind: (what, texts of which each stands in some tensor's name). The
 # first rows are asked before a layout is recognised: such models have a CLIP's names too.
 NEVER = (("SigLIP", ("logit_bias",)), ("SigLIP", ("vision_model.head.",)), ("CoCa", ("text_decoder.",)),
@@ -209,33 +203,6 @@ def open_weights(path):
     return _recognised(content, file)
 
 
-def weights_of_folder(folder):
-    """The file of weights in a folder of open_clip, of transformers or of an export of ours; LoadError for others."""
-    for beside, names in FOLDERS.items():
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if (folder / beside).is_file() and there:
-            return there[0]
-    raise LoadError(f"{folder} is a folder without a model that is known ({' or '.join(FOLDERS)} beside its weights); "
-                    f"it holds {held_by(folder)}")
-
-
-def held_by(folder):
-    """What a folder holds, in words: its checkpoints first, which may be what was meant."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        return f"nothing that can be read ({error.strerror or error})"
-    files = [name for name in names if name.endswith((".pth", ".pt", ".bin", ".ckpt", SAFETENSORS))]
-    if files:
-        return f"{_first(files)}: give {'that file' if len(files) == 1 else 'one of these files'}"
-    return _first(names) if names else "nothing"
-
-
-def _first(names):
-    more = len(names) - MOST_NAMED
-    return ", ".join(printable(name, 80) for name in names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +227,7 @@ def _read_shards(index):
         tensors |= content if isinstance(content, dict) else {}
     missing = [name for name in places if name not in tensors]
     if missing:
-        raise LoadError(f"{index}: its parts lack {_first(missing)}")
+        raise LoadError(f"{index}: its parts lack {first_of(missing)}")
     return tensors
 
 
@@ -302,7 +269,7 @@ def _recognised(content, file):
     left = {name: tensor for name, tensor in layout.rename(inside).items() if name not in NOT_WEIGHTS}
     if outside:
         notes = [*notes, f"{file}: {len(outside)} tensors outside {printable(where + prefix, 60)} are left out "
-                         f"({_first(outside)})"]
+                         f"({first_of(outside)})"]
     return Weights(left, told, source, notes)
 
 
@@ -338,11 +305,11 @@ def _what_is_there(groups, content, file):
     """What is said of a file in which no layout was recognised."""
     if not groups:
         return f"{file} does not hold a CLIP: there is no tensor in it" + (
-            f", only {_first(list(content))}" if content else "")
+            f", only {first_of(list(content))}" if content else "")
     where, tensors = max(groups, key=lambda group: len(group[1]))
     names, what = list(tensors), next((what for what, fragments in STRANGERS if _all_in(fragments, tensors)), None)
     prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
     shared = f" all begin with {printable(prefix, 60)}." if prefix else ""
     return (f"{file} does not hold a CLIP{f' but {what}' if what else ''}: it lacks the names of OpenAI and open_clip "
             "(visual.conv1.weight, token_embedding.weight) and of transformers (text_model., vision_model.). Its "
-            f"tensors{f' in {printable(where, 40)[:-2]}' if where else ''}{shared}: {_first(names)}")
+            f"tensors{f' in {printable(where, 40)[:-2]}' if where else ''}{shared}: {first_of(names)}")

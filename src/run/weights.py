@@ -7,6 +7,7 @@ import sys
 import torch
 
 from clip import catalog, loader
+from clip.files import hub
 from clip.model import CLIP
 from src.datasets.common import seed_of
 from src.errors import UserError
@@ -15,15 +16,38 @@ from src.models.memory import lower_
 
 
 @in_turn
-def starting_checkpoint(config):
-    """The checkpoint that the run starts from: ``--load``, random weights, or published ones."""
-    return _loaded(config, *_given_architecture(config)) if config.load else _initial_checkpoint(config)
+def starting_checkpoint(config, fetch=True):
+    """The checkpoint that the run starts from: ``--load``, random weights, or published ones. Without ``fetch``,
+    weights of other libraries that are not on this machine are a LoadError."""
+    if config.load:
+        return _opened("--load", config.load, *_given_architecture(config), fetch)
+    return _initial_checkpoint(config, fetch)
 
 
-def _loaded(config, given=None, name=None):
-    checkpoint = read_weights("--load", config.load, given, name)
-    _refuse_unknown_tokens(checkpoint["architecture"], f"--load {config.load}")
+def _opened(flag, source, given=None, name=None, fetch=True):
+    """The checkpoint of a file or folder, or of a name of other libraries, which may tell of the architecture."""
+    if os.path.exists(source):
+        checkpoint = read_weights(flag, source, given, name)
+    else:
+        place = hub.place_of(source, fetch)
+        checkpoint = read_weights(flag, place.path, *((place.told, source) if place.told else (given, name)))
+        checkpoint["notes"] += _warned(place.notes)
+        _refuse_another(flag, source, checkpoint, given, name)
+    _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {source}")
     return checkpoint
+
+
+def _refuse_another(flag, source, checkpoint, given, name):
+    try:
+        loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, source)
+    except loader.OtherArchitecture as error:
+        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+
+
+def _warned(notes):
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return notes
 
 
 def read_weights(flag, path, given=None, name=None):
@@ -37,8 +61,7 @@ def read_weights(flag, path, given=None, name=None):
         assumed = loader.assumed_text(checkpoint["assumed"])
         print(f"warning: {flag} {path} does not tell {assumed}; to change that, name the architecture by --model NAME "
               f"({MEANT}) or by --model-config with the keys {', '.join(checkpoint['assumed'])}", file=sys.stderr)
-    for note in checkpoint["notes"]:
-        print(f"warning: {note}", file=sys.stderr)
+    _warned(checkpoint["notes"])
     return checkpoint
 
 
@@ -55,8 +78,12 @@ def _given_architecture(config):
         raise UserError(f"--model-config: {error}") from None
     if not config.chosen("model"):
         return None, None
-    block = catalog.completed(_architecture(config))
-    return block | {"vision_heads": catalog.vision_heads(block)}, config.model
+    block = _architecture(config)
+    if config.model in catalog.architecture_names():
+        block = catalog.completed(block)
+        return block | {"vision_heads": catalog.vision_heads(block)}, config.model
+    # open_clip's name of an architecture: each of its pretrained weights has a mean and standard deviation of its own.
+    return {key: value for key, value in block.items() if key not in ("mean", "std")}, config.model
 
 
 MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
@@ -69,7 +96,7 @@ def weights_before(config, checkpoint):
     values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
     if values["load"] is None and values["model"] is None:
         raise UserError("nothing is stored of where its training started")
-    if values["load"] and not os.path.exists(values["load"]):
+    if values["load"] and not os.path.exists(values["load"]) and not hub.is_name(values["load"]):
         raise UserError(f"its training started from {values['load']}, which is not there")
     before = dataclasses.replace(config, values=values)
     start = _as_before(before, checkpoint["architecture"]) if before.load else starting_checkpoint(before)
@@ -83,7 +110,7 @@ def weights_before(config, checkpoint):
 def _as_before(config, architecture):
     """What --load holds, where the trained model tells what the file does not."""
     given = {key: value for key, value in architecture.items() if key in loader.NOT_SHAPES}
-    return _loaded(config, given, "the trained model")
+    return _opened("--load", config.load, given, "the trained model")
 
 
 def score_as_trained(config, checkpoint, path):
@@ -95,7 +122,7 @@ def score_as_trained(config, checkpoint, path):
         print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
-def _initial_checkpoint(config):
+def _initial_checkpoint(config, fetch):
     if config.init == "scratch":
         _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
         _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
@@ -104,7 +131,14 @@ def _initial_checkpoint(config):
             model = CLIP(**_architecture(config))
         return {"architecture": model.architecture, "state_dict": model.state_dict(),
                 "model": config.model_name or config.model}
-    return {**loader.read_checkpoint(loader.weights_file(config.model, config.clip_cache)), "model": config.model}
+    return _published(config.model, config, fetch)
+
+
+def _published(name, config, fetch=True):
+    """The checkpoint of a published model, or of weights that other libraries have a name for."""
+    if name in catalog.architecture_names():
+        return {**loader.read_checkpoint(loader.weights_file(name, config.clip_cache)), "model": name}
+    return {**_opened("--model", name, fetch=fetch), "model": name}
 
 
 def _refuse_unknown_tokens(architecture, source):
@@ -126,7 +160,9 @@ def _architecture(config):
     try:
         if config.model_config:
             return catalog.read_architecture(config.model_name, config.model_config)
-        return catalog.read_architecture(config.model)
+        if config.model in catalog.architecture_names():
+            return catalog.read_architecture(config.model)
+        return hub.open_clip_block(config.model)
     except ValueError as error:
         raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
 
@@ -182,8 +218,7 @@ class ZeroshotOpener:
         name = model_name(config, self._checkpoint)
         if path is None and name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
-        source = read_weights("--ref-model", path) if path else loader.read_checkpoint(
-            loader.weights_file(name, config.clip_cache))
+        source = read_weights("--ref-model", path) if path else _published(name, config)
         if source["architecture"]["embed_dim"] != features:
             raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
                             f"the model's {features}")

@@ -4,9 +4,11 @@ import pytest
 import torch
 import yaml
 from cli_files import ARCHITECTURE, same_weights
-from foreign_weights import open_clip_model
+from conftest import random_images
+from foreign_weights import open_clip_model, write_folder
 
 from clip import loader
+from clip.files import hub
 from src.args import parse
 from src.errors import UserError
 from src.machine.device import Device
@@ -140,3 +142,79 @@ def test_weights_before_a_run_that_were_told_more(tmp_path, capsys):
 
 def write_yaml(path, content):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+# -- names of other libraries ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of open_clip with GELU, heads of 80 values and statistics that are not OpenAI's."""
+    (tmp_path / "made").mkdir()
+    write_folder(tmp_path / "made", "open_clip", False, 80, {"mean": [0.5, 0.4, 0.3]}, vocab_size=49408)
+    return tmp_path / "made"
+
+
+@pytest.mark.parametrize("words", ["--load {}", "--model local-dir:{}", "--load local-dir:{}",
+                                   "--load {}/open_clip_model.safetensors"])
+def test_folders_are_taken_by_load_and_model(folder, capsys, words):
+    found = module.starting_checkpoint(config(words.format(folder)))
+    assert capsys.readouterr().err == "" and found["architecture"]["activation"] == "gelu"
+    assert found["architecture"]["vision_heads"] == 4 and found["architecture"]["mean"] == [0.5, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("words", ["--model hf-hub:org/laion", "--model org/laion", "--load hf-hub:org/laion"])
+def test_names_of_the_hub(folder, monkeypatch, words):
+    """HF_HOME's cache is read; what a dry run would have to fetch is a message."""
+    asked = []
+    monkeypatch.setattr(hub, "_repository", lambda name, fetch: asked.append((name, fetch)) or folder)
+    found = module.starting_checkpoint(config(words), fetch=False)
+    assert asked == [("org/laion", False)] and found["architecture"]["activation"] == "gelu"
+    assert found.get("model") == (words.split()[1] if "--model" in words else None)
+
+
+def test_what_open_clip_s_table_tells(tmp_path, monkeypatch, capsys):
+    """Weights without a word of themselves: the table tells the activation and the statistics, the name the heads."""
+    torch.save(open_clip_model(vocab_size=49408, quick_gelu=False).state_dict(), tmp_path / "a.bin")
+    told = {"activation": "gelu", "vision_heads": 4, "transformer_heads": 1, "image_resolution": 32, "mean": [0.5] * 3,
+            "std": [0.5] * 3}
+    monkeypatch.setattr(hub, "_pretrained", lambda name, tag, fetch: hub.Place(tmp_path / "a.bin", told, ["squashed"]))
+    found = module.starting_checkpoint(config("--model ViT-B-32:laion2b_e16"))
+    assert {key: found["architecture"][key] for key in told} == told and found["assumed"] == {}
+    assert capsys.readouterr().err == "warning: squashed\n" and found["notes"] == ["squashed"]
+
+
+def test_open_clip_s_name_tells_the_activation_of_a_file(tmp_path, monkeypatch, capsys):
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    block = hub.open_clip_block("ViT-B-32") | loader.architecture_of(open_clip_model(vocab_size=49408).state_dict())
+    monkeypatch.setattr(hub, "open_clip_block", lambda name: block | {
+        "activation": "quick_gelu" if name.endswith("quickgelu") else "gelu"})
+    for name, activation in (("ViT-B-32", "gelu"), ("ViT-B-32-quickgelu", "quick_gelu")):
+        found = module.starting_checkpoint(config(f"--load {tmp_path}/a.pt --model {name}"))
+        assert found["architecture"]["activation"] == activation and list(found["assumed"]) == ["mean", "std"]
+    assert "ViT-B-32 has GELU" in capsys.readouterr().err
+
+
+def test_random_weights_of_an_architecture_of_open_clip():
+    found = module.starting_checkpoint(config("--model ViT-S-32 --init scratch"))["architecture"]
+    assert found["activation"] == "gelu" and found["vision_width"] == 384
+
+
+def test_images_are_normalised_as_the_loaded_model_asks(cli, folder, tmp_path):
+    """--eval-single against open_clip's own probabilities of the same picture."""
+    import open_clip
+    picture, names = random_images(1, 0)[0].resize((50, 40)), ["cat", "a red dog", "tree"]
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    done = cli("--load", folder, "--eval-only", "--eval-single", tmp_path / "a.png", "--class-names",
+               tmp_path / "names.txt", "--save", tmp_path / "out", "--device", "cpu")
+    assert done.status == 0 and done.err == ""
+    theirs, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokens = open_clip.get_tokenizer("ViT-B-32", context_length=8)([f"a photo of a {name}." for name in names])
+    with torch.no_grad():
+        images, texts = (theirs.eval().encode_image(preprocess(picture)[None], normalize=True),
+                         theirs.encode_text(tokens, normalize=True))
+        expected = (theirs.logit_scale.exp() * images @ texts.T).softmax(-1)[0].tolist()
+    rows = (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]
+    found = {row.rsplit(",", 1)[0]: float(row.rsplit(",", 1)[1]) for row in rows}
+    assert found == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-4)

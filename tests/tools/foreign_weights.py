@@ -55,9 +55,9 @@ def hugging(model, text_heads=2):
     return theirs
 
 
-def write_folder(folder, layout, quick_gelu, head_width, statistics):
+def write_folder(folder, layout, quick_gelu, head_width, statistics, vocab_size=50):
     """A folder as the libraries write it. -> the library's own model, with 4 heads for images"""
-    model = open_clip_model(quick_gelu, head_width, vision_width=4 * head_width)
+    model = open_clip_model(quick_gelu, head_width, vision_width=4 * head_width, vocab_size=vocab_size)
     if layout.startswith("open_clip"):
         _write_open_clip(folder, model, layout.endswith("bin"), head_width, statistics)
         return model
@@ -80,7 +80,8 @@ def _write_open_clip(folder, model, as_bin, head_width, statistics):
         "embed_dim": 16, **({"quick_gelu": True} if "QuickGELU" in str(model) else {}),
         "vision_cfg": {"layers": 2, "width": 4 * head_width, "head_width": head_width, "patch_size": 8,
                        "image_size": 32},
-        "text_cfg": {"width": 128, "heads": 2, "layers": 1, "context_length": 8, "vocab_size": 50}}, statistics)
+        "text_cfg": {"width": 128, "heads": 2, "layers": 1, "context_length": 8,
+                     "vocab_size": model.token_embedding.weight.shape[0]}}, statistics)
     if as_bin:
         torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     else:
