@@ -82,12 +82,13 @@ def read_architecture(name, file=None, partial=False):
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
-    block = document if _is_block(document, partial) else document.get(name)
+    block = document if _is_block(document, partial) else document.get(name, document.get(MODX_NAMES.get(name)))
     if not isinstance(block, dict):
         raise ValueError(f"{path} has no architecture {name!r}; it has {', '.join(map(str, document))}")
     return check_architecture(_with_numbers(block), path, partial)
 
 
+MODX_NAMES = {"ViT": "ViTB32", "RN": "RN50"}  # what Mod-X' scripts call the blocks of their YAML file
 LARGEST, MOST_STAGES, MOST_LAYERS = 2 ** 31, 16, 1000  # OpenAI's ResNets have 4 stages, its deepest towers 24 layers
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
             "transformer_width", "transformer_heads", "transformer_layers")

@@ -78,6 +78,8 @@ def held_by(folder):
         names = sorted(os.listdir(folder))
     except OSError as error:
         return f"nothing that can be read ({error.strerror or error})"
+    if "adapter_config.json" in names:
+        return "an adapter of peft without the model that it belongs to: merge them (merge_and_unload()) and save that"
     files = [name for name in names if name.endswith(WEIGHTS)]
     if files:
         return f"{first_of(files)}: give {'that file' if len(files) == 1 else 'one of these files'}"

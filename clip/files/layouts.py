@@ -173,10 +173,12 @@ LAYOUTS = (
 )
 # What a file holds that is no CLIP of OpenAI's kind: (what, texts of which each stands in some tensor's name). The
 # first rows are asked before a layout is recognised: such models have a CLIP's names too.
-NEVER = (("SigLIP", ("logit_bias",)), ("SigLIP", ("vision_model.head.",)), ("CoCa", ("text_decoder.",)),
+NEVER = (("an adapter (LoRA), or a model with one that is not merged,", ("lora_A",)),
+         ("SigLIP", ("logit_bias",)), ("SigLIP", ("vision_model.head.",)), ("CoCa", ("text_decoder.",)),
          ("a model with an image tower of timm (SigLIP, EVA, ConvNeXt, ...)", ("visual.trunk.",)),
          ("a model with a text tower of transformers", ("text.transformer.encoder.",)),
          ("a model with a text tower of transformers", ("text.transformer.embeddings.",)))
+MERGE = "; load the merged checkpoint (<DATASET>.pth beside <DATASET>.lora.pth; peft's merge_and_unload())"
 STRANGERS = (
     ("EVA-CLIP", ("visual.blocks.",)), ("BLIP", ("visual_encoder.", "text_")),
     ("a language model or one with vision (LLaVA, ...)", ("lm_head.",)),
@@ -253,8 +255,8 @@ def _recognised(content, file):
     groups = list(_groups(content))
     for what, fragments in NEVER:
         if any(_all_in(fragments, tensors) for _, tensors in groups):
-            raise LoadError(f"{file} holds {what}, which does not have the towers of OpenAI's CLIP: it cannot be used "
-                            "here")
+            raise LoadError(f"{file} holds {what} which does not have the tensors of OpenAI's CLIP: it cannot be used "
+                            f"here{MERGE if 'adapter' in what else ''}")
     found = [(layout, where, prefix, tensors) for where, tensors in groups for layout in LAYOUTS
              for prefix in _prefixes(layout.anchors, tensors)]
     if not found:

@@ -117,6 +117,8 @@ def test_names_that_only_wrappers_tell_apart(quick, tmp_path):
     (["visual.blocks.0.attn.q_bias", "token_embedding.weight"], ["EVA-CLIP"]),
     (["visual.conv1.weight", "text.token_embedding.weight", "text_decoder.ln_final.weight"], ["CoCa"]),
     (["prompt_learner.ctx"], ["prompts of CoOp"]),
+    (["visual.transformer.resblocks.0.mlp.c_fc.lora_A"], ["an adapter (LoRA)", "<DATASET>.pth beside"]),
+    (["base_model.model.vision_model.encoder.layers.0.mlp.fc1.lora_A.weight"], ["adapter", "merge_and_unload()"]),
     (["a", "b", "c", "d", "e", "f"], ["a, b, c, d and 2 more"])])
 def test_strangers(tmp_path, names, fragments):
     torch.save({"state_dict": {name: torch.zeros(2, 2) for name in names}}, tmp_path / "a.pt")
@@ -186,6 +188,7 @@ def test_shards_that_are_not_whole(tmp_path, lost):
 @pytest.mark.parametrize(("names", "fragment"), [
     ([], "nothing"), (["DTD.pth"], "DTD.pth: give that file"),
     (["a.pt", "b.pt"], "a.pt, b.pt: give one of these files"),
+    (["adapter_config.json", "adapter_model.safetensors"], "an adapter of peft"),
     (["notes.txt", "x"], "notes.txt, x"), (["open_clip_config.json"], "open_clip_config.json"),
     ([f"{index}.pth" for index in range(7)], "3.pth and 3 more")])
 def test_a_folder_says_what_it_holds(tmp_path, names, fragment):
