@@ -218,7 +218,7 @@ def _caption_split(name, folder, rows, read):
     if len(files) < len(captions):
         print(f"{name}: {len(captions) - len(files)} of {len(captions)} images have no caption and are skipped")
     return Split(functools.partial(_present_image, name, folder, files, read), [0] * len(files), files,
-                 captions=[captions[file] for file in files])
+                 captions=[captions[file] for file in files], path=lambda index: folder / files[index])
 
 
 def _present_image(name, folder, files, read, index):
