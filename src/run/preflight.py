@@ -34,8 +34,9 @@ def scorable(config, datasets, evaluated):
     for name in evaluated:
         unasked = name not in config.eval_datasets and not config.chosen("eval_split")
         task = datasets.open(name)
+        lacks = bool(task.splits) and config.eval_split not in task.splits
         # The matrix of a sequence of class data has a column for each task.
-        if unasked and config.eval_split not in task.splits and not (config.dataset_order and not task.pairs):
+        if unasked and lacks and not (config.dataset_order and not task.pairs):
             print(f"note: {name} has no {config.eval_split} split: it is trained and not scored; --eval-datasets names "
                   "what to score")
         else:
