@@ -95,8 +95,9 @@ def _check_kind(config):
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
         raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
-    if config.kind == SINGLE and not config.class_names:
-        raise UserError("--eval-single needs --class-names FILE with one class name a line")
+    if config.kind == SINGLE and not config.class_names and not config.load:
+        raise UserError("--eval-single needs --class-names FILE with one class name per line (or names joined by "
+                        "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
 

@@ -305,7 +305,8 @@ def evaluation_flags():
         Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
              "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES",
              example="cat.jpg --class-names names.txt"),
-        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE",
+        Flag("--class-names", "names joined by commas (cat,dog), or a file with one per line or in json",
+             runs=(SINGLE,), numbers=False, metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
@@ -337,7 +338,8 @@ def data_flags():
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
         Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
              metavar="FILE", example="split.json"),
-        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=(*SCORING, SINGLE)),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
+               "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway",

@@ -98,6 +98,7 @@ class Task:
     pairs: bool = False
     parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
     place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
+    findings: tuple = ()  # sentences about what is odd in its files
 
     def split(self, name):
         if name not in self.splits:

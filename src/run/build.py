@@ -24,6 +24,7 @@ from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
+OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
 
 def build_device(config, index=None):
@@ -43,9 +44,13 @@ class Datasets:
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
-        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name)}
-        return open_task(name, self._config.data_location,
-                         **{key: value for key, value in options.items() if value is not None})
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name),
+                   "skip_missing": self._config.skip_bad_images and name.startswith(OWN_TABLES) or None}
+        root = self._config.data_location
+        task = open_task(name, root, **{key: value for key, value in options.items() if value is not None})
+        if name.startswith("pairs:") and not self._only_refers_to(name):
+            task = pairs.with_held_out(task, name, root)
+        return task
 
     def _open(self, name, trained=False):
         config, root = self._config, self._config.data_location
@@ -69,10 +74,17 @@ class Datasets:
             task = splits.with_validation(task, config.val_fraction, root)
         return splits.tolerant(task) if config.skip_bad_images else task
 
+    def _only_refers_to(self, name):
+        """Whether a dataset serves as reference only, which needs no test split."""
+        config = self._config
+        used = {phase_of(other)[0] for other in (*config.trained, *config.eval_datasets)}
+        return name in (config.ref_dataset, config.ref_sentences) and name not in used
+
     def _trained_pairs(self, task, name, phase):
         config = self._config
         if name == "flickr30k":
-            task = pairs.with_parts(task, config.flickr_splits)
+            chosen = config.chosen("flickr_splits")
+            task = pairs.with_parts(task, [part for part in config.flickr_splits if chosen or part in task.splits])
         if phase is not None:
             seed = config.seed if config.phase_seed is None else config.phase_seed
             task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)

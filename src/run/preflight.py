@@ -21,10 +21,27 @@ def open_data(config, datasets, trained, evaluated):
     for name in evaluated:
         if config.eval_split not in datasets.open(name).splits:
             raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
-                            f"{', '.join(datasets.open(name).splits)}")
+                            f"{', '.join(datasets.open(name).splits)}; --eval-datasets names what to score instead")
         require_images(datasets.open(name), name, config.eval_split)
     if trained:
         _open_references(config, datasets, trained, config.method_row.uses)
+
+
+def scorable(config, datasets, evaluated):
+    """``evaluated`` without the datasets that lack the split to score and that the user did not name for evaluation:
+    they are trained all the same. Says so."""
+    kept = []
+    for name in evaluated:
+        unasked = name not in config.eval_datasets and not config.chosen("eval_split")
+        task = datasets.open(name)
+        lacks = bool(task.splits) and config.eval_split not in task.splits
+        # The matrix of a sequence of class data has a column for each task.
+        if unasked and lacks and not (config.dataset_order and not task.pairs):
+            print(f"note: {name} has no {config.eval_split} split: it is trained and not scored; --eval-datasets names "
+                  "what to score")
+        else:
+            kept.append(name)
+    return kept
 
 
 def require_images(task, name, split):

@@ -9,8 +9,8 @@ from collections import Counter
 from tqdm import tqdm
 
 from clip.loader import build
+from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
-from src.datasets.imagenet import read_class_names
 from src.datasets.images import named_images, open_image
 from src.datasets.splits import tolerant
 from src.errors import UserError
@@ -21,6 +21,7 @@ from src.run.build import build_device, starting_checkpoint, worker_count
 from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"
+NAMED = 5  # class names in a note
 SIDE = 640  # pixels that a picture shows of an image
 IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
@@ -37,9 +38,11 @@ def classify(config):
     folder.prepare()
     if alone:
         open_image(paths[0])  # what cannot be decoded is refused before weights are fetched
-    classnames = read_class_names(config.class_names)
+    classnames = read_class_names(config.class_names) if config.class_names else None
     device = build_device(config)
-    model = device.place(build(starting_checkpoint(config))).eval()
+    checkpoint = starting_checkpoint(config)
+    classnames = classnames or stored_class_names(checkpoint, config.load)
+    model = device.place(build(checkpoint)).eval()
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
     found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
                            config.batch_size_eval, worker_count(config, task))
@@ -47,6 +50,20 @@ def classify(config):
     if folder.writes:
         _keep(folder, found, names, alone)
     print(table_of_one(*found.values()) if alone else table_of_several(found))
+
+
+def stored_class_names(checkpoint, path):
+    """The class names of the last task of a checkpoint, said in a note. UserError where it holds none."""
+    last = (checkpoint.get("history") or [{}])[-1]
+    names = list(last.get("classnames") or ())
+    if not names:
+        raise UserError(f"--load {path} holds no class names; give --class-names FILE with one per line, or names "
+                        "joined by commas")
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
+    if last.get("dataset") in checkpoint.get("heads", {}):
+        print("note: images are compared with prompts of these names; the trained head acts in --eval-datasets only")
+    return names
 
 
 def _keep(folder, found, names, alone):
