@@ -346,8 +346,8 @@ def data_flags():
                example="--method ZSCL --ref-dataset ImageNet"),
         switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
                numbers=False),
-        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
-             runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
+        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults and findings",
+             parse=names, runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
     ]
 
 

@@ -12,7 +12,7 @@ from src.datasets.annotations import finds, placed, read_captions
 from src.datasets.common import Split, Task, own_path
 from src.datasets.folder import place_of
 from src.datasets.imagenet import missing
-from src.datasets.images import read_image
+from src.datasets.images import read_image, read_upright
 from src.datasets.rows import SPLITS, Places, leave_out
 from src.errors import UserError
 
@@ -62,7 +62,7 @@ def open_pairs(name, root, skip_missing=False):
     path = own_path(name)
     rows = read_captions(name, path, WANTED)
     rows, findings = _usable(name, path, rows, path.parent, skip_missing)
-    splits = _by_part(name, path.parent, rows, read_image)
+    splits = _by_part(name, path.parent, rows, read_upright)
     if "train" not in splits:
         raise UserError(f"{name}: {path} has no row whose split is train")
     return Task(path.name.split(".")[0], [], [], splits, pairs=True, place=f"pairs_{place_of(path)}",

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import place_of, stored_halves
-from src.datasets.images import read_image
+from src.datasets.images import read_upright
 from src.datasets.rows import IMAGE_COLUMNS, LABEL_COLUMNS, SPLITS, Places, leave_out, read_table, read_text, split_of
 from src.errors import UserError
 from src.templates.collections import SIMPLE
@@ -63,7 +63,7 @@ def _splits(folder, rows, numbers):
         members = [(file, numbers[label]) for split, file, label in rows if split == part]
         if members:
             splits[part] = file_split(folder, [file for file, _ in members], [label for _, label in members],
-                                      read_image)
+                                      read_upright)
     return splits
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from clip.loader import build
 from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
-from src.datasets.images import named_images, open_image
+from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
 from src.models.evaluation import classify_split
@@ -37,7 +37,7 @@ def classify(config):
     _refuse_to_mix(folder, paths, names.values(), config.eval_single)
     folder.prepare()
     if alone:
-        open_image(paths[0])  # what cannot be decoded is refused before weights are fetched
+        open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
     classnames = read_class_names(config.class_names) if config.class_names else None
     device = build_device(config)
     checkpoint = starting_checkpoint(config)
@@ -74,12 +74,12 @@ def _keep(folder, found, names, alone):
     else:
         folder.write_text(SEVERAL, csv_of_several(found))
     for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):
-        write_png(picture(open_image(path), path.name, ranked), folder.file(names[path]))
+        write_png(picture(open_upright(path), path.name, ranked), folder.file(names[path]))
 
 
 def task_of(paths, classnames, in_memory, skip):
     """Images without labels as a Task."""
-    split = Split(lambda index: open_image(paths[index]), [0] * len(paths))
+    split = Split(lambda index: open_upright(paths[index]), [0] * len(paths))
     task = Task("images", classnames, (), {"test": split}, in_memory=in_memory)
     return tolerant(task) if skip else task
 

@@ -45,7 +45,7 @@ def test_without_test_rows_a_fifth_of_each_class_is_it(table, tmp_path, capsys):
     rows = [f"{index}.png,{'ab'[index % 2]}" for index in range(12)]
     task = table(csv(rows))
     assert sorted(task.split("test").labels) == [0, 1] and sorted(task.split("train").labels) == [0] * 5 + [1] * 5
-    assert "no test part" in capsys.readouterr().out and len(list((tmp_path / "splits").iterdir())) == 1
+    assert "no test split" in capsys.readouterr().out and len(list((tmp_path / "splits").iterdir())) == 1
     again = table(csv(rows))
     assert again.split("test").files == task.split("test").files
 
