@@ -85,6 +85,24 @@ class Classifier:
         return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
 
 
+def other_classes(history, file, classnames):
+    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes; None if the
+    checkpoint's ``history`` names the same classes in the same order.
+
+    Files are called by the last word of a path, which two datasets may share.
+    """
+    known = next((entry["classnames"] for entry in reversed(history)
+                  if entry.get("dataset") == file and "classnames" in entry), None)
+    if known is None:
+        return "the checkpoint does not say which classes it was trained on"
+    pairs = enumerate(itertools.zip_longest(known, classnames), start=1)
+    for number, (there, here) in pairs:
+        if there != here:
+            return (f"it was trained on other classes or another order (number {number} of {len(known)} is {there!r} "
+                    f"there, {here!r} here)")
+    return None
+
+
 def require_head_fits(head, task, width):
     """Refuse a packed head (C, D + 1) that was trained on another number of classes than a task has."""
     if head.shape != (len(task.classnames), width + 1):

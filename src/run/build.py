@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import in_turn
 from src.models import METHODS, active_add_ons, find_method
-from src.models.evaluation import zeroshot_head
+from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.memory import lower_
 from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
@@ -295,10 +295,14 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
 
 
 def first_head(config, checkpoint, model, task, file, device):
-    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
-    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
+    follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
-        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        reason = other_classes(checkpoint.get("history", []), file, task.classnames)
+        if reason is None:
+            require_head_fits(checkpoint["heads"][file], task, model.text_projection.shape[1])
+            return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        print(f"note: a new head of {file} is trained, not the one in --load: {reason}")
     if config.fc_init == "zero":
         weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
         return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)

@@ -6,6 +6,7 @@ from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
+from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
 from src.models.evaluation import (
@@ -15,10 +16,12 @@ from src.models.evaluation import (
     classifier,
     evaluate_each,
     head_of,
+    other_classes,
     require_head_fits,
 )
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
+from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
 from src.report.sequence import RETRIEVAL
@@ -43,13 +46,17 @@ class Scoring:
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
+        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
         parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
         parts = [part for part in parts if not is_pairs(part)]
         opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
-        for file, head in start.get("heads", {}).items():
+        trains_heads = self.config.train_mode in HEAD_MODES
+        kept = {file: head for file, head in start.get("heads", {}).items()
+                if not (trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
+        for file, head in self._fitting(kept, start.get("history", []), opened).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
         for name in filter(is_pairs, self.evaluated):
@@ -58,7 +65,10 @@ class Scoring:
     def trained(self, state, hooks, task):
         """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
         model = state.final_model
-        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
+        _, opened = self.spaces.after(class_tasks([*state.history, {"dataset": task, "source": state.source}]))
+        own = {task: model.head.packed()} if state.head is not None else {}
+        earlier = {file: head for file, head in state.heads.items() if file not in own}
+        heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
         self.trackers.scores(task, state.iteration, scores)
@@ -66,11 +76,11 @@ class Scoring:
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
-        history = checkpoint.get("history", [])
+        model, history = self.device.place(loader.build(checkpoint)).eval(), checkpoint.get("history", [])
+        _, opened = self.spaces.after(class_tasks(history))
+        heads = self._fitting(checkpoint.get("heads", {}), history, opened)
         if alpha is not None:
             interpolate_(model, zeroshot.state_dict(), alpha)
-            _, opened = self.spaces.after(class_tasks(history))
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
@@ -81,6 +91,23 @@ class Scoring:
                              MethodScores(state, build_scorer(self.config, checkpoint)), scored_by)
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
+
+    def _fitting(self, heads, history, opened):
+        """Those of the packed ``heads`` {file: (C, D + 1)} that score the classes they were trained on, of the datasets
+        ``opened`` {file: Task}; a note names each other one once.
+
+        Raises UserError where --load itself chose the dataset: its own head was asked for.
+        """
+        reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
+        for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:
+            if file in self.named_by_checkpoint:
+                raise UserError(f"--load {self.config.load}: its head of {file} does not belong to the data: "
+                                f"{reasons[file]}. Give the data that it was trained on, or --eval-datasets to score "
+                                "without it")
+            print(f"note: the head of {file} in the checkpoint is left out: {reasons[file]}; {file} is scored by its "
+                  "class names")
+            self._left_out.add(file)
+        return {file: head for file, head in heads.items() if not reasons.get(file)}
 
     def drift(self, start, model):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""

@@ -72,7 +72,9 @@ class Run:
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
         if not self.evaluated:
-            self.score_on([dataset_of(checkpoint, self.config.load)])
+            name = dataset_of(checkpoint, self.config.load)
+            self.score_on([name])
+            self.scoring.named_by_checkpoint = (stem(name),)
         score_as_trained(self.config, checkpoint, self.config.load)
 
     @in_turn

@@ -28,6 +28,7 @@ from src.models.evaluation import (
     evaluate_each,
     fingerprint,
     in_eval_mode,
+    other_classes,
     text_fingerprint,
     zeroshot_head,
     zeroshot_weights,
@@ -487,3 +488,15 @@ def test_evaluation_runs_uncompiled(make_model):
         assert compiled
     finally:
         torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("history", "reason"), [
+    ([{"dataset": "images", "classnames": ["a", "b"]}], None),
+    ([{"dataset": "images", "classnames": ["b", "a"]}, {"dataset": "images", "classnames": ["a", "b"]}], None),
+    ([{"dataset": "images", "classnames": ["b", "a"]}], "number 1 of 2 is 'b' there, 'a' here"),
+    ([{"dataset": "images", "classnames": ["a", "b", "c"]}], "number 3 of 3 is 'c' there, None here"),
+    ([{"dataset": "others", "classnames": ["a", "b"]}], "does not say"), ([{"dataset": "images"}], "does not say")])
+def test_a_head_belongs_to_class_names(history, reason):
+    """The last entry of the name counts."""
+    found = other_classes(history, "images", ("a", "b"))
+    assert found is None if reason is None else reason in found

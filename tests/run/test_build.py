@@ -223,13 +223,18 @@ def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
 
 @pytest.mark.parametrize(("words", "heads", "expected"), [
     ("", {}, "zeroshot"), ("--fc-init zeroshot", {}, "zeroshot"), ("--fc-init zero", {}, "zero"),
-    ("", {"colours": 1}, "kept"), ("", {"tones": 1}, "zeroshot"), ("", {"folder:colours": 1}, "zeroshot"),
-    ("--fc-init zeroshot", {"colours": 1}, "zeroshot"), ("--fc-init zero", {"colours": 1}, "zero")])
+    ("", {"colours": ["blue", "green", "red disc"]}, "kept"), ("", {"tones": 1}, "zeroshot"),
+    ("", {"folder:colours": 1}, "zeroshot"), ("", {"colours": None}, "zeroshot"),
+    ("", {"colours": ["blue", "red disc", "green"]}, "zeroshot"),
+    ("", {"colours": ["fire", "grass", "sea"]}, "zeroshot"),
+    ("--fc-init zeroshot", {"colours": ["blue", "green", "red disc"]}, "zeroshot"),
+    ("--fc-init zero", {"colours": ["blue", "green", "red disc"]}, "zero")])
 def test_first_heads(world, words, heads, expected):
-    """A head goes on under the name that its dataset's files have."""
+    """A head goes on under the name of its dataset's files, if it was trained on the same classes."""
     kept = torch.arange(3 * 17.0).view(3, 17)
     settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
-    checkpoint = build.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept)}
+    history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]
+    checkpoint = build.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept), "history": history}
     device = Device("cpu", "fp32")
     model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
     found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()
