@@ -7,8 +7,10 @@ import os
 import sys
 
 import torch
+from torch import nn
 
 from clip import catalog, loader
+from clip.files.plain_yaml import NumberLoader, read_yaml
 from clip.model import CLIP
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
@@ -19,11 +21,12 @@ from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.memory import lower_
-from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
+from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
+KINDS = {"ViT": int, "RN": list}  # the type of vision_layers
 
 
 def build_device(config, index=None):
@@ -173,10 +176,24 @@ def _refuse_what_no_memory_holds(config, values):
 def _architecture(config):
     try:
         if config.model_config:
-            return catalog.read_architecture(config.model_name, config.model_config)
+            return catalog.read_architecture(_block_name(config), config.model_config)
         return catalog.read_architecture(config.model)
     except ValueError as error:
         raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
+
+
+def _block_name(config):
+    """--model-name, or the only block of --model-config of the kind that it names as Mod-X' scripts do, ViT or RN."""
+    layers = KINDS.get(config.model_name)
+    try:
+        blocks = layers and read_yaml(config.model_config, NumberLoader)
+    except (OSError, ValueError):
+        blocks = None  # catalog says what is wrong with it
+    if not isinstance(blocks, dict) or "embed_dim" in blocks or config.model_name in blocks:
+        return config.model_name
+    found = [name for name, block in blocks.items()
+             if isinstance(block, dict) and isinstance(block.get("vision_layers"), layers)]
+    return found[0] if len(found) == 1 else config.model_name
 
 
 def _same_architecture(one, other):
@@ -258,8 +275,29 @@ def build_settings(config, task, name=None):
         compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
-        batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
-        else config.batch_norm)
+        batch_norm=batch_norm_of(config))
+
+
+def batch_norm_of(config):
+    """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
+    weights are random; elsewhere it keeps those of pretrained weights."""
+    if config.batch_norm != "auto":
+        return config.batch_norm
+    return "train" if config.init == "scratch" or config.pairs else "eval"
+
+
+def silent_choices(config, state):
+    """Return what a task does that no flag of the user's says, a sentence each."""
+    found = []
+    if config.batch_norm == "auto" and any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules()):
+        why = "weights are random" if config.init == "scratch" else (
+            "as published for image-text pairs" if config.pairs else "weights are pretrained")
+        what = "updates the statistics" if state.settings.batch_norm == "train" else "keeps the statistics"
+        found.append(f"--batch-norm auto {what} of batch norms ({state.settings.batch_norm}): {why}")
+    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+        found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
+                     f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
+    return found
 
 
 def rate_of(rates, name):

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 import time
 
 from clip import loader
@@ -29,6 +30,7 @@ from src.run.build import (
     dataset_of,
     model_name,
     score_as_trained,
+    silent_choices,
 )
 from src.run.preflight import open_data, refuse_to_replace, require_images
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
@@ -55,7 +57,13 @@ class Run:
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
-        self.began, self.peak = time.perf_counter(), 0
+        self.began, self.peak, self.noted = time.perf_counter(), 0, set()
+
+    def note(self, text):
+        """Print a note, the same one once a run."""
+        if text not in self.noted:
+            print(f"note: {text}", flush=True)
+        self.noted.add(text)
 
     def score_on(self, names):
         self.evaluated = names
@@ -90,8 +98,9 @@ class Run:
         open_data(self.config, self.datasets, trained, self.evaluated)
         for name in trained:
             require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
-        lengths = {stem(name): build_settings(self.config, self.datasets.open(name), name).iterations
-                   for name in trained}
+        settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
+        warn_of_warmup(self.config.warmup_length, settings)
+        lengths = {stem(name): found.iterations for name, found in settings.items()}
         self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
         self.progress.plan(lengths)
 
@@ -141,6 +150,8 @@ class Run:
 
         def begun(state, hooks):
             self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
+            for choice in silent_choices(self.config, state):
+                self.note(choice)
             if not self.config.quiet:
                 print(self.memory, flush=True)
             points.begin()
@@ -300,3 +311,15 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+
+def warn_of_warmup(length, settings):
+    """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
+    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
+    if not short:
+        return
+    rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"
+                      for name, found in itertools.islice(short.items(), 3))
+    more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+    print(f"warning: --warmup-length {length} is not shorter than the run, so the rate never falls ({rates}{more}); "
+          "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)

@@ -624,3 +624,9 @@ def test_a_probe_s_rate_is_not_complained_of(train, tmp_path):
     assert train(tmp_path / "fc", "--train-mode", "fc", "--lr", "1e-2").warnings == []
     warning, = train(tmp_path / "image", "--train-mode", "image-fc", "--lr", "1e-2").warnings
     assert "--lr 0.01 is high" in warning
+
+
+def test_the_default_rate_is_called_the_default(cli, world):
+    done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 200, "--dry-run")
+    warning = done.warnings[-1]
+    assert "--lr 0.001 is the default, and high for pretrained weights" in warning and "give --lr 1e-5" in warning
