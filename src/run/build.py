@@ -289,11 +289,10 @@ def batch_norm_of(config):
 def silent_choices(config, state):
     """Return what a task does that no flag of the user's says, a sentence each."""
     found = []
-    if config.batch_norm == "auto" and any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules()):
-        why = "weights are random" if config.init == "scratch" else (
-            "as published for image-text pairs" if config.pairs else "weights are pretrained")
-        what = "updates the statistics" if state.settings.batch_norm == "train" else "keeps the statistics"
-        found.append(f"--batch-norm auto {what} of batch norms ({state.settings.batch_norm}): {why}")
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules())
+    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
+        why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
+        found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
     if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")

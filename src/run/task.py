@@ -35,7 +35,7 @@ from src.run.build import (
 from src.run.preflight import open_data, refuse_to_replace, require_images
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
 from src.store.checkpoint import finished_checkpoint
-from src.store.records import Journal, RunFolder, describe_run
+from src.store.records import Journal, RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
 
@@ -130,9 +130,11 @@ class Run:
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
-        with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
+        with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
+        ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
+        Scores})."""
         inputs = inputs_of(self.config, start, self.basis)
-        finished = self.config.resume and self.folder.has(f"{stem(name)}.pth")
+        finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
             return self._finished(name, inputs)
@@ -191,6 +193,9 @@ class Run:
         points.forget()
         return checkpoint, scores
 
+    def is_finished(self, name):
+        return not self.config.overwrite and self.folder.has(f"{stem(name)}.pth")
+
     def _keep(self, name, start, state, hooks, scores, points):
         """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
         config, file, due, seconds = self.config, stem(name), self._evaluation_rhythm(state), points.seconds
@@ -222,12 +227,16 @@ class Run:
         checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
         scores = scores_of(facts)
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
-            raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
-                            f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
+            raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
+                            f"{', '.join(missing)}; train it again with --overwrite, without --resume")
         self._leave_to_the_next(name, checkpoint)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.config.save_interval).forget()
-        print(f"{file}: finished before, {self.in_words(scores)}", flush=True)
+        again = "" if self.config.resume else "; not trained again, which --overwrite would do"
+        print(f"{file}: finished before, {self.in_words(scores)}{again}", flush=True)
+        if changed := code_changes(facts):
+            self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
+                      "trains with the code at hand")
         return checkpoint, scores
 
     def _leave_to_the_next(self, name, checkpoint):
@@ -271,8 +280,10 @@ class Run:
         return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
 
     def score_start(self, start):
-        """Scores of the weights that a sequence starts from, with --resume those that were found before."""
-        kept = self.folder.read_json("start.json") if self.config.resume else {}
+        """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
+        were found before."""
+        finished = all(map(self.is_finished, self.config.trained))
+        kept = self.folder.read_json("start.json") if self.config.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
         known = scores.keys() == {*map(stem, self.evaluated)}
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))

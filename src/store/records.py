@@ -242,6 +242,16 @@ def describe_run(config, device, **facts):
     }
 
 
+def code_changes(facts):
+    """Return texts of what ``describe_run`` stored of the code behind a run and what differs here: the commit, and the
+    versions of Python and of packages. What a file does not say counts as equal."""
+    stored = facts.get("versions") if isinstance(facts.get("versions"), dict) else {}
+    here = {"commit": _commit(), "Python": platform.python_version(), **_versions()}
+    there = {"commit": facts.get("commit"), "Python": facts.get("python"), **stored}
+    return [f"{name} {str(there[name])[:12]} there, {str(here[name])[:12]} here" for name in here
+            if there.get(name) is not None and here[name] is not None and there[name] != here[name]]
+
+
 def _versions():
     found = {}
     for package in PACKAGES:

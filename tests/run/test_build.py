@@ -79,7 +79,7 @@ def test_the_names_of_mod_x_mean_the_only_block_of_their_kind(tmp_path, blocks, 
 
 
 @pytest.mark.parametrize(("kind", "words", "fragments"), [
-    ("vit", "", []), ("resnet", "", ["keeps the statistics of batch norms (eval): weights are pretrained"]),
+    ("vit", "", []), ("resnet", "", []), ("vit", "--init scratch", []),
     ("resnet", "--batch-norm eval", []), ("resnet", "--init scratch", ["updates", "(train): weights are random"]),
     ("resnet", "--train-dataset coco", ["updates", "(train): as published for image-text pairs"]),
     ("resnet", "--batch-norm eval --lora", ["--lora adapts no layer of this image tower", "mlp.c_proj"]),

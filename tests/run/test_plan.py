@@ -202,7 +202,8 @@ def test_values_of_a_published_model(plan, tmp_path):
 
 def test_a_finished_task(plan, words, cli):
     assert cli(*words()).status == 0
-    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and replaced")
+    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and skipped")
+    assert section(plan(*words("--overwrite")), "files")[0].endswith("colours.pth: finished, and replaced")
     assert section(plan(*words("--resume")), "files")[0].endswith("colours.pth: finished, and skipped")
     other = plan(*words("--seed", 7))
     assert other.status == 2 and "--seed 42 there, 7 here" in other.out and "give --overwrite" in other.out

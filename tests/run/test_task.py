@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +170,7 @@ def test_the_same_run_twice_gives_the_same_files(train, tmp_path):
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert one["metrics_colours.csv"] == two["metrics_colours.csv"]
     assert same_weights(weights(tmp_path / "one" / "colours.pth"), weights(tmp_path / "two" / "colours.pth"))
-    train(tmp_path / "one", "--eval-interval", 2)  # into the same folder
+    train(tmp_path / "one", "--eval-interval", 2, "--overwrite")  # into the same folder
     assert contents(tmp_path / "one")["metrics_colours.csv"] == one["metrics_colours.csv"]
     assert listing(tmp_path / "one") == set(one)
 
@@ -524,6 +526,52 @@ def test_rows_of_an_unfinished_run_go_when_the_task_is_run_again(train, tmp_path
 
 
 # -- what is there already ---------------------------------------------------------------------------------------------
+
+
+def test_a_finished_task_is_not_trained_a_second_time(train, tmp_path, steps):
+    """The same command gives its scores and says how to train again; on a cluster it would be hours."""
+    first = train(tmp_path / "out")
+    before, trained = contents(tmp_path / "out"), len(steps)
+    again = train(tmp_path / "out")
+    assert again.status == 0 and len(steps) == trained == STEPS and contents(tmp_path / "out") == before
+    line, *rest = again.out.splitlines()
+    assert line.startswith("colours: finished before, colours ") and "--overwrite" in line
+    assert rest == first.out.splitlines()[-3:], "the table of the scores, and no other line"
+    assert train(tmp_path / "out", "--overwrite").status == 0 and len(steps) == 2 * STEPS
+
+
+@pytest.mark.parametrize(("key", "value", "fragment"), [
+    ("commit", "0" * 40, "commit 000000000000 there"), ("versions", {"torch": "1.0"}, "torch 1.0 there"),
+    ("python", "3.1", "Python 3.1 there")])
+def test_a_finished_task_says_which_other_code_made_it(train, tmp_path, monkeypatch, key, value, fragment):
+    monkeypatch.setattr("src.store.records._commit", lambda: "1" * 40)
+    train(tmp_path / "out")
+    path = tmp_path / "out" / "run_colours.json"
+    path.write_text(json.dumps(read_json(path) | {key: value}), encoding="utf-8")
+    notes = [line for line in train(tmp_path / "out").out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and fragment in notes[0] and "--overwrite" in notes[0]
+
+
+def test_a_finished_task_of_other_weights_under_the_same_name_is_refused(train, world, tmp_path):
+    start = tmp_path / "start.pth"
+    shutil.copyfile(world.model, start)
+    train(tmp_path / "out", "--load", start)
+    content = torch.load(start, weights_only=True)
+    content["state_dict"]["visual.proj"] += 1
+    torch.save(content, start)
+    done = train(tmp_path / "out", "--load", start)
+    assert done.status == 2 and "began with another content of --load" in done.err and "--overwrite" in done.err
+
+
+def test_a_finished_sequence_is_not_trained_a_second_time(cli, world, tmp_path, steps, monkeypatch):
+    words = ("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", STEPS,
+             "--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--warmup-length", 0, "--save", tmp_path / "out")
+    first = cli(*words)
+    assert first.status == 0 and len(steps) == 2 * STEPS
+    monkeypatch.setattr("src.run.scoring.evaluate_each", lambda *_, **__: pytest.fail("it is scored already"))
+    again = cli(*words)
+    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("finished before") == 2
+    assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
 
 
 @pytest.mark.parametrize("words", ["--lr 2e-3", "--seed 1", "--method lwf", "--iterations 4"])

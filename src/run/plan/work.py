@@ -62,7 +62,7 @@ def files_text(config, run, names, plan):
 def state_of_task(config, folder, file):
     """What an earlier run has left of a task, and what comes of it."""
     if folder.has(f"{file}.pth"):
-        return "finished, and skipped" if config.resume else "finished, and replaced"
+        return "finished, and replaced" if config.overwrite else "finished, and skipped"
     points = ResumePoints(folder, file, config.save_interval)
     if not (points.newest.exists() or points.previous.exists()):
         return "new"
