@@ -17,7 +17,7 @@ from src.datasets.common import Split, balanced_subset, evaluation_batches, orde
 from src.datasets.transforms import AugmentTransform, MarginTransform
 from src.errors import UserError
 from src.machine.distributed import World
-from src.models.evaluation import Scores, in_eval_mode
+from src.models.evaluation import Scores, in_eval_mode, mean_per_class
 from src.models.helpers import learning_rate, top_k_hits
 from src.models.modeling import ClassificationHead
 
@@ -103,12 +103,16 @@ def score_head(model, head, split, device, batch_size=256, workers=0, world=None
     world, k = world or World(), min(5, len(head.bias))
     own, local = split.subset(range(world.rank, len(split), world.size)), max(1, batch_size // world.size)
     counts = torch.zeros(k + 1, dtype=torch.long, device=head.bias.device)              # hits among 1 to k, images
+    by_class = counts.new_zeros(2, len(head.bias))                                      # hits, images
     with in_eval_mode(model):
         for features, labels in _encoded(model, own, MarginTransform(model.image_resolution), device, local, workers):
-            counts[:k] += top_k_hits(head(features), labels, k).sum(dim=0)
+            hits = top_k_hits(head(features), labels, k)
+            counts[:k] += hits.sum(dim=0)
             counts[k] += len(labels)
+            by_class.index_add_(1, labels, torch.stack([hits[:, 0].long(), torch.ones_like(labels)]))
     *hits, images = world.sum(counts).tolist()
-    return Scores(100 * hits[0] / images, 100 * hits[-1] / images, k, images)
+    return Scores(100 * hits[0] / images, 100 * hits[-1] / images, k, images,
+                  per_class=mean_per_class(*world.sum(by_class).tolist()))
 
 
 def _augmented(split, rows, transform, seed, epoch):

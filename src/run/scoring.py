@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from clip import loader
+from src.cli.flags import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
@@ -27,7 +28,7 @@ from src.models.training import TrainingState
 from src.report.sequence import RETRIEVAL
 from src.run.build import build_scorer, worker_count
 from src.run.spaces import LabelSpaces
-from src.store.records import metrics_row, retrieval_row
+from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
 DRIFT_IMAGES = 1000  # that tell how far features have turned
@@ -62,15 +63,17 @@ class Scoring:
         for name in filter(is_pairs, self.evaluated):
             folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
 
-    def trained(self, state, hooks, task):
-        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
+    def trained(self, state, hooks, task, keep=False):
+        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called. ``keep``:
+        write every image's prediction too."""
         model = state.final_model
         _, opened = self.spaces.after(class_tasks([*state.history, {"dataset": task, "source": state.source}]))
         own = {task: model.head.packed()} if state.head is not None else {}
         earlier = {file: head for file, head in state.heads.items() if file not in own}
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
-                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
+                             mark="" if keep else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
@@ -84,11 +87,12 @@ class Scoring:
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
+        mark = None if self.config.kind != EVAL or not self.config.save else "" if alpha is None else f"_wise{alpha:g}"
         state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
-                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by)
+                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by, mark)
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
 
@@ -144,11 +148,12 @@ class Scoring:
                 self.progress.end_task()
         return log
 
-    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
+    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
+        """``mark``: what the names of files of predictions end in; None writes none."""
         config, scores = self.config, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
-                                                if not dataset.pairs}, heads, history, logits)
+                                                if not dataset.pairs}, heads, history, logits, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
                 scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
@@ -161,14 +166,23 @@ class Scoring:
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
-    def _evaluations(self, model, datasets, heads, history, logits):
+    def _evaluations(self, model, datasets, heads, history, logits, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
         return evaluate_each(
             model, datasets, self.device, self._classifiers(model, opened, heads),
             {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
             config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
-            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted)
+            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted,
+            None if mark is None else lambda file, space, found: self._keep_predictions(
+                file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
+
+    def _keep_predictions(self, file, space, found, classnames, mark):
+        """``classnames``: {dataset: classes} of the label space, the scored one first. The first space has the plain
+        names."""
+        mark = mark if space == self.spaces.spaces[0] else f"_{space}{mark}"
+        self.folder.write_text(f"predictions_{file}{mark}.csv", predictions_csv(found, classnames))
+        self.folder.write_text(f"classes_{file}{mark}.csv", classes_csv(found, classnames[file]))
 
     def _classifiers(self, model, opened, heads):
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""

@@ -6,6 +6,7 @@ import sys
 import time
 
 from clip import loader
+from src.cli.flags import SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.errors import UserError
@@ -182,7 +183,8 @@ class Run:
                 with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
                     train(state, hooks, report, begun, points.interrupted, resumed)
                 with self.signals.released():
-                    scores = self.scoring.trained(state, hooks, stem(name))
+                    last = self.config.kind == SEQUENCE and name == self.config.trained[-1]
+                    scores = self.scoring.trained(state, hooks, stem(name), keep=last and bool(self.config.save))
                 checkpoint = self._keep(name, start, state, hooks, scores, points)
         except BaseException:
             with self.signals.held():

@@ -24,7 +24,7 @@ from src.store.records import Journal
 
 pytest_plugins = ["cli_fixtures"]
 
-HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data"
+HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data,mean_per_class"
 
 
 @pytest.fixture
@@ -153,7 +153,8 @@ def test_metrics(train, world, tmp_path):
     assert text.splitlines()[0] == HEADER
     row, = rows(tmp_path / "out" / "metrics_colours.csv")
     assert row == {"iteration": "3", "top1": row["top1"], "top5": "100.0000", "task": "colours", "label_space": "task",
-                   "split": "test", "n": "12", "scored_by": "zeroshot", "k": "3", "train_data": "all"}
+                   "split": "test", "n": "12", "scored_by": "zeroshot", "k": "3", "train_data": "all",
+                   "mean_per_class": row["top1"]}
     assert float(row["top1"]) in [pytest.approx(100 * hits / 12, abs=1e-3) for hits in range(13)]
     assert rows(tmp_path / "out" / "metrics_tones.csv")[0]["k"] == "2"
 
@@ -647,3 +648,43 @@ def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
     assert done.status == 0 and "mean rsum" in done.out
     first, second = read_json(tmp_path / "out" / "summary.json")["rows"]
     assert first == second
+
+
+# -- what is said of each image ----------------------------------------------------------------------------------------
+
+
+def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
+    """They add up to the rows of the metrics; single evaluations on the way write none."""
+    shared = ("--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--warmup-length", 0, "--label-space", "task,all")
+    order = f"{world.colours},{world.tones}"
+    done = cli("--load", world.model, "--dataset-order", order, "--iterations", 2, *shared, "--save", tmp_path / "seq")
+    assert done.status == 0, done.err
+    written = {name for name in listing(tmp_path / "seq") if name.startswith(("predictions_", "classes_"))}
+    assert written == {f"{kind}_{name}{mark}.csv" for kind in ("predictions", "classes")
+                       for name in ("colours", "tones") for mark in ("", "_all")}
+    done = cli("--load", tmp_path / "seq" / "tones.pth", "--eval-only", "--eval-datasets", order, *shared[4:6],
+               *shared[8:], "--save", tmp_path / "eval")
+    assert done.status == 0, done.err
+    for name in written:
+        assert (tmp_path / "eval" / name).read_bytes() == (tmp_path / "seq" / name).read_bytes(), name
+    for name in ("colours", "tones"):
+        last = {row["label_space"]: row for row in rows(tmp_path / "eval" / f"metrics_{name}.csv")}
+        for space, mark in (("task", ""), ("all", "_all")):
+            images = rows(tmp_path / "eval" / f"predictions_{name}{mark}.csv")
+            classes = rows(tmp_path / "eval" / f"classes_{name}{mark}.csv")
+            assert len(images) == sum(int(row["support"]) for row in classes) == int(last[space]["n"])
+            assert all((world.root / name / "test" / row["image"]).is_file() or
+                       (world.root / name / row["image"]).is_file() for row in images)
+            right = [row for row in images if row["rank"] == "1"]
+            assert all(row["prediction"] == row["label"] for row in right)
+            assert all(row["prediction_dataset"] in ("colours", "tones") for row in images if space == "all")
+            assert float(last[space]["top1"]) == pytest.approx(100 * len(right) / len(images), abs=1e-4)
+            mean = sum(float(row["accuracy"]) for row in classes) / len(classes)
+            assert float(last[space]["mean_per_class"]) == pytest.approx(mean, abs=1e-3)
+
+
+def test_an_evaluation_beside_its_checkpoint_writes_no_predictions(train, cli, world, tmp_path):
+    train(tmp_path / "out")
+    before = listing(tmp_path / "out")
+    assert cli("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--workers", 0).status == 0
+    assert listing(tmp_path / "out") == before
