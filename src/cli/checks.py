@@ -260,8 +260,8 @@ def _without_effect(config):
         idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
-    if config.kind == EVAL and config.overwrite and not config.export:
-        idle["--overwrite"] = "has no effect without --export in an evaluation run"
+    if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
+        idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:
         idle["--method"] = f"has no effect in {a_run(config.kind)}: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
@@ -286,7 +286,8 @@ def a_run(kind):
 
 
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
-LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
+LINEAR = ("resume", "save_interval",
+          "linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),

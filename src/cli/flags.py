@@ -129,11 +129,11 @@ def checkpoint_flags():
              "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=WEIGHTS,
              metavar="FILE", example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
-               numbers=False),
-        switch("--overwrite", "replace a finished task that was made with another configuration, and what --export DIR "
-               "holds of another one", runs=EXPORTING, numbers=False),
-        Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
-             numbers=False, example="500"),
+               runs=SCORING, numbers=False),
+        switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
+               "--export DIR holds of another one", runs=EXPORTING, numbers=False),
+        Flag("--save-interval", "steps (of a linear layer epochs) or time between resume points, such as 500 or 10m",
+             "10m", rhythm, runs=SCORING, numbers=False, example="500"),
     ]
 
 

@@ -70,7 +70,8 @@ def confusion_of(folder, name):
     files = [folder / f"{kind}_{name}.csv" for kind in ("predictions", "classes")]
     if not all(path.is_file() for path in files):
         return {}, []
-    images, classes = (list(csv.DictReader(path.open(encoding="utf-8", newline=""))) for path in files)
+    images, classes = (list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+                       for path in files)
     if not images or "prediction_dataset" in images[0]:
         return {}, []
     pairs = Counter((int(row["label_number"]), int(row["prediction_number"])) for row in images)

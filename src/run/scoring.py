@@ -27,6 +27,7 @@ from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
 from src.report.sequence import RETRIEVAL
 from src.run.build import build_scorer, worker_count
+from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
@@ -123,13 +124,21 @@ class Scoring:
         return found
 
     def linear(self, checkpoint):
-        """Linear evaluation of a checkpoint's image tower on --linear-eval. -> {dataset: {"linear": Scores}}"""
+        """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
+        trained a second time. -> {dataset: {"linear": Scores}}"""
         config, name = self.config, self.config.linear_eval
-        model, file, dataset = self.device.place(loader.build(checkpoint)).eval(), stem(name), self.datasets.open(name)
-        found = linear_evaluation(
-            model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
-            config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
-            worker_count(config, dataset), self.world, self._epochs(file))
+        file, dataset = stem(name), self.datasets.open(name)
+        layer = KeptLayer(config, self.folder, file, dataset.classnames, checkpoint, self.world)
+        found = layer.scores()
+        if found is None:
+            model = self.device.place(loader.build(checkpoint)).eval()
+            with layer:
+                found = linear_evaluation(
+                    model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
+                    config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
+                    worker_count(config, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
+                    start=layer.start)
+            layer.finish(found)
         row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
                           f"linear {config.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
@@ -137,13 +146,15 @@ class Scoring:
         self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
         return scores
 
-    def _epochs(self, file):
+    def _epochs(self, file, layer):
         """What is called after each epoch of a linear layer."""
-        self.progress.task(f"linear layer on {file}", steps=self.config.linear_epochs, unit="epoch")
+        self.progress.task(f"linear layer on {file}", layer.epochs, self.config.linear_epochs, unit="epoch")
 
         def log(epoch):
             self.progress.step()
-            self.progress.tell({"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]})
+            line = {"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]}
+            self.progress.tell(line)
+            layer.log(line)
             if epoch["epoch"] + 1 == self.config.linear_epochs:
                 self.progress.end_task()
         return log
