@@ -257,7 +257,8 @@ def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
     idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if config.kind not in flag.runs}
     if config.kind == EVAL and not config.linear_eval:
-        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
+                 if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
     if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
@@ -285,9 +286,9 @@ def a_run(kind):
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"
 
 
+RESUMING = ("resume", "save_interval")  # of evaluations only a linear layer resumes
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
-LINEAR = ("resume", "save_interval",
-          "linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
+LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
