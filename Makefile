@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all test-slurm test-browser lint bench bench-full bench-gpu bench-one-gpu bench-table bench-curves clean
+.PHONY: help setup demo test test-all test-portable test-slurm test-browser lint bench bench-full bench-gpu \
+        bench-one-gpu bench-table bench-curves clean
 
 help:            ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-13s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## make .venv and install requirements.txt into it
 
@@ -18,6 +19,9 @@ test: setup      ## the tests, without the slow ones
 
 test-all: setup  ## every test
 	$(RUN) -m pytest -q -n 2 --dist loadfile
+
+test-portable: setup ## the tests as other machines would compute, and with other versions; ONLY="avx2 sums" picks some
+	$(RUN) tests/tools/portable.py $(ONLY)
 
 test-slurm: setup ## train.sh as jobs of a SLURM of one node, which is installed where root and apt-get allow it
 	$(RUN) -m pytest -q -rs tests/slurm
@@ -46,8 +50,8 @@ bench-table: setup ## results of the benchmarks into README.md and benchmarks/RE
 bench-curves: setup ## how costs grow with classes, sentences, tasks, datasets, processes: results/curves.json and .png
 	$(RUN) -m benchmarks.curves $(if $(REMARK),--remark "$(REMARK)")
 
-clean:           ## remove .venv and the demo's output
-	rm -rf $(VENV) ckpt/demo
+clean:           ## remove the virtual environments and the demo's output
+	rm -rf $(VENV) .venv-lowest .venv-newest ckpt/demo
 
 # uv installs in seconds what takes pip minutes; where it cannot be had, pip does the same.
 $(VENV)/.installed: requirements.txt

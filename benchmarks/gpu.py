@@ -171,7 +171,7 @@ class Bench:
 
 def precisions(ours, peer_too):
     """Say in words which precision each side has."""
-    return f"ours {ours}, peer {ours if peer_too else 'fp32'} (fp32 without TF32)"
+    return f"ours {ours}, peer {ours if peer_too else 'fp32'}; fp32 is without TF32"
 
 
 def main(words=None):

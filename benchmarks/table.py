@@ -20,8 +20,9 @@ HEAD = ("| work | against | times faster (least to greatest) | pairs | ours | pe
 
 
 def text_of(size):
-    """What a document holds: the table of a size, with the full sizes also what a GPU gave."""
-    return table(size) + ("\n" + gpu_table() if size == "full" else "")
+    """What a document holds: the table of a size, with the full sizes also what a GPU gave, with the tiny ones what was
+    predicted of it."""
+    return table(size) + "\n" + (gpu_table() if size == "full" else predictions_table())
 
 
 def table(size, folder=RESULTS):
@@ -57,6 +58,35 @@ def gpu_table(path=RESULTS / "gpu.json"):
 def _figures(part):
     numbers = [f"{name} {value:.4g}" for name, value in part.items() if isinstance(value, int | float)]
     return ", ".join([*numbers, *([part["precisions"]] if "precisions" in part else [])])
+
+
+def predictions_table(folder=RESULTS):
+    """Every prediction beside its measurement: the verdicts of all results/one_gpu*.json."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("one_gpu*.json"))]
+    rows = {}
+    for row in (row for found in files for row in found["predictions"]):
+        if row["measured"] is not None or row["name"] not in rows:
+            rows[row["name"]] = row
+    lines = [f"| {name} | {_range(row)} | {_measured(row)} | {row['verdict']} |" for name, row in rows.items()]
+    return "| predicted for one GPU | range | measured | |\n|---|---|---:|---|\n" + "\n".join(lines) + "\n"
+
+
+def _range(row):
+    low, high = row["low"], row["high"]
+    if low is None:
+        text = f"at most {high:g}"
+    elif high is None:
+        text = f"at least {low:g}"
+    else:
+        text = f"{low:g} to {high:g}"
+    return f"{text} {row['unit']}".rstrip()
+
+
+def _measured(row):
+    measured = row["measured"]
+    if measured is None:
+        return ""
+    return f"{measured:.0f}" if abs(measured) >= 100 else f"{measured:.3g}"
 
 
 def number(value):

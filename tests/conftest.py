@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from this_machine import THREADS
 from torch import nn
 
 from clip.model import CLIP
@@ -14,7 +15,7 @@ from src.machine.device import Device
 from src.models.modeling import select_trainable
 from src.models.training import Settings, TrainingState
 
-torch.set_num_threads(1)  # tensors are tiny here: more threads only wait for each other
+torch.set_num_threads(THREADS)
 
 CLASSNAMES = ("cat", "red bird", "dog", "very old green tree")
 TEMPLATES = ("a photo of a {c}.", "a drawing of the {c}.", "{c}")

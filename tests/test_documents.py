@@ -43,14 +43,15 @@ NOT_RUN = {
     "pip": "installs packages", "conda": "installs packages",
     "sbatch": "needs a cluster: tests/test_train_sh.py has one that records, tests/slurm a real one",
     "torchrun": "processes of their own: tests/machine/test_distributed.py starts some",
-    "python -m benchmarks.run full ROW --again": 
+    "python -m benchmarks.run full ROW --again":
         "a full row takes minutes; tests/benchmarks/test_benchmarks.py runs tiny ones",
     "python -m benchmarks.floors": "half a minute; tests/benchmarks/test_benchmarks.py holds its figures",
     "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
     "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
     "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
-    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth": 
+    "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth":
         "four minutes; tests/datasets/test_toy.py runs it",
+    "python tests/tools/same_bits.py": "minutes; tests/test_same_bits.py tests its parts",
     "python scripts/arguments.py --write": "writes into the checkout; tests/cli/test_arguments.py runs it elsewhere",
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
     "python -m src.main --load ckpt/dtd_ft/DTD.pth --export ckpt/dtd_open_clip":
@@ -262,7 +263,7 @@ def read_make(words, *_):
 
 
 def read_file_word(words, *_):
-    assert (ROOT / words[-1]).is_file()
+    assert (ROOT / words[-1]).exists()
 
 
 def read_sbatch(words, monkeypatch, finished):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import pathlib
 import random
 import shutil
 import subprocess
@@ -63,6 +64,8 @@ class Disk:
     def mounted(self):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(io, "open", self.open)
+            if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10, where Path keeps the open of its import
+                patched.setattr(pathlib._NormalAccessor, "open", staticmethod(self.open))
             patched.setattr(os, "fsync", self.fsync)
             patched.setattr(os, "replace", self.replace)
             patched.setattr("src.store.resume.threading.Thread", AtOnce)

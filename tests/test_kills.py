@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from this_machine import THREADS
 
 from src.cli.flags import FLAGS
 from src.machine.interruption import STATUS
@@ -54,7 +55,7 @@ COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quie
 def run(words, folder, log, stage=None, fatal=0):
     """In a process of its own: the command line, its output in a file. It kills itself in the ``fatal``-th call of a
     stage; without, it notes how often each was called."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     calls = dict.fromkeys(STAGES, 0)
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)  # also for the traceback of a fault
     from src.main import main

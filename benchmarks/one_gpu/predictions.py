@@ -1,4 +1,7 @@
-"""What was predicted before the first run on a GPU (ViT-B/16, batch 64 + 64, one H100), beside what was measured."""
+"""What was predicted before the runs on a GPU (ViT-B/16, batch 64 + 64, one H100 or H200), beside what was measured.
+
+``PREDICTIONS``: before the first. ``SECOND``: after it and before the second, of the parts projections, host and graph.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +73,49 @@ PREDICTIONS = (
 )
 
 
-def verdicts(parts, predictions=PREDICTIONS):
+def in_turns(row, base):
+    """A variant's median step over another's, taken in turns."""
+    def measure(parts):
+        found = parts["host"]["in turns"]
+        return found[row]["median_s"] / found[base]["median_s"]
+    return measure
+
+
+def both_in_a_step(parts):
+    """Milliseconds of both projections of a step, as the part ``projections`` has them."""
+    found = parts["projections"]["a step's"]
+    return 1000 * (found["gradient"]["median_s"] + found["update"]["median_s"])
+
+
+def small_operation(parts):
+    """Host microseconds of one small operation on the device."""
+    return parts["host"]["calls, us"]["add_ on the device"]
+
+
+SECOND = (
+    Prediction("ZSCL step as a CUDA graph", 70, 78, "ms", ms("whole step", "median_s", "graph")),
+    Prediction("the same, l2 by foreach, one forward, padded, Triton", 60, 70, "ms",
+               ms("whole step, all", "median_s", "graph")),
+    Prediction("finetune step, batch 8, as a CUDA graph", 9, 16, "ms", ms("finetune batch 8", "median_s", "graph")),
+    Prediction("losses, CUDA graph against eager", None, 1e-3, "", value("graph", "whole step", "losses_differ")),
+    Prediction("bases projected off once, whole products", 45, 60, "ms",
+               ms("whole products, as before", "median_s", "projections")),
+    Prediction("the same in pieces of 4096", 5, 11, "ms", ms("pieces of 4096", "median_s", "projections")),
+    Prediction("the same by Triton", 4, 7, "ms", ms("Triton", "median_s", "projections")),
+    Prediction("the same by Triton, bases in bf16", 2, 5, "ms", ms("Triton, bases in bf16", "median_s", "projections")),
+    Prediction("both projections of a step, in pieces", 14, 26, "ms", both_in_a_step),
+    Prediction("one small operation on the device", 6, 14, "us", small_operation),
+    Prediction("padded prompts, of the step as it is", 0.70, 0.85, "", in_turns("padded prompts", "as it is")),
+    Prediction("attention without cuDNN, of the same", 0.85, 0.97, "", in_turns("attention without cuDNN", "as it is")),
+    Prediction("one forward for both batches, of the same", 0.80, 0.92, "",
+               in_turns("one forward for both batches", "as it is")),
+    Prediction("one thread, of the same", 0.95, 1.05, "", in_turns("one thread", "as it is")),
+    Prediction("l2 by foreach, of l2 as it is", 0.65, 0.80, "", in_turns("l2 by foreach", "l2 as it is")),
+    Prediction("l2 and all together, of l2 as it is", 0.40, 0.60, "", in_turns("l2, all of these", "l2 as it is")),
+)
+
+
+def verdicts(parts, predictions=PREDICTIONS + SECOND):
     """Return [{name, low, high, unit, measured, verdict}], the verdict being right, wrong or not measured."""
     found = []
     for prediction in predictions:

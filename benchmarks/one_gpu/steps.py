@@ -184,6 +184,8 @@ def profile(setting, step, count=2):
             step()
         setting.wait()
     on_device = [event for event in profiler.events() if _is_kernel(event)]
+    if not on_device:
+        raise RuntimeError("the profiler saw no kernel")
     busy = sum(event.time_range.elapsed_us() for event in on_device) / 1e6
     found = {"launches": len(on_device) / count, "busy_s": busy / count}
     text = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=90)

@@ -17,6 +17,7 @@ from benchmarks.one_gpu.table import PARTS
 ROOT = Path(__file__).parents[2]
 GRACE = 20  # seconds past a part's budget, after which its worker hangs in code that hears no signal
 NO_DEVICE = 2  # exit status of a worker
+BROKEN = 3  # of one whose device answers no more, or in which a part was stopped anywhere: another one takes over
 LEAST = 10  # seconds left of --until, below which no part begins
 GLANCE = 0.2  # seconds between two looks at the worker
 FILE = "one_gpu.json"
@@ -80,7 +81,7 @@ def supervise(arguments, work):
         found = read(arguments.out)
         left = [name for name in left if name not in found["parts"]]
         begun = found.pop("running", None)
-        if left:
+        if left and status != BROKEN:
             found["parts"][left[0]] = {**(begun or {}).get("figures", {}), "error": reason}
             print(f"{left[0]}: {reason}", file=sys.stderr, flush=True)
             left = left[1:]

@@ -35,4 +35,7 @@ PARTS = {
     "compiled": Part("kernels:compiled", 110),
     "kernels_compiled": Part("kernels:kernels_compiled", 90),
     "cli_compile": Part("commands:compiled", 110),
+    "projections": Part("projections:projections", 40),
+    "host": Part("host:host", 80),
+    "graph": Part("host:graph", 50, cuda_only=True),
 }

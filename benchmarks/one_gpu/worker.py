@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo  # seconds, which the first optimiser would take out of its part's budget
 
 import benchmarks.gpu as gpu  # stands in for missing text packages: before all that imports the tokenizer
 from benchmarks.harness import surroundings
@@ -17,7 +18,6 @@ from benchmarks.one_gpu.predictions import verdicts
 from benchmarks.one_gpu.setting import Setting
 from benchmarks.one_gpu.table import PARTS
 
-BROKEN = 3  # exit status: the device answers no more, another process must take over
 AGAIN = 5  # seconds between two alarms, for code that swallows the first
 
 
@@ -40,19 +40,21 @@ def alarm(seconds):
 
 
 def measure(setting, part, seconds, found):
-    """Fill in the figures of one part; never raise for what happens in it."""
-    began = time.perf_counter()
+    """Fill in the figures of one part, never raise for what happens in it; return whether it was not cut."""
+    began, whole = time.perf_counter(), True
     setting.ends = began + seconds
     try:
         with alarm(seconds):
             part.load()(setting, found)
     except Overrun:
+        whole = False  # an import, say, may have been cut
         found["error"] = f"stopped after {seconds:.0f} s, its budget"
     except (Exception, SystemExit) as error:
         found["error"] = repr(error)[:500]
         found["where"] = traceback.format_exc()[-1500:]
     children.kill_all()
     found["part_s"] = round(time.perf_counter() - began, 2)
+    return whole
 
 
 def works(setting):
@@ -72,7 +74,7 @@ def run(setting, names, ends):
     for name in names:
         found = supervise.read(setting.out) | {"surroundings": around, "sizes": "tiny" if setting.tiny else "full"}
         part, left = PARTS[name], ends - time.time()
-        figures = {"on": place}
+        figures, whole = {"on": place}, True
         if left < supervise.LEAST:
             figures["skipped"] = "--until was reached"
         elif part.cuda_only and not setting.cuda:
@@ -82,13 +84,13 @@ def run(setting, names, ends):
             setting.keep = keeper(setting.out, found, {"part": name, "ends": time.time() + seconds, "figures": figures})
             setting.keep()
             gpu.tokens_by_word()  # no vocabulary is needed in this process
-            measure(setting, part, seconds, figures)
+            whole = measure(setting, part, seconds, figures)
         found["parts"][name] = figures
         found["predictions"] = verdicts(found["parts"] if setting.cuda and not setting.tiny else {})
         supervise.write(setting.out, found)
         print(name, short(figures), flush=True)
-        if not works(setting):
-            return BROKEN
+        if not (whole and works(setting)):
+            return supervise.BROKEN
     return 0
 
 

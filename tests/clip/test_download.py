@@ -7,6 +7,7 @@ import http.server
 import io
 import multiprocessing
 import random
+import sys
 import threading
 import time
 import urllib.error
@@ -165,13 +166,16 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content``. ``cuts``: after how many bytes each answer in turn breaks off; ``delay``: seconds a block."""
+    """Serves ``content``. ``cuts``: after how many bytes each answer in turn breaks off; ``go``: an
+    event that the last third of an answer waits for."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.cuts, self.ranges, self.delay, self.asked = CONTENT, [], True, 0, []
+        self.content, self.cuts, self.ranges, self.asked = CONTENT, [], True, []
+        self.go = threading.Event()
+        self.go.set()
         self.address = f"http://127.0.0.1:{self.server_port}/file"
 
     def handle_error(self, request, client_address):
@@ -199,7 +203,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stop = start + server.cuts.pop(0) if server.cuts else len(server.content)
         for place in range(start, stop, 100_000):
             self.wfile.write(server.content[place:min(place + 100_000, stop)])
-            time.sleep(server.delay)
+            if place == 1_900_000:
+                server.go.wait(60)
 
 
 @pytest.fixture
@@ -270,8 +275,23 @@ def fetch(address, path, results):
     results.put(hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
 
-def test_two_processes_fetch_it_once(server, tmp_path, capsys):
-    server.delay = 0.05
+class Watched(io.StringIO):
+    """A stream that sets an event once it holds a text."""
+
+    def __init__(self, text, event):
+        super().__init__()
+        self.text, self.event = text, event
+
+    def write(self, text):
+        super().write(text)
+        if self.text in self.getvalue():
+            self.event.set()
+
+
+def test_two_processes_fetch_it_once(server, tmp_path, monkeypatch):
+    """The server holds its answer back until the second process waits for the first."""
+    server.go.clear()
+    monkeypatch.setattr(sys, "stderr", Watched("waiting for another process", server.go))
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=fetch, args=(server.address, tmp_path / "file", results))
@@ -279,14 +299,14 @@ def test_two_processes_fetch_it_once(server, tmp_path, capsys):
     while process.is_alive() and not (tmp_path / "file.part").exists():
         time.sleep(0.01)
     download(server.address, tmp_path / "file", SHA256)
-    assert "waiting for another process" in capsys.readouterr().err
+    assert server.go.is_set()
     assert results.get(timeout=60) == SHA256 == hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
     process.join(60)
     assert server.asked == [None] and names(tmp_path) == ["file"]
 
 
 def test_a_killed_process_holds_nothing_up(server, tmp_path):
-    server.delay = 0.05
+    server.go.clear()
     context = multiprocessing.get_context("spawn")
     results = context.Queue()  # which must outlive the start of the process
     process = context.Process(target=fetch, args=(server.address, tmp_path / "file", results))
@@ -295,7 +315,7 @@ def test_a_killed_process_holds_nothing_up(server, tmp_path):
         time.sleep(0.01)
     process.kill()
     process.join(60)
-    server.delay = 0
+    server.go.set()
     download(server.address, tmp_path / "file", SHA256)
     assert (tmp_path / "file").read_bytes() == CONTENT and names(tmp_path) == ["file"]
     assert len(server.asked) == 2 and server.asked[1], "what the killed one had fetched was taken up"

@@ -449,18 +449,25 @@ def of_safetensors(state_dict=None, architecture=None):
     return save(CLIP(**TINY).state_dict() if state_dict is None else state_dict, told)
 
 
+try:
+    COMPLEX = [(of_safetensors({name: value.to(torch.complex64) for name, value in CLIP(**TINY).state_dict().items()}),
+                "complex")]
+except KeyError:
+    COMPLEX = [pytest.param(b"", "", marks=pytest.mark.skip(reason="safetensors before 0.7 has no complex numbers"))]
+
+
 @pytest.mark.parametrize(("content", "fragment"), [
     (b"", "not a safetensors file"), (b"\x80\x02nonsense" * 9, "not a safetensors file"),
     (of_safetensors()[:-1], "not a safetensors file"),
     (of_safetensors()[:40], "not a safetensors file"), (saved({"a": torch.zeros(1)}), "not a safetensors file"),
     (of_safetensors({"weight": torch.zeros(2)}), "does not hold a CLIP"),
-    (of_safetensors({name: value.to(torch.complex64) for name, value in CLIP(**TINY).state_dict().items()}), "complex"),
+    *COMPLEX,
     (of_safetensors(architecture="{"), "not a safetensors file"), (of_safetensors(architecture="[" * 10 ** 5), "read"),
     (of_safetensors(architecture="[]"), "architecture"), (of_safetensors(architecture="{}"), "embed_dim"),
     (of_safetensors(architecture=json.dumps(TINY | {"embed_dim": 10 ** 40})), "too large"),
     (of_safetensors(architecture=json.dumps(TINY | {"vision_layers": 2})), "missing visual.transformer"),
     (of_safetensors(architecture=json.dumps(TINY | {"vision_layers": 10 ** 8})), "more than 1000 layers"),
-])
+], ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes")  # the weights are random
 def test_safetensors_that_cannot_serve(file_of, content, fragment):
     path = file_of(content, "weights.safetensors")
     message = refusal(path)

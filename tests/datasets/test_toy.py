@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from this_machine import THREADS
 
 from clip.catalog import read_architecture, shipped_weights
 from clip.model import CLIP
@@ -190,9 +191,12 @@ def test_several_positives_share_the_answer():
 
 @pytest.mark.slow
 def test_retraining_reaches_the_shipped_weights(accuracies):
-    torch.set_num_threads(2)
     module = script()
-    retrained = module.zeroshot_accuracies(module.train(seed=0))
+    torch.set_num_threads(2)
+    try:
+        retrained = module.zeroshot_accuracies(module.train(seed=0))
+    finally:
+        torch.set_num_threads(THREADS)
     for name in SHIPPED:
         assert retrained[name] > accuracies[name] - 2, name
 

@@ -14,6 +14,7 @@ import pytest
 import ranks
 import torch
 from cli_files import BATCH, listing, read_json, rows, weights
+from this_machine import THREADS, python_path
 
 from src import datasets
 from src.datasets.common import SeededBatches, require_shares
@@ -38,10 +39,10 @@ RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc"]
 
 def torchrun(*words, processes=2):
     """Finished torchrun on a free port."""
-    paths = os.pathsep.join([str(ROOT), str(TOOLS)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
-                          check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths})
+                          check=False, env=os.environ | {"OMP_NUM_THREADS": str(THREADS),
+                                                         "PYTHONPATH": python_path(ROOT, TOOLS)})
 
 
 def task_words(world, root):
@@ -311,7 +312,7 @@ def test_two_machines(world, alone, tmp_path):
                "127.0.0.1", "--master-port", str(port)]
     launchers = [subprocess.Popen([*command, "--node-rank", str(rank), "-m", "src.main", *words], cwd=ROOT, text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  env=os.environ | {"OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
+                                  env=os.environ | {"OMP_NUM_THREADS": str(THREADS)}) for rank in (0, 1)]
     told = [launcher.communicate(timeout=600) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], told
     assert told[0][0].count("top-1") == 1 and not told[1][0]

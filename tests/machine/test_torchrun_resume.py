@@ -19,6 +19,7 @@ from distributed_cases import EPS
 from ranks import At
 from test_distributed import ROOT, TOOLS
 from test_kills import assert_same_results
+from this_machine import THREADS, python_path
 
 from src.machine.interruption import STATUS
 from src.main import main
@@ -240,7 +241,7 @@ def torchrun(words, size, plan=None, log=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size),
                "--no-python", sys.executable, "-c", code, *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT,
-                            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TOOLS}"})
+                            env=os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": python_path(ROOT, TOOLS)})
 
 
 def plan_text(plan):

@@ -258,9 +258,11 @@ def test_each_vector_of_a_stack_loses_its_own_part(way):
     torch.testing.assert_close(values, torch.tensor([[0, 0, 3.0, 4], [1 - 1.8, 2, 3 - 2.4, 0]]))
 
 
+@pytest.mark.parametrize("piece", [4096, 500, 7])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("outside", [1.0, 1e-3, 1e-5])
-def test_batched_products_leave_no_part_either(dtype, bound, outside):
+def test_batched_products_leave_no_part_either(dtype, bound, outside, piece, pieces_of):
+    pieces_of(piece)
     rows = torch.stack([basis_from_gradients(normal(10, 4000, seed=seed), 1.0)["basis"] for seed in range(3)]).to(dtype)
     inside = torch.bmm(normal(3, 1, 10), rows.double())[:, 0]                            # (3, 4000)
     given = (inside + outside * normal(3, 4000, seed=5) / 4000 ** 0.5).to(dtype)
@@ -269,6 +271,58 @@ def test_batched_products_leave_no_part_either(dtype, bound, outside):
     for one, vector, basis in zip(rest, given, rows, strict=True):
         assert part_inside(one, basis) < bound < part_inside(vector, basis)
         torch.testing.assert_close(one, project(vector, basis), rtol=0, atol=3e-6 if dtype == torch.float32 else 1e-14)
+
+
+@pytest.fixture
+def pieces_of(monkeypatch):
+    """Return a function that sets the least length of a piece."""
+    def set_length(values):
+        monkeypatch.setattr(gradients, "PIECE", values)
+        gradients.piece_count.cache_clear()
+    yield set_length
+    gradients.piece_count.cache_clear()
+
+
+@pytest.mark.parametrize(("values", "count"), [
+    (3072 * 768, 576), (2304 * 768, 432), (768, 1), (4095, 1), (8192, 2), (2 * 4099, 2), (999_983, 1)])
+def test_pieces_are_equal_and_as_many_as_the_length_allows(values, count):
+    assert gradients.piece_count(values) == count and values % count == 0
+
+
+def test_two_passes_in_pieces_leave_what_float64_leaves():
+    """As a CUDA device does it, at a length of many pieces: 5e-8 of a gradient that lies in the span but for 1e-3."""
+    values = 64 * 4096
+    rows = torch.linalg.qr(normal(values, 20)).Q.T.reshape(2, 10, values)
+    inside = torch.bmm(normal(2, 1, 10, seed=1), rows)[:, 0]
+    given = (inside + 1e-3 * normal(2, values, seed=2) / values ** 0.5).float()
+    exact = given.double()
+    project_batched(exact, rows)
+    rest, stored = given.clone(), rows.float()
+    project_batched(rest, stored)
+    assert ((rest - exact).norm(dim=1) / given.norm(dim=1)).max() < 1e-7
+    left = torch.bmm(stored.double(), rest.double()[:, :, None]).norm(dim=(1, 2))
+    assert (left / rest.double().norm(dim=1)).max() < 5e-8
+
+
+def test_rows_for_batched_products_are_laid_out_once(monkeypatch):
+    """The order of a GPU: no product copies the bases, and the entries stay views of the stack."""
+    monkeypatch.delitem(gradients.PROJECTIONS, "cpu")
+    entries = {name: {"basis": basis_from_gradients(normal(3, 8192, seed=seed), 1.0)["basis"]}
+               for seed, name in enumerate("ab")}
+    expected = {name: entry["basis"].clone() for name, entry in entries.items()}
+    group = BasisGroup(["a", "b"], entries, normal(8192), room=float("inf"))
+    assert group.rows.shape == (2, 3, 8192) and group.rows.stride() == (8192, 2 * 8192, 1)
+    stack, seen = group.rows.untyped_storage().data_ptr(), []
+    monkeypatch.setattr(torch, "bmm", lambda rest, rows, bmm=torch.bmm: seen.append(rows) or bmm(rest, rows))
+    given = [normal(8192, seed=7), normal(8192, seed=8)]
+    wanted = [project(tensor, basis) for tensor, basis in zip(given, expected.values(), strict=True)]
+    group.project(given)
+    assert [rows.shape for rows in seen] == [(4, 4096, 3)] * 2
+    assert all(rows.untyped_storage().data_ptr() == stack for rows in seen)
+    for name, entry in entries.items():
+        assert entry["basis"].untyped_storage().data_ptr() == stack and torch.equal(entry["basis"], expected[name])
+    for tensor, other in zip(given, wanted, strict=True):
+        torch.testing.assert_close(tensor, other, rtol=0, atol=1e-14)
 
 
 def test_batched_products_are_never_in_tf32(monkeypatch):
@@ -595,7 +649,8 @@ def test_tensors_that_are_frozen_now_are_kept(make_state, make_model, kind, basi
 def test_batched_products_train_as_products_one_by_one(make_state, make_model, kind, basis_file, monkeypatch):
     plain = run(make_state(make_model(kind), wd=0.1), GradientTracker(None, basis_file))
     calls = []
-    monkeypatch.setitem(gradients.PROJECTIONS, "cpu", lambda *given: calls.append(0) or project_batched(*given))
+    monkeypatch.delitem(gradients.PROJECTIONS, "cpu")  # as on a GPU
+    monkeypatch.setattr(gradients, "project_batched", lambda *given: calls.append(0) or project_batched(*given))
     tracker = GradientTracker(None, basis_file)
     moved = run(make_state(make_model(kind), wd=0.1), tracker)
     assert len(calls) == 6 * 2 * len(tracker.groups) and len(tracker.groups) < len(tracker.protected)
@@ -604,8 +659,12 @@ def test_batched_products_train_as_products_one_by_one(make_state, make_model, k
     assert max(inside_of(moved, basis_file).values()) < 1e-10
 
 
+@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("share", [0, 0.5])
-def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_file, monkeypatch, capsys, share):
+def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_file, monkeypatch, capsys, share,
+                                           batched):
+    if batched:
+        monkeypatch.delitem(gradients.PROJECTIONS, "cpu")
     resident, streamed = GradientTracker(3, basis_file), GradientTracker(3, basis_file)
     expected = run(make_state(make_model(kind), wd=0.1), resident)
     total = sum(group.rows.nbytes for group in resident.groups)
@@ -627,9 +686,12 @@ def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_f
         assert torch.equal(part["basis"], streamed.basis[name]["basis"])
 
 
+@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize(("of_file", "twice"), [(torch.float32, False), (torch.float64, True)])
-def test_no_basis_is_in_memory_twice(make_state, make_model, tmp_path, of_file, twice):
+def test_no_basis_is_in_memory_twice(make_state, make_model, tmp_path, of_file, twice, batched, monkeypatch):
     """But for one that the type of the weights could not hold exactly, of which the next file is made."""
+    if batched:
+        monkeypatch.delitem(gradients.PROJECTIONS, "cpu")
     names = [f"transformer.resblocks.0.ln_{number}.weight" for number in (1, 2)]
     entries = {name: basis_from_gradients(normal(3, 16, seed=seed, dtype=of_file), 1.0)
                for seed, name in enumerate(names)}
@@ -646,8 +708,11 @@ def test_no_basis_is_in_memory_twice(make_state, make_model, tmp_path, of_file, 
         torch.testing.assert_close(tracker.protected[name], entries[name]["basis"].float())
 
 
-def test_files_hold_no_stack(make_state, make_model, tmp_path):
+@pytest.mark.parametrize("batched", [False, True])
+def test_files_hold_no_stack(make_state, make_model, tmp_path, batched, monkeypatch):
     """A basis that is passed on as it is, of a tensor that this run projects and does not track."""
+    if batched:
+        monkeypatch.delitem(gradients.PROJECTIONS, "cpu")
     bias, other = "ln_final.bias", "transformer.resblocks.0.ln_1.weight"
     torch.save({name: entry(2, 16) for name in (bias, other)}, tmp_path / "grad.pth")
     tracker = GradientTracker(2, tmp_path / "grad.pth")

@@ -574,8 +574,8 @@ def test_evaluation_alone_gives_the_numbers_of_the_end_of_training(cli, tmp_path
     for name in ("toy-sizes", "toy-colours"):
         assert rows(tmp_path / "again" / f"metrics_{name}.csv") == rows(tmp_path / f"metrics_{name}.csv")
     cli("--model", "toy", "--eval-only", *both, "--save", tmp_path / "zero")
-    top1 = [rows(folder / "metrics_toy-sizes.csv")[0]["top1"] for folder in (tmp_path, tmp_path / "zero")]
-    assert top1[0] != top1[1]
+    top1 = [float(rows(folder / "metrics_toy-sizes.csv")[0]["top1"]) for folder in (tmp_path, tmp_path / "zero")]
+    assert top1[0] < top1[1] - 20
 
 
 @pytest.fixture
@@ -596,7 +596,7 @@ def test_mixes_of_a_head_and_the_zero_shot_classifier(cli, tmp_path, toy_head):
         assert mixes.keys() == {"wise 0", "wise 0.5", "wise 1"}
         head, zero = (rows(tmp_path / way / f"metrics_{name}.csv")[0]["top1"] for way in ("head", "zero"))
         assert (mixes["wise 1"], mixes["wise 0"]) == (head, zero)
-        assert (head != zero) == (name == "toy-sizes")
+        assert float(head) < float(zero) - 20 if name == "toy-sizes" else head == zero
 
 
 def test_mixes_reach_the_heads_of_tasks_that_are_not_scored_themselves(cli, tmp_path, toy_head, monkeypatch):

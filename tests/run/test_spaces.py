@@ -381,8 +381,8 @@ def test_a_method_s_own_scores(cli, own, tmp_path):
     assert done.status == 0, done.err
     sizes, colours = (table(tmp_path / "out", name) for name in ORDER)
     third, eighth = ["33.3333"], ["12.5000"]  # balanced classes, one of them always answered
-    assert [sizes[task, "task"]["top1"] for task in ORDER] == third * 2 and sizes["", "task"]["top1"] not in third
-    assert colours["toy-colours", "task"]["top1"] in eighth and colours["toy-sizes", "task"]["top1"] not in eighth
+    assert [sizes[task, "task"]["top1"] for task in ORDER] == third * 2 and float(sizes["", "task"]["top1"]) > 50
+    assert colours["toy-colours", "task"]["top1"] in eighth and float(colours["toy-sizes", "task"]["top1"]) > 25
     assert colours["toy-sizes", "all"]["top1"] == "0.0000", "a class of the other task is answered"
     asked = sys.modules["own_method_my"].ASKED
     assert set(scored for scored, _ in asked) == {ORDER, ORDER[::-1]}

@@ -239,7 +239,7 @@ def test_metrics_checkpoint_and_next_task_see_the_same_weights(cli, train, world
 
 def test_wise_ft_scores_mixes_of_loaded_and_zero_shot_weights(cli, tmp_path):
     digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 100]
-    cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 20, "--lr", "1e-3", "--warmup-length", 0,
+    cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 60, "--lr", "1e-3", "--warmup-length", 0,
         "--batch-size", 32, "--save", tmp_path, *digits)
     cli("--model", "toy", "--eval-only", "--save", tmp_path / "zero", *digits)
     done = cli("--load", tmp_path / "toy-digits.pth", "--eval-only", "--wise-ft", "--alpha", "0,0.5,1", *digits)
@@ -247,7 +247,8 @@ def test_wise_ft_scores_mixes_of_loaded_and_zero_shot_weights(cli, tmp_path):
     found = {row["scored_by"]: row["top1"] for row in rows(tmp_path / "metrics_toy-digits.csv")}
     assert found.keys() == {"zeroshot", "wise 0", "wise 0.5", "wise 1"}
     assert found["wise 1"] == found["zeroshot"]
-    assert found["wise 0"] == rows(tmp_path / "zero" / "metrics_toy-digits.csv")[0]["top1"] != found["wise 1"]
+    assert found["wise 0"] == rows(tmp_path / "zero" / "metrics_toy-digits.csv")[0]["top1"]
+    assert float(found["wise 0"]) < float(found["wise 1"]) - 20
 
 
 def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
@@ -437,7 +438,7 @@ def test_sequence_files(cli, world, tmp_path):
     assert list(summary["zero_shot"].values()) == pytest.approx(matrix[0], abs=1e-4)
     assert {key: summary[key] for key in ("transfer", "avg", "last", "forgetting", "bwt")} == pytest.approx(
         sequence_metrics(matrix[1:]), abs=1e-3)
-    assert matrix[1] != matrix[0], "training moved nothing, so the test shows nothing"
+    assert matrix[1][0] > matrix[0][0] + 30, "training must show in the matrix"
     for score in ("top1", "top5"):
         found = list(csv.reader(io.StringIO((out / f"matrix_{score}.csv").read_text(encoding="utf-8"))))
         assert found[0][0] == "task" and [row[0] for row in found[1:]] == ["", *found[0][1:]]

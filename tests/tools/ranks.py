@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from this_machine import THREADS
 
 PRELOADED = ["src.main", "src.run.task", "src.models.icarl", "src.models.modx", "src.models.gradients",
              "src.models.penalties", "src.datasets.toy", "peft", "torch._dynamo", "torch.nn.parallel",
@@ -85,7 +86,7 @@ class Ranks:
 
 def _rank(rank, told, log, target, arguments):
     os.environ.update(told, RANK=str(rank), LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)  # of torch itself
     faulthandler.enable()

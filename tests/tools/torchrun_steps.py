@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from conftest import CLASSNAMES, SENTENCES, TEMPLATES, random_split, tiny_clip
 from distributed_cases import EPS, scored
+from this_machine import THREADS
 
 from src.datasets.common import Split, Task
 from src.machine.device import Device
@@ -120,7 +121,7 @@ def own_rows(world):
 
 
 def main(rank, out, cases):
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     world = this_world()
     world.start(torch.device("cpu"))
     found = {(case, precision): run(world, case, precision, out / "basis.pth")

@@ -1,0 +1,334 @@
+"""Where the host's time of a step goes, and what shortens it: variants in turns, profiles, the whole step as a CUDA
+graph."""
+
+import contextlib
+import cProfile
+import gc
+import pstats
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.one_gpu.kernels import in_turn, with_foreach_l2, with_gelu, with_one_forward
+from benchmarks.one_gpu.setting import rows
+from benchmarks.one_gpu.steps import build, padded, sizes, with_l2
+from benchmarks.one_gpu.timing import first_call, timed
+
+ROUNDS = 21
+TOP = 25  # functions of a profile
+CALLS = 2000  # of a piece of work that takes microseconds
+AS_IT_IS = "as it is"
+
+
+# -- what holds while a step runs --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_cudnn_attention():
+    """Keep cuDNN out of attention."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Let CPU operations use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def no_collection():
+    """Keep Python's garbage collector from running."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def backward_here():
+    """Run backward in the thread that asks for it."""
+    return torch.autograd.set_multithreading_enabled(False)
+
+
+@contextlib.contextmanager
+def together(*contexts):
+    """Enter several contexts."""
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context())
+        yield
+
+
+def all_contexts():
+    """Enter every context above."""
+    return together(no_cudnn_attention, one_thread, no_collection, backward_here)
+
+
+FEWER_LAUNCHES = in_turn(padded, with_one_forward, with_foreach_l2)
+VARIANTS = {  # name: (change of the step, what holds while it runs)
+    AS_IT_IS: (None, contextlib.nullcontext),
+    "one thread": (None, one_thread),
+    "backward in this thread": (None, backward_here),
+    "no garbage collection": (None, no_collection),
+    "attention without cuDNN": (None, no_cudnn_attention),
+    "padded prompts": (padded, contextlib.nullcontext),
+    "one forward for both batches": (with_one_forward, contextlib.nullcontext),
+    "l2 as it is": (with_l2, contextlib.nullcontext),
+    "l2 by foreach": (with_foreach_l2, contextlib.nullcontext),
+    "l2, all of these": (FEWER_LAUNCHES, all_contexts),
+}
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def host(setting, found):
+    """Costs of single calls, steps of all variants in turns, phases of a step, two profiles."""
+    steps = built(setting)
+    rows(setting, found, {
+        "calls, us": lambda: calls(setting),
+        "in turns": lambda: turns(setting, steps),
+        "phases": lambda: phases(setting, steps[AS_IT_IS]),
+        "python": lambda: python_profile(setting, steps[AS_IT_IS]),
+        "dispatcher": lambda: dispatcher_profile(setting, steps[AS_IT_IS]),
+    })
+
+
+def zscl(setting):
+    """Return a ZSCL step as most rows have it."""
+    use = sizes(setting)
+    return build(setting, use["model"], "bf16", use["batch"], 100, use["sentences"])
+
+
+def built(setting):
+    """{name: step}: those that only a context tells apart share one."""
+    plain, steps = zscl(setting), {}
+    for name, (change, _) in VARIANTS.items():
+        steps[name] = plain
+        if change is not None:
+            steps[name] = zscl(setting)
+            change(steps[name])
+    return steps
+
+
+def turns(setting, steps):
+    """{name: seconds of single steps, waited for, and of them until the host is free}, a step of each in every round.
+    """
+    seconds = {name: [] for name in VARIANTS}
+    rounds = 3 if setting.tiny else ROUNDS + 2
+    for _ in range(rounds):
+        if setting.left() < 12:  # for the profiles
+            break
+        for name, (_, context) in VARIANTS.items():
+            with context():
+                seconds[name].append(one_step(setting, steps[name]))
+    warm = 1 if setting.tiny else 2
+    return {name: summary(measured[warm:]) for name, measured in seconds.items()}
+
+
+def one_step(setting, step):
+    """-> seconds of a step, of it until the host is free, and of all threads until then in programs and in the kernel.
+    """
+    setting.wait()
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    step()
+    free, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    setting.wait()
+    whole = time.perf_counter() - began
+    return whole, free - began, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+
+
+def summary(turns):
+    """[(whole, until the host is free, user, system)] -> medians, least and greatest."""
+    whole, until_free, user, system = zip(*turns, strict=True)
+    return {"median_s": statistics.median(whole), "least_s": min(whole), "greatest_s": max(whole),
+            "host_median_s": statistics.median(until_free), "host_least_s": min(until_free),
+            "user_s": statistics.median(user), "system_s": statistics.median(system), "steps": len(turns)}
+
+
+def calls(setting):
+    """{work: median microseconds of the host for one call}: what a launch costs at least, and what Python does."""
+    here, there = torch.zeros(8), torch.zeros(8, device=setting.device)
+    weight = torch.zeros(8, 8, device=setting.device, requires_grad=True)
+
+    def linear():
+        with torch.autocast(setting.device, torch.bfloat16):
+            torch.nn.functional.linear(there, weight)
+    table = {"nothing": lambda: None, "perf_counter": time.perf_counter, "empty": lambda: torch.empty_like(there),
+             "view": lambda: there.view(2, 4), "add_ on the CPU": lambda: here.add_(1),
+             "add_ on the device": lambda: there.add_(1), "linear under autocast, with graph": linear}
+    return {name: microseconds(setting, work) for name, work in table.items()}
+
+
+def microseconds(setting, work, repeats=5):
+    """Return the median over ``repeats`` of the host's microseconds for one call."""
+    count, found = 20 if setting.tiny else CALLS // repeats, []
+    work()
+    for _ in range(repeats):
+        setting.wait()
+        began = time.perf_counter()
+        for _ in range(count):
+            work()
+        found.append((time.perf_counter() - began) / count)
+    return 1e6 * statistics.median(found)
+
+
+def phases(setting, step, count=10):
+    """Median host seconds of forward, backward and optimiser, not waited for in between."""
+    found = {"forward_s": [], "backward_s": [], "optimizer_s": []}
+    for _ in range(3 if setting.tiny else count):
+        setting.wait()
+        marks = [time.perf_counter()]
+        loss = sum(step.losses().values())
+        marks.append(time.perf_counter())
+        loss.backward()
+        marks.append(time.perf_counter())
+        step.state.optimizer.step()
+        step.state.optimizer.zero_grad(set_to_none=True)
+        marks.append(time.perf_counter())
+        for seconds, before, after in zip(found.values(), marks, marks[1:], strict=False):
+            seconds.append(after - before)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def python_profile(setting, step, count=5):
+    """Python's functions by their own time, which cProfile lengthens; backward is one function here."""
+    profiler = cProfile.Profile()
+    setting.wait()
+    profiler.enable()
+    for _ in range(count):
+        step()
+    profiler.disable()
+    stats = pstats.Stats(profiler).stats
+    ranked = sorted(stats.items(), key=lambda entry: -entry[1][2])
+    return {"columns": ["function", "calls per step", "ms per step"],
+            "whole_ms": 1000 * sum(entry[2] for entry in stats.values()) / count,
+            "top": [[_place(*where), entry[1] / count, 1000 * entry[2] / count] for where, entry in ranked[:TOP]]}
+
+
+def _place(file, line, name):
+    """Return "folder/file:line name" without the rest of the path."""
+    return f"{'/'.join(Path(file).parts[-2:])}:{line} {name}"
+
+
+def dispatcher_profile(setting, step, count=2):
+    """Operations and calls of the driver by their own time on the host, which the profiler lengthens."""
+    from torch.profiler import ProfilerActivity
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.cuda else [])]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for _ in range(count):
+            step()
+        setting.wait()
+    ranked = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    return {"columns": ["operation", "calls per step", "ms per step"],
+            "whole_ms": sum(event.self_cpu_time_total for event in ranked) / 1000 / count,
+            "top": [[event.key[:90], event.count / count, event.self_cpu_time_total / 1000 / count]
+                    for event in ranked[:TOP]]}
+
+
+# -- the step as a CUDA graph ------------------------------------------------------------------------------------------
+
+
+class StaticStep:
+    """The body of an OurStep with nothing that the host decides: an optimiser that can be captured, a rate on the
+    device, gradients that are made anew."""
+
+    def __init__(self, step, capturable):
+        settings = step.settings
+        self.step = step
+        parameters = [value for group in step.state.optimizer.param_groups for value in group["params"]]
+        rate = torch.tensor(settings.lr, device=parameters[0].device)
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, settings.beta2), eps=settings.eps,
+                                           weight_decay=settings.wd, fused=True, capturable=capturable)
+
+    def __call__(self):
+        """One step -> the loss before it. Gradients are left as they are."""
+        loss = sum(self.step.losses().values())
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def forget_gradients(self):
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def captured(static, warm=3):
+    """Return (graph of one step, its loss, losses of the ``warm`` steps before it)."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    losses = []
+    with torch.cuda.stream(aside):
+        for _ in range(warm):
+            losses.append(static())
+            static.forget_gradients()
+    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = static()
+    return graph, loss, losses
+
+
+def graph(setting, found):
+    """The whole step replayed from a CUDA graph; an error says what cannot be captured."""
+    rows(setting, found, {
+        "eager": lambda: timed(setting, zscl(setting)),
+        "whole step": lambda: graph_row(setting),
+        "whole step, all": lambda: graph_row(setting, in_turn(FEWER_LAUNCHES, with_gelu)),
+        "whole step, recipe's l2": lambda: graph_row(setting, with_l2),
+        "finetune batch 8": lambda: graph_row(setting, options=(8, 47, 0)),
+        "student's image tower alone": lambda: tower_row(setting),
+    }, least=6.0)
+
+
+def graph_row(setting, change=None, options=None):
+    """Seconds of a replay and of capturing, and how far its losses are from those of the same steps one by one."""
+    use = sizes(setting)
+    options = options or (use["batch"], 100, use["sentences"])
+    step, other = (build(setting, use["model"], "bf16", *options) for _ in range(2))
+    for each in (step, other) if change else ():
+        change(each)
+    expected = [other().item() for _ in range(6)]
+    del other
+    setting.tidy()
+    made = []
+    seconds = first_call(setting, lambda: made.append(captured(StaticStep(step, capturable=True))))
+    [(graph, loss, losses)] = made
+    losses = [value.item() for value in losses]
+    for _ in range(3):
+        graph.replay()
+        losses.append(loss.item())
+    apart = max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
+    return {"capture_s": seconds, "losses": losses, "losses_differ": apart, **timed(setting, graph.replay)}
+
+
+def tower_row(setting):
+    """Seconds of a step with one forward for both batches, of which the student's image tower alone is a graph."""
+    step, other = (zscl(setting) for _ in range(2))
+    for each in (step, other):
+        with_one_forward(each)
+    expected = [other().item() for _ in range(3)]
+    del other
+    setting.tidy()
+    visual, reference = step.state.model.visual, next(step.method.reference_images)
+    images = torch.cat([step.batch.images, reference.images])
+
+    def capture():
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            torch.cuda.make_graphed_callables(visual, (images,))
+    seconds = first_call(setting, capture)
+    losses = [step().item() for _ in range(3)]
+    apart = max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
+    return {"capture_s": seconds, "losses": losses, "losses_differ": apart, **timed(setting, step)}

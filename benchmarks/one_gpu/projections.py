@@ -1,0 +1,127 @@
+"""Ways to project off the bases of a ViT-B/16 on a GPU, against each other."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+import src.models.gradients as gradients
+from benchmarks.one_gpu.setting import rows
+from benchmarks.one_gpu.steps import ogd, sizes, start_of
+from benchmarks.one_gpu.timing import timed
+
+ROWS = 10  # a tensor
+BF16 = torch.bfloat16
+
+
+def whole(values, bases):
+    """One product for all values of a tensor, as it was before they were cut into pieces."""
+    rest = values[:, None]
+    for _ in range(gradients.PASSES):
+        rest.baddbmm_(torch.bmm(rest, bases.mT), bases, alpha=-1)
+
+
+def products(values, bases):
+    """Multiply and add up without a matrix product; a copy of the bases is made each time."""
+    for _ in range(gradients.PASSES):
+        parts = (bases * values[:, None]).sum(2, keepdim=True)                           # (n, k, 1)
+        values -= (bases * parts).sum(1)
+
+
+def half_sums_first(values, bases):
+    """Pieces for the sums, one product a tensor to take them away."""
+    n, k, count = bases.shape
+    c = gradients.piece_count(count)
+    pieces = bases.unflatten(2, (c, -1)).transpose(1, 2).reshape(n * c, k, -1)
+    for _ in range(gradients.PASSES):
+        sums = torch.bmm(values.view(n * c, 1, -1), pieces.mT)
+        values[:, None].baddbmm_(sums.view(n, c, 1, k).sum(1), bases, alpha=-1)
+
+
+def by_triton(values, bases):
+    """Three kernels and two sums."""
+    from benchmarks.one_gpu import spread
+    spread.project(values, bases)
+
+
+@contextlib.contextmanager
+def lengths(piece=gradients.PIECE, stack=gradients.STACK):
+    """Set the least length of a piece and the bytes of a stack."""
+    before = gradients.PIECE, gradients.STACK
+    gradients.PIECE, gradients.STACK = piece, stack
+    gradients.piece_count.cache_clear()
+    try:
+        yield
+    finally:
+        gradients.PIECE, gradients.STACK = before
+        gradients.piece_count.cache_clear()
+
+
+WAYS = {  # name: (function, type of the bases, least piece, bytes of a stack, whether a stack has the order (k, n, N))
+    "whole products, as before": (whole, torch.float32, 2 ** 12, 2 ** 28, False),
+    "pieces of 4096": (gradients.project_batched, torch.float32, 2 ** 12, 2 ** 28, True),
+    "pieces of 1024": (gradients.project_batched, torch.float32, 2 ** 10, 2 ** 28, True),
+    "pieces of 16384": (gradients.project_batched, torch.float32, 2 ** 14, 2 ** 28, True),
+    "pieces of 65536": (gradients.project_batched, torch.float32, 2 ** 16, 2 ** 28, True),
+    "pieces of 4096, stacks of 1 GiB": (gradients.project_batched, torch.float32, 2 ** 12, 2 ** 30, True),
+    "sums in pieces, the rest whole": (half_sums_first, torch.float32, 2 ** 12, 2 ** 28, True),
+    "no matrix product": (products, torch.float32, 2 ** 12, 2 ** 28, True),
+    "Triton": (by_triton, torch.float32, 2 ** 12, 2 ** 28, True),
+    "Triton, stacks of 1 GiB": (by_triton, torch.float32, 2 ** 12, 2 ** 30, True),
+    "Triton, bases in bf16": (by_triton, BF16, 2 ** 12, 2 ** 28, True),
+    "no matrix product, bases in bf16": (products, BF16, 2 ** 12, 2 ** 28, True),
+}
+
+
+def projections(setting, found):
+    """Each way on all bases, then both projections of a step as they are."""
+    table = {name: lambda way=way: way_row(setting, *way) for name, way in WAYS.items()}
+    table["a step's"] = lambda: step_row(setting)
+    rows(setting, found, table, least=3.0)
+
+
+def step_row(setting):
+    """What the part ``ogd`` measures."""
+    figures = {}
+    ogd(setting, figures)
+    return figures
+
+
+def way_row(setting, way, kind, piece, stack, in_order):
+    """Seconds of one projection off all bases, stacks of values given, and how far the first is from float64."""
+    if way is by_triton and not setting.cuda:
+        return {"skipped": "needs CUDA"}
+    with lengths(piece, stack):
+        stacks = [drawn(setting, shape, kind, in_order) for shape in stack_shapes(setting)]
+
+        def work():
+            for values, bases in stacks:
+                way(values, bases)
+        with gradients.no_tf32():
+            apart = difference(way, *stacks[0])
+            figures = timed(setting, work, 10)
+    return {"differs": apart, "stacks": len(stacks), "basis_bytes": sum(bases.nbytes for _, bases in stacks), **figures}
+
+
+def stack_shapes(setting):
+    """[(n, k, N)] of the stacks of every tracked tensor."""
+    tracked = gradients.tracked_parameters(start_of(sizes(setting)["model"]))
+    shapes = {name: (ROWS, value.numel()) for name, value in tracked.items()}
+    return [(len(names), *shapes[names[0]]) for names in gradients.alike(shapes, torch.float32.itemsize)]
+
+
+def drawn(setting, shape, kind, in_order):
+    """-> values (n, N), bases (n, k, N) of length 1 and nearly orthogonal, in the order (k, n, N) where asked."""
+    n, k, count = shape
+    values = torch.randn(n, count, device=setting.device)
+    if not in_order:
+        return values, F.normalize(torch.randn(n, k, count, device=setting.device), dim=2).to(kind)
+    return values, F.normalize(torch.randn(k, n, count, device=setting.device), dim=2).to(kind).transpose(0, 1)
+
+
+def difference(way, values, bases):
+    """Distance between a result and the same in float64, of the length of the vector."""
+    rest, exact = values.clone(), values.double()
+    way(rest, bases)
+    whole(exact, bases.double())
+    return ((rest - exact).norm() / values.norm()).item()

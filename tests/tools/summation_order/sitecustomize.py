@@ -1,0 +1,55 @@
+"""Sum in another order, as the kernels of another machine do: with this folder in PYTHONPATH, every Python process adds
+the products of a matrix multiplication from the last to the first.
+
+    PYTHONPATH=tests/tools/summation_order python -m pytest tests/test_x.py
+
+Results change by rounding only. Torch is patched after its import, never imported here: some tests check that it stays
+unloaded.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+
+
+def patch(torch):
+    """Replace linear layers, ``@`` and the normalisation of layers."""
+    functional = torch.nn.functional
+    linear, layer_norm, matmul = functional.linear, functional.layer_norm, torch.Tensor.__matmul__
+
+    def reversed_linear(input, weight, bias=None):
+        return linear(input.flip(-1), weight.flip(-1), bias)
+
+    def reversed_matmul(left, right):
+        if not isinstance(right, torch.Tensor) or right.ndim < 1 or left.is_sparse or right.is_sparse:
+            return matmul(left, right)
+        return matmul(left.flip(-1), right.flip(-2 if right.ndim > 1 else -1))
+
+    def reversed_layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+        if len(normalized_shape) != 1:
+            return layer_norm(input, normalized_shape, weight, bias, eps)
+        weight, bias = (None if value is None else value.flip(-1) for value in (weight, bias))
+        return layer_norm(input.flip(-1), normalized_shape, weight, bias, eps).flip(-1)
+
+    functional.linear, functional.layer_norm = reversed_linear, reversed_layer_norm
+    torch.Tensor.__matmul__ = reversed_matmul
+
+
+class PatchTorch(importlib.abc.MetaPathFinder):
+    """Find torch as usual, and patch it after its import."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            patch(module)
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, PatchTorch())
