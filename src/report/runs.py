@@ -76,6 +76,20 @@ class SequenceRun:
         """Whether it is of image-text pairs."""
         return self.space == RETRIEVAL
 
+    @property
+    def untrained(self):
+        """Whether it is the zero-shot evaluation of an order, whose rows are all that of the weights themselves."""
+        if self.tasks or self.trained_with:
+            return False
+        matrices = [matrix for scores in self.matrices.values() for matrix in scores.values()]
+        return all(ZERO_SHOT in matrix and all(row == matrix[ZERO_SHOT] for row in matrix.values())
+                   for matrix in matrices)
+
+    def rows(self, space, score):
+        """The rows of a matrix that are worth showing, {task trained last: [cells]}."""
+        rows = self.matrices[space][score]
+        return {ZERO_SHOT: rows[ZERO_SHOT]} if self.untrained else rows
+
     def value(self, key):
         """The resolved value of a flag, None where the run knows no such flag."""
         return self.flags.get(key, {}).get("value")

@@ -7,8 +7,10 @@ import os
 import sys
 
 import torch
+from torch import nn
 
 from clip import catalog, loader
+from clip.files.plain_yaml import NumberLoader, read_yaml
 from clip.model import CLIP
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
@@ -16,15 +18,16 @@ from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import in_turn
 from src.models import METHODS, active_add_ons, find_method
-from src.models.evaluation import zeroshot_head
+from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.memory import lower_
-from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
+from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
 OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
+KINDS = {"ViT": int, "RN": list}  # the type of vision_layers
 
 
 def build_device(config, index=None):
@@ -185,10 +188,24 @@ def _refuse_what_no_memory_holds(config, values):
 def _architecture(config):
     try:
         if config.model_config:
-            return catalog.read_architecture(config.model_name, config.model_config)
+            return catalog.read_architecture(_block_name(config), config.model_config)
         return catalog.read_architecture(config.model)
     except ValueError as error:
         raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
+
+
+def _block_name(config):
+    """--model-name, or the only block of --model-config of the kind that it names as Mod-X' scripts do, ViT or RN."""
+    layers = KINDS.get(config.model_name)
+    try:
+        blocks = layers and read_yaml(config.model_config, NumberLoader)
+    except (OSError, ValueError):
+        blocks = None  # catalog says what is wrong with it
+    if not isinstance(blocks, dict) or "embed_dim" in blocks or config.model_name in blocks:
+        return config.model_name
+    found = [name for name, block in blocks.items()
+             if isinstance(block, dict) and isinstance(block.get("vision_layers"), layers)]
+    return found[0] if len(found) == 1 else config.model_name
 
 
 def _same_architecture(one, other):
@@ -270,8 +287,28 @@ def build_settings(config, task, name=None):
         compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
-        batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
-        else config.batch_norm)
+        batch_norm=batch_norm_of(config))
+
+
+def batch_norm_of(config):
+    """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
+    weights are random; elsewhere it keeps those of pretrained weights."""
+    if config.batch_norm != "auto":
+        return config.batch_norm
+    return "train" if config.init == "scratch" or config.pairs else "eval"
+
+
+def silent_choices(config, state):
+    """Return what a task does that no flag of the user's says, a sentence each."""
+    found = []
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules())
+    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
+        why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
+        found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
+    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+        found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
+                     f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
+    return found
 
 
 def rate_of(rates, name):
@@ -307,10 +344,14 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
 
 
 def first_head(config, checkpoint, model, task, file, device):
-    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
-    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
+    follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
-        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        reason = other_classes(checkpoint.get("history", []), file, task.classnames)
+        if reason is None:
+            require_head_fits(checkpoint["heads"][file], task, model.text_projection.shape[1])
+            return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        print(f"note: a new head of {file} is trained, not the one in --load: {reason}")
     if config.fc_init == "zero":
         weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
         return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)

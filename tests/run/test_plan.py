@@ -74,6 +74,27 @@ def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
     assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; activations")
 
 
+def test_figures_on_pairs_count_the_scale_that_trains_there(plan, cli, words, pairs, tmp_path):
+    command = words("--train-dataset", pairs, "--method", "modx")
+    planned, done = plan(*command), cli(*command)
+    assert planned.status == done.status == 0, planned.out + done.err
+    ran = read_json(tmp_path / "out" / "run_stream.json")
+    tensors, values = re.search(r"trains (\d+) of (\d+) tensors, ([\d,]+) of ([\d,]+)", planned.out).group(1, 3)
+    assert (int(tensors), int(values.replace(",", ""))) == (ran["trainable_tensors"], ran["trainable_values"])
+    assert f"trains {tensors} of {tensors} tensors" in planned.out
+
+
+def test_a_warm_up_that_never_ends(plan, cli, words, world):
+    """3 steps of a warm-up of 4 reach three quarters of the rate."""
+    command = words("--warmup-length", 4, "--lr", "8e-5")
+    planned = plan(*command)
+    assert [re.split(r"\s*\|\s*", row)[5] for row in section(planned, "tasks")[2:3]] == ["6e-05"]
+    assert "it never falls" in section(planned, "tasks")[3]
+    warning, = cli(*command).warnings
+    assert "--warmup-length 4" in warning and f"{world.colours}: 3 steps reach 6e-05 of 8e-05" in warning
+    assert warning in planned.out and cli(*words("--warmup-length", 2, "--overwrite")).warnings == []
+
+
 def test_the_whole_plan(plan, words, world):
     done = plan(*words("--method", "lwf", "--l2", 1, "--moving-avg", "--eval-datasets", world.tones))
     assert done.status == 0 and done.out.splitlines()[-1] == "the run would start"
@@ -182,7 +203,8 @@ def test_values_of_a_published_model(plan, tmp_path):
 
 def test_a_finished_task(plan, words, cli):
     assert cli(*words()).status == 0
-    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and replaced")
+    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and skipped")
+    assert section(plan(*words("--overwrite")), "files")[0].endswith("colours.pth: finished, and replaced")
     assert section(plan(*words("--resume")), "files")[0].endswith("colours.pth: finished, and skipped")
     other = plan(*words("--seed", 7))
     assert other.status == 2 and "--seed 42 there, 7 here" in other.out and "give --overwrite" in other.out
