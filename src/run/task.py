@@ -23,18 +23,16 @@ from src.report.sequence import summarise as summarise_accuracy
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.run.build import (
     Datasets,
-    ZeroshotOpener,
     build_device,
     build_hooks,
     build_settings,
     build_state,
     dataset_of,
-    model_name,
-    score_as_trained,
     silent_choices,
 )
 from src.run.preflight import open_data, refuse_to_replace, require_images, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.run.weights import ZeroshotOpener, model_name, score_as_trained
 from src.store.checkpoint import finished_checkpoint
 from src.store.records import Journal, RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs

@@ -58,8 +58,7 @@ class Plan:
 
 def make_plan(config):
     plan, datasets = Plan(), PlannedDatasets(config)
-    folder = config.save or (Path(config.load).parent if len(config.loaded) == 1 else None)
-    run = Run(config, folder, datasets=datasets)
+    run = Run(config, config.save or config.beside_loaded, datasets=datasets)
     start, weights = planned_start(config)
     if config.kind == EVAL and not config.linear_eval:
         run.adopt(start)
@@ -108,7 +107,8 @@ def refuse(plan, run, datasets, names, start, zeroshot):
             if config.kind == EVAL and config.wise_ft:
                 zeroshot()
     with plan.unless_refused():
-        Export(config.export).refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
+        export = Export(config.export, layout=config.export_format)
+        export.refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
     for flag, folder in (("--save", config.save), ("--export", config.export)):
         if folder and not may_be_written(Path(folder)):
             plan.refuse(f"{flag} {folder}: cannot be written; give another")
