@@ -82,18 +82,27 @@ def read_architecture(name, file=None, partial=False):
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
-    block = document if _is_block(document, partial) else document.get(name, document.get(MODX_NAMES.get(name)))
+    block = document if _is_block(document, partial) else _block_of(document, name)
     if not isinstance(block, dict):
         raise ValueError(f"{path} has no architecture {name!r}; it has {', '.join(map(str, document))}")
     return check_architecture(_with_numbers(block), path, partial)
 
 
-MODX_NAMES = {"ViT": "ViTB32", "RN": "RN50"}  # what Mod-X' scripts call the blocks of their YAML file
+KINDS = {"ViT": int, "RN": list}  # what Mod-X' scripts call a block of their YAML file: the type of its vision_layers
 LARGEST, MOST_STAGES, MOST_LAYERS = 2 ** 31, 16, 1000  # OpenAI's ResNets have 4 stages, its deepest towers 24 layers
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
             "transformer_width", "transformer_heads", "transformer_layers")
 OPTIONAL_SIZES = ("vision_patch_size", "vision_heads", "vision_mlp_width", "transformer_mlp_width")
 OPTIONAL = (*OPTIONAL_SIZES, "vocabulary", "activation", "mean", "std")
+
+
+def _block_of(document, name):
+    """The block of this name, or the only one of the kind that ViT or RN names."""
+    if name in document or name not in KINDS:
+        return document.get(name)
+    found = [block for block in document.values()
+             if isinstance(block, dict) and isinstance(block.get("vision_layers"), KINDS[name])]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_block(document, partial):

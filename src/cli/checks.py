@@ -99,8 +99,9 @@ def _check_kind(config):
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
         raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
-    if config.kind == SINGLE and not config.class_names:
-        raise UserError("--eval-single needs --class-names FILE with one class name a line")
+    if config.kind == SINGLE and not config.class_names and not config.load:
+        raise UserError("--eval-single needs --class-names FILE with one class name per line (or names joined by "
+                        "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
 
@@ -249,8 +250,9 @@ def _check_rates(config):
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
             and TRAINS[config.train_mode] and highest >= HIGH_RATE:
-        config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "
-                               "published runs take 1e-5 to 5e-5")
+        which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
+        config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
+                               "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
 
 
 def _check_folder(path):
@@ -283,17 +285,18 @@ RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_mo
 
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
-    idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if config.kind not in flag.runs}
     if config.kind == EVAL and not config.linear_eval:
-        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
+                 if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
     if config.given("export_format") and not config.export:
         idle.setdefault("--export-format", "has no effect without --export")
-    if config.kind == EVAL and config.overwrite and not config.export:
-        idle["--overwrite"] = "has no effect without --export in an evaluation run"
+    if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
+        idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:
-        idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
+        idle["--method"] = f"has no effect in {a_run(config.kind)}: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
@@ -311,6 +314,11 @@ def _without_effect(config):
     return [f"{name} {reason}" for name, reason in idle.items()]
 
 
+def a_run(kind):
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"
+
+
+RESUMING = ("resume", "save_interval")  # of evaluations only a linear layer resumes
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
 LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
@@ -37,6 +37,9 @@ MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
 WEIGHTS = (*MODEL, EXPORT)
 EXPORTING = (*SCORING, EXPORT)
 
+DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
+          "double": "fp64"}  # as torch calls them
+
 
 def is_other_model(text):
     """Whether --model names weights or an architecture of other libraries. A repository's bare ORG/NAME may be a typing
@@ -53,9 +56,9 @@ def datasets(text):
 @dataclass(frozen=True)
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
-    default as documentation says it, where that differs from ``default``; ``example``: the words after its name in an
-    example in which it acts; ``repeated``: it may be given several times; ``also``: whether a text is a
-    value that ``choices`` do not list; ``bare``: the text that it means without one.
+    default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
+    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Flag:
     default: Any = None
     parse: Callable[[str], Any] = str
     choices: tuple = ()
+    means: dict[str, str] = field(default_factory=dict)
     also: Callable[[str], bool] | None = None
     switch: bool = False
     repeated: bool = False
@@ -116,7 +120,8 @@ def training_flags():
         Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
              "less memory, a third more time", 1, whole(1), example="4 --batch-size 64"),
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
-             "ones", "auto", choices=("auto", "eval", "train"), example="train --model RN50"),
+             "ones on class data and updates them on image-text pairs", "auto",
+             choices=("auto", "eval", "train"), example="train --model RN50"),
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
@@ -134,11 +139,11 @@ def checkpoint_flags():
              "matrix of the sequence that left these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
-               numbers=False),
-        switch("--overwrite", "replace a finished task that was made with another configuration, and what --export DIR "
-               "holds of another one", runs=EXPORTING, numbers=False),
-        Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
-             numbers=False, example="500"),
+               runs=SCORING, numbers=False),
+        switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
+               "--export DIR holds of another one", runs=EXPORTING, numbers=False),
+        Flag("--save-interval", "steps (of a linear layer epochs) or time between resume points, such as 500 or 10m",
+             "10m", rhythm, runs=SCORING, numbers=False, example="500"),
     ]
 
 
@@ -150,16 +155,16 @@ def model_flags():
         Flag("--model-config", "YAML file of a custom architecture; with --load those keys suffice that the weights do "
              "not tell: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
              metavar="FILE", example="my.yaml --model-name small --init scratch"),
-        Flag("--model-name", "which architecture of --model-config", runs=WEIGHTS, metavar="KEY",
-             example="small --model-config my.yaml --init scratch"),
+        Flag("--model-name", "which architecture of --model-config; ViT and RN: its only one of that kind",
+             runs=WEIGHTS, metavar="KEY", example="small --model-config my.yaml --init scratch"),
         Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
              choices=("auto", "pretrained", "scratch"), runs=WEIGHTS, example="scratch --model RN50"),
         Flag("--clip-cache", "folder of downloaded weights", runs=WEIGHTS, numbers=False, metavar="DIR",
              shown="$CLIP_CACHE or ~/.cache/clip", example="weights"),
-        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
-             numbers=False, example="cpu"),
+        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"),
+             means={"gpu": "cuda"}, runs=MODEL, numbers=False, example="cpu"),
         Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
-             choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL, example="bf16"),
+             choices=("auto", "fp32", "bf16", "fp16", "fp64"), means=DTYPES, runs=MODEL, example="bf16"),
         switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL, example="--precision fp32"),
         Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
              "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False, example="4"),
@@ -169,8 +174,8 @@ def model_flags():
 def distillation_flags():
     return [
         Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME", example="ImageNet --method ZSCL"),
-        Flag("--ref-sentences", "reference texts: a dataset with sentences, or random", metavar="NAME",
-             example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
+        Flag("--ref-sentences", "reference texts: a dataset with sentences or classes (their training prompts), or "
+             "random", metavar="NAME", example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
         Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
              shown="none", example="Flowers,Food --method lwf"),
         Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE",
@@ -230,7 +235,7 @@ def projection_flags():
              choices=("gradient", "update"), example="gradient --orthogonal-gradients-path ckpt/run/grad_DTD.pth"),
         Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1),
              example="0.99 --orthogonal-gradients 10"),
-        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"),
+        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"), means=DTYPES,
              example="fp16 --orthogonal-gradients 10"),
         Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit",
              example="4 --orthogonal-gradients 10"),
@@ -318,7 +323,8 @@ def evaluation_flags():
         Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
              "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES",
              example="cat.jpg --class-names names.txt"),
-        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE",
+        Flag("--class-names", "names joined by commas (cat,dog), or a file with one per line or in json",
+             runs=(SINGLE,), numbers=False, metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
@@ -350,15 +356,16 @@ def data_flags():
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
         Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
              metavar="FILE", example="split.json"),
-        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=(*SCORING, SINGLE)),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
+               "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway",
                example="--method ZSCL --ref-dataset ImageNet"),
         switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
                numbers=False),
-        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
-             runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
+        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults and findings",
+             parse=names, runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
     ]
 
 
@@ -401,6 +408,7 @@ def read_value(flag, text):
         _refuse_what_no_value_is(flag, part)
     if flag.name == "--method" and ".py:" in text:
         return text
+    text = _choice_meant(flag, text)
     if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
         near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
         meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
@@ -409,6 +417,15 @@ def read_value(flag, text):
     if flag.repeated:
         return dict(_parsed(flag, part) for part in text)
     return _parsed(flag, text)
+
+
+def _choice_meant(flag, text):
+    """One of a flag's choices where the text says it in other capitals or another common word, else the text."""
+    if not flag.choices:
+        return text
+    meant = flag.means.get(text.lower(), text)
+    same = [choice for choice in flag.choices if choice.lower() == meant.lower()]
+    return same[0] if len(same) == 1 and meant not in flag.choices else meant
 
 
 def _refuse_what_no_value_is(flag, text):

@@ -6,6 +6,7 @@ import math
 import os
 
 import torch
+from torch import nn
 
 from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
@@ -13,13 +14,14 @@ from src.datasets.common import batches_per_epoch, seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method
-from src.models.evaluation import zeroshot_head
+from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
-from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
+from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
+OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
 
 def build_device(config, index=None):
@@ -39,9 +41,13 @@ class Datasets:
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
-        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name)}
-        return open_task(name, self._config.data_location,
-                         **{key: value for key, value in options.items() if value is not None})
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name),
+                   "skip_missing": self._config.skip_bad_images and name.startswith(OWN_TABLES) or None}
+        root = self._config.data_location
+        task = open_task(name, root, **{key: value for key, value in options.items() if value is not None})
+        if name.startswith("pairs:") and not self._only_refers_to(name):
+            task = pairs.with_held_out(task, name, root)
+        return task
 
     def _open(self, name, trained=False):
         config, root = self._config, self._config.data_location
@@ -65,10 +71,17 @@ class Datasets:
             task = splits.with_validation(task, config.val_fraction, root)
         return splits.tolerant(task) if config.skip_bad_images else task
 
+    def _only_refers_to(self, name):
+        """Whether a dataset serves as reference only, which needs no test split."""
+        config = self._config
+        used = {phase_of(other)[0] for other in (*config.trained, *config.eval_datasets)}
+        return name in (config.ref_dataset, config.ref_sentences) and name not in used
+
     def _trained_pairs(self, task, name, phase):
         config = self._config
         if name == "flickr30k":
-            task = pairs.with_parts(task, config.flickr_splits)
+            chosen = config.chosen("flickr_splits")
+            task = pairs.with_parts(task, [part for part in config.flickr_splits if chosen or part in task.splits])
         if phase is not None:
             seed = config.seed if config.phase_seed is None else config.phase_seed
             task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
@@ -115,8 +128,28 @@ def build_settings(config, task, name=None):
         compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
-        batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
-        else config.batch_norm)
+        batch_norm=batch_norm_of(config))
+
+
+def batch_norm_of(config):
+    """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
+    weights are random; elsewhere it keeps those of pretrained weights."""
+    if config.batch_norm != "auto":
+        return config.batch_norm
+    return "train" if config.init == "scratch" or config.pairs else "eval"
+
+
+def silent_choices(config, state):
+    """Return what a task does that no flag of the user's says, a sentence each."""
+    found = []
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules())
+    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
+        why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
+        found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
+    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+        found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
+                     f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
+    return found
 
 
 def rate_of(rates, name):
@@ -152,10 +185,14 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
 
 
 def first_head(config, checkpoint, model, task, file, device):
-    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
-    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
+    follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
-        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        reason = other_classes(checkpoint.get("history", []), file, task.classnames)
+        if reason is None:
+            require_head_fits(checkpoint["heads"][file], task, model.text_projection.shape[1])
+            return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        print(f"note: a new head of {file} is trained, not the one in --load: {reason}")
     if config.fc_init == "zero":
         weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
         return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)

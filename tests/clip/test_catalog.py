@@ -123,10 +123,13 @@ def test_a_block_is_picked_by_name(yaml_file):
 
 
 def test_mod_x_s_names_of_its_own_file(yaml_file):
-    """Its scripts say ViT or RN, its YAML file ViTB32 and RN50."""
+    """Its scripts say ViT or RN, its YAML file ViTB32 and RN50: the only block of that kind."""
     path = yaml_file({"ViTB32": BLOCK, "RN50": RESNET})
     assert read_architecture("ViT", path) == BLOCK and read_architecture("RN", path) == RESNET
     assert read_architecture("RN", yaml_file({"RN": BLOCK, "RN50": RESNET})) == BLOCK
+    assert read_architecture("RN", yaml_file({"small": BLOCK, "deep": RESNET})) == RESNET
+    assert "no architecture 'RN'" in error_of("RN", yaml_file({"one": RESNET, "other": RESNET, "ViTB32": BLOCK}))
+    assert "no architecture 'ViT'" in error_of("ViT", yaml_file({"RN50": RESNET}))
 
 
 @pytest.mark.parametrize(("key", "value"), [

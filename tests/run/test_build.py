@@ -12,8 +12,10 @@ from src.datasets.common import Split, Task
 from src.machine.device import Device
 from src.models.evaluation import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
 from src.models.modeling import HEAD_MODES, TRAIN_MODES
+from src.models.training import Settings
 from src.run import build, weights
 from src.templates.collections import SIMPLE
 
@@ -40,6 +42,9 @@ def test_warmup(text, iterations, steps):
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
     ("--iterations 1 --batch-norm train", {"batch_norm": "train"}),
+    ("--iterations 1 --method modx --train-dataset coco", {"batch_norm": "train"}),
+    ("--iterations 1 --train-dataset coco --load some.pth", {"batch_norm": "train"}),
+    ("--iterations 1 --train-dataset coco --batch-norm eval", {"batch_norm": "eval"}),
     ("--iterations 1 --workers 3", {"workers": 3}),
     ("--dataset-order mtil-1", {"iterations": 1000, "lr": 1e-5, "batch_size": 64, "warmup": 100}),
     ("--dataset-order mtil-1 --epochs 1", {"iterations": 1}),
@@ -47,6 +52,31 @@ def test_warmup(text, iterations, steps):
 def test_settings(words, expected):
     settings = build.build_settings(config(words), TASK)
     assert {key: getattr(settings, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(("warmup", "iterations", "peak"), [
+    (100, 20, 0.2), (100, 100, 1.0), (100, 101, 1.0), (0, 5, 1.0), (10, 1, 0.1)])
+def test_the_peak_that_a_rate_reaches(warmup, iterations, peak):
+    """By the rate of every step."""
+    settings = Settings(iterations=iterations, lr=1.0, warmup=warmup)
+    assert settings.peak_rate == peak
+    assert max(learning_rate(step, iterations, warmup, 1.0) for step in range(iterations)) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(("kind", "words", "fragments"), [
+    ("vit", "", []), ("resnet", "", []), ("vit", "--init scratch", []),
+    ("resnet", "--batch-norm eval", []), ("resnet", "--init scratch", ["updates", "(train): weights are random"]),
+    ("resnet", "--train-dataset coco", ["updates", "(train): as published for image-text pairs"]),
+    ("resnet", "--batch-norm eval --lora", ["--lora adapts no layer of this image tower", "mlp.c_proj"]),
+    ("vit", "--lora", []), ("resnet", "--batch-norm eval --lora --train-mode text", [])])
+def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragments):
+    settings = config(f"--iterations 1 {words}")
+    state = make_state(make_model(kind), settings.train_mode)
+    state.settings = build.build_settings(settings, TASK)
+    if settings.lora:
+        build.adapt(settings, state.model, 0)
+    told = build.silent_choices(settings, state)
+    assert len(told) == bool(fragments) and all(fragment in " ".join(told) for fragment in fragments)
 
 
 @pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),
@@ -142,13 +172,18 @@ def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
 
 @pytest.mark.parametrize(("words", "heads", "expected"), [
     ("", {}, "zeroshot"), ("--fc-init zeroshot", {}, "zeroshot"), ("--fc-init zero", {}, "zero"),
-    ("", {"colours": 1}, "kept"), ("", {"tones": 1}, "zeroshot"), ("", {"folder:colours": 1}, "zeroshot"),
-    ("--fc-init zeroshot", {"colours": 1}, "zeroshot"), ("--fc-init zero", {"colours": 1}, "zero")])
+    ("", {"colours": ["blue", "green", "red disc"]}, "kept"), ("", {"tones": 1}, "zeroshot"),
+    ("", {"folder:colours": 1}, "zeroshot"), ("", {"colours": None}, "zeroshot"),
+    ("", {"colours": ["blue", "red disc", "green"]}, "zeroshot"),
+    ("", {"colours": ["fire", "grass", "sea"]}, "zeroshot"),
+    ("--fc-init zeroshot", {"colours": ["blue", "green", "red disc"]}, "zeroshot"),
+    ("--fc-init zero", {"colours": ["blue", "green", "red disc"]}, "zero")])
 def test_first_heads(world, words, heads, expected):
-    """A head goes on under the name that its dataset's files have."""
+    """A head goes on under the name of its dataset's files, if it was trained on the same classes."""
     kept = torch.arange(3 * 17.0).view(3, 17)
     settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
-    checkpoint = weights.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept)}
+    history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]
+    checkpoint = weights.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept), "history": history}
     device = Device("cpu", "fp32")
     model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
     found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()

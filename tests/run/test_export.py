@@ -368,7 +368,7 @@ def test_what_is_scored_is_exported(cli, world, tmp_path):
     assert done.status == 0 and "tones" in done.out and "exported" in done.out and done.warnings == []
     assert same_weights(embedded(load_file(tmp_path / "open" / WEIGHTS)), embedded(weights(world.model)))
     assert cli(*words, "--overwrite").warnings == [
-        "warning: --overwrite has no effect without --export in an evaluation run"]
+        "warning: --overwrite has no effect without --export or --linear-eval in an evaluation run"]
 
 
 def test_weights_that_are_no_clip_s(cli, world, tmp_path):

@@ -95,8 +95,10 @@ def test_mixes_with_the_zero_shot_weights_ask_once_where_only_images_trained(mak
     zeroshot, trained, scoring = make_model("vit"), make_model("vit", seed=1), make_scoring()
     weights = {name: value if name.startswith("visual.") else zeroshot.state_dict()[name]
                for name, value in trained.state_dict().items()}
+    classnames = list(scoring.datasets.open("DTD").classnames)
     checkpoint = {"architecture": zeroshot.architecture, "state_dict": weights, "history": [
-        {"dataset": "DTD", "source": "DTD"}], "heads": {"DTD": torch.randn(4, 9, dtype=torch.float64)}}
+        {"dataset": "DTD", "source": "DTD", "classnames": classnames}],
+        "heads": {"DTD": torch.randn(4, 9, dtype=torch.float64)}}
     found = [scoring.checkpoint(checkpoint, alpha, zeroshot) for alpha in (0.0, 0.5, 1.0)]
     assert len(encoded) == 2
     alone = [make_scoring().checkpoint(checkpoint, alpha, zeroshot) for alpha in (0.0, 0.5, 1.0)]

@@ -228,3 +228,12 @@ class FullContext(Full):
 
     def __exit__(self, *failure):
         self.file.close()
+
+
+def test_a_head_of_other_classes_is_dropped_when_its_name_is_trained_again():
+    """Two folders may end in the same word, and the new history entry would vouch for the old head."""
+    start = finished(CLIP(**TINY))
+    start["heads"]["DTD"] = torch.ones(2, 9)
+    assert torch.equal(finished(CLIP(**TINY), start)["heads"]["DTD"], torch.ones(2, 9))
+    other = finished(CLIP(**TINY), start, task=Task("DTD", ("b", "a"), ["{c}"], {}))
+    assert other["heads"] == {} and [entry["classnames"] for entry in other["history"]] == [["a", "b"], ["b", "a"]]

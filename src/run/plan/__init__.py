@@ -62,13 +62,14 @@ def make_plan(config):
     start, weights = planned_start(config)
     if config.kind == EVAL and not config.linear_eval:
         run.adopt(start)
-    names = [JOINT] if config.joint else list(config.trained) if config.kind != EVAL else []
+    names = [] if config.kind == EVAL else [JOINT] if config.joint else list(config.trained)
     zeroshot = PlannedZeroshot(config, start, run.device)
     probed = None
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        table = data_table(config, datasets, run, names)
+        data_table(config, datasets, run, names)  # opens all, so that whatever is missing is refused
         refuse(plan, run, datasets, names, start, zeroshot)
+        table = data_table(config, datasets, run, names)  # without what is not scored
         first = first_task(config, run, names[0], start, zeroshot, plan) if names else None
         complete = not (plan.refusals or datasets.fetched or weights or zeroshot.absent)
         if config.dry_run == "probe" and names and complete:
