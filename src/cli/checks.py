@@ -4,7 +4,11 @@ import difflib
 import os
 import re
 import shutil
+from pathlib import Path
 
+from clip.catalog import architecture_names
+from clip.errors import LoadError
+from clip.files import hub
 from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
 from src.cli.protocols import PROTOCOLS
 from src.datasets import class_split, find_entry, is_pairs, phase_of
@@ -95,8 +99,9 @@ def _check_kind(config):
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
         raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
-    if config.kind == SINGLE and not config.class_names:
-        raise UserError("--eval-single needs --class-names FILE with one class name a line")
+    if config.kind == SINGLE and not config.class_names and not config.load:
+        raise UserError("--eval-single needs --class-names FILE with one class name per line (or names joined by "
+                        "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
 
@@ -111,6 +116,8 @@ def _check_model(config):
         for key in ("wise_ft", "linear_eval", "export"):
             if config.values[key]:
                 raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
+    if config.model not in architecture_names():
+        _check_other_model(config)
     if config.load and config.init == "scratch":
         raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
     if config.model_config and not config.model_name:
@@ -119,6 +126,19 @@ def _check_model(config):
         raise UserError(f"--model-name {config.model_name} needs --model-config FILE")
     if config.model_config and not config.load and config.init != "scratch":
         raise UserError("--model-config has no pretrained weights: give --init scratch or --load FILE")
+
+
+def _check_other_model(config):
+    """A name of other libraries: what has weights is loaded, what is an architecture alone needs some."""
+    if config.model in hub.open_clip_names():
+        if not config.load and config.init != "scratch":
+            near = difflib.get_close_matches(config.model, architecture_names(), n=1)
+            raise UserError(f"--model {config.model}: {f'did you mean {near[0]}? ' if near else ''}open_clip calls an "
+                            f"architecture so, without weights; name some by {config.model}:PRETRAINED, or give --load "
+                            "FILE")
+    elif config.load or config.init == "scratch":
+        other = "--load" if config.load else "--init scratch"
+        raise UserError(f"--model {config.model} names weights, and so does {other}; leave one away")
 
 
 def _check_method(config):
@@ -235,10 +255,20 @@ def _check_rates(config):
                                "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
 
 
+def _check_folder(path):
+    try:
+        hub.weights_of_folder(Path(path))
+    except LoadError as error:
+        raise UserError(f"--load {error}") from None
+
+
 def _check_files(config):
     for path in config.loaded:
-        if not os.path.isfile(path):
-            raise UserError(f"--load {path}: no such file")
+        if os.path.isdir(path):
+            _check_folder(path)
+        if not os.path.exists(path) and not hub.is_name(path):
+            hint = f"; a model of the Hugging Face hub is {hub.HUB}{path}" if hub.REPOSITORY.fullmatch(path) else ""
+            raise UserError(f"--load {path}: no such file or folder{hint}")
     for key in ("ref_model", "model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
@@ -261,6 +291,8 @@ def _without_effect(config):
                  if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
+    if config.given("export_format") and not config.export:
+        idle.setdefault("--export-format", "has no effect without --export")
     if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
         idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:

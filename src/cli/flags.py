@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
+from clip.files import hub
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -40,6 +41,13 @@ DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp
           "double": "fp64"}  # as torch calls them
 
 
+def is_other_model(text):
+    """Whether --model names weights or an architecture of other libraries. A repository's bare ORG/NAME may be a typing
+    error in one of our names, which also have a slash."""
+    near = difflib.get_close_matches(text.lower(), [name.lower() for name in architecture_names()], n=1)
+    return hub.is_name(text) or text in hub.open_clip_names() or not near and bool(hub.REPOSITORY.fullmatch(text))
+
+
 def datasets(text):
     """Names joined by commas, class splits written out."""
     return expand(names(text))
@@ -49,8 +57,8 @@ def datasets(text):
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
     default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
-    ``example``: the words after its name in an example in which it acts; ``repeated``: it may be given several times;
-    ``bare``: the text that it means without one.
+    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
     """
 
     name: str
@@ -59,6 +67,7 @@ class Flag:
     parse: Callable[[str], Any] = str
     choices: tuple = ()
     means: dict[str, str] = field(default_factory=dict)
+    also: Callable[[str], bool] | None = None
     switch: bool = False
     repeated: bool = False
     runs: tuple = TRAINING
@@ -125,9 +134,10 @@ def checkpoint_flags():
     return [
         Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
              metavar="DIR", example="ckpt/run"),
-        Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=WEIGHTS,
-             metavar="FILE", example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
+        Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
+             "hf-hub:ORG/NAME; the start of the next task, not of an interrupted one; A,B,C with --eval-only: the "
+             "matrix of the sequence that left these files", runs=WEIGHTS, metavar="FILE",
+             example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
                runs=SCORING, numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
@@ -139,10 +149,12 @@ def checkpoint_flags():
 
 def model_flags():
     return [
-        Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
-             runs=WEIGHTS, example="ViT-L/14"),
-        Flag("--model-config", "YAML file of an architecture of one's own", runs=WEIGHTS, metavar="FILE",
-             example="my.yaml --model-name small --init scratch"),
+        Flag("--model", "architecture and pretrained weights; also hf-hub:ORG/NAME, local-dir:DIR, open_clip's "
+             "NAME:PRETRAINED, and with --load its NAME alone, such as ViT-B-32 or ViT-B-32-quickgelu", "ViT-B/16",
+             choices=tuple(architecture_names()), also=is_other_model, runs=WEIGHTS, example="ViT-L/14"),
+        Flag("--model-config", "YAML file of a custom architecture; with --load those keys suffice that the weights do "
+             "not tell: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
+             metavar="FILE", example="my.yaml --model-name small --init scratch"),
         Flag("--model-name", "which architecture of --model-config; ViT and RN: its only one of that kind",
              runs=WEIGHTS, metavar="KEY", example="small --model-config my.yaml --init scratch"),
         Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
@@ -311,7 +323,8 @@ def evaluation_flags():
         Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
              "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES",
              example="cat.jpg --class-names names.txt"),
-        Flag("--class-names", "file with one class name a line", runs=(SINGLE,), numbers=False, metavar="FILE",
+        Flag("--class-names", "names joined by commas (cat,dog), or a file with one per line or in json",
+             runs=(SINGLE,), numbers=False, metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
@@ -343,15 +356,16 @@ def data_flags():
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
         Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
              metavar="FILE", example="split.json"),
-        switch("--skip-bad-images", "count and skip images that cannot be decoded", runs=(*SCORING, SINGLE)),
+        switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
+               "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway",
                example="--method ZSCL --ref-dataset ImageNet"),
         switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
                numbers=False),
-        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults", parse=names,
-             runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
+        Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults and findings",
+             parse=names, runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
     ]
 
 
@@ -362,9 +376,12 @@ def output_flags():
              choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
-        Flag("--export", "write the model to this folder in open_clip's layout, as safetensors: that of the finished "
-             "(last) task; with --eval-only the one that is scored; without any task and --eval-only, --load FILE or "
-             "--model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
+        Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "
+             "finished (last) task; with --eval-only the one that is scored; without any task and --eval-only, --load "
+             "FILE or --model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
+        Flag("--export-format", "whose layout --export writes: open_clip's, or that of transformers' CLIPModel (ViTs "
+             "only)", "open_clip", choices=("open_clip", "transformers"), runs=EXPORTING, numbers=False,
+             example="transformers --export ckpt/hf --load ckpt/run/DTD.pth"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False, example="50"),
     ]
@@ -392,7 +409,7 @@ def read_value(flag, text):
     if flag.name == "--method" and ".py:" in text:
         return text
     text = _choice_meant(flag, text)
-    if flag.choices and text not in flag.choices:
+    if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
         near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
         meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
         hint = f"did you mean {meant}? " if meant else ""

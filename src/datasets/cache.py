@@ -11,6 +11,7 @@ from src.errors import UserError
 
 FOLDER = "cache"  # under --data-location
 FILL_BATCH = 256
+RULES = "pixels 2"  # of src/datasets/images.py; another name whenever a file becomes other pixels than before
 
 
 def cached_split(split, name, transform, root, workers=0):
@@ -19,7 +20,7 @@ def cached_split(split, name, transform, root, workers=0):
 
     The file is keyed by the transform and the listing: another resolution or other files make another one.
     """
-    listing = "\n".join([transform.name, *_state(split)]).encode("utf-8", "surrogateescape")
+    listing = "\n".join([transform.name, RULES, *_state(split)]).encode("utf-8", "surrogateescape")
     path = Path(root) / FOLDER / f"{name}-{hashlib.sha256(listing).hexdigest()[:16]}.npy"
     if not path.is_file():
         _fill(path, split, transform, workers)

@@ -1,195 +1,238 @@
 """Images with captions: coco, flickr30k, conceptual_captions and the user's own ``pairs:FILE``.
 
 Their captions serve as reference sentences, their images as reference images. An image without caption is skipped and
-counted; an image that is listed and not there is an error that names it.
+counted; an image that is listed and not there is an error that names it, or counted.
 """
 
-import csv
 import functools
 import os
-import reprlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from src.datasets.annotations import finds, placed, read_captions
 from src.datasets.common import Split, Task, own_path
+from src.datasets.folder import place_of
 from src.datasets.imagenet import missing
-from src.datasets.images import read_image
+from src.datasets.images import read_image, read_upright
+from src.datasets.rows import SPLITS, Places, leave_out
 from src.errors import UserError
-from src.machine.files import parse_json, read_json
 
-# Columns that hold the image and the caption of a table, in the order in which they are looked for.
-IMAGE_COLUMNS = ("image", "filepath", "path", "file")
-CAPTION_COLUMNS = ("caption", "title", "text", "sentence")
-
-PARTS = ("train", "val", "test")
-KARPATHY = {"coco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}
-KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+YEARS = ("2014", "2017")  # of COCO's official annotations, in the order in which they are looked for
+# Below flickr30k/, the file of captions and the folder of images, in the order in which they are looked for.
+FLICKR_FILES = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json", "results_20130124.token",
+                "flickr30k/results_20130124.token", "results.csv", "flickr30k_images/results.csv",
+                "flickr_annotations_30k.csv", "captions.txt")
+FLICKR_IMAGES = ("flickr30k-images", "flickr30k_images/flickr30k_images", "flickr30k_images", "images")
+# The tables of CC3M's validation part that gather_cc.py of open_clip makes, and that Google gives.
+MADE, GIVEN = "Validation_GCC-1.1.0-Validation_output.csv", "Validation_GCC-1.1.0-Validation.tsv"
+WANTED = "pairs:FILE of a csv, tsv, jsonl or json with image and caption"
 
 
 def open_conceptual_captions(name, root):
-    """``conceptual_captions/*.csv`` or ``.tsv``: tab-separated title and filepath, paths relative to the table."""
-    folder = Path(root) / "conceptual_captions"
+    """``title`` and ``filepath`` of CC3M in ``conceptual_captions/`` or beside it, paths relative to the table; or
+    Google's own table, which has sentences only."""
+    path = _conceptual_table(name, Path(root))
+    rows = read_captions(name, path, WANTED)
+    sentences = [caption for row in rows if row.part in (None, "train") for caption in row.captions if caption]
+    listed = [row for row in rows if row.file]
+    places = Places(path.parent)
+    there = [row for row in listed if places.find(row.file)]
+    if len(there) < len(rows):
+        print(f"note: {name}: {len(there)} of {len(rows)} rows of {path} have an image that is there; the captions of "
+              "the others serve as sentences only")
+    return Task(name, [], [], _by_part(name, path.parent, there, read_image), sentences=sentences, pairs=True)
+
+
+def _conceptual_table(name, root):
+    folder = root / "conceptual_captions"
+    known = [place / file for file in (MADE, GIVEN) for place in (folder, root) if os.path.isfile(place / file)]
+    if known:
+        return known[0]
     tables = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")])
+    if len(tables) > 1:
+        raise UserError(f"{name}: {folder} holds {', '.join(table.name for table in tables)} and no {MADE}; leave one "
+                        "table there, or name it as pairs:FILE")
     if not tables:
-        raise missing(name, folder / "Validation_GCC-1.1.0-Validation_output.csv", root)
-    return _table_task(name, name, tables[0], delimiter="\t")
+        raise missing(name, folder / MADE, root)
+    return tables[0]
 
 
-def open_pairs(name, root):
-    """csv, tsv or jsonl with an image and a caption column; paths relative to the file."""
+def open_pairs(name, root, skip_missing=False):
+    """csv, tsv, jsonl or json with an image and a caption column, or in the format of COCO, Karpathy or Flickr30K;
+    paths relative to the file. ``skip_missing``: leave out rows without their image, however many they are."""
     path = own_path(name)
-    if not os.path.isfile(path):
-        raise UserError(f"{name}: no such file: {path}; give pairs:FILE of a csv, tsv or jsonl with image and caption")
-    return _table_task(name, path.name.split(".")[0], path, "\t" if path.suffix == ".tsv" else ",")
+    rows = read_captions(name, path, WANTED)
+    rows, findings = _usable(name, path, rows, path.parent, skip_missing)
+    splits = _by_part(name, path.parent, rows, read_upright)
+    if "train" not in splits:
+        raise UserError(f"{name}: {path} has no row whose split is train")
+    return Task(path.name.split(".")[0], [], [], splits, pairs=True, place=f"pairs_{place_of(path)}",
+                sentences=[caption for row in rows if row.part in (None, "train") for caption in row.captions
+                           if caption], findings=(*findings, *_leaks(name, rows)))
 
 
 def open_coco(name, root, images=None, annotations=None):
-    """Training from ``annotations/captions_train2014.json``, val and test from Karpathy's ``dataset_coco.json``.
+    """Training from ``annotations/captions_train2014.json`` (or 2017), val and test from Karpathy's
+    ``dataset_coco.json``, else both from ``captions_val2014.json`` (or 2017).
 
     ``images`` and ``annotations``: where they lie instead, as ``--image-dir`` and ``--annotations`` say.
     """
     folder = Path(root) / name
+    official, own_images = _official_coco(folder)
     if annotations or images:
-        return _elsewhere(name, annotations or folder / "annotations" / "captions_train2014.json",
-                          images or folder / "train2014")
-    karpathy = folder / KARPATHY[name]
-    official = folder / "annotations" / "captions_train2014.json"
+        return _elsewhere(name, annotations or official, images or own_images)
+    karpathy = folder / "dataset_coco.json"
     if not karpathy.is_file() and not official.is_file():
         raise missing(name, official, root)
-    splits = _karpathy_splits(name, karpathy, lambda row: f"{row['filepath']}/{row['filename']}", folder)
+    if not karpathy.is_file():
+        return _caption_task(name, _annotated(name, official, own_images))
+    rows = read_captions(name, karpathy, WANTED)
     if official.is_file():
-        splits["train"] = functools.cache(lambda: _official_coco(name, official, folder / "train2014"))
+        rows = [row for row in rows if row.part != "train"]
+    splits = _by_part(name, folder, placed(folder, rows), read_image)
+    if official.is_file():
+        splits["train"] = _train_of(name, official, own_images)
     return _caption_task(name, splits)
 
 
+def _official_coco(folder):
+    """(the official file of captions, the folder of its images), of the first year that is there."""
+    files = [folder / "annotations" / f"captions_train{year}.json" for year in YEARS]
+    official = next(filter(os.path.isfile, files), files[0])
+    part = official.stem.removeprefix("captions_")
+    places = [folder / part, folder / "images" / part]
+    return official, next(filter(os.path.isdir, places), places[0])
+
+
 def open_flickr(name, root, images=None, annotations=None):
-    """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json``, or where ``--image-dir`` and ``--annotations``
-    say."""
+    """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json`` or another file of captions, or where
+    ``--image-dir`` and ``--annotations`` say."""
     folder = Path(root) / name
+    file = next(filter(os.path.isfile, (folder / file for file in FLICKR_FILES)), folder / FLICKR_FILES[0])
+    own_images = next(filter(os.path.isdir, (folder / place for place in FLICKR_IMAGES)), folder / FLICKR_IMAGES[0])
     if annotations or images:
-        return _elsewhere(name, annotations or folder / KARPATHY[name], images or folder / "flickr30k-images")
-    if not (folder / KARPATHY[name]).is_file():
-        raise missing(name, folder / KARPATHY[name], root)
-    return _caption_task(name, _karpathy_splits(name, folder / KARPATHY[name],
-                                                lambda row: f"flickr30k-images/{row['filename']}", folder))
+        return _elsewhere(name, annotations or file, images or own_images)
+    if not file.is_file():
+        raise missing(name, file, root)
+    inside = own_images.relative_to(folder).as_posix()
+    rows, _ = _usable(name, file, read_captions(name, file, WANTED))
+    rows = [row.at(f"{inside}/{row.file.rpartition('/')[2]}") for row in rows]
+    return _caption_task(name, _by_part(name, folder, placed(folder, rows), read_image))
 
 
 def _elsewhere(name, annotations, images):
-    """Annotations in COCO's format (training only) or Karpathy's (all splits), image names relative to ``images``."""
+    """Annotations in any format that is known, image names relative to ``images``."""
     annotations, images = Path(annotations), Path(images)
     for flag, path, there in (("--annotations", annotations, os.path.isfile(annotations)),
                               ("--image-dir", images, os.path.isdir(images))):
         if not there:
             raise UserError(f"{flag} {name}={path}: there is no such {'file' if flag == '--annotations' else 'folder'}")
-    rows = _json(name, annotations)
-    if isinstance(rows, dict) and "annotations" in rows:
-        return _caption_task(name, {"train": _official_coco(name, annotations, images)})
-    return _caption_task(name, _karpathy_splits(name, annotations, lambda row: row["filename"], images))
+    return _caption_task(name, _annotated(name, annotations, images))
+
+
+def _annotated(name, annotations, images):
+    """The splits that a file of annotations names; of one that names none all is train, and files of the same name for
+    val and test beside it are those."""
+    rows = _rows_at(name, annotations, images)
+    splits = _by_part(name, images, rows, read_image)
+    if all(row.part is None for row in rows):
+        for part in ("val", "test"):
+            splits |= _sibling(name, annotations, images, part)
+    if "test" not in splits and "val" in splits:
+        print(f"{name}: no test split, so its val split is used as test")
+        splits["test"] = splits["val"]
+    return splits
+
+
+def _train_of(name, annotations, images):
+    return _by_part(name, images, _rows_at(name, annotations, images), read_image)["train"]
+
+
+def _rows_at(name, annotations, images):
+    rows, _ = _usable(name, annotations, read_captions(name, annotations, WANTED))
+    return placed(images, rows, _ending(annotations))
+
+
+def _sibling(name, annotations, images, part):
+    """{part: Split} of ``captions_val2017.json`` beside ``captions_train2017.json``; {} without it or its images."""
+    file = annotations.with_name(annotations.name.replace("train", part))
+    if "train" not in annotations.name or not file.is_file():
+        return {}
+    rows, _ = _usable(name, file, read_captions(name, file, WANTED))
+    for folder in (images.with_name(images.name.replace("train", part)), images.parent, images):
+        found = placed(folder, rows, _ending(file))
+        if finds(folder, found):
+            print(f"{name}: its {part} split is {file}, images in {folder}")
+            return {part: _caption_split(name, folder, found, read_image)}
+    print(f"note: {name}: {file} is there and its images are not; it is not used")
+    return {}
+
+
+def _ending(path):
+    """``captions_train2017.json`` -> ``"train2017"``, what the folder of its images is called."""
+    return path.stem.rpartition("_")[2]
 
 
 def _caption_task(name, splits):
-    first = splits["train"]() if callable(splits["train"]) else splits["train"]
-    return Task(name, [], [], splits, sentences=[caption for captions in first.captions for caption in captions],
-                pairs=True)
+    trained = splits["train"].captions if "train" in splits else []
+    return Task(name, [], [], splits, pairs=True, sentences=[caption for captions in trained for caption in captions])
 
 
-def _karpathy_splits(name, path, file_of, folder):
-    if not path.is_file():
-        return {}
-    content = _json(name, path)
-    try:
-        rows = [(row["split"], _text(file_of(row)), [_text(sentence["raw"]) for sentence in row["sentences"]])
-                for row in content["images"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{name}: {path} is not Karpathy's format ({_misfit(error)})") from None
-    return {split: _caption_split(name, folder, [(file, captions) for part, file, captions in rows if part in parts])
-            for split, parts in KARPATHY_SPLITS.items()}
+# -- rows -> splits --------------------------------------------------------------------------------------------------
 
 
-def _official_coco(name, path, folder):
-    content = _json(name, path)
-    try:
-        captions = {row["id"]: [] for row in content["images"]}
-        for row in content["annotations"]:
-            captions[row["image_id"]].append(str(row["caption"] or ""))
-        rows = [(_text(row["file_name"]), captions[row["id"]]) for row in content["images"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{name}: {path} is not COCO's caption format ({_misfit(error)})") from None
-    return _caption_split(name, folder, rows)
+def _usable(name, path, rows, folder=None, skip=False):
+    """(rows with an image and a caption, sentences about the others). With a ``folder`` the images must be there."""
+    places, kept, faults = folder and Places(folder), [], []
+    for row in rows:
+        file = places.find(row.file) if places and row.file else row.file
+        if row.alone:
+            kept.append(row)
+        elif not row.file or None in row.captions:
+            faults.append((row.place, f"it lacks its {'caption' if row.file else 'image'}"))
+        elif file is None:
+            faults.append((row.place or f"image {row.file}", f"{row.file} is not there"))
+        else:
+            kept.append(row.at(PurePosixPath(file).as_posix()))  # ./1.jpg is 1.jpg
+    if rows and not kept:
+        raise UserError(f"{name}: none of the {len(rows)} rows of {path} can be used; the first is {faults[0][0]}: "
+                        f"{faults[0][1]}")
+    return kept, leave_out(name, path, faults, len(rows), skip)
 
 
-def _text(value):
-    if not isinstance(value, str):
-        raise TypeError(f"{reprlib.repr(value)} is no text")
-    return value
-
-
-def _misfit(error):
-    return f"{error} is missing" if isinstance(error, KeyError) else error
-
-
-def _table_task(name, stem, path, delimiter):
+def _by_part(name, folder, rows, read):
+    """[Captioned] -> {part: Split}, train where the file does not say."""
     parts = {}
-    for part, image, caption in _table_rows(name, path, delimiter):
-        parts.setdefault(part, {}).setdefault(image, []).append(caption)
-    splits = {part: _caption_split(name, path.parent, list(parts[part].items()), must_exist=False)
-              for part in PARTS if part in parts}
-    if "train" not in splits:
-        raise UserError(f"{name}: {path} has no row whose split is train")
-    return Task(stem, [], [], splits, pairs=True, sentences=[
-        caption.strip() for captions in parts["train"].values() for caption in captions if caption.strip()])
+    for row in rows:
+        parts.setdefault(row.part or "train", []).append(row)
+    if not rows or all(row.alone for row in rows):
+        parts = {"train": []}
+    return {part: _caption_split(name, folder, parts[part], read) for part in SPLITS if part in parts}
 
 
-def _table_rows(name, path, delimiter):
-    """(split, image path, caption) of each row; without a column split all is train."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".jsonl":
-                rows = [dict(parse_json(line).items()) for line in file if line.strip()]
-            else:
-                rows = list(csv.DictReader(file, delimiter=delimiter))
-    except (OSError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{name}: {path} cannot be read as a table ({error})") from None
-    if not rows:
-        raise UserError(f"{name}: {path} holds no rows")
-    image, caption = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-    if any(caption not in row for row in rows):
-        raise UserError(f"{name}: {path} has rows without {caption}")
-    if strangers := [part for row in rows if (part := row.get("split", "train")) not in PARTS]:
-        raise UserError(f"{name}: {path} has split {sorted(map(str, strangers))[0]!r}, not {', '.join(PARTS)}")
-    if lists := [row[key] for row in rows for key in (image, caption) if isinstance(row.get(key), list | dict)]:
-        raise UserError(f"{name}: {path} has {reprlib.repr(lists[0])} where a text belongs; a row has one image and "
-                        "one caption")
-    return [(row.get("split", "train"), str(row[image]), str(row[caption] or "")) for row in rows if row.get(image)]
+def _caption_split(name, folder, rows, read):
+    """Rows of one part -> a Split of each image once, with all its captions."""
+    captions = {}
+    for row in rows:
+        captions.setdefault(row.file, []).extend(filter(None, row.captions))
+    files = [file for file, texts in captions.items() if texts]
+    if len(files) < len(captions):
+        print(f"{name}: {len(captions) - len(files)} of {len(captions)} images have no caption and are skipped")
+    return Split(functools.partial(_present_image, name, folder, files, read), [0] * len(files), files,
+                 captions=[captions[file] for file in files], path=lambda index: folder / files[index])
 
 
-def column_of(name, path, row, wanted):
-    """The first of ``wanted`` that is a column of a table, or an error with the columns it has."""
-    found = next((column for column in wanted if column in row), None)
-    if found is None:
-        raise UserError(f"{name}: {path} has no column {' or '.join(wanted)}; it has {', '.join(map(str, row))}")
-    return found
-
-
-def _caption_split(name, folder, rows, must_exist=True):
-    """``rows``: (file, captions). Where images may be absent, those that are there make the split."""
-    captioned = [(file, [text.strip() for text in captions if text.strip()]) for file, captions in rows]
-    kept = [(file, captions) for file, captions in captioned if captions]
-    if len(kept) < len(rows):
-        print(f"{name}: {len(rows) - len(kept)} of {len(rows)} images have no caption and are skipped")
-    present = [(file, captions) for file, captions in kept if must_exist or os.path.isfile(folder / file)]
-    files = [file for file, _ in present]
-    return Split(lambda index: _present_image(name, folder / files[index]), [0] * len(files), files,
-                 captions=[captions for _, captions in present])
-
-
-def _present_image(name, path):
+def _present_image(name, folder, files, read, index):
+    path = folder / files[index]
     if not os.path.isfile(path):
         raise UserError(f"{name}: {path} is listed and not there")
-    return read_image(path)
+    return read(path)
 
 
-def _json(name, path):
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: {path} cannot be read ({error})") from None
+def _leaks(name, rows):
+    """A sentence about images that stand in several splits."""
+    parts = {}
+    for row in rows:
+        parts.setdefault(row.file, set()).add(row.part or "train")
+    several = [file for file, found in parts.items() if len(found) > 1 and file]
+    if several:
+        yield f"{name}: {len(several)} images are in several splits, such as {several[0]}"

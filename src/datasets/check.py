@@ -1,10 +1,39 @@
-"""What can be wrong with a dataset: faults of structure, which stop a run, and all that ``--check-data`` looks for."""
+"""What can be wrong with a dataset: faults of structure, which stop a run, findings that only the user can judge, and
+all that ``--check-data`` looks for."""
 
-from src.datasets import find_entry, open_task
+import os
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+from src.datasets import PREFIXES, find_entry, open_task
 from src.errors import UserError
+from src.machine.files import digest_of
 
 SAMPLE = 200  # images decoded in each split
 SHOWN = 5     # of one kind of fault
+NAMES = 10    # class names that are printed
+
+
+@dataclass
+class Report:
+    """What ``--check-data`` prints of one dataset: a line of counts, more lines about the user's own data, faults,
+    findings, and what to say where there are neither."""
+
+    counts: str
+    details: list = field(default_factory=list)
+    faults: list = field(default_factory=list)
+    findings: list = field(default_factory=list)
+    verdict: str = "as expected"
+
+    @property
+    def is_clean(self):
+        return not self.faults and not self.findings
+
+    def lines(self):
+        """The lines to print."""
+        return [self.counts + (f": {self.verdict}" if self.is_clean else ""), *(f"  {text}" for text in self.details),
+                *(f"  fault: {text}" for text in self.faults), *(f"  finding: {text}" for text in self.findings)]
 
 
 def structural_faults(task, splits):
@@ -25,15 +54,58 @@ def outside_faults(task, split):
     return [f"{task.name}: the {split} split has label {outside[0]}, outside the {classes} classes"] if outside else []
 
 
+def is_own(name):
+    """Whether a name is of the user's own data, ``folder:``, ``csv:`` or ``pairs:``."""
+    return name.partition(":")[0] in PREFIXES
+
+
+def findings_of(name, task):
+    """Sentences about what is odd in the user's own data, as far as names and counts tell; no file is read."""
+    if not is_own(name):
+        return []
+    if task.pairs:
+        return list(task.findings)
+    return [*task.findings, *_too_few_classes(task), *_alike_names(task)]
+
+
+def _too_few_classes(task):
+    if len(task.classnames) != 1:
+        return []
+    return [f"{task.name}: has one class, {task.classnames[0]!r}: there is nothing to tell apart"]
+
+
+def _alike_names(task):
+    """Class names that are equal, or that differ by capitals and spaces only."""
+    loosely, found = {}, []
+    for label, classname in enumerate(task.classnames):
+        loosely.setdefault("".join(classname.replace("_", " ").casefold().split()), []).append(label)
+    for labels in loosely.values():
+        if len(labels) > 1:
+            names = list(dict.fromkeys(task.classnames[label] for label in labels))
+            where = ", ".join(filter(None, (_example(task, label) for label in labels[:SHOWN])))
+            how = f"have the same name {names[0]!r}, so that one can never win" if len(names) == 1 else (
+                f"differ by capitals or spaces only: {', '.join(map(repr, names[:SHOWN]))}")
+            found.append(f"{task.name}: {len(labels)} classes {how}" + (f" ({where})" if where else ""))
+    return found
+
+
+def _example(task, label):
+    """The first file of a class; None where images are no files."""
+    splits = [task.split(name) for name in task.splits]
+    return min((file for split in splits if split.files
+                for file, owner in zip(split.files, split.labels, strict=True) if owner == label), default=None)
+
+
 def check_dataset(name, root):
-    """(one line of counts, list of faults) of a dataset as it lies there: counts against the expected, every class with
-    images, a sample of each split decoded. A reader's own complaint is the only fault where it cannot be opened."""
+    """Check a dataset as it lies there -> Report: counts against the expected, every class with images, a sample of
+    each split decoded; of the user's own data the names, the counts per class and the content of every file too. A
+    reader's own complaint is the only fault where it cannot be opened."""
     entry = find_entry(name)
     try:
         task = open_task(name, root)
         splits = {split: task.split(split) for split in task.splits}
     except UserError as error:
-        return f"{name}: cannot be opened", [str(error)]
+        return Report(f"{name}: cannot be opened", faults=[str(error)])
     faults = []
     if entry.classes and len(task.classnames) != entry.classes:
         faults.append(f"{name}: {len(task.classnames)} classes, not {entry.classes}")
@@ -45,7 +117,14 @@ def check_dataset(name, root):
     for split in splits.values():
         faults += _undecodable(split)
     counts = ", ".join(f"{split} {len(images)}" for split, images in splits.items())
-    return f"{name}: {len(task.classnames)} classes, {counts} images", list(dict.fromkeys(faults))
+    report = Report(f"{name}: {len(task.classnames)} classes, {counts} images", faults=faults)
+    if is_own(name):
+        report.verdict = "nothing odd found"
+        report.details = _details(task, splits)
+        report.findings = findings_of(name, task)
+        _check_contents(report, task, splits)
+    report.faults = list(dict.fromkeys(report.faults))
+    return report
 
 
 def _undecodable(split):
@@ -59,6 +138,89 @@ def _undecodable(split):
     return faults
 
 
-def _some(names):
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more classes" if len(names) > SHOWN else "")
+def _details(task, splits):
+    details = []
+    if task.classnames:
+        details.append(f"classes: {_some(list(task.classnames), NAMES)}")
+        for name, split in splits.items():
+            counts = Counter(split.labels)
+            numbers = {label: counts[label] for label in range(len(task.classnames))}
+            least, most = min(numbers, key=numbers.get), max(numbers, key=numbers.get)
+            details.append(
+                f"{name} images per class: least {numbers[least]} ({task.classnames[least]}), "
+                f"median {statistics.median(numbers.values()):g}, most {numbers[most]} ({task.classnames[most]})")
+    if task.left_out:
+        details.append(f"left out: {task.left_out}")
+    return details
+
+
+# -- contents ------------------------------------------------------------------------------------------------------
+
+
+def _check_contents(report, task, splits):
+    """Add a finding for splits, and one for classes, that share files of the same content."""
+    owners = _owners(splits)
+    parts, classes = {}, []
+    for paths in _of_one_content(owners, report.faults):
+        by_part, by_label = {}, {}
+        for path in paths:
+            for part, label in owners[path]:
+                by_part.setdefault(part, path)
+                by_label.setdefault(label, path)
+        if len(by_part) > 1:
+            parts.setdefault(tuple(by_part), []).append(by_part)
+        if len(by_label) > 1:
+            classes.append(by_label)
+    for names, found in parts.items():
+        report.findings.append(f"{task.name}: the same image is in {' and '.join(names)}: {len(found)} such images, "
+                               f"the first is {_shown(found[0])}")
+    if classes:
+        names = " and ".join(repr(task.classnames[label]) for label in classes[0])
+        report.findings.append(f"{task.name}: the same image has two labels: {len(classes)} such images, the first is "
+                               f"{_shown(classes[0])} ({names})")
+
+
+def _owners(splits):
+    """{path: [(split, label), ...]} of all files."""
+    owners, seen = {}, set()
+    for name, split in splits.items():
+        if split.path is None or id(split) in seen:  # val may serve as test too
+            continue
+        seen.add(id(split))
+        for index, label in enumerate(split.labels):
+            owners.setdefault(str(split.path(index)), []).append((name, label))
+    return owners
+
+
+def _of_one_content(owners, faults):
+    """Lists of the paths that are equal byte by byte, and of single ones with several owners. Only what has the size of
+    another file is read."""
+    sizes = {}
+    for path in owners:
+        try:
+            sizes.setdefault(os.stat(path).st_size, []).append(path)
+        except OSError as error:
+            faults.append(f"{path} cannot be read ({error.strerror})")
+    for paths in sizes.values():
+        for group in _by_content(paths, faults) if len(paths) > 1 else [paths]:
+            if len(group) > 1 or len(owners[group[0]]) > 1:
+                yield group
+
+
+def _by_content(paths, faults):
+    groups = {}
+    for path in paths:
+        try:
+            groups.setdefault(digest_of(path), []).append(path)
+        except OSError as error:
+            faults.append(f"{path} cannot be read ({error.strerror})")
+    return groups.values()
+
+
+def _shown(paths):
+    return " and ".join(list(dict.fromkeys(paths.values()))[:SHOWN])
+
+
+def _some(names, shown=SHOWN):
+    text = ", ".join(names[:shown])
+    return text + (f" and {len(names) - shown} more" if len(names) > shown else "")

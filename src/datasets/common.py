@@ -98,6 +98,8 @@ class Task:
     pairs: bool = False
     parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
     place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
+    left_out: str = ""  # of a folder of the user's: how many files are not read, by reason
+    findings: tuple = ()  # sentences about what is odd, as far as names and counts tell
 
     def split(self, name):
         if name not in self.splits:

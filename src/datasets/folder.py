@@ -1,68 +1,312 @@
-"""The user's own pictures: a folder of class folders, ``folder:PATH``."""
+"""The user's own images: a folder of class folders, ``folder:PATH``."""
 
 import hashlib
 import os
+import re
+import unicodedata
+from collections import Counter
 
-from src.datasets.common import Task, balanced_halves, own_path
-from src.datasets.images import class_folders, folder_split
+from src.datasets.common import Task, balanced_halves, file_split, own_path
+from src.datasets.images import read_upright
+from src.datasets.listing import listing_of, oddities, summary
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
 from src.machine.files import read_lines
 from src.templates.collections import SIMPLE
 
 SPLITS = ("train", "val", "test")
+PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
+         "validate": "val", "eval": "val", "evaluation": "val", "dev": "val", "development": "val", "test": "test",
+         "testing": "test", "tst": "test"}
+ADDED = re.compile(r"(set|data|dataset|images|imgs|split|part)$")  # as in "train_set", "TestImages"
+NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
+HOLDERS = [[name] for name in ("images", "image", "imgs", "img", "jpegimages", "frames", "photos", "pictures", "rgb")]
+BESIDE = "images beside the class folders"
+LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expected"
+SHOWN = 5  # names in a message
 
 
 def open_folder(name, root):
-    """PATH holds class folders, or train/ and test/ (and val/) that hold them. Without a test part val is it too; with
-    neither, 20 % of each class, drawn with a fixed seed from the sorted listing, become it, and the lists are stored.
-    Class names are the folders' names, or the lines of ``classnames.txt`` in their sorted order; ``templates.txt`` may
-    hold prompts."""
+    """Read PATH that holds class folders, or train/ and test/ (and val/) that hold them, in any capitals and by their
+    usual synonyms. Without a test split val serves as test too; without either, 20 % of each class, drawn with a fixed
+    seed from the sorted listing, are held out, and the lists are stored. Class names are the folders' names, or the
+    lines of ``classnames.txt``; ``templates.txt`` may hold prompts. Raises UserError for a layout that can be read in
+    two ways."""
     path = own_path(name)
     if not os.path.isdir(path):
-        raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder a class")
-    parts = {split: path / split for split in SPLITS if (path / split).is_dir()} or {"train": path}
-    if "train" not in parts:
-        raise UserError(f"{name}: has {', '.join(parts)} but no train folder")
-    folders = class_folders(parts["train"])
-    if not folders:
-        raise UserError(f"{name}: {parts['train']} holds no class folders")
-    for folder in parts.values():
-        if class_folders(folder) != folders:
-            raise UserError(f"{name}: {folder} has other class folders than {parts['train']}; all parts need the same")
-    splits = {split: folder_split(folder, folders) for split, folder in parts.items()}
+        raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder per class")
+    listing = listing_of(path)
+    parts = _parts(name, path, listing)
+    folders = {part: _children(listing.folders, base) for part, base in parts.items()}
+    _require_classes(name, path, listing, parts["train"], folders["train"])
+    findings = []
+    for base in parts.values():
+        _reject_deeper(name, path, base, _filled(listing, base))
+        findings += _grouped(name, base, _filled(listing, base))
+    for part in parts:
+        folders[part] = _in_the_order_of_train(name, parts, folders, part)
+    splits = {part: _split(path, listing, base, folders[part]) for part, base in parts.items()}
+    _leave_out_the_rest(path, listing, splits)
+    findings += [f"{name}: {text}" for text in oddities(listing)]
+    if number := listing.left_out[BESIDE]:
+        findings.append(f"{name}: {number} {BESIDE} belong to no class, such as {listing.examples[BESIDE]}")
     if "test" not in splits and "val" in splits:
-        print(f"{name}: no test part, so its val part is it")
+        print(f"{name}: no test split, so its val split is used as test")
         splits["test"] = splits["val"]
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
-    return Task(path.name, _classnames(name, path, folders), _templates(name, path), splits, place=place_of(path))
+    return Task(path.name, _classnames(name, path, folders["train"]), _templates(name, path), splits,
+                place=place_of(path), left_out=summary(listing.left_out), findings=tuple(findings))
 
 
 def place_of(path):
-    """A name that no other folder or table of the same name has."""
+    """Return a name that no other folder or table of the same name has."""
     return f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
 def stored_halves(name, path, root, everything):
-    """A seeded, class-balanced train and test part of data that has no test part; stored, and said in one line."""
+    """Return a seeded, class-balanced train and test part of data without a test part; store it, and say so."""
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
-    print(f"{name}: no test part, so {len(lists['test'])} of its {len(everything)} images, 20 % of each class, are it")
+    print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images "
+          "(20 % of each class, at least one)")
     return {split: everything.subset(lists[split]) for split in ("train", "test")}
 
 
+# -- parts ---------------------------------------------------------------------------------------------------------
+
+
+def part_of(folder):
+    """``"Training"``, ``"train_set"`` -> ``"train"``, and so on; None for a folder of another name."""
+    letters = re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKC", folder).casefold())
+    return PARTS.get(letters) or PARTS.get(ADDED.sub("", letters))
+
+
+def _parts(name, path, listing):
+    """{part: folder below PATH}; the folder is "" where PATH holds the classes itself."""
+    top = _children(listing.folders, "")
+    named = {}
+    for folder in top:
+        if part := part_of(folder):
+            named.setdefault(part, []).append(folder)
+    if not named:
+        return {"train": ""}
+    for part, folders in named.items():
+        if len(folders) > 1:
+            raise UserError(f"{name}: {' and '.join(folders)} both mean the {part} part; merge or rename one")
+    strangers = sorted(folder for folder in _filled(listing, "") if not part_of(folder))
+    if strangers:
+        first = named.get("train", next(iter(named.values())))[0]
+        hint = f"did you mean folder:{path / first}? " if _children(listing.folders, first) else ""
+        raise UserError(
+            f"{name}: {first} is the name of a part, but it lies beside {_some(strangers)}; {hint}If {first} is a "
+            f"class, rename its folder and put its name into {NAMES_FILE}; else move {_some(strangers)} away")
+    if "train" not in named:
+        raise UserError(f"{name}: has {', '.join(folders[0] for folders in named.values())} but no train folder")
+    return {part: named[part][0] for part in SPLITS if part in named}
+
+
+def _children(paths, base):
+    """Names directly below ``base`` of relative POSIX paths of folders, sorted."""
+    depth = base.count("/") + 1 if base else 0
+    inside = f"{base}/" if base else ""
+    return sorted(path.rsplit("/", 1)[-1] for path in paths if path.startswith(inside) and path.count("/") == depth)
+
+
+def _filled(listing, base):
+    """{folder below ``base``: its images relative to itself}, for the folders that hold any."""
+    inside = f"{base}/" if base else ""
+    found = {}
+    for file in listing.files:
+        folder, slash, rest = file.removeprefix(inside).partition("/")
+        if file.startswith(inside) and slash:
+            found.setdefault(folder, []).append(rest)
+    return found
+
+
+# -- layouts that are refused --------------------------------------------------------------------------------------
+
+
+def _require_classes(name, path, listing, base, folders):
+    if not folders:
+        loose = sum(1 for file in listing.files if file.startswith(f"{base}/" if base else ""))
+        images = f" but {loose} images of no class" if loose else ""
+        raise UserError(f"{name}: {path / base} holds no class folders{images}; {LAYOUT}")
+
+
+def _reject_deeper(name, path, base, filled):
+    """Refuse classes that hold parts or classes themselves: one level too many, or parts inside of classes."""
+    inner = {folder: _first_levels(files) for folder, files in filled.items()}
+    for folder, names in inner.items():
+        if parts := sorted(child for child in names if part_of(child)):
+            nested = any(file.count("/") > 1 for file in filled[folder] if file.startswith(f"{parts[0]}/"))
+            hint = _meant(path, base, folder) if nested else f"parts lie inside of classes; {LAYOUT}"
+            raise UserError(f"{name}: {_joined(base, folder)} holds {_some(parts)}: {hint}")
+    bare = [folder for folder, files in filled.items() if all("/" in file for file in files)]
+    if len(filled) == 1 and bare:
+        folder, names = _down_to_the_classes(bare[0], filled[bare[0]])
+        raise UserError(f"{name}: {_joined(base, bare[0])} would be the only class, and {_joined(base, folder)} holds "
+                        f"the folders {_some(names)}: {_meant(path, base, folder)}")
+    _reject_same_classes(name, base, bare, inner)
+
+
+def _down_to_the_classes(folder, files):
+    """(the lowest folder that leads to all ``files``, its folders), where ``files`` are relative to ``folder``."""
+    names = sorted(_first_levels(files))
+    inside = [file.partition("/")[2] for file in files]
+    if len(names) > 1 or part_of(names[0]) or not all("/" in file for file in inside):
+        return folder, names
+    return _down_to_the_classes(f"{folder}/{names[0]}", inside)
+
+
+def _reject_same_classes(name, base, bare, inner):
+    """Refuse folders that look like parts of unknown names: they hold the same folders and no images themselves."""
+    owners = {}
+    for folder in bare:
+        owners.setdefault(frozenset(inner[folder]), []).append(folder)
+    for names, folders in owners.items():
+        if len(folders) > 1 and len(names) > 1:
+            raise UserError(f"{name}: {_some([_joined(base, folder) for folder in folders])} hold folders of the same "
+                            f"names ({_some(sorted(names))}); if they are parts, call them train, val and test; if "
+                            "they are classes, list the images in a table and give csv:FILE")
+
+
+def _grouped(name, base, filled):
+    """A sentence about classes that hold folders instead of images: they may be one level too high."""
+    inner = {folder: sorted(_first_levels(files)) for folder, files in filled.items()
+             if all("/" in file for file in files)}
+    groups = [folder for folder, names in inner.items() if [child.casefold() for child in names] not in HOLDERS]
+    if not groups:
+        return []
+    first = f"{_joined(base, groups[0])} ({_some(inner[groups[0]])})"
+    return [f"{name}: {len(groups)} of {len(filled)} classes hold folders and no images, such as {first}; each is read "
+            "as one class"]
+
+
+def _meant(path, base, folder):
+    return f"take that level away in {base}" if base else f"did you mean folder:{path / folder}?"
+
+
+def _first_levels(files):
+    return {file.partition("/")[0] for file in files if "/" in file}
+
+
+def _joined(base, folder):
+    return f"{base}/{folder}" if base else folder
+
+
+def _some(names):
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+# -- classes -------------------------------------------------------------------------------------------------------
+
+
+def _in_the_order_of_train(name, parts, folders, part):
+    """The class folders of a part as they are spelled there, in the order of train's; names are compared after Unicode
+    normalisation. Raises UserError with the names that differ."""
+    wanted, found = folders["train"], folders[part]
+    if wanted == found:
+        return found
+    spelled = {_normal(folder): folder for folder in found}
+    keys = [_normal(folder) for folder in wanted]
+    lacking = [folder for folder, key in zip(wanted, keys, strict=True) if key not in spelled]
+    extra = [folder for folder in found if _normal(folder) not in keys]
+    if lacking or extra:
+        raise UserError(f"{name}: {_difference(parts, part, lacking, extra)}; all parts need the same class folders")
+    if len(wanted) != len(found) or len(set(keys)) != len(keys):
+        twice = next(key for key, number in Counter([*map(_normal, found), *keys]).items() if number != 2)
+        raise UserError(f"{name}: two class folders have the name {twice} after Unicode normalisation; merge them")
+    return [spelled[key] for key in keys]
+
+
+def _difference(parts, part, lacking, extra):
+    sentences = []
+    if lacking:
+        sentences.append(f"{parts[part]} lacks the class {_some(lacking)} that {parts['train']} has")
+    if extra:
+        sentences.append(f"{parts[part]} has the class {_some(extra)} that {parts['train']} lacks")
+    text = ", and ".join(sentences)
+    spelled = {_loosely(folder): folder for folder in extra}
+    near = [(folder, spelled[_loosely(folder)]) for folder in lacking if _loosely(folder) in spelled]
+    return text + (f" ({' and '.join(near[0])} differ by capitals or spaces only)" if near else "")
+
+
+def _loosely(text):
+    return re.sub(r"[\s_]+", "", _normal(text).casefold())
+
+
+def _normal(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def _split(path, listing, base, folders):
+    """The images of class folders as a Split, labels in the order of ``folders``."""
+    filled, files, labels = _filled(listing, base), [], []
+    for label, folder in enumerate(folders):
+        found = [f"{folder}/{file}" for file in filled.get(folder, ())]
+        files += sorted(found)
+        labels += [label] * len(found)
+    return file_split(path / base, files, labels, read_upright)
+
+
+def _leave_out_the_rest(path, listing, splits):
+    """Count what lies beside the class folders and the files that this reader knows."""
+    read = sum(len(split) for split in splits.values())
+    if len(listing.files) > read:
+        taken = {str(split.path(index).relative_to(path)) for split in splits.values() for index in range(len(split))}
+        for file in listing.files:
+            if file not in taken:
+                listing.leave_out(BESIDE, file)
+    for file in (NAMES_FILE, TEMPLATES_FILE):
+        if os.path.isfile(path / file):
+            listing.left_out[".txt"] -= 1
+    listing.left_out = +listing.left_out
+
+
 def _classnames(name, path, folders):
-    lines = _lines(path / "classnames.txt")
-    if lines and len(lines) != len(folders):
-        raise UserError(f"{name}: classnames.txt has {len(lines)} lines for {len(folders)} class folders")
-    return lines or [folder.replace("_", " ") for folder in folders]
+    lines = _lines(path / NAMES_FILE)
+    if not lines:
+        return [_normal(folder.replace("_", " ")) for folder in folders]
+    if named := _named_lines(lines, folders):
+        print(f"{name}: {NAMES_FILE} names the folders: {_pairs(folders, named)}")
+        return named
+    if len(lines) != len(folders):
+        raise UserError(f"{name}: {NAMES_FILE} has {len(lines)} lines for {len(folders)} class folders")
+    order = _numbered(folders)
+    if not order or order == folders:
+        return lines
+    print(f"{name}: {NAMES_FILE} names the folders by number: {_pairs(order, lines)}")
+    return [lines[order.index(folder)] for folder in folders]
+
+
+def _numbered(folders):
+    """Folders such as 0 to 11, class_1 to class_20 or "3. dog" in the order of their numbers; None for others."""
+    found = {folder: re.fullmatch(r"(\D*)([0-9]{1,18})(.*)", folder, re.DOTALL) for folder in folders}
+    if not all(found.values()) or len({match[1] for match in found.values()}) > 1:
+        return None
+    return sorted(folders, key=lambda folder: (int(found[folder][2]), folder))
+
+
+def _named_lines(lines, folders):
+    """Class names of lines that begin with the name of their folder, ``n01440764 tench``; None where they do not."""
+    pairs = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in lines]
+    if any(len(pair) < 2 or not pair[1] for pair in pairs) or sorted(pair[0] for pair in pairs) != folders:
+        return None
+    names = dict(pairs)
+    return [names[folder] for folder in folders]
+
+
+def _pairs(folders, names):
+    shown = [f"{folder} is {name}" for folder, name in list(zip(folders, names, strict=True))[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
 
 
 def _templates(name, path):
-    lines = _lines(path / "templates.txt")
+    lines = _lines(path / TEMPLATES_FILE)
     if wrong := [line for line in lines if "{c}" not in line]:
-        raise UserError(f"{name}: templates.txt has {wrong[0]!r}, without {{c}} where the class name goes")
+        raise UserError(f"{name}: {TEMPLATES_FILE} has {wrong[0]!r}, without {{c}} where the class name goes")
     return lines or SIMPLE
 
 

@@ -2,14 +2,12 @@
 
 import functools
 import importlib.util
-import os
 from pathlib import Path
 
 from clip.tokenizer import open_clip_file
 from src.datasets.common import Task
 from src.datasets.images import class_folders, folder_split
 from src.errors import UserError
-from src.machine.files import atomic_file, read_lines
 
 NAMES_FILE = "imagenet_classes.txt"
 TRAINING_PROMPT = "a photo of a {c}."
@@ -98,18 +96,3 @@ def prompts():
     """OpenAI's 80 templates, the training prompt first (their order does not change their mean)."""
     templates = [template("{c}") for template in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
     return sorted(templates, key=TRAINING_PROMPT.__ne__)
-
-
-def read_class_names(path):
-    """One class name a line -> list. A missing ``imagenet_classes.txt`` is written first, from open_clip's names."""
-    path = Path(path)
-    try:
-        if not os.path.exists(path) and path.name == NAMES_FILE:
-            with atomic_file(path, "w") as file:
-                file.write("\n".join(class_names()) + "\n")
-        names = read_lines(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--class-names {path}: cannot be read ({error})") from None
-    if not names:
-        raise UserError(f"--class-names {path}: holds no names; one class name a line")
-    return names

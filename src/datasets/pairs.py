@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from src.datasets.common import Split, Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task, balanced_halves, order_of_epoch, seed_of
+from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
 
 JOINT = "joint"  # the name of several datasets trained as one
@@ -33,6 +34,25 @@ def with_all_captions(task):
     owners = [index for index, captions in enumerate(train.captions) for _ in captions]
     items = replace(train.subset(owners), captions=[[caption] for captions in train.captions for caption in captions])
     return replace(task, splits={**task.splits, "train": items})
+
+
+def with_held_out(task, name, root):
+    """The user's own pairs with a test split: the val split where there is one, else a stored, seeded 20 % of the
+    images, said in one line. A single image stays in train."""
+    if "test" in task.splits or "train" not in task.splits:
+        return task
+    if "val" in task.splits:
+        print(f"{name}: no test split, so its val split is used as test")
+        return replace(task, splits={**task.splits, "test": task.split("val")})
+    everything = task.split("train")
+    if len(everything) < 2:
+        return task
+    lists = stored_lists(root, task.place, everything.files, lambda: dict(zip(
+        ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
+    print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images (20 %)")
+    train, test = (everything.subset(lists[part]) for part in ("train", "test"))
+    return replace(task, splits={**task.splits, "train": train, "test": test},
+                   sentences=[caption for captions in train.captions for caption in captions])
 
 
 def with_parts(task, parts):

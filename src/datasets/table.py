@@ -1,62 +1,86 @@
 """The user's own table of labelled images: ``csv:FILE``."""
 
-import csv
-import os
 import re
+import unicodedata
+from pathlib import PurePosixPath
 
-from src.datasets.captions import column_of
 from src.datasets.common import Task, file_split, own_path
-from src.datasets.folder import SPLITS, place_of, stored_halves
-from src.datasets.images import read_image
+from src.datasets.folder import place_of, stored_halves
+from src.datasets.images import read_upright
+from src.datasets.rows import IMAGE_COLUMNS, LABEL_COLUMNS, SPLITS, Places, leave_out, read_table, read_text, split_of
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 
-IMAGE_COLUMNS = ("image", "filepath", "path", "file")
-LABEL_COLUMNS = ("label", "class", "classname")
+WANTED = "csv:FILE with the columns image and label"
 
 
-def open_csv(name, root):
+def open_csv(name, root, skip_missing=False):
     """Columns image (relative to the file) and label (a class name), and optionally split (train, val, test).
 
-    Class names are the sorted labels; whole-number labels sort as numbers. Without test rows a stored, seeded, balanced
-    20 % of each class is the test part.
+    Class names are the sorted labels; whole-number labels sort as numbers. Without test rows the val rows are the test
+    part; with neither, a stored, seeded, balanced 20 % of each class. ``skip_missing``: leave out rows whose image is
+    not there, however many they are.
     """
     path = own_path(name)
-    rows = _rows(name, path)
-    image, label = (column_of(name, path, rows[0], wanted) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    for number, row in enumerate(rows, start=2):
-        if not row[image] or not row[label]:
-            raise UserError(f"{name}: line {number} of {path} lacks its {image if not row[image] else label}")
-        if row.get("split", "train") not in SPLITS:
-            raise UserError(f"{name}: line {number} of {path} has split {row['split']!r}, not {', '.join(SPLITS)}")
-        if not os.path.isfile(path.parent / row[image]):
-            raise UserError(f"{name}: line {number} of {path} names {row[image]}, which is not there")
-    labels = sorted({row[label] for row in rows}, key=_numbers_first)
-    splits = {}
-    for part in SPLITS:
-        members = [row for row in rows if row.get("split", "train") == part]
-        if members:
-            splits[part] = file_split(path.parent, [row[image] for row in members],
-                                      [labels.index(row[label]) for row in members], read_image)
+    table = read_table(name, path, read_text(name, path, WANTED), image=IMAGE_COLUMNS, label=LABEL_COLUMNS)
+    rows, faults, places = [], [], Places(path.parent)
+    for row in table.rows:
+        image, label = (_text(name, path, table, row, kind) for kind in ("image", "label"))
+        part, file = split_of(name, path, table, row), places.find(image)
+        if file is None:
+            faults.append((row.place, f"{image} is not there"))
+        else:
+            rows.append((part, file, label))
+    findings = leave_out(name, path, faults, len(table.rows), skip_missing)
+    if not rows:
+        raise UserError(f"{name}: none of the images that {path} names is there")
+    labels = sorted({label for _, _, label in rows}, key=_numbers_first)
+    splits = _splits(path.parent, rows, {label: number for number, label in enumerate(labels)})
     if "train" not in splits:
         raise UserError(f"{name}: {path} has no row whose split is train")
+    if "test" not in splits and "val" in splits:
+        print(f"{name}: no test split, so its val split is used as test")
+        splits["test"] = splits["val"]
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
-    return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits, place=place_of(path))
+    return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits, place=place_of(path),
+                findings=(*findings, *_contradictions(name, rows)))
+
+
+def _text(name, path, table, row, kind):
+    value = table.of(row, kind)
+    if isinstance(value, list | dict):
+        raise UserError(f"{name}: {row.place} of {path} has {type(value).__name__} in {table.columns[kind]}, where "
+                        "a text belongs")
+    if value is None or value == "":
+        raise UserError(f"{name}: {row.place} of {path} lacks its {table.columns[kind]}")
+    return unicodedata.normalize("NFC", str(value)) if kind == "label" else str(value)
+
+
+def _splits(folder, rows, numbers):
+    splits = {}
+    for part in SPLITS:
+        members = [(file, numbers[label]) for split, file, label in rows if split == part]
+        if members:
+            splits[part] = file_split(folder, [file for file, _ in members], [label for _, label in members],
+                                      read_upright)
+    return splits
+
+
+def _contradictions(name, rows):
+    """Sentences about images that stand in the table with two labels or in two splits."""
+    labels, parts = {}, {}
+    for part, listed, label in rows:
+        file = PurePosixPath(listed).as_posix()  # ./1.jpg is 1.jpg
+        labels.setdefault(file, set()).add(label)
+        parts.setdefault(file, set()).add(part)
+    for found, what in ((labels, "labels"), (parts, "splits")):
+        several = [file for file, values in found.items() if len(values) > 1]
+        if several:
+            first = several[0]
+            yield (f"{name}: {len(several)} images have several {what}, such as {first} "
+                   f"({', '.join(sorted(found[first]))})")
 
 
 def _numbers_first(text):
     return (0, int(text), "") if re.fullmatch(r"\d{1,300}", text) else (1, 0, text)
-
-
-def _rows(name, path):
-    if not os.path.isfile(path):
-        raise UserError(f"{name}: no such file: {path}; give csv:FILE with the columns image and label")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{name}: {path} cannot be read as csv ({error})") from None
-    if not rows:
-        raise UserError(f"{name}: {path} holds no rows")
-    return rows

@@ -1,32 +1,27 @@
-"""From the resolved command line to objects. Only here and in ``src.main`` is the Config read."""
+"""From the resolved command line to objects; the weights that a run starts from are in ``src.run.weights``."""
 
 import dataclasses
 import functools
 import math
 import os
-import sys
 
 import torch
 from torch import nn
 
-from clip import catalog, loader
-from clip.files.plain_yaml import NumberLoader, read_yaml
-from clip.model import CLIP
+from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.errors import UserError
 from src.machine.device import Device
-from src.machine.distributed import in_turn
 from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
-from src.models.memory import lower_
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
-KINDS = {"ViT": int, "RN": list}  # the type of vision_layers
+OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
 
 def build_device(config, index=None):
@@ -46,9 +41,13 @@ class Datasets:
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
-        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name)}
-        return open_task(name, self._config.data_location,
-                         **{key: value for key, value in options.items() if value is not None})
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name),
+                   "skip_missing": self._config.skip_bad_images and name.startswith(OWN_TABLES) or None}
+        root = self._config.data_location
+        task = open_task(name, root, **{key: value for key, value in options.items() if value is not None})
+        if name.startswith("pairs:") and not self._only_refers_to(name):
+            task = pairs.with_held_out(task, name, root)
+        return task
 
     def _open(self, name, trained=False):
         config, root = self._config, self._config.data_location
@@ -72,10 +71,17 @@ class Datasets:
             task = splits.with_validation(task, config.val_fraction, root)
         return splits.tolerant(task) if config.skip_bad_images else task
 
+    def _only_refers_to(self, name):
+        """Whether a dataset serves as reference only, which needs no test split."""
+        config = self._config
+        used = {phase_of(other)[0] for other in (*config.trained, *config.eval_datasets)}
+        return name in (config.ref_dataset, config.ref_sentences) and name not in used
+
     def _trained_pairs(self, task, name, phase):
         config = self._config
         if name == "flickr30k":
-            task = pairs.with_parts(task, config.flickr_splits)
+            chosen = config.chosen("flickr_splits")
+            task = pairs.with_parts(task, [part for part in config.flickr_splits if chosen or part in task.splits])
         if phase is not None:
             seed = config.seed if config.phase_seed is None else config.phase_seed
             task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
@@ -102,106 +108,6 @@ def _templates(name):
     return TEMPLATES[name]
 
 
-@in_turn
-def starting_checkpoint(config):
-    """The checkpoint that the run starts from: ``--load``, random weights, or published ones."""
-    if not config.load:
-        return _initial_checkpoint(config)
-    checkpoint = loader.read_checkpoint(config.load)
-    _refuse_unknown_tokens(checkpoint["architecture"], f"--load {config.load}")
-    if config.chosen("model") or config.model_config:
-        wanted, name = _architecture(config), config.model_name or config.model
-        if not _same_architecture(wanted, checkpoint["architecture"]):
-            holds = checkpoint.get("model") or "another architecture"
-            raise UserError(f"--load {config.load} holds {holds}, not {name}; leave --model away or load another file")
-    return checkpoint
-
-
-MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
-
-
-def weights_before(config, checkpoint):
-    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
-    where nothing is. Raises UserError or LoadError where they are not to be had."""
-    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
-    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
-    if values["load"] is None and values["model"] is None:
-        raise UserError("nothing is stored of where its training started")
-    if values["load"] and not os.path.isfile(values["load"]):
-        raise UserError(f"its training started from {values['load']}, which is not there")
-    origins = config.origins | {"model": "default"}  # the name is not the user's wish of what a file holds
-    start = starting_checkpoint(dataclasses.replace(config, values=values, origins=origins))
-    if not _same_architecture(start["architecture"], checkpoint["architecture"]):
-        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
-                        "architecture now")
-    return start
-
-
-def score_as_trained(config, checkpoint, path):
-    """Before a checkpoint is scored: take over what scores depend on and was not given."""
-    made = checkpoint.get("config", {})
-    if not config.given("seed"):  # which cuts class splits
-        config.values["seed"] = made.get("seed", config.seed)
-    if ".py:" in made.get("method", "") and not config.given("method"):
-        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
-
-
-def _initial_checkpoint(config):
-    if config.init == "scratch":
-        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
-        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of(config.seed, "init"))
-            model = CLIP(**_architecture(config))
-        return {"architecture": model.architecture, "state_dict": model.state_dict(),
-                "model": config.model_name or config.model}
-    return {**loader.read_checkpoint(loader.weights_file(config.model, config.clip_cache)), "model": config.model}
-
-
-def _refuse_unknown_tokens(architecture, source):
-    if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
-        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
-                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
-
-
-def _refuse_what_no_memory_holds(config, values):
-    """Said before the machine begins to swap."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * values > memory:
-        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
-                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
-                        f"{config.model_config} wrong?")
-
-
-def _architecture(config):
-    try:
-        if config.model_config:
-            return catalog.read_architecture(_block_name(config), config.model_config)
-        return catalog.read_architecture(config.model)
-    except ValueError as error:
-        raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
-
-
-def _block_name(config):
-    """--model-name, or the only block of --model-config of the kind that it names as Mod-X' scripts do, ViT or RN."""
-    layers = KINDS.get(config.model_name)
-    try:
-        blocks = layers and read_yaml(config.model_config, NumberLoader)
-    except (OSError, ValueError):
-        blocks = None  # catalog says what is wrong with it
-    if not isinstance(blocks, dict) or "embed_dim" in blocks or config.model_name in blocks:
-        return config.model_name
-    found = [name for name, block in blocks.items()
-             if isinstance(block, dict) and isinstance(block.get("vision_layers"), layers)]
-    return found[0] if len(found) == 1 else config.model_name
-
-
-def _same_architecture(one, other):
-    # Heads are not in foreign files, and a YAML may leave them to the rule.
-    keys = (set(one) | set(other)) - {"vision_heads", "transformer_heads", "vocabulary"}
-    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
-
-
 def dataset_of(checkpoint, path):
     """The dataset that a checkpoint was trained on last, as the command line names it."""
     name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
@@ -210,59 +116,6 @@ def dataset_of(checkpoint, path):
     except UserError:
         raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
     return name
-
-
-def model_name(config, checkpoint):
-    """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
-    if checkpoint.get("model"):
-        return checkpoint["model"]
-    shapes = {name: catalog.read_architecture(name) for name in catalog.available_models()}
-    return next((name for name, shape in shapes.items() if _same_architecture(shape, checkpoint["architecture"])), None)
-
-
-class ZeroshotOpener:
-    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
-
-    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
-    reads the same weights in full as well.
-    """
-
-    def __init__(self, config, checkpoint, device):
-        self._config, self._checkpoint, self._device = config, checkpoint, device
-        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
-        self.kept = {}                                                      # {(path, autocast type or None): CLIP}
-
-    def __call__(self, path=None):
-        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
-            return self._read(path)
-        return self._keep(path)
-
-    def teacher(self, path=None):
-        lowered = self._device.autocast_type is not None and not (self._reads_in_full and path is None)
-        return self._keep(path, self._device.autocast_type if lowered else None)
-
-    def _keep(self, path, lowered=None):
-        key = path, lowered
-        if key not in self.kept:
-            model = self._read(path)
-            self.kept[key] = model if lowered is None else lower_(model, lowered)
-        return self.kept[key]
-
-    @in_turn
-    def _read(self, path):
-        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
-        if path is None and config.init == "scratch":
-            raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
-        name = model_name(config, self._checkpoint)
-        if path is None and name is None:
-            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
-        source = loader.read_checkpoint(path or loader.weights_file(name, config.clip_cache))
-        if source["architecture"]["embed_dim"] != features:
-            raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
-                            f"the model's {features}")
-        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
-            model = loader.build(source)
-        return self._device.place(model).eval().requires_grad_(False)
 
 
 def build_settings(config, task, name=None):

@@ -1,9 +1,10 @@
 """What is refused before anything is written: data that cannot serve, finished work that would be lost."""
 
 import os
+import sys
 
-from src.datasets import stem
-from src.datasets.check import outside_faults, structural_faults
+from src.datasets import is_pairs, phase_of, stem
+from src.datasets.check import findings_of, is_own, outside_faults, structural_faults
 from src.errors import UserError
 from src.machine.files import read_json
 
@@ -13,6 +14,9 @@ def open_data(config, datasets, trained, evaluated):
     stems = [stem(name) for name in dict.fromkeys([*trained, *evaluated])]
     if twice := {name for name in stems if stems.count(name) > 1}:
         raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
+    references = _references(config) if trained else []
+    for name in dict.fromkeys(phase_of(name)[0] for name in [*trained, *evaluated, *references]):
+        _warn_of_findings(name, datasets.open(name))
     for name in trained:
         task = datasets.open(name)
         require_images(task, name, "train")
@@ -21,10 +25,29 @@ def open_data(config, datasets, trained, evaluated):
     for name in evaluated:
         if config.eval_split not in datasets.open(name).splits:
             raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
-                            f"{', '.join(datasets.open(name).splits)}")
+                            f"{', '.join(datasets.open(name).splits)}; --eval-datasets names what to score instead")
         require_images(datasets.open(name), name, config.eval_split)
+        if is_own(name) and not is_pairs(name):
+            _warn(structural_faults(datasets.open(name), [config.eval_split]))
     if trained:
         _open_references(config, datasets, trained, config.method_row.uses)
+
+
+def scorable(config, datasets, evaluated):
+    """``evaluated`` without the datasets that lack the split to score and that the user did not name for evaluation:
+    they are trained all the same. Says so."""
+    kept = []
+    for name in evaluated:
+        unasked = name not in config.eval_datasets and not config.chosen("eval_split")
+        task = datasets.open(name)
+        lacks = bool(task.splits) and config.eval_split not in task.splits
+        # The matrix of a sequence of class data has a column for each task.
+        if unasked and lacks and not (config.dataset_order and not task.pairs):
+            print(f"note: {name} has no {config.eval_split} split: it is trained and not scored; --eval-datasets names "
+                  "what to score")
+        else:
+            kept.append(name)
+    return kept
 
 
 def require_images(task, name, split):
@@ -35,6 +58,26 @@ def require_images(task, name, split):
         raise UserError(f"{name} has no images in its {split} split")
     for fault in () if task.pairs else outside_faults(task, split):
         raise UserError(fault)
+
+
+def _references(config):
+    """Names of the user's own data that the method reads as references."""
+    flags = {"ref_dataset": [config.ref_dataset], "ref_sentences": [config.ref_sentences],
+             "text_datasets": config.text_datasets or ()}
+    names = [name for flag, named in flags.items() if flag in config.method_row.uses for name in named]
+    return [name for name in names if name and is_own(name)]
+
+
+def _warn_of_findings(name, task):
+    """Print what is odd in the user's own data, and what of a folder is not read."""
+    if task.left_out:
+        print(f"{name}: left out: {task.left_out}")
+    _warn(findings_of(name, task))
+
+
+def _warn(sentences):
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _open_references(config, datasets, trained, reads):

@@ -9,18 +9,20 @@ from collections import Counter
 from tqdm import tqdm
 
 from clip.loader import build
+from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
-from src.datasets.imagenet import read_class_names
-from src.datasets.images import named_images, open_image
+from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
 from src.models.evaluation import classify_split
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
-from src.run.build import build_device, starting_checkpoint, worker_count
+from src.run.build import build_device, worker_count
+from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"
+NAMED = 5  # class names in a note
 SIDE = 640  # pixels that a picture shows of an image
 IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
@@ -36,10 +38,12 @@ def classify(config):
     _refuse_to_mix(folder, paths, names.values(), config.eval_single)
     folder.prepare()
     if alone:
-        open_image(paths[0])  # what cannot be decoded is refused before weights are fetched
-    classnames = read_class_names(config.class_names)
+        open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
+    classnames = read_class_names(config.class_names) if config.class_names else None
     device = build_device(config)
-    model = device.place(build(starting_checkpoint(config))).eval()
+    checkpoint = starting_checkpoint(config)
+    classnames = classnames or stored_class_names(checkpoint, config.load)
+    model = device.place(build(checkpoint)).eval()
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
     found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
                            config.batch_size_eval, worker_count(config, task))
@@ -47,6 +51,20 @@ def classify(config):
     if folder.writes:
         _keep(folder, found, names, alone)
     print(table_of_one(*found.values()) if alone else table_of_several(found))
+
+
+def stored_class_names(checkpoint, path):
+    """The class names of the last task of a checkpoint, said in a note. UserError where it holds none."""
+    last = (checkpoint.get("history") or [{}])[-1]
+    names = list(last.get("classnames") or ())
+    if not names:
+        raise UserError(f"--load {path} holds no class names; give --class-names FILE with one per line, or names "
+                        "joined by commas")
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
+    if last.get("dataset") in checkpoint.get("heads", {}):
+        print("note: images are compared with prompts of these names; the trained head acts in --eval-datasets only")
+    return names
 
 
 def _keep(folder, found, names, alone):
@@ -57,12 +75,12 @@ def _keep(folder, found, names, alone):
     else:
         folder.write_text(SEVERAL, csv_of_several(found))
     for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):
-        write_png(picture(open_image(path), path.name, ranked), folder.file(names[path]))
+        write_png(picture(open_upright(path), path.name, ranked), folder.file(names[path]))
 
 
 def task_of(paths, classnames, in_memory, skip):
     """Images without labels as a Task."""
-    split = Split(lambda index: open_image(paths[index]), [0] * len(paths))
+    split = Split(lambda index: open_upright(paths[index]), [0] * len(paths))
     task = Task("images", classnames, (), {"test": split}, in_memory=in_memory)
     return tolerant(task) if skip else task
 

@@ -23,18 +23,16 @@ from src.report.sequence import summarise as summarise_accuracy
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.run.build import (
     Datasets,
-    ZeroshotOpener,
     build_device,
     build_hooks,
     build_settings,
     build_state,
     dataset_of,
-    model_name,
-    score_as_trained,
     silent_choices,
 )
-from src.run.preflight import open_data, refuse_to_replace, require_images
+from src.run.preflight import open_data, refuse_to_replace, require_images, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.run.weights import ZeroshotOpener, model_name, score_as_trained
 from src.store.checkpoint import finished_checkpoint
 from src.store.records import Journal, RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
@@ -96,6 +94,8 @@ class Run:
     @in_turn
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
+            self.score_on(kept)
         open_data(self.config, self.datasets, trained, self.evaluated)
         for name in trained:
             require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
@@ -253,7 +253,7 @@ class Run:
 
     def in_words(self, scores):
         """A line of what was scored, in the first label space."""
-        return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items())
+        return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items()) or "nothing scored"
 
     def _description(self, state, start, seconds):
         trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
@@ -306,6 +306,9 @@ class Run:
         spaces = (RETRIEVAL,) if pairs else self.config.label_space
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
+        if not columns:
+            print("note: no image-text pairs are scored, so there is no matrix")
+            return {}
         summaries = {}
         for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from src.errors import UserError, legible
 from src.machine.distributed import World
-from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json
+from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
 from src.machine.progress import Progress
 from src.report.tables import RECALLS, rows_csv
 from src.store.checkpoint import save_tensors
@@ -99,7 +100,9 @@ class RunFolder:
             return []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
+                text = file.read()
+            reject_nul(text)
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as csv ({error}); repair it, or move it away") from None
         for number, row in enumerate(rows, start=1):

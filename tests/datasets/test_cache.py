@@ -19,14 +19,13 @@ pytest_plugins = ["cli_fixtures"]
 @pytest.fixture
 def decoded(monkeypatch):
     """The files that were read."""
-    from src.datasets import folder, images
+    from src.datasets import images
     files = []
 
     def read(path):
         files.append(Path(path).name)
-        return images.open_image(path)
-    monkeypatch.setattr(images.folder_split, "__defaults__", (read,))
-    assert folder.folder_split is images.folder_split
+        return images.open_upright(path)
+    monkeypatch.setattr("src.datasets.folder.read_upright", read)
     return files
 
 

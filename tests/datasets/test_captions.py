@@ -1,10 +1,11 @@
 """Images with captions: what is skipped, what is an error, and their use as references."""
 
 import json
+import shutil
 
 import pytest
 from cli_files import BATCH, RATE, picture
-from dataset_files import put_json, put_text, write_coco, write_flickr
+from dataset_files import karpathy, put, put_json, put_text, write_coco, write_flickr
 
 from src.datasets import open_task
 from src.errors import UserError
@@ -63,7 +64,8 @@ def test_a_mark_of_byte_order_is_no_part_of_the_first_column(pairs):
 FAULTY = {  # file name, content, what the message holds
     "no caption column": ("a.csv", "image,words\n1.png,a\n", ["caption", "image, words"]),
     "no image column": ("a.tsv", "picture\tcaption\n1.png\ta\n", ["image", "picture, caption"]),
-    "commas in a tsv": ("a.tsv", "image,caption\n1.png,a\n", ["image,caption"]),
+    "commas without quotes": ("a.csv", "image,caption\n1.png,a red thing, round\n", ["line 2", "3 cells", "comma"]),
+    "no image is there": ("a.csv", "image,caption\nx.png,a\ny.png,b\n", ["2 rows", "line 2: x.png is not there"]),
     "empty": ("a.csv", "", ["holds no rows"]), "only a head": ("a.csv", "image,caption\n", ["holds no rows"]),
     "no json": ("a.jsonl", "{]\n", ["cannot be read"]), "json of numbers": ("a.jsonl", "1\n2\n", ["a.jsonl"]),
     "json of lists": ("a.jsonl", '["image", "caption"]\n', ["a.jsonl"]),
@@ -80,14 +82,77 @@ def test_faulty_tables(tmp_path, cli, world, case):
     assert all(fragment in done.err for fragment in [name, *fragments]), done.err
 
 
-def test_a_row_that_is_too_short_has_no_image(pairs):
-    task = pairs("a.csv", "caption,image\na red disc,1.png\nloose\n")
-    assert list(task.split("train").files) == ["1.png"]
+def test_a_row_that_is_too_short_has_no_image(pairs, capsys):
+    rows = "a red disc,1.png\n" * 99
+    task = pairs("a.csv", f"caption,image\n{rows}loose\n")
+    assert list(task.split("train").files) == ["1.png"] and len(task.findings) == 1
+    assert "1 of 100 rows" in capsys.readouterr().out
+    with pytest.raises(UserError, match="1 of 2 rows .*line 3: it lacks its image"):
+        pairs("a.csv", "caption,image\na red disc,1.png\nloose\n")
+
+
+def test_rows_whose_image_is_missing(pairs, tmp_path, cli, world):
+    """They were left out without a word."""
+    put_text(tmp_path / "a.csv", "image,caption\n" + "".join(f"{index}.png,thing {index}\n" for index in range(12)))
+    pairs("b.csv", "image,caption\n0.png,a\n")  # the pictures 0 to 3 are there
+    done = trained(cli, world, tmp_path, "a.csv")
+    assert done.status == 2 and "8 of 12 rows" in done.err and "line 6: 4.png is not there" in done.err
+    assert not (tmp_path / "out").exists()
+    done = trained(cli, world, tmp_path, "a.csv", "--skip-bad-images")
+    assert done.status == 0 and "8 of 12 rows" in done.out and "holding out 1 of 4 images (20 %)" in done.out
+    for index in range(4):
+        (tmp_path / f"{index}.png").unlink()
+    done = trained(cli, world, tmp_path, "a.csv", "--skip-bad-images", "--overwrite")
+    assert done.status == 2 and "none of the 12 rows" in done.err
+
+
+def test_held_out_pairs_stay_the_same(pairs, tmp_path, cli, world):
+    """As of folder: and csv:, by a stored list; the four images train on three."""
+    pairs("a.csv", "image,caption\n" + "".join(f"{index}.png,thing {index}\n" for index in range(4)))
+    first, again = (trained(cli, world, tmp_path, "a.csv", "--save", tmp_path / name) for name in ("one", "two"))
+    assert first.status == again.status == 0, first.err
+    assert "no test split: holding out 1 of 4 images (20 %)" in first.out
+    assert (tmp_path / "one" / "metrics_a.csv").read_bytes() == (tmp_path / "two" / "metrics_a.csv").read_bytes()
+    stored, = (tmp_path / "splits").glob("pairs_a.csv_*.json")
+    lists = json.loads(stored.read_text(encoding="utf-8"))["lists"]
+    assert sorted(lists["train"] + lists["test"]) == [0, 1, 2, 3] and len(lists["test"]) == 1
+
+
+def trained(cli, world, folder, name, *words):
+    return cli("--load", world.model, "--train-dataset", f"pairs:{folder / name}", "--iterations", 1, "--batch-size", 2,
+               "--lr", RATE, "--warmup-length", 0, "--workers", 0, "--data-location", folder, "--save", folder / "out",
+               *words)
 
 
 def test_a_table_that_is_not_there(tmp_path, cli, world):
     done = zscl(cli, world, "pairs:nowhere.csv", "random", tmp_path)
     assert done.status == 2 and "no such file: nowhere.csv" in done.err
+
+
+@pytest.mark.parametrize("name", ["dataset_coco.json", "captions_train2017.json"])
+def test_pairs_in_the_formats_of_coco(pairs, name):
+    content, files = {
+        "dataset_coco.json": ({"images": [karpathy("test", "1.png", ["a"]), karpathy("restval", "2.png", ["b"])]},
+                              {"train": ["2.png"], "test": ["1.png"]}),
+        "captions_train2017.json": ({"images": [{"id": 1, "file_name": "1.png"}],
+                                     "annotations": [{"image_id": 1, "caption": "a"}]}, {"train": ["1.png"]})}[name]
+    task = pairs(name, json.dumps(content))
+    assert {part: task.split(part).files for part in task.splits} == files
+
+
+def test_an_image_in_two_parts_is_told(pairs):
+    finding, = pairs("a.csv", "image,caption,split\n1.png,a,train\n1.png,b,test\n").findings
+    assert "1 images are in several splits, such as 1.png" in finding
+
+
+def test_an_image_that_is_spelled_in_two_ways_is_one(pairs):
+    """Else one of the two could be held out and the other trained on."""
+    assert pairs("a.csv", "image,caption\n1.png,a\n./1.png,b\n").split("train").captions == [["a", "b"]]
+
+
+def test_googles_table_gives_sentences(pairs, capsys):
+    task = pairs("a.tsv", "a dog\thttp://a.b/c.jpg\na cat\thttp://a.b/d.jpg\n")
+    assert task.sentences == ["a dog", "a cat"] and len(task.split("train")) == 0
 
 
 # -- coco, flickr30k, conceptual_captions ---------------------------------------------------------------------------
@@ -116,6 +181,109 @@ def test_coco_of_one_file_only(tmp_path):
     (tmp_path / "kept.json").rename(official)
     (tmp_path / "coco" / "dataset_coco.json").unlink()
     assert list(open_task("coco", str(tmp_path)).splits) == ["train"]
+
+
+def write_official(root, year, parts, folder="coco"):
+    """The official files of a year, three images a part whose captions tell it."""
+    for part in parts:
+        put_json(root / folder / "annotations" / f"captions_{part}{year}.json", {
+            "images": [{"id": index, "file_name": f"{part}{index}.jpg"} for index in range(3)],
+            "annotations": [{"image_id": index, "caption": f"{part} {index}"} for index in range(3)]})
+        for index in range(3):
+            put(root / folder / f"{part}{year}" / f"{part}{index}.jpg", 0)
+
+
+@pytest.mark.parametrize("year", ["2014", "2017"])
+def test_official_files_of_both_years(tmp_path, capsys, year):
+    write_official(tmp_path, year, ("train", "val"))
+    task = open_task("coco", str(tmp_path))
+    assert task.split("train").files == [f"train{index}.jpg" for index in range(3)]
+    assert task.split("test").captions == task.split("val").captions == [[f"val {index}"] for index in range(3)]
+    assert task.split("test").image(0).shape[0] == 3
+    assert "no test split, so its val split is used as test" in capsys.readouterr().out
+    elsewhere = open_task("coco", "nowhere", images=tmp_path / "coco" / f"train{year}",
+                          annotations=tmp_path / "coco" / "annotations" / f"captions_train{year}.json")
+    assert elsewhere.split("test").captions == task.split("test").captions
+    assert elsewhere.split("train").image(2).ndim == 3
+    whole = open_task("coco", "nowhere", images=tmp_path / "coco",
+                      annotations=tmp_path / "coco" / "annotations" / f"captions_train{year}.json")
+    assert whole.split("train").image(0).ndim == whole.split("test").image(0).ndim == 3
+
+
+def test_annotations_without_their_images_score_nothing(tmp_path, capsys):
+    write_official(tmp_path, "2017", ("train", "val"))
+    shutil.rmtree(tmp_path / "coco" / "val2017")
+    assert list(open_task("coco", str(tmp_path)).splits) == ["train"]
+    assert "captions_val2017.json is there and its images are not" in capsys.readouterr().out
+
+
+def train_official(cli, world, root, *words):
+    return cli("--load", world.model, "--iterations", 1, "--batch-size", 2, "--lr", RATE, "--warmup-length", 0,
+               "--workers", 0, "--data-location", root, "--save", root / "out", *words)
+
+
+def test_official_files_alone_are_trained_and_not_scored(tmp_path, cli, world):
+    write_official(tmp_path, "2017", ("train",))
+    done = train_official(cli, world, tmp_path, "--train-dataset", "coco")
+    assert done.status == 0 and "note: coco has no test split: it is trained and not scored" in done.out, done.err
+    assert (tmp_path / "out" / "coco.pth").exists() and not (tmp_path / "out" / "metrics_coco.csv").exists()
+    for words in (("--eval-datasets", "coco"), ("--eval-split", "val")):
+        done = train_official(cli, world, tmp_path, "--train-dataset", "coco", "--save", tmp_path / "again", *words)
+        assert done.status == 2 and "coco has no such split" in done.err and "--eval-datasets" in done.err
+    done = train_official(cli, world, tmp_path, "--train-dataset", "coco", "--num-phases", 2, "--save",
+                          tmp_path / "phases")
+    assert done.status == 0 and (tmp_path / "phases" / "coco_phase2.pth").exists(), done.err
+
+
+@pytest.mark.parametrize("year", ["2014", "2017"])
+def test_the_documented_translation_of_pre_train_model(tmp_path, cli, world, year):
+    """--coco_train_img_dir D --coco_train_annotation_file F --flickr30k_train_img_dir D2 ..., as docs/modx.md says."""
+    write_official(tmp_path, year, ("train",))
+    write_official(tmp_path, year, ("train",), "flickr")
+    places = [word for name, folder in (("coco", "coco"), ("flickr30k", "flickr")) for word in (
+        "--image-dir", f"{name}={tmp_path / folder / f'train{year}'}", "--annotations",
+        f"{name}={tmp_path / folder / 'annotations' / f'captions_train{year}.json'}")]
+    done = train_official(cli, world, tmp_path, "--joint", "--train-dataset", "coco,flickr30k", *places)
+    assert done.status == 0 and done.out.count("is trained and not scored") == 2, done.err
+    assert (tmp_path / "out" / "joint.pth").exists()
+
+
+FLICKR = {"results_20130124.token": "0.jpg#0\ta dog\n1.jpg#0\ta cat , here\n1.jpg#1\ta cat\n",
+          "results.csv": "image_name| comment_number| comment\n0.jpg| 0| a dog\n1.jpg| 0| a cat , here\n"
+                         "1.jpg| 1| a cat\n",
+          "captions.txt": 'image,caption\n0.jpg,a dog\n1.jpg,"a cat , here"\n1.jpg,a cat\n'}
+
+
+@pytest.mark.parametrize("file", FLICKR)
+@pytest.mark.parametrize("place", ["flickr30k-images", "flickr30k_images/flickr30k_images"])
+def test_flickr_in_other_files(tmp_path, cli, world, file, place):
+    put_text(tmp_path / "flickr30k" / file, FLICKR[file])
+    for index in range(2):
+        put(tmp_path / "flickr30k" / place / f"{index}.jpg", 0)
+    task = open_task("flickr30k", str(tmp_path))
+    assert task.split("train").captions == [["a dog"], ["a cat , here", "a cat"]]
+    assert task.split("train").files == [f"{place}/0.jpg", f"{place}/1.jpg"] and task.split("train").image(1).ndim == 3
+    if file == "captions.txt":
+        done = train_official(cli, world, tmp_path, "--train-dataset", "flickr30k")
+        assert done.status == 0 and "flickr30k has no test split" in done.out, done.err
+
+
+@pytest.mark.parametrize("folder", [".", "conceptual_captions"])
+def test_conceptual_captions_in_the_published_places(tmp_path, capsys, folder):
+    put_text(tmp_path / folder / "Validation_GCC-1.1.0-Validation.tsv", "a dog\thttp://a.b/c.jpg\n")
+    assert open_task("conceptual_captions", str(tmp_path)).sentences == ["a dog"]
+    assert "0 of 1 rows" in capsys.readouterr().out
+    put_text(tmp_path / folder / "Validation_GCC-1.1.0-Validation_output.csv", "title\tfilepath\na cat\tval/0\n")
+    put(tmp_path / folder / "val" / "0", 0)
+    task = open_task("conceptual_captions", str(tmp_path))
+    assert task.sentences == ["a cat"] and task.split("train").files == ["val/0"]
+
+
+def test_one_of_several_tables_is_not_chosen_at_random(tmp_path):
+    for name in ("Train_output.csv", "other.tsv"):
+        put_text(tmp_path / "conceptual_captions" / name, "title\tfilepath\na cat\t0.jpg\n")
+    with pytest.raises(UserError, match=r"Train_output\.csv, other\.tsv"):
+        open_task("conceptual_captions", str(tmp_path))
 
 
 def test_flickr(every_dataset):

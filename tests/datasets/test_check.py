@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_files import BATCH, COLOURS, RATE, rows, write_pictures
+from cli_files import BATCH, COLOURS, RATE, picture, rows, write_pictures
 from dataset_files import WRITERS, encoded, told, write_cars
 from this_machine import is_instant
 
@@ -88,12 +88,130 @@ def test_what_is_not_there_is_the_only_fault(tmp_path, cli, no_network, name):
     assert f"section {name} of datasets.md" in done.out
 
 
-def test_captions_and_the_users_own_are_checked_too(every_dataset, tmp_path, cli, world):
-    assert cli("--check-data", f"coco,flickr30k,{world.colours}", "--data-location", every_dataset.root).status == 0
+def test_captions_and_the_users_own_are_checked_too(every_dataset, tmp_path, cli):
+    assert cli("--check-data", "coco,flickr30k", "--data-location", every_dataset.root).status == 0
     write_pictures(tmp_path / "pets", COLOURS, 3)
+    words = ("--check-data", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
+    assert cli(*words).status == 0
     (tmp_path / "pets" / "green" / "1.png").write_bytes(b"")
-    done = cli("--check-data", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
+    done = cli(*words)
     assert done.status == 1 and "green/1.png" in done.out
+
+
+def checked(cli, folder):
+    """(exit status, printed lines without the one about the held-out images) of --check-data."""
+    done = cli("--check-data", f"folder:{folder}", "--data-location", folder.parent / "data")
+    return done.status, [line for line in done.out.splitlines() if "holding out" not in line]
+
+
+def test_a_folder_is_described(tmp_path, cli):
+    """Names, counts per class and what is left out, by hand: of 5, 10 and 15 images 4, 8 and 12 are to train on."""
+    for row, (name, number) in enumerate((("ant", 5), ("bee", 10), ("cat", 15))):
+        write_pictures(tmp_path / "pets", {name: row / 3}, number)
+        (tmp_path / "pets" / name).rename(tmp_path / "pets" / f"{name}_x")
+    for index in range(3):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / "pets" / f"{name}_x" / f"{index}.txt").write_text("x", encoding="utf-8")
+    for path in (tmp_path / "pets").rglob("*.png"):  # write_pictures draws each class by the same seeds
+        path.write_bytes(path.read_bytes() + path.parent.name.encode())
+    (tmp_path / "pets" / "ant_x" / ".hidden").mkdir()
+    (tmp_path / "pets" / "ant_x" / ".hidden" / "1.png").write_bytes(b"x")
+    status, lines = checked(cli, tmp_path / "pets")
+    assert (status, lines) == (0, [
+        f"folder:{tmp_path / 'pets'}: 3 classes, train 24, test 6 images: nothing odd found",
+        "  classes: ant x, bee x, cat x",
+        "  train images per class: least 4 (ant x), median 8, most 12 (cat x)",
+        "  test images per class: least 1 (ant x), median 2, most 3 (cat x)",
+        "  left out: 9 .txt, 1 in hidden folders"])
+
+
+def test_only_some_of_many_class_names_are_printed(tmp_path, cli):
+    write_pictures(tmp_path / "many", {f"c{index:02}": index / 13 for index in range(13)}, 2)
+    _, lines = checked(cli, tmp_path / "many")
+    assert f"  classes: {', '.join(f'c{index:02}' for index in range(10))} and 3 more" in lines
+
+
+def findings(lines):
+    return [line.removeprefix("  finding: ") for line in lines if line.startswith("  finding: ")]
+
+
+def test_the_same_image_in_two_parts(tmp_path, cli):
+    write_pictures(tmp_path / "pets" / "train", COLOURS, 6)
+    for name in COLOURS:
+        picture(tmp_path / "pets" / "test" / name / "new.png", COLOURS[name], 1000)
+    assert checked(cli, tmp_path / "pets")[0] == 0
+    copies = [(tmp_path / "pets" / "train" / "blue" / f"{index}.png", tmp_path / "pets" / "test" / "blue" /
+               f"copy {index}.png") for index in (2, 4)]
+    for path, copy in copies:
+        copy.write_bytes(path.read_bytes())
+    status, lines = checked(cli, tmp_path / "pets")
+    assert (status, findings(lines)) == (1, [
+        f"pets: the same image is in train and test: 2 such images, the first is {copies[0][0]} and {copies[0][1]}"])
+
+
+def test_the_same_image_under_two_labels(tmp_path, cli):
+    write_pictures(tmp_path / "pets" / "train", COLOURS, 3)
+    picture(tmp_path / "pets" / "val" / "blue" / "x.png", 0.6, 1000)
+    for name in ("green", "red_disc"):
+        picture(tmp_path / "pets" / "val" / name / "x.png", 0.1, 2000 + len(name))
+    twin = tmp_path / "pets" / "train" / "green" / "twin.png"
+    twin.symlink_to(tmp_path / "pets" / "train" / "blue" / "1.png")
+    status, lines = checked(cli, tmp_path / "pets")
+    assert (status, findings(lines)) == (1, [
+        f"pets: the same image has two labels: 1 such images, the first is {twin.parents[1] / 'blue' / '1.png'} and "
+        f"{twin} ('blue' and 'green')"])
+
+
+def test_val_that_serves_as_test_is_no_copy(tmp_path, cli):
+    write_pictures(tmp_path / "pets" / "train", {"a": 0.1, "b": 0.5}, 2)
+    for row, name in enumerate("ab"):
+        picture(tmp_path / "pets" / "val" / name / "x.png", 0.1, 1000 + row)
+    assert checked(cli, tmp_path / "pets")[0] == 0
+
+
+ALIKE = [
+    (("hot_dog", "hot dog"), "2 classes have the same name 'hot dog', so that one can never win (hot dog/0.png, "
+                             "hot_dog/0.png)"),
+    (("Cat", "cat"), "2 classes differ by capitals or spaces only: 'Cat', 'cat' (Cat/0.png, cat/0.png)"),
+    (("hotdog", "hot dog"), "2 classes differ by capitals or spaces only: 'hot dog', 'hotdog' (hot dog/0.png, "
+                            "hotdog/0.png)"),
+    (("cafe\u0301", "caf\u00e9"), "2 classes have the same name 'caf\u00e9', so that one can never win "
+                                  "(cafe\u0301/0.png, caf\u00e9/0.png)"),
+]
+
+
+@pytest.mark.parametrize(("names", "expected"), ALIKE)
+def test_class_names_that_are_alike(tmp_path, cli, world, names, expected):
+    """--check-data finds it, and a run warns of it."""
+    for row, name in enumerate((*names, "other")):
+        for index in range(2):
+            picture(tmp_path / "pets" / name / f"{index}.png", row / 3, 10 * row + index)
+    status, lines = checked(cli, tmp_path / "pets")
+    assert (status, findings(lines)) == (1, [f"pets: {expected}"])
+    done = cli("--load", world.model, "--eval-only", "--eval-datasets", f"folder:{tmp_path / 'pets'}",
+               "--data-location", tmp_path, "--workers", 0)
+    assert done.status == 0 and done.warnings.count(f"warning: pets: {expected}") == 1
+
+
+def test_one_class_is_a_finding(tmp_path, cli, train):
+    write_pictures(tmp_path / "pets", {"cat": 0.1}, 5)
+    expected = "pets: has one class, 'cat': there is nothing to tell apart"
+    status, lines = checked(cli, tmp_path / "pets")
+    assert (status, findings(lines)) == (1, [expected])
+    done = train(tmp_path / "out", "--train-dataset", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
+    assert done.status == 0 and f"warning: {expected}" in done.warnings
+
+
+def test_a_run_tells_what_is_left_out_and_warns_of_images_among_it(tmp_path, cli, train):
+    write_pictures(tmp_path / "pets", COLOURS, 5)
+    (tmp_path / "pets" / "green" / "x.svg").write_text("<svg/>", encoding="utf-8")
+    (tmp_path / "pets" / "green" / "notes.txt").write_text("x", encoding="utf-8")
+    status, lines = checked(cli, tmp_path / "pets")
+    found, = findings(lines)
+    assert status == 1 and ".svg: 1 left out, such as green/x.svg" in found
+    done = train(tmp_path / "out", "--train-dataset", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
+    assert done.status == 0 and done.out.count("left out: 1 .svg, 1 .txt") == 1
+    assert f"warning: {found}" in done.warnings
 
 
 def test_labels_and_classes_of_each_split():

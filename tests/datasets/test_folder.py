@@ -124,6 +124,152 @@ def test_faulty_folders(tmp_path, make, fragments, cli):
     assert not (tmp_path / "out").exists()
 
 
+def files(root, *names):
+    """Images that differ."""
+    for index, name in enumerate(names):
+        picture(root / name, index / len(names), index)
+
+
+PARTS = [("Train", "Test"), ("training", "testing"), ("TRAINING", "Validation", "test"), ("train", "valid"),
+         ("train_set", "eval", "Test-Set"), ("Trn", "dev"), ("train images", "test images"), ("train2014", "val2014")]
+
+
+@pytest.mark.parametrize("names", PARTS)
+def test_parts_under_other_names(tmp_path, names):
+    for name in names:
+        write_pictures(tmp_path / name, {"a": 0.1, "b": 0.5}, 2 if name == names[0] else 1)
+    task = opened(tmp_path, tmp_path)
+    others = ["val" if name.lower()[0] in "vde" else "test" for name in names[1:]]
+    assert list(task.classnames) == ["a", "b"] and {*task.splits} == {"train", *others, "test"}
+    assert list(task.split("train").labels) == [0, 0, 1, 1] and list(task.split("test").labels) == [0, 1]
+
+
+def test_annotations_beside_parts_are_left_out(tmp_path):
+    write_pictures(tmp_path / "train", {"a": 0.1, "b": 0.5}, 1)
+    write_pictures(tmp_path / "test", {"a": 0.1, "b": 0.5}, 1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "all.json").write_text("{}", encoding="utf-8")
+    task = opened(tmp_path, tmp_path)
+    assert {*task.splits} == {"train", "test"} and task.left_out == "1 .json" and task.findings == ()
+
+
+REFUSED = {
+    "one level too many": (["data/train/a/1.png", "data/train/b/1.png", "data/test/a/1.png", "data/test/b/1.png"],
+                           ["data holds test, train", "did you mean folder:{path}/data?"]),
+    "two levels too many": (["x/data/train/a/1.png", "x/data/test/a/1.png"], ["did you mean folder:{path}/x/data?"]),
+    "classes one level down": (["data/a/1.png", "data/b/1.png"],
+                               ["data would be the only class", "holds the folders a, b: did you mean "
+                                "folder:{path}/data?"]),
+    "one class one level down": (["data/a/1.png", "data/a/2.png"], ["did you mean folder:{path}/data?"]),
+    "beside something else": (["data/train/a/1.png", "data/test/a/1.png", "code/figures/1.png"],
+                              ["did you mean folder:{path}/data?"]),
+    "one level too many in a part": (["train/all/a/1.png", "train/all/b/1.png", "test/all/a/1.png"],
+                                     ["train/all holds the folders a, b", "take that level away in train"]),
+    "parts in classes": (["a/train/1.png", "a/test/1.png", "b/train/1.png", "b/test/1.png"],
+                         ["a holds test, train: parts lie inside of classes"]),
+    "parts of unknown names": (["lernen/a/1.png", "lernen/b/1.png", "probe/a/1.png", "probe/b/1.png"],
+                               ["lernen, probe hold folders of the same names (a, b)",
+                                "if they are parts, call them train, val and test"]),
+    "a part twice": (["train/a/1.png", "Training/a/2.png", "test/a/1.png"], ["Training and train both mean the train"]),
+    "val twice": (["train/a/1.png", "val/a/2.png", "eval/a/1.png"], ["eval and val both mean the val part"]),
+    "a class called train": (["train/1.png", "bus/1.png", "car/1.png"],
+                             ["train is the name of a part, but it lies beside bus, car", "classnames.txt"]),
+    "more beside the parts": (["train/a/1.png", "test/a/1.png", "unlabelled/1.png"],
+                              ["lies beside unlabelled; did you mean folder:{path}/train?"]),
+    "a class that test lacks": (["train/a/1.png", "train/b/1.png", "test/a/1.png"],
+                                ["test lacks the class b that train has"]),
+    "a class that train lacks": (["train/a/1.png", "test/a/1.png", "test/x/1.png"],
+                                 ["test has the class x that train lacks"]),
+    "another spelling": (["train/red fox/1.png", "train/a/1.png", "test/Red_Fox/1.png", "test/a/1.png"],
+                         ["test lacks the class red fox that train has, and test has the class Red_Fox that train "
+                          "lacks (red fox and Red_Fox differ by capitals or spaces only)"]),
+    "no classes": (["1.png", "2.png"], ["holds no class folders but 2 images of no class"]),
+    "no classes in a part": (["train/1.png", "test/2.png"], ["train holds no class folders but 1 images of no class"]),
+    "a part without train": (["Test/a/1.png", "Val/a/1.png"], ["has Test, Val but no train folder"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_layout_that_can_be_read_in_two_ways_is_refused(tmp_path, case):
+    names, fragments = REFUSED[case]
+    files(tmp_path / "pets", *names)
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path / "pets", tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"folder:{tmp_path / 'pets'}: ") and "\n" not in message
+    for fragment in fragments:
+        assert fragment.format(path=tmp_path / "pets") in message
+
+
+def test_classes_of_folders_are_warned_of(tmp_path):
+    files(tmp_path, *(f"{kind}/{name}/{index}.png" for kind, names in (("birds", "owl crow"), ("fish", "cod eel"))
+                      for name in names.split() for index in (1, 2)))
+    task = opened(tmp_path, tmp_path)
+    assert list(task.classnames) == ["birds", "fish"] and task.findings == (
+        f"folder:{tmp_path}: 2 of 2 classes hold folders and no images, such as birds (crow, owl); each is read as one "
+        "class",)
+
+
+def test_a_folder_called_images_in_each_class_is_usual(tmp_path):
+    files(tmp_path, *(f"{name}/images/{index}.png" for name in "ab" for index in (1, 2)))
+    assert opened(tmp_path, tmp_path).findings == ()
+
+
+def test_names_are_compared_after_unicode_normalisation(tmp_path):
+    """macOS writes the accent as a letter of its own. Labels and names are the same in both parts."""
+    names = {"train": ["caf\u00e9", "cafz"], "test": ["cafe\u0301", "cafz"]}  # sort in two ways
+    assert sorted(names["train"]) != names["train"] and sorted(names["test"]) == names["test"]
+    for part, folders in names.items():
+        for row, folder in enumerate(folders):
+            picture(tmp_path / part / folder / "1.png", row / 3, row)
+    task = opened(tmp_path, tmp_path)
+    assert list(task.classnames) == ["cafz", "caf\u00e9"]
+    for part in ("train", "test"):
+        assert [hue(task.split(part).image(index)) for index in (0, 1)] == ["green", "red"]
+        assert list(task.split(part).labels) == [0, 1]
+
+
+def numbered(root, folders, lines):
+    """{folder: class name} as they are opened."""
+    files(root, *(f"{folder}/{index}.png" for folder in folders for index in (1, 2)))
+    (root / "classnames.txt").write_text("\n".join(lines), encoding="utf-8")
+    task = opened(root, root.parent)
+    split = task.split("train")
+    return {file.split("/")[0]: task.classnames[label] for file, label in zip(split.files, split.labels, strict=True)}
+
+
+TWELVE = "zero one two three four five six seven eight nine ten eleven".split()
+
+
+@pytest.mark.parametrize("pattern", ["{}", "{:03}", "class_{}", "{}. thing", "c{}x"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_folders_go_with_their_names_by_number(tmp_path, capsys, pattern, first):
+    folders = [pattern.format(first + index) for index in range(12)]
+    assert numbered(tmp_path / "pets", folders, TWELVE) == dict(zip(folders, TWELVE, strict=True))
+    told = f"classnames.txt names the folders by number: {folders[0]} is zero, {folders[1]} is one"
+    assert (told in capsys.readouterr().out) == (pattern != "{:03}")  # padded ones sort so anyhow
+
+
+def test_other_folders_go_with_their_names_in_sorted_order(tmp_path, capsys):
+    assert numbered(tmp_path / "pets", ["b2", "a10", "c1"], ["x", "y", "z"]) == {"a10": "x", "b2": "y", "c1": "z"}
+    assert "names the folders" not in capsys.readouterr().out
+
+
+def test_names_that_begin_with_their_folder_are_found_by_it(tmp_path, capsys):
+    lines = ["n02 great white shark", "n01 tench"]
+    assert numbered(tmp_path / "pets", ["n01", "n02"], lines) == {"n01": "tench", "n02": "great white shark"}
+    assert "n01 is tench, n02 is great white shark" in capsys.readouterr().out
+
+
+def test_the_order_of_files_is_that_of_before(tmp_path):
+    """Numbers change names only: a stored split stays what it was."""
+    numbered(tmp_path / "pets", [str(index) for index in range(12)], TWELVE)
+    task = opened(tmp_path / "pets", tmp_path)
+    listed = sorted(file for part in task.splits for file in task.split(part).files)
+    folders = list(dict.fromkeys(file.split("/")[0] for file in listed))
+    assert folders == sorted(map(str, range(12))) and list(task.classnames)[:3] == ["zero", "one", "ten"]
+
+
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_pictures(tmp_path / "pets" / "train", COLOURS, 1)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.datasets.images import FORMATS, MOST_PIXELS, jpeg_pixels, read_image
+from src.datasets.images import FORMATS, MOST_PIXELS, jpeg_pixels, read_image, read_upright
 from src.datasets.transforms import LONGEST, AugmentTransform, EvalTransform, MarginTransform, TrainTransform
 from src.errors import UserError
 
@@ -34,8 +34,12 @@ def stored(kind, mode="RGB", image=None, **options):
     return buffer.getvalue()
 
 
+exif = Image.Exif()
+exif[0x0112] = 3  # upside down
 WHOLE = {
-    "jpeg": stored("JPEG"), "progressive": stored("JPEG", progressive=True), "cmyk": stored("JPEG", "CMYK"),
+    "jpeg": stored("JPEG"), "progressive": stored("JPEG", progressive=True),
+    "turned": stored("JPEG", exif=exif), "turned png": stored("PNG", exif=exif), "sixteen": stored("PNG", "I;16"),
+    "float": stored("TIFF", "F"), "cmyk": stored("JPEG", "CMYK"),
     "grey": stored("JPEG", "L"), "png": stored("PNG"), "alpha": stored("PNG", "RGBA"), "palette": stored("PNG", "P"),
     "gif": stored("GIF", "P", save_all=True, append_images=[noise("L")]), "webp": stored("WEBP"), "bmp": stored("BMP"),
     "tiff": stored("TIFF"), "lzw": stored("TIFF", "P", compression="tiff_lzw"), "ppm": stored("PPM"),
@@ -64,7 +68,8 @@ def decoded_or_named(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of odd metadata
         try:
-            image = read_image(path)
+            image = read_upright(path)
+            read_image(path)  # both readers refuse the same files
         except UserError as error:
             assert str(error).startswith(str(path)) and "repair or remove it" in str(error)
             return None

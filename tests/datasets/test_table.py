@@ -45,9 +45,59 @@ def test_without_test_rows_a_fifth_of_each_class_is_it(table, tmp_path, capsys):
     rows = [f"{index}.png,{'ab'[index % 2]}" for index in range(12)]
     task = table(csv(rows))
     assert sorted(task.split("test").labels) == [0, 1] and sorted(task.split("train").labels) == [0] * 5 + [1] * 5
-    assert "no test part" in capsys.readouterr().out and len(list((tmp_path / "splits").iterdir())) == 1
+    assert "no test split" in capsys.readouterr().out and len(list((tmp_path / "splits").iterdir())) == 1
     again = table(csv(rows))
     assert again.split("test").files == task.split("test").files
+
+
+def test_without_test_rows_the_val_rows_are_it(table, capsys):
+    task = table(csv(["0.png,a,train", "1.png,a,val"], "image,label,split"))
+    assert task.split("test").files == task.split("val").files == ["1.png"]
+    assert "no test split, so its val split is used as test" in capsys.readouterr().out
+
+
+def test_labels_are_the_same_with_spaces_around_them(table):
+    """They were two classes of one prompt."""
+    task = table("image,label\n" + "".join(f"{index}.png,{('red', 'blue')[index % 2]}{' ' if index < 6 else ''}\n"
+                                           for index in range(12)))
+    assert task.classnames == ["blue", "red"]
+
+
+def test_labels_are_compared_after_unicode_normalisation(table):
+    assert table(csv(["0.png,caf\u00e9,train", "1.png,cafe\u0301,test"], "image,label,split")).classnames == ["café"]
+
+
+def test_other_parts_and_columns(table):
+    task = table("Subset;File Name;Class\nTraining;0.png;a\nVALID;1.png;a\nTesting;2.png;a\n")
+    assert {part: task.split(part).files for part in task.splits} == {
+        "train": ["0.png"], "val": ["1.png"], "test": ["2.png"]}
+
+
+def test_a_column_that_names_no_parts_is_none_of_splits(table):
+    assert "test" in table("set,image,label\n" + "".join(f"{index % 2},{index}.png,a\n" for index in range(12))).splits
+
+
+def test_json_lines(table):
+    assert table('{"file_name": "0.png", "label": 10, "split": "train"}\n{"file_name": "1.png", "label": 9, '
+                 '"split": "train"}\n{"file_name": "2.png", "label": 9, "split": "test"}\n').classnames == ["9", "10"]
+
+
+def test_images_with_two_labels_or_in_two_parts_are_told(table):
+    task = table(csv(["0.png,a,train", "1.png,b,train", "1.png,a,train", "0.png,a,test", "2.png,b,test"],
+                     "image,label,split"))
+    labels, parts = task.findings
+    assert "1 images have several labels, such as 1.png (a, b)" in labels
+    assert "1 images have several splits, such as 0.png (test, train)" in parts
+
+
+def test_rows_without_their_image_are_left_out_when_asked(tmp_path, cli, world):
+    for index in range(8):
+        picture(tmp_path / f"{index}.png", index % 2 / 3, index)
+    put_text(tmp_path / "mine.csv", csv([f"{index}.png,{'ab'[index % 2]}" for index in range(12)]))
+    done = run(cli, world, tmp_path, "mine.csv")
+    assert done.status == 2 and "4 of 12 rows" in done.err and "line 10: 8.png is not there" in done.err
+    done = run(cli, world, tmp_path, "mine.csv", "--skip-bad-images")
+    assert done.status == 0 and "note: " in done.out and "4 of 12 rows" in done.out
 
 
 def test_the_name_of_its_files(tmp_path):
@@ -77,7 +127,7 @@ FAULTY = {
     "no label": ("image,label\n0.png,\n", ["line 2", "label"]),
     "a short row": ("image,label\n0.png\n", ["line 2", "label"]),
     "no image": ("image,label\n0.png,a\n,a\n", ["line 3", "image"]),
-    "a stranger's split": ("image,label,split\n0.png,a,training\n", ["line 2", "'training'", "train, val, test"]),
+    "a stranger's split": ("image,label,split\n0.png,a,holdout\n", ["line 2", "'holdout'", "train, val, test"]),
     "an image that is not there": ("image,label\n0.png,a\n99.png,a\n", ["line 3", "99.png"]),
     "only test rows": ("image,label,split\n0.png,a,test\n", ["train"]),
     "one image a class": ("image,label\n0.png,a\n1.png,b\n", ["test"]),
@@ -88,9 +138,9 @@ FAULTY = {
 }
 
 
-def run(cli, world, folder, name):
+def run(cli, world, folder, name, *words):
     return cli("--load", world.model, "--train-dataset", f"csv:{folder / name}", "--iterations", 1, "--batch-size",
-               BATCH, "--lr", RATE, "--workers", 0, "--data-location", folder, "--save", folder / "out")
+               BATCH, "--lr", RATE, "--workers", 0, "--data-location", folder, "--save", folder / "out", *words)
 
 
 @pytest.mark.parametrize("case", FAULTY)

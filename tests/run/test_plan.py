@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 from cli_files import BATCH, RATE, STEPS, read_json
+from dataset_files import put_json
 
 from clip import catalog
 from src.datasets.splits import stored_lists
@@ -266,3 +267,22 @@ def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
     done = plan("--load", f"{out / 'colours.pth'},{out / 'tones.pth'}", "--eval-only", "--eval-datasets",
                 f"{world.colours},{world.tones}")
     assert done.status == 0 and "the run would start" in done.out, done.out
+
+
+def test_an_evaluation_has_no_joint_task(cli, world):
+    """It ended in an IndexError, for want of datasets to join."""
+    words = ("--load", world.model, "--eval-only", "--joint", "--eval-datasets", world.colours, "--workers", 0)
+    for more in ((), ("--dry-run",)):
+        done = cli(*words, *more)
+        assert done.status == 0 and any("--joint has no effect" in line for line in done.warnings), done.err
+
+
+def test_what_is_not_scored_is_not_planned_to_be(cli, world, tmp_path):
+    put_json(tmp_path / "captions_train2017.json", {
+        "images": [{"id": index, "file_name": f"{index}.png"} for index in range(4)],
+        "annotations": [{"image_id": index, "caption": "a disc"} for index in range(4)]})
+    done = cli("--load", world.model, "--train-dataset", "coco", "--image-dir", f"coco={tmp_path}", "--annotations",
+               f"coco={tmp_path / 'captions_train2017.json'}", "--iterations", 1, "--dry-run")
+    assert done.status == 0 and "it is trained and not scored" in done.out, done.err
+    row, = (line for line in done.out.splitlines() if line.startswith("| coco "))
+    assert "training" in row and "evaluation" not in row

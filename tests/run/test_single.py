@@ -168,6 +168,28 @@ def test_long_names_are_cut_in_the_table_and_whole_in_the_csv(classify):
     assert ("blue " * 9).strip() in Path("out/predictions.csv").read_text(encoding="utf-8")
 
 
+def test_names_joined_by_commas(classify, world):
+    listed, joined = (classify("photos/green.png", "--class-names", names).out for names in (
+        "names.txt", ",".join(NAMES)))
+    assert listed == joined
+
+
+def test_a_checkpoint_gives_its_class_names(cli, train, world, place):
+    assert train("out").status == 0
+    words = ("--load", "out/colours.pth", "--workers", 0, "--eval-single", "photos/green.png")
+    stored, given = cli(*words), cli(*words, "--class-names", ",".join(world.names))
+    note = f"note: the 3 class names are those of colours in out/colours.pth: {', '.join(world.names)}\n"
+    assert stored.status == 0 and stored.out == note + given.out
+    bare = cli("--load", world.model, "--eval-single", "photos/green.png")
+    assert bare.status == 2 and "holds no class names" in bare.err and "--class-names" in bare.err
+
+
+def test_a_trained_head_is_not_used_without_a_word(cli, train, place):
+    assert train("out", "--train-mode", "fc").status == 0
+    done = cli("--load", "out/colours.pth", "--workers", 0, "--eval-single", "photos/green.png")
+    assert done.status == 0 and "the trained head acts in --eval-datasets only" in done.out
+
+
 # -- images that cannot be read ----------------------------------------------------------------------------------------
 
 

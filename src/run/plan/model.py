@@ -9,16 +9,18 @@ from clip import catalog, loader
 from clip.model import CLIP
 from src.models.memory import weight_copies
 from src.models.training import begin
-from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, silent_choices, starting_checkpoint
+from src.run.build import build_hooks, build_state, silent_choices
 from src.run.plan.data import Known, sampled
+from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
 def planned_start(config):
     """-> (the checkpoint that the run starts from, what would be fetched for it or None)."""
     if config.load:  # of several files of a sequence the last, which knows of all its tasks
-        return starting_checkpoint(replace(config, values=config.values | {"load": config.loaded[-1]})), None
-    if config.init == "scratch":
-        return starting_checkpoint(config), None
+        last = replace(config, values=config.values | {"load": config.loaded[-1]})
+        return starting_checkpoint(last, fetch=False), None
+    if config.init == "scratch" or config.model not in catalog.architecture_names():
+        return starting_checkpoint(config, fetch=False), None
     missing = to_fetch(config.model, config)
     return (without_weights(config.model), missing) if missing else (starting_checkpoint(config), None)
 
@@ -94,7 +96,8 @@ def values_of(parameters):
 def model_text(config, start, device, first):
     name = model_name(config, start) or "an architecture of its own"
     source = f"weights of {config.load}" if config.load else "random weights" if config.init == "scratch" else (
-        "published weights" if name in catalog.ARCHIVES else "weights that come with the package")
+        "published weights" if name in catalog.ARCHIVES or name not in catalog.architecture_names()
+        else "weights that come with the package")
     where = f"{name}, {source}, on {device.describe()} in {device.precision}"
     if first is None:
         return f"{where}, {values_of(start['state_dict'].values()):,} values"

@@ -1,0 +1,184 @@
+"""Files of captions in the formats that COCO and Flickr30K come in -> which image has which captions, and its split.
+
+Karpathy's json, the official json of COCO, a list of images with captions in json, lines of json, Flickr's token file
+(``1.jpg#0<tab>caption``), a table with any separator, and Google's table of captions and addresses.
+"""
+
+import json
+import os
+import re
+import reprlib
+from dataclasses import dataclass, replace
+
+from src.datasets.rows import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    is_json,
+    json_table,
+    parse_records,
+    part_of,
+    read_table,
+    read_text,
+    split_of,
+)
+from src.errors import UserError
+
+TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
+ADDRESS = re.compile(r"[^\t]+\thttps?://\S+\s*")
+SAMPLE = 50  # images that are looked for to tell how their names are meant
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image with its captions: the split or None where the file does not say, its file as it is listed, and where
+    in the annotations it stands. A row that lacks its image or its caption has None there; ``alone`` are captions of
+    a format that names no files."""
+
+    part: str | None
+    file: str | None
+    captions: list
+    place: str = ""
+    alone: bool = False
+
+    def at(self, file):
+        """The same with its file spelled as ``file``."""
+        return replace(self, file=file)
+
+
+def read_captions(name, path, wanted):
+    """A file of captions in any of the formats -> [Captioned], one for each entry or row. ``wanted``: what to give
+    instead, for a file that is not there."""
+    text = read_text(name, path, wanted)
+    if is_json(path, text):
+        return _json_captions(name, path, parse_records(name, path, text))
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if TOKEN.fullmatch(first):
+        return [Captioned(None, match[1].strip(), [match[2].strip()], place)
+                for place, match in _matches(name, path, text, TOKEN, "image.jpg#number, a tab, the caption")]
+    if ADDRESS.fullmatch(first):
+        return [Captioned(None, None, [match[0].split("\t")[0].strip()], place, alone=True)
+                for place, match in _matches(name, path, text, ADDRESS, "the caption, a tab, the address")]
+    return _of_table(name, path, read_table(name, path, text, image=IMAGE_COLUMNS, caption=CAPTION_COLUMNS))
+
+
+def is_official(content):
+    """Whether the content of a json file is in COCO's own format."""
+    return isinstance(content, dict) and "annotations" in content
+
+
+def _matches(name, path, text, pattern, form):
+    """(place, match) of each line that holds something; UserError for one of another form."""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
+        if line.strip():
+            match = pattern.fullmatch(line)
+            if match is None:
+                raise UserError(f"{name}: line {number} of {path} is not of the form of its first line ({form}): "
+                                f"{reprlib.repr(line)}")
+            yield f"line {number}", match
+
+
+# -- json ------------------------------------------------------------------------------------------------------------
+
+
+def _json_captions(name, path, content):
+    if is_official(content):
+        return _official(name, path, content)
+    if isinstance(content, dict) and "images" in content:
+        return _karpathy(name, path, content)
+    if isinstance(content, dict) and len(content) == 1:  # {"data": [...]}
+        content, = content.values()
+    if not isinstance(content, list):
+        raise UserError(f"{name}: {path} holds no captions: expected Karpathy's json (images with sentences), COCO's "
+                        "(images and annotations), or a list of objects with image and caption")
+    return _of_table(name, path, json_table(name, path, content, image=IMAGE_COLUMNS, caption=CAPTION_COLUMNS))
+
+
+def _official(name, path, content):
+    try:
+        captions = {row["id"]: [] for row in content["images"]}
+        for row in content["annotations"]:
+            captions[row["image_id"]].append(str(row["caption"] or "").strip())
+        return [Captioned(None, _string(row["file_name"]), captions[row["id"]]) for row in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{name}: {path} is not COCO's caption format ({_misfit(error)})") from None
+
+
+def _karpathy(name, path, content):
+    try:
+        return [Captioned(_part(row), _with_folder(row), [_string(one["raw"]).strip() for one in row["sentences"]])
+                for row in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{name}: {path} is not Karpathy's format ({_misfit(error)})") from None
+
+
+def _part(row):
+    part = part_of(_string(row["split"]))
+    if part is None:
+        raise TypeError(f"split {row['split']!r} is none of train, restval, val, test")
+    return part
+
+
+def _with_folder(row):
+    folder, file = row.get("filepath") or "", _string(row["filename"])
+    return f"{_string(folder)}/{file}" if folder else file
+
+
+def _string(value):
+    if not isinstance(value, str):
+        raise TypeError(f"{reprlib.repr(value)} is no text")
+    return value
+
+
+def _misfit(error):
+    return f"{error} is missing" if isinstance(error, KeyError) else error
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _of_table(name, path, table):
+    lists = all(_listed(table.of(row, "caption")) for row in table.rows)  # cells such as ["a dog", "a brown dog"]
+    found, says = [], "split" in table.columns
+    for row in table.rows:
+        image, caption = table.of(row, "image"), table.of(row, "caption")
+        if isinstance(image, list | dict):
+            raise UserError(f"{name}: {row.place} of {path} has {reprlib.repr(image)} where a text belongs; an image "
+                            "is the path of its file")
+        captions = json.loads(caption) if lists else caption if isinstance(caption, list) else [caption]
+        if wrong := [one for one in captions if isinstance(one, list | dict)]:
+            raise UserError(f"{name}: {row.place} of {path} has {reprlib.repr(wrong[0])} where a text belongs; a "
+                            "caption is a text, or a list of texts")
+        part = split_of(name, path, table, row) if says else None
+        found.append(Captioned(part, str(image) if image not in (None, "") else None,
+                               [None if one is None else str(one).strip() for one in captions], row.place))
+    return found
+
+
+def _listed(cell):
+    """Whether a cell is a list of texts in json."""
+    if not isinstance(cell, str) or not cell.startswith("["):
+        return False
+    try:
+        content = json.loads(cell)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, list) and all(isinstance(one, str) for one in content)
+
+
+# -- where the images lie --------------------------------------------------------------------------------------------
+
+
+def placed(folder, rows, *subfolders):
+    """The rows with their files relative to ``folder``: as they are listed, by the last part of their path, or that in
+    one of ``subfolders``, whichever finds most of the first images."""
+    ways = [lambda file: file, lambda file: file.rsplit("/", 1)[-1],
+            *(lambda file, inside=inside: f"{inside}/{file.rsplit('/', 1)[-1]}" for inside in subfolders)]
+    sample = [row.file for row in rows[:SAMPLE] if row.file]
+    way = max(ways, key=lambda way: sum(os.path.isfile(folder / way(file)) for file in sample))
+    return [row.at(row.file and way(row.file)) for row in rows]
+
+
+def finds(folder, rows):
+    """Whether any of the first images is there."""
+    return any(os.path.isfile(folder / row.file) for row in rows[:SAMPLE] if row.file)

@@ -1,0 +1,392 @@
+"""A table that a user brings -> its rows: csv, tsv and the like, lines of json, or one json file.
+
+Encoding, byte order mark, separator and quoting are detected, column names are matched in any capitals. What fits in
+two ways, or in none, is a UserError that says what was found.
+"""
+
+import codecs
+import csv
+import io
+import itertools
+import os
+import re
+import reprlib
+import unicodedata
+from dataclasses import dataclass
+
+from src.errors import UserError
+from src.machine.files import parse_json
+
+IMAGE_COLUMNS = ("image", "filepath", "path", "file", "file_name", "filename", "image_path", "image_name", "img",
+                 "image_file", "image_filename", "image_filepath", "img_path", "img_name", "img_file", "file_path",
+                 "filepaths", "image_paths", "images")
+CAPTION_COLUMNS = ("caption", "title", "text", "sentence", "captions", "sentences", "texts", "caption_text",
+                   "description", "comment", "raw")
+LABEL_COLUMNS = ("label", "class", "classname", "class_name", "category", "label_name", "category_name", "labels",
+                 "class_label", "categories", "classes", "species", "breed")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data_set")
+PARTS = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
+         "eval": "val", "evaluation": "val", "dev": "val", "test": "test", "testing": "test"}
+SPLITS = ("train", "val", "test")
+MOST_FAULTY = 0.01  # share of the rows that may lack their image before the table is refused
+SHOWN = 8           # column names in a message
+
+JSON_LINES = (".jsonl", ".ndjson")
+STATED = re.compile(r"sep=(.)\s*")  # a first line that spreadsheets write
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
+DOUBLED, ESCAPED, BARE = ({"doublequote": True}, {"doublequote": False, "escapechar": "\\"},
+                          {"quoting": csv.QUOTE_NONE})
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+SHARDS = ("shards of WebDataset (.tar) are not read: unpack them (tar xf 00000.tar -C images) and list the images with "
+          "their captions in a csv; section Your own pictures of datasets.md has the steps")
+NO_TABLES = ((0, b"PK\x03\x04", "is a spreadsheet or a zip archive: save the sheet as csv, or unpack it"),
+             (0, b"\xd0\xcf\x11\xe0", "is a spreadsheet: save the sheet as csv"),
+             (0, b"PAR1", "is a parquet file: write it as csv, as pandas.read_parquet(FILE).to_csv(NEW) does"),
+             (0, b"ARROW1", "is an arrow file: write it as csv"), (0, b"\x1f\x8b", "is compressed: unpack it first"),
+             (0, b"BZh", "is compressed: unpack it first"), (0, b"\xfd7zXZ", "is compressed: unpack it first"),
+             (257, b"ustar", f"is a tar archive: {SHARDS}"))
+PICTURE = re.compile(r".+\.(jpe?g|png|gif|bmp|webp|tiff?|jfif|heic|avif)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: where it begins, as ``"line 3"``, and {column: text}; of json also other values. A cell that
+    the row lacks is None."""
+
+    place: str
+    cells: dict
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and for each wanted kind of column (``"image"``, ...) the name of the column that holds it."""
+
+    rows: list
+    columns: dict
+
+    def of(self, row, kind):
+        """The cell of a row; None where the table has no such column."""
+        return row.cells.get(self.columns[kind]) if kind in self.columns else None
+
+
+# -- files -> text ---------------------------------------------------------------------------------------------------
+
+
+def read_text(name, path, wanted):
+    """The text of a file, without a byte order mark. ``wanted``: what to give instead, for a file that is not there."""
+    if ".tar" in path.name and not path.name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt")):
+        raise UserError(f"{name}: {SHARDS}")
+    if not os.path.isfile(path):
+        raise UserError(f"{name}: no such file: {path}; give {wanted}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{name}: {path} cannot be read ({error.strerror or error})") from None
+    for place, magic, what in NO_TABLES:
+        if content.startswith(magic, place):
+            raise UserError(f"{name}: {path} {what}")
+    return _decoded(name, path, content)
+
+
+def _decoded(name, path, content):
+    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None) or _unmarked(content)
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        named = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        raise UserError(
+            f"{name}: {path} cannot be read as {named} text (line {line} holds the byte 0x{content[error.start]:02x}); "
+            "if it is text in another encoding, such as Windows-1252 or GBK, save it as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{name}: {path} cannot be read as text (line {line} holds NUL); repair it")
+    return text
+
+
+def _unmarked(content):
+    """UTF-16 without a mark is told by the zero bytes of its first letters, which are those of column names."""
+    first = content[:8]
+    if len(first) == 8 and not any(first[1::2]) and all(first[::2]):
+        return "utf-16-le"
+    if len(first) == 8 and not any(first[::2]) and all(first[1::2]):
+        return "utf-16-be"
+    return "utf-8"
+
+
+# -- text -> rows ----------------------------------------------------------------------------------------------------
+
+
+def is_json(path, text):
+    return path.suffix.lower() in (".json", *JSON_LINES) or text.lstrip()[:1] in ("{", "[")
+
+
+def read_table(name, path, text, **wanted):
+    """Text -> Table. ``wanted``: kind -> its column names, as ``image=IMAGE_COLUMNS``; each must be there. A column
+    that says which split a row is of is found too."""
+    if is_json(path, text):
+        return json_table(name, path, parse_records(name, path, text), **wanted)
+    if not text.strip():
+        raise UserError(f"{name}: {path} holds no rows")
+    separator = _separator(name, path, text, wanted)
+    header, rows = _split(name, path, text, separator)
+    keys = [column_key(column) for column in header]
+    columns = _columns(name, path, header, wanted, f"separated by {SEPARATORS.get(separator, repr(separator))}")
+    found = [Row(f"line {line}", dict(itertools.zip_longest(keys, cells))) for line, cells in rows]
+    return _table(name, path, found, columns)
+
+
+def column_key(column):
+    """``"Image Path "`` -> ``"image_path"``: how names of columns are compared."""
+    return re.sub(r"[\s-]+", "_", unicodedata.normalize("NFKC", str(column)).strip().casefold())
+
+
+def _separator(name, path, text, wanted):
+    """What separates the cells of the line that names the columns."""
+    lines = [line for line in io.StringIO(text, newline="") if line.strip()][:2]
+    stated = STATED.fullmatch(lines[0])
+    if stated and len(lines) > 1:
+        return stated[1]
+    headers = {separator: _first_cells(lines[0], separator) for separator in SEPARATORS}
+    fitting = [separator for separator, header in headers.items()
+               if all(any(column in map(column_key, header) for column in names) for names in wanted.values())]
+    if len(fitting) > 1:
+        raise UserError(f"{name}: {path} can be separated by {' or by '.join(SEPARATORS[one] for one in fitting)}; "
+                        "leave one of them out of the line that names the columns")
+    if not fitting:
+        best = max(SEPARATORS, key=lambda one: len(headers[one]))
+        _columns(name, path, headers[best], wanted, f"separated by {SEPARATORS[best]}")
+    return fitting[0]
+
+
+def _first_cells(line, separator):
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])]
+    except csv.Error:
+        return [line.strip()]
+
+
+def _split(name, path, text, separator):
+    """(header, [(line, cells)]) by the first way of quoting that gives no row more cells than there are columns."""
+    failures = []
+    for way in (DOUBLED, ESCAPED, BARE) if '\\"' in text else (DOUBLED, BARE):
+        try:
+            header, rows = _lines(name, path, text, separator, way)
+        except csv.Error as error:
+            failures.append(f"{name}: {path} cannot be read as a table ({error}); is a quotation mark missing, or not "
+                            "doubled within quotation marks?")
+            continue
+        fault = _too_long(name, path, header, rows, separator)
+        if way is BARE and not fault:
+            fault = _quoted(name, path, rows)
+        if not fault:
+            return header, _unswallowed(name, path, text, separator, header, rows)
+        failures.append(fault)
+    raise UserError(failures[0])
+
+
+def _lines(name, path, text, separator, way):
+    """(names of the columns, [(line, stripped cells)] of every other row that holds something)."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True, **way)
+    rows, line = [], 1
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if any(cells) and not (not rows and STATED.fullmatch(separator.join(cells))):
+            rows.append((line, cells))
+        line = reader.line_num + 1
+    if len(rows) < 2:
+        raise UserError(f"{name}: {path} holds no rows")
+    return rows[0][1], rows[1:]
+
+
+def _unswallowed(name, path, text, separator, header, rows):
+    """The rows; where a cell holds a line break although every line has all its cells, and none is quoted as a whole,
+    quotation marks are part of the texts."""
+    if not any("\n" in cell or "\r" in cell for _, cells in rows for cell in cells):
+        return rows
+    _, bare = _lines(name, path, text, separator, BARE)
+    whole = all(len(cells) == len(header) for _, cells in bare)
+    return bare if whole and not _quoted(name, path, bare) else rows
+
+
+def _too_long(name, path, header, rows, separator):
+    """A sentence about the first row that has more cells than the header names; None where there is none. Columns
+    without a name at the end are none: spreadsheets write them, and empty cells below."""
+    named = len(_without_last_blanks(header))
+    what = "a comma" if separator == "," else f"the separator ({SEPARATORS.get(separator, separator)})"
+    for line, cells in rows:
+        if len(cells) > len(header) or len(_without_last_blanks(cells)) > named:
+            return (f"{name}: line {line} of {path} has {len(cells)} cells, its header names {named} columns "
+                    f"({_shown(header[:named])}); a text that holds {what} must stand in quotation marks")
+    return None
+
+
+def _without_last_blanks(cells):
+    last = max((index for index, cell in enumerate(cells) if cell), default=-1)
+    return cells[:last + 1]
+
+
+def _quoted(name, path, rows):
+    for line, cells in rows:
+        if any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+            return f"{name}: line {line} of {path} is quoted and other lines hold single quotation marks; double those"
+    return None
+
+
+# -- json ------------------------------------------------------------------------------------------------------------
+
+
+def parse_records(name, path, text):
+    """What a json file holds; of a file with one json value per line the list of ``Row``."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if path.suffix.lower() not in JSON_LINES:
+        try:
+            return parse_json(text)
+        except ValueError as error:
+            if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
+                raise UserError(f"{name}: {path} cannot be read as json ({error})") from None
+    return [Row(f"line {number}", _parsed(name, path, line, f"line {number}: ")) for number, line in lines]
+
+
+def _parsed(name, path, text, where):
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{name}: {path} cannot be read as json ({where}{error})") from None
+
+
+def json_table(name, path, records, **wanted):
+    """A list of objects (or of ``Row``) -> Table; objects of which some have other keys keep to the common ones."""
+    rows = [record if isinstance(record, Row) else Row(f"entry {number}", record)
+            for number, record in enumerate(records, 1)]
+    if not rows:
+        raise UserError(f"{name}: {path} holds no rows")
+    for row in rows:
+        if not isinstance(row.cells, dict):
+            raise UserError(f"{name}: {path} cannot be read as a table ({row.place} is {reprlib.repr(row.cells)}, "
+                            "not an object with an image)")
+    header = list(dict.fromkeys(key for row in rows for key in row.cells))
+    columns = _columns(name, path, header, wanted, "json")
+    rows = [Row(row.place, {column_key(key): value.strip() if isinstance(value, str) else "" if value is None else value
+                           for key, value in row.cells.items()}) for row in rows]
+    return _table(name, path, rows, columns)
+
+
+# -- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _columns(name, path, header, wanted, how):
+    """{kind: [the columns that may hold it, the first choice first]}. UserError where there is none, or one twice."""
+    keys = [column_key(column) for column in header]
+    found = {}
+    for kind, names in {**wanted, "split": SPLIT_COLUMNS}.items():
+        found[kind] = [column for column in names if column in keys]
+        twice = next((column for column in found[kind] if keys.count(column) > 1), None)
+        if twice:
+            same = [shown for shown, key in zip(header, keys, strict=True) if key == twice]
+            raise UserError(f"{name}: {path} has the column {' and the column '.join(same)}; rename all but one")
+        if not found[kind] and kind in wanted:
+            first = ("; its first line has to name the columns, as in image," + kind.replace("image", "label")
+                     if len(header) == 1 or any(PICTURE.match(str(cell)) for cell in header) else "")
+            raise UserError(f"{name}: {path} has no column {' or '.join(names[:4])}; it has {_shown(header)} ({how})"
+                            f"{first}")
+    return found
+
+
+def _table(name, path, rows, columns):
+    chosen = {kind: names[0] for kind, names in columns.items() if names}
+    if len(columns.get("label", ())) > 1:  # names of classes say more than their numbers
+        chosen["label"] = min(columns["label"], key=lambda column: _all_numbers(rows, column))
+    if "split" in chosen and chosen["split"] != "split":
+        chosen["split"] = next((column for column in columns["split"] if _any_part(rows, column)), None)
+    _find_split(name, path, rows, chosen)
+    for kind, names in columns.items():
+        if kind != "split" and len(names) > 1:
+            others = ", ".join(column for column in names if column != chosen[kind])
+            print(f"note: {name}: the {kind} is read from the column {chosen[kind]}, not from {others}")
+    return Table(rows, {kind: column for kind, column in chosen.items() if column})
+
+
+def _find_split(name, path, rows, chosen):
+    """Take a column of another name for that of splits where all its cells name parts, and not all the same."""
+    if chosen.get("split"):
+        return
+    others = dict.fromkeys(column for row in rows for column in row.cells)
+    found = [column for column in others if column not in chosen.values() and _all_parts(rows, column)]
+    if len(found) > 1:
+        raise UserError(f"{name}: {path} has several columns that name splits, {' and '.join(map(str, found))}; call "
+                        "one of them split")
+    if found:
+        chosen["split"] = found[0]
+        print(f"note: {name}: the split is read from the column {found[0]}")
+
+
+def _all_parts(rows, column):
+    return len({part_of(row.cells.get(column)) for row in rows} - {None}) > 1 and all(
+        part_of(row.cells.get(column)) for row in rows)
+
+
+def _all_numbers(rows, column):
+    return all(re.fullmatch(r"[\d.]+", str(row.cells.get(column) or "0")) for row in rows)
+
+
+def _any_part(rows, column):
+    return any(part_of(row.cells.get(column)) for row in rows)
+
+
+def part_of(text):
+    """``"Validation"`` -> ``"val"``; None for what names no split."""
+    return PARTS.get(text.strip().casefold()) if isinstance(text, str) else None
+
+
+def split_of(name, path, table, row):
+    """The split of a row; train where the table does not say."""
+    if "split" not in table.columns:
+        return "train"
+    said = table.of(row, "split")
+    if part_of(said) is None:
+        raise UserError(f"{name}: {row.place} of {path} has split {said or ''!r}, not {', '.join(SPLITS)}")
+    return part_of(said)
+
+
+def _shown(columns):
+    shown = [str(column) or "(without a name)" for column in columns[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+class Places:
+    """Where the images of a table lie; each is looked for once."""
+
+    def __init__(self, folder):
+        self.folder, self._known = folder, {}
+
+    def find(self, file):
+        """The path of an image relative to the folder as it is spelled there, or None. Backslashes and another Unicode
+        normalisation are understood."""
+        spellings = (file, unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file),
+                     file.replace("\\", "/"))
+        return next((spelled for spelled in dict.fromkeys(spellings) if self._is_file(spelled)), None)
+
+    def _is_file(self, file):
+        if file not in self._known:
+            self._known[file] = os.path.isfile(self.folder / file)
+        return self._known[file]
+
+
+def leave_out(name, path, faults, count, skip):
+    """``faults``: (place, what is wrong) of rows that cannot be used, of ``count`` rows. -> [a sentence about them]
+
+    Raises UserError where they are more than 1 % of the rows, unless ``skip`` (--skip-bad-images).
+    """
+    if not faults:
+        return []
+    place, what = faults[0]
+    text = f"{name}: {len(faults)} of {count} rows of {path} cannot be used; the first is {place}: {what}"
+    if len(faults) > MOST_FAULTY * count and not skip:
+        raise UserError(f"{text}; repair the table, or leave such rows out by --skip-bad-images")
+    print(f"note: {text}; they are left out")
+    return [text]

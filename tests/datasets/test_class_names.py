@@ -1,0 +1,115 @@
+"""The lists of names that --class-names reads."""
+
+import json
+
+import pytest
+from dataset_files import put_text
+
+from src.datasets.class_names import read_class_names
+from src.errors import UserError
+
+
+def test_names_are_written_on_demand(tmp_path):
+    path = tmp_path / "data" / "text_classes" / "imagenet_classes.txt"
+    names = read_class_names(path)
+    assert len(names) == 1000 and names[:2] == ["tench", "goldfish"] and names[-1] == "toilet paper"
+    assert path.read_text(encoding="utf-8").splitlines() == names
+    assert read_class_names(path) == names
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_there_is_kept(tmp_path):
+    path = tmp_path / "imagenet_classes.txt"
+    path.write_text("mine\n", encoding="utf-8")
+    assert read_class_names(path) == ["mine"] and path.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("  red disc \n\nblue\r\ncafé\n".encode())
+    assert read_class_names(str(path)) == ["red disc", "blue", "café"]
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("missing.txt", None), ("empty.txt", b""), ("blank.txt", b"\n \n"), ("binary.txt", b"\xff\xfe\x00")])
+def test_faulty_files(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"--class-names .*{name}"):
+        read_class_names(tmp_path / name)
+    assert content is not None or not (tmp_path / name).exists()
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="--class-names .*imagenet_classes.txt"):
+        read_class_names(tmp_path / "file" / "imagenet_classes.txt")
+
+
+NAMES = ["tench", "great white shark", "cat"]
+IDS = ["n01440764", "n01484850", "n02123045"]
+FORMS = {  # how a list of names is written -> what of it is said in a note
+    "lines": ("\n".join(NAMES), ""),
+    "a list": (json.dumps(NAMES), ""), "a long list": (json.dumps(NAMES, indent=2), ""),
+    "ids": ("\n".join(f"{wnid} {name.replace(' ', '_')}" for wnid, name in zip(IDS, NAMES, strict=True)), "WordNet"),
+    "ids and numbers": ("\n".join(f"{wnid} {number} {name.replace(' ', '_')}" for number, (wnid, name) in enumerate(
+        zip(IDS, NAMES, strict=True), 1)), "WordNet"),
+    "ids with commas": ("\n".join(f"{wnid},{name}" for wnid, name in zip(IDS, NAMES, strict=True)), "WordNet"),
+    "numbers": ("\n".join(f"{number}: {name}" for number, name in enumerate(NAMES)), "number"),
+    "numbers from one": ("\n".join(f"{number} {name}" for number, name in enumerate(NAMES, 1)), "number"),
+    "number to name": (json.dumps({str(number): name for number, name in reversed([*enumerate(NAMES)])}), "order"),
+    "number to id and name": (json.dumps({str(number): [wnid, name.replace(" ", "_")] for number, (wnid, name) in
+                                          enumerate(zip(IDS, NAMES, strict=True))}), "order"),
+    "name to number": (json.dumps({name: number for number, name in reversed([*enumerate(NAMES)])}), "order"),
+    "id to name": (json.dumps(dict(zip(IDS, NAMES, strict=True))), "order"),
+    "of Python": ("{0: 'tench',\n 1: 'great white shark',\n 2: 'cat'}", "order"),
+    "of transformers": (json.dumps({"id2label": {str(number): name for number, name in enumerate(NAMES)}}), "order"),
+    "commas": (", ".join(NAMES), "commas"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_a_list(tmp_path, capsys, form):
+    content, said = FORMS[form]
+    put_text(tmp_path / "names.txt", content + "\n")
+    assert read_class_names(tmp_path / "names.txt") == NAMES
+    told = capsys.readouterr().out
+    assert said in told and bool(told) == bool(said)
+
+
+def test_more_than_ten_numbers_are_no_words(tmp_path):
+    names = [f"name{number}" for number in range(12)]
+    put_text(tmp_path / "names.json", json.dumps({str(number): name for number, name in enumerate(names)}))
+    assert read_class_names(tmp_path / "names.json") == names
+    put_text(tmp_path / "names.json", json.dumps({str(number): name for number, name in sorted(
+        enumerate(names), key=lambda pair: str(pair[0]))}))
+    assert read_class_names(tmp_path / "names.json") == names
+
+
+@pytest.mark.parametrize("line", ["1 more", "7 of nine", "3"])
+def test_numbers_that_count_nothing_are_part_of_a_name(tmp_path, line):
+    put_text(tmp_path / "names.txt", f"cat\n{line}\n")
+    assert read_class_names(tmp_path / "names.txt") == ["cat", line]
+
+
+def test_names_of_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert read_class_names("cat, hot dog,bird") == ["cat", "hot dog", "bird"]
+    put_text(tmp_path / "a,b.txt", "from the file\n")
+    assert read_class_names("a,b.txt") == ["from the file"]
+    assert read_class_names("cat,cat") == ["cat", "cat"] and "cat comes twice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["cat", "cat,,dog", "one.txt,two.txt", ","])
+def test_names_that_are_refused(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--class-names"):
+        read_class_names(text)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1, 2]", '["a", ["b"]]', '{"a": "b"}', '["a", "b"', '{"0": null}',
+                                     "n01440764 tench\ncat"])
+def test_lists_that_are_refused(tmp_path, content):
+    put_text(tmp_path / "names.json", content)
+    with pytest.raises(UserError, match=r"--class-names .*names\.json"):
+        read_class_names(tmp_path / "names.json")
