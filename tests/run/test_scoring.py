@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clip.model import CLIP
+from src.cli.flags import EVAL
 from src.models.evaluation import zeroshot_head
 from src.models.hooks import Hooks
 from src.run.scoring import MethodScores, Scoring, class_tasks, task_and_phase
@@ -53,7 +54,8 @@ def make_scoring(make_task, device):
     tasks = {"DTD": make_task(4, "DTD"), "MNIST": make_task(3, "MNIST")}
     config = SimpleNamespace(
         label_space=("task", "all"), retrieval_split="auto", eval_split="test", batch_size_eval=8, workers=0,
-        max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune")
+        max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune",
+        kind=EVAL, save=None)
 
     def make():
         rows = []

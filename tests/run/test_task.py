@@ -72,7 +72,7 @@ def test_files_of_a_task(train, tmp_path):
 def test_without_save_nothing_is_written(cli, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 1, "--lr", "1e-5",
-               "--workers", 0)
+               "--workers", 0, "--warmup-length", 0)
     assert done.status == 0 and "top-1" in done.out
     assert len(done.warnings) == 1 and "--save" in done.warnings[0] and done.err == ""
     assert listing(tmp_path) == set()
@@ -619,7 +619,8 @@ def test_evaluating_the_checkpoint_gives_the_run_s_own_scores(train, cli, world,
     assert done.status == 0 and "| dataset" in done.out
     for name in ("colours", "tones"):
         assert table(tmp_path / "again", name) == table(tmp_path / "out", name)
-    assert listing(tmp_path / "again") == {"metrics_colours.csv", "metrics_tones.csv"}
+    assert listing(tmp_path / "again") == {f"{kind}_{name}.csv" for kind in ("metrics", "predictions", "classes")
+                                           for name in ("colours", "tones")}
 
 
 def test_scores_go_beside_the_loaded_checkpoint(train, cli, world, tmp_path):
