@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clip.catalog import DEFAULTS
+
 
 class PlainGELU(nn.Module):
     def forward(self, x):
@@ -102,7 +104,8 @@ class PlainCLIP(nn.Module):
 
 def plain_copy(model):
     """A PlainCLIP with the weights, type and device of a ``clip.model.CLIP``."""
-    plain = PlainCLIP(**model.architecture).to(model.logit_scale.device, model.logit_scale.dtype)
+    shapes = {key: value for key, value in model.architecture.items() if key not in DEFAULTS}
+    plain = PlainCLIP(**shapes).to(model.logit_scale.device, model.logit_scale.dtype)
     plain.load_state_dict(model.state_dict())
     return plain
 

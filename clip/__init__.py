@@ -5,13 +5,14 @@ from clip.catalog import available_models
 __all__ = ["available_models", "load", "tokenize"]
 
 
-def load(name, device="cpu", cache=None):
-    """(model, preprocess) of a published name, an architecture in ``clip/configs`` or a file of weights.
+def load(name, device="cpu", cache=None, architecture=None):
+    """(model, preprocess) of a published name, an architecture in ``clip/configs`` or a file of weights, which may be
+    told what it does not tell: ``architecture={"activation": "gelu"}``.
 
     See ``clip.loader.load``.
     """
     from clip.loader import load as load_model
-    return load_model(name, device, cache)
+    return load_model(name, device, cache, architecture)
 
 
 def tokenize(texts, context_length=77):

@@ -5,6 +5,12 @@ import reprlib
 from pathlib import Path
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
+# What OpenAI's models have and no tensor tells: what an architecture means where it is silent.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+ACTIVATIONS = ("quick_gelu", "gelu")
+DEFAULTS = {"activation": "quick_gelu", "mean": [*MEAN], "std": [*STD]}
+HEAD_WIDTH, OTHER_HEAD_WIDTHS = 64, (72, 80, 88, 104)  # OpenAI's values per head, and those of larger published ViTs
 CONFIGS = Path(__file__).parent / "configs"
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -53,11 +59,17 @@ def architecture_names():
     return [spelled.get(path.stem, path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]
 
 
-def read_architecture(name, file=None):
-    """The arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a YAML file of one's own.
+def completed(architecture):
+    """The architecture with every key that a silent one means; keys without a value are left out."""
+    return DEFAULTS | {key: value for key, value in architecture.items() if value is not None}
+
+
+def read_architecture(name, file=None, partial=False):
+    """Return the arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a custom YAML file.
 
     A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
-    Raises ValueError, in one line, where the name or a key is missing or unknown.
+    ``partial``: keys may be missing, because weights tell them. Raises ValueError, in one line, where the name or a key
+    is missing or unknown.
     """
     from clip.files.plain_yaml import NumberLoader, read_yaml
     path = Path(file) if file else CONFIGS / (file_stem(name) + ".yaml")
@@ -70,34 +82,84 @@ def read_architecture(name, file=None):
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
-    block = document if "embed_dim" in document else document.get(name)
+    block = document if _is_block(document, partial) else _block_of(document, name)
     if not isinstance(block, dict):
         raise ValueError(f"{path} has no architecture {name!r}; it has {', '.join(map(str, document))}")
-    return check_architecture(block, path)
+    return check_architecture(_with_numbers(block), path, partial)
 
 
+KINDS = {"ViT": int, "RN": list}  # what Mod-X' scripts call a block of their YAML file: the type of its vision_layers
 LARGEST, MOST_STAGES, MOST_LAYERS = 2 ** 31, 16, 1000  # OpenAI's ResNets have 4 stages, its deepest towers 24 layers
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
             "transformer_width", "transformer_heads", "transformer_layers")
-OPTIONAL = ("vision_patch_size", "vision_heads", "vocabulary")
+OPTIONAL_SIZES = ("vision_patch_size", "vision_heads", "vision_mlp_width", "transformer_mlp_width")
+OPTIONAL = (*OPTIONAL_SIZES, "vocabulary", "activation", "mean", "std")
 
 
-def check_architecture(block, path):
+def _block_of(document, name):
+    """The block of this name, or the only one of the kind that ViT or RN names."""
+    if name in document or name not in KINDS:
+        return document.get(name)
+    found = [block for block in document.values()
+             if isinstance(block, dict) and isinstance(block.get("vision_layers"), KINDS[name])]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_block(document, partial):
+    """Whether a document is itself an architecture, not a mapping of names to some."""
+    return "embed_dim" in document or partial and any(key in REQUIRED + OPTIONAL for key in document)
+
+
+def _with_numbers(block):
+    """Mean and standard deviation as numbers: the YAML reader leaves fractions as text."""
+    return {key: [*map(_number, value)] if key in ("mean", "std") and isinstance(value, list) else value
+            for key, value in block.items()}
+
+
+def _number(value):
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def check_architecture(block, path, partial=False):
     """The keys and values of an architecture, or ValueError with what is wrong in the file ``path``."""
     if not isinstance(block, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
-    missing = [key for key in REQUIRED if key not in block]
+    missing = [key for key in REQUIRED if key not in block and not partial]
     unknown = [key for key in block if key not in REQUIRED + OPTIONAL]
     if missing or unknown:
         raise ValueError(f"{path}: " + "; ".join(
             part for part in (missing and f"missing {', '.join(missing)}",
                               unknown and f"unknown {', '.join(map(str, unknown))}") if part))
-    for key in (*REQUIRED, *(key for key in ("vision_patch_size", "vision_heads") if block.get(key) not in (None, 0))):
+    sizes = [key for key in REQUIRED if key in block]
+    for key in sizes + [key for key in OPTIONAL_SIZES if block.get(key) not in (None, 0)]:
         value = block[key]
         numbers = value if key == "vision_layers" and isinstance(value, list) and value else [value]
         if not all(type(number) is int and 0 < number < LARGEST for number in numbers):
             raise ValueError(f"{path}: {key} must be a positive whole number"
                              f"{' or a list of them' if key == 'vision_layers' else ''}, not {reprlib.repr(value)}")
+    _check_what_no_tensor_tells(block, path)
+    if not partial:
+        _check_whole(block, path)
+    return block
+
+
+def _check_what_no_tensor_tells(block, path):
+    activation = block.get("activation")
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"{path}: activation must be {' or '.join(ACTIVATIONS)}, not {reprlib.repr(activation)}")
+    for key, least in (("mean", 0), ("std", 1e-6)):
+        value = block.get(key)
+        if value is not None and not (isinstance(value, list) and len(value) == 3 and all(
+                type(part) in (int, float) and least <= part <= 1 for part in value)):
+            raise ValueError(f"{path}: {key} must list three numbers from {least:g} to 1, for red, green and blue, not "
+                             f"{reprlib.repr(value)}")
+
+
+def _check_whole(block, path):
+    """How the keys of an architecture belong together."""
     is_resnet = isinstance(block["vision_layers"], list)
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
@@ -115,7 +177,6 @@ def check_architecture(block, path):
     for width, heads in _attentions(block):
         if width % heads:
             raise ValueError(f"{path}: a width of {width} does not divide into {heads} heads")
-    return block
 
 
 def _are_tokens(vocabulary, count):
@@ -124,12 +185,15 @@ def _are_tokens(vocabulary, count):
         type(token) is int and 0 <= token < VOCABULARY_SIZE for token in vocabulary) and len(set(vocabulary)) == count
 
 
+def vision_heads(block):
+    """The heads of an architecture's image tower, which defaults to 64 values a head."""
+    width = block["vision_width"] * (32 if isinstance(block["vision_layers"], list) else 1)
+    return block.get("vision_heads") or max(1, width // HEAD_WIDTH)
+
+
 def _attentions(block):
-    """(width, heads) of every attention of an architecture; image towers default to 64 values a head."""
+    """(width, heads) of every attention of an architecture."""
     width = block["vision_width"]
     if isinstance(block["vision_layers"], list):
         width *= 4 * 2 ** (len(block["vision_layers"]) - 1)  # what the attention pool sees
-        heads = block.get("vision_heads") or max(1, block["vision_width"] * 32 // 64)
-    else:
-        heads = block.get("vision_heads") or max(1, width // 64)
-    return (width, heads), (block["transformer_width"], block["transformer_heads"])
+    return (width, vision_heads(block)), (block["transformer_width"], block["transformer_heads"])

@@ -1,24 +1,24 @@
 """A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.files.archive``."""
 
-import json
 import os
+import warnings
 from pathlib import Path
 
 import torch
 
 from clip import catalog
+from clip.catalog import MEAN, STD
 from clip.errors import LoadError, printable
-from clip.files.archive import read_file
 from clip.files.download import download
+from clip.files.layouts import ARCHITECTURE, open_weights
+from clip.files.shapes import architecture_of
 from clip.model import CLIP
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["ARCHITECTURE", "FORMAT", "MEAN", "STD", "LoadError", "architecture_of", "build", "load", "read_checkpoint"]
+
 FORMAT = 1
-SAFETENSORS = ".safetensors"
-ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
-WRAPPERS = ("state_dict", "model_state_dict")
-NOT_SHAPES = ("vision_heads", "transformer_heads", "vocabulary")
+# What tensors do not tell of an architecture, or not surely: several sizes of images have as many patches.
+NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
 # What stands beside the weights in our checkpoints.
@@ -26,19 +26,27 @@ OURS = {"history": list, "heads": dict, "carry": dict, "config": dict, "iteratio
         "model": (str, type(None))}
 
 
-def load(name, device="cpu", cache=None):
+class OtherArchitecture(LoadError):
+    """Weights that are not of the architecture that was given."""
+
+
+def load(name, device="cpu", cache=None, architecture=None):
     """(model, preprocess) in fp32 and eval mode.
 
     ``name``: one of ``available_models()`` (downloaded on first use into ``cache``), an architecture with shipped
-    weights (``toy``), or a path to weights in any layout that ``read_checkpoint`` knows.
+    weights (``toy``), or a path to weights in any layout that ``read_checkpoint`` knows. ``architecture``: keys that
+    such a file does not tell, as {"activation": "gelu"}; what is assumed in their place is a warning.
     ``preprocess``: PIL image -> (3, R, R) tensor.
     """
-    if Path(name).is_file():
-        checkpoint = read_checkpoint(name)
-    else:
-        checkpoint = read_checkpoint(weights_file(name, cache))
+    given = Path(name).exists()
+    checkpoint = read_checkpoint(name if given else weights_file(name, cache), architecture)
     model = build(checkpoint).to(device).eval()
-    return model, preprocess(model.image_resolution)
+    if given and checkpoint["assumed"]:
+        warnings.warn(f"{name} does not tell {assumed_text(checkpoint['assumed'])}; give architecture={{...}} where "
+                      "that is not so", stacklevel=3)
+    for note in checkpoint["notes"]:
+        warnings.warn(note, stacklevel=3)
+    return model, preprocess(model.image_resolution, model.mean, model.std)
 
 
 def build(checkpoint):
@@ -78,10 +86,9 @@ def _as_published(state_dict):
 
 
 def published_name(architecture):
-    """The published model of this architecture, or None. Heads are left out: files of other origin do not store them,
-    nor do they tell models apart."""
+    """The published model of these shapes, or None. What shapes do not tell is left out."""
     def shapes(block):
-        return {key: value for key, value in block.items() if value and key not in NOT_SHAPES}
+        return {key: value for key, value in block.items() if value and key not in (*NOT_SHAPES, "vocabulary")}
     return next((name for name in catalog.available_models()
                  if shapes(catalog.read_architecture(name)) == shapes(architecture)), None)
 
@@ -91,23 +98,28 @@ def least_values(architecture):
     width, vision = architecture["transformer_width"], architecture["vision_width"]
     layers, side = architecture["vision_layers"], architecture["image_resolution"]
     text = width * (architecture["vocab_size"] + architecture["context_length"] + architecture["embed_dim"]) + (
-        12 * width ** 2 * architecture["transformer_layers"])
+        _block(width, architecture.get("transformer_mlp_width")) * architecture["transformer_layers"])
     if isinstance(layers, list):
         last = 4 * vision * 2 ** (len(layers) - 1)  # (C) channels of the attention pool
         convolutions = sum(count * 13 * (vision * 2 ** stage) ** 2 for stage, count in enumerate(layers))
         return text + convolutions + last * (
             3 * last + architecture["embed_dim"] + (side // 2 ** (len(layers) + 1)) ** 2)
     patch = architecture["vision_patch_size"]
-    return text + 12 * vision ** 2 * layers + vision * (
+    return text + _block(vision, architecture.get("vision_mlp_width")) * layers + vision * (
         3 * patch ** 2 + (side // patch) ** 2 + architecture["embed_dim"])
 
 
-def preprocess(resolution):
+def _block(width, hidden):
+    """Weights of a transformer's block."""
+    return width * (4 * width + 2 * (hidden or 4 * width))
+
+
+def preprocess(resolution, mean=MEAN, std=STD):
     """CLIP's evaluation transform: PIL image -> (3, R, R)."""
     from torchvision.transforms import v2
     return v2.Compose([
         v2.Resize(resolution, v2.InterpolationMode.BICUBIC), v2.CenterCrop(resolution), v2.RGB(),
-        v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+        v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 def weights_file(name, cache=None):
@@ -130,42 +142,114 @@ def weights_place(name, cache=None):
     return cache / catalog.archive_file(name)
 
 
-def read_checkpoint(path):
-    """A file of weights -> dict with at least "state_dict" (OpenAI's names) and "architecture".
+def read_checkpoint(path, given=None, name="the given architecture"):
+    """A file or folder of weights -> dict with at least "state_dict" (OpenAI's names), "architecture", "assumed" and
+    "notes".
 
-    Known layouts: our checkpoints; OpenAI's TorchScript archives; plain state dicts; the wrappers ``{"state_dict"}``
-    and ``{"model_state_dict"}``; open_clip's checkpoints of OpenAI's architectures; each of them also as safetensors,
-    by the file's suffix. fp16 files are read as fp32. Only our checkpoints and exports say how many heads there are; in
-    others a head has 64 values, as in all of OpenAI's.
+    Known layouts: our checkpoints and exports, and those of ``clip.files.layouts``. fp16 files are read as fp32.
+
+    What weights do not tell (activation, heads, mean and standard deviation, size of images) comes from the file itself
+    or the configuration beside it, else from ``given``, keys of an architecture that messages call ``name``; where both
+    tell and differ, that is an OtherArchitecture. What nothing tells is taken from OpenAI's models, and "assumed" holds
+    those keys. Heads are only assumed where 64 values each are the one usual number; else a LoadError says how to tell
+    them.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise LoadError(f"no such file: {path}")
-    content = _read_safetensors(path) if path.suffix == SAFETENSORS else read_file(path)
-    checkpoint = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
-        content, dict) else {}
-    _check_format(checkpoint, path)
-    wrapper = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
-    state_dict = _weights(checkpoint.pop(wrapper) if wrapper else checkpoint, path)
-    ours = checkpoint if wrapper == "state_dict" and "format" in checkpoint else {}
-    architecture = ours["architecture"] if "architecture" in ours else architecture_of(state_dict)
-    _check_ours(ours, architecture, path)
-    return {**ours, "architecture": architecture, "state_dict": state_dict}
+    weights = open_weights(path)
+    if weights.ours is not None:
+        return _our_checkpoint(weights.ours, given or {}, name, path)
+    state_dict = _checked_tensors(weights.tensors, path)
+    architecture, assumed = _settled(state_dict, weights, given or {}, name, path)
+    _check_ours({}, architecture, path)
+    return {"architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": weights.notes}
 
 
-def _read_safetensors(path):
-    """{name: tensor}, or what a checkpoint of ours holds where the metadata tell the architecture."""
-    from safetensors import safe_open
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            told = (file.metadata() or {}).get(ARCHITECTURE)
-            return tensors if told is None else {
-                "format": FORMAT, "architecture": json.loads(told), "state_dict": tensors}
-    except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # as in clip.files.archive: damaged bytes can make nearly anything fail
-        raise LoadError(f"{path} is not a safetensors file that can be read ({printable(str(error))})") from None
+def _our_checkpoint(content, given, name, path):
+    _check_format(content, path)
+    content = dict(content)
+    tensors = {key: value for key, value in content.pop("state_dict").items()
+               if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    state_dict, assumed = _checked_tensors(tensors, path), {}
+    if "architecture" in content:
+        architecture = content["architecture"]
+    else:
+        architecture, assumed = _settled(state_dict, None, given, name, path)
+    _check_ours(content, architecture, path)
+    architecture = catalog.completed(architecture)
+    holds = content.get("model") or "another architecture"
+    refuse_other(given, architecture | {"vision_heads": catalog.vision_heads(architecture)}, holds, name, path)
+    return {**content, "architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": []}
+
+
+def _settled(state_dict, weights, given, name, path):
+    """(architecture, assumed): by the shapes, by what is told, by what is given, by what has to be assumed."""
+    told, source = (weights.told, weights.source) if weights else ({}, "")
+    by_shape = architecture_of(state_dict)
+    usual = catalog.DEFAULTS | {key: by_shape.pop(key) for key in NOT_SHAPES if key in by_shape}
+    for key in told.keys() - usual.keys() - {"vision_mlp_width", "transformer_mlp_width"}:
+        if told[key] != by_shape.get(key):
+            raise LoadError(f"{source} describes another model than {path}: {key} is {told[key]} there, "
+                            f"{by_shape.get(key)} in the weights; lay the weights into a folder without it")
+    refuse_other(given, by_shape | told, published_name(by_shape) or "another architecture", name, path)
+    known = {key: value for key, value in (given | told).items() if key in usual and value is not None}
+    if "image_resolution" in known:
+        _refuse_size(known["image_resolution"], usual["image_resolution"], by_shape, path)
+    assumed = {key: value for key, value in usual.items() if key not in known}
+    _refuse_unsure_heads(by_shape | usual, assumed, path)
+    return {**by_shape, **known, **assumed}, assumed
+
+
+def refuse_other(given, known, holds, name, path):
+    """OtherArchitecture for the first key that is given and known and differs: shapes first, they tell models apart."""
+    differing = [key for key in given if key != "vocabulary" and key in known
+                 and (given[key] or None) != (known[key] or None) and given[key] is not None]
+    if not differing:
+        return
+    key = min(differing, key=lambda key: key in NOT_SHAPES)
+    if key in NOT_SHAPES:
+        raise OtherArchitecture(f"{path} has {key} {known[key]}, not {given[key]} as {name} has")
+    raise OtherArchitecture(f"{path} holds {holds}, not {name} ({key} is {known[key]}, not {given[key]})")
+
+
+def _refuse_size(size, usual, by_shape, path):
+    """A size of images that does not have as many patches as the weights."""
+    layers = by_shape["vision_layers"]
+    step = 2 ** (len(layers) + 1) if isinstance(layers, list) else by_shape["vision_patch_size"]
+    if size // step != usual // step:
+        raise LoadError(f"{path} has positions for images of {usual} pixels, not of {size} (image_resolution)")
+
+
+def _refuse_unsure_heads(architecture, assumed, path):
+    """LoadError where heads would have to be assumed and 64 values each are not the one usual number."""
+    if published_name(architecture):
+        return
+    pool = 32 if isinstance(architecture["vision_layers"], list) else 1
+    for key, width in (("vision_heads", pool * architecture["vision_width"]),
+                       ("transformer_heads", architecture["transformer_width"])):
+        others = [other for other in catalog.OTHER_HEAD_WIDTHS if width % other == 0]
+        if key in assumed and (width % catalog.HEAD_WIDTH or others):
+            possible = [f"{width // values} of {values}" for values in (catalog.HEAD_WIDTH, *others)
+                        if width % values == 0]
+            raise LoadError(f"{path} does not tell {key}, the heads of an attention over {width} values"
+                            f"{f' ({printable(chr(44).join(possible))}?)' if possible else ''}: lay its "
+                            "open_clip_config.json or config.json beside it, or name the architecture by --model NAME "
+                            f"(open_clip's) or --model-config with {key}")
+
+
+ASSUMED = {
+    "activation": "its activation (QuickGELU is assumed, as in OpenAI's weights; LAION's and most others of open_clip "
+                  "have GELU)",
+    "vision_heads": "its heads (64 values each are assumed)", "transformer_heads": "its heads (64 values each are "
+                                                                                   "assumed)",
+    "mean": "mean and standard deviation of its images (OpenAI's are assumed)",
+    "std": "mean and standard deviation of its images (OpenAI's are assumed)"}
+
+
+def assumed_text(assumed):
+    """What nothing told and what is assumed, in words."""
+    parts = [*dict.fromkeys(ASSUMED[key] for key in assumed if key in ASSUMED)]
+    if "image_resolution" in assumed:
+        parts.append(f"the size of its images ({assumed['image_resolution']} is assumed, by its patches)")
+    return ", ".join(parts)
 
 
 def _check_format(checkpoint, path):
@@ -175,11 +259,11 @@ def _check_format(checkpoint, path):
         raise LoadError(f"{path} has format {shown}; this version reads format {FORMAT}")
 
 
-def _weights(content, path):
-    """The tensors of a state dict under plain names, halves as fp32; LoadError where they are not those of a CLIP."""
-    state_dict = {_plain_name(name): value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-                  for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    state_dict = {name: value for name, value in state_dict.items() if name not in NOT_WEIGHTS}
+def _checked_tensors(tensors, path):
+    """A state dict with halves as fp32; LoadError for types that weights are not of, and for a CLIP without its first
+    layers."""
+    state_dict = {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+                  for name, value in tensors.items()}
     if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
         raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it)")
     strange = next((name for name, value in state_dict.items() if value.dtype not in WEIGHT_TYPES), None)
@@ -195,7 +279,8 @@ def _check_ours(ours, architecture, path):
         if key in ours and not isinstance(ours[key], kinds):
             raise LoadError(f"{path}: {key} is of type {type(ours[key]).__name__}; this version did not write it")
     for key, value in architecture.items() if isinstance(architecture, dict) else ():
-        if not all(type(part) is int and abs(part) < catalog.LARGEST or type(part) in (str, type(None))
+        kinds = (str, float, type(None)) if key in ("mean", "std") else (str, type(None))
+        if not all(type(part) is int and abs(part) < catalog.LARGEST or type(part) in kinds
                    for part in (value if type(value) is list else [value])):
             raise LoadError(f"{path}: {printable(str(key), 100)} of the architecture is no number, or one too large")
     try:
@@ -218,47 +303,3 @@ def _is_head(item):
 
 
 WEIGHT_TYPES = (torch.float32, torch.float64, torch.int64)  # the last counts batches, in batch norm
-# Numbers and masks that some layouts store beside the weights.
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "transformer.attn_mask")
-
-
-def _plain_name(name):
-    for prefix in ("module.", "text."):  # DistributedDataParallel's, open_clip's CustomTextCLIP's
-        name = name.removeprefix(prefix)
-    return name
-
-
-def architecture_of(state_dict):
-    """Architecture from OpenAI's names and the shapes behind them; heads by OpenAI's rule of 64 values a head."""
-    shape = {name: tuple(value.shape) for name, value in state_dict.items()}
-    try:
-        text_width = shape["ln_final.weight"][0]
-        architecture = {
-            "embed_dim": shape["text_projection"][1],
-            "context_length": shape["positional_embedding"][0],
-            "vocab_size": shape["token_embedding.weight"][0],
-            "transformer_width": text_width,
-            "transformer_heads": max(1, text_width // 64),
-            "transformer_layers": _count(shape, "transformer.resblocks."),
-        }
-        if "visual.proj" in shape:
-            width, _, patch, _ = shape["visual.conv1.weight"]
-            side = round((shape["visual.positional_embedding"][0] - 1) ** 0.5)
-            return architecture | {
-                "image_resolution": patch * side, "vision_patch_size": patch, "vision_width": width,
-                "vision_layers": _count(shape, "visual.transformer.resblocks."),
-                "vision_heads": max(1, width // 64)}
-        stages = _count({name.replace("visual.layer", "visual.layer."): None for name in shape}, "visual.layer.")
-        side = round((shape["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
-        width = shape["visual.layer1.0.conv1.weight"][0]
-        return architecture | {
-            "image_resolution": side * 2 ** (stages + 1), "vision_width": width,
-            "vision_layers": [_count(shape, f"visual.layer{stage + 1}.") for stage in range(stages)],
-            "vision_heads": max(1, width * 32 // 64)}
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise LoadError(f"the weights are not of a CLIP architecture ({error} is missing or misshapen)") from None
-
-
-def _count(names, prefix):
-    """How many different numbers follow ``prefix`` in the names."""
-    return len({name[len(prefix):].split(".")[0] for name in names if name.startswith(prefix)})

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from clip.catalog import MEAN, STD
+
 LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
 
 
@@ -19,6 +21,9 @@ class QuickGELU(nn.Module):
 
     def forward(self, x):
         return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 
 
 class Attention(nn.Module):
@@ -51,14 +56,15 @@ def attend_backwards(query, key, value):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block, (B, L, W) -> (B, L, W)."""
+    """Pre-norm transformer block, (B, L, W) -> (B, L, W), with ``mlp_width`` (4W unless given) hidden values."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, activation="quick_gelu", mlp_width=None):
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
+        hidden = mlp_width or 4 * width
         self.mlp = nn.Sequential(OrderedDict(
-            c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)))
+            c_fc=nn.Linear(width, hidden), gelu=ACTIVATIONS[activation](), c_proj=nn.Linear(hidden, width)))
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x, attend=F.scaled_dot_product_attention):
@@ -79,10 +85,12 @@ class Transformer(nn.Module):
 
     recompute = False
 
-    def __init__(self, width, layers, heads, attend=F.scaled_dot_product_attention):
+    def __init__(self, width, layers, heads, attend=F.scaled_dot_product_attention, activation="quick_gelu",
+                 mlp_width=None):
         super().__init__()
         self.width, self.attend = width, attend
-        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
+        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, activation, mlp_width)
+                                         for _ in range(layers)))
 
     def forward(self, x, attend=None):
         """(B, L, W) -> (B, L, W), by ``attend`` instead of the usual where it is given."""
@@ -94,14 +102,15 @@ class Transformer(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT image tower, (B, 3, R, R) -> (B, D)."""
 
-    def __init__(self, resolution, patch_size, width, layers, heads, embed_dim):
+    def __init__(self, resolution, patch_size, width, layers, heads, embed_dim, activation="quick_gelu",
+                 mlp_width=None):
         super().__init__()
         scale = width ** -0.5
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn((resolution // patch_size) ** 2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation=activation, mlp_width=mlp_width)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
@@ -207,8 +216,11 @@ class CLIP(nn.Module):
     """Image tower, text tower and temperature.
 
     ``vision_layers`` is a number for a ViT and a list (blocks per stage) for a ResNet. Heads default to OpenAI's rule
-    of 64 values a head. ``vocabulary`` lists the token ids that have an embedding row of their own in a small model
-    (row i + 1 belongs to ``vocabulary[i]``); all other ids share row 0, and ``vocab_size`` counts the rows.
+    of 64 values a head, ``vision_mlp_width`` and ``transformer_mlp_width`` to four times the width. ``activation`` is
+    that of the transformers: quick_gelu or gelu. ``mean`` and ``std`` (3 numbers each, of pixels from 0 to 1) are what
+    images are normalised by before they come here. ``vocabulary`` lists the token ids that have an embedding row of
+    their own in a small model (row i + 1 belongs to ``vocabulary[i]``); all other ids share row 0, and ``vocab_size``
+    counts the rows.
     ``architecture`` repeats these arguments as plain types: what a checkpoint stores. Under a gradient a batch of
     images is encoded in ``parts``, one after the other, and each again by backward: the memory of one part.
     """
@@ -217,19 +229,24 @@ class CLIP(nn.Module):
 
     def __init__(self, *, embed_dim, image_resolution, vision_layers, vision_width, context_length, vocab_size,
                  transformer_width, transformer_heads, transformer_layers, vision_patch_size=None, vision_heads=None,
-                 vocabulary=None):
+                 vision_mlp_width=None, transformer_mlp_width=None, vocabulary=None, activation="quick_gelu", mean=MEAN,
+                 std=STD):
+        mean, std = [*mean], [*std]
         architecture = {key: value for key, value in locals().items()
                         if key not in ("self", "__class__") and value is not None}
         super().__init__()
         self.architecture = architecture
         self.context_length, self.image_resolution = context_length, image_resolution
+        self.mean, self.std = tuple(mean), tuple(std)
         if isinstance(vision_layers, (list, tuple)):
             self.visual = ModifiedResNet(vision_layers, embed_dim, vision_heads or max(1, vision_width * 32 // 64),
                                          image_resolution, vision_width)
         else:
             self.visual = VisionTransformer(image_resolution, vision_patch_size, vision_width, vision_layers,
-                                            vision_heads or max(1, vision_width // 64), embed_dim)
-        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, attend_backwards)
+                                            vision_heads or max(1, vision_width // 64), embed_dim, activation,
+                                            vision_mlp_width)
+        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, attend_backwards,
+                                       activation, transformer_mlp_width)
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
         self.ln_final = nn.LayerNorm(transformer_width)

@@ -5,8 +5,10 @@
 
 import argparse
 import difflib
+import os
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from src.cli.flags import (
     CHECK,
@@ -72,6 +74,12 @@ class Config:
     def loaded(self):
         """The files of --load, in order. Where a name with commas is that of a file, it is one."""
         return tuple(named_paths(self.values["load"])) if self.values["load"] else ()
+
+    @property
+    def beside_loaded(self):
+        """The folder in which the file of --load lies; None for a folder, a name, several files or nothing."""
+        file = self.loaded[0] if len(self.loaded) == 1 else ""
+        return Path(file).parent if os.path.isfile(file) else None
 
     @property
     def pairs(self):

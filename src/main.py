@@ -150,14 +150,14 @@ def run_task(config):
 def _train_task(config, signals):
     from src.datasets.pairs import JOINT
     from src.report.tables import scores_table
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     run = Run(config, signals=signals)
     name = JOINT if config.joint else config.train_dataset
     run.open([name])  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
-    export = Export(config.export, run.world.first)
+    export = Export(config.export, run.world.first, config.export_format)
     export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim([name], start)
     _print_origins(config)
@@ -176,13 +176,13 @@ def run_sequence(config):
 def _train_sequence(config, signals):
     from src.report.sequence import run_sequence as run_tasks
     from src.report.tables import summary_text
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     run = Run(config, signals=signals)
     run.open(config.dataset_order)
     start = starting_checkpoint(config)
-    export = Export(config.export, run.world.first)
+    export = Export(config.export, run.world.first, config.export_format)
     export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim(config.dataset_order, start)
     _print_origins(config)
@@ -195,17 +195,15 @@ def _train_sequence(config, signals):
 
 def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
-    from pathlib import Path
-
-    from src.run.build import starting_checkpoint
     from src.run.export import Export
     from src.run.task import Run
+    from src.run.weights import starting_checkpoint
     if len(config.loaded) > 1:
         rebuild_sequence(config)
         return
-    run = Run(config, config.save or (Path(config.load).parent if config.load else None))
+    run = Run(config, config.save or config.beside_loaded)
     checkpoint = starting_checkpoint(config)
-    export = Export(config.export, run.world.first)
+    export = Export(config.export, run.world.first, config.export_format)
     export.claim(checkpoint["architecture"], config.overwrite)
     with run.shown():
         _evaluate(config, run, checkpoint)
@@ -241,10 +239,11 @@ def rebuild_sequence(config):
 
 
 def run_export(config):
-    """--export without training: a checkpoint, or published weights, in open_clip's layout."""
-    from src.run.build import starting_checkpoint
+    """--export without training: a checkpoint, or published weights, in the layout of another library."""
     from src.run.export import Export
-    checkpoint, export = starting_checkpoint(config), Export(config.export)
+    from src.run.weights import starting_checkpoint
+    checkpoint = starting_checkpoint(config)
+    export = Export(config.export, layout=config.export_format)
     export.claim(checkpoint["architecture"], config.overwrite)
     export.write(checkpoint)
 

@@ -74,11 +74,11 @@ def test_wrong_value(key, text):
     ("--iter 5", ["--iter"]),  # no abbreviations: a flag to come might make them mean something else
     ("DTD", ["unknown argument DTD", "--help"]),
     ("-x", ["-x"]),
-    ("--method zscl", ["--method zscl", "did you mean ZSCL"]),
+    ("--method zsl", ["--method zsl", "did you mean ZSCL"]),
     ("--method fine-tune", ["did you mean finetune"]),
     ("--method qqqqq", ["--method qqqqq", "there are " + ", ".join(METHODS)]),
     ("--model ViT-B/61", ["--model ViT-B/61", "did you mean ViT-B/16"]),
-    ("--model rn50", ["did you mean RN50?"]),
+    ("--model rn5", ["did you mean RN50?"]),
     ("--precision fp23", ["did you mean fp32"]),
     ("--iterations", ["--iterations", "expected one argument"]),
     ("--save --load x", ["--save", "expected one argument"]),

@@ -17,7 +17,8 @@ from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
 from src.models.hooks import Hooks
 from src.models.training import train
-from src.run.build import Datasets, ZeroshotOpener, build_device, build_hooks, build_state, starting_checkpoint
+from src.run.build import Datasets, build_device, build_hooks, build_state
+from src.run.weights import ZeroshotOpener, starting_checkpoint
 
 STEPS, WARMUP, T, RATE = 10, 4, 2.0, 1e-3
 COMMAND = (f"--model toy --train-dataset toy-digits --iterations {STEPS} --warmup-length {WARMUP} --lr {RATE} "

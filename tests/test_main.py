@@ -40,8 +40,6 @@ CASES = {  # what makes it wrong: (command, what the message must hold)
     "no teacher": (ZSCL, ["--ref-model"]),
     "no reference": (f"{TASK} --method ZSCL", ["--method ZSCL", "--ref-dataset"]),
     "reference missing": (f"{TASK} --method ZSCL --ref-dataset folder:nowhere --ref-model {{model}}", ["nowhere"]),
-    "reference without sentences": (f"{ZSCL} --ref-sentences {{tones}} --ref-model {{model}}",
-                                    ["--ref-sentences", "{tones}", "sentences"]),
     "reference without texts": (f"{TASK} --method ZSCL --ref-dataset toy-reference --ref-model {{model}}",
                                 ["--ref-dataset toy-reference", "--ref-sentences"]),
     "prompts of nothing": (f"{TASK} --method lwf --text-datasets toy-reference", ["toy-reference"]),

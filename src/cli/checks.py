@@ -4,7 +4,11 @@ import difflib
 import os
 import re
 import shutil
+from pathlib import Path
 
+from clip.catalog import architecture_names
+from clip.errors import LoadError
+from clip.files import hub
 from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
 from src.cli.protocols import PROTOCOLS
 from src.datasets import class_split, find_entry, is_pairs, phase_of
@@ -112,6 +116,8 @@ def _check_model(config):
         for key in ("wise_ft", "linear_eval", "export"):
             if config.values[key]:
                 raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
+    if config.model not in architecture_names():
+        _check_other_model(config)
     if config.load and config.init == "scratch":
         raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
     if config.model_config and not config.model_name:
@@ -120,6 +126,19 @@ def _check_model(config):
         raise UserError(f"--model-name {config.model_name} needs --model-config FILE")
     if config.model_config and not config.load and config.init != "scratch":
         raise UserError("--model-config has no pretrained weights: give --init scratch or --load FILE")
+
+
+def _check_other_model(config):
+    """A name of other libraries: what has weights is loaded, what is an architecture alone needs some."""
+    if config.model in hub.open_clip_names():
+        if not config.load and config.init != "scratch":
+            near = difflib.get_close_matches(config.model, architecture_names(), n=1)
+            raise UserError(f"--model {config.model}: {f'did you mean {near[0]}? ' if near else ''}open_clip calls an "
+                            f"architecture so, without weights; name some by {config.model}:PRETRAINED, or give --load "
+                            "FILE")
+    elif config.load or config.init == "scratch":
+        other = "--load" if config.load else "--init scratch"
+        raise UserError(f"--model {config.model} names weights, and so does {other}; leave one away")
 
 
 def _check_method(config):
@@ -231,14 +250,25 @@ def _check_rates(config):
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
             and TRAINS[config.train_mode] and highest >= HIGH_RATE:
-        config.warnings.append(f"--lr {highest:g} is high for pretrained weights in a full train mode; "
-                               "published runs take 1e-5 to 5e-5")
+        which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
+        config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
+                               "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _check_folder(path):
+    try:
+        hub.weights_of_folder(Path(path))
+    except LoadError as error:
+        raise UserError(f"--load {error}") from None
 
 
 def _check_files(config):
     for path in config.loaded:
-        if not os.path.isfile(path):
-            raise UserError(f"--load {path}: no such file")
+        if os.path.isdir(path):
+            _check_folder(path)
+        if not os.path.exists(path) and not hub.is_name(path):
+            hint = f"; a model of the Hugging Face hub is {hub.HUB}{path}" if hub.REPOSITORY.fullmatch(path) else ""
+            raise UserError(f"--load {path}: no such file or folder{hint}")
     for key in ("ref_model", "model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
@@ -255,15 +285,18 @@ RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_mo
 
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
-    idle = {flag.name: f"has no effect in a {config.kind} run" for flag in given if config.kind not in flag.runs}
+    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if config.kind not in flag.runs}
     if config.kind == EVAL and not config.linear_eval:
-        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in LINEAR if config.given(key)}
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
+                 if config.given(key)}
     if config.kind == EVAL and config.linear_eval and config.eval_datasets:
         idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
-    if config.kind == EVAL and config.overwrite and not config.export:
-        idle["--overwrite"] = "has no effect without --export in an evaluation run"
+    if config.given("export_format") and not config.export:
+        idle.setdefault("--export-format", "has no effect without --export")
+    if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
+        idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
     if config.kind == EVAL and config.given("method") and config.method in METHODS:
-        idle["--method"] = f"has no effect in a {config.kind} run: {config.method} is scored as plain CLIP"
+        idle["--method"] = f"has no effect in {a_run(config.kind)}: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
@@ -281,6 +314,11 @@ def _without_effect(config):
     return [f"{name} {reason}" for name, reason in idle.items()]
 
 
+def a_run(kind):
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"
+
+
+RESUMING = ("resume", "save_interval")  # of evaluations only a linear layer resumes
 # What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
 LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [

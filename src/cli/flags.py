@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clip.catalog import architecture_names
+from clip.files import hub
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -36,6 +37,16 @@ MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
 WEIGHTS = (*MODEL, EXPORT)
 EXPORTING = (*SCORING, EXPORT)
 
+DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
+          "double": "fp64"}  # as torch calls them
+
+
+def is_other_model(text):
+    """Whether --model names weights or an architecture of other libraries. A repository's bare ORG/NAME may be a typing
+    error in one of our names, which also have a slash."""
+    near = difflib.get_close_matches(text.lower(), [name.lower() for name in architecture_names()], n=1)
+    return hub.is_name(text) or text in hub.open_clip_names() or not near and bool(hub.REPOSITORY.fullmatch(text))
+
 
 def datasets(text):
     """Names joined by commas, class splits written out."""
@@ -45,8 +56,9 @@ def datasets(text):
 @dataclass(frozen=True)
 class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
-    default as documentation says it, where that differs from ``default``; ``example``: the words after its name in an
-    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text that it means without one.
+    default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
+    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
     """
 
     name: str
@@ -54,6 +66,8 @@ class Flag:
     default: Any = None
     parse: Callable[[str], Any] = str
     choices: tuple = ()
+    means: dict[str, str] = field(default_factory=dict)
+    also: Callable[[str], bool] | None = None
     switch: bool = False
     repeated: bool = False
     runs: tuple = TRAINING
@@ -106,7 +120,8 @@ def training_flags():
         Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
              "less memory, a third more time", 1, whole(1), example="4 --batch-size 64"),
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
-             "ones", "auto", choices=("auto", "eval", "train"), example="train --model RN50"),
+             "ones on class data and updates them on image-text pairs", "auto",
+             choices=("auto", "eval", "train"), example="train --model RN50"),
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
@@ -119,34 +134,37 @@ def checkpoint_flags():
     return [
         Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
              metavar="DIR", example="ckpt/run"),
-        Flag("--load", "initial weights: ours, OpenAI's, open_clip's; the start of the next task, not of an "
-             "interrupted one; A,B,C with --eval-only: the matrix of the sequence that left these files", runs=WEIGHTS,
-             metavar="FILE", example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
+        Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
+             "hf-hub:ORG/NAME; the start of the next task, not of an interrupted one; A,B,C with --eval-only: the "
+             "matrix of the sequence that left these files", runs=WEIGHTS, metavar="FILE",
+             example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
-               numbers=False),
-        switch("--overwrite", "replace a finished task that was made with another configuration, and what --export DIR "
-               "holds of another one", runs=EXPORTING, numbers=False),
-        Flag("--save-interval", "steps or time between resume points, such as 500 or 10m", "10m", rhythm,
-             numbers=False, example="500"),
+               runs=SCORING, numbers=False),
+        switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
+               "--export DIR holds of another one", runs=EXPORTING, numbers=False),
+        Flag("--save-interval", "steps (of a linear layer epochs) or time between resume points, such as 500 or 10m",
+             "10m", rhythm, runs=SCORING, numbers=False, example="500"),
     ]
 
 
 def model_flags():
     return [
-        Flag("--model", "architecture and pretrained weights", "ViT-B/16", choices=tuple(architecture_names()),
-             runs=WEIGHTS, example="ViT-L/14"),
-        Flag("--model-config", "YAML file of an architecture of one's own", runs=WEIGHTS, metavar="FILE",
-             example="my.yaml --model-name small --init scratch"),
-        Flag("--model-name", "which architecture of --model-config", runs=WEIGHTS, metavar="KEY",
-             example="small --model-config my.yaml --init scratch"),
+        Flag("--model", "architecture and pretrained weights; also hf-hub:ORG/NAME, local-dir:DIR, open_clip's "
+             "NAME:PRETRAINED, and with --load its NAME alone, such as ViT-B-32 or ViT-B-32-quickgelu", "ViT-B/16",
+             choices=tuple(architecture_names()), also=is_other_model, runs=WEIGHTS, example="ViT-L/14"),
+        Flag("--model-config", "YAML file of a custom architecture; with --load those keys suffice that the weights do "
+             "not tell: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
+             metavar="FILE", example="my.yaml --model-name small --init scratch"),
+        Flag("--model-name", "which architecture of --model-config; ViT and RN: its only one of that kind",
+             runs=WEIGHTS, metavar="KEY", example="small --model-config my.yaml --init scratch"),
         Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
              choices=("auto", "pretrained", "scratch"), runs=WEIGHTS, example="scratch --model RN50"),
         Flag("--clip-cache", "folder of downloaded weights", runs=WEIGHTS, numbers=False, metavar="DIR",
              shown="$CLIP_CACHE or ~/.cache/clip", example="weights"),
-        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"), runs=MODEL,
-             numbers=False, example="cpu"),
+        Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"),
+             means={"gpu": "cuda"}, runs=MODEL, numbers=False, example="cpu"),
         Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
-             choices=("auto", "fp32", "bf16", "fp16", "fp64"), runs=MODEL, example="bf16"),
+             choices=("auto", "fp32", "bf16", "fp16", "fp64"), means=DTYPES, runs=MODEL, example="bf16"),
         switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL, example="--precision fp32"),
         Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
              "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False, example="4"),
@@ -156,8 +174,8 @@ def model_flags():
 def distillation_flags():
     return [
         Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME", example="ImageNet --method ZSCL"),
-        Flag("--ref-sentences", "reference texts: a dataset with sentences, or random", metavar="NAME",
-             example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
+        Flag("--ref-sentences", "reference texts: a dataset with sentences or classes (their training prompts), or "
+             "random", metavar="NAME", example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
         Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
              shown="none", example="Flowers,Food --method lwf"),
         Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE",
@@ -217,7 +235,7 @@ def projection_flags():
              choices=("gradient", "update"), example="gradient --orthogonal-gradients-path ckpt/run/grad_DTD.pth"),
         Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1),
              example="0.99 --orthogonal-gradients 10"),
-        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"),
+        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"), means=DTYPES,
              example="fp16 --orthogonal-gradients 10"),
         Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit",
              example="4 --orthogonal-gradients 10"),
@@ -358,9 +376,12 @@ def output_flags():
              choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
-        Flag("--export", "write the model to this folder in open_clip's layout, as safetensors: that of the finished "
-             "(last) task; with --eval-only the one that is scored; without any task and --eval-only, --load FILE or "
-             "--model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
+        Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "
+             "finished (last) task; with --eval-only the one that is scored; without any task and --eval-only, --load "
+             "FILE or --model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
+        Flag("--export-format", "whose layout --export writes: open_clip's, or that of transformers' CLIPModel (ViTs "
+             "only)", "open_clip", choices=("open_clip", "transformers"), runs=EXPORTING, numbers=False,
+             example="transformers --export ckpt/hf --load ckpt/run/DTD.pth"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False, example="50"),
     ]
@@ -387,7 +408,8 @@ def read_value(flag, text):
         _refuse_what_no_value_is(flag, part)
     if flag.name == "--method" and ".py:" in text:
         return text
-    if flag.choices and text not in flag.choices:
+    text = _choice_meant(flag, text)
+    if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
         near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
         meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
         hint = f"did you mean {meant}? " if meant else ""
@@ -395,6 +417,15 @@ def read_value(flag, text):
     if flag.repeated:
         return dict(_parsed(flag, part) for part in text)
     return _parsed(flag, text)
+
+
+def _choice_meant(flag, text):
+    """One of a flag's choices where the text says it in other capitals or another common word, else the text."""
+    if not flag.choices:
+        return text
+    meant = flag.means.get(text.lower(), text)
+    same = [choice for choice in flag.choices if choice.lower() == meant.lower()]
+    return same[0] if len(same) == 1 and meant not in flag.choices else meant
 
 
 def _refuse_what_no_value_is(flag, text):

@@ -6,7 +6,7 @@ counted; an image that is listed and not there is an error that names it, or cou
 
 import functools
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from src.datasets.annotations import finds, placed, read_captions
 from src.datasets.common import Split, Task, own_path
@@ -192,7 +192,7 @@ def _usable(name, path, rows, folder=None, skip=False):
         elif file is None:
             faults.append((row.place or f"image {row.file}", f"{row.file} is not there"))
         else:
-            kept.append(row.at(file))
+            kept.append(row.at(PurePosixPath(file).as_posix()))  # ./1.jpg is 1.jpg
     if rows and not kept:
         raise UserError(f"{name}: none of the {len(rows)} rows of {path} can be used; the first is {faults[0][0]}: "
                         f"{faults[0][1]}")

@@ -148,20 +148,23 @@ def _separator(name, path, text, wanted):
     stated = STATED.fullmatch(lines[0])
     if stated and len(lines) > 1:
         return stated[1]
-    headers = {separator: [column_key(cell) for cell in _first_cells(lines[0], separator)] for separator in SEPARATORS}
+    headers = {separator: _first_cells(lines[0], separator) for separator in SEPARATORS}
     fitting = [separator for separator, header in headers.items()
-               if all(any(column in header for column in names) for names in wanted.values())]
+               if all(any(column in map(column_key, header) for column in names) for names in wanted.values())]
     if len(fitting) > 1:
         raise UserError(f"{name}: {path} can be separated by {' or by '.join(SEPARATORS[one] for one in fitting)}; "
                         "leave one of them out of the line that names the columns")
-    return fitting[0] if fitting else max(SEPARATORS, key=lambda one: len(headers[one]))
+    if not fitting:
+        best = max(SEPARATORS, key=lambda one: len(headers[one]))
+        _columns(name, path, headers[best], wanted, f"separated by {SEPARATORS[best]}")
+    return fitting[0]
 
 
 def _first_cells(line, separator):
     try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])]
     except csv.Error:
-        return [line]
+        return [line.strip()]
 
 
 def _split(name, path, text, separator):
@@ -208,13 +211,20 @@ def _unswallowed(name, path, text, separator, header, rows):
 
 
 def _too_long(name, path, header, rows, separator):
-    """A sentence about the first row that has more cells than the header names; None where there is none."""
+    """A sentence about the first row that has more cells than the header names; None where there is none. Columns
+    without a name at the end are none: spreadsheets write them, and empty cells below."""
+    named = len(_without_last_blanks(header))
     what = "a comma" if separator == "," else f"the separator ({SEPARATORS.get(separator, separator)})"
     for line, cells in rows:
-        if len(cells) > len(header):
-            return (f"{name}: line {line} of {path} has {len(cells)} cells, its header names {len(header)} columns "
-                    f"({_shown(header)}); a text that holds {what} must stand in quotation marks")
+        if len(cells) > len(header) or len(_without_last_blanks(cells)) > named:
+            return (f"{name}: line {line} of {path} has {len(cells)} cells, its header names {named} columns "
+                    f"({_shown(header[:named])}); a text that holds {what} must stand in quotation marks")
     return None
+
+
+def _without_last_blanks(cells):
+    last = max((index for index, cell in enumerate(cells) if cell), default=-1)
+    return cells[:last + 1]
 
 
 def _quoted(name, path, rows):
@@ -278,7 +288,7 @@ def _columns(name, path, header, wanted, how):
             raise UserError(f"{name}: {path} has the column {' and the column '.join(same)}; rename all but one")
         if not found[kind] and kind in wanted:
             first = ("; its first line has to name the columns, as in image," + kind.replace("image", "label")
-                     if any(PICTURE.match(str(cell)) for cell in header) else "")
+                     if len(header) == 1 or any(PICTURE.match(str(cell)) for cell in header) else "")
             raise UserError(f"{name}: {path} has no column {' or '.join(names[:4])}; it has {_shown(header)} ({how})"
                             f"{first}")
     return found
@@ -290,11 +300,31 @@ def _table(name, path, rows, columns):
         chosen["label"] = min(columns["label"], key=lambda column: _all_numbers(rows, column))
     if "split" in chosen and chosen["split"] != "split":
         chosen["split"] = next((column for column in columns["split"] if _any_part(rows, column)), None)
+    _find_split(name, path, rows, chosen)
     for kind, names in columns.items():
         if kind != "split" and len(names) > 1:
             others = ", ".join(column for column in names if column != chosen[kind])
             print(f"note: {name}: the {kind} is read from the column {chosen[kind]}, not from {others}")
     return Table(rows, {kind: column for kind, column in chosen.items() if column})
+
+
+def _find_split(name, path, rows, chosen):
+    """Take a column of another name for that of splits where all its cells name parts, and not all the same."""
+    if chosen.get("split"):
+        return
+    others = dict.fromkeys(column for row in rows for column in row.cells)
+    found = [column for column in others if column not in chosen.values() and _all_parts(rows, column)]
+    if len(found) > 1:
+        raise UserError(f"{name}: {path} has several columns that name splits, {' and '.join(map(str, found))}; call "
+                        "one of them split")
+    if found:
+        chosen["split"] = found[0]
+        print(f"note: {name}: the split is read from the column {found[0]}")
+
+
+def _all_parts(rows, column):
+    return len({part_of(row.cells.get(column)) for row in rows} - {None}) > 1 and all(
+        part_of(row.cells.get(column)) for row in rows)
 
 
 def _all_numbers(rows, column):

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from pathlib import PurePosixPath
 
 from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import place_of, stored_halves
@@ -69,7 +70,8 @@ def _splits(folder, rows, numbers):
 def _contradictions(name, rows):
     """Sentences about images that stand in the table with two labels or in two splits."""
     labels, parts = {}, {}
-    for part, file, label in rows:
+    for part, listed, label in rows:
+        file = PurePosixPath(listed).as_posix()  # ./1.jpg is 1.jpg
         labels.setdefault(file, set()).add(label)
         parts.setdefault(file, set()).add(part)
     for found, what in ((labels, "labels"), (parts, "splits")):

@@ -19,6 +19,37 @@ FMOW_NAMES = (
     "smokestack, solar_farm, space_facility, stadium, storage_tank, surface_mine, swimming_pool, toll_booth, tower, "
     "tunnel_opening, waste_disposal, water_treatment_facility, wind_farm, zoo").replace("_", " ").split(", ")
 
+# English names by the column y of categories.csv, which has Latin ones: published zero-shot figures are of these.
+IWILDCAM_NAMES = (
+    "empty; white-lipped peccary; central american agouti; lowland paca; cougar; south american tapir; collared "
+    "peccary; red brocket; ocelot; ruddy quail-dove; south american coati; nine-banded armadillo; tayra; common "
+    "opossum; crab-eating raccoon; jaguar; giant anteater; great tinamou; tapeti; jaguarundi; margay; brown brocket; "
+    "gray four-eyed opossum; wild goat; cattle cow bull; sheep; wolf; scrub hare; olive baboon; common genet; cape "
+    "bushbuck; slender mongoose; african bush elephant; gambian pouched rat; steenbok; striped hyena; impala; spotted "
+    "hyena; caracal; wild horse; lion; common eland; waterbuck; common warthog; leopard; white-tailed mongoose; "
+    "black-backed jackal; african buffalo; plains zebra; giraffe; hartebeest; vervet monkey; günther's dik-dik; "
+    "bushpig; grant's gazelle; thomson's gazelle; common ostrich; aardvark; cheetah; white-bellied bustard; wildcat; "
+    "east african oryx; buff-crested bustard; kori bustard; black-bellied bustard; great argus; leopard cat; banded "
+    "palm civet; indian muntjac; wild boar; sun bear; sambar deer; malayan porcupine; asian golden cat; tiger; "
+    "three-striped ground squirrel; common emerald dove; cape genet; crested porcupine; african wild dog; rock hyrax; "
+    "dog; unknown bird; unknown bat; amazonian motmot; black agouti; geotrygon; white-nosed coati; northern tamandua; "
+    "opossum; crested guan; hummingbird; plain parakeet; dromedary; bat-eared fox; vulturine guineafowl; zebra; "
+    "aardwolf; serval; greater kudu; hippopotamus; spotted thick-knee; masked palm civet; marbled cat; dhole; asian "
+    "water monitor; yellow-throated marten; banded linsang; crested partridge; salvadori's pheasant; bronze-tailed "
+    "peacock-pheasant; sunda pangolin; sumatran serow; macaque; handsome spurfowl; l'hoest's monkey; black-fronted "
+    "duiker; african brush-tailed porcupine; chimpanzee; blue monkey; mountain squirrel; western yellow wagtail; "
+    "yellow-whiskered greenbul; little greenbul; charming thicket rat; forest giant squirrel; boehm's bush squirrel; "
+    "yellow-backed duiker; common rufous-nosed rat; moustached grass warbler; peters's striped mouse; african wading "
+    "rat; stella wood mouse; servaline genet; side-striped jackal; african pygmy mouse; ross's turaco; tambourine "
+    "dove; tullberg's soft-furred mouse; big-eared swamp rat; egyptian goose; link rat; grey-winged francolin; olive "
+    "thrush; brocket deer; gray fox; ocellated turkey; great curassow; lowland paca; baird's tapir; raccoon; "
+    "white-tailed deer; grey-headed dove; central american red brocket; striped hog-nosed skunk; yucatan brown "
+    "brocket; plain chachalaca; thomas's langur; sunda clouded leopard; sumatran hog badger; mouse-deer; sumatran "
+    "treepie; rufous-vented niltava; silver-eared mesia; red-billed partridge; gallopheasants; javan whistling "
+    "thrush; crestless fireback; crested serpent eagle; blue whistling thrush; collared mongoose; crab-eating fox; "
+    "motorcycle; deer mouse; jaguarundi; bare-throated tiger heron; blue ground dove; red squirrel; unknown bird; "
+    "grey-cowled wood rail; unknown dove; central american red brocket").split("; ")
+
 # Splits of the framework -> splits of wilds, where "test" and "val" mean out of distribution.
 PARTS = {"train": "train", "val": "id_val", "test": "id_test", "ood_val": "val", "ood_test": "test"}
 
@@ -30,7 +61,7 @@ def open_fmow(name, root):
 
 
 def open_iwildcam(name, root):
-    """Class names are those of the dataset's own ``categories.csv`` (columns y and name), lower-cased."""
+    """Class names are IWILDCAM_NAMES of the species that the dataset's own ``categories.csv`` lists (column y)."""
     dataset, folder = _open(name, root, "iwildcam", "iwildcam_v2.0")
     file = lambda index: f"train/{dataset._input_array[index]}"  # noqa: E731
     return Task(name, _species(name, folder / "categories.csv", root), IWILDCAM, _splits(dataset, file))
@@ -60,7 +91,10 @@ def _species(name, path, root):
     if not {"y", "name"} <= set(table.columns):
         raise UserError(f"{name}: {path} lacks the columns y and name; see section {name} of datasets.md")
     known = table[table["y"] < 99999].sort_values("y")  # 99999 marks species that no image shows
-    return [label.lower() for label in known["name"]]
+    if strangers := [str(y) for y in known["y"] if y not in range(len(IWILDCAM_NAMES))]:
+        raise UserError(f"{name}: {path} lists species {strangers[0]} (column y), and iwildcam_v2.0 has 0 to "
+                        f"{len(IWILDCAM_NAMES) - 1}; see section {name} of datasets.md")
+    return [IWILDCAM_NAMES[y] for y in known["y"]]
 
 
 def _splits(dataset, file):

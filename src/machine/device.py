@@ -33,8 +33,8 @@ class Device:
         self.autocast_type = AUTOCAST[self.precision]
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
-        self._mean = self.tensor(MEAN).view(3, 1, 1)
-        self._std = self.tensor(STD).view(3, 1, 1)
+        self._statistics = None  # by which images are normalised: those of the first model that is placed
+        self._normalise_by(MEAN, STD)
 
     def _take(self, index):
         if self.device.type == "mps":
@@ -54,7 +54,20 @@ class Device:
         return torch.tensor(values, dtype=self.weight_type, device=self.device)
 
     def place(self, module):
+        """Move a module to the device. The first CLIP decides how images are normalised; UserError for another one that
+        asks for something else, since both are shown the same pixels."""
+        if hasattr(module, "std"):
+            asked = tuple(module.mean), tuple(module.std)
+            if self._statistics not in (None, asked):
+                raise UserError("two models of this run normalise images otherwise: by mean "
+                                f"{_three(self._statistics[0])} and by {_three(asked[0])}, standard deviation "
+                                f"{_three(self._statistics[1])} and {_three(asked[1])}; give weights that agree")
+            self._statistics = asked
+            self._normalise_by(*asked)
         return module.to(self.device, self.weight_type)
+
+    def _normalise_by(self, mean, std):
+        self._mean, self._std = (self.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     def autocast(self):
         if self.autocast_type is None:
@@ -66,7 +79,7 @@ class Device:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def batch(self, batch):
-        """Host batch of uint8 images -> the device, normalised by CLIP's mean and deviation."""
+        """Host batch of uint8 images -> the device, normalised by the model's mean and standard deviation."""
         return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True),
                      labels_on_host=batch.labels, indices=batch.indices)
 
@@ -160,6 +173,10 @@ class Device:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+
+def _three(values):
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _is_there(kind):

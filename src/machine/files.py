@@ -34,13 +34,18 @@ def parse_json(text):
         raise ValueError("it is nested too deeply") from None
 
 
+def reject_nul(text):
+    """ValueError for a text with NUL, which the csv module rejects on Python 3.10 and accepts since 3.11."""
+    if "\0" in text:
+        raise ValueError("it holds NUL characters, so it is no text")
+
+
 def read_lines(path):
     """Lines of a text file, without blank ones, spaces around them and a byte order mark. OSError where it cannot be
     read, ValueError where it holds no names."""
     with open(path, encoding="utf-8-sig") as file:
         text = file.read(MOST_LETTERS + 1)
-    if "\0" in text:
-        raise ValueError("it holds NUL characters, so it is no text")
+    reject_nul(text)
     if len(text) > MOST_LETTERS:
         raise ValueError(f"it holds more than {MOST_LETTERS:,} letters")
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -27,7 +27,8 @@ WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a valu
 
 @dataclass(frozen=True)
 class Scores:
-    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes). Frames of videos also have pm-0 and
+    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes). ``per_class`` is the mean of the
+    classes' own top-1, over those that have an image; scores of older runs lack it. Frames of videos also have pm-0 and
     pm-10 (``src.datasets.video``)."""
 
     top1: float
@@ -36,6 +37,7 @@ class Scores:
     n: int
     pm0: float | None = None
     pm10: float | None = None
+    per_class: float | None = None
 
     def summary(self):
         """What a checkpoint's history tells."""
@@ -43,6 +45,12 @@ class Scores:
 
     def __str__(self):
         return f"{self.top1:.1f}"
+
+
+def mean_per_class(hits, support):
+    """Hits and images of each class -> the mean of the classes' own accuracies in percent, of those with images."""
+    shares = [right / images for right, images in zip(hits, support, strict=True) if images]
+    return 100 * sum(shares) / len(shares)
 
 
 @contextlib.contextmanager
@@ -83,6 +91,24 @@ class Classifier:
     def __call__(self, features, scale):
         """(B, D) -> (B, C)"""
         return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
+
+
+def other_classes(history, file, classnames):
+    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes; None if the
+    checkpoint's ``history`` names the same classes in the same order.
+
+    Files are called by the last word of a path, which two datasets may share.
+    """
+    known = next((entry["classnames"] for entry in reversed(history)
+                  if entry.get("dataset") == file and "classnames" in entry), None)
+    if known is None:
+        return "the checkpoint does not say which classes it was trained on"
+    pairs = enumerate(itertools.zip_longest(known, classnames), start=1)
+    for number, (there, here) in pairs:
+        if there != here:
+            return (f"it was trained on other classes or another order (number {number} of {len(known)} is {there!r} "
+                    f"there, {here!r} here)")
+    return None
 
 
 def require_head_fits(head, task, width):
@@ -230,12 +256,13 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 
 @torch.no_grad()
 def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
-                  logits=None, cache=None, world=None, counted=uncounted):
+                  logits=None, cache=None, world=None, counted=uncounted, keep=None):
     """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
     are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
 
-    ``spaces``: {name: what ``evaluate`` takes for that task}. ``counted``: see ``uncounted``. Other options are those
-    of ``evaluate``.
+    ``spaces``: {name: what ``evaluate`` takes for that task}. ``counted``: see ``uncounted``. ``keep(name, space,
+    Predictions)`` is called with every image's prediction, once a task and space. Other options are those of
+    ``evaluate``.
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
@@ -244,7 +271,7 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
         yield {} if name not in scored else _scores(model, name, scored[name].split, next(loaded), device, classifiers,
-                                                    spaces[name], logits, world, counted)
+                                                    spaces[name], logits, world, counted, keep)
 
 
 @dataclass(frozen=True)
@@ -282,9 +309,30 @@ def _loaded(scored, batch_size, world):
         yield next(pools[images.workers])
 
 
-def _scores(model, own, images, batches, device, classifiers, spaces, logits, world, counted):
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of each image that could be decoded, in one label space: lists of equal length, in the order of
+    the ``images`` Split.
+
+    ``places``: the image's number there; ``labels``: its class; ``predictions``: (dataset, class number) of the highest
+    score; ``probabilities``: its softmax; ``ranks``: the place of the true class, from 1. ``hits`` and ``support``
+    count per class.
+    """
+
+    images: Split
+    places: Sequence[int]
+    labels: Sequence[int]
+    predictions: Sequence[tuple]
+    probabilities: Sequence[float]
+    ranks: Sequence[int]
+    hits: Sequence[int]
+    support: Sequence[int]
+
+
+def _scores(model, own, images, batches, device, classifiers, spaces, logits, world, counted, keep):
     """{label space: Scores} of the ``own`` dataset's images, of which ``batches`` are this process's."""
-    tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world)
+    tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world,
+                             keep is not None)
                for space, names in spaces.items()}
     needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
     heads = [classifiers[part].weights for part in needed]
@@ -297,25 +345,34 @@ def _scores(model, own, images, batches, device, classifiers, spaces, logits, wo
                 scores = [classifiers[part](features, model.logit_scale.exp()) for part in needed]
             scores = dict(zip(needed, scores, strict=True))
             for tally in tallies.values():
-                tally.add(scores, batch.labels)
-    return {space: tally.scores() for space, tally in tallies.items()}
+                tally.add(scores, batch)
+    found = {space: tally.scores() for space, tally in tallies.items()}
+    for space, tally in tallies.items() if keep else ():
+        keep(own, space, tally.told())
+    return found
 
 
 class _Tally:
     """Hits in one label space: the classes of ``parts`` [(dataset, classes)] side by side."""
 
-    def __init__(self, own, parts, images, device, world):
-        sizes, self.world, self.images = dict(parts), world, len(images)
+    def __init__(self, own, parts, images, device, world, keeps):
+        sizes, self.world, self.images, self.keeps = dict(parts), world, images, keeps
+        self.sizes, self.own, self.rows = sizes, own, []
         self.names, self.classes = list(sizes), sum(sizes.values())
         self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # where the own classes begin
         self.k, self.total, self.video = min(5, self.classes), 0, images.video
         self.hits, self.predictions = torch.zeros(self.k, dtype=torch.long, device=device.device), []
+        self.by_class = torch.zeros(2, sizes[own], dtype=torch.long, device=device.device)  # top-1 hits, images
 
-    def add(self, scores, labels):
-        """{dataset: (B, C)}, (B,) labels among the own classes."""
-        joined = torch.cat([scores[name] for name in self.names], dim=1)                   # (B, sum of C)
-        self.hits += top_k_hits(joined, labels + self.first, self.k).sum(dim=0)
+    def add(self, scores, batch):
+        """{dataset: (B, C)}, and the Batch with its (B,) labels among the own classes."""
+        joined, labels = torch.cat([scores[name] for name in self.names], dim=1), batch.labels  # (B, sum of C)
+        hits = top_k_hits(joined, labels + self.first, self.k)                             # (B, k)
+        self.hits += hits.sum(dim=0)
         self.total += len(labels)
+        self.by_class.index_add_(1, labels, torch.stack([hits[:, 0].long(), torch.ones_like(labels)]))
+        if self.keeps:
+            self.rows.append(self._rows(joined, batch))
         if self.video is not None:  # a class of another dataset is a negative number or one too large: a miss
             self.predictions += (joined.argmax(dim=1) - self.first).tolist()
 
@@ -323,10 +380,39 @@ class _Tally:
         """Of all processes' images, each counted once."""
         *hits, total = self.world.sum(torch.cat([self.hits, self.hits.new_tensor([self.total])])).tolist()
         top1, top5 = 100 * hits[0] / total, 100 * hits[-1] / total
+        self.by_class = self.world.sum(self.by_class)
+        per_class = mean_per_class(*self.by_class.tolist())
         if self.video is None:
-            return Scores(top1, top5, self.k, total)
-        top1, pm0, pm10 = self.video.scores(self.world.interleave(self.predictions, self.images))
-        return Scores(top1, top5, self.k, total, pm0, pm10)
+            return Scores(top1, top5, self.k, total, per_class=per_class)
+        top1, pm0, pm10 = self.video.scores(self.world.interleave(self.predictions, len(self.images)))
+        return Scores(top1, top5, self.k, total, pm0, pm10, per_class)
+
+    def _rows(self, joined, batch):
+        """(B, 5): of each image its place among this process's, label, predicted class, its probability, and the rank
+        of the label. Double precision holds all of them."""
+        wide = joined if joined.device.type == "mps" else joined.double()
+        ranks = (~top_k_hits(joined, batch.labels + self.first, joined.shape[1])).sum(dim=1) + 1
+        probabilities, predicted = wide.softmax(dim=1), joined.argmax(dim=1)
+        chosen = probabilities.gather(1, predicted[:, None])[:, 0]
+        return torch.stack([column.to(wide.dtype) for column in (
+            batch.indices.to(joined.device), batch.labels, predicted, chosen, ranks)], dim=1)
+
+    def told(self):
+        """-> Predictions of all processes' images."""
+        size, world = len(self.images), self.world
+        rows = torch.cat(self.rows) if self.rows else self.hits.new_zeros(0, 5, dtype=torch.double)  # (n, 5)
+        table = rows.new_zeros(size, 6)  # the last column says that an image was decoded
+        places = rows[:, 0].long() * world.size + world.rank
+        table[places, 0] = places.to(rows.dtype)
+        table[places, 1:5], table[places, 5] = rows[:, 1:], 1
+        table = world.sum(table)
+        found = table[table[:, 5] > 0].tolist()
+        owners = [(name, number) for name in self.names for number in range(self.sizes[name])]
+        places, labels, predicted, probabilities, ranks, _ = zip(*found, strict=True)
+        hits, support = self.by_class.tolist()
+        return Predictions(self.images, [*map(int, places)], [*map(int, labels)],
+                           [owners[int(number)] for number in predicted], list(probabilities), [*map(int, ranks)], hits,
+                           support)
 
 
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):

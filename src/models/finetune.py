@@ -224,13 +224,15 @@ class Distill(Finetune):
 
 
 def reference_texts(state, ref_sentences, text_datasets, default):
-    """Tokens (M, L) of the reference texts: ``text_datasets`` > random > ``ref_sentences`` > ``default`` (a list)."""
+    """Tokens (M, L) of the reference texts: ``text_datasets`` > random > ``ref_sentences`` > ``default`` (a list).
+    ``ref_sentences`` names a dataset with sentences, or one with classes: its training prompts (Zheng et al., 2023)."""
     if ref_sentences == "random" and not text_datasets:
         return random_tokens(state.model, state.settings.seed)
     if text_datasets:
         texts = [prompt for name in text_datasets for prompt in state.open_task(name).prompts()]
     elif ref_sentences:
-        texts = state.open_task(ref_sentences).sentences
+        task = state.open_task(ref_sentences)
+        texts = task.sentences or task.prompts()
     else:
         texts = default
     return tokens_of(state.model, texts)

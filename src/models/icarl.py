@@ -5,7 +5,7 @@ import torch
 from src.datasets import stem
 from src.datasets.common import Split, seed_of
 from src.errors import UserError
-from src.models.evaluation import encode_split
+from src.models.evaluation import encode_split, other_classes
 from src.models.finetune import ClassesOfTasks, Distill, Finetune, Prompts, Reference
 from src.models.modeling import ClassificationHead, tokens_of
 
@@ -119,7 +119,8 @@ def _reopened(state, entry):
 
 def _class_scores(state, entry, task):
     """(B, D) -> (B, C): the linear head that the task left, as it is scored by it, or its prompts."""
-    head = state.heads.get(stem(entry["source"]))
-    if head is None:
+    file = stem(entry["source"])
+    head = state.heads.get(file)
+    if head is None or other_classes(state.history, file, task.classnames):
         return Prompts(state, task.prompts())
     return ClassificationHead.unpacked(head, state.model.logit_scale).requires_grad_(False)

@@ -17,7 +17,7 @@ from src.datasets.common import Split, balanced_subset, evaluation_batches, orde
 from src.datasets.transforms import AugmentTransform, MarginTransform
 from src.errors import UserError
 from src.machine.distributed import World
-from src.models.evaluation import Scores, in_eval_mode
+from src.models.evaluation import Scores, in_eval_mode, mean_per_class
 from src.models.helpers import learning_rate, top_k_hits
 from src.models.modeling import ClassificationHead
 
@@ -25,7 +25,8 @@ UNSEEN = -1  # the label of an image that could not be decoded
 
 
 def linear_evaluation(model, task, device, epochs=100, lr=0.3, wd=1e-6, batch_size=256, percent=100,
-                      cache_features=False, seed=42, workers=0, world=None, log=None, split="test"):
+                      cache_features=False, seed=42, workers=0, world=None, log=None, split="test", keep=None,
+                      start=None):
     """Scores, in percent, of a linear layer trained on a task's ``train`` images and read on ``split``, or on ``val``
     where a task has no test images. The model stays as it is.
 
@@ -40,17 +41,19 @@ def linear_evaluation(model, task, device, epochs=100, lr=0.3, wd=1e-6, batch_si
     count = max(len(set(train.labels)), round(len(train) * percent / 100))
     train = train.subset(balanced_subset(train.labels, count, seed_of(seed, "subset")))
     head = train_head(model, train, len(task.classnames), device, epochs, lr, wd, batch_size, cache_features,
-                      seed, workers, world, log)
+                      seed, workers, world, log, keep, start)
     return score_head(model, head, scored, device, batch_size, workers, world)
 
 
 def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch_size=256, cache_features=False,
-               seed=42, workers=0, world=None, log=None):
+               seed=42, workers=0, world=None, log=None, keep=None, start=None):
     """A ClassificationHead (classes, D) trained on a split's images, D being the model's.
 
     ``lr`` is the rate of the first epoch, ``wd`` acts on weights and bias, ``batch_size`` is over all processes.
     ``cache_features``: no augmentation; each image is encoded once and its features stay on the device.
-    ``log({"epoch", "loss", "lr"})`` is called after each epoch with the mean loss over its images.
+    ``log({"epoch", "loss", "lr"})`` is called after each epoch with the mean loss over its images, and then
+    ``keep({"iteration", "head", "optimizer"})`` with the epochs done; ``start`` is what it was given: training resumes
+    there, with the same bits.
     UserError: a ``batch_size`` that the processes cannot share evenly.
     """
     world = world or World()
@@ -61,11 +64,14 @@ def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch
     weight = 0.01 * torch.randn(classes, width, generator=generator, dtype=torch.float64)  # equal in every precision
     head = ClassificationHead(weight.to(like), like.new_zeros(classes))
     optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.9, weight_decay=wd)
+    if start:
+        head.load_state_dict(start["head"])
+        optimizer.load_state_dict(start["optimizer"])
     nothing = like.new_zeros(0, width), torch.zeros(0, dtype=torch.long, device=like.device)
     with in_eval_mode(model):
         if cache_features:
             features, labels = _all_features(model, split, device, local, workers, world)
-        for epoch in range(epochs):
+        for epoch in range(start["iteration"] if start else 0, epochs):
             optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs, 0, lr)
             # Every size-th of the order: of each global batch, this process's rows.
             rows = order_of_epoch(len(split), seed, epoch)[world.rank::world.size]
@@ -82,6 +88,8 @@ def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch
             mean = (world.sum(total) / images).item()  # also where nothing is logged: all processes add up or none
             if log:
                 log({"epoch": epoch, "loss": mean, "lr": optimizer.param_groups[0]["lr"]})
+            if keep:
+                keep({"iteration": epoch + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()})
     return head
 
 
@@ -103,12 +111,16 @@ def score_head(model, head, split, device, batch_size=256, workers=0, world=None
     world, k = world or World(), min(5, len(head.bias))
     own, local = split.subset(range(world.rank, len(split), world.size)), max(1, batch_size // world.size)
     counts = torch.zeros(k + 1, dtype=torch.long, device=head.bias.device)              # hits among 1 to k, images
+    by_class = counts.new_zeros(2, len(head.bias))                                      # hits, images
     with in_eval_mode(model):
         for features, labels in _encoded(model, own, MarginTransform(model.image_resolution), device, local, workers):
-            counts[:k] += top_k_hits(head(features), labels, k).sum(dim=0)
+            hits = top_k_hits(head(features), labels, k)
+            counts[:k] += hits.sum(dim=0)
             counts[k] += len(labels)
+            by_class.index_add_(1, labels, torch.stack([hits[:, 0].long(), torch.ones_like(labels)]))
     *hits, images = world.sum(counts).tolist()
-    return Scores(100 * hits[0] / images, 100 * hits[-1] / images, k, images)
+    return Scores(100 * hits[0] / images, 100 * hits[-1] / images, k, images,
+                  per_class=mean_per_class(*world.sum(by_class).tolist()))
 
 
 def _augmented(split, rows, transform, seed, epoch):

@@ -43,6 +43,11 @@ class Settings:
     grad_checkpointing: bool = False
     grad_accum: int = 1
 
+    @property
+    def peak_rate(self):
+        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up."""
+        return self.lr * min(1, self.iterations / max(1, self.warmup))
+
 
 @dataclass
 class TrainingState:

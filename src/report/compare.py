@@ -16,7 +16,8 @@ from src.report.tables import SUMMARY, TITLES, definitions_text, markdown_table,
 
 RECALL = ("mean_rsum", "i2t_r1", "t2i_r1")
 WHICH = ("seed", "load", "train_dataset", "dataset_order", "eval_datasets")  # which run it is, not how it was trained
-SCORING = ("label_space", "max_evaluation_size", "eval_split", "wilds_split", "retrieval_split")  # of no training
+IMAGES = ("eval_split", "max_evaluation_size", "wilds_split", "retrieval_split")  # which images are scored
+SCORING = ("label_space", *IMAGES)  # of no training
 ZERO_SHOT, RUN, PUBLISHED = "zero-shot", "run", "published"  # the kinds of rows
 
 
@@ -24,7 +25,8 @@ ZERO_SHOT, RUN, PUBLISHED = "zero-shot", "run", "published"  # the kinds of rows
 class Row:
     """One row of a comparison. ``numbers``: {key: value in percent, the mean over the runs, or None}; ``deviations``:
     {key: sample standard deviation}, of several runs only; ``runs``: the folders behind it, none of a reference;
-    ``order``: the tasks; ``flags``: {flag: value as one would write it} where the rows differ, the seed apart."""
+    ``order``: the tasks; ``flags``: {flag: value as one would write it} where the rows differ, the seed apart;
+    ``split``: which part of the data was scored."""
 
     name: str
     kind: str
@@ -33,6 +35,7 @@ class Row:
     runs: tuple = ()
     order: tuple = ()
     flags: dict = field(default_factory=dict)
+    split: str = "test"
 
 
 def compare(runs):
@@ -42,8 +45,27 @@ def compare(runs):
     share it, published ones below where all are of an order that has some. Raises UserError where no table can hold the
     runs.
     """
+    _refuse_other_images(runs)
     return {space: [*_zero_shot_rows(runs, space), *_run_rows(runs, space), *_published_rows(runs, space)]
             for space in _common_spaces(runs)}
+
+
+def _refuse_other_images(runs):
+    """Refuse runs that were scored on other images of the same data: to rank them would compare the images."""
+    first = runs[0]
+    for run in runs[1:]:
+        for key in IMAGES:
+            one, other = scored_on(first, key), scored_on(run, key)
+            if one != other:
+                name = FLAGS[key].name
+                raise UserError(f"--report: {first.folder} is scored with {name} {shown(one)}, {run.folder} with "
+                                f"{name} {shown(other)}; numbers of other images do not rank together: give runs of "
+                                "one kind")
+
+
+def scored_on(run, key):
+    """The value of a flag that chooses the scored images, its default where the run is older than the flag."""
+    return run.flags[key]["value"] if key in run.flags else FLAGS[key].default
 
 
 def _common_spaces(runs):
@@ -66,7 +88,8 @@ def _run_rows(runs, space):
     groups = _groups(runs)
     names, flags = _names([[run.folder for run in group] for group in groups]), _differences(groups)
     rows = [Row(name, RUN, *_mean_and_deviation([_numbers(run, space) for run in group]),
-                tuple(str(run.folder) for run in group), tuple(group[0].order), differing)
+                tuple(str(run.folder) for run in group), tuple(group[0].order), differing,
+                scored_on(group[0], "eval_split"))
             for name, group, differing in zip(names, groups, flags, strict=True)]
     best = number_keys(space)[0] if space == RETRIEVAL else "avg"
     return sorted(rows, key=lambda row: -row.numbers[best])
@@ -214,6 +237,7 @@ def comparison_csv(tables):
 def _cells(space, rows):
     keys = number_keys(space)
     first = "run" if space == RETRIEVAL else f"run, classes of {space}"
+    first += "".join(f", {split} images" for split in sorted({row.split for row in rows} - {"test"}))
     return [first, "n", *(TITLES[key] for key in keys)], [
         [row.name, len(row.runs) or None, *(_cell(row, key) for key in keys)] for row in rows]
 

@@ -1,8 +1,10 @@
 """A finished sequence as PNG pictures. matplotlib is imported when something is drawn, and not before."""
 
 import contextlib
+import csv
 import io
 import math
+from collections import Counter
 
 from src.machine.files import atomic_file
 from src.report import colours
@@ -22,6 +24,8 @@ PANEL = (3.1, 2.15)  # inches of one of many charts with its margins
 HEAD = 0.55  # inches above charts, for a heading and a legend
 LETTER = 0.078  # inches that a letter may be wide
 MARKS = ("o", "s")  # of the lines of one chart
+MOST_CLASSES, FEW_CLASSES = 100, 20  # of a confusion picture; of one with numbers in it
+CONFUSION = "percent of a true class (row) by prediction (column)"
 GREY, INK = "#55606b", "#171c21"
 
 
@@ -41,9 +45,66 @@ def write_pictures(run, folder):
     with style():
         for score in CURVES[run.pairs]:
             write_png(draw_matrix(run, score), folder / f"matrix_{score}.png")
-        write_png(draw_curves(run), folder / "curves.png")
+        if not run.untrained:
+            write_png(draw_curves(run), folder / "curves.png")
         if loss_terms(run):
             write_png(draw_losses(run), folder / "losses.png")
+
+
+def write_confusions(run, folder):
+    """``confusion_<dataset>.png`` of each dataset whose predictions the run kept, up to MOST_CLASSES classes. ->
+    {dataset: the path of its picture}"""
+    found = {}
+    for name in run.spaces[run.space]["datasets"]:
+        counts, classnames = confusion_of(folder, name)
+        if counts and len(classnames) <= MOST_CLASSES:
+            found[name] = folder / f"confusion_{name}.png"
+            with style():
+                write_png(draw_confusion(f"{run.name}: {name} after the last task", counts, classnames), found[name])
+    return found
+
+
+def confusion_of(folder, name):
+    """({(label, prediction): images}, class names) of ``predictions_<name>.csv`` and ``classes_<name>.csv``; ({}, [])
+    where they are not there, or predictions are of other datasets' classes too."""
+    files = [folder / f"{kind}_{name}.csv" for kind in ("predictions", "classes")]
+    if not all(path.is_file() for path in files):
+        return {}, []
+    images, classes = (list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+                       for path in files)
+    if not images or "prediction_dataset" in images[0]:
+        return {}, []
+    pairs = Counter((int(row["label_number"]), int(row["prediction_number"])) for row in images)
+    return pairs, [row["class"] for row in classes]
+
+
+def draw_confusion(heading, counts, classnames):
+    """Rows are true classes, columns predicted ones; colours are shares of a row; few classes show them as percent."""
+    from matplotlib.colors import LinearSegmentedColormap
+    size = len(classnames)
+    support = [sum(count for (label, _), count in counts.items() if label == row) or math.nan for row in range(size)]
+    shares = [[100 * counts.get((row, column), 0) / support[row] for column in range(size)] for row in range(size)]
+    cell, letters = (0.42 if size <= FEW_CLASSES else 0.16), LETTER * 0.8 * min(28, max(map(len, classnames)))
+    inner, left = cell * size, letters + 0.3
+    width = max(left + inner + 0.3, LETTER * max(len(heading), len(CONFUSION)) + 0.3)
+    height = inner + letters + 0.9
+    figure = new_figure(width, height)
+    axes = figure.add_axes((left / width, (letters + 0.3) / height, inner / width, inner / height))
+    axes.imshow(shares, aspect="auto", cmap=LinearSegmentedColormap.from_list("blues", colours.BLUES), vmin=0, vmax=100)
+    names = [name if len(name) <= 28 else f"{name[:27]}…" for name in classnames]
+    small = 8 if size <= FEW_CLASSES else 5.5
+    axes.set_xticks(range(size), names, rotation=90, fontsize=small)
+    axes.set_yticks(range(size), names, fontsize=small)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for row, values in enumerate(shares if size <= FEW_CLASSES else ()):
+        for column, value in enumerate(values):
+            if value > 0:
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7,
+                          color=colours.ink(colours.ramp(colours.BLUES, value / 100)))
+    figure.text(0.15 / width, 1 - 0.12 / height, heading, va="top", fontsize=10, fontweight="bold")
+    figure.text(0.15 / width, 1 - 0.3 / height, CONFUSION, va="top", color=GREY)
+    return figure
 
 
 def write_png(figure, path):
@@ -81,7 +142,7 @@ def panels(heading, titles):
 def draw_matrix(run, score):
     """The matrix as a heat map with its values; a frame marks what the row's task trained."""
     from matplotlib.colors import LinearSegmentedColormap
-    rows, columns = run.matrices[run.space][score], run.summary["datasets"]
+    rows, columns = run.rows(run.space, score), run.summary["datasets"]
     low, high = scale_of(rows)
     labels = [row_title(task) for task in rows]
     left, top = LETTER * max(map(len, labels)) + 0.1, 0.5 + 0.6 * LETTER * max(map(len, columns))

@@ -1,17 +1,18 @@
 """A finished sequence -> report.html, one file that needs no other and no network, and its pictures beside it."""
 
+import base64
 import functools
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.cli.flags import FLAGS, shown
+from src.cli.flags import EVAL, FLAGS, shown
 from src.machine.files import atomic_file
 from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
-from src.report.figures import write_pictures
+from src.report.figures import write_confusions, write_pictures
 from src.report.runs import ZERO_SHOT, read_run
 from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
 from src.report.sequence import RETRIEVAL, sequence_metrics
@@ -40,25 +41,33 @@ def write_report(folder):
         run = read_run(folder)
         write_page(run, run.folder / "report.html")
         write_pictures(run, run.folder)
+        if confusions := write_confusions(run, run.folder):
+            write_page(run, run.folder / "report.html", confusions)
     except Exception as error:  # whatever a library for drawing may raise
         print(f"warning: no full report in {folder} ({type(error).__name__}: {error}); its results are complete",
               file=sys.stderr)
 
 
-def write_page(run, path):
+def write_page(run, path, confusions=()):
     """The page of a SequenceRun, as one HTML file."""
     with atomic_file(path, "w") as file:
-        file.write(page(run))
+        file.write(page(run, confusions))
 
 
-def page(run):
-    """HTML of a SequenceRun. Every text from its files is escaped."""
+def page(run, confusions=()):
+    """HTML of a SequenceRun. Every text from its files is escaped. ``confusions`` {dataset: path of a picture} become a
+    part of the page."""
     return _environment().get_template("page.html").render(
-        style=style(), run=run, title=run.name, facts=_facts(run), numbers=headlines(run),
+        style=style(), run=run, title=run.name, facts=_facts(run), numbers=[] if run.untrained else headlines(run),
         sections=[_section(run, space) for space in run.spaces],
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
         command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
-        origin=_origin(run), matrix_meaning=MATRIX, definitions=defined(run.space))
+        confusions={name: _embedded(path) for name, path in dict(confusions).items()}, origin=_origin(run),
+        matrix_meaning=MATRIX, definitions=defined(run.space))
+
+
+def _embedded(path):
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 @functools.cache
@@ -180,9 +189,9 @@ def _section(run, space):
     matrices = {score: heat_map(run, space, score) for score in run.matrices[space]}
     first, *folded = matrices.values() if space != RETRIEVAL else [None]
     return {"space": space, "title": SPACE_TITLES.get(space, space), "id": f"space-{space}",
-            "numbers": headlines(run, space) if space != run.space else [],
+            "numbers": headlines(run, space) if space != run.space and not run.untrained else [],
             "matrices": list(matrices.values()) if space == RETRIEVAL else [first], "folded": folded,
-            "charts": [score_chart(name, *found) for name, found in curves(run, space).items()]}
+            "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ class Cell:
 
 def heat_map(run, space, score):
     """One matrix of a run as a table of Cells, with the means over its rows and, for accuracies, its columns."""
-    rows, columns = run.matrices[space][score], run.spaces[space]["datasets"]
+    rows, columns = run.rows(space, score), run.spaces[space]["datasets"]
     scale = scale_of(rows)
     start = rows.get(ZERO_SHOT, [None] * len(columns))
     reach = max([LEAST_CHANGE, *(abs(value - zero) for row in rows.values()
@@ -222,8 +231,10 @@ def heat_map(run, space, score):
              "cells": [cell(value, zero, name, task) for value, zero, name in zip(row, start, columns, strict=True)],
              "mean": mean_of(row)} for number, (task, row) in enumerate(rows.items(), int(ZERO_SHOT not in rows))]
     return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
-            "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows,
-            "foot": [] if space == RETRIEVAL or score != "top1" else _column_numbers(run.spaces[space])}
+            "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows and not run.untrained,
+            "trained": not run.untrained,
+            "foot": _column_numbers(run.spaces[space]) if space != RETRIEVAL and score == "top1" and not run.untrained
+            else []}
 
 
 def _column_numbers(summary):
@@ -284,9 +295,13 @@ def size(count):
 
 
 def _flags(run):
-    """[(origin, [(flag, value)])], what was given first and defaults last."""
+    """[(origin, [(flag, value)])], what was given first and defaults last; where nothing was trained, without the flags
+    of training."""
     found = {}
+    acts = {key: EVAL in FLAGS[key].runs if key in FLAGS else True for key in run.flags} if run.untrained else {}
     for key, flag in run.flags.items():
+        if not acts.get(key, True):
+            continue
         name = FLAGS[key].name if key in FLAGS else f"--{key.replace('_', '-')}"
         found.setdefault(flag.get("origin", "unknown"), []).append((name, shown(flag["value"])))
     return sorted(found.items(), key=lambda item: (item[0] != "flag", item[0] == "default"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+from src.machine.files import reject_nul
 from src.report.sequence import RETRIEVAL
 from src.report.tables import MATRICES, SUMMARY
 
@@ -75,6 +76,20 @@ class SequenceRun:
     def pairs(self):
         """Whether it is of image-text pairs."""
         return self.space == RETRIEVAL
+
+    @property
+    def untrained(self):
+        """Whether it is the zero-shot evaluation of an order, whose rows are all that of the weights themselves."""
+        if self.tasks or self.trained_with:
+            return False
+        matrices = [matrix for scores in self.matrices.values() for matrix in scores.values()]
+        return all(ZERO_SHOT in matrix and all(row == matrix[ZERO_SHOT] for row in matrix.values())
+                   for matrix in matrices)
+
+    def rows(self, space, score):
+        """The rows of a matrix that are worth showing, {task trained last: [cells]}."""
+        rows = self.matrices[space][score]
+        return {ZERO_SHOT: rows[ZERO_SHOT]} if self.untrained else rows
 
     def value(self, key):
         """The resolved value of a flag, None where the run knows no such flag."""
@@ -163,6 +178,7 @@ class _Files:
     def matrix(self, name, columns, order):
         """{task trained last: [cells]} of a csv file with these columns behind the first, and these tasks."""
         def parse(text):
+            reject_nul(text)
             rows = list(csv.reader(text.splitlines()))
             if (rows[:1] != [["task", *columns]] or any(len(row) != 1 + len(columns) for row in rows)
                     or [row[0] for row in rows[1:] if row[0] != ZERO_SHOT] != order):
@@ -187,7 +203,7 @@ class _Files:
             return content
         except OSError as error:
             raise UserError(f"{self.flag} {self.folder}: {path} cannot be read ({error.strerror}); {out}") from None
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError, csv.Error) as error:
             raise UserError(f"{self.flag} {self.folder}: {path} is damaged ({error}); {out}") from None
 
 

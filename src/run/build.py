@@ -1,25 +1,22 @@
-"""From the resolved command line to objects. Only here and in ``src.main`` is the Config read."""
+"""From the resolved command line to objects; the weights that a run starts from are in ``src.run.weights``."""
 
 import dataclasses
 import functools
 import math
 import os
-import sys
 
 import torch
+from torch import nn
 
-from clip import catalog, loader
-from clip.model import CLIP
+from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.common import batches_per_epoch, seed_of
 from src.errors import UserError
 from src.machine.device import Device
-from src.machine.distributed import in_turn
 from src.models import METHODS, active_add_ons, find_method
-from src.models.evaluation import zeroshot_head
+from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
-from src.models.memory import lower_
-from src.models.modeling import HEAD_MODES, ClassificationHead, select_trainable
+from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
@@ -111,92 +108,6 @@ def _templates(name):
     return TEMPLATES[name]
 
 
-@in_turn
-def starting_checkpoint(config):
-    """The checkpoint that the run starts from: ``--load``, random weights, or published ones."""
-    if not config.load:
-        return _initial_checkpoint(config)
-    checkpoint = loader.read_checkpoint(config.load)
-    _refuse_unknown_tokens(checkpoint["architecture"], f"--load {config.load}")
-    if config.chosen("model") or config.model_config:
-        wanted, name = _architecture(config), config.model_name or config.model
-        if not _same_architecture(wanted, checkpoint["architecture"]):
-            holds = checkpoint.get("model") or "another architecture"
-            raise UserError(f"--load {config.load} holds {holds}, not {name}; leave --model away or load another file")
-    return checkpoint
-
-
-MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
-
-
-def weights_before(config, checkpoint):
-    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
-    where nothing is. Raises UserError or LoadError where they are not to be had."""
-    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
-    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
-    if values["load"] is None and values["model"] is None:
-        raise UserError("nothing is stored of where its training started")
-    if values["load"] and not os.path.isfile(values["load"]):
-        raise UserError(f"its training started from {values['load']}, which is not there")
-    origins = config.origins | {"model": "default"}  # the name is not the user's wish of what a file holds
-    start = starting_checkpoint(dataclasses.replace(config, values=values, origins=origins))
-    if not _same_architecture(start["architecture"], checkpoint["architecture"]):
-        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
-                        "architecture now")
-    return start
-
-
-def score_as_trained(config, checkpoint, path):
-    """Before a checkpoint is scored: take over what scores depend on and was not given."""
-    made = checkpoint.get("config", {})
-    if not config.given("seed"):  # which cuts class splits
-        config.values["seed"] = made.get("seed", config.seed)
-    if ".py:" in made.get("method", "") and not config.given("method"):
-        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
-
-
-def _initial_checkpoint(config):
-    if config.init == "scratch":
-        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
-        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of(config.seed, "init"))
-            model = CLIP(**_architecture(config))
-        return {"architecture": model.architecture, "state_dict": model.state_dict(),
-                "model": config.model_name or config.model}
-    return {**loader.read_checkpoint(loader.weights_file(config.model, config.clip_cache)), "model": config.model}
-
-
-def _refuse_unknown_tokens(architecture, source):
-    if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
-        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
-                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
-
-
-def _refuse_what_no_memory_holds(config, values):
-    """Said before the machine begins to swap."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * values > memory:
-        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
-                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
-                        f"{config.model_config} wrong?")
-
-
-def _architecture(config):
-    try:
-        if config.model_config:
-            return catalog.read_architecture(config.model_name, config.model_config)
-        return catalog.read_architecture(config.model)
-    except ValueError as error:
-        raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
-
-
-def _same_architecture(one, other):
-    # Heads are not in foreign files, and a YAML may leave them to the rule.
-    keys = (set(one) | set(other)) - {"vision_heads", "transformer_heads", "vocabulary"}
-    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
-
-
 def dataset_of(checkpoint, path):
     """The dataset that a checkpoint was trained on last, as the command line names it."""
     name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
@@ -205,59 +116,6 @@ def dataset_of(checkpoint, path):
     except UserError:
         raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
     return name
-
-
-def model_name(config, checkpoint):
-    """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
-    if checkpoint.get("model"):
-        return checkpoint["model"]
-    shapes = {name: catalog.read_architecture(name) for name in catalog.available_models()}
-    return next((name for name, shape in shapes.items() if _same_architecture(shape, checkpoint["architecture"])), None)
-
-
-class ZeroshotOpener:
-    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
-
-    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
-    reads the same weights in full as well.
-    """
-
-    def __init__(self, config, checkpoint, device):
-        self._config, self._checkpoint, self._device = config, checkpoint, device
-        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
-        self.kept = {}                                                      # {(path, autocast type or None): CLIP}
-
-    def __call__(self, path=None):
-        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
-            return self._read(path)
-        return self._keep(path)
-
-    def teacher(self, path=None):
-        lowered = self._device.autocast_type is not None and not (self._reads_in_full and path is None)
-        return self._keep(path, self._device.autocast_type if lowered else None)
-
-    def _keep(self, path, lowered=None):
-        key = path, lowered
-        if key not in self.kept:
-            model = self._read(path)
-            self.kept[key] = model if lowered is None else lower_(model, lowered)
-        return self.kept[key]
-
-    @in_turn
-    def _read(self, path):
-        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
-        if path is None and config.init == "scratch":
-            raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
-        name = model_name(config, self._checkpoint)
-        if path is None and name is None:
-            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
-        source = loader.read_checkpoint(path or loader.weights_file(name, config.clip_cache))
-        if source["architecture"]["embed_dim"] != features:
-            raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
-                            f"the model's {features}")
-        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
-            model = loader.build(source)
-        return self._device.place(model).eval().requires_grad_(False)
 
 
 def build_settings(config, task, name=None):
@@ -270,8 +128,28 @@ def build_settings(config, task, name=None):
         compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
-        batch_norm=("train" if config.init == "scratch" else "eval") if config.batch_norm == "auto"
-        else config.batch_norm)
+        batch_norm=batch_norm_of(config))
+
+
+def batch_norm_of(config):
+    """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
+    weights are random; elsewhere it keeps those of pretrained weights."""
+    if config.batch_norm != "auto":
+        return config.batch_norm
+    return "train" if config.init == "scratch" or config.pairs else "eval"
+
+
+def silent_choices(config, state):
+    """Return what a task does that no flag of the user's says, a sentence each."""
+    found = []
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules())
+    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
+        why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
+        found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
+    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+        found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
+                     f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
+    return found
 
 
 def rate_of(rates, name):
@@ -307,10 +185,14 @@ def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
 
 
 def first_head(config, checkpoint, model, task, file, device):
-    """The head that a task starts with: one that its dataset has already (so that --train-mode image-fc can follow fc),
-    unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
+    follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
     if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
-        return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        reason = other_classes(checkpoint.get("history", []), file, task.classnames)
+        if reason is None:
+            require_head_fits(checkpoint["heads"][file], task, model.text_projection.shape[1])
+            return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
+        print(f"note: a new head of {file} is trained, not the one in --load: {reason}")
     if config.fc_init == "zero":
         weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
         return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)

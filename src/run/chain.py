@@ -10,8 +10,8 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.run.build import score_as_trained, starting_checkpoint, weights_before
 from src.run.task import Run
+from src.run.weights import score_as_trained, starting_checkpoint, weights_before
 
 
 def rebuild(config):

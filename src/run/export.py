@@ -1,20 +1,29 @@
-"""``--export``: a finished model in the layout of open_clip, as safetensors.
+"""``--export``: a finished model in the layout of open_clip or of transformers, as safetensors.
 
     python -m src.main --load ckpt/dtd_ft/DTD.pth --export exported/dtd_ft
 
     model, preprocess = open_clip.create_model_from_pretrained("local-dir:exported/dtd_ft")
     tokenizer = open_clip.get_tokenizer("local-dir:exported/dtd_ft")
+
+    python -m src.main --load ckpt/dtd_ft/DTD.pth --export exported/dtd_hf --export-format transformers
+
+    model = transformers.CLIPModel.from_pretrained("exported/dtd_hf")
+    preprocess = transformers.CLIPImageProcessor.from_pretrained("exported/dtd_hf")
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from clip import loader
+from clip import catalog, loader
+from clip.files.configs import BICUBIC, OLD_END_TOKEN
+from clip.files.layouts import to_transformers
 from clip.tokenizer import VOCABULARY_SIZE
 from src.errors import UserError
 from src.machine.files import atomic_file
@@ -22,7 +31,9 @@ from src.store.records import RunFolder
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"  # as open_clip looks for them
 HEADS, CLASSES = "heads.safetensors", "classes.json"
-FILES = (CONFIG, WEIGHTS, HEADS, CLASSES)
+# As transformers looks for them.
+THEIR_CONFIG, THEIR_WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+FILES = (CONFIG, WEIGHTS, HEADS, CLASSES, THEIR_CONFIG, THEIR_WEIGHTS, PROCESSOR)
 STAGES = 4  # of open_clip's ResNets
 CONFIGURATION = "configuration"  # of the weights' metadata: a digest of the flags that made them
 
@@ -31,8 +42,8 @@ class Export:
     """A folder for one model; without a path, nothing is checked and nothing written. Other files that lie there stay.
     Of several processes the one that ``writes`` is the first."""
 
-    def __init__(self, path, writes=True):
-        self.folder = RunFolder(path, writes, "--export")
+    def __init__(self, path, writes=True, layout="open_clip"):
+        self.folder, self.layout = RunFolder(path, writes, "--export"), LAYOUTS[layout]
 
     def claim(self, architecture, overwrite, configuration=None):
         """Before anything else is done: ``refuse``, and a folder that cannot be written too."""
@@ -40,13 +51,13 @@ class Export:
         self.folder.prepare()
 
     def refuse(self, architecture, overwrite, configuration=None):
-        """UserError for an architecture that open_clip has no words for, and for a folder that has an export already:
+        """UserError for an architecture that the layout has no words for, and for a folder that has an export already:
         only with ``overwrite`` is it replaced, or where it was made by this ``configuration``, the flags of a training
         run. Writes nothing."""
         path = self.folder.path
         if path is None:
             return
-        open_clip_config(architecture)
+        self.layout.describe(architecture)
         if os.path.exists(path) and not path.is_dir():
             raise UserError(f"--export {path}: is a file, not a folder")
         found = [name for name in FILES if os.path.lexists(self.folder.file(name))]
@@ -58,7 +69,7 @@ class Export:
     def _made_by(self):
         """The digest of the configuration behind the weights that lie there, or None."""
         try:
-            with safe_open(self.folder.file(WEIGHTS), framework="pt") as file:
+            with safe_open(self.folder.file(self.layout.weights), framework="pt") as file:
                 return (file.metadata() or {}).get(CONFIGURATION)
         except Exception:  # no file, or none of ours: whatever it is, it will not be taken for ours
             return None
@@ -68,21 +79,24 @@ class Export:
         which open_clip finds nothing: a folder whose writing was broken off is no model."""
         if not self.folder.writes:
             return
-        for name in (CONFIG, HEADS, CLASSES):  # a model without heads leaves none behind
-            self.folder.file(name).unlink(missing_ok=True)
+        for name in FILES:  # a model without heads leaves none behind, nor one of the other layout
+            if name != self.layout.weights:
+                self.folder.file(name).unlink(missing_ok=True)
         architecture, weights = with_all_tokens(checkpoint)
-        self._write_tensors(WEIGHTS, weights, {
-            loader.ARCHITECTURE: json.dumps(architecture), CONFIGURATION: digest(checkpoint.get("config", {}))})
+        self._write_tensors(self.layout.weights, self.layout.rename(weights), {
+            **self.layout.stamp(architecture), CONFIGURATION: digest(checkpoint.get("config", {}))})
         heads = checkpoint.get("heads", {})
         if heads:
             self._write_tensors(HEADS, {name: head.clone(memory_format=torch.contiguous_format)
                                         for name, head in heads.items()})
             self.folder.write_json(CLASSES, class_names_of(checkpoint))
-        self.folder.write_json(CONFIG, open_clip_config(architecture))
-        print(f"exported to {self.folder.path}: {CONFIG}, {WEIGHTS}", flush=True)
+        described = self.layout.describe(architecture)
+        for name, content in described.items():
+            self.folder.write_json(name, content)
+        print(f"exported to {self.folder.path}: {', '.join([*described, self.layout.weights])}", flush=True)
         if heads:
-            print(f"note: the linear heads of {', '.join(heads)} have no place in open_clip's layout; they are in "
-                  f"{HEADS} beside it, their class names in {CLASSES}", flush=True)
+            print(f"note: the linear heads of {', '.join(heads)} have no place in {self.layout.owner} layout; they are "
+                  f"in {HEADS} beside it, their class names in {CLASSES}", flush=True)
 
     def _write_tensors(self, name, tensors, metadata=None):
         with atomic_file(self.folder.file(name)) as file:
@@ -96,27 +110,93 @@ def open_clip_config(architecture):
     if is_resnet and len(layers) != STAGES:
         raise UserError(f"--export: open_clip's ResNets have {STAGES} stages, this model's image tower has "
                         f"{len(layers)}; leave --export out, or take another --model")
-    if not architecture.get("vocabulary") and architecture["vocab_size"] < VOCABULARY_SIZE:
-        raise UserError(f"--export: open_clip's tokenizer gives {VOCABULARY_SIZE} different tokens, this model knows "
-                        f"the first {architecture['vocab_size']}; leave --export out")
+    _refuse_unknown_tokens(architecture, "open_clip")
+    architecture = catalog.completed(architecture)
     inner = width * 32 if is_resnet else width  # what the heads of an image tower share
-    heads = architecture.get("vision_heads") or max(1, inner // 64)
-    size = architecture["image_resolution"]
+    heads, size = catalog.vision_heads(architecture), architecture["image_resolution"]
     patch = {} if is_resnet else {"patch_size": architecture["vision_patch_size"]}
     return {
         "model_cfg": {
             "embed_dim": architecture["embed_dim"],
-            "quick_gelu": True,
-            "vision_cfg": {"image_size": size, "layers": layers, "width": width, "head_width": inner // heads, **patch},
+            "quick_gelu": architecture["activation"] == "quick_gelu",
+            "vision_cfg": {"image_size": size, "layers": layers, "width": width, "head_width": inner // heads, **patch,
+                           **_mlp_ratio(width, architecture.get("vision_mlp_width"))},
             "text_cfg": {
                 "context_length": architecture["context_length"],
                 "vocab_size": max(architecture["vocab_size"], VOCABULARY_SIZE),
                 "width": architecture["transformer_width"], "heads": architecture["transformer_heads"],
-                "layers": architecture["transformer_layers"]},
+                "layers": architecture["transformer_layers"],
+                **_mlp_ratio(architecture["transformer_width"], architecture.get("transformer_mlp_width"))},
         },
-        "preprocess_cfg": {"size": [size, size], "mode": "RGB", "mean": list(loader.MEAN), "std": list(loader.STD),
-                           "interpolation": "bicubic", "resize_mode": "shortest"},
+        "preprocess_cfg": {"size": [size, size], "mode": "RGB", "mean": architecture["mean"],
+                           "std": architecture["std"], "interpolation": "bicubic", "resize_mode": "shortest"},
     }
+
+
+def _mlp_ratio(width, hidden):
+    """open_clip takes the whole part of width times ratio for the hidden values of a block."""
+    if not hidden:
+        return {}
+    return {"mlp_ratio": next(ratio for ratio in (hidden / width, (hidden + 0.5) / width)
+                              if int(width * ratio) == hidden)}
+
+
+def transformers_configs(architecture):
+    """The content of ``config.json`` and of ``preprocessor_config.json``. UserError for a ResNet, which CLIPModel is
+    not, and for tokens that its tokenizer gives and the model does not know."""
+    if isinstance(architecture["vision_layers"], list):
+        raise UserError("--export-format transformers: its CLIPModel is a ViT, this model's image tower is a ResNet; "
+                        "give --export-format open_clip")
+    _refuse_unknown_tokens(architecture, "transformers")
+    architecture, size = catalog.completed(architecture), architecture["image_resolution"]
+    rows = max(architecture["vocab_size"], VOCABULARY_SIZE)
+    ends = VOCABULARY_SIZE - 1 if rows == VOCABULARY_SIZE else OLD_END_TOKEN
+
+    def tower(name, heads):
+        width = architecture[f"{name}_width"]
+        return {"hidden_size": width, "intermediate_size": architecture.get(f"{name}_mlp_width") or 4 * width,
+                "num_hidden_layers": architecture[f"{name}_layers"], "num_attention_heads": heads,
+                "hidden_act": architecture["activation"], "layer_norm_eps": 1e-5,
+                "projection_dim": architecture["embed_dim"]}
+    text = tower("transformer", architecture["transformer_heads"]) | {
+        "max_position_embeddings": architecture["context_length"], "vocab_size": rows,
+        "bos_token_id": VOCABULARY_SIZE - 2, "eos_token_id": ends, "pad_token_id": 0}
+    vision = tower("vision", catalog.vision_heads(architecture)) | {
+        "image_size": size, "patch_size": architecture["vision_patch_size"]}
+    return ({"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": architecture["embed_dim"],
+             "text_config": text, "vision_config": vision},
+            {"image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": size},
+             "resample": BICUBIC, "do_center_crop": True, "crop_size": {"height": size, "width": size},
+             "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
+             "image_mean": architecture["mean"], "image_std": architecture["std"]})
+
+
+def _refuse_unknown_tokens(architecture, library):
+    if not architecture.get("vocabulary") and architecture["vocab_size"] < VOCABULARY_SIZE:
+        raise UserError(f"--export: {library}'s tokenizer gives {VOCABULARY_SIZE} different tokens, this model knows "
+                        f"the first {architecture['vocab_size']}; leave --export out")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``weights``: the file of tensors; ``describe``: architecture -> {file: content}, the last of which makes a folder
+    a model; ``rename``: {OpenAI's name: tensor} -> {the library's name: tensor}; ``stamp``: architecture -> metadata of
+    the tensors."""
+
+    owner: str
+    weights: str
+    describe: Callable
+    rename: Callable
+    stamp: Callable
+
+
+LAYOUTS = {
+    "open_clip": Layout("open_clip's", WEIGHTS, lambda architecture: {CONFIG: open_clip_config(architecture)},
+                        dict, lambda architecture: {loader.ARCHITECTURE: json.dumps(architecture)}),
+    "transformers": Layout("transformers'", THEIR_WEIGHTS, lambda architecture: dict(
+        zip((PROCESSOR, THEIR_CONFIG), reversed(transformers_configs(architecture)), strict=True)),
+        to_transformers, lambda architecture: {}),
+}
 
 
 def with_all_tokens(checkpoint):

@@ -40,8 +40,9 @@ def scorable(config, datasets, evaluated):
     for name in evaluated:
         unasked = name not in config.eval_datasets and not config.chosen("eval_split")
         task = datasets.open(name)
+        lacks = bool(task.splits) and config.eval_split not in task.splits
         # The matrix of a sequence of class data has a column for each task.
-        if unasked and config.eval_split not in task.splits and not (config.dataset_order and not task.pairs):
+        if unasked and lacks and not (config.dataset_order and not task.pairs):
             print(f"note: {name} has no {config.eval_split} split: it is trained and not scored; --eval-datasets names "
                   "what to score")
         else:
@@ -81,9 +82,10 @@ def _warn(sentences):
 
 def _open_references(config, datasets, trained, reads):
     if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
-        if not datasets.open(config.ref_sentences).sentences:
-            raise UserError(f"--ref-sentences {config.ref_sentences}: this dataset has no sentences; take random, "
-                            "conceptual_captions or toy-reference")
+        task = datasets.open(config.ref_sentences)
+        if not (task.sentences or task.classnames):
+            raise UserError(f"--ref-sentences {config.ref_sentences}: the dataset has no sentences, no class names; "
+                            "take random, conceptual_captions or toy-reference")
     for name in config.text_datasets if "text_datasets" in reads else ():
         if not datasets.open(name).classnames:
             raise UserError(f"--text-datasets {name}: has no class names to make prompts of")

@@ -3,9 +3,11 @@
 from dataclasses import asdict
 
 from clip import loader
+from src.cli.flags import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
+from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
 from src.models.evaluation import (
@@ -15,16 +17,19 @@ from src.models.evaluation import (
     classifier,
     evaluate_each,
     head_of,
+    other_classes,
     require_head_fits,
 )
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
+from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.training import TrainingState
 from src.report.sequence import RETRIEVAL
 from src.run.build import build_scorer, worker_count
+from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
-from src.store.records import metrics_row, retrieval_row
+from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
 DRIFT_IMAGES = 1000  # that tell how far features have turned
@@ -43,44 +48,71 @@ class Scoring:
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
+        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
         parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
         parts = [part for part in parts if not is_pairs(part)]
         opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
-        for file, head in start.get("heads", {}).items():
+        trains_heads = self.config.train_mode in HEAD_MODES
+        kept = {file: head for file, head in start.get("heads", {}).items()
+                if not (trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
+        for file, head in self._fitting(kept, start.get("history", []), opened).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
         for name in filter(is_pairs, self.evaluated):
             folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
 
-    def trained(self, state, hooks, task):
-        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called."""
+    def trained(self, state, hooks, task, keep=False):
+        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called. ``keep``:
+        write every image's prediction too."""
         model = state.final_model
-        heads = state.heads | ({task: model.head.packed()} if state.head is not None else {})
+        _, opened = self.spaces.after(class_tasks([*state.history, {"dataset": task, "source": state.source}]))
+        own = {task: model.head.packed()} if state.head is not None else {}
+        earlier = {file: head for file, head in state.heads.items() if file not in own}
+        heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
-                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks))
+                             [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
+                             mark="" if keep else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        model, heads = self.device.place(loader.build(checkpoint)).eval(), dict(checkpoint.get("heads", {}))
-        history = checkpoint.get("history", [])
+        model, history = self.device.place(loader.build(checkpoint)).eval(), checkpoint.get("history", [])
+        _, opened = self.spaces.after(class_tasks(history))
+        heads = self._fitting(checkpoint.get("heads", {}), history, opened)
         if alpha is not None:
             interpolate_(model, zeroshot.state_dict(), alpha)
-            _, opened = self.spaces.after(class_tasks(history))
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
+        mark = None if self.config.kind != EVAL or not self.config.save else "" if alpha is None else f"_wise{alpha:g}"
         state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
-                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by)
+                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by, mark)
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
+
+    def _fitting(self, heads, history, opened):
+        """Those of the packed ``heads`` {file: (C, D + 1)} that score the classes they were trained on, of the datasets
+        ``opened`` {file: Task}; a note names each other one once.
+
+        Raises UserError where --load itself chose the dataset: its own head was asked for.
+        """
+        reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
+        for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:
+            if file in self.named_by_checkpoint:
+                raise UserError(f"--load {self.config.load}: its head of {file} does not belong to the data: "
+                                f"{reasons[file]}. Give the data that it was trained on, or --eval-datasets to score "
+                                "without it")
+            print(f"note: the head of {file} in the checkpoint is left out: {reasons[file]}; {file} is scored by its "
+                  "class names")
+            self._left_out.add(file)
+        return {file: head for file, head in heads.items() if not reasons.get(file)}
 
     def drift(self, start, model):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
@@ -92,13 +124,21 @@ class Scoring:
         return found
 
     def linear(self, checkpoint):
-        """Linear evaluation of a checkpoint's image tower on --linear-eval. -> {dataset: {"linear": Scores}}"""
+        """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
+        trained a second time. -> {dataset: {"linear": Scores}}"""
         config, name = self.config, self.config.linear_eval
-        model, file, dataset = self.device.place(loader.build(checkpoint)).eval(), stem(name), self.datasets.open(name)
-        found = linear_evaluation(
-            model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
-            config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
-            worker_count(config, dataset), self.world, self._epochs(file))
+        file, dataset = stem(name), self.datasets.open(name)
+        layer = KeptLayer(config, self.folder, file, dataset.classnames, checkpoint, self.world)
+        found = layer.scores()
+        if found is None:
+            model = self.device.place(loader.build(checkpoint)).eval()
+            with layer:
+                found = linear_evaluation(
+                    model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
+                    config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
+                    worker_count(config, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
+                    start=layer.start)
+            layer.finish(found)
         row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
                           f"linear {config.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
@@ -106,22 +146,25 @@ class Scoring:
         self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
         return scores
 
-    def _epochs(self, file):
+    def _epochs(self, file, layer):
         """What is called after each epoch of a linear layer."""
-        self.progress.task(f"linear layer on {file}", steps=self.config.linear_epochs, unit="epoch")
+        self.progress.task(f"linear layer on {file}", layer.epochs, self.config.linear_epochs, unit="epoch")
 
         def log(epoch):
             self.progress.step()
-            self.progress.tell({"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]})
+            line = {"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]}
+            self.progress.tell(line)
+            layer.log(line)
             if epoch["epoch"] + 1 == self.config.linear_epochs:
                 self.progress.end_task()
         return log
 
-    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None):
+    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
+        """``mark``: what the names of files of predictions end in; None writes none."""
         config, scores = self.config, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
-                                                if not dataset.pairs}, heads, history, logits)
+                                                if not dataset.pairs}, heads, history, logits, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
                 scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
@@ -134,14 +177,23 @@ class Scoring:
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
-    def _evaluations(self, model, datasets, heads, history, logits):
+    def _evaluations(self, model, datasets, heads, history, logits, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
         return evaluate_each(
             model, datasets, self.device, self._classifiers(model, opened, heads),
             {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
             config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
-            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted)
+            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted,
+            None if mark is None else lambda file, space, found: self._keep_predictions(
+                file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
+
+    def _keep_predictions(self, file, space, found, classnames, mark):
+        """``classnames``: {dataset: classes} of the label space, the scored one first. The first space has the plain
+        names."""
+        mark = mark if space == self.spaces.spaces[0] else f"_{space}{mark}"
+        self.folder.write_text(f"predictions_{file}{mark}.csv", predictions_csv(found, classnames))
+        self.folder.write_text(f"classes_{file}{mark}.csv", classes_csv(found, classnames[file]))
 
     def _classifiers(self, model, opened, heads):
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""

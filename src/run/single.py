@@ -17,7 +17,8 @@ from src.errors import UserError
 from src.models.evaluation import classify_split
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
-from src.run.build import build_device, starting_checkpoint, worker_count
+from src.run.build import build_device, worker_count
+from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"

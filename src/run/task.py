@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import sys
 import time
 
 from clip import loader
+from src.cli.flags import SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.errors import UserError
@@ -21,19 +23,18 @@ from src.report.sequence import summarise as summarise_accuracy
 from src.report.tables import MATRICES, matrix_csv, summary_markdown
 from src.run.build import (
     Datasets,
-    ZeroshotOpener,
     build_device,
     build_hooks,
     build_settings,
     build_state,
     dataset_of,
-    model_name,
-    score_as_trained,
+    silent_choices,
 )
 from src.run.preflight import open_data, refuse_to_replace, require_images, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
+from src.run.weights import ZeroshotOpener, model_name, score_as_trained
 from src.store.checkpoint import finished_checkpoint
-from src.store.records import Journal, RunFolder, describe_run
+from src.store.records import Journal, RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
 
@@ -55,7 +56,13 @@ class Run:
         named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
         self.basis = config.orthogonal_gradients_path
-        self.began, self.peak = time.perf_counter(), 0
+        self.began, self.peak, self.noted = time.perf_counter(), 0, set()
+
+    def note(self, text):
+        """Print a note, the same one once a run."""
+        if text not in self.noted:
+            print(f"note: {text}", flush=True)
+        self.noted.add(text)
 
     def score_on(self, names):
         self.evaluated = names
@@ -72,7 +79,9 @@ class Run:
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
         if not self.evaluated:
-            self.score_on([dataset_of(checkpoint, self.config.load)])
+            name = dataset_of(checkpoint, self.config.load)
+            self.score_on([name])
+            self.scoring.named_by_checkpoint = (stem(name),)
         score_as_trained(self.config, checkpoint, self.config.load)
 
     @in_turn
@@ -90,8 +99,9 @@ class Run:
         open_data(self.config, self.datasets, trained, self.evaluated)
         for name in trained:
             require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
-        lengths = {stem(name): build_settings(self.config, self.datasets.open(name), name).iterations
-                   for name in trained}
+        settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
+        warn_of_warmup(self.config.warmup_length, settings)
+        lengths = {stem(name): found.iterations for name, found in settings.items()}
         self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
         self.progress.plan(lengths)
 
@@ -121,9 +131,11 @@ class Run:
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
-        with --resume what is left of it. -> (its finished checkpoint, {dataset: Scores})."""
+        with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
+        ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
+        Scores})."""
         inputs = inputs_of(self.config, start, self.basis)
-        finished = self.config.resume and self.folder.has(f"{stem(name)}.pth")
+        finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
             return self._finished(name, inputs)
@@ -141,6 +153,8 @@ class Run:
 
         def begun(state, hooks):
             self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
+            for choice in silent_choices(self.config, state):
+                self.note(choice)
             if not self.config.quiet:
                 print(self.memory, flush=True)
             points.begin()
@@ -169,7 +183,8 @@ class Run:
                 with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
                     train(state, hooks, report, begun, points.interrupted, resumed)
                 with self.signals.released():
-                    scores = self.scoring.trained(state, hooks, stem(name))
+                    last = self.config.kind == SEQUENCE and name == self.config.trained[-1]
+                    scores = self.scoring.trained(state, hooks, stem(name), keep=last and bool(self.config.save))
                 checkpoint = self._keep(name, start, state, hooks, scores, points)
         except BaseException:
             with self.signals.held():
@@ -179,6 +194,9 @@ class Run:
             journal.close()
         points.forget()
         return checkpoint, scores
+
+    def is_finished(self, name):
+        return not self.config.overwrite and self.folder.has(f"{stem(name)}.pth")
 
     def _keep(self, name, start, state, hooks, scores, points):
         """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
@@ -211,12 +229,16 @@ class Run:
         checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
         scores = scores_of(facts)
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
-            raise UserError(f"--resume: {file} is finished, but its run_{file}.json has no scores of "
-                            f"{', '.join(missing)}; train it anew with --overwrite instead of --resume")
+            raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
+                            f"{', '.join(missing)}; train it again with --overwrite, without --resume")
         self._leave_to_the_next(name, checkpoint)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.config.save_interval).forget()
-        print(f"{file}: finished before, {self.in_words(scores)}", flush=True)
+        again = "" if self.config.resume else "; not trained again, which --overwrite would do"
+        print(f"{file}: finished before, {self.in_words(scores)}{again}", flush=True)
+        if changed := code_changes(facts):
+            self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
+                      "trains with the code at hand")
         return checkpoint, scores
 
     def _leave_to_the_next(self, name, checkpoint):
@@ -260,8 +282,10 @@ class Run:
         return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
 
     def score_start(self, start):
-        """Scores of the weights that a sequence starts from, with --resume those that were found before."""
-        kept = self.folder.read_json("start.json") if self.config.resume else {}
+        """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
+        were found before."""
+        finished = all(map(self.is_finished, self.config.trained))
+        kept = self.folder.read_json("start.json") if self.config.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
         known = scores.keys() == {*map(stem, self.evaluated)}
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
@@ -303,3 +327,15 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+
+def warn_of_warmup(length, settings):
+    """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
+    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
+    if not short:
+        return
+    rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"
+                      for name, found in itertools.islice(short.items(), 3))
+    more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+    print(f"warning: --warmup-length {length} is not shorter than the run, so the rate never falls ({rates}{more}); "
+          "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)

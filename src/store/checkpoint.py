@@ -12,6 +12,7 @@ from clip.files.archive import read
 from clip.loader import FORMAT
 from src.errors import UserError
 from src.machine.files import atomic_file
+from src.models.evaluation import other_classes
 
 # Behind the zip archive, where torch.load overlooks it: `head -c -88 FILE | sha256sum` gives the same.
 SEAL = "\nclip-continual sha256 {}\n"
@@ -98,8 +99,11 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
 
     ``start`` is the checkpoint that the task started from: its history, heads and carry go on. A linear head of the
     model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
+    A head of other classes under the same name is dropped: the history entry of this task would vouch for it.
     """
     head = getattr(model, "head", None)
+    heads = {file: packed for file, packed in start.get("heads", {}).items()
+             if file != dataset or other_classes(start.get("history", []), file, task.classnames) is None}
     return {
         "format": FORMAT,
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.state_dict().items()
@@ -111,7 +115,7 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
         "history": [*start.get("history", []),
                     {"dataset": dataset, "source": source, "classnames": list(task.classnames),
                      "train_data": task.train_data, "metrics": metrics}],
-        "heads": {**start.get("heads", {}), **({} if head is None else {dataset: head.packed()})},
+        "heads": {**heads, **({} if head is None else {dataset: head.packed()})},
         "carry": {**start.get("carry", {}), **carry},
         "config": config,
     }

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -14,15 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, legible
 from src.machine.distributed import World
-from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json
+from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
 from src.machine.progress import Progress
-from src.report.tables import RECALLS
+from src.report.tables import RECALLS, rows_csv
 from src.store.checkpoint import save_tensors
 from src.store.trackers import Trackers
 
-SCORES = ("top1", "top5", "pm0", "pm10", *RECALLS)
+SCORES = ("top1", "top5", "pm0", "pm10", "mean_per_class", *RECALLS)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
 
 
@@ -99,7 +100,9 @@ class RunFolder:
             return []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
+                text = file.read()
+            reject_nul(text)
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as csv ({error}); repair it, or move it away") from None
         for number, row in enumerate(rows, start=1):
@@ -165,7 +168,29 @@ def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data
     video = {} if scores.pm0 is None else {"pm0": f"{scores.pm0:.4f}", "pm10": f"{scores.pm10:.4f}"}
     return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
             "label_space": label_space, "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
-            "train_data": train_data, **video}
+            "train_data": train_data, **({} if scores.per_class is None else {
+                "mean_per_class": f"{scores.per_class:.4f}"}), **video}
+
+
+def predictions_csv(found, classnames):
+    """Text of ``predictions_<dataset>.csv``, a row an image, from Predictions; ``classnames``: {dataset: its classes}.
+    Numbers of classes count from 0, in the dataset's order."""
+    own, files = next(iter(classnames)), found.images.files
+    header = ["image", "label_number", "label", "prediction_number", "prediction", "probability", "rank"]
+    rows = [[legible(files[place]) if files else place, label, classnames[own][label], number,
+             classnames[dataset][number], f"{probability:.6f}", rank, dataset]
+            for place, label, (dataset, number), probability, rank in zip(
+                found.places, found.labels, found.predictions, found.probabilities, found.ranks, strict=True)]
+    several = len(classnames) > 1
+    return rows_csv([*header, "prediction_dataset"] if several else header, rows if several else [
+        row[:-1] for row in rows])
+
+
+def classes_csv(found, classnames):
+    """Text of ``classes_<dataset>.csv``: accuracy in percent and number of images of each class."""
+    return rows_csv(["class", "accuracy", "support"], [
+        [name, f"{100 * hits / images:.4f}" if images else "", images]
+        for name, hits, images in zip(classnames, found.hits, found.support, strict=True)])
 
 
 def retrieval_row(scores, iteration, task, phase, split):
@@ -240,6 +265,16 @@ def describe_run(config, device, **facts):
         "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),
         "commit": _commit(), **facts,
     }
+
+
+def code_changes(facts):
+    """Return texts of what ``describe_run`` stored of the code behind a run and what differs here: the commit, and the
+    versions of Python and of packages. What a file does not say counts as equal."""
+    stored = facts.get("versions") if isinstance(facts.get("versions"), dict) else {}
+    here = {"commit": _commit(), "Python": platform.python_version(), **_versions()}
+    there = {"commit": facts.get("commit"), "Python": facts.get("python"), **stored}
+    return [f"{name} {str(there[name])[:12]} there, {str(here[name])[:12]} here" for name in here
+            if there.get(name) is not None and here[name] is not None and there[name] != here[name]]
 
 
 def _versions():

@@ -119,8 +119,8 @@ def refuse_other_inputs(before, now, what):
     before = before if isinstance(before, dict) else {}
     changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
     if changed:
-        raise UserError(f"--resume: {what} began with another content of {' and '.join(changed)} (for a task of a "
-                        "sequence: of the task before); give the file as it was, or --overwrite instead of --resume")
+        raise UserError(f"{what} began with another content of {' and '.join(changed)} (for a task of a sequence: of "
+                        "the task before); give the file as it was, or --overwrite without --resume")
 
 
 class TaskPoints:
@@ -147,7 +147,7 @@ class TaskPoints:
             refuse_other_configuration(self.config, content, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
-            refuse_other_inputs(content.get("inputs"), self.inputs, self.points.newest)
+            refuse_other_inputs(content.get("inputs"), self.inputs, f"--resume: {self.points.newest}")
             self._refuse_other_processes(content)
         return content
 

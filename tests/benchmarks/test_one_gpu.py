@@ -68,20 +68,19 @@ def test_a_part_that_raises_or_overruns_leaves_the_others(setting, monkeypatch):
         found["before"] = 2
         try:
             time.sleep(30)
+            found["slept"] = True
         except Exception:  # as code does that takes every exception for its own
             found["swallowed"] = True
 
     def works(_, found):
         found["figure"] = 3
     names = parts_of(monkeypatch, raises=raises, overruns=overruns, works=works)
-    began = time.monotonic()
     assert worker.run(setting, names, time.time() + 100) == supervise.BROKEN, "what was cut may be half imported"
     assert worker.run(setting, names[2:], time.time() + 100) == 0
-    assert time.monotonic() - began < 10
     parts = supervise.read(setting.out)["parts"]
     assert parts["raises"]["before"] == 1 and "out of luck" in parts["raises"]["error"]
     assert parts["overruns"]["before"] == 2 and "its budget" in parts["overruns"]["error"]
-    assert "swallowed" not in parts["overruns"] and parts["works"]["figure"] == 3
+    assert not {"slept", "swallowed"} & parts["overruns"].keys() and parts["works"]["figure"] == 3
 
 
 def test_children_are_killed_at_the_budget(setting, monkeypatch):

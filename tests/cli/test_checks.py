@@ -53,7 +53,7 @@ def test_a_plain_run_has_nothing_to_say(words):
     ids=lambda part: getattr(part, "name", part))
 def test_flag_of_another_kind_of_run(kind, flag):
     warnings = checked(f"{RUNS[kind]} {word(flag)}").warnings
-    assert warnings == [f"{flag.name} has no effect in a {kind} run"]
+    assert warnings == [f"{flag.name} has no effect in {checks.a_run(kind)}"]
 
 
 @pytest.mark.parametrize(("method", "key"), [
@@ -102,7 +102,7 @@ def test_flag_of_another_method(method, key):
     ("--eval-only --eval-datasets DTD --method lwf", ["--method has no effect", "plain CLIP"]),
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
-    ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in a evaluation run"]),
+    ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in an evaluation run"]),
 ])
 def test_warnings(words, fragments):
     warnings = checked(words).warnings

@@ -411,7 +411,8 @@ def test_the_loop_runs(record, cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tasks = ["toy-sizes", "toy-colours"]
     status, commands, _ = record("sequence", "lwf", *tasks, "--model", "toy", "--iterations", "1", "--batch-size", "4",
-                                 "--max-evaluation-size", "8", "--eval-datasets", "toy-sizes", SAVE="my run")
+                                 "--warmup-length", "0", "--max-evaluation-size", "8", "--eval-datasets", "toy-sizes",
+                                 SAVE="my run")
     assert status == 0 and len(commands) == 2
     for command in commands:
         done = cli(*command[2:])

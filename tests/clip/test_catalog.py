@@ -122,6 +122,40 @@ def test_a_block_is_picked_by_name(yaml_file):
     assert read_architecture("second", str(path)) == RESNET
 
 
+def test_mod_x_s_names_of_its_own_file(yaml_file):
+    """Its scripts say ViT or RN, its YAML file ViTB32 and RN50: the only block of that kind."""
+    path = yaml_file({"ViTB32": BLOCK, "RN50": RESNET})
+    assert read_architecture("ViT", path) == BLOCK and read_architecture("RN", path) == RESNET
+    assert read_architecture("RN", yaml_file({"RN": BLOCK, "RN50": RESNET})) == BLOCK
+    assert read_architecture("RN", yaml_file({"small": BLOCK, "deep": RESNET})) == RESNET
+    assert "no architecture 'RN'" in error_of("RN", yaml_file({"one": RESNET, "other": RESNET, "ViTB32": BLOCK}))
+    assert "no architecture 'ViT'" in error_of("ViT", yaml_file({"RN50": RESNET}))
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("activation", "relu"), ("mean", [0.5, 0.5]), ("mean", [123.7, 116.3, 103.5]), ("mean", "x"), ("std", [0, 1, 1]),
+    ("std", [0.5, 0.5, "much"]), ("vision_mlp_width", 0.5), ("transformer_mlp_width", -1)])
+def test_what_no_tensor_tells_is_checked(yaml_file, key, value):
+    assert f"mine.yaml: {key} must" in error_of("mine", yaml_file({**BLOCK, key: value}))
+
+
+def test_what_no_tensor_tells_is_taken(yaml_file):
+    told = {"activation": "gelu", "mean": [0.5, 0.4, 0.3], "std": [1, 0.25, 0.5], "vision_mlp_width": 100,
+            "transformer_mlp_width": 50}
+    model = CLIP(**read_architecture("mine", yaml_file({"mine": BLOCK | told})))
+    assert {key: model.architecture[key] for key in told} == told and model.mean == (0.5, 0.4, 0.3)
+    assert type(model.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
+    assert [tower.resblocks[0].mlp.c_fc.out_features for tower in (model.visual.transformer, model.transformer)] == [
+        100, 50]
+
+
+def test_a_part_of_an_architecture_where_weights_tell_the_rest(yaml_file):
+    path = yaml_file({"mine": {"activation": "gelu"}})
+    assert read_architecture("mine", path, partial=True) == {"activation": "gelu"}
+    assert "missing embed_dim" in error_of("mine", path)
+    assert read_architecture(None, yaml_file({"vision_heads": 4}), partial=True) == {"vision_heads": 4}
+
+
 def test_a_flat_file_is_one_architecture(yaml_file):
     assert read_architecture(None, yaml_file(BLOCK)) == BLOCK
     assert read_architecture("anything", yaml_file(BLOCK)) == BLOCK

@@ -145,6 +145,11 @@ def test_an_image_in_two_parts_is_told(pairs):
     assert "1 images are in several splits, such as 1.png" in finding
 
 
+def test_an_image_that_is_spelled_in_two_ways_is_one(pairs):
+    """Else one of the two could be held out and the other trained on."""
+    assert pairs("a.csv", "image,caption\n1.png,a\n./1.png,b\n").split("train").captions == [["a", "b"]]
+
+
 def test_googles_table_gives_sentences(pairs, capsys):
     task = pairs("a.tsv", "a dog\thttp://a.b/c.jpg\na cat\thttp://a.b/d.jpg\n")
     assert task.sentences == ["a dog", "a cat"] and len(task.split("train")) == 0

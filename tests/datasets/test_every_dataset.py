@@ -44,7 +44,7 @@ TEMPLATES = {
 }
 # Hashes of the published lists: joined by "; ", indices by " ".
 NAMES = {"Caltech101": "0857e2d580220fe1", "EuroSAT": "f70d6f0263f41c2f", "YTBB": "cea898ddcba1358e",
-         "FMOW": "7f05de87be616f48"}
+         "FMOW": "7f05de87be616f48", "IWildCam": "778ae8e10d51374d"}
 INDICES = {"ImageNetA": (CLASSES_A, "1b241a7a5dd97991"), "ImageNetR": (CLASSES_R, "becd1bb8e8059908")}
 
 

@@ -3,7 +3,7 @@
 import pytest
 from dataset_files import put
 
-from src.datasets.rows import MOST_FAULTY, Places, column_key, leave_out, part_of, read_table, read_text
+from src.datasets.rows import MOST_FAULTY, Places, column_key, leave_out, part_of, read_table, read_text, split_of
 from src.errors import UserError
 
 WANTED = {"image": ("image", "file_name"), "caption": ("caption", "text")}
@@ -70,11 +70,16 @@ REFUSED = {  # content, file -> parts of the message
     "too many cells": ("image,caption\n0.png,a\n1.png,a red, round disc\n", "a.csv",
                        ["line 3 of", "3 cells", "2 columns (image, caption)", "comma", "quotation marks"]),
     "too many, by tabs": ("image\tcaption\n0.png\ta\tb\n", "a.csv", ["line 2 of", "tabs"]),
+    "too many below a column without a name": ("image,caption,\n0.png,a red thing, round\n", "a.csv",
+                                               ["line 2 of", "3 cells", "2 columns (image, caption)"]),
+    "a title": ("My pictures\nimage,caption\n0.png,a\n", "a.csv", ["no column image", "My pictures", "first line"]),
+    "two columns of splits": ("image,caption,fold,phase\n0.png,a,train,test\n1.png,a,test,train\n", "a.csv",
+                              ["fold and phase", "split"]),
     "no header": ("0.png,a dog\n1.png,a cat\n", "a.csv", ["no column image", "0.png, a dog", "first line"]),
     "other columns": ("picture\twords\n0.png\ta\n", "a.csv", ["no column image", "picture, words", "tabs"]),
     "twice": ("image,Caption,CAPTION\n0.png,a,b\n", "a.csv", ["Caption", "CAPTION", "rename"]),
     "two separators": ("image,caption,x;image;caption\n0.png,a,b\n", "a.csv", ["commas", "semicolons"]),
-    "only separators": (",,\n,,\n", "a.csv", ["holds no rows"]),
+    "only separators": (",,\n,,\n", "a.csv", ["no column image", "without a name"]),
     "Windows": ("image,caption\n0.png,größe\n".encode("cp1252"), "a.csv", ["UTF-8", "line 2", "0xf6", "Windows-1252"]),
     "half of UTF-16": (PLAIN.encode("utf-16")[:-1], "a.csv", ["UTF-16"]),
     "NUL": ("image,caption\n0.png,a\0b\n", "a.csv", ["line 2", "NUL"]),
@@ -101,6 +106,21 @@ def test_columns_in_any_capitals_and_by_precedence(read, capsys):
     assert read("text,file_name,caption\nb,0.png,a\n") == [("0.png", "a")]
     assert "the caption is read from the column caption, not from text" in capsys.readouterr().out
     assert column_key(" Image-Path\ufeff".strip("\ufeff")) == "image_path"
+
+
+def test_columns_without_a_name(read):
+    """The numbers that pandas writes, and what spreadsheets have on the right."""
+    assert read(",image,caption,,\n0,0.png,a,,\n1,1.png,b\n") == [("0.png", "a"), ("1.png", "b")]
+
+
+def test_splits_under_another_name(read, tmp_path, capsys):
+    text = "image,fold\n0.png,train\n1.png,Test\n"
+    table = read_table("csv:a", tmp_path / "a.csv", text, image=("image",))
+    assert [split_of("csv:a", "a.csv", table, row) for row in table.rows] == ["train", "test"]
+    assert "the split is read from the column fold" in capsys.readouterr().out
+    for rows in ("0.png,train\n1.png,train\n", "0.png,train\n1.png,bus\n", "0.png,train\n1.png,\n"):  # a vehicle
+        assert read(f"image,kind\n{rows}", image=("image",))
+        assert capsys.readouterr().out == ""
 
 
 def test_names_of_classes_say_more_than_their_numbers(read, capsys):

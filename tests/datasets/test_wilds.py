@@ -7,6 +7,7 @@ from cli_files import rows
 from dataset_files import label_of, put_table, told, write_fmow, write_iwildcam
 
 from src.datasets import open_task
+from src.datasets.wilds import IWILDCAM_NAMES
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
 
@@ -38,7 +39,14 @@ def test_sequestered_pictures_are_left_out(every_dataset):
 
 def test_species_that_no_image_shows_are_no_classes(every_dataset):
     names = open_task("IWildCam", str(every_dataset.root)).classnames
-    assert len(names) == 182 and names[:3] == ["empty", "tayassu pecari", "species 0"] and "unseen one" not in names
+    assert len(names) == 182 and "unseen one" not in names
+    assert names[:2] + names[-2:] == ["empty", "white-lipped peccary", "unknown dove", "central american red brocket"]
+
+
+def test_species_have_their_english_names():
+    """By y, as published; four of them stand for two species each, which stay two classes."""
+    assert len(IWILDCAM_NAMES) == 182 and IWILDCAM_NAMES[66] == "leopard cat" and IWILDCAM_NAMES[81] == "dog"
+    assert all(name == name.strip().lower() and name for name in IWILDCAM_NAMES)
 
 
 METADATA = "iwildcam_v2.0/metadata.csv"
@@ -51,6 +59,7 @@ DAMAGE = {  # dataset, file, its content or None to remove it, what the message 
     "no image": ("FMOW", "fmow_v1.1/images/rgb_img_76.png", None, "rgb_img_76.png"),
     "no species": ("IWildCam", "iwildcam_v2.0/categories.csv", None, "categories.csv"),
     "species without names": ("IWildCam", "iwildcam_v2.0/categories.csv", "y,id\n0,1\n", "categories.csv"),
+    "a species that the release lacks": ("IWildCam", "iwildcam_v2.0/categories.csv", "y,name\n182,a\n", "species 182"),
     "too few species": ("IWildCam", "iwildcam_v2.0/categories.csv", "y,name\n0,a\n", "IWildCam"),
     "a split of its own": ("IWildCam", METADATA, "split,filename,y,location_remapped,sequence_remapped,datetime\n"
                            "mine,a.jpg,0,0,0,2013-05-01 10:20:30.000\n", "iwildcam_v2.0"),

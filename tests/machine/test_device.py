@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tiny_clip
 from torchvision.transforms import Normalize
 
 from clip.loader import MEAN, STD
+from clip.model import CLIP
 from src.datasets.common import Batch
 from src.errors import UserError
 from src.machine.device import Device
@@ -293,3 +295,18 @@ def test_the_peak_of_an_accelerator_is_a_task_s_own(monkeypatch):
     device.device = torch.device("cuda", 1)
     device.forget_peak()
     assert forgotten == [torch.device("cuda", 1)]
+
+
+def test_images_are_normalised_as_the_model_asks():
+    """(0.2 - mean) / std by hand; a second model that asks for something else would be shown wrong pixels."""
+    device, images = Device("cpu", "fp32"), torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)  # 51 / 255 = 0.2
+    device.place(with_statistics([0.1, 0.2, 0.3], [0.5, 0.25, 0.1]))
+    assert device.images(images)[0, :, 0, 0].tolist() == pytest.approx([0.2, 0.0, -1.0])
+    device.place(with_statistics([0.1, 0.2, 0.3], [0.5, 0.25, 0.1]))
+    device.place(torch.nn.Linear(1, 1))
+    with pytest.raises(UserError, match="0.1, 0.2, 0.3 and by 0.5, 0.5, 0.5"):
+        device.place(with_statistics([0.5] * 3, [0.5] * 3))
+
+
+def with_statistics(mean, std):
+    return CLIP(**tiny_clip("vit").architecture | {"mean": mean, "std": std})

@@ -274,7 +274,7 @@ def test_one_process_speaks(together):
     told = (together / "told.txt").read_text()
     told_tasks = [line.split(":")[0] for line in told.splitlines() if " steps in " in line]
     assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", "colours", "colours"]
-    assert "Warning" not in told and told.count("warning: --wd has no effect in a evaluation run") == 1, told
+    assert "Warning" not in told and told.count("warning: --wd has no effect in an evaluation run") == 1, told
 
 
 def test_an_error_ends_all_processes_with_one_message(together):

@@ -5,6 +5,7 @@ import gc
 import os
 import weakref
 
+import pandas
 import pytest
 import slow_reference as slow
 import torch
@@ -28,11 +29,13 @@ from src.models.evaluation import (
     evaluate_each,
     fingerprint,
     in_eval_mode,
+    mean_per_class,
+    other_classes,
     text_fingerprint,
     zeroshot_head,
     zeroshot_weights,
 )
-from src.models.modeling import set_training
+from src.models.modeling import image_features, set_training
 
 SEVEN = ("cat", "dog", "red bird", "old tree", "car", "small blue house", "green tree")
 
@@ -82,7 +85,8 @@ def test_top_1_and_top_5_equal_the_slow_rendering(kind, batch_size, make_model, 
     model, task = make_model(kind), seven_classes(task)
     scores = evaluate(model, task, device, batch_size=batch_size)
     top1, top5 = slow_scores(model, task, device, (1, 5))
-    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 31)
+    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 31,
+                            per_class=scores.per_class)
     assert 0 < top1 < top5 < 100  # the comparison means something
 
 
@@ -90,7 +94,8 @@ def test_top_1_and_top_5_equal_the_slow_rendering(kind, batch_size, make_model, 
 def test_with_fewer_than_five_classes_top_5_is_over_all_of_them(classes, make_model, make_task, device):
     model, task = make_model("vit"), make_task(classes)
     scores = evaluate(model, task, device)
-    assert scores == Scores(pytest.approx(slow_scores(model, task, device, (1,))[0], rel=1e-12), 100.0, classes, 31)
+    assert scores == Scores(pytest.approx(slow_scores(model, task, device, (1,))[0], rel=1e-12), 100.0, classes, 31,
+                            per_class=scores.per_class)
 
 
 def test_another_split_is_scored_where_it_is_named(make_model, task, device):
@@ -107,7 +112,8 @@ def test_a_subset_is_balanced_seeded_and_scored_alone(make_model, task, device):
     assert sorted(labels[index] for index in indices) == [label for label in range(7) for _ in range(2)]
     scores = evaluate(model, task, device, max_size=14)
     top1, top5 = slow_scores(model, task, device, (1, 5), indices)
-    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 14)
+    assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12), 5, 14,
+                            per_class=scores.per_class)
     assert scores == evaluate(model, task, device, max_size=14)
 
 
@@ -260,7 +266,7 @@ def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_ta
         top1, top5 = slow.accuracies(model, images, [first + label for label in split.labels], weights,
                                      (1, min(5, len(weights))))
         assert scores == Scores(pytest.approx(top1, rel=1e-12), pytest.approx(top5, rel=1e-12),
-                                min(5, len(weights)), 31)
+                                min(5, len(weights)), 31, per_class=scores.per_class)
     if name == "one":
         assert len({scores.top1 for scores in found.values()}) > 1, "the comparison means something"
 
@@ -487,3 +493,50 @@ def test_evaluation_runs_uncompiled(make_model):
         assert compiled
     finally:
         torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("history", "reason"), [
+    ([{"dataset": "images", "classnames": ["a", "b"]}], None),
+    ([{"dataset": "images", "classnames": ["b", "a"]}, {"dataset": "images", "classnames": ["a", "b"]}], None),
+    ([{"dataset": "images", "classnames": ["b", "a"]}], "number 1 of 2 is 'b' there, 'a' here"),
+    ([{"dataset": "images", "classnames": ["a", "b", "c"]}], "number 3 of 3 is 'c' there, None here"),
+    ([{"dataset": "others", "classnames": ["a", "b"]}], "does not say"), ([{"dataset": "images"}], "does not say")])
+def test_a_head_belongs_to_class_names(history, reason):
+    """The last entry of the name counts."""
+    found = other_classes(history, "images", ("a", "b"))
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("spaces", [{"task": ("tiny",)}, {"all": ("other", "tiny")}], ids=str)
+def test_predictions_equal_the_slow_rendering_image_by_image(spaces, kind, make_model, make_task, task, device):
+    """Softmax and ranks of one image at a time; pandas counts the classes, which have 1 to 9 images."""
+    model, task = make_model(kind), seven_classes(task)
+    other = dataclasses.replace(make_task(2, "other"), classnames=("ship", "lamp"))  # no name of the task's
+    labels = [min(6, index // 4) if index else 3 for index in range(31)]
+    split = dataclasses.replace(task.split("test"), labels=labels, files=[f"{index}.png" for index in range(31)])
+    task = dataclasses.replace(task, splits={**task.splits, "test": split})
+    tasks, kept = {"tiny": task, "other": other}, {}
+    classifiers = {name: classifier(model, found, device) for name, found in tasks.items()}
+    found = next(evaluate_each(model, {"tiny": task}, device, classifiers, {"tiny": spaces}, batch_size=7,
+                               keep=lambda name, space, told: kept.update({(name, space): told})))
+    (space, parts), told = next(iter(spaces.items())), kept.pop(("tiny", next(iter(spaces))))
+    weights = [row for part in parts for row in slow_weights(model, tasks[part].classnames, tasks[part].templates)]
+    owners = [(part, number) for part in parts for number in range(len(tasks[part].classnames))]
+    first, scale = owners.index(("tiny", 0)), model.logit_scale.exp()
+    assert not kept and told.places == list(range(31)) and told.labels == labels
+    for index in range(31):
+        feature = image_features(model, pixels(device, [split.image(index)]))[0]
+        logits = torch.stack([scale * feature @ weight for weight in weights]).detach()
+        best, own = int(logits.argmax()), first + labels[index]
+        assert told.predictions[index] == owners[best]
+        assert told.probabilities[index] == pytest.approx(float(logits.softmax(0)[best]), rel=1e-9)
+        assert told.ranks[index] == 1 + int((logits > logits[own]).sum())
+    table = pandas.DataFrame({"label": labels, "hit": [rank == 1 for rank in told.ranks]}).groupby("label")["hit"]
+    assert told.hits == [int(table.sum().get(label, 0)) for label in range(7)]
+    assert told.support == [int(table.count().get(label, 0)) for label in range(7)]
+    assert found[space].per_class == pytest.approx(100 * table.mean().mean(), rel=1e-12)
+
+
+def test_the_mean_over_classes_weighs_each_the_same():
+    """One class of 90 of 100 images hides nothing: (100 + 0 + 50) / 3; a class without images does not count."""
+    assert mean_per_class([90, 0, 4, 0], [90, 2, 8, 0]) == pytest.approx(50.0)

@@ -252,6 +252,7 @@ def test_zscl_learns_from_the_given_model(make_model, make_state, stream_of, ope
     ({}, "class names"),
     ({"ref_sentences": "tiny-reference"}, "sentences"),
     ({"ref_sentences": "random"}, "random"),
+    ({"ref_sentences": "tiny-other"}, "prompts of classes"),
     ({"text_datasets": ("tiny-other", "tiny")}, "datasets"),
     ({"text_datasets": ("tiny-other", "tiny"), "ref_sentences": "random"}, "datasets"),
     ({"text_datasets": ("tiny-other", "tiny"), "ref_sentences": "tiny-reference"}, "datasets"),
@@ -262,6 +263,7 @@ def test_reference_texts_come_from_the_first_source_that_is_given(given, source,
     hook.begin(state)
     expected = {"class names": lambda: tokens(prompts(reference)), "sentences": lambda: tokens(reference.sentences),
                 "random": lambda: random_tokens(state.model, 42),
+                "prompts of classes": lambda: tokens(prompts(open_task("tiny-other"))),
                 "datasets": lambda: tokens([*prompts(open_task("tiny-other")), *prompts(open_task("tiny"))])}[source]()
     with torch.no_grad():
         features = torch.stack(slow.text_features(hook.teacher, expected))

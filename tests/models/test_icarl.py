@@ -230,6 +230,7 @@ def test_a_dataset_with_a_linear_head_is_replayed_by_it(kind, make_model, state_
     state = state_of("third", make_model(kind))
     head = torch.randn(4, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     state.heads = {"first": head.clone(), "elsewhere": torch.zeros(2, 9)}
+    state.history = [{"dataset": "first", "classnames": list(tasks["first"].classnames)}]
     tasks["folder:/some/place/first"] = tasks["first"]
     entered, hook = state.frozen(), ICaRL(ls=0.1, ref_batch_size=6)
     remember(hook, tasks, "first", "second")

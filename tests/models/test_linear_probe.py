@@ -118,7 +118,11 @@ def test_scores_equal_one_image_at_a_time(kind, make_model, task, device):
         inputs = feature(model, device, split.image(index), EvalTransform(16, SHORT))
         ranks.append(slow.rank_of([line[:-1] @ inputs + line[-1] for line in head.packed()], label))
     expected = [100 * sum(rank < k for rank in ranks) / 31 for k in (1, 5)]
-    assert scores == Scores(pytest.approx(expected[0]), pytest.approx(expected[1]), 5, 31)
+    labels = task.split("test").labels
+    shares = [sum(rank < 1 for rank, own in zip(ranks, labels, strict=True) if own == label) / labels.count(label)
+              for label in range(7)]
+    assert scores == Scores(pytest.approx(expected[0]), pytest.approx(expected[1]), 5, 31,
+                            per_class=pytest.approx(100 * sum(shares) / 7))
     assert 0 < expected[0] < expected[1] < 100
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
 import slow_reference as slow
 import torch
-from cli_files import BATCH, STEPS, lines, rows, same_weights, weights
+from cli_files import BATCH, COLOURS, STEPS, lines, rows, same_weights, weights, write_pictures
 
 import clip
 from src.args import parse
@@ -325,7 +326,8 @@ def test_a_new_head_asks_the_text_tower_once_and_a_kept_one_never(make_model, ta
     asked = encoded_by(model.ln_final)
     head = head_for(model, task, device)
     assert len(asked) == 1 and len(asked[0]) == 12, "four classes, three templates"
-    kept = first_head(parse([]), {"heads": {"tiny": head.packed()}}, model, task, "tiny", device)
+    history = [{"dataset": "tiny", "classnames": list(task.classnames)}]
+    kept = first_head(parse([]), {"heads": {"tiny": head.packed()}, "history": history}, model, task, "tiny", device)
     assert len(asked) == 1 and torch.equal(kept.weight, head.weight)
 
 
@@ -445,17 +447,44 @@ def test_fine_tuning_goes_on_from_the_probe_s_head(train, world, tmp_path, words
     assert {name for name, head in heads.items() if torch.allclose(head, found, atol=1e-5)} == {expected}
 
 
-def test_a_head_of_other_classes_is_refused_before_anything_is_written(train, world, tmp_path):
-    """Another dataset may have the same name."""
-    train(tmp_path / "probe", "--train-mode", "fc")
+@pytest.mark.parametrize(("names", "mode"), [
+    (["apple", "banana", "cherry"], "fc"), (["apple", "banana"], "image-fc"), (["apple", "banana", "cherry"], "whole")])
+def test_a_head_of_other_classes_of_the_same_name_is_left_out(train, cli, world, tmp_path, names, mode):
+    """Another folder may end in the same word. A new head is the zero-shot one, and none of the old is kept or scored:
+    with a rate of next to nothing the scores are those of the model itself."""
+    probe = tmp_path / "probe" / "colours.pth"
+    train(probe.parent, "--train-mode", "fc", "--lr", "0.1")
     twin = tmp_path / "elsewhere" / "colours"
-    twin.parent.mkdir()
-    twin.symlink_to(world.root / "tones", target_is_directory=True)
-    for number, mode in enumerate(("image-fc", "whole", "fc")):
-        done = train(tmp_path / f"out{number}", "--load", tmp_path / "probe" / "colours.pth", "--train-mode", mode,
-                     "--train-dataset", f"folder:{twin}")
-        assert done.status == 2 and "head of colours" in done.err and len(done.err.splitlines()) == 1, mode
-        assert not (tmp_path / f"out{number}").exists()
+    for part in ("train", "test"):
+        write_pictures(twin / part, dict(zip(names, COLOURS.values(), strict=False)), 4)
+    data = "--train-dataset", f"folder:{twin}"
+    done = train(tmp_path / "out", "--load", probe, "--train-mode", mode, "--lr", "1e-12", *data)
+    assert done.status == 0, done.err
+    notes = [line for line in done.out.splitlines() if "the head of colours" in line or "a new head of colours" in line]
+    assert len(notes) == 1 and "'blue' there, 'apple' here" in notes[0], done.out
+    head = checkpoint_of(tmp_path / "out" / "colours.pth")["heads"].get("colours")
+    if mode == "whole":
+        assert head is None and scored_by(tmp_path / "out", "colours") == ["zeroshot"]
+    else:
+        torch.testing.assert_close(head, zeroshot_head_of(world.model, names), rtol=0, atol=1e-5)
+    scored = cli("--load", probe, "--eval-only", "--eval-datasets", data[1], "--save", tmp_path / "scored")
+    plain = cli("--load", world.model, "--eval-only", "--eval-datasets", data[1], "--save", tmp_path / "plain")
+    assert scored.out.count("note: the head of colours in the checkpoint is left out") == 1
+    assert scored.out.splitlines()[-1] == plain.out.splitlines()[-1]
+    assert scored_by(tmp_path / "scored", "colours") == ["zeroshot"]
+
+
+def test_a_head_is_refused_where_the_checkpoint_names_data_that_changed(train, cli, world, tmp_path):
+    """Without --eval-datasets the head itself was asked for."""
+    data = tmp_path / "colours"
+    shutil.copytree(world.root / "colours", data)
+    train(tmp_path / "probe", "--train-mode", "fc", "--train-dataset", f"folder:{data}")
+    for part in ("train", "test"):
+        (data / part / "blue").rename(data / part / "sea")
+    done = cli("--load", tmp_path / "probe" / "colours.pth", "--eval-only", "--save", tmp_path / "out")
+    assert done.status == 2 and "its head of colours does not belong to the data" in done.err
+    assert "'blue' there, 'green' here" in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words", ["fc", "image-fc", "image-fc-fixed", "fc --we --avg-freq 1",
@@ -595,3 +624,9 @@ def test_a_probe_s_rate_is_not_complained_of(train, tmp_path):
     assert train(tmp_path / "fc", "--train-mode", "fc", "--lr", "1e-2").warnings == []
     warning, = train(tmp_path / "image", "--train-mode", "image-fc", "--lr", "1e-2").warnings
     assert "--lr 0.01 is high" in warning
+
+
+def test_the_default_rate_is_called_the_default(cli, world):
+    done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 200, "--dry-run")
+    warning = done.warnings[-1]
+    assert "--lr 0.001 is the default, and high for pretrained weights" in warning and "give --lr 1e-5" in warning

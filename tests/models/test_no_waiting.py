@@ -164,6 +164,7 @@ def test_replay(options, on_meta, make_task, task):
     hook, state = ICaRL(ref_batch_size=6, **options), on_meta()
     state.open_task = lambda name, trained=False: tasks[name]
     state.heads = {"two": torch.zeros(3, 9)}
+    state.history = [{"dataset": "two", "classnames": list(tasks["two"].classnames)}]
     hook.memory = [memory_of(name, tasks[name]) for name in ("one", "two")]
     waits, losses = steps(state, hook)
     assert not waits and "replay" in losses

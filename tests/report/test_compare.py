@@ -99,7 +99,7 @@ def test_runs_that_differ_only_in_their_seed_are_one_row(tmp_path):
 
 @pytest.mark.parametrize(("words", "facts"), [
     ("--lr 1e-5", {}), ("--T 3", {}), ("--recipe finetune --iterations 2", {}), ("", {"precision": "bf16"}),
-    ("", {"spaces": ("task", "all")}), ("--max-evaluation-size 5", {})])
+    ("", {"spaces": ("task", "all")})])
 def test_what_can_change_a_number_keeps_runs_apart(tmp_path, words, facts):
     folders = [write_run(tmp_path / "one", "--seed 1"), write_run(tmp_path / "two", f"--seed 2 {words}", **facts)]
     assert [len(row.runs) for row in rows_of(*folders)[1:]] == [1, 1]
@@ -293,3 +293,25 @@ def test_mean_and_deviation_over_seeds_are_those_of_pandas(cli, six):
             assert found[name][f"{method}-*"] == pytest.approx(mean[name][method], rel=1e-12, abs=1e-12)
             assert found[f"{name}_std"][f"{method}-*"] == pytest.approx(deviation[name][method], rel=1e-9, abs=1e-9)
     assert found["n"]["lwf-*"] == 3 and cells(done.out)[1][0] == "zero-shot"
+
+
+@pytest.mark.parametrize("words", ["--eval-split val", "--max-evaluation-size 100", "--wilds-split ood"])
+def test_runs_on_other_images_do_not_rank_together(tmp_path, words):
+    folders = [write_run(tmp_path / "one"), write_run(tmp_path / "two", words)]
+    with pytest.raises(UserError, match=f"one is scored with {words.split()[0]} .*two with {words}") as caught:
+        rows_of(*folders)
+    assert len(str(caught.value).splitlines()) == 1
+    same = rows_of(folders[1], write_run(tmp_path / "three", f"{words} --method lwf"))
+    assert len(same) == 3
+    head = comparison_markdown({"task": same}).splitlines()[0]
+    assert ("run, classes of task, val images" in head) == (words == "--eval-split val")
+
+
+def test_a_run_that_is_older_than_a_flag_has_its_default(tmp_path):
+    old = write_run(tmp_path / "old")
+    content = json.loads((old / "run.json").read_text(encoding="utf-8"))
+    del content["flags"]["eval_split"]
+    (old / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    assert len(rows_of(old, write_run(tmp_path / "new", "--method lwf"))) == 3
+    with pytest.raises(UserError, match="--eval-split test, .*--eval-split val"):
+        rows_of(old, write_run(tmp_path / "val", "--eval-split val"))

@@ -10,6 +10,7 @@ from PIL import Image
 from report_files import write_pairs_run, write_run
 
 from src.report import figures
+from src.report.page import write_report
 from src.report.runs import read_run
 
 pytestmark = pytest.mark.pictures
@@ -101,3 +102,34 @@ def test_no_matplotlib_before_something_is_drawn():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
                           check=True)
     assert done.stdout == "[]\n"
+
+
+def write_predictions(folder, name, pairs, classes):
+    """predictions_<name>.csv of [(label, prediction)] and classes_<name>.csv."""
+    (folder / f"predictions_{name}.csv").write_text("image,label_number,label,prediction_number,prediction\n" + "".join(
+        f"{index},{label},x,{predicted},y\n" for index, (label, predicted) in enumerate(pairs)), encoding="utf-8")
+    (folder / f"classes_{name}.csv").write_text("class,accuracy,support\n" + "".join(
+        f"{name},0,1\n" for name in classes), encoding="utf-8")
+
+
+def test_confusions_are_shares_of_true_classes(tmp_path):
+    """Two of three images of the first class are right, and a class without images has no share."""
+    folder = write_run(tmp_path / "run")
+    write_predictions(folder, "A", [(0, 0), (0, 0), (0, 1), (1, 0)], ["same", "same", "none"])
+    counts, names = figures.confusion_of(folder, "A")
+    assert counts == {(0, 0): 2, (0, 1): 1, (1, 0): 1} and names == ["same", "same", "none"]
+    shown, = figures.draw_confusion("run", counts, names).axes
+    table = shown.images[0].get_array().filled(-1).tolist()
+    assert table == [pytest.approx([200 / 3, 100 / 3, 0]), [100, 0, 0], [-1, -1, -1]]
+    assert sorted(text.get_text() for text in shown.texts) == ["100", "33", "67"]
+
+
+def test_which_confusions_are_drawn(tmp_path):
+    """Those of up to a hundred classes whose predictions are there, and they are part of the page."""
+    folder = write_run(tmp_path / "run")
+    write_predictions(folder, "A", [(0, 0), (99, 1)], map(str, range(100)))
+    write_predictions(folder, "B", [(0, 0)], map(str, range(101)))
+    write_report(folder)
+    assert sorted(path.name for path in folder.glob("confusion_*")) == ["confusion_A.png"]
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 1 and "Confusion matrix of A" in text

@@ -12,6 +12,7 @@ from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 from src.args import parse
 from src.models.evaluation import Scores
 from src.report import page, tables
+from src.report.figures import write_pictures
 from src.report.runs import read_run
 from src.run.task import Run
 from src.store.records import RunFolder
@@ -189,6 +190,22 @@ def test_a_sequence_that_only_scored(shown, tmp_path):
         path.unlink()
     text = page.page(read_run(run))
     assert "zero-shot, nothing trained" in text and "Loss terms" not in text
+
+
+def test_zero_shot_is_one_row(tmp_path):
+    """Weights that nothing changed have one row, and no flag of training says how."""
+    folder = write_run(tmp_path / "scored", "--lr 1e-5 --eval-split val", matrix=(ZERO_SHOT,) * 3)
+    for path in [*folder.glob("run_*.json"), *folder.glob("log_*")]:
+        path.unlink()
+    run = read_run(folder)
+    table = page.heat_map(run, "task", "top1")
+    assert [row["task"] for row in table["rows"]] == [""] and table["foot"] == []
+    text = page.page(run)
+    assert text.count("<th scope=\"row\">") == 2 and "after A" not in text  # of top-1 and of top-5, which is folded
+    assert "--eval-split" in text and "--lr<" not in text and "trained by this row" not in text
+    assert "Each dataset over the tasks" not in text and "Forgetting</dt>\n  <dd class" not in text
+    write_pictures(run, folder)
+    assert [path.name for path in folder.glob("*.png")] == ["matrix_top1.png"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

@@ -138,6 +138,15 @@ def test_a_matrix_of_other_rows_or_columns(whole, tmp_path, text):
         read_run(folder)
 
 
+@pytest.mark.parametrize(("cell", "reason"), [("2\0", "it holds NUL characters"), ("2" * 200_000, "field larger than")])
+def test_a_matrix_that_is_no_csv(whole, tmp_path, cell, reason):
+    """On every version of Python, although csv accepts NUL since 3.11."""
+    folder = shutil.copytree(whole, tmp_path / "mine")
+    (folder / "matrix_top1.csv").write_text(f"task,A,B,C\n,1,{cell},3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"matrix_top1\.csv is damaged \({reason}"):
+        read_run(folder)
+
+
 @pytest.mark.parametrize("name", ["run.json", "matrix_top1.csv", "summary_all.json"])
 def test_a_missing_file_is_named(whole, tmp_path, name):
     folder = shutil.copytree(whole, tmp_path / "mine")

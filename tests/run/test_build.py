@@ -4,18 +4,19 @@ import types
 
 import pytest
 import torch
-from cli_files import ARCHITECTURE, same_weights, write_model
+from cli_files import write_model
 
 from clip import loader
 from src.args import parse
 from src.datasets.common import Split, Task
-from src.errors import UserError
 from src.machine.device import Device
 from src.models.evaluation import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
 from src.models.modeling import HEAD_MODES, TRAIN_MODES
-from src.run import build
+from src.models.training import Settings
+from src.run import build, weights
 from src.templates.collections import SIMPLE
 
 pytest_plugins = ["cli_fixtures"]
@@ -41,6 +42,9 @@ def test_warmup(text, iterations, steps):
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
     ("--iterations 1 --batch-norm train", {"batch_norm": "train"}),
+    ("--iterations 1 --method modx --train-dataset coco", {"batch_norm": "train"}),
+    ("--iterations 1 --train-dataset coco --load some.pth", {"batch_norm": "train"}),
+    ("--iterations 1 --train-dataset coco --batch-norm eval", {"batch_norm": "eval"}),
     ("--iterations 1 --workers 3", {"workers": 3}),
     ("--dataset-order mtil-1", {"iterations": 1000, "lr": 1e-5, "batch_size": 64, "warmup": 100}),
     ("--dataset-order mtil-1 --epochs 1", {"iterations": 1}),
@@ -48,6 +52,31 @@ def test_warmup(text, iterations, steps):
 def test_settings(words, expected):
     settings = build.build_settings(config(words), TASK)
     assert {key: getattr(settings, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(("warmup", "iterations", "peak"), [
+    (100, 20, 0.2), (100, 100, 1.0), (100, 101, 1.0), (0, 5, 1.0), (10, 1, 0.1)])
+def test_the_peak_that_a_rate_reaches(warmup, iterations, peak):
+    """By the rate of every step."""
+    settings = Settings(iterations=iterations, lr=1.0, warmup=warmup)
+    assert settings.peak_rate == peak
+    assert max(learning_rate(step, iterations, warmup, 1.0) for step in range(iterations)) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(("kind", "words", "fragments"), [
+    ("vit", "", []), ("resnet", "", []), ("vit", "--init scratch", []),
+    ("resnet", "--batch-norm eval", []), ("resnet", "--init scratch", ["updates", "(train): weights are random"]),
+    ("resnet", "--train-dataset coco", ["updates", "(train): as published for image-text pairs"]),
+    ("resnet", "--batch-norm eval --lora", ["--lora adapts no layer of this image tower", "mlp.c_proj"]),
+    ("vit", "--lora", []), ("resnet", "--batch-norm eval --lora --train-mode text", [])])
+def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragments):
+    settings = config(f"--iterations 1 {words}")
+    state = make_state(make_model(kind), settings.train_mode)
+    state.settings = build.build_settings(settings, TASK)
+    if settings.lora:
+        build.adapt(settings, state.model, 0)
+    told = build.silent_choices(settings, state)
+    assert len(told) == bool(fragments) and all(fragment in " ".join(told) for fragment in fragments)
 
 
 @pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),
@@ -69,86 +98,6 @@ def test_templates_of_data_without_its_own(world, tmp_path, words, first, number
     own = datasets.open("toy-colours").templates
     assert own == build.Datasets(config()).open("toy-colours").templates
     assert datasets.open(world.colours) is datasets.open(world.colours), "each is opened once"
-
-
-def test_random_weights_come_from_the_seed():
-    state = torch.random.get_rng_state()
-    weights = {words: build.starting_checkpoint(config(f"--model tiny-vit --init scratch {words}"))["state_dict"]
-               for words in ("", "--seed 42", "--seed 43")}
-    assert same_weights(weights[""], weights["--seed 42"])
-    assert not same_weights(weights[""], weights["--seed 43"])
-    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers move"
-
-
-def test_an_architecture_of_one_s_own(tmp_path):
-    keys = {key: value for key, value in ARCHITECTURE.items()} | {"vocab_size": 49408}
-    (tmp_path / "one.yaml").write_text("mine:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()),
-                                       encoding="utf-8")
-    checkpoint = build.starting_checkpoint(config(f"--model-config {tmp_path}/one.yaml --model-name mine "
-                                                  "--init scratch"))
-    assert checkpoint["model"] == "mine" and checkpoint["architecture"]["embed_dim"] == 16
-    loader.build(checkpoint)
-
-
-def test_the_file_decides_unless_a_model_is_given(world):
-    assert build.starting_checkpoint(config(f"--load {world.model}"))["architecture"]["embed_dim"] == 16
-    with pytest.raises(UserError, match="--load .*tiny.pth holds another architecture, not RN50"):
-        build.starting_checkpoint(config(f"--load {world.model} --model RN50"))
-
-
-@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B/32", "ViT-L/14@336px", "RN50", "RN50x4", "tiny-vit"])
-def test_architectures_are_told_apart(name):
-    from clip.catalog import read_architecture
-    found = build.model_name(config(), {"architecture": read_architecture(name)})
-    assert found == (name if name != "tiny-vit" else None)
-    assert build.model_name(config(), {"model": "mine", "architecture": {}}) == "mine"
-
-
-def test_teachers(world, tmp_path):
-    device = Device("cpu", "fp32")
-    start = build.starting_checkpoint(config(f"--load {world.model}"))
-    opener = build.ZeroshotOpener(config(), start, device)
-    teacher = opener(world.model)
-    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert same_weights(teacher.state_dict(), start["state_dict"])
-    with pytest.raises(UserError, match="--ref-model FILE"):
-        opener()
-    with pytest.raises(UserError, match="--ref-model .*wide.pth: its features have 24 values, the model's 16"):
-        opener(world.other_model)
-    with pytest.raises(UserError, match="--init scratch .*--ref-model"):
-        build.ZeroshotOpener(config("--init scratch"), start, device)()
-
-
-MERGE = "--wise-merge --wise-ft-model zeroshot"
-
-
-@pytest.mark.parametrize(("words", "precision", "teacher", "kept"), [
-    ("", "fp32", torch.float32, 1), ("", "bf16", torch.bfloat16, 2), (MERGE, "bf16", torch.float32, 1),
-    ("--eval-only --wise-ft", "bf16", torch.float32, 1), ("--ref-wise", "fp32", torch.float32, 1),
-    (f"--ref-wise {MERGE}", "bf16", torch.float32, 1)])
-def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision, teacher, kept):
-    """Those asked for features only are kept in the autocast type, unless the run reads the same ones in full."""
-    monkeypatch.setattr(loader, "weights_file", lambda name, cache: world.model)
-    settings = config(words)
-    start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
-    opener = build.ZeroshotOpener(settings, start, Device("cpu", precision))
-    random = torch.random.get_rng_state()
-    taught = opener.teacher()
-    assert opener.teacher() is taught and taught.visual.proj.dtype == teacher and not taught.visual.proj.requires_grad
-    mixed = opener()
-    assert mixed.visual.proj.dtype == torch.float32 and len(opener.kept) == kept
-    assert (opener() is mixed) == (words != "--ref-wise"), "--ref-wise is done with it when a task begins"
-    assert torch.equal(torch.random.get_rng_state(), random)
-    other = opener.teacher(world.model)  # another file's are the teacher's alone
-    assert other.visual.proj.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
-
-
-def test_published_weights_teach_a_model_that_has_some(world, monkeypatch):
-    asked = []
-    monkeypatch.setattr(loader, "weights_file", lambda name, cache: asked.append((name, cache)) or world.model)
-    start = build.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
-    build.ZeroshotOpener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
-    assert asked == [("ViT-B/16", "here")]
 
 
 @pytest.mark.parametrize(("words", "kind", "attributes"), [
@@ -188,13 +137,13 @@ def test_deterministic(monkeypatch):
 
 def state_of(settings, name, start, device):
     return build.build_state(settings, build.Datasets(settings), name, start, device,
-                             build.ZeroshotOpener(settings, start, device))
+                             weights.ZeroshotOpener(settings, start, device))
 
 
 def test_state_of_a_task(world, tmp_path):
     write_model(tmp_path / "model.pth")
     settings = config(f"--load {tmp_path}/model.pth --iterations 2 --train-mode image --train-dataset {world.colours}")
-    start = build.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
+    start = weights.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
     state = state_of(settings, world.colours, start, Device("cpu", "fp32"))
     trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("visual.") for name in trained)
@@ -213,7 +162,7 @@ def test_rates(name, rate):
 @pytest.mark.parametrize("train_mode", TRAIN_MODES)
 def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
     settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
-    start = build.starting_checkpoint(settings)
+    start = weights.starting_checkpoint(settings)
     state = state_of(settings, world.colours, start, Device("cpu", "fp64"))
     assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
     if state.head is not None:
@@ -223,13 +172,18 @@ def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
 
 @pytest.mark.parametrize(("words", "heads", "expected"), [
     ("", {}, "zeroshot"), ("--fc-init zeroshot", {}, "zeroshot"), ("--fc-init zero", {}, "zero"),
-    ("", {"colours": 1}, "kept"), ("", {"tones": 1}, "zeroshot"), ("", {"folder:colours": 1}, "zeroshot"),
-    ("--fc-init zeroshot", {"colours": 1}, "zeroshot"), ("--fc-init zero", {"colours": 1}, "zero")])
+    ("", {"colours": ["blue", "green", "red disc"]}, "kept"), ("", {"tones": 1}, "zeroshot"),
+    ("", {"folder:colours": 1}, "zeroshot"), ("", {"colours": None}, "zeroshot"),
+    ("", {"colours": ["blue", "red disc", "green"]}, "zeroshot"),
+    ("", {"colours": ["fire", "grass", "sea"]}, "zeroshot"),
+    ("--fc-init zeroshot", {"colours": ["blue", "green", "red disc"]}, "zeroshot"),
+    ("--fc-init zero", {"colours": ["blue", "green", "red disc"]}, "zero")])
 def test_first_heads(world, words, heads, expected):
-    """A head goes on under the name that its dataset's files have."""
+    """A head goes on under the name of its dataset's files, if it was trained on the same classes."""
     kept = torch.arange(3 * 17.0).view(3, 17)
     settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
-    checkpoint = build.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept)}
+    history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]
+    checkpoint = weights.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept), "history": history}
     device = Device("cpu", "fp32")
     model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
     found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()

@@ -64,6 +64,7 @@ def test_open_clip_s_functions_give_the_same(exported):
 
 def test_a_text_of_unknown_words_is_as_far_from_them(exported):
     """Words without a row of their own share one, there as here."""
+    torch.manual_seed(0)
     ours, path = exported
     theirs = open_clip.create_model_from_pretrained(f"local-dir:{path}", return_transform=False).eval()
     tokens = clip.tokenize(["a zebra in a green tree", "seventy purple dogs", "cat"], ours.context_length)
@@ -88,6 +89,81 @@ def test_the_published_architectures_are_open_clip_s():
             named = {key: value for key, value in theirs[part].items() if value is not None}
             assert named == {key: ours[part][key] for key in named}, (name, part)
         assert ours["embed_dim"] == theirs["embed_dim"] and ours["quick_gelu"]
+
+
+@pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
+def of_all_kinds(request):
+    """A ViT with 80 values a head, blocks of another width and statistics that are not OpenAI's."""
+    torch.manual_seed(3)
+    model = CLIP(**tiny_clip("vit").architecture | {
+        "activation": request.param, "vision_width": 160, "vision_heads": 2, "vision_mlp_width": 401,
+        "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(torch.randn_like(value), alpha=0.1)
+    return model
+
+
+def assert_same_pictures(ours, preprocess, atol=1e-5):
+    """-> (N, 3, R, R) of pictures that are wider or higher than the model's, as both libraries prepare them"""
+    own, pictures = loader.preprocess(ours.image_resolution, ours.mean, ours.std), random_images(5, 0)
+    expected = torch.stack([own(picture) for picture in pictures])
+    torch.testing.assert_close(torch.stack([preprocess(picture) for picture in pictures]), expected, atol=atol, rtol=0)
+    return expected
+
+
+def test_open_clip_is_told_what_no_tensor_tells(of_all_kinds, tmp_path):
+    Export(tmp_path).write(checkpoint_of(of_all_kinds))
+    theirs, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    images = assert_same_pictures(of_all_kinds, preprocess)
+    assert_same_features(of_all_kinds, theirs.eval(), images, clip.tokenize(KNOWN, of_all_kinds.context_length))
+
+
+def test_transformers_functions_give_the_same(of_all_kinds, tmp_path):
+    from transformers import CLIPImageProcessor, CLIPModel
+    Export(tmp_path, layout="transformers").write(checkpoint_of(of_all_kinds))
+    assert listing(tmp_path) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    theirs, processor = CLIPModel.from_pretrained(tmp_path).eval(), CLIPImageProcessor.from_pretrained(tmp_path)
+    images = assert_same_pictures(
+        of_all_kinds, lambda picture: torch.as_tensor(processor(picture, return_tensors="np")["pixel_values"][0]),
+        atol=1.01 / 255 / 0.2)  # it resizes tensors, which rounds a pixel in 200 to its neighbour
+    tokens = clip.tokenize(KNOWN, of_all_kinds.context_length)
+    with torch.no_grad():
+        for found, expected in ((theirs.get_image_features(images), of_all_kinds.encode_image(images)),
+                                (theirs.get_text_features(tokens), of_all_kinds.encode_text(tokens))):
+            assert expected.std(dim=0).mean() > 0.1
+            torch.testing.assert_close(getattr(found, "pooler_output", found), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+def test_it_comes_back_with_nothing_assumed(of_all_kinds, tmp_path, layout):
+    Export(tmp_path, layout=layout).write(checkpoint_of(of_all_kinds))
+    back = loader.read_checkpoint(tmp_path)
+    assert back["assumed"] == {} and back["notes"] == []
+    told = {key: value for key, value in of_all_kinds.architecture.items() if key not in ("vocabulary", "vocab_size")}
+    assert {key: back["architecture"][key] for key in told} == told
+    built, images = loader.build(back).eval(), torch.randn(2, 3, *[of_all_kinds.image_resolution] * 2)
+    torch.testing.assert_close(built.encode_image(images), of_all_kinds.encode_image(images))
+
+
+def test_one_layout_takes_the_place_of_the_other(tmp_path):
+    model = tiny_clip("vit", dtype=torch.float32)
+    Export(tmp_path).write(checkpoint_of(model))
+    with pytest.raises(UserError, match="open_clip_config.json.*--overwrite"):
+        Export(tmp_path, layout="transformers").claim(model.architecture, False)
+    Export(tmp_path, layout="transformers").claim(model.architecture, True)
+    Export(tmp_path, layout="transformers").write(checkpoint_of(model))
+    assert listing(tmp_path) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    Export(tmp_path, layout="transformers").claim(model.architecture, False, CONFIGURATION)  # the same run once more
+
+
+@pytest.mark.parametrize(("changes", "fragment"), [
+    ({"vision_layers": [1] * 4, "vision_patch_size": None}, "is a ResNet; give --export-format open_clip"),
+    ({"vocabulary": None, "vocab_size": 49407}, "49408 different tokens")])
+def test_what_transformers_has_no_words_for(tmp_path, changes, fragment):
+    with pytest.raises(UserError, match=fragment):
+        Export(tmp_path / "out", layout="transformers").claim(tiny_clip("vit").architecture | changes, True)
+    assert not listing(tmp_path)
 
 
 # -- read by ourselves -------------------------------------------------------------------------------------------------
@@ -273,6 +349,18 @@ def test_a_checkpoint_as_it_is_and_back(cli, world, tmp_path):
     assert done.status == 0 and done.warnings == []
 
 
+def test_the_layout_of_transformers_and_back(cli, world, tmp_path):
+    done = cli("--load", world.model, "--export", tmp_path / "hf", "--export-format", "transformers")
+    assert done.status == 0 and done.err == "" and "config.json, model.safetensors" in done.out
+    words = ["--eval-only", "--eval-datasets", world.loose, "--workers", 0, "--save", tmp_path / "scores"]
+    expected, *found = (cli("--load", source, *words) for source in (
+        world.model, tmp_path / "hf", tmp_path / "hf" / "model.safetensors", f"local-dir:{tmp_path / 'hf'}"))
+    assert "loose" in expected.out and [done.out for done in found] == 3 * [expected.out]
+    assert not any(done.err for done in found)
+    assert cli(*words, "--load", world.model, "--export-format", "transformers").warnings == [
+        "warning: --export-format has no effect without --export"]
+
+
 def test_what_is_scored_is_exported(cli, world, tmp_path):
     words = ["--load", world.model, "--eval-only", "--eval-datasets", world.tones, "--workers", 0, "--save",
              tmp_path / "run"]
@@ -280,7 +368,7 @@ def test_what_is_scored_is_exported(cli, world, tmp_path):
     assert done.status == 0 and "tones" in done.out and "exported" in done.out and done.warnings == []
     assert same_weights(embedded(load_file(tmp_path / "open" / WEIGHTS)), embedded(weights(world.model)))
     assert cli(*words, "--overwrite").warnings == [
-        "warning: --overwrite has no effect without --export in an evaluation run"]
+        "warning: --overwrite has no effect without --export or --linear-eval in an evaluation run"]
 
 
 def test_weights_that_are_no_clip_s(cli, world, tmp_path):

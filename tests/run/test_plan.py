@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 from cli_files import BATCH, RATE, STEPS, read_json
+from dataset_files import put_json
 
 from clip import catalog
 from src.datasets.splits import stored_lists
@@ -71,6 +72,27 @@ def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
     assert f" tensors, {ran['trainable_values']:,} of " in planned.out
     memory, = [line for line in done.out.splitlines() if line.startswith("memory: ")]
     assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; activations")
+
+
+def test_figures_on_pairs_count_the_scale_that_trains_there(plan, cli, words, pairs, tmp_path):
+    command = words("--train-dataset", pairs, "--method", "modx")
+    planned, done = plan(*command), cli(*command)
+    assert planned.status == done.status == 0, planned.out + done.err
+    ran = read_json(tmp_path / "out" / "run_stream.json")
+    tensors, values = re.search(r"trains (\d+) of (\d+) tensors, ([\d,]+) of ([\d,]+)", planned.out).group(1, 3)
+    assert (int(tensors), int(values.replace(",", ""))) == (ran["trainable_tensors"], ran["trainable_values"])
+    assert f"trains {tensors} of {tensors} tensors" in planned.out
+
+
+def test_a_warm_up_that_never_ends(plan, cli, words, world):
+    """3 steps of a warm-up of 4 reach three quarters of the rate."""
+    command = words("--warmup-length", 4, "--lr", "8e-5")
+    planned = plan(*command)
+    assert [re.split(r"\s*\|\s*", row)[5] for row in section(planned, "tasks")[2:3]] == ["6e-05"]
+    assert "it never falls" in section(planned, "tasks")[3]
+    warning, = cli(*command).warnings
+    assert "--warmup-length 4" in warning and f"{world.colours}: 3 steps reach 6e-05 of 8e-05" in warning
+    assert warning in planned.out and cli(*words("--warmup-length", 2, "--overwrite")).warnings == []
 
 
 def test_the_whole_plan(plan, words, world):
@@ -181,7 +203,8 @@ def test_values_of_a_published_model(plan, tmp_path):
 
 def test_a_finished_task(plan, words, cli):
     assert cli(*words()).status == 0
-    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and replaced")
+    assert section(plan(*words()), "files")[0].endswith("colours.pth: finished, and skipped")
+    assert section(plan(*words("--overwrite")), "files")[0].endswith("colours.pth: finished, and replaced")
     assert section(plan(*words("--resume")), "files")[0].endswith("colours.pth: finished, and skipped")
     other = plan(*words("--seed", 7))
     assert other.status == 2 and "--seed 42 there, 7 here" in other.out and "give --overwrite" in other.out
@@ -252,3 +275,14 @@ def test_an_evaluation_has_no_joint_task(cli, world):
     for more in ((), ("--dry-run",)):
         done = cli(*words, *more)
         assert done.status == 0 and any("--joint has no effect" in line for line in done.warnings), done.err
+
+
+def test_what_is_not_scored_is_not_planned_to_be(cli, world, tmp_path):
+    put_json(tmp_path / "captions_train2017.json", {
+        "images": [{"id": index, "file_name": f"{index}.png"} for index in range(4)],
+        "annotations": [{"image_id": index, "caption": "a disc"} for index in range(4)]})
+    done = cli("--load", world.model, "--train-dataset", "coco", "--image-dir", f"coco={tmp_path}", "--annotations",
+               f"coco={tmp_path / 'captions_train2017.json'}", "--iterations", 1, "--dry-run")
+    assert done.status == 0 and "it is trained and not scored" in done.out, done.err
+    row, = (line for line in done.out.splitlines() if line.startswith("| coco "))
+    assert "training" in row and "evaluation" not in row

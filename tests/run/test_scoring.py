@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clip.model import CLIP
+from src.cli.flags import EVAL
 from src.models.evaluation import zeroshot_head
 from src.models.hooks import Hooks
 from src.run.scoring import MethodScores, Scoring, class_tasks, task_and_phase
@@ -53,7 +54,8 @@ def make_scoring(make_task, device):
     tasks = {"DTD": make_task(4, "DTD"), "MNIST": make_task(3, "MNIST")}
     config = SimpleNamespace(
         label_space=("task", "all"), retrieval_split="auto", eval_split="test", batch_size_eval=8, workers=0,
-        max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune")
+        max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune",
+        kind=EVAL, save=None)
 
     def make():
         rows = []
@@ -95,8 +97,10 @@ def test_mixes_with_the_zero_shot_weights_ask_once_where_only_images_trained(mak
     zeroshot, trained, scoring = make_model("vit"), make_model("vit", seed=1), make_scoring()
     weights = {name: value if name.startswith("visual.") else zeroshot.state_dict()[name]
                for name, value in trained.state_dict().items()}
+    classnames = list(scoring.datasets.open("DTD").classnames)
     checkpoint = {"architecture": zeroshot.architecture, "state_dict": weights, "history": [
-        {"dataset": "DTD", "source": "DTD"}], "heads": {"DTD": torch.randn(4, 9, dtype=torch.float64)}}
+        {"dataset": "DTD", "source": "DTD", "classnames": classnames}],
+        "heads": {"DTD": torch.randn(4, 9, dtype=torch.float64)}}
     found = [scoring.checkpoint(checkpoint, alpha, zeroshot) for alpha in (0.0, 0.5, 1.0)]
     assert len(encoded) == 2
     alone = [make_scoring().checkpoint(checkpoint, alpha, zeroshot) for alpha in (0.0, 0.5, 1.0)]

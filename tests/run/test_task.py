@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from src.store.records import Journal
 
 pytest_plugins = ["cli_fixtures"]
 
-HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data"
+HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data,mean_per_class"
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_files_of_a_task(train, tmp_path):
 def test_without_save_nothing_is_written(cli, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("--load", world.model, "--train-dataset", world.colours, "--iterations", 1, "--lr", "1e-5",
-               "--workers", 0)
+               "--workers", 0, "--warmup-length", 0)
     assert done.status == 0 and "top-1" in done.out
     assert len(done.warnings) == 1 and "--save" in done.warnings[0] and done.err == ""
     assert listing(tmp_path) == set()
@@ -151,7 +153,8 @@ def test_metrics(train, world, tmp_path):
     assert text.splitlines()[0] == HEADER
     row, = rows(tmp_path / "out" / "metrics_colours.csv")
     assert row == {"iteration": "3", "top1": row["top1"], "top5": "100.0000", "task": "colours", "label_space": "task",
-                   "split": "test", "n": "12", "scored_by": "zeroshot", "k": "3", "train_data": "all"}
+                   "split": "test", "n": "12", "scored_by": "zeroshot", "k": "3", "train_data": "all",
+                   "mean_per_class": row["top1"]}
     assert float(row["top1"]) in [pytest.approx(100 * hits / 12, abs=1e-3) for hits in range(13)]
     assert rows(tmp_path / "out" / "metrics_tones.csv")[0]["k"] == "2"
 
@@ -168,7 +171,7 @@ def test_the_same_run_twice_gives_the_same_files(train, tmp_path):
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert one["metrics_colours.csv"] == two["metrics_colours.csv"]
     assert same_weights(weights(tmp_path / "one" / "colours.pth"), weights(tmp_path / "two" / "colours.pth"))
-    train(tmp_path / "one", "--eval-interval", 2)  # into the same folder
+    train(tmp_path / "one", "--eval-interval", 2, "--overwrite")  # into the same folder
     assert contents(tmp_path / "one")["metrics_colours.csv"] == one["metrics_colours.csv"]
     assert listing(tmp_path / "one") == set(one)
 
@@ -527,6 +530,52 @@ def test_rows_of_an_unfinished_run_go_when_the_task_is_run_again(train, tmp_path
 # -- what is there already ---------------------------------------------------------------------------------------------
 
 
+def test_a_finished_task_is_not_trained_a_second_time(train, tmp_path, steps):
+    """The same command gives its scores and says how to train again; on a cluster it would be hours."""
+    first = train(tmp_path / "out")
+    before, trained = contents(tmp_path / "out"), len(steps)
+    again = train(tmp_path / "out")
+    assert again.status == 0 and len(steps) == trained == STEPS and contents(tmp_path / "out") == before
+    line, *rest = again.out.splitlines()
+    assert line.startswith("colours: finished before, colours ") and "--overwrite" in line
+    assert rest == first.out.splitlines()[-3:], "the table of the scores, and no other line"
+    assert train(tmp_path / "out", "--overwrite").status == 0 and len(steps) == 2 * STEPS
+
+
+@pytest.mark.parametrize(("key", "value", "fragment"), [
+    ("commit", "0" * 40, "commit 000000000000 there"), ("versions", {"torch": "1.0"}, "torch 1.0 there"),
+    ("python", "3.1", "Python 3.1 there")])
+def test_a_finished_task_says_which_other_code_made_it(train, tmp_path, monkeypatch, key, value, fragment):
+    monkeypatch.setattr("src.store.records._commit", lambda: "1" * 40)
+    train(tmp_path / "out")
+    path = tmp_path / "out" / "run_colours.json"
+    path.write_text(json.dumps(read_json(path) | {key: value}), encoding="utf-8")
+    notes = [line for line in train(tmp_path / "out").out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and fragment in notes[0] and "--overwrite" in notes[0]
+
+
+def test_a_finished_task_of_other_weights_under_the_same_name_is_refused(train, world, tmp_path):
+    start = tmp_path / "start.pth"
+    shutil.copyfile(world.model, start)
+    train(tmp_path / "out", "--load", start)
+    content = torch.load(start, weights_only=True)
+    content["state_dict"]["visual.proj"] += 1
+    torch.save(content, start)
+    done = train(tmp_path / "out", "--load", start)
+    assert done.status == 2 and "began with another content of --load" in done.err and "--overwrite" in done.err
+
+
+def test_a_finished_sequence_is_not_trained_a_second_time(cli, world, tmp_path, steps, monkeypatch):
+    words = ("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", STEPS,
+             "--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--warmup-length", 0, "--save", tmp_path / "out")
+    first = cli(*words)
+    assert first.status == 0 and len(steps) == 2 * STEPS
+    monkeypatch.setattr("src.run.scoring.evaluate_each", lambda *_, **__: pytest.fail("it is scored already"))
+    again = cli(*words)
+    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("finished before") == 2
+    assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
+
+
 @pytest.mark.parametrize("words", ["--lr 2e-3", "--seed 1", "--method lwf", "--iterations 4"])
 def test_another_configuration_does_not_replace_a_finished_task(train, tmp_path, words):
     train(tmp_path / "out")
@@ -570,7 +619,8 @@ def test_evaluating_the_checkpoint_gives_the_run_s_own_scores(train, cli, world,
     assert done.status == 0 and "| dataset" in done.out
     for name in ("colours", "tones"):
         assert table(tmp_path / "again", name) == table(tmp_path / "out", name)
-    assert listing(tmp_path / "again") == {"metrics_colours.csv", "metrics_tones.csv"}
+    assert listing(tmp_path / "again") == {f"{kind}_{name}.csv" for kind in ("metrics", "predictions", "classes")
+                                           for name in ("colours", "tones")}
 
 
 def test_scores_go_beside_the_loaded_checkpoint(train, cli, world, tmp_path):
@@ -600,3 +650,43 @@ def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
     assert done.status == 0 and "mean rsum" in done.out
     first, second = read_json(tmp_path / "out" / "summary.json")["rows"]
     assert first == second
+
+
+# -- what is said of each image ----------------------------------------------------------------------------------------
+
+
+def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
+    """They add up to the rows of the metrics; single evaluations on the way write none."""
+    shared = ("--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--warmup-length", 0, "--label-space", "task,all")
+    order = f"{world.colours},{world.tones}"
+    done = cli("--load", world.model, "--dataset-order", order, "--iterations", 2, *shared, "--save", tmp_path / "seq")
+    assert done.status == 0, done.err
+    written = {name for name in listing(tmp_path / "seq") if name.startswith(("predictions_", "classes_"))}
+    assert written == {f"{kind}_{name}{mark}.csv" for kind in ("predictions", "classes")
+                       for name in ("colours", "tones") for mark in ("", "_all")}
+    done = cli("--load", tmp_path / "seq" / "tones.pth", "--eval-only", "--eval-datasets", order, *shared[4:6],
+               *shared[8:], "--save", tmp_path / "eval")
+    assert done.status == 0, done.err
+    for name in written:
+        assert (tmp_path / "eval" / name).read_bytes() == (tmp_path / "seq" / name).read_bytes(), name
+    for name in ("colours", "tones"):
+        last = {row["label_space"]: row for row in rows(tmp_path / "eval" / f"metrics_{name}.csv")}
+        for space, mark in (("task", ""), ("all", "_all")):
+            images = rows(tmp_path / "eval" / f"predictions_{name}{mark}.csv")
+            classes = rows(tmp_path / "eval" / f"classes_{name}{mark}.csv")
+            assert len(images) == sum(int(row["support"]) for row in classes) == int(last[space]["n"])
+            assert all((world.root / name / "test" / row["image"]).is_file() or
+                       (world.root / name / row["image"]).is_file() for row in images)
+            right = [row for row in images if row["rank"] == "1"]
+            assert all(row["prediction"] == row["label"] for row in right)
+            assert all(row["prediction_dataset"] in ("colours", "tones") for row in images if space == "all")
+            assert float(last[space]["top1"]) == pytest.approx(100 * len(right) / len(images), abs=1e-4)
+            mean = sum(float(row["accuracy"]) for row in classes) / len(classes)
+            assert float(last[space]["mean_per_class"]) == pytest.approx(mean, abs=1e-3)
+
+
+def test_an_evaluation_beside_its_checkpoint_writes_no_predictions(train, cli, world, tmp_path):
+    train(tmp_path / "out")
+    before = listing(tmp_path / "out")
+    assert cli("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--workers", 0).status == 0
+    assert listing(tmp_path / "out") == before

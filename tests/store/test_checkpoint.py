@@ -12,6 +12,7 @@ import torch
 from cli_files import listing
 
 from clip import loader
+from clip.catalog import completed
 from clip.model import CLIP
 from src.datasets.common import Task
 from src.errors import UserError
@@ -36,7 +37,7 @@ def test_saved_and_read(tmp_path):
     assert plain["history"] == [{"dataset": "DTD", "source": "csv:DTD", "classnames": ["a", "b"],
                                  "train_data": "4 shots",
                                  "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}}}]
-    assert plain["format"] == 1 and plain["architecture"] == TINY and plain["model"] == "mine"
+    assert plain["format"] == 1 and plain["architecture"] == completed(TINY) and plain["model"] == "mine"
     again = loader.build(loader.read_checkpoint(tmp_path / "DTD.pth"))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
@@ -227,3 +228,12 @@ class FullContext(Full):
 
     def __exit__(self, *failure):
         self.file.close()
+
+
+def test_a_head_of_other_classes_is_dropped_when_its_name_is_trained_again():
+    """Two folders may end in the same word, and the new history entry would vouch for the old head."""
+    start = finished(CLIP(**TINY))
+    start["heads"]["DTD"] = torch.ones(2, 9)
+    assert torch.equal(finished(CLIP(**TINY), start)["heads"]["DTD"], torch.ones(2, 9))
+    other = finished(CLIP(**TINY), start, task=Task("DTD", ("b", "a"), ["{c}"], {}))
+    assert other["heads"] == {} and [entry["classnames"] for entry in other["history"]] == [["a", "b"], ["b", "a"]]

@@ -35,6 +35,13 @@ def test_a_row_replaces_what_differs_only_in_its_scores(tmp_path, change, kept):
     assert found[-1] == {key: str(value) for key, value in (ROW | change).items()}
 
 
+def test_metrics_with_nul_are_refused(tmp_path):
+    """On every version of Python, although csv accepts NUL since 3.11."""
+    (tmp_path / "metrics_MNIST.csv").write_text("iteration,task,top1\n1,DTD,5\0\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"metrics_MNIST\.csv cannot be read as csv \(it holds NUL characters"):
+        RunFolder(tmp_path).add_metrics("MNIST", ROW)
+
+
 def test_rows_of_an_overwritten_run_are_dropped(tmp_path):
     folder = RunFolder(tmp_path)
     for task, iteration in (("", 0), ("DTD", 5), ("DTD", 10), ("MNIST", 5)):

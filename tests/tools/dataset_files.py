@@ -399,8 +399,8 @@ def write_iwildcam(root):
     unseen = {"y": 99999, "category_id": 999, "name": "Unseen one"}
     put_table(folder / "categories.csv", [unseen, *reversed(species)])
     put_text(folder / "RELEASE_v2.0.txt", "")
-    return Copy({"train": 182, "val": 3, "test": 4, "ood_val": 5, "ood_test": 6}, {0: "empty", 1: "tayassu pecari"},
-                "iwildcam_v2.0")
+    return Copy({"train": 182, "val": 3, "test": 4, "ood_val": 5, "ood_test": 6},
+                {0: "empty", 1: "white-lipped peccary"}, "iwildcam_v2.0")
 
 
 # -- captions ---------------------------------------------------------------------------------------------------------

@@ -58,8 +58,7 @@ class Plan:
 
 def make_plan(config):
     plan, datasets = Plan(), PlannedDatasets(config)
-    folder = config.save or (Path(config.load).parent if len(config.loaded) == 1 else None)
-    run = Run(config, folder, datasets=datasets)
+    run = Run(config, config.save or config.beside_loaded, datasets=datasets)
     start, weights = planned_start(config)
     if config.kind == EVAL and not config.linear_eval:
         run.adopt(start)
@@ -68,8 +67,9 @@ def make_plan(config):
     probed = None
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        table = data_table(config, datasets, run, names)
+        data_table(config, datasets, run, names)  # opens all, so that whatever is missing is refused
         refuse(plan, run, datasets, names, start, zeroshot)
+        table = data_table(config, datasets, run, names)  # without what is not scored
         first = first_task(config, run, names[0], start, zeroshot, plan) if names else None
         complete = not (plan.refusals or datasets.fetched or weights or zeroshot.absent)
         if config.dry_run == "probe" and names and complete:
@@ -107,7 +107,8 @@ def refuse(plan, run, datasets, names, start, zeroshot):
             if config.kind == EVAL and config.wise_ft:
                 zeroshot()
     with plan.unless_refused():
-        Export(config.export).refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
+        export = Export(config.export, layout=config.export_format)
+        export.refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
     for flag, folder in (("--save", config.save), ("--export", config.export)):
         if folder and not may_be_written(Path(folder)):
             plan.refuse(f"{flag} {folder}: cannot be written; give another")

@@ -1,6 +1,6 @@
 """The model of a planned run: where its weights come from, what of them trains, and what a method keeps beside them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,16 +9,18 @@ from clip import catalog, loader
 from clip.model import CLIP
 from src.models.memory import weight_copies
 from src.models.training import begin
-from src.run.build import ZeroshotOpener, build_hooks, build_state, model_name, starting_checkpoint
+from src.run.build import build_hooks, build_state, silent_choices
 from src.run.plan.data import Known, sampled
+from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
 def planned_start(config):
     """-> (the checkpoint that the run starts from, what would be fetched for it or None)."""
     if config.load:  # of several files of a sequence the last, which knows of all its tasks
-        return starting_checkpoint(replace(config, values=config.values | {"load": config.loaded[-1]})), None
-    if config.init == "scratch":
-        return starting_checkpoint(config), None
+        last = replace(config, values=config.values | {"load": config.loaded[-1]})
+        return starting_checkpoint(last, fetch=False), None
+    if config.init == "scratch" or config.model not in catalog.architecture_names():
+        return starting_checkpoint(config, fetch=False), None
     missing = to_fetch(config.model, config)
     return (without_weights(config.model), missing) if missing else (starting_checkpoint(config), None)
 
@@ -66,6 +68,7 @@ class FirstTask:
     all_tensors: int
     all_values: int
     memory: Any
+    choices: list = field(default_factory=list)  # made for the user: see build.silent_choices
 
 
 def first_task(config, run, name, start, zeroshot, plan):
@@ -75,14 +78,15 @@ def first_task(config, run, name, start, zeroshot, plan):
     with plan.unless_refused():
         state = build_state(plain, Known(run.datasets), name, start, run.device, zeroshot)
         state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
-        everything = list(state.model.parameters())
-        trained = [parameter for parameter in everything if parameter.requires_grad]
         memory, hooks = None, build_hooks(config, start, run.basis)
         with plan.unless_refused():
             begin(state, hooks)
             left = {key: value for key, value in start.items() if key != "state_dict" or config.pairs}
             memory = weight_copies(state, hooks, {"zero-shot": zeroshot.kept, "checkpoint": left})
-        return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory)
+        everything = list(state.model.parameters())
+        trained = [parameter for parameter in everything if parameter.requires_grad]  # once hooks have freed theirs
+        return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory,
+                         silent_choices(config, state))
 
 
 def values_of(parameters):
@@ -92,13 +96,14 @@ def values_of(parameters):
 def model_text(config, start, device, first):
     name = model_name(config, start) or "an architecture of its own"
     source = f"weights of {config.load}" if config.load else "random weights" if config.init == "scratch" else (
-        "published weights" if name in catalog.ARCHIVES else "weights that come with the package")
+        "published weights" if name in catalog.ARCHIVES or name not in catalog.architecture_names()
+        else "weights that come with the package")
     where = f"{name}, {source}, on {device.describe()} in {device.precision}"
     if first is None:
         return f"{where}, {values_of(start['state_dict'].values()):,} values"
     how = f"--train-mode {config.train_mode}{' with adapters' if config.lora else ''}"
-    return (f"{where}\n{how} trains {first.tensors} of {first.all_tensors} tensors, {first.values:,} of "
-            f"{first.all_values:,} values ({100 * first.values / first.all_values:.2f} %)")
+    return "\n".join([where, f"{how} trains {first.tensors} of {first.all_tensors} tensors, {first.values:,} of "
+                      f"{first.all_values:,} values ({100 * first.values / first.all_values:.2f} %)", *first.choices])
 
 
 def memory_text(first):

@@ -27,7 +27,7 @@ def settings_of(config, datasets, name):
 
 
 def tasks_text(config, datasets, names):
-    rows, total = [], 0
+    rows, total, unfinished = [], 0, False
     for number, name in enumerate(names, 1):
         settings, images = settings_of(config, datasets, name), images_of(datasets, name, "train")
         if settings is None:
@@ -35,11 +35,14 @@ def tasks_text(config, datasets, names):
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             steps, each = settings.iterations, batches_per_epoch(images, settings.batch_size)
-            rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.lr:g}", settings.warmup])
+            rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
+                         settings.warmup])
+            unfinished = unfinished or settings.warmup >= steps
         total = None if steps is None or total is None else total + steps
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
+    ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
     return (f"{table}\n{'unknown' if total is None else total} steps in all, {config.batch_size} images each; the rate "
-            "rises by line to its peak over the warm-up, then falls by cosine to 0")
+            f"rises by line to its peak over the warm-up, then falls by cosine to 0{ends}")
 
 
 def files_text(config, run, names, plan):
@@ -59,7 +62,7 @@ def files_text(config, run, names, plan):
 def state_of_task(config, folder, file):
     """What an earlier run has left of a task, and what comes of it."""
     if folder.has(f"{file}.pth"):
-        return "finished, and skipped" if config.resume else "finished, and replaced"
+        return "finished, and replaced" if config.overwrite else "finished, and skipped"
     points = ResumePoints(folder, file, config.save_interval)
     if not (points.newest.exists() or points.previous.exists()):
         return "new"

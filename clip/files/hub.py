@@ -1,0 +1,216 @@
+"""Weights by the names of other libraries -> files on this machine: ``hf-hub:ORG/NAME``, ``local-dir:DIR`` and
+open_clip's ``NAME:PRETRAINED``.
+
+The libraries themselves fetch and keep what they fetch, so that HF_HOME, HF_HUB_OFFLINE and HF_TOKEN act.
+"""
+
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip.errors import LoadError, printable
+from clip.files import configs
+
+HUB, LOCAL = "hf-hub:", "local-dir:"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+INDEX = ".index.json"
+WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+MOST_NAMED = 4
+# Configuration of a folder -> the files of weights that belong to it, the first that is there.
+FOLDERS = {
+    configs.OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+                        "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    configs.TRANSFORMERS: ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin",
+                           f"pytorch_model.bin{INDEX}"),
+}
+
+
+class Absent(LoadError):
+    """Weights that would have to be fetched, where nothing may be."""
+
+
+@dataclass
+class Place:
+    """Where weights are, a file or a folder, and what their name tells: keys of the architecture, notes."""
+
+    path: Path
+    told: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+
+
+def is_name(text):
+    """Whether a text is written as a name that ``place_of`` knows; a bare ORG/NAME is left to the caller."""
+    return text.startswith((HUB, LOCAL)) or ":" in text and text.partition(":")[0] in open_clip_names()
+
+
+def place_of(name, fetch=True):
+    """The Place of weights that ``is_name`` or that are a repository's ORG/NAME. LoadError says why there is none;
+    Absent where they would have to be fetched and ``fetch`` is False."""
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
+        if not folder.is_dir():
+            raise LoadError(f"{name}: no such folder")
+        return Place(folder)
+    if name.startswith(HUB) or ":" not in name:
+        return Place(_repository(name.removeprefix(HUB), fetch))
+    return _pretrained(*name.split(":", 1), fetch)
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def weights_of_folder(folder):
+    """The file of weights in a folder of open_clip, of transformers or of an export of ours; LoadError for others."""
+    for beside, names in FOLDERS.items():
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if (folder / beside).is_file() and there:
+            return there[0]
+    raise LoadError(f"{folder} is a folder without a model that is known ({' or '.join(FOLDERS)} beside its weights); "
+                    f"it holds {held_by(folder)}")
+
+
+def held_by(folder):
+    """What a folder holds, in words: its checkpoints first, which may be what was meant."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return f"nothing that can be read ({error.strerror or error})"
+    if "adapter_config.json" in names:
+        return "an adapter of peft without the model that it belongs to: merge them (merge_and_unload()) and save that"
+    files = [name for name in names if name.endswith(WEIGHTS)]
+    if files:
+        return f"{first_of(files)}: give {'that file' if len(files) == 1 else 'one of these files'}"
+    return first_of(names) if names else "nothing"
+
+
+def first_of(names):
+    """The first of some names in words, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(printable(name, 80) for name in names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# -- open_clip's names -------------------------------------------------------------------------------------------------
+
+
+def _open_clip_folder():
+    found = importlib.util.find_spec("open_clip")  # which imports nothing of it
+    return Path(found.origin).parent / "model_configs" if found else None
+
+
+def open_clip_names():
+    """The architectures that the installed open_clip describes."""
+    folder = _open_clip_folder()
+    return sorted(path.stem for path in folder.glob("*.json")) if folder else []
+
+
+def open_clip_block(name):
+    """The keys of an architecture by open_clip's name for it. LoadError for one whose towers are not those of CLIP."""
+    told, _ = configs.open_clip_architecture(_described(name), f"open_clip's {name}")
+    return told
+
+
+def _described(name):
+    return json.loads((_open_clip_folder() / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _pretrained(name, tag, fetch):
+    """open_clip's row for pretrained weights tells how images are normalised, and of some that they have QuickGELU."""
+    from open_clip import pretrained
+    row = pretrained.get_pretrained_cfg(name, tag)
+    if not row:
+        tags = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
+        raise LoadError(f"{name}:{tag}: open_clip has no such weights of {name}; it has {tags}")
+    told = open_clip_block(name)
+    statistics, notes = configs.open_clip_preprocessing(row, told["image_resolution"], f"open_clip's {name}:{tag}")
+    told |= statistics | ({"activation": "quick_gelu"} if row.get("quick_gelu") else {})
+    if not fetch and not _is_cached(row):
+        raise Absent(f"the weights of {name}:{tag} are not here: the run would download them by open_clip")
+    try:
+        return Place(Path(pretrained.download_pretrained(row)), told, notes)
+    except Exception as error:  # what a network raises has no class in common
+        raise LoadError(f"{name}:{tag} could not be fetched by open_clip ({_reason(error)})") from None
+
+
+def _is_cached(row):
+    """Whether open_clip would find the file without a network."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip import pretrained
+    if not row.get("hf_hub"):
+        return Path("~/.cache/clip").expanduser().joinpath(os.path.basename(row.get("url", ""))).is_file()
+    repository, file = os.path.split(row["hf_hub"])
+    file = file or pretrained.HF_WEIGHTS_NAME
+    names = [*pretrained._get_safe_alternatives(file), file]
+    return any(isinstance(try_to_load_from_cache(repository, candidate), str) for candidate in names)
+
+
+# -- the Hugging Face hub ----------------------------------------------------------------------------------------------
+
+
+def _repository(name, fetch):
+    """The folder of a repository's files in huggingface_hub's cache: configuration and weights of the first layout that
+    it has."""
+    repository, _, revision = name.partition("@")
+    if not REPOSITORY.fullmatch(name):
+        raise LoadError(f"{HUB}{name}: a model of the hub is ORG/NAME")
+    hub = _Repository(repository, revision or None, fetch)
+    for beside, files in FOLDERS.items():
+        said = hub.file(beside)
+        if said is None:
+            continue
+        _refuse_other_models(beside, said)
+        for extra in configs.PROCESSORS if beside == configs.TRANSFORMERS else ():
+            hub.file(extra)
+        weights = next(filter(None, map(hub.file, files)), None)
+        if weights is not None:
+            if weights.name.endswith(INDEX):
+                for part in sorted({*map(str, configs.read_config(weights).get("weight_map", {}).values())}):
+                    hub.file(part)
+            return weights.parent
+    raise hub.missing()
+
+
+def _refuse_other_models(beside, path):
+    """Before weights are fetched that could not be used."""
+    said = configs.read_config(path)
+    if beside == configs.OPEN_CLIP:
+        configs.open_clip_architecture(said, path)
+    else:
+        configs.transformers_architecture(said, None, path)
+
+
+class _Repository:
+    """Files of one repository, each fetched when it is asked for."""
+
+    def __init__(self, name, revision, fetch):
+        self.name, self.revision, self.fetch, self.unreached = name, revision, fetch, None
+
+    def file(self, name):
+        """Path of a file, or None where the repository has none, or none can be reached."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        try:
+            return Path(hf_hub_download(self.name, name, revision=self.revision, local_files_only=not self.fetch))
+        except LocalEntryNotFoundError as error:
+            self.unreached = error
+            return None
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # what a network raises has no class in common
+            raise LoadError(f"{HUB}{self.name} could not be fetched ({_reason(error)}); a private or gated repository "
+                            "needs HF_TOKEN") from None
+
+    def missing(self):
+        if self.unreached is None:
+            return LoadError(f"{HUB}{self.name} has neither of {' and '.join(FOLDERS)} with weights beside it")
+        if not self.fetch:
+            return Absent(f"the weights of {HUB}{self.name} are not in the hub's cache: the run would download them")
+        from huggingface_hub import constants
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(self.unreached)
+        return LoadError(f"{HUB}{self.name} is not in the hub's cache, and could not be fetched ({reason})")
+
+
+def _reason(error):
+    return printable(str(error) or type(error).__name__)

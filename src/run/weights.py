@@ -1,0 +1,229 @@
+"""The weights that a run starts from and is taught by: ``--load``, ``--model``, ``--model-config``, ``--ref-model``."""
+
+import dataclasses
+import os
+import sys
+
+import torch
+
+from clip import catalog, loader
+from clip.files import hub
+from clip.model import CLIP
+from src.datasets.common import seed_of
+from src.errors import UserError
+from src.machine.distributed import in_turn
+from src.models.memory import lower_
+
+
+@in_turn
+def starting_checkpoint(config, fetch=True):
+    """The checkpoint that the run starts from: ``--load``, random weights, or published ones. Without ``fetch``,
+    weights of other libraries that are not on this machine are a LoadError."""
+    if config.load:
+        return _opened("--load", config.load, *_given_architecture(config), fetch)
+    return _initial_checkpoint(config, fetch)
+
+
+def _opened(flag, source, given=None, name=None, fetch=True):
+    """The checkpoint of a file or folder, or of a name of other libraries, which may tell of the architecture."""
+    if os.path.exists(source):
+        checkpoint = read_weights(flag, source, given, name)
+    else:
+        place = hub.place_of(source, fetch)
+        checkpoint = read_weights(flag, place.path, *((place.told, source) if place.told else (given, name)))
+        checkpoint["notes"] += _warned(place.notes)
+        _refuse_another(flag, source, checkpoint, given, name)
+    _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {source}")
+    return checkpoint
+
+
+def _refuse_another(flag, source, checkpoint, given, name):
+    try:
+        loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, source)
+    except loader.OtherArchitecture as error:
+        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+
+
+def _warned(notes):
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return notes
+
+
+def read_weights(flag, path, given=None, name=None):
+    """Read the checkpoint that ``flag`` names, a file or a folder. Warn of what is assumed of its architecture, and of
+    what is left out. ``given``: keys of the architecture ``name`` that the user chose."""
+    try:
+        checkpoint = loader.read_checkpoint(path, given, name)
+    except loader.OtherArchitecture as error:
+        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+    if checkpoint["assumed"]:
+        assumed = loader.assumed_text(checkpoint["assumed"])
+        print(f"warning: {flag} {path} does not tell {assumed}; to change that, name the architecture by --model NAME "
+              f"({MEANT}) or by --model-config with the keys {', '.join(checkpoint['assumed'])}", file=sys.stderr)
+    _warned(checkpoint["notes"])
+    return checkpoint
+
+
+MEANT = "as open_clip does: ViT-B-32 has GELU, ViT-B-32-quickgelu QuickGELU"
+
+
+def _given_architecture(config):
+    """(keys of the architecture that the user chose, its name); (None, None) where the file decides. With --load, a
+    block of --model-config may hold those keys alone that the file does not tell."""
+    try:
+        if config.model_config:
+            return catalog.read_architecture(config.model_name, config.model_config, partial=True), config.model_name
+    except ValueError as error:
+        raise UserError(f"--model-config: {error}") from None
+    if not config.chosen("model"):
+        return None, None
+    block = _architecture(config)
+    if config.model in catalog.architecture_names():
+        block = catalog.completed(block)
+        return block | {"vision_heads": catalog.vision_heads(block)}, config.model
+    # open_clip's name of an architecture: each of its pretrained weights has a mean and standard deviation of its own.
+    return {key: value for key, value in block.items() if key not in ("mean", "std")}, config.model
+
+
+MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
+
+
+def weights_before(config, checkpoint):
+    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
+    where nothing is. Raises UserError or LoadError where they are not to be had."""
+    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
+    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
+    if values["load"] is None and values["model"] is None:
+        raise UserError("nothing is stored of where its training started")
+    if values["load"] and not os.path.exists(values["load"]) and not hub.is_name(values["load"]):
+        raise UserError(f"its training started from {values['load']}, which is not there")
+    before = dataclasses.replace(config, values=values)
+    start = _as_before(before, checkpoint["architecture"]) if before.load else starting_checkpoint(before)
+    if not _same_architecture(start["architecture"], checkpoint["architecture"]):
+        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
+                        "architecture now")
+    return start
+
+
+@in_turn
+def _as_before(config, architecture):
+    """What --load holds, where the trained model tells what the file does not."""
+    given = {key: value for key, value in architecture.items() if key in loader.NOT_SHAPES}
+    return _opened("--load", config.load, given, "the trained model")
+
+
+def score_as_trained(config, checkpoint, path):
+    """Before a checkpoint is scored: take over what scores depend on and was not given."""
+    made = checkpoint.get("config", {})
+    if not config.given("seed"):  # which cuts class splits
+        config.values["seed"] = made.get("seed", config.seed)
+    if ".py:" in made.get("method", "") and not config.given("method"):
+        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
+
+
+def _initial_checkpoint(config, fetch):
+    if config.init == "scratch":
+        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
+        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(config.seed, "init"))
+            model = CLIP(**_architecture(config))
+        return {"architecture": model.architecture, "state_dict": model.state_dict(),
+                "model": config.model_name or config.model}
+    return _published(config.model, config, fetch)
+
+
+def _published(name, config, fetch=True):
+    """The checkpoint of a published model, or of weights that other libraries have a name for."""
+    if name in catalog.architecture_names():
+        return {**loader.read_checkpoint(loader.weights_file(name, config.clip_cache)), "model": name}
+    return {**_opened("--model", name, fetch=fetch), "model": name}
+
+
+def _refuse_unknown_tokens(architecture, source):
+    if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
+        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
+                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
+
+
+def _refuse_what_no_memory_holds(config, values):
+    """Said before the machine begins to swap."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * values > memory:
+        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
+                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
+                        f"{config.model_config} wrong?")
+
+
+def _architecture(config):
+    try:
+        if config.model_config:
+            return catalog.read_architecture(config.model_name, config.model_config)
+        if config.model in catalog.architecture_names():
+            return catalog.read_architecture(config.model)
+        return hub.open_clip_block(config.model)
+    except ValueError as error:
+        raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
+
+
+def _same_architecture(one, other):
+    """Whether two architectures compute the same, but for the rows of their tokens."""
+    one, other = (catalog.completed(block) | {"vision_heads": catalog.vision_heads(block)} for block in (one, other))
+    keys = (set(one) | set(other)) - {"vocabulary"}
+    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
+
+
+def model_name(config, checkpoint):
+    """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
+    if checkpoint.get("model"):
+        return checkpoint["model"]
+    shapes = {name: catalog.read_architecture(name) for name in catalog.available_models()}
+    return next((name for name, shape in shapes.items() if _same_architecture(shape, checkpoint["architecture"])), None)
+
+
+class ZeroshotOpener:
+    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
+
+    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
+    reads the same weights in full as well.
+    """
+
+    def __init__(self, config, checkpoint, device):
+        self._config, self._checkpoint, self._device = config, checkpoint, device
+        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
+        self.kept = {}                                                      # {(path, autocast type or None): CLIP}
+
+    def __call__(self, path=None):
+        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
+            return self._read(path)
+        return self._keep(path)
+
+    def teacher(self, path=None):
+        lowered = self._device.autocast_type is not None and not (self._reads_in_full and path is None)
+        return self._keep(path, self._device.autocast_type if lowered else None)
+
+    def _keep(self, path, lowered=None):
+        key = path, lowered
+        if key not in self.kept:
+            model = self._read(path)
+            self.kept[key] = model if lowered is None else lower_(model, lowered)
+        return self.kept[key]
+
+    @in_turn
+    def _read(self, path):
+        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
+        if path is None and config.init == "scratch":
+            raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
+        name = model_name(config, self._checkpoint)
+        if path is None and name is None:
+            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
+        source = read_weights("--ref-model", path) if path else _published(name, config)
+        if source["architecture"]["embed_dim"] != features:
+            raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
+                            f"the model's {features}")
+        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
+            model = loader.build(source)
+        return self._device.place(model).eval().requires_grad_(False)
+
+

@@ -1,0 +1,220 @@
+"""The weights that a run starts from and is taught by, and what is said of them."""
+
+import pytest
+import torch
+import yaml
+from cli_files import ARCHITECTURE, same_weights
+from conftest import random_images
+from foreign_weights import open_clip_model, write_folder
+
+from clip import loader
+from clip.files import hub
+from src.args import parse
+from src.errors import UserError
+from src.machine.device import Device
+from src.run import weights as module
+
+pytest_plugins = ["cli_fixtures"]
+
+
+def config(words=""):
+    return parse(words.split())
+
+
+def test_random_weights_come_from_the_seed():
+    state = torch.random.get_rng_state()
+    weights = {words: module.starting_checkpoint(config(f"--model tiny-vit --init scratch {words}"))["state_dict"]
+               for words in ("", "--seed 42", "--seed 43")}
+    assert same_weights(weights[""], weights["--seed 42"])
+    assert not same_weights(weights[""], weights["--seed 43"])
+    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers move"
+
+
+def test_an_architecture_of_one_s_own(tmp_path):
+    keys = {key: value for key, value in ARCHITECTURE.items()} | {"vocab_size": 49408}
+    (tmp_path / "one.yaml").write_text("mine:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()),
+                                       encoding="utf-8")
+    checkpoint = module.starting_checkpoint(config(f"--model-config {tmp_path}/one.yaml --model-name mine "
+                                                  "--init scratch"))
+    assert checkpoint["model"] == "mine" and checkpoint["architecture"]["embed_dim"] == 16
+    loader.build(checkpoint)
+
+
+def test_the_file_decides_unless_a_model_is_given(world):
+    assert module.starting_checkpoint(config(f"--load {world.model}"))["architecture"]["embed_dim"] == 16
+    with pytest.raises(UserError, match="--load .*tiny.pth holds another architecture, not RN50"):
+        module.starting_checkpoint(config(f"--load {world.model} --model RN50"))
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B/32", "ViT-L/14@336px", "RN50", "RN50x4", "tiny-vit"])
+def test_architectures_are_told_apart(name):
+    from clip.catalog import read_architecture
+    found = module.model_name(config(), {"architecture": read_architecture(name)})
+    assert found == (name if name != "tiny-vit" else None)
+    assert module.model_name(config(), {"model": "mine", "architecture": {}}) == "mine"
+
+
+def test_teachers(world, tmp_path):
+    device = Device("cpu", "fp32")
+    start = module.starting_checkpoint(config(f"--load {world.model}"))
+    opener = module.ZeroshotOpener(config(), start, device)
+    teacher = opener(world.model)
+    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert same_weights(teacher.state_dict(), start["state_dict"])
+    with pytest.raises(UserError, match="--ref-model FILE"):
+        opener()
+    with pytest.raises(UserError, match="--ref-model .*wide.pth: its features have 24 values, the model's 16"):
+        opener(world.other_model)
+    with pytest.raises(UserError, match="--init scratch .*--ref-model"):
+        module.ZeroshotOpener(config("--init scratch"), start, device)()
+
+
+MERGE = "--wise-merge --wise-ft-model zeroshot"
+
+
+@pytest.mark.parametrize(("words", "precision", "teacher", "kept"), [
+    ("", "fp32", torch.float32, 1), ("", "bf16", torch.bfloat16, 2), (MERGE, "bf16", torch.float32, 1),
+    ("--eval-only --wise-ft", "bf16", torch.float32, 1), ("--ref-wise", "fp32", torch.float32, 1),
+    (f"--ref-wise {MERGE}", "bf16", torch.float32, 1)])
+def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision, teacher, kept):
+    """Those asked for features only are kept in the autocast type, unless the run reads the same ones in full."""
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: world.model)
+    settings = config(words)
+    start = module.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
+    opener = module.ZeroshotOpener(settings, start, Device("cpu", precision))
+    random = torch.random.get_rng_state()
+    taught = opener.teacher()
+    assert opener.teacher() is taught and taught.visual.proj.dtype == teacher and not taught.visual.proj.requires_grad
+    mixed = opener()
+    assert mixed.visual.proj.dtype == torch.float32 and len(opener.kept) == kept
+    assert (opener() is mixed) == (words != "--ref-wise"), "--ref-wise is done with it when a task begins"
+    assert torch.equal(torch.random.get_rng_state(), random)
+    other = opener.teacher(world.model)  # another file's are the teacher's alone
+    assert other.visual.proj.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+
+
+def test_published_weights_teach_a_model_that_has_some(world, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: asked.append((name, cache)) or world.model)
+    start = module.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
+    module.ZeroshotOpener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
+    assert asked == [("ViT-B/16", "here")]
+
+
+def test_what_no_file_tells_is_a_warning_that_names_the_flags(tmp_path, capsys):
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    found = module.starting_checkpoint(config(f"--load {tmp_path}/a.pt"))
+    warning, = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: --load {tmp_path}/a.pt does not tell its activation")
+    assert all(word in warning for word in ("--model NAME", "--model-config", "vision_heads", "GELU"))
+    assert found["architecture"]["activation"] == "quick_gelu"
+
+
+@pytest.mark.parametrize("block", [{"activation": "gelu", "vision_heads": 4, "transformer_heads": 1,
+                                    "image_resolution": 32, "mean": [0.5, 0.5, 0.25], "std": [0.5, 1, 0.5]}])
+def test_a_block_with_what_the_file_does_not_tell(tmp_path, capsys, block):
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    write_yaml(tmp_path / "mine.yaml", {"mine": block})
+    words = f"--load {tmp_path}/a.pt --model-config {tmp_path}/mine.yaml --model-name mine"
+    found = module.starting_checkpoint(config(words))["architecture"]
+    assert {key: found[key] for key in block} == block and capsys.readouterr().err == ""
+    write_yaml(tmp_path / "mine.yaml", {"mine": {"activation": "gelu"}})
+    module.starting_checkpoint(config(words))
+    warning = capsys.readouterr().err
+    assert "keys mean, std, vision_heads, transformer_heads, image_resolution" in warning
+    assert "its activation" not in warning
+
+
+def test_a_block_that_differs_from_what_is_stored(world, tmp_path):
+    write_yaml(tmp_path / "mine.yaml", {"mine": ARCHITECTURE | {"vision_heads": 1}})
+    with pytest.raises(UserError, match="--load .*tiny.pth has vision_heads 2, not 1 as mine has; leave"):
+        module.starting_checkpoint(config(f"--load {world.model} --model-config {tmp_path}/mine.yaml "
+                                          "--model-name mine"))
+
+
+def test_weights_before_a_run_that_were_told_more(tmp_path, capsys):
+    """The trained checkpoint tells what the file that it started from does not."""
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    trained = loader.read_checkpoint(tmp_path / "a.pt", {"activation": "gelu", "vision_heads": 4})
+    before = module.weights_before(config(), trained | {"config": {"load": str(tmp_path / "a.pt")}})
+    assert before["architecture"] == trained["architecture"] and capsys.readouterr().err == ""
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+# -- names of other libraries ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of open_clip with GELU, heads of 80 values and statistics that are not OpenAI's."""
+    (tmp_path / "made").mkdir()
+    write_folder(tmp_path / "made", "open_clip", False, 80, {"mean": [0.5, 0.4, 0.3]}, vocab_size=49408)
+    return tmp_path / "made"
+
+
+@pytest.mark.parametrize("words", ["--load {}", "--model local-dir:{}", "--load local-dir:{}",
+                                   "--load {}/open_clip_model.safetensors"])
+def test_folders_are_taken_by_load_and_model(folder, capsys, words):
+    found = module.starting_checkpoint(config(words.format(folder)))
+    assert capsys.readouterr().err == "" and found["architecture"]["activation"] == "gelu"
+    assert found["architecture"]["vision_heads"] == 4 and found["architecture"]["mean"] == [0.5, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("words", ["--model hf-hub:org/laion", "--model org/laion", "--load hf-hub:org/laion"])
+def test_names_of_the_hub(folder, monkeypatch, words):
+    """HF_HOME's cache is read; what a dry run would have to fetch is a message."""
+    asked = []
+    monkeypatch.setattr(hub, "_repository", lambda name, fetch: asked.append((name, fetch)) or folder)
+    found = module.starting_checkpoint(config(words), fetch=False)
+    assert asked == [("org/laion", False)] and found["architecture"]["activation"] == "gelu"
+    assert found.get("model") == (words.split()[1] if "--model" in words else None)
+
+
+def test_what_open_clip_s_table_tells(tmp_path, monkeypatch, capsys):
+    """Weights without a word of themselves: the table tells the activation and the statistics, the name the heads."""
+    torch.save(open_clip_model(vocab_size=49408, quick_gelu=False).state_dict(), tmp_path / "a.bin")
+    told = {"activation": "gelu", "vision_heads": 4, "transformer_heads": 1, "image_resolution": 32, "mean": [0.5] * 3,
+            "std": [0.5] * 3}
+    monkeypatch.setattr(hub, "_pretrained", lambda name, tag, fetch: hub.Place(tmp_path / "a.bin", told, ["squashed"]))
+    found = module.starting_checkpoint(config("--model ViT-B-32:laion2b_e16"))
+    assert {key: found["architecture"][key] for key in told} == told and found["assumed"] == {}
+    assert capsys.readouterr().err == "warning: squashed\n" and found["notes"] == ["squashed"]
+
+
+def test_open_clip_s_name_tells_the_activation_of_a_file(tmp_path, monkeypatch, capsys):
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    block = hub.open_clip_block("ViT-B-32") | loader.architecture_of(open_clip_model(vocab_size=49408).state_dict())
+    monkeypatch.setattr(hub, "open_clip_block", lambda name: block | {
+        "activation": "quick_gelu" if name.endswith("quickgelu") else "gelu"})
+    for name, activation in (("ViT-B-32", "gelu"), ("ViT-B-32-quickgelu", "quick_gelu")):
+        found = module.starting_checkpoint(config(f"--load {tmp_path}/a.pt --model {name}"))
+        assert found["architecture"]["activation"] == activation and list(found["assumed"]) == ["mean", "std"]
+    assert "ViT-B-32 has GELU" in capsys.readouterr().err
+
+
+def test_random_weights_of_an_architecture_of_open_clip():
+    found = module.starting_checkpoint(config("--model ViT-S-32 --init scratch"))["architecture"]
+    assert found["activation"] == "gelu" and found["vision_width"] == 384
+
+
+def test_images_are_normalised_as_the_loaded_model_asks(cli, folder, tmp_path):
+    """--eval-single against open_clip's own probabilities of the same picture."""
+    import open_clip
+    picture, names = random_images(1, 0)[0].resize((50, 40)), ["cat", "a red dog", "tree"]
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    done = cli("--load", folder, "--eval-only", "--eval-single", tmp_path / "a.png", "--class-names",
+               tmp_path / "names.txt", "--save", tmp_path / "out", "--device", "cpu")
+    assert done.status == 0 and done.err == ""
+    theirs, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokens = open_clip.get_tokenizer("ViT-B-32", context_length=8)([f"a photo of a {name}." for name in names])
+    with torch.no_grad():
+        images, texts = (theirs.eval().encode_image(preprocess(picture)[None], normalize=True),
+                         theirs.encode_text(tokens, normalize=True))
+        expected = (theirs.logit_scale.exp() * images @ texts.T).softmax(-1)[0].tolist()
+    rows = (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]
+    found = {row.rsplit(",", 1)[0]: float(row.rsplit(",", 1)[1]) for row in rows}
+    assert found == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-4)
