@@ -39,7 +39,7 @@ class _Prefixed(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node):
-        return [statement for alias in node.names for statement in self._import(alias)]
+        return [ast.copy_location(statement, node) for alias in node.names for statement in self._import(alias)]
 
     def _import(self, alias):
         """``import src.x`` binds ``src``; ``import src.x as y`` binds the module itself."""

@@ -1,6 +1,7 @@
 """A user's method file under another name of the package, as in an installation."""
 
 import sys
+import traceback
 import types
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_relative_import_fails_as_in_any_script(installed, tmp_path):
     (tmp_path / "my.py").write_text("from .other import x\n")
     with pytest.raises(ImportError):
         custom.load_file(str(tmp_path / "my.py"))
+
+
+def test_an_error_names_the_line_of_the_import(installed, tmp_path):
+    (tmp_path / "my.py").write_text("import math\n\nimport clip.no_such_module\n")
+    with pytest.raises(ImportError) as raised:
+        custom.load_file(str(tmp_path / "my.py"))
+    frames = traceback.extract_tb(raised.value.__traceback__)
+    assert [frame.lineno for frame in frames if frame.filename.endswith("my.py")] == [3]
 
 
 def test_a_checkout_loads_the_file_as_it_is(tmp_path):
