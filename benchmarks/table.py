@@ -38,26 +38,60 @@ def _line(name, result, size):
     if result is None:
         return f"| {row.work} | {row.peer} | not measured: `make bench-full ROW={name}` | | | | {asked} |" \
             if size == "full" else f"| {row.work} | {row.peer} | not measured: `make bench` | | | | |"
-    ratio = f"{number(result['ratio'])} ({number(result['ratio_min'])} to {number(result['ratio_max'])})"
     scaled = ", scaled" if result.get("scaled") else ""
-    return (f"| {row.work} | {row.peer}{scaled} | {ratio} | {result['pairs']} | {duration(result['ours_s'])} | "
+    return (f"| {row.work} | {row.peer}{scaled} | {ratio(result)} | {result['pairs']} | {duration(result['ours_s'])} | "
             f"{duration(result['peer_s'])} | {asked} |")
 
 
 def gpu_table(path=RESULTS / "gpu.json"):
-    """What ``benchmarks.gpu`` wrote, or how to have it measured."""
+    """Return what ``benchmarks.gpu`` measured, or how to have it measured."""
     if not path.is_file():
         return "On a GPU: not measured. `make bench-gpu` on a machine with CUDA measures it and writes one file.\n"
     found = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"| {name} | {_figures(part)} |" for name, part in found["results"].items()]
+    sizes = found["sizes"]
+    lines = [f"| {name} | {_gpu_figures(name, part)} |" for name, part in found["results"].items()]
     lines += [f"| {name} | not measured: {error} |" for name, error in found["failed"].items()]
-    return (f"On {found['machine']['device']}, torch {found['versions']['torch']}, {found['date'][:10]}, sizes "
-            f"{json.dumps(found['sizes'])}:\n\n| part | figures |\n|---|---|\n" + "\n".join(lines) + "\n")
+    return (f"On {found['machine']['device']}, torch {found['versions']['torch']}, {found['date'][:10]}; "
+            f"{sizes['model']}, batch {sizes['batch']}, {sizes['classes']} classes, {sizes['sentences']} sentences:\n\n"
+            "| part | measured |\n|---|---|\n" + "\n".join(lines) + "\n")
 
 
-def _figures(part):
-    numbers = [f"{name} {value:.4g}" for name, value in part.items() if isinstance(value, int | float)]
-    return ", ".join([*numbers, *([part["precisions"]] if "precisions" in part else [])])
+def _gpu_figures(name, part):
+    """Return the figures of a part in the units of a reader."""
+    if name.startswith("zscl-"):
+        return _zscl(part)
+    return {"matrix_rate": _matrix_rate, "image_tower": _image_tower, "mtil": _mtil, "compile": _compiled}[name](part)
+
+
+def _matrix_rate(part):
+    return "products of large matrices: " + ", ".join(f"{kind} {teraflops(rate)}" for kind, rate in part.items())
+
+
+def _image_tower(part):
+    return (f"{part['images']} images forward and backward in {duration(part['seconds'])}: "
+            f"{part['images_per_s']:,.0f} images/s, {teraflops(part['flops_per_s'])}, "
+            f"{100 * part['utilisation']:.0f} % of the bf16 rate above")
+
+
+def _zscl(part):
+    peak = f", peak {number(part['peak_bytes'] / 1e9)} GB" if "peak_bytes" in part else ""
+    back_to_back = f"{duration(part['ours_back_to_back_s'])}, peer {duration(part['peer_back_to_back_s'])}"
+    return (f"{_faster(part)}; back to back {back_to_back}; {part['images_per_s']:,.0f} images/s{peak}; "
+            f"{part['precisions']}")
+
+
+def _mtil(part):
+    return (f"computed, not run: {part['steps']:,} steps at the times of {part['of']} take {number(part['ours_h'])} h, "
+            f"the published loop's {number(part['published_h'])} h")
+
+
+def _compiled(part):
+    return f"towers compiled against eager: {_faster(part)}; the first step took {duration(part['first_step_s'])}"
+
+
+def _faster(part):
+    return (f"{ratio(part)} times faster, {part['pairs']} pairs: {duration(part['ours_s'])}, "
+            f"peer {duration(part['peer_s'])}")
 
 
 def predictions_table(folder=RESULTS):
@@ -68,7 +102,7 @@ def predictions_table(folder=RESULTS):
         if row["measured"] is not None or row["name"] not in rows:
             rows[row["name"]] = row
     lines = [f"| {name} | {_range(row)} | {_measured(row)} | {row['verdict']} |" for name, row in rows.items()]
-    return "| predicted for one GPU | range | measured | |\n|---|---|---:|---|\n" + "\n".join(lines) + "\n"
+    return "| predicted for one GPU | range | measured | verdict |\n|---|---|---:|---|\n" + "\n".join(lines) + "\n"
 
 
 def _range(row):
@@ -86,12 +120,22 @@ def _measured(row):
     measured = row["measured"]
     if measured is None:
         return ""
-    return f"{measured:.0f}" if abs(measured) >= 100 else f"{measured:.3g}"
+    digits = f"{measured:.0f}" if abs(measured) >= 100 else f"{measured:.3g}"
+    return f"{digits} {row['unit']}".rstrip()
 
 
 def number(value):
     """Three digits at most: 0.956 -> 0.96, 12.34 -> 12.3, 123.4 -> 123."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def ratio(result):
+    """Return the median ratio with its range."""
+    return f"{number(result['ratio'])} ({number(result['ratio_min'])} to {number(result['ratio_max'])})"
+
+
+def teraflops(rate):
+    return f"{rate / 1e12:.3g} TFLOP/s"
 
 
 def duration(seconds):

@@ -1,6 +1,7 @@
 """Each curve has a number for each of its points at the least size; turns, ratios, table and plot."""
 
 import pytest
+from clock import Clock
 
 from benchmarks import curves
 from src.machine.distributed import World
@@ -62,24 +63,9 @@ def test_bases_and_memories_are_those_of_so_many_tasks(tmp_path):
 # -- turns and ratios --------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Time that passes only when told."""
-
-    def __init__(self):
-        self.now, self.calls = 0.0, []
-
-    def work(self, name, *seconds):
-        left = list(seconds)
-
-        def act():
-            self.calls.append(name)
-            self.now += left.pop(0)
-        return act
-
-
 def test_points_take_turns_after_a_round_that_is_not_timed():
     clock = Clock()
-    found = curves.turns({1: clock.work("a", 9, 1, 2), 2: clock.work("b", 9, 3, 5)}, 2, clock=lambda: clock.now)
+    found = curves.turns({1: clock.work("a", 9, 1, 2), 2: clock.work("b", 9, 3, 5)}, 2, clock=clock)
     assert clock.calls == ["a", "b"] * 3 and found == {1: [1, 2], 2: [3, 5]}
 
 
