@@ -152,8 +152,7 @@ class Bench:
             self.wait()
 
     def _back_to_back(self, work, seconds):
-        """Seconds of a step among several that the device is given without waiting; ``seconds``: about how long one
-        takes."""
+        """Return the seconds per step of several that are not waited for; ``seconds``: about how long one takes."""
         most, budget = MOST_BACK_TO_BACK
         steps = max(1, min(most, int(budget / seconds)))
         self.wait()
@@ -170,7 +169,7 @@ class Bench:
 
 
 def precisions(ours, peer_too):
-    """Say in words which precision each side has."""
+    """Describe the precision of each side."""
     return f"ours {ours}, peer {ours if peer_too else 'fp32'}; fp32 is without TF32"
 
 

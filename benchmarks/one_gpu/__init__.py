@@ -2,7 +2,7 @@
 
     python -m benchmarks.one_gpu --out FOLDER                       # every part, in the order of ``table.PARTS``
     python -m benchmarks.one_gpu --out FOLDER --parts env,rates --until 120
-    python -m benchmarks.one_gpu --out FOLDER --tiny --device cpu   # a try without a GPU; figures say nothing
+    python -m benchmarks.one_gpu --out FOLDER --tiny --device cpu   # a try without a GPU; its figures mean nothing
 
 FOLDER/one_gpu.json is rewritten after each part. A part that fails, runs past its budget, hangs or breaks the device
 leaves the figures of the others; figures that were not measured are absent, with the reason under "error" or "skipped".

@@ -20,7 +20,7 @@ class Child:
     log: Path
 
     def wait(self, seconds):
-        """Wait at most so long, then kill; return the exit status, "killed" for one that was."""
+        """Wait at most ``seconds``, then kill; return the exit status, "killed..." after a kill."""
         try:
             return self.job.wait(timeout=max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -33,7 +33,7 @@ class Child:
         self.job.wait()
 
     def tail(self, characters=400):
-        """Return the end of what it printed."""
+        """Return the end of its output."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-characters:]
 
 
@@ -58,7 +58,7 @@ def kill_all():
 
 
 def until(condition, seconds, glance=0.05):
-    """Wait until ``condition()`` or for so many seconds; return whether it came true."""
+    """Wait until ``condition()``, at most ``seconds``; return whether it came true."""
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
         if condition():

@@ -1,4 +1,4 @@
-"""Where the host's time of a step goes, and what shortens it: variants in turns, profiles, the whole step as a CUDA
+"""Where the host's time of a step goes, and what shortens it: alternated variants, profiles, the whole step as a CUDA
 graph."""
 
 import contextlib
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.one_gpu.kernels import in_turn, with_foreach_l2, with_gelu, with_one_forward
-from benchmarks.one_gpu.setting import rows
-from benchmarks.one_gpu.steps import build, padded, sizes, with_l2
+from benchmarks.one_gpu.kernels import all_of, with_foreach_l2, with_gelu, with_one_forward
+from benchmarks.one_gpu.setting import no_cudnn_attention, rows
+from benchmarks.one_gpu.steps import build, furthest, padded, sizes, with_l2
 from benchmarks.one_gpu.timing import first_call, timed
 
 ROUNDS = 21
@@ -24,16 +24,6 @@ AS_IT_IS = "as it is"
 
 
 # -- what holds while a step runs --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def no_cudnn_attention():
-    """Keep cuDNN out of attention."""
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @contextlib.contextmanager
@@ -58,25 +48,18 @@ def no_collection():
 
 
 def backward_here():
-    """Run backward in the thread that asks for it."""
+    """Run backward in the calling thread."""
     return torch.autograd.set_multithreading_enabled(False)
 
 
 @contextlib.contextmanager
-def together(*contexts):
-    """Enter several contexts."""
-    with contextlib.ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context())
+def all_contexts():
+    """Enter every context of VARIANTS."""
+    with no_cudnn_attention(), one_thread(), no_collection(), backward_here():
         yield
 
 
-def all_contexts():
-    """Enter every context above."""
-    return together(no_cudnn_attention, one_thread, no_collection, backward_here)
-
-
-FEWER_LAUNCHES = in_turn(padded, with_one_forward, with_foreach_l2)
+FEWER_LAUNCHES = all_of(padded, with_one_forward, with_foreach_l2)
 VARIANTS = {  # name: (change of the step, what holds while it runs)
     AS_IT_IS: (None, contextlib.nullcontext),
     "one thread": (None, one_thread),
@@ -95,7 +78,7 @@ VARIANTS = {  # name: (change of the step, what holds while it runs)
 
 
 def host(setting, found):
-    """Costs of single calls, steps of all variants in turns, phases of a step, two profiles."""
+    """Costs of single calls, alternated steps of all variants, phases of a step, two profiles."""
     steps = built(setting)
     rows(setting, found, {
         "calls, us": lambda: calls(setting),
@@ -113,7 +96,7 @@ def zscl(setting):
 
 
 def built(setting):
-    """{name: step}: those that only a context tells apart share one."""
+    """{name: step}; variants that differ in nothing but the context share one."""
     plain, steps = zscl(setting), {}
     for name, (change, _) in VARIANTS.items():
         steps[name] = plain
@@ -243,7 +226,7 @@ def dispatcher_profile(setting, step, count=2):
 
 class StaticStep:
     """The body of an OurStep with nothing that the host decides: an optimiser that can be captured, a rate on the
-    device, gradients that are made anew."""
+    device, fresh gradients."""
 
     def __init__(self, step, capturable):
         settings = step.settings
@@ -282,11 +265,11 @@ def captured(static, warm=3):
 
 
 def graph(setting, found):
-    """The whole step replayed from a CUDA graph; an error says what cannot be captured."""
+    """The whole step replayed from a CUDA graph; an error names what cannot be captured."""
     rows(setting, found, {
         "eager": lambda: timed(setting, zscl(setting)),
         "whole step": lambda: graph_row(setting),
-        "whole step, all": lambda: graph_row(setting, in_turn(FEWER_LAUNCHES, with_gelu)),
+        "whole step, all": lambda: graph_row(setting, all_of(FEWER_LAUNCHES, with_gelu)),
         "whole step, recipe's l2": lambda: graph_row(setting, with_l2),
         "finetune batch 8": lambda: graph_row(setting, options=(8, 47, 0)),
         "student's image tower alone": lambda: tower_row(setting),
@@ -310,7 +293,7 @@ def graph_row(setting, change=None, options=None):
     for _ in range(3):
         graph.replay()
         losses.append(loss.item())
-    apart = max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
+    apart = furthest(losses, expected)
     return {"capture_s": seconds, "losses": losses, "losses_differ": apart, **timed(setting, graph.replay)}
 
 
@@ -330,5 +313,5 @@ def tower_row(setting):
             torch.cuda.make_graphed_callables(visual, (images,))
     seconds = first_call(setting, capture)
     losses = [step().item() for _ in range(3)]
-    apart = max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
+    apart = furthest(losses, expected)
     return {"capture_s": seconds, "losses": losses, "losses_differ": apart, **timed(setting, step)}

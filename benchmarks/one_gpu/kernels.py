@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.one_gpu.predictions import ZSCL
 from benchmarks.one_gpu.setting import rows
-from benchmarks.one_gpu.steps import build, forward_row, sizes, step_row, with_l2
+from benchmarks.one_gpu.steps import build, forward_row, furthest, sizes, step_row, with_l2
 from benchmarks.one_gpu.timing import first_call, timed
 from clip.model import QuickGELU
 from src.datasets.common import Batch
@@ -126,8 +126,8 @@ def compile_blocks(*models):
             block.compile()
 
 
-def in_turn(*changes):
-    """Return one change that makes several."""
+def all_of(*changes):
+    """Return one change that makes several, in this order."""
     def change(step):
         for each in changes:
             each(step)
@@ -150,7 +150,7 @@ def kernels(setting, found):
     if setting.cuda:
         table |= variants(setting, {
             "QuickGELU by Triton": with_gelu,
-            "all of these": in_turn(with_gelu, with_foreach_l2, with_one_forward, without_cudnn_text),
+            "all of these": all_of(with_gelu, with_foreach_l2, with_one_forward, without_cudnn_text),
         })
         table["evaluation forward, QuickGELU by Triton"] = lambda: forward_row(setting, use["model"], fused)
     table |= {
@@ -168,7 +168,7 @@ def kernels_compiled(setting, found):
         ZSCL: None,
         "QuickGELU compiled": lambda step: with_gelu(step, compiled_gelu()),
         "teacher's blocks compiled": lambda step: compile_blocks(step.method.teacher),
-        "all, and all blocks compiled": in_turn(
+        "all, and all blocks compiled": all_of(
             with_foreach_l2, with_one_forward, without_cudnn_text,
             lambda step: compile_blocks(step.state.model, step.method.teacher)),
     })
@@ -200,12 +200,11 @@ def compare(found, base=ZSCL):
         if name == base or not isinstance(row, dict) or not {"losses", "s"} <= row.keys() & known.keys():
             continue
         row["saves_s"] = known["s"] - row["s"]
-        row["losses_differ"] = max(abs(here - there) / abs(there)
-                                   for here, there in zip(row["losses"], known["losses"], strict=True))
+        row["losses_differ"] = furthest(row["losses"], known["losses"])
 
 
 def fused(model, images):
-    """Fuse the activation of a model that is asked for features."""
+    """Fuse the activation of a model that encodes images."""
     replace_gelu(model, triton_gelu())
     return images
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.one_gpu.setting import rows
+from benchmarks.one_gpu.setting import no_cudnn_attention, rows
 from benchmarks.one_gpu.steps import build
 from benchmarks.one_gpu.timing import first_call, timed
 
@@ -34,7 +34,8 @@ LIBRARIES = {"cudnn": torch.backends.cudnn.version, "cuda": lambda: torch.versio
 
 def env(setting, found):
     """Versions, clocks; which attention kernel each shape takes, what its first call and a steady one cost."""
-    found["libraries"] = {name: _or_error(ask) for name, ask in LIBRARIES.items() if setting.cuda or name == "cudnn"}
+    libraries = LIBRARIES if setting.cuda else {"cudnn": LIBRARIES["cudnn"]}
+    found["libraries"] = {name: _or_error(version) for name, version in libraries.items()}
     found["smi"] = smi("--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit") if setting.cuda else None
     table = {}
     for name in SHAPES:
@@ -42,9 +43,9 @@ def env(setting, found):
             title = f"attention, {name}, {str(kind).removeprefix('torch.')}"
             table[title] = lambda name=name, kind=kind: attention(setting, name, kind)
     if setting.cuda:
-        table["new shapes"] = lambda: {"as it is": new_shapes(setting, 0), "without cuDNN": _without_cudnn(setting)}
+        table["new shapes"] = lambda: new_shapes_both_ways(setting)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says why a backend takes no shape; the error says so too
+        warnings.simplefilter("ignore")  # a backend that rejects a shape warns and raises
         rows(setting, found, table, least=3.0)
 
 
@@ -84,7 +85,7 @@ def both_ways(query, key, mask, causal, backend=None):
 
 
 def chosen(query, key, mask, causal):
-    """Return the name of the backend that torch takes by itself."""
+    """Return the name of the backend that torch chooses."""
     number = torch._fused_sdp_choice(query, key, key, attn_mask=mask, dropout_p=0.0, is_causal=causal)
     names = {int(getattr(SDPBackend, name)): name for name in BACKENDS}
     return names.get(int(number), str(number))
@@ -99,23 +100,22 @@ def new_shapes(setting, first, count=3):
     return found
 
 
-def _without_cudnn(setting):
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        return new_shapes(setting, 3)
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
+def new_shapes_both_ways(setting):
+    """Return ``new_shapes`` as it is and without cuDNN, of other lengths."""
+    as_it_is = new_shapes(setting, 0)
+    with no_cudnn_attention():
+        return {"as it is": as_it_is, "without cuDNN": new_shapes(setting, 3)}
 
 
-def _or_error(ask):
+def _or_error(work):
     try:
-        return ask()
+        return work()
     except Exception as error:
         return repr(error)[:200]
 
 
 def smi(*words):
-    """Return what nvidia-smi says, None where it cannot be asked."""
+    """Return the output of nvidia-smi, None where it cannot be run."""
     try:
         done = subprocess.run(["nvidia-smi", *words, "--format=csv,noheader"], capture_output=True, text=True,
                               timeout=10, check=False)

@@ -73,8 +73,8 @@ PREDICTIONS = (
 )
 
 
-def in_turns(row, base):
-    """A variant's median step over another's, taken in turns."""
+def alternated(row, base):
+    """A variant's median step over that of another, alternated with it."""
     def measure(parts):
         found = parts["host"]["in turns"]
         return found[row]["median_s"] / found[base]["median_s"]
@@ -105,13 +105,14 @@ SECOND = (
     Prediction("the same by Triton, bases in bf16", 2, 5, "ms", ms("Triton, bases in bf16", "median_s", "projections")),
     Prediction("both projections of a step, in pieces", 14, 26, "ms", both_in_a_step),
     Prediction("one small operation on the device", 6, 14, "us", small_operation),
-    Prediction("padded prompts, of the step as it is", 0.70, 0.85, "", in_turns("padded prompts", "as it is")),
-    Prediction("attention without cuDNN, of the same", 0.85, 0.97, "", in_turns("attention without cuDNN", "as it is")),
+    Prediction("padded prompts, of the step as it is", 0.70, 0.85, "", alternated("padded prompts", "as it is")),
+    Prediction("attention without cuDNN, of the same", 0.85, 0.97, "",
+               alternated("attention without cuDNN", "as it is")),
     Prediction("one forward for both batches, of the same", 0.80, 0.92, "",
-               in_turns("one forward for both batches", "as it is")),
-    Prediction("one thread, of the same", 0.95, 1.05, "", in_turns("one thread", "as it is")),
-    Prediction("l2 by foreach, of l2 as it is", 0.65, 0.80, "", in_turns("l2 by foreach", "l2 as it is")),
-    Prediction("l2 and all together, of l2 as it is", 0.40, 0.60, "", in_turns("l2, all of these", "l2 as it is")),
+               alternated("one forward for both batches", "as it is")),
+    Prediction("one thread, of the same", 0.95, 1.05, "", alternated("one thread", "as it is")),
+    Prediction("l2 by foreach, of l2 as it is", 0.65, 0.80, "", alternated("l2 by foreach", "l2 as it is")),
+    Prediction("l2 and all together, of l2 as it is", 0.40, 0.60, "", alternated("l2, all of these", "l2 as it is")),
 )
 
 

@@ -76,12 +76,12 @@ WAYS = {  # name: (function, type of the bases, least piece, bytes of a stack, w
 def projections(setting, found):
     """Each way on all bases, then both projections of a step as they are."""
     table = {name: lambda way=way: way_row(setting, *way) for name, way in WAYS.items()}
-    table["a step's"] = lambda: step_row(setting)
+    table["a step's"] = lambda: both_in_a_step(setting)
     rows(setting, found, table, least=3.0)
 
 
-def step_row(setting):
-    """What the part ``ogd`` measures."""
+def both_in_a_step(setting):
+    """Return the figures of the part ``ogd``."""
     figures = {}
     ogd(setting, figures)
     return figures
@@ -111,7 +111,7 @@ def stack_shapes(setting):
 
 
 def drawn(setting, shape, kind, in_order):
-    """-> values (n, N), bases (n, k, N) of length 1 and nearly orthogonal, in the order (k, n, N) where asked."""
+    """-> values (n, N), bases (n, k, N) of length 1 and nearly orthogonal, laid out as (k, n, N) if ``in_order``."""
     n, k, count = shape
     values = torch.randn(n, count, device=setting.device)
     if not in_order:

@@ -1,5 +1,6 @@
 """What every part is given, and how it keeps what it has."""
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -41,6 +42,16 @@ class Setting:
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def no_cudnn_attention():
+    """Keep cuDNN out of attention."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def rows(setting, found, table, least=4.0):

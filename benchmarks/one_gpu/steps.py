@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import benchmarks.gpu as gpu
 from benchmarks.one_gpu.predictions import ZSCL
-from benchmarks.one_gpu.setting import rows
+from benchmarks.one_gpu.setting import no_cudnn_attention, rows
 from benchmarks.one_gpu.timing import first_call, timed
 from benchmarks.our_step import TEMPLATE, OurStep, batch_of
 from benchmarks.projection import RandomBases
@@ -66,8 +66,13 @@ def differences(setting, precision):
             for kind, device in ((on_cpu, "cpu"), (precision, setting.device))]
     losses = [[step().item() for _ in range(PARITY_STEPS)] for step in pair]
     ours, other = (weights_of(step) for step in pair)
-    return {"loss": max(abs(here - there) / abs(here) for here, there in zip(*losses, strict=True)),
+    return {"loss": furthest(losses[1], losses[0]),
             "weights": ((ours - other).norm() / ours.norm()).item(), "last_losses": [side[-1] for side in losses]}
+
+
+def furthest(losses, expected):
+    """Return the largest relative difference of two lists of losses."""
+    return max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
 
 
 def weights_of(step):
@@ -79,7 +84,7 @@ def weights_of(step):
 
 
 def steps(setting, found):
-    """Seconds of a step of many settings, most telling first."""
+    """Seconds per step in many settings, the most important first."""
     use = sizes(setting)
     zscl = use["model"], "bf16", use["batch"], 100, use["sentences"]
     table = {
@@ -131,11 +136,8 @@ def without_cudnn(setting, work):
     """Run ``work()`` where attention has no cuDNN."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
+    with no_cudnn_attention():
         return work()
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def recipe(setting, use):
@@ -194,7 +196,7 @@ def profile(setting, step, count=2):
 
 
 def _is_kernel(event):
-    """Whether an event is a kernel or a copy on the device, and no range that somebody named."""
+    """Whether an event is a kernel or a copy on the device, and not a named range."""
     on_device = event.device_type == torch.autograd.DeviceType.CUDA
     return on_device and not getattr(event, "is_user_annotation", False) and "Optimizer.step#" not in event.name
 

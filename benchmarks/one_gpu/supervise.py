@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.one_gpu.table import PARTS
 
 ROOT = Path(__file__).parents[2]
-GRACE = 20  # seconds past a part's budget, after which its worker hangs in code that hears no signal
+GRACE = 20  # seconds past a part's budget, after which its worker hangs in code that ignores signals
 NO_DEVICE = 2  # exit status of a worker
 BROKEN = 3  # of one whose device answers no more, or in which a part was stopped anywhere: another one takes over
 LEAST = 10  # seconds left of --until, below which no part begins

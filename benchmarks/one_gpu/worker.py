@@ -22,12 +22,12 @@ AGAIN = 5  # seconds between two alarms, for code that swallows the first
 
 
 class Overrun(BaseException):
-    """A part's budget is over. No Exception, so that none of the code that it interrupts takes it for its own."""
+    """A part's budget is over. Derives from BaseException so that `except Exception` in a part cannot swallow it."""
 
 
 @contextlib.contextmanager
 def alarm(seconds):
-    """Raise Overrun in the block after so many seconds."""
+    """Raise Overrun in the block after ``seconds``."""
     def over(*_):
         raise Overrun
     before = signal.signal(signal.SIGALRM, over)
@@ -105,7 +105,7 @@ def short(figures, characters=1500):
 
 
 def main(words=None):
-    """Run what the supervisor asked for."""
+    """Measure the parts that the supervisor named."""
     parser = argparse.ArgumentParser(parents=[supervise.parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--ends", type=float, required=True)
