@@ -85,7 +85,7 @@ def together(world, tmp_path_factory):
     image.write_bytes(image.read_bytes()[:-150])
     group = ranks.Ranks(ranks.server(), 2, out / "log", distributed_cases.give, out,
                         commands(world, out / "data", out / "saved"))
-    assert group.join(300) == [0, 0], group.told()
+    assert group.join(300) == [0, 0], group.printed()
     return out
 
 

@@ -68,7 +68,7 @@ def whole(start, words, tmp_path_factory):
             assert main(words(folder, method)) == 0
         else:
             group = start(folder, size, method=method)
-            assert group.join(300) == [0] * size, group.told()
+            assert group.join(300) == [0] * size, group.printed()
         return folder
     return once
 
@@ -85,17 +85,17 @@ def seconds(start, whole, tmp_path_factory):
 def interrupted(start, folder, size, plan, status, method="finetune"):
     """-> what a run said that must end with these statuses, and soon after what the plan does."""
     group = start(folder, size, plan, method)
-    assert group.join(300) == status, group.told()
-    seconds, told = time.time() - ranks.acted_at(group.told()), group.told()
+    assert group.join(300) == status, group.printed()
+    seconds, printed = time.time() - ranks.acted_at(group.printed()), group.printed()
     print(f"{plan}: all ended {seconds:.1f} s later")
     assert seconds < SOON
-    return told
+    return printed
 
 
 def resumed(start, folder, size, method="finetune"):
     group = start(folder, size, method=method)
-    assert group.join(300) == [0] * size, group.told()
-    return group.told()
+    assert group.join(300) == [0] * size, group.printed()
+    return group.printed()
 
 
 def assert_same_numbers(folder, expected, within=1e-9):
@@ -117,8 +117,8 @@ def snapshots_aside(folder):
 
 
 def test_a_failure_of_one_ends_all_with_its_error(start, tmp_path):
-    told = interrupted(start, tmp_path / "out", 3, At(1, 5, "tones"), [1, 1, 1])
-    assert told.count("Traceback") == 1 and "ValueError: process 1 fails" in told and "gloo" not in told
+    printed = interrupted(start, tmp_path / "out", 3, At(1, 5, "tones"), [1, 1, 1])
+    assert printed.count("Traceback") == 1 and "ValueError: process 1 fails" in printed and "gloo" not in printed
     assert not (tmp_path / "out" / "tones.pth").exists()
 
 
@@ -127,10 +127,10 @@ def test_a_failure_of_one_ends_all_with_its_error(start, tmp_path):
 def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole, tmp_path):
     folder, statuses = tmp_path / "out", [1, 1, 1]
     statuses[plan.rank] = -signal.SIGKILL
-    told = interrupted(start, folder, 3, plan, statuses)
-    assert "Traceback" not in told and told.count("has ended without a word") == 1
-    told = resumed(start, folder, 3)
-    assert ranks.steps_done(told) in ([[2], [4]] if plan.step else [[]])  # the last point may not be written yet
+    printed = interrupted(start, folder, 3, plan, statuses)
+    assert "Traceback" not in printed and printed.count("has ended without a word") == 1
+    printed = resumed(start, folder, 3)
+    assert ranks.steps_done(printed) in ([[2], [4]] if plan.step else [[]])  # the last point may not be written yet
     assert_same_results(snapshots_aside(folder), whole(3))
 
 
@@ -141,9 +141,9 @@ def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole
 @pytest.mark.parametrize("by", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_one_ends_all_after_the_same_step(rank, by, start, whole, tmp_path):
     folder = tmp_path / "out"
-    told = interrupted(start, folder, 3, At(rank, 4, "tones", by), [STATUS] * 3)
-    assert told.count("interrupted by") == 1 and f"interrupted by {by.name}: tones goes on after step" in told
-    step, = ranks.steps_done(told)
+    printed = interrupted(start, folder, 3, At(rank, 4, "tones", by), [STATUS] * 3)
+    assert printed.count("interrupted by") == 1 and f"interrupted by {by.name}: tones goes on after step" in printed
+    step, = ranks.steps_done(printed)
     assert 5 <= step <= 7
     assert ranks.steps_done(resumed(start, folder, 3)) == [step]
     assert_same_results(snapshots_aside(folder), whole(3))
@@ -174,7 +174,7 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
         began = time.monotonic()
         statuses = group.supervise(SOON)
         # A signal that comes before it is listened to ends a process as it does by itself.
-        assert {*statuses} <= {0, STATUS, -by, -signal.SIGTERM, 1 if by == signal.SIGKILL else 0}, group.told()
+        assert {*statuses} <= {0, STATUS, -by, -signal.SIGTERM, 1 if by == signal.SIGKILL else 0}, group.printed()
         print(f"{by.name} to {ranks_meant}: {statuses} after {time.monotonic() - began:.1f} s")
     resumed(start, folder, 3)
     assert_same_results(snapshots_aside(folder), whole(3))
@@ -204,9 +204,9 @@ def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, 
     folder, plan = tmp_path / "out", At(before - 1, 5, "tones", signal.SIGKILL)
     statuses = [*[1] * (before - 1), -signal.SIGKILL]
     interrupted(start, folder, before, plan, statuses, method)
-    told = resumed(start, folder, now, method)
+    printed = resumed(start, folder, now, method)
     others = f"with {now} processes where it had {before}: the same up to rounding"
-    assert re.search(f"tones: goes on after step [24] of 9, {others}", told)
+    assert re.search(f"tones: goes on after step [24] of 9, {others}", printed)
     assert_same_numbers(folder, whole(before, method))
     assert_same_numbers(folder, whole(1, method))
 
@@ -218,7 +218,7 @@ def test_another_number_is_refused_where_processes_draw(start, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     group = start(folder, 1, method="dropout")
     assert group.join(300) == [2]
-    assert "resume_colours.pth is of 2 processes, here are 1, and each process draws the dropout" in group.told()
+    assert "resume_colours.pth is of 2 processes, here are 1, and each process draws the dropout" in group.printed()
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert re.search(r"goes on after step [24] of 9\n", resumed(start, folder, 2, "dropout"))
 
@@ -228,7 +228,7 @@ def test_processes_that_see_different_folders_do_not_go_on(start, whole, tmp_pat
     """As on machines without a file system that they share."""
     shutil.copytree(whole(2), tmp_path / "save 0")
     group = start(tmp_path / "save {rank}", 2)
-    assert group.join(300) == [2, 2] and "do not see the same files there" in group.told(), group.told()
+    assert group.join(300) == [2, 2] and "do not see the same files there" in group.printed(), group.printed()
 
 
 # -- by torchrun -------------------------------------------------------------------------------------------------------
@@ -255,10 +255,10 @@ def test_torchrun_ends_soon_after_one_of_its_processes(by, words, whole, tmp_pat
     folder, log = tmp_path / "out", tmp_path / "log"
     job = torchrun(words(folder), 3, At(rank, 5, "tones", by), log)
     status = job.wait(600)
-    ended, told = time.time(), log.read_text()
-    assert status != 0 and ended - ranks.acted_at(told) < SOON
-    print(f"rank {rank} by {by}: torchrun ended {ended - ranks.acted_at(told):.1f} s later with {status}")
-    assert ("ValueError: process 1 fails" if by is None else f"rank      : {rank}") in told
+    ended, printed = time.time(), log.read_text()
+    assert status != 0 and ended - ranks.acted_at(printed) < SOON
+    print(f"rank {rank} by {by}: torchrun ended {ended - ranks.acted_at(printed):.1f} s later with {status}")
+    assert ("ValueError: process 1 fails" if by is None else f"rank      : {rank}") in printed
     assert torchrun(words(folder), 3, log=log).wait(600) == 0, log.read_text()
     assert_same_results(snapshots_aside(folder), whole(3))
 
@@ -271,7 +271,7 @@ def test_torchrun_that_is_ended_keeps_the_step_under_way(words, whole, tmp_path)
         time.sleep(0.02)
     job.terminate()
     assert job.wait(600) != 0
-    told = log.read_text()
-    assert "interrupted by SIGTERM: tones goes on after step" in told
+    printed = log.read_text()
+    assert "interrupted by SIGTERM: tones goes on after step" in printed
     assert torchrun(words(folder), 3, log=log).wait(600) == 0, log.read_text()
     assert_same_results(snapshots_aside(folder), whole(3))

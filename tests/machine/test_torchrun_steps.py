@@ -53,7 +53,7 @@ def together(basis, tmp_path_factory):
             assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
         else:
             group = ranks.Ranks(ranks.server(), size, out / "log", torchrun_steps.main, out, cases)
-            assert group.join(300) == [0] * size, group.told()
+            assert group.join(300) == [0] * size, group.printed()
         return [torch.load(out / f"steps{rank}.pt", weights_only=False) for rank in range(size)]
     return once
 

@@ -1,7 +1,7 @@
 """Several processes of one run, as torchrun would start them, but forked from a server that has imported everything.
-Unless asked to, nobody supervises them: one that waits for a dead one would wait for good.
+Only ``supervise`` ends them after a failure: without it, a process that waits for a dead one waits for good.
 
-Python starts one such server, with the imports that the first to start it names: whoever forks takes it from here."""
+Python starts one such server, with the imports that its first user names: every test that forks takes it from here."""
 
 import faulthandler
 import multiprocessing
@@ -42,15 +42,14 @@ def server():
 
 
 class Ranks:
-    """``size`` processes of ``target(rank, *arguments)``, started; what rank R says goes to ``log`` with the suffix R.
-    """
+    """``size`` processes of ``target(rank, *arguments)``, started; rank R prints to ``log`` with the suffix R."""
 
     def __init__(self, context, size, log, target, *arguments):
         self.logs = [Path(f"{log}.{rank}") for rank in range(size)]
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's
-        told = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
-                "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-        self.processes = [context.Process(target=_rank, args=(rank, told, self.logs[rank], target, arguments))
+        environment = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
+                       "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+        self.processes = [context.Process(target=_rank, args=(rank, environment, self.logs[rank], target, arguments))
                           for rank in range(size)]
         for process in self.processes:
             process.start()
@@ -61,31 +60,31 @@ class Ranks:
                 os.kill(self.processes[rank].pid, number)
 
     def join(self, seconds=60):
-        """The exit statuses; all must have ended within so many seconds."""
+        """Return the exit statuses; all must have ended within ``seconds``."""
         end = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0, end - time.monotonic()))
         late = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
-        self.send(signal.SIGABRT)  # which tells where they are
+        self.send(signal.SIGABRT)  # whose handler prints where they are
         for process in self.processes:
             process.join()
-        assert not late, f"processes {late} did not end within {seconds} s: {self.told()}"
+        assert not late, f"processes {late} did not end within {seconds} s: {self.printed()}"
         return [process.exitcode for process in self.processes]
 
     def supervise(self, seconds):
-        """As ``join``; once one has failed the others are asked to end, as torchrun does."""
+        """Join; once one has failed, end the others by SIGTERM, as torchrun does."""
         while all(process.is_alive() or process.exitcode == 0 for process in self.processes) and any(
                 process.is_alive() for process in self.processes):
             time.sleep(0.1)  # torchrun's
         self.send(signal.SIGTERM)
         return self.join(seconds)
 
-    def told(self):
+    def printed(self):
         return "".join(log.read_text(encoding="utf-8") for log in self.logs if log.exists())
 
 
-def _rank(rank, told, log, target, arguments):
-    os.environ.update(told, RANK=str(rank), LOCAL_RANK=str(rank))
+def _rank(rank, environment, log, target, arguments):
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(THREADS)
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)  # of torch itself
@@ -115,11 +114,11 @@ def _act(plan):
     training.seed_step = act
 
 
-def acted_at(told):
-    """When the plan was carried out, in seconds of time.time()."""
-    return float(re.search(r"acts at ([\d.]+)", told)[1])
+def acted_at(printed):
+    """Return when the plan was carried out, in seconds of time.time()."""
+    return float(re.search(r"acts at ([\d.]+)", printed)[1])
 
 
-def steps_done(told):
+def steps_done(printed):
     """The steps after which a run was interrupted, or went on."""
-    return [int(step) for step in re.findall(r"goes on after step (\d+)", told)]
+    return [int(step) for step in re.findall(r"goes on after step (\d+)", printed)]
