@@ -74,7 +74,7 @@ def requirements():
 
 if __name__ == "__main__":
     runs, checks = requirements()
-    # setuptools wants a folder for the package it is told of; BuildUnderOneName alone decides what the package holds.
+    # setuptools requires a folder for each named package; the content comes from BuildUnderOneName alone.
     setup(packages=[PACKAGE], package_dir={PACKAGE: "src"}, install_requires=runs,
           cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require={"dev": checks},
           entry_points={"console_scripts": [f"clip-continual = {ENTRY}"]})

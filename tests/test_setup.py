@@ -33,7 +33,7 @@ def package(tmp_path_factory):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """A project with packages called src and clip of its own, and a method file."""
+    """Another project, with its packages src and clip, and a method file."""
     for name in ("src", "clip", "datasets"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('this is another project')\n")

@@ -21,7 +21,7 @@ STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROUNDING = 1e-6
 PASSES = 2  # of a projection
 STACK = 2 ** 28  # bytes of bases that go through one product, and that are streamed at a time; at least one basis
-PIECE = 2 ** 12  # least values of a piece: each goes through a product by itself, and so to a multiprocessor of its own
+PIECE = 2 ** 12  # least values of a piece: a product per piece keeps many multiprocessors of a GPU busy
 RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device: the optimiser and the step come on top of the bases
 
 

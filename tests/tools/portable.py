@@ -4,7 +4,7 @@
     python tests/tools/portable.py avx2 sums  # some rows, which is `make test-portable ONLY="avx2 sums"`
     python tests/tools/portable.py --list     # the names, for a matrix of jobs
 
-A row whose interpreter cannot be found is skipped, and the summary says so. Exit 1 if a row is red.
+A row whose interpreter cannot be found is skipped, with a line in the summary. Exit 1 if a row is red.
 """
 
 import argparse
@@ -29,7 +29,6 @@ class Environment:
 
     about: str
     variables: dict = field(default_factory=dict)
-    options: tuple = ()
     shuffled: bool = False
     busy: bool = False
     python: str | None = None
@@ -114,12 +113,12 @@ def busy(active):
 
 
 def run(name, environment, words):
-    """Run one row; return what the summary says of it, and whether it is green or skipped."""
+    """Run one row; return its line of the summary, and whether it is green or skipped."""
     print(f"== {name}: {environment.about}", flush=True)
     python = interpreter(name, environment)
     if python is None:
         return f"skipped: no {environment.python}", True
-    options = ["-m", "not slow", "-n", "2", "--dist", "loadfile", *environment.options]
+    options = ["-m", "not slow", "-n", "2", "--dist", "loadfile"]
     order = ""
     if environment.shuffled:
         seed = random.SystemRandom().randrange(10 ** 6)
