@@ -85,6 +85,22 @@ def test_the_summary_has_every_row_and_its_status(portable, monkeypatch, capsys,
     assert all("7 passed" in row for row in rows) and re.search(r"--random-order-seed=\d+", rows[1])
 
 
+@pytest.mark.parametrize("name", ["plain", "avx2", "sums"])
+def test_a_row_s_variables_order_and_second_process_reach_pytest(portable, monkeypatch, name):
+    calls = []
+
+    def start(command, **options):
+        calls.append((command, options))
+        return types.SimpleNamespace(stdout=iter(()), wait=lambda: 0, kill=lambda: None)
+    monkeypatch.setattr(portable.subprocess, "Popen", start)
+    row = portable.ENVIRONMENTS[name]
+    assert portable.run(name, row, ["tests/test_x.py"])[1]
+    *beside, (command, options) = calls
+    assert command[-1] == "tests/test_x.py" and row.variables.items() <= options["env"].items()
+    assert ("--random-order" in command) == row.shuffled
+    assert [words[-1] for words, _ in beside] == [portable.BUSY] * row.busy
+
+
 def test_a_missing_interpreter_is_in_the_summary(portable, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.one_gpu import children, predictions, supervise, worker
-from benchmarks.one_gpu.setting import Setting, rows
+from benchmarks.one_gpu.setting import Setting, no_cudnn_attention, rows
 from benchmarks.one_gpu.table import PARTS, Part
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +185,19 @@ def test_verdicts():
     assert found["ZSCL step, fp32"] == {"name": "ZSCL step, fp32", "low": 330, "high": 430, "unit": "ms",
                                         "measured": None, "verdict": "not measured"}
     json.dumps(list(found.values()))
+
+
+def test_the_distance_of_losses_is_the_largest_relative_one():
+    from benchmarks.one_gpu import steps
+    assert steps.furthest([1.0, 3.0, 8.0], [1.0, -4.0, 10.0]) == pytest.approx(1.75)
+
+
+def test_cudnn_is_out_of_attention_only_inside():
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(RuntimeError), no_cudnn_attention():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        raise RuntimeError
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 # -- prototypes --------------------------------------------------------------------------------------------------------
