@@ -9,8 +9,10 @@ from pathlib import Path
 from clip.catalog import architecture_names
 from clip.errors import LoadError
 from clip.files import hub
-from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
 from src.cli.protocols import PROTOCOLS
+from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.datasets.images import named_images
 from src.errors import UserError

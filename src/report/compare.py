@@ -5,9 +5,10 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.cli.flags import FLAGS, shown
+from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe, recipe_names
+from src.cli.texts import shown
 from src.errors import UserError
 from src.machine.files import WriteError, atomic_file
 from src.report.latex import HEAD, definitions_caption, latex_table

@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.cli.flags import EVAL, FLAGS, shown
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL
+from src.cli.texts import shown
 from src.machine.files import atomic_file
 from src.models import active_add_ons
 from src.report import colours

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from clip import loader
-from src.cli.flags import EVAL
+from src.cli.kinds import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT

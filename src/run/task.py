@@ -6,7 +6,7 @@ import sys
 import time
 
 from clip import loader
-from src.cli.flags import SEQUENCE
+from src.cli.kinds import SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.errors import UserError

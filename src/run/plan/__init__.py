@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.args import all_origins
-from src.cli.flags import EVAL
+from src.cli.kinds import EVAL
 from src.datasets.pairs import JOINT
 from src.errors import UserError
 from src.machine.files import reading_only

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from src.cli.flags import EVAL, SEQUENCE
+from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.errors import UserError
