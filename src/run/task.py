@@ -6,7 +6,7 @@ import sys
 import time
 
 from clip import loader
-from src.cli.kinds import SEQUENCE
+from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.errors import UserError
@@ -20,7 +20,7 @@ from src.report.latex import summary_latex
 from src.report.page import write_report
 from src.report.sequence import RETRIEVAL, summarise_retrieval
 from src.report.sequence import summarise as summarise_accuracy
-from src.report.tables import MATRICES, matrix_csv, summary_markdown
+from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
 from src.run.build import (
     Datasets,
     build_device,
@@ -319,8 +319,10 @@ class Run:
             self.trackers.summary(space, summaries[space], len(trained))
             for score in MATRICES[pairs]:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        self.folder.write_text("summary.md", summary_markdown(summaries))
-        self.folder.write_text("summary.tex", summary_latex(summaries))
+        untrained = self.config.kind == EVAL and "trained_with" not in facts
+        tables = {space: zero_shot_only(summary) for space, summary in summaries.items()} if untrained else summaries
+        self.folder.write_text("summary.md", summary_markdown(tables))
+        self.folder.write_text("summary.tex", summary_latex(tables))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
