@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, weights
+from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, train_chain, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clip import loader
@@ -279,12 +279,7 @@ def test_one_process_equals_a_chain(cli, world, tmp_path, words):
         shared += ["--ref-dataset", world.loose, "--ref-model", world.model, "--data-location", tmp_path]
     both = f"{world.colours},{world.tones}"
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
-    start = world.model
-    for name in (world.colours, world.tones):
-        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
-                   *shared)
-        assert done.status == 0, done.err
-        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    train_chain(cli, world, tmp_path / "chain", *shared)
     for task in ("colours", "tones"):
         assert same_weights(weights(tmp_path / "seq" / f"{task}.pth"), weights(tmp_path / "chain" / f"{task}.pth"))
         one, two = table(tmp_path / "seq", task), table(tmp_path / "chain", task)
@@ -661,7 +656,7 @@ def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
     assert table.count("\n| zero-shot ") == 1 and "| after " not in table
 
 
-# -- what is said of each image ----------------------------------------------------------------------------------------
+# -- the prediction of each image --------------------------------------------------------------------------------------
 
 
 def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
