@@ -76,8 +76,8 @@ def _common_spaces(runs):
                         "kind at a time")
     spaces = [space for space in runs[0].spaces if all(space in run.spaces for run in runs)]
     if not spaces:
-        told = "; ".join(f"{run.folder}: {','.join(run.spaces)}" for run in runs)
-        raise UserError(f"--report: the runs have no label space in common ({told}); score them in one, as by "
+        each = "; ".join(f"{run.folder}: {','.join(run.spaces)}" for run in runs)
+        raise UserError(f"--report: the runs have no label space in common ({each}); score them in one, as by "
                         "--label-space task,all")
     return spaces
 

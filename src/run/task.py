@@ -141,7 +141,7 @@ class Run:
             return self._finished(name, inputs)
         self.device.forget_peak()
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
-        if not self.config.pairs:  # whose drift is told against them
+        if not self.config.pairs:  # whose drift is measured against them
             del start["state_dict"]
         state.world = self.world
         hooks = build_hooks(self.config, start, self.basis)
@@ -208,7 +208,7 @@ class Run:
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, source=state.source, task=state.task,
             metrics={dataset: score.summary() for dataset, score in shown.items()},
-            iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
+            iteration=state.iteration, carry={type(hook).__name__: kept for hook in hooks if (kept := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
                                                     "inputs": points.inputs, "scores": plain_scores(scores)})
