@@ -55,7 +55,7 @@ def _origins_of(config, message):
     """Where the flags of a message come from that the user did not write; a recipe may well have been forgotten."""
     named = {flag: flag[2:].replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
     sources = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
-            if config.origins.get(key, "").startswith("recipe ")]
+               if config.origins.get(key, "").startswith("recipe ")]
     return f" ({', '.join(sources)})" if sources else ""
 
 
