@@ -14,13 +14,15 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.marks import between_marks  # noqa: E402
 from src.cli.checks import DEPENDENT, LINEAR  # noqa: E402
-from src.cli.flags import EVAL, FLAGS, GROUPS, SEQUENCE, SINGLE, TRAIN, shown_default  # noqa: E402
+from src.cli.flags import FLAGS, GROUPS  # noqa: E402
+from src.cli.kinds import EVAL, SEQUENCE, SINGLE, TRAIN  # noqa: E402
+from src.cli.texts import shown_default  # noqa: E402
 from src.models import ADD_ONS, METHODS  # noqa: E402
 
 DOCUMENT = ROOT / "ARGUMENTS.md"
 MARK = "flags"
 HEAD = "| flag | default | used by | meaning | example |\n|---|---|---|---|---|\n"
-# Kinds of runs in the words of the column "used by"; others are called as src.cli.flags calls them.
+# Kinds of runs in the words of the column "used by"; others are called as src.cli.kinds calls them.
 KINDS = {(TRAIN, SEQUENCE): "training", (TRAIN,): "a single task", (SEQUENCE,): "a sequence", (EVAL,): "evaluation",
          (SINGLE,): "one image"}
 # What an example is added to, unless it names a run of its own.

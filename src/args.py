@@ -10,24 +10,11 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.cli.flags import (
-    CHECK,
-    EVAL,
-    EXPORT,
-    FLAGS,
-    GROUPS,
-    LIST,
-    REPORT,
-    SEQUENCE,
-    SINGLE,
-    TRAIN,
-    TRAINING,
-    read_value,
-    shown,
-    shown_default,
-)
+from src.cli.flags import FLAGS, GROUPS
+from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, TRAIN, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
+from src.cli.texts import read_value, shown, shown_default
 from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError

@@ -13,7 +13,7 @@ import select
 import sys
 
 from src import args  # all else is imported where a run needs it: --help must not wait for torch
-from src.cli import checks, flags
+from src.cli import checks, kinds
 from src.errors import UserError, legible
 from src.machine.interruption import STATUS, Interrupted, Signals
 
@@ -63,9 +63,9 @@ def _run(argv):
         print(f"warning: {warning}", file=sys.stderr)
     for note in config.notes:
         print(f"note: {note}")
-    if config.kind not in flags.SCORING and not first_process():
+    if config.kind not in kinds.SCORING and not first_process():
         return 0
-    if config.kind in flags.SCORING and config.dry_run != "off":
+    if config.kind in kinds.SCORING and config.dry_run != "off":
         from src.run.plan import tell_plan
         return tell_plan(config)
     return RUNS[config.kind](config) or 0
@@ -286,8 +286,8 @@ def run_report(config):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
 
 
-RUNS = {flags.TRAIN: run_task, flags.SEQUENCE: run_sequence, flags.EVAL: run_evaluation, flags.SINGLE: run_single,
-        flags.EXPORT: run_export, flags.REPORT: run_report, flags.LIST: run_list, flags.CHECK: run_check}
+RUNS = {kinds.TRAIN: run_task, kinds.SEQUENCE: run_sequence, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
+        kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check}
 
 
 if __name__ == "__main__":

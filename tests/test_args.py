@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.args import Config, parse
-from src.cli import checks, flags
+from src.cli import checks, kinds
 from src.cli.flags import FLAGS
 from src.cli.recipes import recipe_names
 from src.errors import UserError
@@ -113,13 +113,13 @@ def test_defaults_and_origins():
 
 
 @pytest.mark.parametrize(("words", "kind"), [
-    ("--train-dataset A", flags.TRAIN), ("", flags.TRAIN), ("--dataset-order A,B", flags.SEQUENCE),
-    ("--dataset-order A,B --eval-only", flags.EVAL), ("--eval-only --eval-datasets A", flags.EVAL),
-    ("--eval-single a.png --eval-only", flags.SINGLE), ("--eval-single a.png", flags.SINGLE),
-    ("--report a,b --eval-only", flags.REPORT), ("--load a.pth --export out", flags.EXPORT),
-    ("--export out --train-dataset A", flags.TRAIN), ("--export out --iterations 1", flags.TRAIN),
-    ("--export out --eval-only", flags.EVAL), ("--export out --dataset-order A,B", flags.SEQUENCE),
-    ("--list-datasets", flags.LIST), ("--check-data DTD", flags.CHECK)])
+    ("--train-dataset A", kinds.TRAIN), ("", kinds.TRAIN), ("--dataset-order A,B", kinds.SEQUENCE),
+    ("--dataset-order A,B --eval-only", kinds.EVAL), ("--eval-only --eval-datasets A", kinds.EVAL),
+    ("--eval-single a.png --eval-only", kinds.SINGLE), ("--eval-single a.png", kinds.SINGLE),
+    ("--report a,b --eval-only", kinds.REPORT), ("--load a.pth --export out", kinds.EXPORT),
+    ("--export out --train-dataset A", kinds.TRAIN), ("--export out --iterations 1", kinds.TRAIN),
+    ("--export out --eval-only", kinds.EVAL), ("--export out --dataset-order A,B", kinds.SEQUENCE),
+    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK)])
 def test_kind_of_run(words, kind):
     assert parse(words.split()).kind == kind
 

@@ -19,7 +19,8 @@ import convert_grad_to_basis
 import list_clip_layers
 from src.args import parse
 from src.cli.checks import check
-from src.cli.flags import FLAGS, TRAINING
+from src.cli.flags import FLAGS
+from src.cli.kinds import TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.datasets import DATASETS
 

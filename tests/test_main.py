@@ -209,7 +209,7 @@ def test_no_stdout_at_all():
 def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, world, place, monkeypatch):
     def broken(config):
         raise BrokenPipeError("of a worker")
-    monkeypatch.setitem(main.RUNS, main.flags.LIST, broken)
+    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
     with pytest.raises(BrokenPipeError, match="of a worker"):
         cli("--list-datasets")
 
@@ -225,7 +225,7 @@ def test_a_python_without_the_packages():
 def test_a_module_that_no_package_has_is_an_error_of_ours(cli, world, place, monkeypatch, name):
     def broken(config):
         raise ModuleNotFoundError("no module", name=name)
-    monkeypatch.setitem(main.RUNS, main.flags.LIST, broken)
+    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
     with pytest.raises(ModuleNotFoundError):
         cli("--list-datasets")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from clip.catalog import architecture_names
 from clip.errors import LoadError
 from clip.files import hub
-from src.cli.flags import EVAL, EXPORT, FLAGS, SINGLE, TRAINING, shown
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
 from src.cli.protocols import PROTOCOLS
+from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.datasets.images import named_images
 from src.errors import UserError
@@ -52,9 +54,9 @@ def check(config):
 def _origins_of(config, message):
     """Where the flags of a message come from that the user did not write; a recipe may well have been forgotten."""
     named = {flag: flag[2:].replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
-    told = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
-            if config.origins.get(key, "").startswith("recipe ")]
-    return f" ({', '.join(told)})" if told else ""
+    sources = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
+               if config.origins.get(key, "").startswith("recipe ")]
+    return f" ({', '.join(sources)})" if sources else ""
 
 
 def _check_contradictions(config):

@@ -1,12 +1,11 @@
-"""Every flag, one function per group, in the order of the documentation. Imports no torch, so ``--help`` is instant."""
+"""The table of flags, a function per group, in the order of the documentation. Imports no torch: --help is instant."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from clip.catalog import architecture_names
 from clip.files import hub
+from src.cli.definition import Flag, switch
+from src.cli.kinds import CHECK, EVAL, EXPORTING, LIST, MODEL, REPORT, SCORING, SEQUENCE, SINGLE, TRAIN, WEIGHTS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -25,17 +24,7 @@ from src.cli.values import (
     whole,
 )
 from src.datasets import expand
-from src.errors import UserError
 from src.models import METHODS
-
-# Kinds of runs; a flag that does nothing in the kind at hand is told.
-TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
-LIST, CHECK, EXPORT = "listing", "checking", "model-export"
-TRAINING = (TRAIN, SEQUENCE)
-SCORING = (TRAIN, SEQUENCE, EVAL)
-MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
-WEIGHTS = (*MODEL, EXPORT)
-EXPORTING = (*SCORING, EXPORT)
 
 DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
           "double": "fp64"}  # as torch calls them
@@ -51,39 +40,6 @@ def is_other_model(text):
 def datasets(text):
     """Names joined by commas, class splits written out."""
     return expand(names(text))
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
-    default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
-    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
-    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
-    """
-
-    name: str
-    help: str
-    default: Any = None
-    parse: Callable[[str], Any] = str
-    choices: tuple = ()
-    means: dict[str, str] = field(default_factory=dict)
-    also: Callable[[str], bool] | None = None
-    switch: bool = False
-    repeated: bool = False
-    runs: tuple = TRAINING
-    numbers: bool = True
-    shown: str | None = None
-    bare: str | None = None
-    metavar: str | None = None
-    example: str = ""
-
-    @property
-    def key(self):
-        return self.name[2:].replace("-", "_")
-
-
-def switch(name, text, **options):
-    return Flag(name, text, default=False, switch=True, **options)
 
 
 # -- the groups, in the order of the documentation -------------------------------------------------------------------
@@ -395,64 +351,3 @@ GROUPS = {
     "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
-
-
-# -- values as texts ---------------------------------------------------------------------------------------------------
-
-
-def read_value(flag, text):
-    """What a text of the command line means; UserError with the flag, the value and the way out."""
-    if flag.switch:
-        return True
-    for part in text if flag.repeated else [text]:
-        _refuse_what_no_value_is(flag, part)
-    if flag.name == "--method" and ".py:" in text:
-        return text
-    text = _choice_meant(flag, text)
-    if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
-        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
-        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
-        hint = f"did you mean {meant}? " if meant else ""
-        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
-    if flag.repeated:
-        return dict(_parsed(flag, part) for part in text)
-    return _parsed(flag, text)
-
-
-def _choice_meant(flag, text):
-    """One of a flag's choices where the text says it in other capitals or another common word, else the text."""
-    if not flag.choices:
-        return text
-    meant = flag.means.get(text.lower(), text)
-    same = [choice for choice in flag.choices if choice.lower() == meant.lower()]
-    return same[0] if len(same) == 1 and meant not in flag.choices else meant
-
-
-def _refuse_what_no_value_is(flag, text):
-    if not text.strip():
-        raise UserError(f"{flag.name} {text}: is empty (a variable that is not set?); give a value, or leave it out")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # what no file or text may hold
-        raise UserError(f"{flag.name} {text}: is not UTF-8 text without NUL characters; rename what it names")
-
-
-def _parsed(flag, text):
-    try:
-        return flag.parse(text)
-    except ValueError as error:
-        raise UserError(f"{flag.name} {text}: {error}") from None
-
-
-def shown_default(flag):
-    """The default as documentation says it."""
-    return flag.shown or shown(False if flag.switch else flag.default)
-
-
-def shown(value):
-    """A resolved value as one would write it."""
-    if value is None or isinstance(value, bool):
-        return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, dict):
-        return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -270,17 +270,20 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
               for name, task in tasks.items() if spaces[name]}
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
-        yield {} if name not in scored else _scores(model, name, scored[name].split, next(loaded), device, classifiers,
+        yield {} if name not in scored else _scores(model, name, scored[name], next(loaded), device, classifiers,
                                                     spaces[name], logits, world, counted, keep)
 
 
 @dataclass(frozen=True)
 class _Images:
-    """What is scored of a task, how it is transformed, and how many worker processes load it."""
+    """What is scored of a task, how it is transformed, and how many worker processes load it. ``whole`` is the split
+    that it comes from, ``numbers`` are its images' numbers there."""
 
     split: Split
     transform: Callable[..., Any]
     workers: int
+    whole: Split
+    numbers: Sequence[int]
 
     def share(self, world):
         """(the images that this process of ``world`` scores, their transform)."""
@@ -290,14 +293,15 @@ class _Images:
 
 
 def _open_images(task, split, resolution, max_size, workers, cache, world):
-    images, transform = task.split(split), EvalTransform(resolution)
+    whole, transform = task.split(split), EvalTransform(resolution)
     if cache is not None:
-        found = images, f"{task.name}-{split}", transform, cache, workers
-        images = world.first_then_others(lambda: cached_split(*found))
+        found = whole, f"{task.name}-{split}", transform, cache, workers
+        whole = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
-    if max_size is not None and images.video is None:  # frames count together with their neighbours
-        images = images.subset(balanced_subset(images.labels, max_size, SUBSET_SEED))
-    return _Images(images, transform, workers)
+    if max_size is None or whole.video is not None:  # frames count together with their neighbours
+        return _Images(whole, transform, workers, whole, range(len(whole)))
+    numbers = balanced_subset(whole.labels, max_size, SUBSET_SEED)
+    return _Images(whole.subset(numbers), transform, workers, whole, numbers)
 
 
 def _loaded(scored, batch_size, world):
@@ -311,12 +315,12 @@ def _loaded(scored, batch_size, world):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of each image that could be decoded, in one label space: lists of equal length, in the order of
-    the ``images`` Split.
+    """The prediction of each scored image that could be decoded, in one label space: lists of equal length, in the
+    order of the ``images`` Split.
 
-    ``places``: the image's number there; ``labels``: its class; ``predictions``: (dataset, class number) of the highest
-    score; ``probabilities``: its softmax; ``ranks``: the place of the true class, from 1. ``hits`` and ``support``
-    count per class.
+    ``places``: the image's number there, also where only a subset is scored; ``labels``: its class; ``predictions``:
+    (dataset, class number) of the highest score; ``probabilities``: its softmax; ``ranks``: the place of the true
+    class, from 1. ``hits`` and ``support`` count per class.
     """
 
     images: Split
@@ -330,13 +334,13 @@ class Predictions:
 
 
 def _scores(model, own, images, batches, device, classifiers, spaces, logits, world, counted, keep):
-    """{label space: Scores} of the ``own`` dataset's images, of which ``batches`` are this process's."""
+    """{label space: Scores} of the ``own`` dataset's _Images, of which ``batches`` are this process's."""
     tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world,
                              keep is not None)
                for space, names in spaces.items()}
     needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
     heads = [classifiers[part].weights for part in needed]
-    share = len(range(world.rank, len(images), world.size))
+    share = len(range(world.rank, len(images.split), world.size))
     with in_eval_mode(model), device.autocast():
         for batch in counted(own, share, device.batches(batches)):
             scores = logits and logits(batch.images, heads, needed)
@@ -347,8 +351,9 @@ def _scores(model, own, images, batches, device, classifiers, spaces, logits, wo
             for tally in tallies.values():
                 tally.add(scores, batch)
     found = {space: tally.scores() for space, tally in tallies.items()}
-    for space, tally in tallies.items() if keep else ():
-        keep(own, space, tally.told())
+    if keep is not None:
+        for space, tally in tallies.items():
+            keep(own, space, tally.collect())
     return found
 
 
@@ -357,10 +362,10 @@ class _Tally:
 
     def __init__(self, own, parts, images, device, world, keeps):
         sizes, self.world, self.images, self.keeps = dict(parts), world, images, keeps
-        self.sizes, self.own, self.rows = sizes, own, []
+        self.sizes, self.places, self.rows = sizes, [], []
         self.names, self.classes = list(sizes), sum(sizes.values())
         self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # where the own classes begin
-        self.k, self.total, self.video = min(5, self.classes), 0, images.video
+        self.k, self.total, self.video = min(5, self.classes), 0, images.split.video
         self.hits, self.predictions = torch.zeros(self.k, dtype=torch.long, device=device.device), []
         self.by_class = torch.zeros(2, sizes[own], dtype=torch.long, device=device.device)  # top-1 hits, images
 
@@ -372,7 +377,8 @@ class _Tally:
         self.total += len(labels)
         self.by_class.index_add_(1, labels, torch.stack([hits[:, 0].long(), torch.ones_like(labels)]))
         if self.keeps:
-            self.rows.append(self._rows(joined, batch))
+            self.places.append(batch.indices)  # they stay on the host, where no copy waits for the device
+            self.rows.append(self._rows(joined, labels))
         if self.video is not None:  # a class of another dataset is a negative number or one too large: a miss
             self.predictions += (joined.argmax(dim=1) - self.first).tolist()
 
@@ -384,35 +390,33 @@ class _Tally:
         per_class = mean_per_class(*self.by_class.tolist())
         if self.video is None:
             return Scores(top1, top5, self.k, total, per_class=per_class)
-        top1, pm0, pm10 = self.video.scores(self.world.interleave(self.predictions, len(self.images)))
+        top1, pm0, pm10 = self.video.scores(self.world.interleave(self.predictions, len(self.images.split)))
         return Scores(top1, top5, self.k, total, pm0, pm10, per_class)
 
-    def _rows(self, joined, batch):
-        """(B, 5): of each image its place among this process's, label, predicted class, its probability, and the rank
-        of the label. Double precision holds all of them."""
+    def _rows(self, joined, labels):
+        """(B, 4): of each image its label, the predicted class, its probability, and the rank of the label. Double
+        precision holds all of them."""
         wide = joined if joined.device.type == "mps" else joined.double()
-        ranks = (~top_k_hits(joined, batch.labels + self.first, joined.shape[1])).sum(dim=1) + 1
+        ranks = (~top_k_hits(joined, labels + self.first, joined.shape[1])).sum(dim=1) + 1
         probabilities, predicted = wide.softmax(dim=1), joined.argmax(dim=1)
         chosen = probabilities.gather(1, predicted[:, None])[:, 0]
-        return torch.stack([column.to(wide.dtype) for column in (
-            batch.indices.to(joined.device), batch.labels, predicted, chosen, ranks)], dim=1)
+        return torch.stack([column.to(wide.dtype) for column in (labels, predicted, chosen, ranks)], dim=1)
 
-    def told(self):
-        """-> Predictions of all processes' images."""
-        size, world = len(self.images), self.world
-        rows = torch.cat(self.rows) if self.rows else self.hits.new_zeros(0, 5, dtype=torch.double)  # (n, 5)
-        table = rows.new_zeros(size, 6)  # the last column says that an image was decoded
-        places = rows[:, 0].long() * world.size + world.rank
-        table[places, 0] = places.to(rows.dtype)
-        table[places, 1:5], table[places, 5] = rows[:, 1:], 1
-        table = world.sum(table)
-        found = table[table[:, 5] > 0].tolist()
+    def collect(self):
+        """Return the Predictions of all processes' images, once ``scores`` has summed the counts per class."""
+        size = len(self.images.split)
+        own = [None] * len(range(self.world.rank, size, self.world.size))
+        for places, rows in zip(self.places, self.rows, strict=True):
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+                own[place] = row
+        whole = zip(self.images.numbers, self.world.interleave(own, size), strict=True)
+        numbers, rows = zip(*((number, row) for number, row in whole if row is not None), strict=True)
+        labels, predicted, probabilities, ranks = zip(*rows, strict=True)
         owners = [(name, number) for name in self.names for number in range(self.sizes[name])]
-        places, labels, predicted, probabilities, ranks, _ = zip(*found, strict=True)
         hits, support = self.by_class.tolist()
-        return Predictions(self.images, [*map(int, places)], [*map(int, labels)],
-                           [owners[int(number)] for number in predicted], list(probabilities), [*map(int, ranks)], hits,
-                           support)
+        return Predictions(self.images.whole, list(numbers), list(map(int, labels)),
+                           [owners[int(number)] for number in predicted], list(probabilities), list(map(int, ranks)),
+                           hits, support)
 
 
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):

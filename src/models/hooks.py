@@ -40,7 +40,7 @@ class Hooks:
         return {}
 
     def load_state_dict(self, content):
-        """Takes back what ``state_dict`` said."""
+        """Restores what ``state_dict`` returned."""
 
     def files(self, finished):
         """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint, None for one that
@@ -52,4 +52,4 @@ class Hooks:
         return {}
 
     def load_carry(self, content):
-        """Takes over what the previous task's ``carry`` said."""
+        """Takes over what the previous task's ``carry`` returned."""

@@ -252,7 +252,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
           resumed=lambda: None):
     """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
     ``begun(state, hooks)`` is called before the first step, ``report(state, losses)`` after each with the detached
-    terms. ``interrupted`` is what ``state_of_run`` said, of a run that goes on from there with the same bits: hooks
+    terms. ``interrupted`` is what ``state_of_run`` returned, of a run that resumes there with the same bits: hooks
     begin with the weights at load, as they did then, and get back what they had; then ``resumed()`` is called."""
     settings, device = state.settings, state.device
     if interrupted:
@@ -333,13 +333,13 @@ def state_of_run(state, hooks):
         "optimizer": state.optimizer.state_dict() if state.optimizer else None,
         "scaler": state.scaler.state_dict(),
         "ensemble": None if state.ensemble is None else state.ensemble.state_dict(),
-        "hooks": {type(hook).__name__: said for hook in hooks if (said := hook.state_dict())},
+        "hooks": {type(hook).__name__: kept for hook in hooks if (kept := hook.state_dict())},
     }
 
 
 @torch.no_grad()
 def restore(state, hooks, content):
-    """Take back what ``state_of_run`` said, after ``begin`` with the weights at load and with a new optimiser."""
+    """Restore what ``state_of_run`` returned, after ``begin`` with the weights at load and with a new optimiser."""
     found = moving_tensors(state.model)
     wrong = sorted(content["moving"].keys() ^ found.keys())
     if wrong:

@@ -109,8 +109,8 @@ def score_ticks(values):
 
 
 def _in_words(name, values, trained):
-    said = [("zero-shot", values[0]), *(("trained", values[number]) for number in trained[-1:]), ("last", values[-1])]
-    return " ".join(filter(None, (name, " → ".join(f"{what} {value:.1f}" for what, value in said
+    steps = [("zero-shot", values[0]), *(("trained", values[number]) for number in trained[-1:]), ("last", values[-1])]
+    return " ".join(filter(None, (name, " → ".join(f"{what} {value:.1f}" for what, value in steps
                                                    if value is not None))))
 
 

@@ -5,9 +5,10 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.cli.flags import FLAGS, shown
+from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe, recipe_names
+from src.cli.texts import shown
 from src.errors import UserError
 from src.machine.files import WriteError, atomic_file
 from src.report.latex import HEAD, definitions_caption, latex_table
@@ -75,8 +76,8 @@ def _common_spaces(runs):
                         "kind at a time")
     spaces = [space for space in runs[0].spaces if all(space in run.spaces for run in runs)]
     if not spaces:
-        told = "; ".join(f"{run.folder}: {','.join(run.spaces)}" for run in runs)
-        raise UserError(f"--report: the runs have no label space in common ({told}); score them in one, as by "
+        each = "; ".join(f"{run.folder}: {','.join(run.spaces)}" for run in runs)
+        raise UserError(f"--report: the runs have no label space in common ({each}); score them in one, as by "
                         "--label-space task,all")
     return spaces
 

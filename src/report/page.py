@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.cli.flags import EVAL, FLAGS, shown
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL
+from src.cli.texts import shown
 from src.machine.files import atomic_file
 from src.models import active_add_ons
 from src.report import colours
@@ -35,7 +37,7 @@ LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
 def write_report(folder):
     """Write ``report.html`` and the pictures of the finished sequence in ``folder``.
 
-    The run is stored already: what goes wrong here is told, and loses nothing.
+    The run is stored already: what goes wrong here draws a warning and loses nothing.
     """
     try:
         run = read_run(folder)
@@ -223,9 +225,9 @@ def heat_map(run, space, score):
         if value is None:
             return Cell("–", f"{name} has no score {row_title(task)}", None, None)
         change = None if zero is None else value - zero
-        said = f"{name} {row_title(task)}: {value:.2f}" + ("" if change is None or not task else
+        words = f"{name} {row_title(task)}: {value:.2f}" + ("" if change is None or not task else
                                                            f", zero-shot {change:+.2f}")
-        return Cell(f"{value:.1f}", said, colours.level(value, *scale),
+        return Cell(f"{value:.1f}", words, colours.level(value, *scale),
                     None if change is None else colours.level(change, -reach, reach), trains(task, name))
     body = [{"number": number, "task": task,
              "cells": [cell(value, zero, name, task) for value, zero, name in zip(row, start, columns, strict=True)],

@@ -64,8 +64,16 @@ def matrix_cells(summary):
     """(header, rows) of the accuracy matrix: one row a trained task, the zero-shot row first where there is one."""
     order, start = summary["datasets"], summary["zero_shot"]
     rows = [] if start is None else [["zero-shot", *(start[name] for name in order)]]
-    rows += [[f"after {name}", *row] for name, row in zip(order, summary["matrix"], strict=True)]
+    trained = order[:len(summary["matrix"])]  # none after zero_shot_only
+    rows += [[f"after {name}", *row] for name, row in zip(trained, summary["matrix"], strict=True)]
     return [f"top-1, classes of {summary['label_space']}", *order], rows
+
+
+def zero_shot_only(summary):
+    """The summary of a sequence of which nothing was trained, without its rows after each task: all equal the first."""
+    if summary["label_space"] == RETRIEVAL:
+        return summary | {"trained": [], "rows": summary["rows"][:1]}
+    return summary | {"matrix": []}
 
 
 def numbers_cells(summary):

@@ -16,8 +16,8 @@ from src.store.resume import NOT_SHARED, ResumePoints, refuse_other_configuratio
 
 class KeptLayer:
     """The layer of ``dataset`` (as files call it) on the features of ``checkpoint``, in a RunFolder that may write
-    nothing. While entered, its log is open. ``start``: the resume point to go on from, None without; ``epochs``: those
-    it has done."""
+    nothing. While entered, its log is open. ``start``: the resume point, None without; ``epochs``: how many it
+    has done."""
 
     def __init__(self, config, folder, dataset, classnames, checkpoint, world):
         after = checkpoint.get("dataset")

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from clip import loader
-from src.cli.flags import EVAL
+from src.cli.kinds import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
@@ -101,7 +101,7 @@ class Scoring:
         """Those of the packed ``heads`` {file: (C, D + 1)} that score the classes they were trained on, of the datasets
         ``opened`` {file: Task}; a note names each other one once.
 
-        Raises UserError where --load itself chose the dataset: its own head was asked for.
+        Raises UserError where --load itself chose the dataset, which its own head is to score.
         """
         reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
         for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:

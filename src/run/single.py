@@ -54,7 +54,7 @@ def classify(config):
 
 
 def stored_class_names(checkpoint, path):
-    """The class names of the last task of a checkpoint, said in a note. UserError where it holds none."""
+    """Return the class names of a checkpoint's last task, and print them in a note. UserError where it holds none."""
     last = (checkpoint.get("history") or [{}])[-1]
     names = list(last.get("classnames") or ())
     if not names:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from clip import loader
-from src.cli.flags import SEQUENCE
+from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.common import batches_per_epoch, require_shares
 from src.errors import UserError
@@ -20,7 +20,7 @@ from src.report.latex import summary_latex
 from src.report.page import write_report
 from src.report.sequence import RETRIEVAL, summarise_retrieval
 from src.report.sequence import summarise as summarise_accuracy
-from src.report.tables import MATRICES, matrix_csv, summary_markdown
+from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
 from src.run.build import (
     Datasets,
     build_device,
@@ -141,7 +141,7 @@ class Run:
             return self._finished(name, inputs)
         self.device.forget_peak()
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
-        if not self.config.pairs:  # whose drift is told against them
+        if not self.config.pairs:  # whose drift is measured against them
             del start["state_dict"]
         state.world = self.world
         hooks = build_hooks(self.config, start, self.basis)
@@ -208,7 +208,7 @@ class Run:
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, source=state.source, task=state.task,
             metrics={dataset: score.summary() for dataset, score in shown.items()},
-            iteration=state.iteration, carry={type(hook).__name__: said for hook in hooks if (said := hook.carry())},
+            iteration=state.iteration, carry={type(hook).__name__: kept for hook in hooks if (kept := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
                                                     "inputs": points.inputs, "scores": plain_scores(scores)})
@@ -319,8 +319,10 @@ class Run:
             self.trackers.summary(space, summaries[space], len(trained))
             for score in MATRICES[pairs]:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        self.folder.write_text("summary.md", summary_markdown(summaries))
-        self.folder.write_text("summary.tex", summary_latex(summaries))
+        untrained = self.config.kind == EVAL and "trained_with" not in facts
+        tables = {space: zero_shot_only(summary) for space, summary in summaries.items()} if untrained else summaries
+        self.folder.write_text("summary.md", summary_markdown(tables))
+        self.folder.write_text("summary.tex", summary_latex(tables))
         self.folder.write_json("run.json", describe_run(
             self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
             processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))

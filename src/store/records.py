@@ -230,7 +230,7 @@ class Journal:
         self.trackers.line(line)
 
     def _write(self, text):
-        """A log that the disk refuses is told once and costs no training."""
+        """If the log cannot be written, warn once and keep training."""
         try:
             self.file = self.file or self.open_log()  # not before there is something to write
             if self.file:
@@ -243,7 +243,7 @@ class Journal:
 
     def _close_file(self):
         if self.file:
-            with contextlib.suppress(OSError):  # of what could not be written, which was told
+            with contextlib.suppress(OSError):  # after the warning that it cannot be written
                 self.file.close()
         self.file = None
 

@@ -41,8 +41,8 @@ class ResumePoints:
         return time.monotonic() - self.kept_at >= self.seconds
 
     def keep(self, content):
-        """Content with its "iteration": the newest point from now on, unless the disk refuses it, which is told and
-        loses nothing."""
+        """Content with its "iteration": the newest point from now on, unless the disk refuses it: a warning says
+        so, and nothing is lost."""
         if not self.writes or self.iteration == content["iteration"]:
             return
         self.wait()

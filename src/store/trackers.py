@@ -134,8 +134,8 @@ class WandB:
             if self._config.save:
                 folder = Path(self._config.save)
                 options |= {"name": folder.resolve().name, "dir": str(folder), "id": self._id(folder / RUN_FILE)}
-            said = {key: value for key, value in options.items() if VARIABLES[key] not in os.environ}
-            self._run = self._wandb.init(config=self._config.plain(), resume="allow", **said)
+            chosen = {key: value for key, value in options.items() if VARIABLES[key] not in os.environ}
+            self._run = self._wandb.init(config=self._config.plain(), resume="allow", **chosen)
         return self._run
 
     def _id(self, file):

@@ -9,7 +9,8 @@ from scripts import arguments
 from scripts.marks import between_marks
 from src.args import build_parser, parse, resolve
 from src.cli.checks import check
-from src.cli.flags import FLAGS, shown, shown_default
+from src.cli.flags import FLAGS
+from src.cli.texts import shown, shown_default
 
 DOCUMENT = arguments.DOCUMENT.read_text(encoding="utf-8")
 FILES = ("load", "ref_model", "eval_single", "class_names", "model_config", "split_file", "orthogonal_gradients_path")

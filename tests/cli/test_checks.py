@@ -4,7 +4,8 @@ import pytest
 
 from src.args import parse
 from src.cli import checks
-from src.cli.flags import EVAL, EXPORT, FLAGS, SEQUENCE, SINGLE, TRAIN
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, TRAIN
 from src.errors import UserError
 from src.models import METHODS
 

@@ -83,15 +83,19 @@ def named_parameters(model):
     return model.named_parameters(remove_duplicate=False)
 
 
+def assert_refused(config, expected):
+    with pytest.raises(UserError) as caught:
+        checks.check(config)
+    assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+
+
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
 def test_it_runs_or_is_refused(world, first_task, combination):
     method, mode, lora, add_on = combination
     config = parse(words(world, method, mode, lora, add_on, world.colours))
     expected = reason(method, mode, lora, add_on)
     if expected:
-        with pytest.raises(UserError) as caught:
-            checks.check(config)
-        assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+        assert_refused(config, expected)
         return
     checks.check(config)
     (state, before, terms), finished = run(config, world.colours, first_task)
@@ -133,9 +137,7 @@ def test_it_runs_on_pairs_or_is_refused(world, pairs, combination):
     config = parse(words(world, method, mode, lora, add_on, pairs))
     expected = reason_on_pairs(*combination)
     if expected:
-        with pytest.raises(UserError) as caught:
-            checks.check(config)
-        assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+        assert_refused(config, expected)
         return
     checks.check(config)
     start = starting_checkpoint(config)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import src.main
-from src.cli import flags
-from src.cli.flags import FLAGS, read_value
+from src.cli.flags import FLAGS
+from src.cli.kinds import SCORING
+from src.cli.texts import read_value
 from src.main import main
 from src.run.task import Run
 
@@ -153,7 +154,7 @@ class Reached(Exception):
 
 # What a run would need long for, or needs more than this machine: said last, where the last word counts.
 SHORT = ("--iterations", "1", "--linear-epochs", "1", "--workers", "0", "--batch-size-eval", "8", "--device", "cpu")
-RUNNING = sorted({key for key, flag in FLAGS.items() if {*flag.runs} & {*flags.SCORING}} - {
+RUNNING = sorted({key for key, flag in FLAGS.items() if {*flag.runs} & {*SCORING}} - {
     "iterations", "epochs", "workers", "save", "compile", "load", "export", "wandb", "tensorboard"})
 
 

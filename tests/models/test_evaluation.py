@@ -518,23 +518,35 @@ def test_predictions_equal_the_slow_rendering_image_by_image(spaces, kind, make_
     tasks, kept = {"tiny": task, "other": other}, {}
     classifiers = {name: classifier(model, found, device) for name, found in tasks.items()}
     found = next(evaluate_each(model, {"tiny": task}, device, classifiers, {"tiny": spaces}, batch_size=7,
-                               keep=lambda name, space, told: kept.update({(name, space): told})))
-    (space, parts), told = next(iter(spaces.items())), kept.pop(("tiny", next(iter(spaces))))
+                               keep=lambda name, space, images: kept.update({(name, space): images})))
+    (space, parts), predicted = next(iter(spaces.items())), kept.pop(("tiny", next(iter(spaces))))
     weights = [row for part in parts for row in slow_weights(model, tasks[part].classnames, tasks[part].templates)]
     owners = [(part, number) for part in parts for number in range(len(tasks[part].classnames))]
     first, scale = owners.index(("tiny", 0)), model.logit_scale.exp()
-    assert not kept and told.places == list(range(31)) and told.labels == labels
+    assert not kept and predicted.places == list(range(31)) and predicted.labels == labels
     for index in range(31):
         feature = image_features(model, pixels(device, [split.image(index)]))[0]
         logits = torch.stack([scale * feature @ weight for weight in weights]).detach()
         best, own = int(logits.argmax()), first + labels[index]
-        assert told.predictions[index] == owners[best]
-        assert told.probabilities[index] == pytest.approx(float(logits.softmax(0)[best]), rel=1e-9)
-        assert told.ranks[index] == 1 + int((logits > logits[own]).sum())
-    table = pandas.DataFrame({"label": labels, "hit": [rank == 1 for rank in told.ranks]}).groupby("label")["hit"]
-    assert told.hits == [int(table.sum().get(label, 0)) for label in range(7)]
-    assert told.support == [int(table.count().get(label, 0)) for label in range(7)]
+        assert predicted.predictions[index] == owners[best]
+        assert predicted.probabilities[index] == pytest.approx(float(logits.softmax(0)[best]), rel=1e-9)
+        assert predicted.ranks[index] == 1 + int((logits > logits[own]).sum())
+    table = pandas.DataFrame({"label": labels, "hit": [rank == 1 for rank in predicted.ranks]}).groupby("label")["hit"]
+    assert predicted.hits == [int(table.sum().get(label, 0)) for label in range(7)]
+    assert predicted.support == [int(table.count().get(label, 0)) for label in range(7)]
     assert found[space].per_class == pytest.approx(100 * table.mean().mean(), rel=1e-12)
+
+
+def test_predictions_of_a_subset_have_the_numbers_of_the_whole_split(make_model, task, device):
+    model, task, kept = make_model("vit"), seven_classes(task), []
+    whole = task.split("test")
+    chosen = balanced_subset(whole.labels, 9, SUBSET_SEED)
+    next(evaluate_each(model, {"tiny": task}, device, {"tiny": classifier(model, task, device)},
+                       {"tiny": {"task": ("tiny",)}}, batch_size=4, max_size=9,
+                       keep=lambda name, space, images: kept.append(images)))
+    predicted, = kept
+    assert predicted.places == list(chosen) != list(range(9)) and len(predicted.images) == len(whole)
+    assert predicted.labels == [whole.labels[number] for number in chosen]
 
 
 def test_the_mean_over_classes_weighs_each_the_same():

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import slow_reference as slow
 import torch
+from slow_reference import gradients_of, move
 
 import clip
 from clip.model import CLIP
@@ -32,25 +33,10 @@ def prompts(task, template=0):
     return [task.templates[template].replace("{c}", name) for name in task.classnames]
 
 
-@torch.no_grad()
-def move(model):
-    """A student some steps away from where it was, deterministic."""
-    generator = torch.Generator().manual_seed(11)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-
-
 def begin_and_move(hook, state):
     """The first moment of a task, then a student that is no longer its teacher."""
     hook.begin(state)
     move(state.model)
-
-
-def gradients_of(loss, model):
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
-    return dict(zip(named, gradients, strict=True))
 
 
 def assert_same_gradients(model, loss, expected_loss):

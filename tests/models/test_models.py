@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, weights
+from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, train_chain, weights
 
 from clip.loader import build, read_checkpoint
 from src.cli.flags import FLAGS
@@ -115,12 +115,7 @@ def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monk
     both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
     shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
-    start = world.model
-    for name in (world.colours, world.tones):
-        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
-                   *shared)
-        assert done.status == 0, done.err
-        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    start = train_chain(cli, world, tmp_path / "chain", *shared)
     sequence, chain = (torch.load(tmp_path / name / "tones.pth", weights_only=True) for name in ("seq", "chain"))
     assert same_weights(sequence["state_dict"], weights(world.model)), "nothing is trained"
     assert torch.equal(sequence["carry"]["Ridge"]["gram"], chain["carry"]["Ridge"]["gram"])

@@ -6,6 +6,7 @@ import math
 import pytest
 import slow_reference as slow
 import torch
+from slow_reference import gradients_of, move
 
 import clip
 from clip.model import CLIP
@@ -65,27 +66,12 @@ def own_tokens(state, step=0):
     return clip.tokenize(drawn, state.model.context_length)
 
 
-@torch.no_grad()
-def move(model):
-    """A model some steps away from where it was, deterministic; its temperature too."""
-    generator = torch.Generator().manual_seed(11)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-
-
 def begin_and_move(hook, state):
     """The first moment of a task, then a model that is no longer the old one; -> a copy of what it was."""
     entered = copy.deepcopy(state.model)
     hook.begin(state)
     move(state.model)
     return entered
-
-
-def gradients_of(loss, model):
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True),
-                    strict=True))
 
 
 def assert_same_gradients(model, loss, expected_loss):

@@ -10,6 +10,7 @@ counted. Left out: fp16, whose scaler must know after each step whether a gradie
 import contextlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,12 @@ from torch.overrides import TorchFunctionMode
 import src.models.finetune
 import src.models.modeling
 import src.models.training
+from src.machine.batch import Batch
 from src.machine.device import Device
+from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
+from src.models.evaluation import _Tally
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker, tracked_parameters
 from src.models.hooks import Hooks
@@ -237,6 +241,17 @@ def test_all_that_go_together(on_meta, basis):
     lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.1)], ids=["own", "peft"])
 def test_adapters(adapt, on_meta):
     assert steps(on_meta(adapt=adapt), Finetune(), L2(0.1))[0] == set()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_scored_batch(keeps, task):
+    """Neither counts nor kept predictions are read before the last batch."""
+    images, meta, waits = SimpleNamespace(split=task.split("test")), SimpleNamespace(device="meta"), Waits()
+    tally = _Tally("tiny", [("other", 2), ("tiny", 4)], images, meta, World(), keeps)
+    batch = Batch(None, torch.empty(4, dtype=torch.long, device="meta"), indices=torch.arange(4))
+    with waits:
+        tally.add({"other": torch.empty(4, 2, device="meta"), "tiny": torch.empty(4, 4, device="meta")}, batch)
+    assert waits.found == set() and len(tally.rows) == len(tally.places) == keeps
 
 
 def test_nothing_that_the_command_line_names_is_left_out():

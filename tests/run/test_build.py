@@ -75,8 +75,8 @@ def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragment
     state.settings = build.build_settings(settings, TASK)
     if settings.lora:
         build.adapt(settings, state.model, 0)
-    told = build.silent_choices(settings, state)
-    assert len(told) == bool(fragments) and all(fragment in " ".join(told) for fragment in fragments)
+    choices = build.silent_choices(settings, state)
+    assert len(choices) == bool(fragments) and all(fragment in " ".join(choices) for fragment in fragments)
 
 
 @pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, weights
+from cli_files import BATCH, RATE, STEPS, lines, listing, read_json, rows, same_weights, train_chain, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clip import loader
 from src.args import parse
 from src.cli.flags import FLAGS
+from src.datasets import open_task
+from src.datasets.common import balanced_subset
+from src.models.evaluation import SUBSET_SEED
 from src.models.gradients import read_gradients
 from src.models.lora_injection import load_adapter, plain_weights
 from src.report.sequence import sequence_metrics
@@ -276,12 +279,7 @@ def test_one_process_equals_a_chain(cli, world, tmp_path, words):
         shared += ["--ref-dataset", world.loose, "--ref-model", world.model, "--data-location", tmp_path]
     both = f"{world.colours},{world.tones}"
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
-    start = world.model
-    for name in (world.colours, world.tones):
-        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", tmp_path / "chain",
-                   *shared)
-        assert done.status == 0, done.err
-        start = tmp_path / "chain" / f"{Path(name).name}.pth"
+    train_chain(cli, world, tmp_path / "chain", *shared)
     for task in ("colours", "tones"):
         assert same_weights(weights(tmp_path / "seq" / f"{task}.pth"), weights(tmp_path / "chain" / f"{task}.pth"))
         one, two = table(tmp_path / "seq", task), table(tmp_path / "chain", task)
@@ -642,6 +640,10 @@ def test_zero_shot_matrix(cli, world, tmp_path):
     zero_shot = list(summary["zero_shot"].values())
     assert summary["matrix"] == [zero_shot, zero_shot] and summary["bwt"] == summary["forgetting"] == 0
     assert summary["transfer"] == zero_shot[1]
+    table = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert table.count("\n| zero-shot ") == 1 and "| after " not in table, "nothing was trained"
+    assert "| Transfer " in table
+    assert "after colours" not in (tmp_path / "out" / "summary.tex").read_text(encoding="utf-8")
 
 
 def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
@@ -650,9 +652,11 @@ def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
     assert done.status == 0 and "mean rsum" in done.out
     first, second = read_json(tmp_path / "out" / "summary.json")["rows"]
     assert first == second
+    table = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert table.count("\n| zero-shot ") == 1 and "| after " not in table
 
 
-# -- what is said of each image ----------------------------------------------------------------------------------------
+# -- the prediction of each image --------------------------------------------------------------------------------------
 
 
 def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
@@ -683,6 +687,30 @@ def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
             assert float(last[space]["top1"]) == pytest.approx(100 * len(right) / len(images), abs=1e-4)
             mean = sum(float(row["accuracy"]) for row in classes) / len(classes)
             assert float(last[space]["mean_per_class"]) == pytest.approx(mean, abs=1e-3)
+
+
+def test_predictions_of_mixed_weights(cli, tmp_path):
+    """A file per share; the ends are those of the loaded and of the zero-shot weights. Images that are no files have
+    their number in the whole split."""
+    digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 20, "--workers", 0]
+    done = cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 20, "--lr", "1e-3", "--warmup-length",
+               0, "--batch-size", 32, "--save", tmp_path / "run", *digits)
+    assert done.status == 0, done.err
+    loaded = ("--eval-only", "--load", tmp_path / "run" / "toy-digits.pth")
+    for name, words in (("zero", ("--model", "toy", "--eval-only")), ("one", loaded),
+                        ("mixes", (*loaded, "--wise-ft", "--alpha", "0,0.5,1"))):
+        assert cli(*words, *digits, "--save", tmp_path / name).status == 0
+    shares = ("0", "0.5", "1")
+    assert {path.name for kind in ("predictions", "classes") for path in (tmp_path / "mixes").glob(f"{kind}_*")} == {
+        f"{kind}_toy-digits_wise{share}.csv" for kind in ("predictions", "classes") for share in shares}
+    zero, one = (rows(tmp_path / name / "predictions_toy-digits.csv") for name in ("zero", "one"))
+    mixes = [rows(tmp_path / "mixes" / f"predictions_toy-digits_wise{share}.csv") for share in shares]
+    assert mixes[0] == zero and mixes[2] == one
+    assert mixes[1] not in (zero, one)
+    labels = open_task("toy-digits", "").split("test").labels
+    chosen = balanced_subset(labels, 20, SUBSET_SEED)
+    assert [int(row["image"]) for row in one] == list(chosen) != list(range(20))
+    assert [int(row["label_number"]) for row in one] == [labels[number] for number in chosen]
 
 
 def test_an_evaluation_beside_its_checkpoint_writes_no_predictions(train, cli, world, tmp_path):

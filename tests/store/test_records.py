@@ -1,6 +1,7 @@
 """Files of a run folder: rows that replace only their equals, logs, the description of a run."""
 
 import json
+import platform
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from cli_files import lines, listing, rows
 from src.args import parse
 from src.errors import UserError
 from src.models.evaluation import Scores
-from src.store.records import Journal, RunFolder, describe_run, metrics_row
+from src.store.records import Journal, RunFolder, code_changes, describe_run, metrics_row
 
 ROW = metrics_row(Scores(50.0, 75.0, 5, 8), 10, "DTD", "test")
 
@@ -131,6 +132,17 @@ def test_description(monkeypatch):
     monkeypatch.setattr("src.store.records.PACKAGES", ("torch", "no-such-package"))
     versions = describe_run(config, device)["versions"]
     assert versions["torch"] and versions["no-such-package"] is None
+
+
+def test_other_code_behind_a_run_is_found(monkeypatch):
+    """Whatever differs, and nothing that either side does not have."""
+    monkeypatch.setattr("src.store.records._commit", lambda: "b" * 40)
+    monkeypatch.setattr("src.store.records._versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
+    here = platform.python_version()
+    same = {"commit": "b" * 40, "python": here, "versions": {"torch": "2.0", "numpy": "1.0", "peft": "0.1"}}
+    assert code_changes(same) == code_changes({}) == code_changes({"versions": "damaged"}) == []
+    assert code_changes({**same, "commit": "a" * 40, "python": "3.0.0", "versions": {"torch": "1.9", "old": "1"}}) == [
+        f"commit {'a' * 12} there, {'b' * 12} here", f"Python 3.0.0 there, {here} here", "torch 1.9 there, 2.0 here"]
 
 
 def test_description_without_git(monkeypatch):

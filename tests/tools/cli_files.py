@@ -68,6 +68,16 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def train_chain(cli, world, folder, *words):
+    """Train the two tasks of ``world`` by a run each, one from the other's checkpoint. -> the last checkpoint."""
+    both, start = f"{world.colours},{world.tones}", world.model
+    for name in (world.colours, world.tones):
+        done = cli("--load", start, "--train-dataset", name, "--eval-datasets", both, "--save", folder, *words)
+        assert done.status == 0, done.err
+        start = Path(folder) / f"{Path(name).name}.pth"
+    return start
+
+
 def listing(folder):
     """Relative paths of all that is under a folder."""
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*")}

@@ -273,3 +273,18 @@ def drawn_caption(captions, seed, epoch, index):
     """The number, through all images' captions, of the one drawn for an image at a visit."""
     before = sum(len(texts) for texts in captions[:index])
     return before + seed_of(seed, epoch, index, "caption") % len(captions[index])
+
+
+@torch.no_grad()
+def move(model):
+    """A model some steps away from where it was, deterministic; its temperature too."""
+    generator = torch.Generator().manual_seed(11)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def gradients_of(loss, model):
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+    return dict(zip(named, gradients, strict=True))

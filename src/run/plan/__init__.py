@@ -1,4 +1,4 @@
-"""--dry-run: what a run would do, told before anything is done. Nothing is written and nothing is fetched.
+"""--dry-run: what a run would do, printed before anything is done. Nothing is written and nothing is fetched.
 
     python -m src.main --method ZSCL --dataset-order mtil-1 --ref-dataset ImageNet --save ckpt/zscl --dry-run
     python -m src.main --method lwf --dataset-order toy --dry-run=probe        # runs three steps, too
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.args import all_origins
-from src.cli.flags import EVAL
+from src.cli.kinds import EVAL
 from src.datasets.pairs import JOINT
 from src.errors import UserError
 from src.machine.files import reading_only
@@ -38,7 +38,7 @@ def tell_plan(config):
 
 @dataclass
 class Plan:
-    """``parts`` {title: text} in the order in which they are told; ``refusals``: why the run would not start."""
+    """``parts`` {title: text} in the order in which they are printed; ``refusals``: why the run would not start."""
 
     parts: dict = field(default_factory=dict)
     refusals: list = field(default_factory=list)
@@ -65,8 +65,8 @@ def make_plan(config):
     names = [] if config.kind == EVAL else [JOINT] if config.joint else list(config.trained)
     zeroshot = PlannedZeroshot(config, start, run.device)
     probed = None
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         data_table(config, datasets, run, names)  # opens all, so that whatever is missing is refused
         refuse(plan, run, datasets, names, start, zeroshot)
         table = data_table(config, datasets, run, names)  # without what is not scored
@@ -86,13 +86,13 @@ def make_plan(config):
     plan.parts["files"] = files_text(config, run, names, plan)
     if config.dry_run == "probe":
         plan.parts["probe"] = probe_text(config, datasets, names, probed)
-    if notes := told.getvalue().strip():
-        plan.parts["what was said on the way"] = notes
+    if notes := printed.getvalue().strip():
+        plan.parts["messages on the way"] = notes
     return plan
 
 
 def refuse(plan, run, datasets, names, start, zeroshot):
-    """All that stops the run before it begins. What data would be checked for is not told of data that is not there."""
+    """All that stops the run before it begins. Data that is not there has no findings."""
     config = run.config
     try:
         run.open_for_training(config.linear_eval) if config.linear_eval else run.open(names)

@@ -26,7 +26,7 @@ def planned_start(config):
 
 
 def to_fetch(name, config):
-    """What is said of published weights that are not there; None where they are."""
+    """Note that published weights are not there yet; None where they are."""
     place = loader.weights_place(name, config.clip_cache)
     return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
                                          f"{catalog.archive_address(name)}")
@@ -108,6 +108,6 @@ def model_text(config, start, device, first):
 
 def memory_text(first):
     if first is None or first.memory is None:
-        return "cannot be told: see below why the run would be refused"
+        return "unknown; see the reasons below"
     return (f"{str(first.memory).removeprefix('memory: ')}; activations, which backward needs, are not in it: "
             "--dry-run=probe measures the peak")

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from src.cli.flags import EVAL, SEQUENCE
+from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import stem
 from src.datasets.common import batches_per_epoch
 from src.errors import UserError
@@ -21,7 +21,7 @@ def hooks_text(plan, config, start):
 
 
 def settings_of(config, datasets, name):
-    """The Settings of a task, None where its number of steps cannot be told."""
+    """The Settings of a task, None where its number of steps is unknown."""
     with contextlib.suppress(UserError):
         return build_settings(config, datasets.open(name), name)
 

@@ -1,0 +1,40 @@
+"""What a flag is: its name, its default, its values, and the kinds of runs it acts in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from src.cli.kinds import TRAINING
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
+    default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
+    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
+    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    parse: Callable[[str], Any] = str
+    choices: tuple = ()
+    means: dict[str, str] = field(default_factory=dict)
+    also: Callable[[str], bool] | None = None
+    switch: bool = False
+    repeated: bool = False
+    runs: tuple = TRAINING
+    numbers: bool = True
+    shown: str | None = None
+    bare: str | None = None
+    metavar: str | None = None
+    example: str = ""
+
+    @property
+    def key(self):
+        return self.name[2:].replace("-", "_")
+
+
+def switch(name, text, **options):
+    return Flag(name, text, default=False, switch=True, **options)

@@ -1,0 +1,63 @@
+"""A text of the command line -> the value of a flag, and a value -> its text."""
+
+import difflib
+
+from src.errors import UserError
+
+
+def read_value(flag, text):
+    """What a text of the command line means; UserError with the flag, the value and the way out."""
+    if flag.switch:
+        return True
+    for part in text if flag.repeated else [text]:
+        _reject_blank(flag, part)
+    if flag.name == "--method" and ".py:" in text:
+        return text
+    text = _as_choice(flag, text)
+    if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
+        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
+        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
+        hint = f"did you mean {meant}? " if meant else ""
+        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
+    if flag.repeated:
+        return dict(_parsed(flag, part) for part in text)
+    return _parsed(flag, text)
+
+
+def _as_choice(flag, text):
+    """One of a flag's choices where the text says it in other capitals or another common word, else the text."""
+    if not flag.choices:
+        return text
+    meant = flag.means.get(text.lower(), text)
+    same = [choice for choice in flag.choices if choice.lower() == meant.lower()]
+    return same[0] if len(same) == 1 and meant not in flag.choices else meant
+
+
+def _reject_blank(flag, text):
+    if not text.strip():
+        raise UserError(f"{flag.name} {text}: is empty (a variable that is not set?); give a value, or leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # what no file or text may hold
+        raise UserError(f"{flag.name} {text}: is not UTF-8 text without NUL characters; rename what it names")
+
+
+def _parsed(flag, text):
+    try:
+        return flag.parse(text)
+    except ValueError as error:
+        raise UserError(f"{flag.name} {text}: {error}") from None
+
+
+def shown_default(flag):
+    """The default as documentation says it."""
+    return flag.shown or shown(False if flag.switch else flag.default)
+
+
+def shown(value):
+    """A resolved value as one would write it."""
+    if value is None or isinstance(value, bool):
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, dict):
+        return ",".join(f"{name}={shown(part)}" if name else shown(part) for name, part in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
