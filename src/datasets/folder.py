@@ -39,14 +39,15 @@ def open_folder(name, root):
     parts = _parts(name, path, listing)
     folders = {part: _children(listing.folders, base) for part, base in parts.items()}
     _require_classes(name, path, listing, parts["train"], folders["train"])
+    filled = {part: _filled(listing, base) for part, base in parts.items()}
     findings = []
-    for base in parts.values():
-        _reject_deeper(name, path, base, _filled(listing, base))
-        findings += _grouped(name, base, _filled(listing, base))
+    for part, base in parts.items():
+        _reject_deeper(name, path, base, filled[part])
+        findings += _grouped(name, base, filled[part])
     for part in parts:
         folders[part] = _in_the_order_of_train(name, parts, folders, part)
-    splits = {part: _split(path, listing, base, folders[part]) for part, base in parts.items()}
-    _leave_out_the_rest(path, listing, splits)
+    splits = {part: _split(path / base, filled[part], folders[part]) for part, base in parts.items()}
+    _leave_out_the_rest(path, listing, parts, splits)
     findings += [f"{name}: {text}" for text in oddities(listing)]
     if number := listing.left_out[BESIDE]:
         findings.append(f"{name}: {number} {BESIDE} belong to no class, such as {listing.examples[BESIDE]}")
@@ -65,7 +66,7 @@ def place_of(path):
 
 
 def stored_halves(name, path, root, everything):
-    """Return a seeded, class-balanced train and test part of data without a test part; store it, and say so."""
+    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it."""
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
     print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images "
@@ -118,9 +119,10 @@ def _filled(listing, base):
     inside = f"{base}/" if base else ""
     found = {}
     for file in listing.files:
-        folder, slash, rest = file.removeprefix(inside).partition("/")
-        if file.startswith(inside) and slash:
-            found.setdefault(folder, []).append(rest)
+        if file.startswith(inside):
+            folder, slash, rest = file.removeprefix(inside).partition("/")
+            if slash:
+                found.setdefault(folder, []).append(rest)
     return found
 
 
@@ -241,21 +243,20 @@ def _normal(text):
     return unicodedata.normalize("NFC", text)
 
 
-def _split(path, listing, base, folders):
-    """The images of class folders as a Split, labels in the order of ``folders``."""
-    filled, files, labels = _filled(listing, base), [], []
+def _split(base, filled, folders):
+    """Return the images of class folders as a Split, labels in the order of ``folders``."""
+    files, labels = [], []
     for label, folder in enumerate(folders):
         found = [f"{folder}/{file}" for file in filled.get(folder, ())]
         files += sorted(found)
         labels += [label] * len(found)
-    return file_split(path / base, files, labels, read_upright)
+    return file_split(base, files, labels, read_upright)
 
 
-def _leave_out_the_rest(path, listing, splits):
+def _leave_out_the_rest(path, listing, parts, splits):
     """Count what lies beside the class folders and the files that this reader knows."""
-    read = sum(len(split) for split in splits.values())
-    if len(listing.files) > read:
-        taken = {str(split.path(index).relative_to(path)) for split in splits.values() for index in range(len(split))}
+    if len(listing.files) > sum(map(len, splits.values())):
+        taken = {_joined(parts[part], file) for part, split in splits.items() for file in split.files}
         for file in listing.files:
             if file not in taken:
                 listing.leave_out(BESIDE, file)
