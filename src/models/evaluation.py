@@ -292,7 +292,7 @@ class _Images:
 def _open_images(task, split, resolution, max_size, workers, cache, world):
     images, transform = task.split(split), EvalTransform(resolution)
     if cache is not None:
-        found = images, f"{task.name}-{split}", transform, cache, workers
+        found = images, f"{task.place or task.name}-{split}", transform, cache, workers
         images = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
     if max_size is not None and images.video is None:  # frames count together with their neighbours
