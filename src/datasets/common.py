@@ -97,9 +97,10 @@ class Task:
     train_data: str = "all"
     pairs: bool = False
     parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
-    place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
+    place: str = ""  # what its stored lists and cache are called by, where other data may have the same name
     left_out: str = ""  # of a folder of the user's: how many files are not read, by reason
     findings: tuple = ()  # sentences about what is odd, as far as names and counts tell
+    noted: tuple = ()  # those of the findings that were printed while the data were opened
 
     def split(self, name):
         if name not in self.splits:

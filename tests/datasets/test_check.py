@@ -214,6 +214,16 @@ def test_a_run_tells_what_is_left_out_and_warns_of_images_among_it(tmp_path, cli
     assert f"warning: {found}" in done.warnings
 
 
+def test_a_linear_layer_warns_of_findings_too(tmp_path, cli, world):
+    write_pictures(tmp_path / "pets", COLOURS, 5)
+    (tmp_path / "pets" / "green" / "x.svg").write_text("<svg/>", encoding="utf-8")
+    done = cli("--load", world.model, "--eval-only", "--linear-eval", f"folder:{tmp_path / 'pets'}", "--linear-epochs",
+               1, "--data-location", tmp_path, "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert done.out.count("left out: 1 .svg") == 1
+    assert sum(".svg: 1 left out, such as green/x.svg" in line for line in done.warnings) == 1
+
+
 def test_labels_and_classes_of_each_split():
     task = Task("t", ["a", "b", "c"], [], {"train": Split(None, [0, 1, 2, 2]), "test": Split(None, [0, 0, 3, -1])})
     assert structural_faults(task, ["train"]) == []
