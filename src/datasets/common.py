@@ -40,7 +40,7 @@ class Entry:
 
 
 def own_path(name):
-    """``csv:~/table.csv`` -> the Path behind the colon; a ``~name`` of nobody stays as it is."""
+    """``csv:~/table.csv`` -> the Path behind the colon; an unknown ``~name`` stays as it is."""
     return Path(os.path.expanduser(name.partition(":")[2]))
 
 
@@ -122,6 +122,12 @@ def fill(template, classname):
     """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
     article = "an" if classname[:1].lower() in "aeiou" else "a"
     return template.replace("{a}", article).replace("{c}", classname)
+
+
+def some(names, most=5):
+    """``["a", "b", "c"], 2`` -> ``"a, b and 1 more"``."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def seed_of(*parts):
@@ -238,7 +244,7 @@ class JoinedSplits:
 
 
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
-    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch.
+    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
     ``captions``: "random" or "first", to have numbers of captions as labels. ``part``: see SeededBatches."""
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))

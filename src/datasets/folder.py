@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from src.datasets.common import Task, balanced_halves, file_split, own_path
+from src.datasets.common import Task, balanced_halves, file_split, own_path, some
 from src.datasets.images import read_upright
 from src.datasets.listing import listing_of, oddities, summary
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
@@ -23,7 +23,6 @@ NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
 HOLDERS = [[name] for name in ("images", "image", "imgs", "img", "jpegimages", "frames", "photos", "pictures", "rgb")]
 BESIDE = "images beside the class folders"
 LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expected"
-SHOWN = 5  # names in a message
 
 
 def open_folder(name, root):
@@ -100,8 +99,8 @@ def _parts(name, path, listing):
         first = named.get("train", next(iter(named.values())))[0]
         hint = f"did you mean folder:{path / first}? " if _children(listing.folders, first) else ""
         raise UserError(
-            f"{name}: {first} is the name of a part, but it lies beside {_some(strangers)}; {hint}If {first} is a "
-            f"class, rename its folder and put its name into {NAMES_FILE}; else move {_some(strangers)} away")
+            f"{name}: {first} is the name of a part, but it lies beside {some(strangers)}; {hint}If {first} is a "
+            f"class, rename its folder and put its name into {NAMES_FILE}; else move {some(strangers)} away")
     if "train" not in named:
         raise UserError(f"{name}: has {', '.join(folders[0] for folders in named.values())} but no train folder")
     return {part: named[part][0] for part in SPLITS if part in named}
@@ -143,12 +142,12 @@ def _reject_deeper(name, path, base, filled):
         if parts := sorted(child for child in names if part_of(child)):
             nested = any(file.count("/") > 1 for file in filled[folder] if file.startswith(f"{parts[0]}/"))
             hint = _meant(path, base, folder) if nested else f"parts lie inside of classes; {LAYOUT}"
-            raise UserError(f"{name}: {_joined(base, folder)} holds {_some(parts)}: {hint}")
+            raise UserError(f"{name}: {_joined(base, folder)} holds {some(parts)}: {hint}")
     bare = [folder for folder, files in filled.items() if all("/" in file for file in files)]
     if len(filled) == 1 and bare:
         folder, names = _down_to_the_classes(bare[0], filled[bare[0]])
         raise UserError(f"{name}: {_joined(base, bare[0])} would be the only class, and {_joined(base, folder)} holds "
-                        f"the folders {_some(names)}: {_meant(path, base, folder)}")
+                        f"the folders {some(names)}: {_meant(path, base, folder)}")
     _reject_same_classes(name, base, bare, inner)
 
 
@@ -168,8 +167,8 @@ def _reject_same_classes(name, base, bare, inner):
         owners.setdefault(frozenset(inner[folder]), []).append(folder)
     for names, folders in owners.items():
         if len(folders) > 1 and len(names) > 1:
-            raise UserError(f"{name}: {_some([_joined(base, folder) for folder in folders])} hold folders of the same "
-                            f"names ({_some(sorted(names))}); if they are parts, call them train, val and test; if "
+            raise UserError(f"{name}: {some([_joined(base, folder) for folder in folders])} hold folders of the same "
+                            f"names ({some(sorted(names))}); if they are parts, call them train, val and test; if "
                             "they are classes, list the images in a table and give csv:FILE")
 
 
@@ -180,7 +179,7 @@ def _grouped(name, base, filled):
     groups = [folder for folder, names in inner.items() if [child.casefold() for child in names] not in HOLDERS]
     if not groups:
         return []
-    first = f"{_joined(base, groups[0])} ({_some(inner[groups[0]])})"
+    first = f"{_joined(base, groups[0])} ({some(inner[groups[0]])})"
     return [f"{name}: {len(groups)} of {len(filled)} classes hold folders and no images, such as {first}; each is read "
             "as one class"]
 
@@ -195,11 +194,6 @@ def _first_levels(files):
 
 def _joined(base, folder):
     return f"{base}/{folder}" if base else folder
-
-
-def _some(names):
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
@@ -226,9 +220,9 @@ def _in_the_order_of_train(name, parts, folders, part):
 def _difference(parts, part, lacking, extra):
     sentences = []
     if lacking:
-        sentences.append(f"{parts[part]} lacks the class {_some(lacking)} that {parts['train']} has")
+        sentences.append(f"{parts[part]} lacks the class {some(lacking)} that {parts['train']} has")
     if extra:
-        sentences.append(f"{parts[part]} has the class {_some(extra)} that {parts['train']} lacks")
+        sentences.append(f"{parts[part]} has the class {some(extra)} that {parts['train']} lacks")
     text = ", and ".join(sentences)
     spelled = {_loosely(folder): folder for folder in extra}
     near = [(folder, spelled[_loosely(folder)]) for folder in lacking if _loosely(folder) in spelled]
@@ -300,8 +294,7 @@ def _named_lines(lines, folders):
 
 
 def _pairs(folders, names):
-    shown = [f"{folder} is {name}" for folder, name in list(zip(folders, names, strict=True))[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
+    return some(f"{folder} is {name}" for folder, name in zip(folders, names, strict=True))
 
 
 def _templates(name, path):

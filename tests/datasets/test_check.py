@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_files import BATCH, COLOURS, RATE, picture, rows, write_pictures
-from dataset_files import WRITERS, encoded, told, write_cars
+from dataset_files import WRITERS, encoded, errors_of, write_cars
 from this_machine import is_instant
 
 from src.datasets import DATASETS
@@ -302,7 +302,7 @@ def test_damage_is_told(tmp_path, cli, world, unverified, no_network, case):
     assert (tmp_path / place).exists()
     damage(tmp_path / place)
     done = score(cli, world, name, tmp_path)
-    assert done.status == 2 and len(told(done)) == 1 and "Traceback" not in done.err, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1 and "Traceback" not in done.err, done.err
     assert all(fragment in done.err for fragment in fragments) and str(tmp_path) in done.err, done.err
     assert fragments and fragments[-1] == "decoded" or f"section {name} of datasets.md" in done.err
 

@@ -2,7 +2,7 @@
 
 import pytest
 from cli_files import BATCH, RATE, picture
-from dataset_files import label_of, put, put_text, told
+from dataset_files import errors_of, label_of, put, put_text
 
 from src.datasets import open_task, stem
 
@@ -171,7 +171,7 @@ def test_faulty_tables(tmp_path, cli, world, case):
     if content is not None:
         (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = run(cli, world, tmp_path, "mine.csv")
-    assert done.status == 2 and len(told(done)) == 1 and "Traceback" not in done.err, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1 and "Traceback" not in done.err, done.err
     assert all(fragment in done.err for fragment in fragments), done.err
     assert "mine" in done.err or "decoded" in done.err
     assert not (tmp_path / "out" / "mine.pth").exists()
