@@ -25,7 +25,7 @@ from src.errors import UserError
 
 TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 ADDRESS = re.compile(r"[^\t]+\thttps?://\S+\s*")
-SAMPLE = 50  # images that are looked for to tell how their names are meant
+SAMPLE = 50  # images that are looked for to find out what their names are relative to
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,6 @@ def read_captions(name, path, wanted):
     return _of_table(name, path, read_table(name, path, text, image=IMAGE_COLUMNS, caption=CAPTION_COLUMNS))
 
 
-def is_official(content):
-    """Whether the content of a json file is in COCO's own format."""
-    return isinstance(content, dict) and "annotations" in content
-
-
 def _matches(name, path, text, pattern, form):
     """(place, match) of each line that holds something; UserError for one of another form."""
     for number, line in enumerate(text.split("\n"), 1):
@@ -82,7 +77,7 @@ def _matches(name, path, text, pattern, form):
 
 
 def _json_captions(name, path, content):
-    if is_official(content):
+    if isinstance(content, dict) and "annotations" in content:
         return _official(name, path, content)
     if isinstance(content, dict) and "images" in content:
         return _karpathy(name, path, content)
@@ -139,7 +134,7 @@ def _misfit(error):
 
 def _of_table(name, path, table):
     lists = all(_listed(table.of(row, "caption")) for row in table.rows)  # cells such as ["a dog", "a brown dog"]
-    found, says = [], "split" in table.columns
+    found, has_split = [], "split" in table.columns
     for row in table.rows:
         image, caption = table.of(row, "image"), table.of(row, "caption")
         if isinstance(image, list | dict):
@@ -149,7 +144,7 @@ def _of_table(name, path, table):
         if wrong := [one for one in captions if isinstance(one, list | dict)]:
             raise UserError(f"{name}: {row.place} of {path} has {reprlib.repr(wrong[0])} where a text belongs; a "
                             "caption is a text, or a list of texts")
-        part = split_of(name, path, table, row) if says else None
+        part = split_of(name, path, table, row) if has_split else None
         found.append(Captioned(part, str(image) if image not in (None, "") else None,
                                [None if one is None else str(one).strip() for one in captions], row.place))
     return found

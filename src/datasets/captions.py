@@ -61,13 +61,13 @@ def open_pairs(name, root, skip_missing=False):
     paths relative to the file. ``skip_missing``: leave out rows without their image, however many they are."""
     path = own_path(name)
     rows = read_captions(name, path, WANTED)
-    rows, findings = _usable(name, path, rows, path.parent, skip_missing)
+    rows, noted = _usable(name, path, rows, path.parent, skip_missing)
     splits = _by_part(name, path.parent, rows, read_upright)
     if "train" not in splits:
         raise UserError(f"{name}: {path} has no row whose split is train")
     return Task(path.name.split(".")[0], [], [], splits, pairs=True, place=f"pairs_{place_of(path)}",
                 sentences=[caption for row in rows if row.part in (None, "train") for caption in row.captions
-                           if caption], findings=(*findings, *_leaks(name, rows)))
+                           if caption], findings=(*noted, *_leaks(name, rows)), noted=tuple(noted))
 
 
 def open_coco(name, root, images=None, annotations=None):
@@ -181,7 +181,8 @@ def _caption_task(name, splits):
 
 
 def _usable(name, path, rows, folder=None, skip=False):
-    """(rows with an image and a caption, sentences about the others). With a ``folder`` the images must be there."""
+    """(rows with an image and a caption, the printed sentence about the others). With a ``folder`` the images must be
+    there."""
     places, kept, faults = folder and Places(folder), [], []
     for row in rows:
         file = places.find(row.file) if places and row.file else row.file

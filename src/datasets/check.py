@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from src.datasets import PREFIXES, find_entry, open_task
+from src.datasets.common import some
 from src.errors import UserError
 from src.machine.files import digest_of
 
@@ -43,7 +44,7 @@ def structural_faults(task, splits):
         labels = set(task.split(name).labels)
         faults += outside_faults(task, name)
         if missing := [task.classnames[label] for label in range(classes) if label not in labels]:
-            faults.append(f"{task.name}: no image of {_some(missing)} in the {name} split")
+            faults.append(f"{task.name}: no image of {some(missing, SHOWN)} in the {name} split")
     return faults
 
 
@@ -141,7 +142,7 @@ def _undecodable(split):
 def _details(task, splits):
     details = []
     if task.classnames:
-        details.append(f"classes: {_some(list(task.classnames), NAMES)}")
+        details.append(f"classes: {some(task.classnames, NAMES)}")
         for name, split in splits.items():
             counts = Counter(split.labels)
             numbers = {label: counts[label] for label in range(len(task.classnames))}
@@ -219,8 +220,3 @@ def _by_content(paths, faults):
 
 def _shown(paths):
     return " and ".join(list(dict.fromkeys(paths.values()))[:SHOWN])
-
-
-def _some(names, shown=SHOWN):
-    text = ", ".join(names[:shown])
-    return text + (f" and {len(names) - shown} more" if len(names) > shown else "")

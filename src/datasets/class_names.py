@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from src.datasets.common import some
 from src.datasets.imagenet import NAMES_FILE, class_names
 from src.errors import UserError
 from src.machine.files import atomic_file, parse_json, read_lines
@@ -24,14 +25,14 @@ SHOWN = 3
 
 def read_class_names(text):
     """``a.txt`` or ``cat,dog`` -> list of names. A missing ``imagenet_classes.txt`` is written first, from open_clip's
-    names. What is left out of a line, and names that come twice, are said in a note."""
+    names. A note names what is dropped from lines, and names that come twice."""
     path = Path(text)
     try:
         if not os.path.exists(path) and path.name == NAMES_FILE:
             with atomic_file(path, "w") as file:
                 file.write("\n".join(class_names()) + "\n")
         if not os.path.exists(path) and "," in str(text):
-            return _told_twice(_joined(str(text)))
+            return _note_repeated(_joined(str(text)))
         lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise UserError(f"--class-names {text}: cannot be read ({error}); give a file with one class name per line, or "
@@ -39,7 +40,7 @@ def read_class_names(text):
     if not lines:
         raise UserError(f"--class-names {text}: holds no names; one class name per line")
     found = _literal(text, path, "\n".join(lines))
-    return _told_twice(_of_lines(text, lines) if found is None else _of_literal(text, found))
+    return _note_repeated(_of_lines(text, lines) if found is None else _of_literal(text, found))
 
 
 def _joined(text):
@@ -63,7 +64,8 @@ def _of_lines(text, lines):
         return _without_ids(text, [name.strip().replace("_", " ") for name in names], "the id of WordNet")
     if len(lines) == 1 and "," in lines[0]:
         names = [name.strip() for name in lines[0].split(",") if name.strip()]
-        print(f"note: --class-names {text}: the commas of its only line separate {len(names)} names: {_some(names)}")
+        print(f"note: --class-names {text}: the commas of its only line separate {len(names)} names: "
+              f"{some(names, SHOWN)}")
         return names
     numbers = [AFTER_NUMBER.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(numbers) and [int(match[1]) for match in numbers] in _counts(len(lines)):
@@ -78,7 +80,7 @@ def _counts(number):
 
 
 def _without_ids(text, names, what):
-    print(f"note: --class-names {text}: {what} before each name is dropped: {_some(names)}")
+    print(f"note: --class-names {text}: {what} before each name is dropped: {some(names, SHOWN)}")
     return names
 
 
@@ -111,7 +113,7 @@ def _of_literal(text, found):
     if not names:
         raise UserError(f"--class-names {text}: holds no names")
     if isinstance(found, dict) or any(isinstance(entry, list | tuple) for entry in entries):
-        print(f"note: --class-names {text}: {len(names)} names in the order of their numbers: {_some(names)}")
+        print(f"note: --class-names {text}: {len(names)} names in the order of their numbers: {some(names, SHOWN)}")
     return names
 
 
@@ -138,11 +140,7 @@ def _name(text, entry):
     return entry.strip()
 
 
-def _told_twice(names):
+def _note_repeated(names):
     if twice := [name for name, number in Counter(names).items() if number > 1]:
-        print(f"note: --class-names: {_some(twice)} comes twice; such classes share one prompt")
+        print(f"note: --class-names: {some(twice, SHOWN)} comes twice; such classes share one prompt")
     return names
-
-
-def _some(names):
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

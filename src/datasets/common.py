@@ -40,7 +40,7 @@ class Entry:
 
 
 def own_path(name):
-    """``csv:~/table.csv`` -> the Path behind the colon; a ``~name`` of nobody stays as it is."""
+    """``csv:~/table.csv`` -> the Path behind the colon; an unknown ``~name`` stays as it is."""
     return Path(os.path.expanduser(name.partition(":")[2]))
 
 
@@ -97,9 +97,10 @@ class Task:
     train_data: str = "all"
     pairs: bool = False
     parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
-    place: str = ""  # what its stored lists are called by, where the name does not tell it from other data
+    place: str = ""  # what its stored lists and cache are called by, where other data may have the same name
     left_out: str = ""  # of a folder of the user's: how many files are not read, by reason
     findings: tuple = ()  # sentences about what is odd, as far as names and counts tell
+    noted: tuple = ()  # those of the findings that were printed while the data were opened
 
     def split(self, name):
         if name not in self.splits:
@@ -121,6 +122,12 @@ def fill(template, classname):
     """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
     article = "an" if classname[:1].lower() in "aeiou" else "a"
     return template.replace("{a}", article).replace("{c}", classname)
+
+
+def some(names, most=5):
+    """``["a", "b", "c"], 2`` -> ``"a, b and 1 more"``."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def seed_of(*parts):
@@ -237,7 +244,7 @@ class JoinedSplits:
 
 
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
-    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled anew in each epoch.
+    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
     ``captions``: "random" or "first", to have numbers of captions as labels. ``part``: see SeededBatches."""
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))

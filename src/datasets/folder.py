@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from src.datasets.common import Task, balanced_halves, file_split, own_path
+from src.datasets.common import Task, balanced_halves, file_split, own_path, some
 from src.datasets.images import read_upright
 from src.datasets.listing import listing_of, oddities, summary
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
@@ -23,7 +23,6 @@ NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
 HOLDERS = [[name] for name in ("images", "image", "imgs", "img", "jpegimages", "frames", "photos", "pictures", "rgb")]
 BESIDE = "images beside the class folders"
 LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expected"
-SHOWN = 5  # names in a message
 
 
 def open_folder(name, root):
@@ -39,14 +38,15 @@ def open_folder(name, root):
     parts = _parts(name, path, listing)
     folders = {part: _children(listing.folders, base) for part, base in parts.items()}
     _require_classes(name, path, listing, parts["train"], folders["train"])
+    filled = {part: _filled(listing, base) for part, base in parts.items()}
     findings = []
-    for base in parts.values():
-        _reject_deeper(name, path, base, _filled(listing, base))
-        findings += _grouped(name, base, _filled(listing, base))
+    for part, base in parts.items():
+        _reject_deeper(name, path, base, filled[part])
+        findings += _grouped(name, base, filled[part])
     for part in parts:
         folders[part] = _in_the_order_of_train(name, parts, folders, part)
-    splits = {part: _split(path, listing, base, folders[part]) for part, base in parts.items()}
-    _leave_out_the_rest(path, listing, splits)
+    splits = {part: _split(path / base, filled[part], folders[part]) for part, base in parts.items()}
+    _leave_out_the_rest(path, listing, parts, splits)
     findings += [f"{name}: {text}" for text in oddities(listing)]
     if number := listing.left_out[BESIDE]:
         findings.append(f"{name}: {number} {BESIDE} belong to no class, such as {listing.examples[BESIDE]}")
@@ -65,7 +65,7 @@ def place_of(path):
 
 
 def stored_halves(name, path, root, everything):
-    """Return a seeded, class-balanced train and test part of data without a test part; store it, and say so."""
+    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it."""
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
     print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images "
@@ -99,8 +99,8 @@ def _parts(name, path, listing):
         first = named.get("train", next(iter(named.values())))[0]
         hint = f"did you mean folder:{path / first}? " if _children(listing.folders, first) else ""
         raise UserError(
-            f"{name}: {first} is the name of a part, but it lies beside {_some(strangers)}; {hint}If {first} is a "
-            f"class, rename its folder and put its name into {NAMES_FILE}; else move {_some(strangers)} away")
+            f"{name}: {first} is the name of a part, but it lies beside {some(strangers)}; {hint}If {first} is a "
+            f"class, rename its folder and put its name into {NAMES_FILE}; else move {some(strangers)} away")
     if "train" not in named:
         raise UserError(f"{name}: has {', '.join(folders[0] for folders in named.values())} but no train folder")
     return {part: named[part][0] for part in SPLITS if part in named}
@@ -118,9 +118,10 @@ def _filled(listing, base):
     inside = f"{base}/" if base else ""
     found = {}
     for file in listing.files:
-        folder, slash, rest = file.removeprefix(inside).partition("/")
-        if file.startswith(inside) and slash:
-            found.setdefault(folder, []).append(rest)
+        if file.startswith(inside):
+            folder, slash, rest = file.removeprefix(inside).partition("/")
+            if slash:
+                found.setdefault(folder, []).append(rest)
     return found
 
 
@@ -141,12 +142,12 @@ def _reject_deeper(name, path, base, filled):
         if parts := sorted(child for child in names if part_of(child)):
             nested = any(file.count("/") > 1 for file in filled[folder] if file.startswith(f"{parts[0]}/"))
             hint = _meant(path, base, folder) if nested else f"parts lie inside of classes; {LAYOUT}"
-            raise UserError(f"{name}: {_joined(base, folder)} holds {_some(parts)}: {hint}")
+            raise UserError(f"{name}: {_joined(base, folder)} holds {some(parts)}: {hint}")
     bare = [folder for folder, files in filled.items() if all("/" in file for file in files)]
     if len(filled) == 1 and bare:
         folder, names = _down_to_the_classes(bare[0], filled[bare[0]])
         raise UserError(f"{name}: {_joined(base, bare[0])} would be the only class, and {_joined(base, folder)} holds "
-                        f"the folders {_some(names)}: {_meant(path, base, folder)}")
+                        f"the folders {some(names)}: {_meant(path, base, folder)}")
     _reject_same_classes(name, base, bare, inner)
 
 
@@ -166,8 +167,8 @@ def _reject_same_classes(name, base, bare, inner):
         owners.setdefault(frozenset(inner[folder]), []).append(folder)
     for names, folders in owners.items():
         if len(folders) > 1 and len(names) > 1:
-            raise UserError(f"{name}: {_some([_joined(base, folder) for folder in folders])} hold folders of the same "
-                            f"names ({_some(sorted(names))}); if they are parts, call them train, val and test; if "
+            raise UserError(f"{name}: {some([_joined(base, folder) for folder in folders])} hold folders of the same "
+                            f"names ({some(sorted(names))}); if they are parts, call them train, val and test; if "
                             "they are classes, list the images in a table and give csv:FILE")
 
 
@@ -178,7 +179,7 @@ def _grouped(name, base, filled):
     groups = [folder for folder, names in inner.items() if [child.casefold() for child in names] not in HOLDERS]
     if not groups:
         return []
-    first = f"{_joined(base, groups[0])} ({_some(inner[groups[0]])})"
+    first = f"{_joined(base, groups[0])} ({some(inner[groups[0]])})"
     return [f"{name}: {len(groups)} of {len(filled)} classes hold folders and no images, such as {first}; each is read "
             "as one class"]
 
@@ -193,11 +194,6 @@ def _first_levels(files):
 
 def _joined(base, folder):
     return f"{base}/{folder}" if base else folder
-
-
-def _some(names):
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
@@ -224,9 +220,9 @@ def _in_the_order_of_train(name, parts, folders, part):
 def _difference(parts, part, lacking, extra):
     sentences = []
     if lacking:
-        sentences.append(f"{parts[part]} lacks the class {_some(lacking)} that {parts['train']} has")
+        sentences.append(f"{parts[part]} lacks the class {some(lacking)} that {parts['train']} has")
     if extra:
-        sentences.append(f"{parts[part]} has the class {_some(extra)} that {parts['train']} lacks")
+        sentences.append(f"{parts[part]} has the class {some(extra)} that {parts['train']} lacks")
     text = ", and ".join(sentences)
     spelled = {_loosely(folder): folder for folder in extra}
     near = [(folder, spelled[_loosely(folder)]) for folder in lacking if _loosely(folder) in spelled]
@@ -241,21 +237,20 @@ def _normal(text):
     return unicodedata.normalize("NFC", text)
 
 
-def _split(path, listing, base, folders):
-    """The images of class folders as a Split, labels in the order of ``folders``."""
-    filled, files, labels = _filled(listing, base), [], []
+def _split(base, filled, folders):
+    """Return the images of class folders as a Split, labels in the order of ``folders``."""
+    files, labels = [], []
     for label, folder in enumerate(folders):
         found = [f"{folder}/{file}" for file in filled.get(folder, ())]
         files += sorted(found)
         labels += [label] * len(found)
-    return file_split(path / base, files, labels, read_upright)
+    return file_split(base, files, labels, read_upright)
 
 
-def _leave_out_the_rest(path, listing, splits):
+def _leave_out_the_rest(path, listing, parts, splits):
     """Count what lies beside the class folders and the files that this reader knows."""
-    read = sum(len(split) for split in splits.values())
-    if len(listing.files) > read:
-        taken = {str(split.path(index).relative_to(path)) for split in splits.values() for index in range(len(split))}
+    if len(listing.files) > sum(map(len, splits.values())):
+        taken = {_joined(parts[part], file) for part, split in splits.items() for file in split.files}
         for file in listing.files:
             if file not in taken:
                 listing.leave_out(BESIDE, file)
@@ -299,8 +294,7 @@ def _named_lines(lines, folders):
 
 
 def _pairs(folders, names):
-    shown = [f"{folder} is {name}" for folder, name in list(zip(folders, names, strict=True))[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
+    return some(f"{folder} is {name}" for folder, name in zip(folders, names, strict=True))
 
 
 def _templates(name, path):

@@ -46,7 +46,7 @@ WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
 DEEP_COLOUR = re.compile(r"\b(R|G|B|LA|RGB[AaX]*);16")  # how Pillow calls 16 bits per channel
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
-__all__ = ["FORMATS", "MOST_PIXELS", "SUFFIXES", "class_folders", "folder_split", "jpeg_pixels", "list_images",
+__all__ = ["FORMATS", "MOST_PIXELS", "SUFFIXES", "class_folders", "folder_split", "jpeg_header", "list_images",
            "named_images", "open_image", "open_upright", "read_image", "read_upright"]
 
 
@@ -163,7 +163,7 @@ def _white_of_floats(values):
 
 
 def _white_of_integers(values, bits, path):
-    """What a file says of its bits, else the least of DEPTHS that holds every value."""
+    """Return the white that the file states by its bits, else the least of DEPTHS that holds every value."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > DEPTHS[-1]:
         raise ValueError(f"its numbers run from {low} to {high}, where 0 to {DEPTHS[-1]} is expected")
@@ -204,7 +204,7 @@ def _read(path, upright):
     try:
         _reject_no_file(path)
         content = read_file(str(path))
-        header, pixels = _header(content.numpy())
+        header, pixels = jpeg_header(content.numpy())
         if not 0 < pixels <= MOST_PIXELS:
             return _open(path, upright)
         image = decode_jpeg(content, mode=ImageReadMode.UNCHANGED)
@@ -218,7 +218,7 @@ def _read(path, upright):
 
 
 def _orientation_of_jpeg(path, header):
-    """Ask Pillow, so that both readers agree, but only where the header has metadata that could say it."""
+    """Read it by Pillow, so that both readers agree, but only where the header has metadata that could hold it."""
     if b"Exif" not in header and b"Orientation" not in header:
         return None
     from PIL import Image
@@ -229,14 +229,9 @@ def _orientation_of_jpeg(path, header):
         return None
 
 
-def jpeg_pixels(content):
-    """How many pixels the header of a JPEG claims, (N,) bytes -> a number; 0 where it has none. No decoder of
-    torchvision's asks before it takes memory for them."""
-    return _header(content)[1]
-
-
-def _header(content):
-    """(bytes before the frame of a JPEG, pixels that the frame claims), (N,) bytes."""
+def jpeg_header(content):
+    """Return (bytes before the frame of a JPEG, pixels that the frame claims) of (N,) bytes; b"" and 0 where there is
+    none. The decoders of torchvision take memory for the pixels unchecked."""
     at = 2
     while at + 8 < len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], int(content[at + 2]) << 8 | int(content[at + 3])

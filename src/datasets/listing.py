@@ -103,14 +103,16 @@ def listing_of(folder, below=""):
     """Listing of all that lies in ``folder/below``, paths relative to ``folder``. Raises UserError for what cannot be
     read."""
     listing = Listing()
-    _walk(os.path.join(folder, below), below, (), listing)
+    top = os.path.join(folder, below)
+    _walk(top, below, (_identity(top),), listing)
     listing.files.sort()
     listing.folders.sort()
     return listing
 
 
 def _walk(path, below, above, listing):
-    """``above``: device and number of each folder on the way here, to notice a link that leads back."""
+    """Add what lies in ``path``. ``above``: identities of the folders on the way here and of this one, to notice a
+    link that leads back."""
     for entry in _entries(path):
         name = f"{below}/{entry.name}" if below else entry.name
         is_folder = _is_folder(entry)
@@ -118,13 +120,13 @@ def _walk(path, below, above, listing):
         if reason:
             listing.leave_out(reason, name, _count(entry.path) if is_folder else 1)
         elif is_folder:
-            here = _identity(path)
-            if _identity(entry.path) in (*above, here):
+            identity = _identity(entry.path)
+            if identity in above:
                 listing.leave_out(LOOP, name)
                 continue
             listing.folders.append(name)
-            _walk(entry.path, name, (*above, here), listing)
-        elif entry.is_symlink() and not os.path.exists(entry.path):
+            _walk(entry.path, name, (*above, identity), listing)
+        elif entry.is_symlink() and _is_broken(entry):
             listing.leave_out(BROKEN, name)
         elif is_image(entry.name):
             listing.files.append(name)
@@ -137,7 +139,7 @@ def _entries(path):
         with os.scandir(path) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable or remove it") from None
+        raise _unreadable(path, error) from None
 
 
 def _is_folder(entry):
@@ -147,9 +149,25 @@ def _is_folder(entry):
         return False
 
 
+def _is_broken(entry):
+    try:
+        entry.stat()  # of a link that leads to a file ``is_dir`` has it already
+    except OSError:
+        return True
+    return False
+
+
 def _identity(path):
-    found = os.stat(path)
+    """Return the device and number of a folder."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return found.st_dev, found.st_ino
+
+
+def _unreadable(path, error):
+    return UserError(f"{path} cannot be read ({error.strerror}); make it readable or remove it")
 
 
 def _count(folder):

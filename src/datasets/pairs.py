@@ -38,7 +38,7 @@ def with_all_captions(task):
 
 def with_held_out(task, name, root):
     """The user's own pairs with a test split: the val split where there is one, else a stored, seeded 20 % of the
-    images, said in one line. A single image stays in train."""
+    images, announced in one line. A single image stays in train."""
     if "test" in task.splits or "train" not in task.splits:
         return task
     if "val" in task.splits:

@@ -1,7 +1,7 @@
 """A table that a user brings -> its rows: csv, tsv and the like, lines of json, or one json file.
 
 Encoding, byte order mark, separator and quoting are detected, column names are matched in any capitals. What fits in
-two ways, or in none, is a UserError that says what was found.
+two ways, or in none, is a UserError with the columns and lines in question.
 """
 
 import codecs
@@ -14,6 +14,7 @@ import reprlib
 import unicodedata
 from dataclasses import dataclass
 
+from src.datasets.common import some
 from src.errors import UserError
 from src.machine.files import parse_json
 
@@ -106,7 +107,7 @@ def _decoded(name, path, content):
 
 
 def _unmarked(content):
-    """UTF-16 without a mark is told by the zero bytes of its first letters, which are those of column names."""
+    """Return the encoding of bytes without a mark: UTF-16 shows by the zero bytes of the first column name."""
     first = content[:8]
     if len(first) == 8 and not any(first[1::2]) and all(first[::2]):
         return "utf-16-le"
@@ -124,7 +125,7 @@ def is_json(path, text):
 
 def read_table(name, path, text, **wanted):
     """Text -> Table. ``wanted``: kind -> its column names, as ``image=IMAGE_COLUMNS``; each must be there. A column
-    that says which split a row is of is found too."""
+    of splits is found too."""
     if is_json(path, text):
         return json_table(name, path, parse_records(name, path, text), **wanted)
     if not text.strip():
@@ -341,18 +342,17 @@ def part_of(text):
 
 
 def split_of(name, path, table, row):
-    """The split of a row; train where the table does not say."""
+    """Return the split of a row; train where the table has no such column."""
     if "split" not in table.columns:
         return "train"
-    said = table.of(row, "split")
-    if part_of(said) is None:
-        raise UserError(f"{name}: {row.place} of {path} has split {said or ''!r}, not {', '.join(SPLITS)}")
-    return part_of(said)
+    stated = table.of(row, "split")
+    if part_of(stated) is None:
+        raise UserError(f"{name}: {row.place} of {path} has split {stated or ''!r}, not {', '.join(SPLITS)}")
+    return part_of(stated)
 
 
 def _shown(columns):
-    shown = [str(column) or "(without a name)" for column in columns[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
+    return some((str(column) or "(without a name)" for column in columns), SHOWN)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -378,8 +378,9 @@ class Places:
 
 
 def leave_out(name, path, faults, count, skip):
-    """``faults``: (place, what is wrong) of rows that cannot be used, of ``count`` rows. -> [a sentence about them]
+    """Print a note of the rows that cannot be used. -> [its sentence]
 
+    ``faults``: (place, what is wrong) of each, of ``count`` rows.
     Raises UserError where they are more than 1 % of the rows, unless ``skip`` (--skip-bad-images).
     """
     if not faults:

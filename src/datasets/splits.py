@@ -56,12 +56,12 @@ def _read(path, name, count, listing, parts):
         if strange := [index for index in indices if type(index) is not int]:
             raise TypeError(f"{strange[0]!r} is no index")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it anew") from None
+        raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it again") from None
     if before != (count, listing):
         raise UserError(f"{name}: the files changed since its split was stored ({before[0]} files then, {count} now); "
                         f"restore them, or remove {path} to draw another split")
     if not all(0 <= index < count for index in indices):
-        raise UserError(f"{name}: the stored split {path} points outside the {count} files; remove it to draw it anew")
+        raise UserError(f"{name}: the stored split {path} points outside the {count} files; remove it to draw it again")
     return lists
 
 
@@ -131,7 +131,7 @@ def _find_all(names, by_name, path):
 
 def with_classes(task, part, parts, seed):
     """Class split ``part`` of ``parts``: the classes in a seeded order, cut at floor(C k / parts); all images of those
-    classes, labels counted anew."""
+    classes, labels counted from 0."""
     classes = len(task.classnames)
     order = order_of_epoch(classes, seed_of(seed, task.name, "class order"), 0)
     chosen = order[classes * (part - 1) // parts:classes * part // parts]

@@ -31,7 +31,7 @@ def open_csv(name, root, skip_missing=False):
             faults.append((row.place, f"{image} is not there"))
         else:
             rows.append((part, file, label))
-    findings = leave_out(name, path, faults, len(table.rows), skip_missing)
+    noted = leave_out(name, path, faults, len(table.rows), skip_missing)
     if not rows:
         raise UserError(f"{name}: none of the images that {path} names is there")
     labels = sorted({label for _, _, label in rows}, key=_numbers_first)
@@ -44,7 +44,7 @@ def open_csv(name, root, skip_missing=False):
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
     return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits, place=place_of(path),
-                findings=(*findings, *_contradictions(name, rows)))
+                findings=(*noted, *_contradictions(name, rows)), noted=tuple(noted))
 
 
 def _text(name, path, table, row, kind):

@@ -116,9 +116,14 @@ def _first_labels(name, root, path):
     swapped = {22: 23, 23: 22}
     if not path.is_file():
         raise missing(name, path, root)
-    with path.open(encoding="utf-8", newline="") as file:
-        return {f"{row['ytid']}_{row['time_ms']}": swapped.get(int(row["label"]), int(row["label"]))
-                for row in csv.DictReader(file)}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{name}: {path} cannot be read as a table ({error}); see section {name} of "
+                        "datasets.md") from None
+    labels = {f"{row['ytid']}_{row['time_ms']}": int(row["label"]) for row in rows}
+    return {video: swapped.get(label, label) for video, label in labels.items()}
 
 
 def _key(path):
@@ -134,5 +139,6 @@ def _read(name, root, path):
         raise missing(name, path, root)
     try:
         return read_json(path)
-    except ValueError as error:
-        raise UserError(f"{name}: {path} is not json ({error}); see section {name} of datasets.md") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: {path} cannot be read as json ({error}); see section {name} of "
+                        "datasets.md") from None

@@ -295,7 +295,7 @@ class _Images:
 def _open_images(task, split, resolution, max_size, workers, cache, world):
     whole, transform = task.split(split), EvalTransform(resolution)
     if cache is not None:
-        found = whole, f"{task.name}-{split}", transform, cache, workers
+        found = whole, f"{task.place or task.name}-{split}", transform, cache, workers
         whole = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
     if max_size is None or whole.video is not None:  # frames count together with their neighbours

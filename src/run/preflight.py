@@ -33,9 +33,18 @@ def open_data(config, datasets, trained, evaluated):
         _open_references(config, datasets, trained, config.method_row.uses)
 
 
+def open_for_layer(datasets, name):
+    """Open what a linear layer is trained on, and refuse what none can be trained on."""
+    if is_pairs(name):
+        raise UserError(f"--linear-eval {name}: has captions, not classes")
+    task = datasets.open(name)
+    _warn_of_findings(name, task)
+    require_images(task, name, "train")
+
+
 def scorable(config, datasets, evaluated):
     """``evaluated`` without the datasets that lack the split to score and that the user did not name for evaluation:
-    they are trained all the same. Says so."""
+    they are trained all the same. A note names each."""
     kept = []
     for name in evaluated:
         unasked = name not in config.eval_datasets and not config.chosen("eval_split")
@@ -69,10 +78,10 @@ def _references(config):
 
 
 def _warn_of_findings(name, task):
-    """Print what is odd in the user's own data, and what of a folder is not read."""
+    """Print what is odd in the user's own data and not printed yet, and what of a folder is not read."""
     if task.left_out:
         print(f"{name}: left out: {task.left_out}")
-    _warn(findings_of(name, task))
+    _warn(text for text in findings_of(name, task) if text not in task.noted)
 
 
 def _warn(sentences):

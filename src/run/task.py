@@ -30,7 +30,7 @@ from src.run.build import (
     dataset_of,
     silent_choices,
 )
-from src.run.preflight import open_data, refuse_to_replace, require_images, scorable
+from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
 from src.run.weights import ZeroshotOpener, model_name, score_as_trained
 from src.store.checkpoint import finished_checkpoint
@@ -87,9 +87,7 @@ class Run:
     @in_turn
     def open_for_training(self, name):
         """Refuse a dataset that no linear layer can be trained on."""
-        if is_pairs(name):
-            raise UserError(f"--linear-eval {name}: has captions, not classes")
-        require_images(self.datasets.open(name), name, "train")
+        open_for_layer(self.datasets, name)
 
     @in_turn
     def open(self, trained):

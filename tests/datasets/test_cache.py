@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy
 import pytest
 from cli_files import COLOURS, picture, rows, write_pictures
+from PIL import Image
 
 from src.datasets import cache, open_task
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import evaluation_batches
+from src.datasets.common import Split, Task, evaluation_batches
+from src.datasets.images import class_folders, folder_split
+from src.datasets.splits import with_classes
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError
+from src.machine.distributed import World
+from src.models import evaluation
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -80,6 +85,39 @@ def test_an_image_that_was_replaced_is_read_again(split, tmp_path):
     picture(tmp_path / "pets" / "test" / "blue" / "0.png", 0.9, 77)
     found = images(cached_split(split(), "pets-test", EvalTransform(16), tmp_path))
     assert (found == images(split(), EvalTransform(16))).all()
+
+
+def cached(task, root):
+    """The test images of a task as an evaluation with --cache-images takes them."""
+    found = evaluation._open_images(task, "test", 16, None, 0, root, World())
+    return images(found.split, found.transform)
+
+
+def test_the_folder_of_a_published_set_has_a_file_of_its_own(split, tmp_path):
+    """Published sets are read as they are stored, the same files as folder: upright."""
+    path = tmp_path / "pets" / "test" / "blue" / "0.png"
+    stored = Image.fromarray(numpy.arange(20 * 20 * 3, dtype=numpy.uint8).reshape(20, 20, 3))
+    exif = stored.getexif()
+    exif[0x0112] = 3
+    stored.save(path, exif=exif)
+    folder = tmp_path / "pets" / "test"
+    published = Task("pets", ["a", "b", "c"], [], {"test": folder_split(folder, class_folders(folder))})
+    own = open_task(f"folder:{tmp_path / 'pets'}", str(tmp_path))
+    assert published.split("test").files == own.split("test").files
+    found = [cached(task, tmp_path) for task in (published, own, published)]
+    assert (found[0] == images(published.split("test"), EvalTransform(16))).all()
+    assert (found[1] == images(own.split("test"), EvalTransform(16))).all()
+    assert (found[0] != found[1]).any() and (found[0] == found[2]).all() and len(made(tmp_path)) == 2
+
+
+def test_class_splits_in_another_order_have_files_of_their_own(tmp_path):
+    """Of images that are no files only labels are compared, and those are counted from 0 in each class split."""
+    colours = [numpy.full((16, 16, 3), 60 * label, dtype=numpy.uint8) for label in range(4)]
+    whole = Task("colours", ["a", "b", "c", "d"], [], {"test": Split(lambda index: Image.fromarray(colours[index]),
+                                                                     [0, 1, 2, 3])})
+    for seed in range(8):
+        part = with_classes(whole, 1, 4, seed)
+        assert (cached(part, tmp_path) == images(part.split("test"), EvalTransform(16))).all()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_files import BATCH, COLOURS, RATE, picture, rows, write_pictures
-from dataset_files import WRITERS, encoded, told, write_cars
+from dataset_files import WRITERS, encoded, errors_of, write_cars
 from this_machine import is_instant
 
 from src.datasets import DATASETS
@@ -214,6 +214,16 @@ def test_a_run_tells_what_is_left_out_and_warns_of_images_among_it(tmp_path, cli
     assert f"warning: {found}" in done.warnings
 
 
+def test_a_linear_layer_warns_of_findings_too(tmp_path, cli, world):
+    write_pictures(tmp_path / "pets", COLOURS, 5)
+    (tmp_path / "pets" / "green" / "x.svg").write_text("<svg/>", encoding="utf-8")
+    done = cli("--load", world.model, "--eval-only", "--linear-eval", f"folder:{tmp_path / 'pets'}", "--linear-epochs",
+               1, "--data-location", tmp_path, "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert done.out.count("left out: 1 .svg") == 1
+    assert sum(".svg: 1 left out, such as green/x.svg" in line for line in done.warnings) == 1
+
+
 def test_labels_and_classes_of_each_split():
     task = Task("t", ["a", "b", "c"], [], {"train": Split(None, [0, 1, 2, 2]), "test": Split(None, [0, 0, 3, -1])})
     assert structural_faults(task, ["train"]) == []
@@ -292,7 +302,7 @@ def test_damage_is_told(tmp_path, cli, world, unverified, no_network, case):
     assert (tmp_path / place).exists()
     damage(tmp_path / place)
     done = score(cli, world, name, tmp_path)
-    assert done.status == 2 and len(told(done)) == 1 and "Traceback" not in done.err, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1 and "Traceback" not in done.err, done.err
     assert all(fragment in done.err for fragment in fragments) and str(tmp_path) in done.err, done.err
     assert fragments and fragments[-1] == "decoded" or f"section {name} of datasets.md" in done.err
 

@@ -48,7 +48,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 NAMES = ["tench", "great white shark", "cat"]
 IDS = ["n01440764", "n01484850", "n02123045"]
-FORMS = {  # how a list of names is written -> what of it is said in a note
+FORMS = {  # how a list of names is written -> what a note has of it
     "lines": ("\n".join(NAMES), ""),
     "a list": (json.dumps(NAMES), ""), "a long list": (json.dumps(NAMES, indent=2), ""),
     "ids": ("\n".join(f"{wnid} {name.replace(' ', '_')}" for wnid, name in zip(IDS, NAMES, strict=True)), "WordNet"),
@@ -70,11 +70,11 @@ FORMS = {  # how a list of names is written -> what of it is said in a note
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_a_list(tmp_path, capsys, form):
-    content, said = FORMS[form]
+    content, noted = FORMS[form]
     put_text(tmp_path / "names.txt", content + "\n")
     assert read_class_names(tmp_path / "names.txt") == NAMES
-    told = capsys.readouterr().out
-    assert said in told and bool(told) == bool(said)
+    printed = capsys.readouterr().out
+    assert noted in printed and bool(printed) == bool(noted)
 
 
 def test_more_than_ten_numbers_are_no_words(tmp_path):

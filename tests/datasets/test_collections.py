@@ -2,9 +2,9 @@
 
 import hashlib
 import pickle
-import struct
 import urllib.error
 
+import dataset_files
 import numpy
 import pytest
 from PIL import Image
@@ -54,15 +54,8 @@ def write_cifar100(root, monkeypatch):
 
 
 def write_mnist(root, monkeypatch):
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, number in (("train", 40), ("t10k", 20)):
-        labels = bytes(index % 10 for index in range(number))
-        images = b"".join(bytes([20 * label]) * 784 for label in labels)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, number, 28, 28) + images)
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, number) + labels)
-    words = "zero one two three four five six seven eight nine".split()
-    return [f"{index} - {word}" for index, word in enumerate(words)], {"train": 40, "test": 20}
+    copy = dataset_files.write_mnist(root)
+    return list(copy.names.values()), copy.sizes
 
 
 def write_dtd(root, monkeypatch):

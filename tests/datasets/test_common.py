@@ -228,11 +228,11 @@ def test_joined_parts_count_what_they_skip_each_for_itself(task, capsys):
         return Split(lambda index: None if index in bad else task.split("train").image(index), range(23)), \
             EvalTransform(16)
     parts = joined_evaluation_batches([without(3), without(0, 1, 22), without(), without(*range(23)), without(2)], 8)
-    told = []
+    printed = []
     for count, batches in zip((22, 20, 23), parts, strict=False):
         assert sum(len(batch.labels) for batch in batches) == count
-        told.append(capsys.readouterr().out)
-    assert told == ["note: 1 images could not be decoded and were skipped\n",
+        printed.append(capsys.readouterr().out)
+    assert printed == ["note: 1 images could not be decoded and were skipped\n",
                     "note: 3 images could not be decoded and were skipped\n", ""]
     parts = joined_evaluation_batches([without(3), without(*range(23)), without(2)], 8)
     assert len(list(next(parts))) == 3

@@ -54,7 +54,7 @@ def test_without_a_test_part_a_fifth_of_each_class_is_it(tmp_path, capsys, below
     assert sorted(train.labels) == [0] * 8 + [1] * 8 + [2] * 8 and sorted(test.labels) == [0, 0, 1, 1, 2, 2]
     assert not set(pixels(train)) & set(pixels(test))
     assert len(set(pixels(train)) | set(pixels(test))) == 30
-    again = opened(tmp_path / "pets", tmp_path / "two")  # drawn anew under another root: the same
+    again = opened(tmp_path / "pets", tmp_path / "two")  # drawn again under another root: the same
     assert pixels(again.split("test")) == pixels(test) and pixels(again.split("train")) == pixels(train)
 
 
@@ -246,8 +246,8 @@ TWELVE = "zero one two three four five six seven eight nine ten eleven".split()
 def test_numbered_folders_go_with_their_names_by_number(tmp_path, capsys, pattern, first):
     folders = [pattern.format(first + index) for index in range(12)]
     assert numbered(tmp_path / "pets", folders, TWELVE) == dict(zip(folders, TWELVE, strict=True))
-    told = f"classnames.txt names the folders by number: {folders[0]} is zero, {folders[1]} is one"
-    assert (told in capsys.readouterr().out) == (pattern != "{:03}")  # padded ones sort so anyhow
+    line = f"classnames.txt names the folders by number: {folders[0]} is zero, {folders[1]} is one"
+    assert (line in capsys.readouterr().out) == (pattern != "{:03}")  # padded ones sort so anyhow
 
 
 def test_other_folders_go_with_their_names_in_sorted_order(tmp_path, capsys):

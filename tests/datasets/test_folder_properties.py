@@ -106,7 +106,7 @@ class Folder:
                 if unicodedata.normalize("NFC", path.name) in self.classes]
 
     def add_litter(self):
-        """What is nobody's image."""
+        """Add a file that is not an image of any class."""
         for _ in range(self.draw.randint(0, 4)):
             part, folder, _ = self.some_class()
             place = self.draw.choice((folder, folder, self.places[part], self.base))

@@ -1,4 +1,4 @@
-"""Text files that anybody may have written or damaged: YAML, tables, annotations, names, what lies in --save."""
+"""Text files by any hand, or damaged: YAML, tables, annotations, names, what lies in --save."""
 
 import contextlib
 import csv
@@ -177,7 +177,7 @@ def test_many_keys(run, yaml_file):
     assert time.process_time() - began < 60
 
 
-@pytest.mark.parametrize(("changes", "said"), [
+@pytest.mark.parametrize(("changes", "fragment"), [
     ({"vision_layers": 10 ** 9}, "layers"), ({"vision_layers": [1] * 17, "vision_patch_size": None}, "16 stages"),
     ({"transformer_layers": 1001}, "1000 layers"), ({"vision_width": 2 ** 30}, "GiB"),
     ({"vocab_size": 2 ** 31}, "positive whole number"),
@@ -187,12 +187,12 @@ def test_many_keys(run, yaml_file):
     ({"vision_layers": [1], "vision_patch_size": None, "vision_width": 1}, "vision_width"),
     ({"context_length": 1}, "context_length"),
 ])
-def test_architectures_that_cannot_be(run, yaml_file, tmp_path, changes, said):
+def test_architectures_that_cannot_be(run, yaml_file, tmp_path, changes, fragment):
     block = {**ARCHITECTURE, "vocab_size": 49408, **changes}
     path = yaml_file(yaml.safe_dump({"mine": block}))
     done = run("--model-config", path, "--model-name", "mine", "--init", "scratch", "--train-dataset", "toy-sizes",
                "--iterations", 1, "--save", tmp_path / "out")
-    assert done.status == 2 and said in done.err and not (tmp_path / "out").exists()
+    assert done.status == 2 and fragment in done.err and not (tmp_path / "out").exists()
 
 
 # -- tables, annotations, splits ---------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ KEPT = ("metrics_colours.csv", "run_colours.json", "start.json", "summary.json",
 
 
 def again(run, world, finished, folder, changed, *words):
-    """The sequence goes on in a copy of its folder, of which the last task is to do again; {name: content} changed."""
+    """Resume a sequence in a copy of its folder whose last task is to be done again; {name: content} changed."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(finished, folder)
     (folder / "tones.pth").unlink()
@@ -489,7 +489,7 @@ def test_a_dataset_that_is_scored_no_more_costs_no_training(train, world, tmp_pa
 
 @both
 def test_damaged_resume_points(run, world, finished, tmp_path, examples):
-    """What cannot be gone on from is told, and the task begins anew."""
+    """A warning names a point that cannot be resumed, and the task starts again."""
     fuzz(st.binary(max_size=200), lambda content: again(
         run, world, finished, tmp_path / "out", {"resume_tones.pth": content}), examples // 10)
 
@@ -507,7 +507,7 @@ def test_a_checkpoint_of_which_the_parts_have_other_shapes(run, world, tmp_path,
 
 @both
 def test_lines_of_a_log(tmp_path, examples):
-    """Those of the steps that are gone on from are kept, whatever the others are."""
+    """Lines of the steps before the resumed one are kept, whatever the others are."""
     def check(content):
         (tmp_path / "log_x.jsonl").write_bytes(b'{"iteration": 1}\n' + content + b'\n{"iteration": 3}\n')
         RunFolder(tmp_path).open_log("x", after=2).close()

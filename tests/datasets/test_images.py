@@ -215,8 +215,8 @@ def test_bits_that_no_file_states_are_announced_once(tmp_path, monkeypatch, caps
     for name in ("a.png", "b.png"):
         read_image(saved(tmp_path / name, row([0, 4095], "uint16")))
     read_image(saved(tmp_path / "c.png", row([0, 65_535], "uint16")))
-    told, = capsys.readouterr().err.splitlines()
-    assert told == (f"note: {tmp_path / 'a.png'} has 16 bits and no value above 4095: such images are read with 4095 "
+    line, = capsys.readouterr().err.splitlines()
+    assert line == (f"note: {tmp_path / 'a.png'} has 16 bits and no value above 4095: such images are read with 4095 "
                     "as white")
 
 

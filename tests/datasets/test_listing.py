@@ -1,5 +1,6 @@
 """What lies in a folder of images: what is read, and every other file with its reason."""
 
+import os
 import sys
 import types
 
@@ -57,6 +58,19 @@ def test_links_that_lead_nowhere_or_back_are_named(tmp_path):
     assert found.files == ["a/1.jpg", "b/1.jpg"]
     assert oddities(found) == ["broken links: 2 left out, such as a/gone.jpg; repair or remove them",
                                "links back to a folder above: 2 left out, such as a/up"]
+
+
+def test_a_folder_is_looked_up_once_and_a_file_never(tmp_path, monkeypatch):
+    """A listing of a million files takes as many calls as it has folders."""
+    touch(tmp_path, *(f"{folder}/{number}.jpg" for folder in "abc" for number in range(5)))
+    (tmp_path / "a" / "link.jpg").symlink_to(tmp_path / "b" / "1.jpg")
+    looked_up, real = [], os.stat
+
+    def stat(path, **options):
+        looked_up.append(os.path.relpath(path, tmp_path))
+        return real(path, **options)
+    monkeypatch.setattr(listing.os, "stat", stat)
+    assert len(listing_of(tmp_path).files) == 16 and sorted(looked_up) == [".", "a", "b", "c"]
 
 
 def test_two_ways_to_one_folder_are_no_loop(tmp_path):

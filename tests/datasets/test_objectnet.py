@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from dataset_files import SIDE, colour, told, write_objectnet
+from dataset_files import SIDE, colour, errors_of, write_objectnet
 
 from src.datasets import open_task
 from src.errors import UserError
@@ -39,7 +39,7 @@ def test_damage_is_told(tmp_path, cli, world, file, content, fragment):
     path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
     done = cli("--load", world.model, "--eval-only", "--eval-datasets", "ObjectNet", "--data-location", tmp_path,
                "--workers", 0)
-    assert done.status == 2 and len(told(done)) == 1, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1, done.err
     assert fragment in done.err
 
 

@@ -133,8 +133,8 @@ def test_a_root_that_cannot_be_written_gives_the_same_split(tmp_path, capsys, mo
     (tmp_path / "splits").write_text("a file where the folder should be", encoding="utf-8")
     for _ in range(2):
         assert stored_lists(tmp_path, "x", listing, lambda: {"train": random_halves(20)[0]}, 42) == expected
-        told = capsys.readouterr().out
-        assert told.startswith("note: ") and str(tmp_path / "splits" / "x.json") in told
+        printed = capsys.readouterr().out
+        assert printed.startswith("note: ") and str(tmp_path / "splits" / "x.json") in printed
 
 
 # -- validation parts -----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import pytest
 from cli_files import BATCH, RATE, picture
-from dataset_files import label_of, put, put_text, told
+from dataset_files import errors_of, label_of, put, put_text
 
 from src.datasets import open_task, stem
 
@@ -100,6 +100,25 @@ def test_rows_without_their_image_are_left_out_when_asked(tmp_path, cli, world):
     assert done.status == 0 and "note: " in done.out and "4 of 12 rows" in done.out
 
 
+@pytest.mark.parametrize("prefix", ["csv", "pairs"])
+def test_few_rows_without_their_image_are_noted_once(tmp_path, cli, world, prefix):
+    """A run prints them in a note and not in a warning too; --check-data has them as a finding."""
+    for index in range(10):
+        put(tmp_path / f"{index}.png", index % 2)
+    put_text(tmp_path / "mine.csv", csv([f"{index % 10}.png,{'ab'[index % 2]},{'train' if index < 10 else 'test'}"
+                                         for index in range(198)] + ["99.png,a,train"],
+                                        "image,caption,split" if prefix == "pairs" else "image,label,split"))
+    expected = f"{prefix}:{tmp_path / 'mine.csv'}: 1 of 199 rows of {tmp_path / 'mine.csv'} cannot be used"
+    words = ("--data-location", tmp_path)
+    done = cli("--load", world.model, "--train-dataset", f"{prefix}:{tmp_path / 'mine.csv'}", "--iterations", 1,
+               "--batch-size", BATCH, "--lr", RATE, "--workers", 0, "--save", tmp_path / "out", *words)
+    assert done.status == 0, done.err
+    assert done.out.count(f"note: {expected}") == 1 and not any("1 of 199" in line for line in done.warnings)
+    assert any("several splits" in line or "in several" in line for line in done.warnings)  # other findings stay
+    done = cli("--check-data", f"{prefix}:{tmp_path / 'mine.csv'}", *words)
+    assert done.status == 1 and done.out.count(f"  finding: {expected}") == 1
+
+
 def test_the_name_of_its_files(tmp_path):
     assert stem(f"csv:{tmp_path}/mine.v2.csv") == "mine.v2"
 
@@ -152,7 +171,7 @@ def test_faulty_tables(tmp_path, cli, world, case):
     if content is not None:
         (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = run(cli, world, tmp_path, "mine.csv")
-    assert done.status == 2 and len(told(done)) == 1 and "Traceback" not in done.err, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1 and "Traceback" not in done.err, done.err
     assert all(fragment in done.err for fragment in fragments), done.err
     assert "mine" in done.err or "decoded" in done.err
     assert not (tmp_path / "out" / "mine.pth").exists()

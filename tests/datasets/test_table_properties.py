@@ -1,5 +1,5 @@
 """Random tables of users against the data that they were written from: opened data are those data, or the table is
-refused in one message, or what was left out is said."""
+refused in one message, or a note names what was left out."""
 
 import contextlib
 import io
@@ -164,9 +164,9 @@ def check(folder, seed):
     ending = {"table": table.draw.choice(("csv", "tsv", "txt")), "lines": "jsonl", "list": "json"}[table.form]
     path = folder / f"{seed}.{ending}"
     path.write_bytes(table.content())
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             task = open_task(f"{table.kind}:{path}", str(folder / "root"))
             found = opened_data(task, table.kind)
     except UserError as error:
@@ -175,19 +175,19 @@ def check(folder, seed):
         return False
     if "twice" in table.faults or "encoding" in table.faults:
         raise AssertionError(f"{seed}: was opened in spite of {table.faults}")
-    meant, told = table.meant(folder), said.getvalue()
+    meant, printed = table.meant(folder), output.getvalue()
     if table.kind == "csv" and "test" not in meant:
         held_out = found.pop("test")
         if "val" in meant:
-            assert held_out == meant["val"] and "no test split" in told
+            assert held_out == meant["val"] and "no test split" in printed
         else:
             found["train"] += held_out
-            assert "no test" in told
+            assert "no test" in printed
     if found != meant:
-        assert "note: " in told and "cannot be used" in told, (seed, table.faults)
+        assert "note: " in printed and "cannot be used" in printed, (seed, table.faults)
         assert sum((meant.get(part, Counter()) - found[part]).total() for part in found) <= 3, seed
     if {"missing", "short"} & set(table.faults):
-        assert "cannot be used" in told, (seed, table.faults)
+        assert "cannot be used" in printed, (seed, table.faults)
     return True
 
 

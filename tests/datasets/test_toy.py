@@ -115,9 +115,9 @@ def test_pairs_are_pictures_and_captions_that_tell_all_of_them(name):
         assert images.shape == (size, 32, 32, 3) and len(captions) == size
         assert all(len(texts) == toy.PARAPHRASES for texts in captions)
         for texts in captions[:50]:
-            told = [[value for value in values if f" {value} " in f" {text} "] for text in texts
-                    for values in (toy_world.COLOURS, toy_world.SIZES, toy_world.BACKGROUNDS)]
-            assert all(told) and told[:3] == told[3:6] == told[6:], "paraphrases tell the same"
+            stated = [[value for value in values if f" {value} " in f" {text} "] for text in texts
+                      for values in (toy_world.COLOURS, toy_world.SIZES, toy_world.BACKGROUNDS)]
+            assert all(stated) and stated[:3] == stated[3:6] == stated[6:], "paraphrases state the same"
             assert rows.issuperset(token for text in texts for token in encode(text))
     train, test = (toy.load_pairs(name, split)[0] for split in ("train", "test"))
     assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}

@@ -150,6 +150,9 @@ DAMAGE = {  # dataset, file, its content or None to remove it, what the message 
     "pairs of another form": ("YTBB", "metadata/pmk_labels.json", '{"labels": [], "annotations": [{}]}', PLACE),
     "the csv has other columns": ("YTBB", YTBB_ANCHORS, "a,b\n1,2\n", PLACE),
     "the csv lacks a video": ("YTBB", YTBB_ANCHORS, "ytid,time_ms,label\nvid_00,0,1\n", PLACE),
+    "the csv has an endless cell": ("YTBB", YTBB_ANCHORS, "ytid,time_ms,label\n" + "1" * 140_000 + ",0,1\n",
+                                    "cannot be read as a table"),
+    "the csv has NUL": ("YTBB", YTBB_ANCHORS, "ytid,time_ms,label\nvid_00,\0,1\n", PLACE),
     "a label outside": ("YTBB", YTBB_ANCHORS, "ytid,time_ms,label\n" + "".join(
         f"vid_{label:02},{1000 * label},{99}\n" for label in range(24)), "99"),
     "no index": ("ImageNetVidRobust", "misc/imagenet_vid_class_index.json", None, "imagenet_vid_class_index.json"),

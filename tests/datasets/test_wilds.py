@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from cli_files import rows
-from dataset_files import label_of, put_table, told, write_fmow, write_iwildcam
+from dataset_files import errors_of, label_of, put_table, write_fmow, write_iwildcam
 
 from src.datasets import open_task
 from src.datasets.wilds import IWILDCAM_NAMES
@@ -78,7 +78,7 @@ def test_damage_is_told(tmp_path, cli, world, case):
     path.unlink() if content is None else path.write_text(content, encoding="utf-8")
     done = cli("--load", world.model, "--eval-only", "--eval-datasets", name, "--data-location", tmp_path,
                "--workers", 0)
-    assert done.status == 2 and len(told(done)) == 1, done.err
+    assert done.status == 2 and len(errors_of(done)) == 1, done.err
     assert fragment in done.err
 
 

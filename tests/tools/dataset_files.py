@@ -15,7 +15,7 @@ import numpy
 from PIL import Image
 
 SIDE = 12          # pixels of the longer side; the shorter one has two less
-STEP = 32          # labels a channel can tell
+STEP = 32          # labels per channel
 COUNTRIES = {"DEU": "Europe", "KEN": "Africa", "PER": "Americas"}
 NUMBERS = "zero one two three four five six seven eight nine".split()
 
@@ -42,8 +42,8 @@ class Copy:
     folder: str = ""
 
 
-def told(done):
-    """What a command line says on stderr beside its notes."""
+def errors_of(done):
+    """Return the lines on stderr of a command line that are not notes."""
     return [line for line in done.err.splitlines() if not line.startswith("note: ")]
 
 
@@ -62,7 +62,7 @@ def label_of(image):
 
 @functools.cache
 def encoded(label, kind="JPEG"):
-    """The bytes of a picture that tells its label."""
+    """Return the bytes of a picture whose colour is that of its label."""
     buffer = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE - 2), colour(label)).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
     return buffer.getvalue()
