@@ -6,8 +6,9 @@ __all__ = ["available_models", "load", "tokenize"]
 
 
 def load(name, device="cpu", cache=None, architecture=None):
-    """(model, preprocess) of a published name, an architecture in ``clip/configs`` or a file of weights, which may be
-    told what it does not tell: ``architecture={"activation": "gelu"}``.
+    """(model, preprocess) of a published name, an architecture in ``clip/configs`` or a file of weights.
+
+    ``architecture``: keys that such a file does not state, as ``{"activation": "gelu"}``; assumed ones are a warning.
 
     See ``clip.loader.load``.
     """

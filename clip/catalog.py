@@ -4,13 +4,13 @@ import os
 import reprlib
 from pathlib import Path
 
+from clip.files.configs import HEAD_WIDTH, MEAN, STD
+
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
-# What OpenAI's models have and no tensor tells: what an architecture means where it is silent.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+# OpenAI's values of the keys that no tensor determines: an architecture without them means these.
 ACTIVATIONS = ("quick_gelu", "gelu")
 DEFAULTS = {"activation": "quick_gelu", "mean": [*MEAN], "std": [*STD]}
-HEAD_WIDTH, OTHER_HEAD_WIDTHS = 64, (72, 80, 88, 104)  # OpenAI's values per head, and those of larger published ViTs
+OTHER_HEAD_WIDTHS = (72, 80, 88, 104)  # values per head of larger published ViTs
 CONFIGS = Path(__file__).parent / "configs"
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -60,7 +60,7 @@ def architecture_names():
 
 
 def completed(architecture):
-    """The architecture with every key that a silent one means; keys without a value are left out."""
+    """Return the architecture with OpenAI's values of missing keys; keys without a value are left out."""
     return DEFAULTS | {key: value for key, value in architecture.items() if value is not None}
 
 
@@ -68,7 +68,7 @@ def read_architecture(name, file=None, partial=False):
     """Return the arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a custom YAML file.
 
     A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
-    ``partial``: keys may be missing, because weights tell them. Raises ValueError, in one line, where the name or a key
+    ``partial``: keys may be missing, since weights have them. Raises ValueError, in one line, where the name or a key
     is missing or unknown.
     """
     from clip.files.plain_yaml import NumberLoader, read_yaml
@@ -140,13 +140,13 @@ def check_architecture(block, path, partial=False):
         if not all(type(number) is int and 0 < number < LARGEST for number in numbers):
             raise ValueError(f"{path}: {key} must be a positive whole number"
                              f"{' or a list of them' if key == 'vision_layers' else ''}, not {reprlib.repr(value)}")
-    _check_what_no_tensor_tells(block, path)
+    _check_activation_and_statistics(block, path)
     if not partial:
         _check_whole(block, path)
     return block
 
 
-def _check_what_no_tensor_tells(block, path):
+def _check_activation_and_statistics(block, path):
     activation = block.get("activation")
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"{path}: activation must be {' or '.join(ACTIVATIONS)}, not {reprlib.repr(activation)}")

@@ -17,7 +17,7 @@ from clip.model import CLIP
 __all__ = ["ARCHITECTURE", "FORMAT", "MEAN", "STD", "LoadError", "architecture_of", "build", "load", "read_checkpoint"]
 
 FORMAT = 1
-# What tensors do not tell of an architecture, or not surely: several sizes of images have as many patches.
+# Keys of an architecture that no shape determines: several sizes of images have as many patches.
 NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
@@ -35,7 +35,7 @@ def load(name, device="cpu", cache=None, architecture=None):
 
     ``name``: one of ``available_models()`` (downloaded on first use into ``cache``), an architecture with shipped
     weights (``toy``), or a path to weights in any layout that ``read_checkpoint`` knows. ``architecture``: keys that
-    such a file does not tell, as {"activation": "gelu"}; what is assumed in their place is a warning.
+    such a file does not state, as {"activation": "gelu"}; without them, OpenAI's values are assumed with a warning.
     ``preprocess``: PIL image -> (3, R, R) tensor.
     """
     given = Path(name).exists()
@@ -86,7 +86,7 @@ def _as_published(state_dict):
 
 
 def published_name(architecture):
-    """The published model of these shapes, or None. What shapes do not tell is left out."""
+    """The published model of these shapes, or None. Keys in NOT_SHAPES are left out."""
     def shapes(block):
         return {key: value for key, value in block.items() if value and key not in (*NOT_SHAPES, "vocabulary")}
     return next((name for name in catalog.available_models()
@@ -148,11 +148,11 @@ def read_checkpoint(path, given=None, name="the given architecture"):
 
     Known layouts: our checkpoints and exports, and those of ``clip.files.layouts``. fp16 files are read as fp32.
 
-    What weights do not tell (activation, heads, mean and standard deviation, size of images) comes from the file itself
-    or the configuration beside it, else from ``given``, keys of an architecture that messages call ``name``; where both
-    tell and differ, that is an OtherArchitecture. What nothing tells is taken from OpenAI's models, and "assumed" holds
-    those keys. Heads are only assumed where 64 values each are the one usual number; else a LoadError says how to tell
-    them.
+    The keys that no shape determines (activation, heads, mean and standard deviation, size of images) come from the
+    file itself or the configuration beside it, else from ``given``, keys of an architecture that messages call
+    ``name``; two values that differ are an OtherArchitecture. Keys found nowhere are taken from OpenAI's models and
+    listed in "assumed". Heads are only assumed where 64 values each are the one usual number; otherwise a LoadError
+    explains how to give them.
     """
     weights = open_weights(path)
     if weights.ours is not None:
@@ -181,16 +181,16 @@ def _our_checkpoint(content, given, name, path):
 
 
 def _settled(state_dict, weights, given, name, path):
-    """(architecture, assumed): by the shapes, by what is told, by what is given, by what has to be assumed."""
-    told, source = (weights.told, weights.source) if weights else ({}, "")
+    """(architecture, assumed): keys from the shapes, the file or its configuration, ``given``, else assumed."""
+    stated, source = (weights.stated, weights.source) if weights else ({}, "")
     by_shape = architecture_of(state_dict)
     usual = catalog.DEFAULTS | {key: by_shape.pop(key) for key in NOT_SHAPES if key in by_shape}
-    for key in told.keys() - usual.keys() - {"vision_mlp_width", "transformer_mlp_width"}:
-        if told[key] != by_shape.get(key):
-            raise LoadError(f"{source} describes another model than {path}: {key} is {told[key]} there, "
+    for key in stated.keys() - usual.keys() - {"vision_mlp_width", "transformer_mlp_width"}:
+        if stated[key] != by_shape.get(key):
+            raise LoadError(f"{source} describes another model than {path}: {key} is {stated[key]} there, "
                             f"{by_shape.get(key)} in the weights; lay the weights into a folder without it")
-    refuse_other(given, by_shape | told, published_name(by_shape) or "another architecture", name, path)
-    known = {key: value for key, value in (given | told).items() if key in usual and value is not None}
+    refuse_other(given, by_shape | stated, published_name(by_shape) or "another architecture", name, path)
+    known = {key: value for key, value in (given | stated).items() if key in usual and value is not None}
     if "image_resolution" in known:
         _refuse_size(known["image_resolution"], usual["image_resolution"], by_shape, path)
     assumed = {key: value for key, value in usual.items() if key not in known}
@@ -199,7 +199,7 @@ def _settled(state_dict, weights, given, name, path):
 
 
 def refuse_other(given, known, holds, name, path):
-    """OtherArchitecture for the first key that is given and known and differs: shapes first, they tell models apart."""
+    """OtherArchitecture for the first key that is given and known and differs: shapes first, by which models differ."""
     differing = [key for key in given if key != "vocabulary" and key in known
                  and (given[key] or None) != (known[key] or None) and given[key] is not None]
     if not differing:
@@ -245,7 +245,7 @@ ASSUMED = {
 
 
 def assumed_text(assumed):
-    """What nothing told and what is assumed, in words."""
+    """Describe the assumed keys, and the values assumed for them."""
     parts = [*dict.fromkeys(ASSUMED[key] for key in assumed if key in ASSUMED)]
     if "image_resolution" in assumed:
         parts.append(f"the size of its images ({assumed['image_resolution']} is assumed, by its patches)")

@@ -1,1 +1,1 @@
-"""Weights and configurations as files: archives, downloads, plain YAML."""
+"""Weights and configurations as files: archives, layouts, configurations, downloads, plain YAML."""

@@ -1,11 +1,12 @@
-"""What lies beside weights, open_clip's and transformers' own json files -> the keys of an architecture.
+"""The json files that open_clip and transformers write beside weights -> the keys of an architecture.
 
-    told, notes = open_clip_architecture(read_config(folder / "open_clip_config.json"), name)
+    stated, notes = open_clip_architecture(read_config(folder / "open_clip_config.json"), name)
 
-``told`` maps keys of ``clip.model.CLIP`` to values. ``notes`` are sentences about what is said there and not done here.
-A model that has parts which ``clip.model`` has not is refused with the key that says so.
+``stated`` maps keys of ``clip.model.CLIP`` to values. ``notes`` are sentences about settings that are ignored here.
+A LoadError rejects a model with parts that ``clip.model`` does not have, by their keys.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from clip.errors import LoadError, printable
 
 OPEN_CLIP, TRANSFORMERS, PROCESSORS = "open_clip_config.json", "config.json", ("preprocessor_config.json",
                                                                                "processor_config.json")
-OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]  # by which both libraries normalise where a file is silent
-OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
+# OpenAI's values, which both libraries take where a file is silent.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+HEAD_WIDTH = 64
 BICUBIC = 3  # Pillow's number
 
-# Keys of open_clip's files, and the values with which they ask for nothing that is not here.
+# Keys of open_clip's files, and the values that need nothing beyond OpenAI's CLIP.
 MODEL_DEFAULTS = {"custom_text": None, "init_logit_scale": None, "init_logit_bias": None, "multimodal_cfg": None,
                   "nonscalar_logit_scale": False}
 TOWER_DEFAULTS = {
@@ -35,7 +38,7 @@ TEXT_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_hea
                  "intermediate_size": 2048}
 VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
                    "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "intermediate_size": 3072}
-OLD_END_TOKEN = 2  # of transformers' first files: the largest id is looked for, as everywhere in CLIP
+OLD_END_TOKEN = 2  # of transformers' first files: a text ends with its largest id, as everywhere in CLIP
 
 
 def read_config(path):
@@ -49,42 +52,56 @@ def read_config(path):
     return content
 
 
+def rejects_bad_values(read):
+    """Turn a missing key, or a value of another type, into a LoadError with the file's name, the last argument."""
+    @functools.wraps(read)
+    def call(*arguments):
+        try:
+            return read(*arguments)
+        except LoadError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+            raise LoadError(f"{arguments[-1]} does not describe a CLIP ({printable(str(error))})") from None
+    return call
+
+
 # -- open_clip ---------------------------------------------------------------------------------------------------------
 
 
-def open_clip_architecture(said, name):
-    """(told, notes) of the content of ``open_clip_config.json``, or of one of open_clip's model configurations."""
-    model = said.get("model_cfg", said)
+@rejects_bad_values
+def open_clip_architecture(content, name):
+    """(stated, notes) of the content of ``open_clip_config.json``, or of one of open_clip's model configurations."""
+    model = content.get("model_cfg", content)
     vision, text = _mapping(model, "vision_cfg", name), _mapping(model, "text_cfg", name)
     _refuse_other_models(model, vision, text, name)
-    with _complaining(name):
-        layers, width = vision.get("layers", 12), vision.get("width", 768)
-        is_resnet = isinstance(layers, list)
-        inner = 32 * width if is_resnet else width
-        told = {
-            "embed_dim": model["embed_dim"], "vision_layers": layers, "vision_width": width,
-            "image_resolution": _square(vision.get("image_size", 224), name),
-            "vision_heads": inner // (vision.get("head_width") or 64),
-            "context_length": text.get("context_length", 77), "vocab_size": text.get("vocab_size", 49408),
-            "transformer_width": text.get("width", 512), "transformer_heads": text.get("heads", 8),
-            "transformer_layers": text.get("layers", 12),
-            "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
-            **_hidden("transformer", text.get("width", 512), text.get("mlp_ratio", 4.0))}
-        if not is_resnet:
-            told |= {"vision_patch_size": vision.get("patch_size", 16),
-                     **_hidden("vision", width, vision.get("mlp_ratio", 4.0))}
-    statistics, notes = open_clip_preprocessing(said.get("preprocess_cfg") or {}, told["image_resolution"], name)
-    return told | statistics, notes
+    layers, width = vision.get("layers", 12), vision.get("width", 768)
+    is_resnet = isinstance(layers, list)
+    inner = 32 * width if is_resnet else width
+    stated = {
+        "embed_dim": model["embed_dim"], "vision_layers": layers, "vision_width": width,
+        "image_resolution": _square(vision.get("image_size", 224), name),
+        "vision_heads": inner // (vision.get("head_width") or HEAD_WIDTH),
+        "context_length": text.get("context_length", 77), "vocab_size": text.get("vocab_size", 49408),
+        "transformer_width": text.get("width", 512), "transformer_heads": text.get("heads", 8),
+        "transformer_layers": text.get("layers", 12),
+        "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
+        **_hidden("transformer", text.get("width", 512), text.get("mlp_ratio", 4.0))}
+    if not is_resnet:
+        stated |= {"vision_patch_size": vision.get("patch_size", 16),
+                   **_hidden("vision", width, vision.get("mlp_ratio", 4.0))}
+    statistics, notes = open_clip_preprocessing(content.get("preprocess_cfg") or {}, stated["image_resolution"], name)
+    return stated | statistics, notes
 
 
-def open_clip_preprocessing(said, size, name):
-    """(told, notes) of a ``preprocess_cfg``, or of a row of open_clip's table of pretrained weights."""
-    told = {"mean": _three(said.get("mean", OPENAI_MEAN), name), "std": _three(said.get("std", OPENAI_STD), name)}
-    other = [f"{key} {said[key]}" for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest"))
-             if said.get(key, usual) != usual]
-    if said.get("size") and _square(said["size"], name) != size:
-        other.append(f"size {said['size']}")
-    return told, [_otherwise_resized(name, other)] if other else []
+@rejects_bad_values
+def open_clip_preprocessing(content, size, name):
+    """(stated, notes) of a ``preprocess_cfg``, or of a row of open_clip's table of pretrained weights."""
+    stated = {"mean": _three(content.get("mean", MEAN), name), "std": _three(content.get("std", STD), name)}
+    other = [f"{key} {content[key]}" for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest"))
+             if content.get(key, usual) != usual]
+    if content.get("size") and _square(content["size"], name) != size:
+        other.append(f"size {content['size']}")
+    return stated, [_otherwise_resized(name, other)] if other else []
 
 
 def _otherwise_resized(name, other):
@@ -94,15 +111,15 @@ def _otherwise_resized(name, other):
 
 def _refuse_other_models(model, vision, text, name):
     known = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text", "output_dict", "cast_dtype"}
-    asked = [f"{key} {value}" for key, value in model.items()
-             if key not in known and value not in (MODEL_DEFAULTS.get(key), None, False)]
+    unsupported = [f"{key} {value}" for key, value in model.items()
+                   if key not in known and value not in (MODEL_DEFAULTS.get(key), None, False)]
     for part, tower in (("vision_cfg", vision), ("text_cfg", text)):
         usual = TOWER_DEFAULTS | {"pool_type": POOLS[part]}
-        asked += [f"{part}.{key} {value}" for key, value in tower.items()
-                  if key in usual and value not in (usual[key], None, False)]
-    if asked:
-        raise LoadError(f"{name} describes a model with {printable(', '.join(asked))}, which the towers of OpenAI's "
-                        "CLIP do not have: such weights cannot be used here")
+        unsupported += [f"{part}.{key} {value}" for key, value in tower.items()
+                        if key in usual and value not in (usual[key], None, False)]
+    if unsupported:
+        raise LoadError(f"{name} describes a model with {printable(', '.join(unsupported))}, which the towers of "
+                        "OpenAI's CLIP do not have: such weights cannot be used here")
 
 
 def _hidden(tower, width, ratio):
@@ -113,48 +130,48 @@ def _hidden(tower, width, ratio):
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
-def transformers_architecture(said, processor, name):
-    """(told, notes) of the content of ``config.json`` and, if it is there, of ``preprocessor_config.json``."""
-    kind = said.get("model_type", "clip")
+@rejects_bad_values
+def transformers_architecture(content, processor, name):
+    """(stated, notes) of the content of ``config.json`` and, if it is there, of ``preprocessor_config.json``."""
+    kind = content.get("model_type", "clip")
     if kind != "clip":
         raise LoadError(f"{name} says model_type {printable(str(kind), 40)}: weights of such a model cannot be used "
                         "here, only those of clip")
-    text = TEXT_DEFAULTS | _mapping(said, "text_config", name)
-    vision = VISION_DEFAULTS | _mapping(said, "vision_config", name)
+    text = TEXT_DEFAULTS | _mapping(content, "text_config", name)
+    vision = VISION_DEFAULTS | _mapping(content, "vision_config", name)
     activation = _activation_of(text, vision, name)
-    with _complaining(name):
-        told = {
-            "embed_dim": said.get("projection_dim", 512), "vision_layers": vision["num_hidden_layers"],
-            "vision_width": vision["hidden_size"], "vision_heads": vision["num_attention_heads"],
-            "image_resolution": _square(vision["image_size"], name), "vision_patch_size": vision["patch_size"],
-            "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"],
-            "transformer_width": text["hidden_size"], "transformer_heads": text["num_attention_heads"],
-            "transformer_layers": text["num_hidden_layers"], "activation": activation}
+    stated = {
+        "embed_dim": content.get("projection_dim", 512), "vision_layers": vision["num_hidden_layers"],
+        "vision_width": vision["hidden_size"], "vision_heads": vision["num_attention_heads"],
+        "image_resolution": _square(vision["image_size"], name), "vision_patch_size": vision["patch_size"],
+        "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"],
+        "transformer_width": text["hidden_size"], "transformer_heads": text["num_attention_heads"],
+        "transformer_layers": text["num_hidden_layers"], "activation": activation}
     if processor is None:
-        return told, []
-    statistics, notes = _processor_architecture(processor, told["image_resolution"], name)
-    return told | statistics, notes
+        return stated, []
+    statistics, notes = _processor_architecture(processor, stated["image_resolution"], name)
+    return stated | statistics, notes
 
 
 def _activation_of(text, vision, name):
-    said = {text["hidden_act"], vision["hidden_act"]}
-    if not said <= {"gelu", "quick_gelu"} or len(said) > 1:
-        raise LoadError(f"{name} says hidden_act {' and '.join(sorted(map(str, said)))}; both towers have gelu here, "
-                        "or both quick_gelu")
+    activations = {text["hidden_act"], vision["hidden_act"]}
+    if not activations <= {"gelu", "quick_gelu"} or len(activations) > 1:
+        raise LoadError(f"{name} says hidden_act {' and '.join(sorted(map(str, activations)))}; both towers have gelu "
+                        "here, or both quick_gelu")
     for part in (text, vision):
         if abs(part["layer_norm_eps"] - 1e-5) > 1e-9:
             raise LoadError(f"{name} says layer_norm_eps {part['layer_norm_eps']}; it is 1e-05 here")
     if text["eos_token_id"] not in (OLD_END_TOKEN, text["vocab_size"] - 1):
         raise LoadError(f"{name} says eos_token_id {text['eos_token_id']}; a text ends here with the largest id")
-    return said.pop()
+    return activations.pop()
 
 
 def _processor_architecture(processor, size, name):
     processor = processor.get("image_processor", processor)
-    told = {"mean": _three(processor.get("image_mean", OPENAI_MEAN), name),
-            "std": _three(processor.get("image_std", OPENAI_STD), name)}
+    stated = {"mean": _three(processor.get("image_mean", MEAN), name),
+            "std": _three(processor.get("image_std", STD), name)}
     if processor.get("do_normalize") is False:
-        told = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+        stated = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     other = [f"{key} {processor[key]}" for key, usual in (("resample", BICUBIC), ("do_resize", True),
                                                           ("do_center_crop", True), ("do_rescale", True))
              if processor.get(key) not in (usual, None)]
@@ -162,28 +179,14 @@ def _processor_architecture(processor, size, name):
     other += [f"{key} {value}" for key, value in (("size", resized), ("crop_size", cut))
               if value not in (size, {"shortest_edge": size}, {"height": size, "width": size}, None)
               or key == "size" and value == {"height": size, "width": size}]
-    return told, [_otherwise_resized(name, other)] if other else []
+    return stated, [_otherwise_resized(name, other)] if other else []
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-class _complaining:
-    """Turn a missing key, or a value of another type, into a LoadError."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if kind in (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
-            raise LoadError(f"{self.name} does not describe a CLIP ({printable(str(error))})") from None
-
-
-def _mapping(said, key, name):
-    value = said.get(key) or {}
+def _mapping(content, key, name):
+    value = content.get(key) or {}
     if not isinstance(value, dict):
         raise LoadError(f"{name}: {key} holds no mapping of keys to values")
     return value

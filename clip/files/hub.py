@@ -34,10 +34,10 @@ class Absent(LoadError):
 
 @dataclass
 class Place:
-    """Where weights are, a file or a folder, and what their name tells: keys of the architecture, notes."""
+    """Where weights are, a file or a folder, and what their name states: keys of the architecture, notes."""
 
     path: Path
-    told: dict = field(default_factory=dict)
+    stated: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
 
@@ -108,8 +108,8 @@ def open_clip_names():
 
 def open_clip_block(name):
     """The keys of an architecture by open_clip's name for it. LoadError for one whose towers are not those of CLIP."""
-    told, _ = configs.open_clip_architecture(_described(name), f"open_clip's {name}")
-    return told
+    stated, _ = configs.open_clip_architecture(_described(name), f"open_clip's {name}")
+    return stated
 
 
 def _described(name):
@@ -117,19 +117,19 @@ def _described(name):
 
 
 def _pretrained(name, tag, fetch):
-    """open_clip's row for pretrained weights tells how images are normalised, and of some that they have QuickGELU."""
+    """Return the Place of a row of open_clip's table, which states the normalisation and, for some, QuickGELU."""
     from open_clip import pretrained
     row = pretrained.get_pretrained_cfg(name, tag)
     if not row:
         tags = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
         raise LoadError(f"{name}:{tag}: open_clip has no such weights of {name}; it has {tags}")
-    told = open_clip_block(name)
-    statistics, notes = configs.open_clip_preprocessing(row, told["image_resolution"], f"open_clip's {name}:{tag}")
-    told |= statistics | ({"activation": "quick_gelu"} if row.get("quick_gelu") else {})
+    stated = open_clip_block(name)
+    statistics, notes = configs.open_clip_preprocessing(row, stated["image_resolution"], f"open_clip's {name}:{tag}")
+    stated |= statistics | ({"activation": "quick_gelu"} if row.get("quick_gelu") else {})
     if not fetch and not _is_cached(row):
         raise Absent(f"the weights of {name}:{tag} are not here: the run would download them by open_clip")
     try:
-        return Place(Path(pretrained.download_pretrained(row)), told, notes)
+        return Place(Path(pretrained.download_pretrained(row)), stated, notes)
     except Exception as error:  # what a network raises has no class in common
         raise LoadError(f"{name}:{tag} could not be fetched by open_clip ({_reason(error)})") from None
 
@@ -157,10 +157,10 @@ def _repository(name, fetch):
         raise LoadError(f"{HUB}{name}: a model of the hub is ORG/NAME")
     hub = _Repository(repository, revision or None, fetch)
     for beside, files in FOLDERS.items():
-        said = hub.file(beside)
-        if said is None:
+        described = hub.file(beside)
+        if described is None:
             continue
-        _refuse_other_models(beside, said)
+        _refuse_other_models(beside, described)
         for extra in configs.PROCESSORS if beside == configs.TRANSFORMERS else ():
             hub.file(extra)
         weights = next(filter(None, map(hub.file, files)), None)
@@ -173,16 +173,16 @@ def _repository(name, fetch):
 
 
 def _refuse_other_models(beside, path):
-    """Before weights are fetched that could not be used."""
-    said = configs.read_config(path)
+    """Reject a model before weights are fetched that could not be used."""
+    content = configs.read_config(path)
     if beside == configs.OPEN_CLIP:
-        configs.open_clip_architecture(said, path)
+        configs.open_clip_architecture(content, path)
     else:
-        configs.transformers_architecture(said, None, path)
+        configs.transformers_architecture(content, None, path)
 
 
 class _Repository:
-    """Files of one repository, each fetched when it is asked for."""
+    """Files of one repository, each fetched on its first use."""
 
     def __init__(self, name, revision, fetch):
         self.name, self.revision, self.fetch, self.unreached = name, revision, fetch, None

@@ -1,9 +1,9 @@
-"""Weights in the layouts that people have -> tensors under OpenAI's names, and what is said of their architecture.
+"""Weights in the layouts that people have -> tensors under OpenAI's names, and what is known of their architecture.
 
     weights = open_weights("hf/model.safetensors")     # or open_clip_pytorch_model.bin, epoch_1.pt, last.ckpt, a folder
-    weights.tensors["visual.conv1.weight"], weights.told["activation"]
+    weights.tensors["visual.conv1.weight"], weights.stated["activation"]
 
-LAYOUTS says how the layouts of single files are recognised, how their names map and where their architecture is told;
+LAYOUTS says how the layouts of single files are recognised, how their names map and where their architecture is stated;
 ``clip.files.hub.FOLDERS`` the same of folders; STRANGERS names models that are no CLIP of OpenAI's kind. A layout is
 found below any prefix and in any wrapper: ``{"state_dict": {"model._orig_mod.visual.conv1.weight": ...}}``.
 """
@@ -36,12 +36,12 @@ OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # only Op
 
 @dataclass
 class Weights:
-    """``tensors``: {OpenAI's name: tensor}; ``told``: {key of the architecture: value}, ``source``: what tells it;
+    """``tensors``: {OpenAI's name: tensor}; ``stated``: {key of the architecture: value}, ``source``: where;
     ``notes``: sentences about what was left out or is done otherwise. ``ours``: the whole content, where the file is a
     checkpoint or export of this project."""
 
     tensors: dict = field(default_factory=dict)
-    told: dict = field(default_factory=dict)
+    stated: dict = field(default_factory=dict)
     source: str = ""
     notes: list = field(default_factory=list)
     ours: dict | None = None
@@ -50,12 +50,12 @@ class Weights:
 @dataclass(frozen=True)
 class Layout:
     """``anchors``: names that all are there, below one prefix. ``rename``: {their name: tensor} -> {OpenAI's name:
-    tensor}. ``tell``: (their tensors, the file) -> (told, source, notes)."""
+    tensor}. ``stated_by``: (their tensors, the file) -> (stated, source, notes)."""
 
     title: str
     anchors: tuple
     rename: Callable
-    tell: Callable
+    stated_by: Callable
 
 
 # -- OpenAI's and open_clip's names ------------------------------------------------------------------------------------
@@ -69,22 +69,18 @@ def _without_text(tensors):
     return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
 
 
-def _tell_openai(tensors, file):
-    """OpenAI's own archives have QuickGELU; for others open_clip's configuration beside the file tells."""
+def _stated_by_openai(tensors, file):
+    """OpenAI's own archives have QuickGELU; others follow open_clip's configuration beside the file."""
     if tensors.keys() >= OPENAI_NUMBERS:
         by_shape = architecture_of(tensors)
         heads = {key: by_shape[key] for key in ("vision_heads", "transformer_heads", "image_resolution")}
-        return {"activation": "quick_gelu", "mean": configs.OPENAI_MEAN, "std": configs.OPENAI_STD, **heads}, \
+        return {"activation": "quick_gelu", "mean": [*configs.MEAN], "std": [*configs.STD], **heads}, \
             "OpenAI's archives", []
     beside = file.parent / configs.OPEN_CLIP
     if not beside.is_file():
         return {}, "", []
-    return _with_source(configs.open_clip_architecture(configs.read_config(beside), beside), str(beside))
-
-
-def _with_source(told_and_notes, source):
-    told, notes = told_and_notes
-    return told, source, notes
+    stated, notes = configs.open_clip_architecture(configs.read_config(beside), beside)
+    return stated, str(beside), notes
 
 
 # -- transformers' names -----------------------------------------------------------------------------------------------
@@ -150,29 +146,29 @@ def to_transformers(tensors):
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in renamed.items()}
 
 
-def _tell_transformers(_, file):
+def _stated_by_transformers(_, file):
     beside = file.parent / configs.TRANSFORMERS
     if not beside.is_file():
         return {}, "", []
     processor = next((file.parent / name for name in configs.PROCESSORS if (file.parent / name).is_file()), None)
-    told = configs.transformers_architecture(configs.read_config(beside), processor and configs.read_config(processor),
-                                             beside)
-    return _with_source(told, f"{beside}{f' and {processor.name}' if processor else ''}")
+    stated, notes = configs.transformers_architecture(
+        configs.read_config(beside), processor and configs.read_config(processor), beside)
+    return stated, f"{beside}{f' and {processor.name}' if processor else ''}", notes
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
 
 LAYOUTS = (
     Layout("OpenAI's or open_clip's CLIP", ("token_embedding.weight", "visual.conv1.weight"), _as_they_are,
-           _tell_openai),
+           _stated_by_openai),
     Layout("open_clip's CustomTextCLIP", ("text.token_embedding.weight", "visual.conv1.weight"), _without_text,
-           _tell_openai),
+           _stated_by_openai),
     Layout("transformers' CLIPModel", ("text_model.embeddings.token_embedding.weight",
                                        "vision_model.embeddings.patch_embedding.weight"), from_transformers,
-           _tell_transformers),
+           _stated_by_transformers),
 )
 # What a file holds that is no CLIP of OpenAI's kind: (what, texts of which each stands in some tensor's name). The
-# first rows are asked before a layout is recognised: such models have a CLIP's names too.
+# first rows are checked before a layout is recognised: such models have a CLIP's names too.
 NEVER = (("an adapter (LoRA), or a model with one that is not merged,", ("lora_A",)),
          ("SigLIP", ("logit_bias",)), ("SigLIP", ("vision_model.head.",)), ("CoCa", ("text_decoder.",)),
          ("a model with an image tower of timm (SigLIP, EVA, ConvNeXt, ...)", ("visual.trunk.",)),
@@ -234,14 +230,14 @@ def _read_shards(index):
 
 
 def _read_safetensors(path):
-    """{name: tensor}, or what a checkpoint of ours holds where the metadata tell the architecture."""
+    """{name: tensor}, or what a checkpoint of ours holds where the metadata hold its architecture."""
     from safetensors import safe_open
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            told = (file.metadata() or {}).get(ARCHITECTURE)
-            return tensors if told is None else {
-                "format": 1, "architecture": json.loads(told), "state_dict": tensors}
+            stored = (file.metadata() or {}).get(ARCHITECTURE)
+            return tensors if stored is None else {
+                "format": 1, "architecture": json.loads(stored), "state_dict": tensors}
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # as in clip.files.archive: damaged bytes can make nearly anything fail
@@ -267,12 +263,12 @@ def _recognised(content, file):
     layout, where, prefix, tensors = found[0]
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = [name for name in tensors if not name.startswith(prefix)]
-    told, source, notes = layout.tell(inside, file)
+    stated, source, notes = layout.stated_by(inside, file)
     left = {name: tensor for name, tensor in layout.rename(inside).items() if name not in NOT_WEIGHTS}
     if outside:
         notes = [*notes, f"{file}: {len(outside)} tensors outside {printable(where + prefix, 60)} are left out "
                          f"({first_of(outside)})"]
-    return Weights(left, told, source, notes)
+    return Weights(left, stated, source, notes)
 
 
 def _groups(content, where="", depth=0):
@@ -304,7 +300,7 @@ def _all_in(fragments, names):
 
 
 def _what_is_there(groups, content, file):
-    """What is said of a file in which no layout was recognised."""
+    """Describe a file in which no layout was recognised."""
     if not groups:
         return f"{file} does not hold a CLIP: there is no tensor in it" + (
             f", only {first_of(list(content))}" if content else "")

@@ -1,6 +1,7 @@
 """The shapes of a CLIP's tensors, under OpenAI's names -> its architecture, as far as shapes tell it."""
 
 from clip.errors import LoadError
+from clip.files.configs import HEAD_WIDTH
 
 
 def architecture_of(state_dict):
@@ -19,7 +20,7 @@ def _text_of(shape):
         "context_length": shape["positional_embedding"][0],
         "vocab_size": shape["token_embedding.weight"][0],
         "transformer_width": width,
-        "transformer_heads": max(1, width // 64),
+        "transformer_heads": max(1, width // HEAD_WIDTH),
         "transformer_layers": _count(shape, "transformer.resblocks."),
         **_mlp_of(shape, "transformer", width)}
 
@@ -29,7 +30,7 @@ def _vit_of(shape):
     return {
         "image_resolution": patch * _side(shape["visual.positional_embedding"]), "vision_patch_size": patch,
         "vision_width": width, "vision_layers": _count(shape, "visual.transformer.resblocks."),
-        "vision_heads": max(1, width // 64),
+        "vision_heads": max(1, width // HEAD_WIDTH),
         **{f"vision_{key.removeprefix('visual.transformer_')}": value
            for key, value in _mlp_of(shape, "visual.transformer", width).items()}}
 
@@ -41,7 +42,7 @@ def _resnet_of(shape):
         "image_resolution": _side(shape["visual.attnpool.positional_embedding"]) * 2 ** (stages + 1),
         "vision_width": width,
         "vision_layers": [_count(shape, f"visual.layer{stage + 1}.") for stage in range(stages)],
-        "vision_heads": max(1, width * 32 // 64)}
+        "vision_heads": max(1, width * 32 // HEAD_WIDTH)}
 
 
 def _mlp_of(shape, tower, width):

@@ -55,15 +55,15 @@ class Device:
 
     def place(self, module):
         """Move a module to the device. The first CLIP decides how images are normalised; UserError for another one that
-        asks for something else, since both are shown the same pixels."""
+        needs something else, since both get the same pixels."""
         if hasattr(module, "std"):
-            asked = tuple(module.mean), tuple(module.std)
-            if self._statistics not in (None, asked):
+            statistics = tuple(module.mean), tuple(module.std)
+            if self._statistics not in (None, statistics):
                 raise UserError("two models of this run normalise images otherwise: by mean "
-                                f"{_three(self._statistics[0])} and by {_three(asked[0])}, standard deviation "
-                                f"{_three(self._statistics[1])} and {_three(asked[1])}; give weights that agree")
-            self._statistics = asked
-            self._normalise_by(*asked)
+                                f"{_three(self._statistics[0])} and by {_three(statistics[0])}, standard deviation "
+                                f"{_three(self._statistics[1])} and {_three(statistics[1])}; give weights that agree")
+            self._statistics = statistics
+            self._normalise_by(*statistics)
         return module.to(self.device, self.weight_type)
 
     def _normalise_by(self, mean, std):

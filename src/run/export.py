@@ -51,7 +51,7 @@ class Export:
         self.folder.prepare()
 
     def refuse(self, architecture, overwrite, configuration=None):
-        """UserError for an architecture that the layout has no words for, and for a folder that has an export already:
+        """UserError for an architecture that the layout cannot describe, and for a folder that has an export already:
         only with ``overwrite`` is it replaced, or where it was made by this ``configuration``, the flags of a training
         run. Writes nothing."""
         path = self.folder.path
@@ -214,9 +214,9 @@ def with_all_tokens(checkpoint):
 
 
 def class_names_of(checkpoint):
-    """{dataset: class names} of the checkpoint's heads, as far as its history tells them."""
-    told = {task.get("dataset"): task.get("classnames") for task in checkpoint.get("history", [])}
-    return {name: told[name] for name in checkpoint["heads"] if name in told}
+    """{dataset: class names} of the checkpoint's heads, as far as its history holds them."""
+    known = {task.get("dataset"): task.get("classnames") for task in checkpoint.get("history", [])}
+    return {name: known[name] for name in checkpoint["heads"] if name in known}
 
 
 def digest(configuration):

@@ -25,23 +25,24 @@ def starting_checkpoint(config, fetch=True):
 
 
 def _opened(flag, source, given=None, name=None, fetch=True):
-    """The checkpoint of a file or folder, or of a name of other libraries, which may tell of the architecture."""
-    if os.path.exists(source):
-        checkpoint = read_weights(flag, source, given, name)
-    else:
-        place = hub.place_of(source, fetch)
-        checkpoint = read_weights(flag, place.path, *((place.told, source) if place.told else (given, name)))
-        checkpoint["notes"] += _warned(place.notes)
-        _refuse_another(flag, source, checkpoint, given, name)
+    """The checkpoint of a file or folder, or of a name of other libraries."""
+    try:
+        checkpoint = _read_source(flag, source, given, name, fetch)
+    except loader.OtherArchitecture as error:
+        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
     _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {source}")
     return checkpoint
 
 
-def _refuse_another(flag, source, checkpoint, given, name):
-    try:
-        loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, source)
-    except loader.OtherArchitecture as error:
-        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+def _read_source(flag, source, given, name, fetch):
+    if os.path.exists(source):
+        return read_weights(flag, source, given, name)
+    place = hub.place_of(source, fetch)
+    stated = (place.stated, source) if place.stated else (given, name)
+    checkpoint = read_weights(flag, place.path, *stated)
+    checkpoint["notes"] += _warned(place.notes)
+    loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, source)
+    return checkpoint
 
 
 def _warned(notes):
@@ -51,26 +52,27 @@ def _warned(notes):
 
 
 def read_weights(flag, path, given=None, name=None):
-    """Read the checkpoint that ``flag`` names, a file or a folder. Warn of what is assumed of its architecture, and of
-    what is left out. ``given``: keys of the architecture ``name`` that the user chose."""
-    try:
-        checkpoint = loader.read_checkpoint(path, given, name)
-    except loader.OtherArchitecture as error:
-        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+    """Read the checkpoint that ``flag`` names, a file or a folder. Warn of the assumed keys of its architecture and of
+    tensors left out. ``given``: keys of the architecture ``name`` that the user chose."""
+    checkpoint = loader.read_checkpoint(path, given, name)
     if checkpoint["assumed"]:
-        assumed = loader.assumed_text(checkpoint["assumed"])
-        print(f"warning: {flag} {path} does not tell {assumed}; to change that, name the architecture by --model NAME "
-              f"({MEANT}) or by --model-config with the keys {', '.join(checkpoint['assumed'])}", file=sys.stderr)
+        assumed, keys = loader.assumed_text(checkpoint["assumed"]), ", ".join(checkpoint["assumed"])
+        _warned([f"{flag} {path} does not tell {assumed}; to change that, {WAYS_OUT[flag].format(keys=keys)}"])
     _warned(checkpoint["notes"])
     return checkpoint
 
 
-MEANT = "as open_clip does: ViT-B-32 has GELU, ViT-B-32-quickgelu QuickGELU"
+# How to state assumed keys. Only --load follows --model and --model-config.
+WAYS_OUT = {
+    "--load": "name the architecture by --model NAME (as open_clip does: ViT-B-32 has GELU, ViT-B-32-quickgelu "
+              "QuickGELU) or by --model-config with the keys {keys}",
+    "--model": "give it by --load instead, and --model-config with the keys {keys}",
+    "--ref-model": "lay its open_clip_config.json, or config.json and preprocessor_config.json, beside it"}
 
 
 def _given_architecture(config):
     """(keys of the architecture that the user chose, its name); (None, None) where the file decides. With --load, a
-    block of --model-config may hold those keys alone that the file does not tell."""
+    block of --model-config may hold just the keys that the file does not state."""
     try:
         if config.model_config:
             return catalog.read_architecture(config.model_name, config.model_config, partial=True), config.model_name
@@ -82,7 +84,7 @@ def _given_architecture(config):
     if config.model in catalog.architecture_names():
         block = catalog.completed(block)
         return block | {"vision_heads": catalog.vision_heads(block)}, config.model
-    # open_clip's name of an architecture: each of its pretrained weights has a mean and standard deviation of its own.
+    # open_clip's name of an architecture: mean and standard deviation differ between its pretrained weights.
     return {key: value for key, value in block.items() if key not in ("mean", "std")}, config.model
 
 
@@ -108,7 +110,7 @@ def weights_before(config, checkpoint):
 
 @in_turn
 def _as_before(config, architecture):
-    """What --load holds, where the trained model tells what the file does not."""
+    """Read --load, with the trained model's keys where the file does not state them."""
     given = {key: value for key, value in architecture.items() if key in loader.NOT_SHAPES}
     return _opened("--load", config.load, given, "the trained model")
 

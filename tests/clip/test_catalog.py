@@ -140,10 +140,10 @@ def test_what_no_tensor_tells_is_checked(yaml_file, key, value):
 
 
 def test_what_no_tensor_tells_is_taken(yaml_file):
-    told = {"activation": "gelu", "mean": [0.5, 0.4, 0.3], "std": [1, 0.25, 0.5], "vision_mlp_width": 100,
+    keys = {"activation": "gelu", "mean": [0.5, 0.4, 0.3], "std": [1, 0.25, 0.5], "vision_mlp_width": 100,
             "transformer_mlp_width": 50}
-    model = CLIP(**read_architecture("mine", yaml_file({"mine": BLOCK | told})))
-    assert {key: model.architecture[key] for key in told} == told and model.mean == (0.5, 0.4, 0.3)
+    model = CLIP(**read_architecture("mine", yaml_file({"mine": BLOCK | keys})))
+    assert {key: model.architecture[key] for key in keys} == keys and model.mean == (0.5, 0.4, 0.3)
     assert type(model.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
     assert [tower.resblocks[0].mlp.c_fc.out_features for tower in (model.visual.transformer, model.transformer)] == [
         100, 50]

@@ -41,7 +41,7 @@ def test_a_repository_of_the_hub(cache, tmp_path, layout, name):
     write_folder(tmp_path / "made", layout, False, 80, {"mean": [0.5] * 3})
     there = cache(tmp_path / "made", "org/model")
     found = hub.place_of(name, fetch=False)
-    assert found.path == there and found.told == {}
+    assert found.path == there and found.stated == {}
     checkpoint = read_checkpoint(found.path)
     assert checkpoint["assumed"] == {} and checkpoint["architecture"]["mean"] == [0.5] * 3
     assert checkpoint["architecture"]["activation"] == "gelu"
@@ -94,14 +94,14 @@ def test_open_clip_s_names_are_those_of_the_library():
     ("ViT-B-32", "laion400m_e32", "quick_gelu", 0.48145466), ("RN50", "cc12m", "quick_gelu", 0.48145466)])
 def test_pretrained_weights_of_open_clip(monkeypatch, tmp_path, name, tag, activation, mean):
     """What the library's table says of them: its activation wins over that of the name, its statistics act."""
-    asked = []
-    monkeypatch.setattr(pretrained, "download_pretrained", lambda row: asked.append(row) or str(tmp_path / "a.bin"))
+    rows = []
+    monkeypatch.setattr(pretrained, "download_pretrained", lambda row: rows.append(row) or str(tmp_path / "a.bin"))
     found = hub.place_of(f"{name}:{tag}")
-    assert found.path == tmp_path / "a.bin" and found.told["activation"] == activation and found.notes == []
-    assert found.told["mean"][0] == mean and asked == [open_clip.get_pretrained_cfg(name, tag)]
+    assert found.path == tmp_path / "a.bin" and found.stated["activation"] == activation and found.notes == []
+    assert found.stated["mean"][0] == mean and rows == [open_clip.get_pretrained_cfg(name, tag)]
 
 
-def test_what_open_clip_resizes_otherwise_is_told(monkeypatch, tmp_path):
+def test_what_open_clip_resizes_otherwise_is_a_note(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "download_pretrained", lambda row: str(tmp_path))
     note, = hub.place_of("ViT-H-14-378-quickgelu:dfn5b").notes
     assert "resize_mode squash" in note and "short side" in note

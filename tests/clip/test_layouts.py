@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from clip import catalog, loader
 from clip.errors import LoadError
+from clip.files import configs
 from clip.files.layouts import from_transformers, open_weights, to_transformers
 
-TOLD = catalog.DEFAULTS | {"vision_heads": 2, "transformer_heads": 2, "image_resolution": 32}
+STATED = catalog.DEFAULTS | {"vision_heads": 2, "transformer_heads": 2, "image_resolution": 32}
 NORMS = {"openai": {}, "inception": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.25, 0.5]}}
 
 
@@ -25,7 +26,7 @@ def quick():
 
 @torch.no_grad()
 def features(model):
-    """(4, D) of two images and two texts, by anyone's model."""
+    """(4, D) of two images and two texts, by any library's model."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 32, 32, generator=generator)
     tokens = torch.tensor([[48, 5, 49, 0, 0, 0, 0, 0], [48, 7, 9, 9, 49, 0, 0, 0]])
@@ -52,7 +53,7 @@ def assert_same(path, theirs, given=None):
 def test_wrappers_and_prefixes(quick, tmp_path, wrapper, prefix):
     weights = {prefix + name: value for name, value in quick.state_dict().items()}
     torch.save(WRAPPERS[wrapper](weights), tmp_path / "a.pt")
-    checkpoint = assert_same(tmp_path / "a.pt", quick, TOLD)
+    checkpoint = assert_same(tmp_path / "a.pt", quick, STATED)
     assert checkpoint["assumed"] == {} and checkpoint["notes"] == []
 
 
@@ -61,7 +62,7 @@ def test_transformers_names_below_a_prefix(quick, tmp_path, prefix):
     theirs = hugging(quick)
     weights = {prefix + name: value.contiguous() for name, value in theirs.state_dict().items()}
     save_file(weights, tmp_path / "a.safetensors")
-    assert_same(tmp_path / "a.safetensors", theirs, TOLD)
+    assert_same(tmp_path / "a.safetensors", theirs, STATED)
 
 
 def test_names_map_there_and_back(quick):
@@ -75,10 +76,10 @@ def test_names_map_there_and_back(quick):
     assert all(torch.equal(named[name], theirs[name]) for name in named)
 
 
-def test_what_lies_outside_the_prefix_is_told(quick, tmp_path):
+def test_what_lies_outside_the_prefix_is_a_note(quick, tmp_path):
     weights = {f"clip_model.{name}": value for name, value in quick.state_dict().items()}
     torch.save({"state_dict": weights | {"fc.weight": torch.zeros(2), "loss.scale": torch.zeros(1)}}, tmp_path / "a.pt")
-    note, = assert_same(tmp_path / "a.pt", quick, TOLD)["notes"]
+    note, = assert_same(tmp_path / "a.pt", quick, STATED)["notes"]
     assert "2 tensors outside" in note and "fc.weight, loss.scale" in note and "clip_model." in note
 
 
@@ -128,7 +129,7 @@ def test_strangers(tmp_path, names, fragments):
     assert "\n" not in str(caught.value)
 
 
-# -- what is told beside them ------------------------------------------------------------------------------------------
+# -- what lies beside them ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("layout", "quick_gelu", "head_width", "norm"), [
@@ -139,12 +140,12 @@ def test_folders_tell_all(tmp_path, layout, quick_gelu, head_width, norm):
     theirs = write_folder(tmp_path, layout, quick_gelu, head_width, NORMS[norm])
     checkpoint = assert_same(tmp_path, theirs)
     assert checkpoint["assumed"] == {} and checkpoint["notes"] == []
-    told, statistics = checkpoint["architecture"], catalog.DEFAULTS | NORMS[norm]
-    assert told["activation"] == ("quick_gelu" if quick_gelu else "gelu") and told["vision_heads"] == 4
-    assert {key: told[key] for key in ("mean", "std")} == {key: statistics[key] for key in ("mean", "std")}
+    found, statistics = checkpoint["architecture"], catalog.DEFAULTS | NORMS[norm]
+    assert found["activation"] == ("quick_gelu" if quick_gelu else "gelu") and found["vision_heads"] == 4
+    assert {key: found[key] for key in ("mean", "std")} == {key: statistics[key] for key in ("mean", "std")}
 
 
-def test_a_file_of_a_folder_is_told_as_much(tmp_path):
+def test_a_file_of_a_folder_follows_its_configuration(tmp_path):
     theirs = write_folder(tmp_path, "open_clip", False, 80, {})
     assert assert_same(tmp_path / "open_clip_model.safetensors", theirs)["assumed"] == {}
 
@@ -154,7 +155,7 @@ def test_blocks_of_another_width(tmp_path, ratio):
     """As open_clip's ViT-g-14 and ViT-bigG-14 have them."""
     theirs = open_clip_model(mlp_ratio=ratio)
     torch.save(theirs.state_dict(), tmp_path / "a.pt")
-    checkpoint = assert_same(tmp_path / "a.pt", theirs, TOLD)
+    checkpoint = assert_same(tmp_path / "a.pt", theirs, STATED)
     assert checkpoint["architecture"]["vision_mlp_width"] == math.floor(128 * ratio)
 
 
@@ -165,6 +166,20 @@ def test_a_configuration_of_another_model(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(LoadError, match="describes another model .*vision_layers is 9 there, 2 in the weights"):
         loader.read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("open_clip", {"model_cfg": 3}), ("open_clip", {"model_cfg": {"embed_dim": 4}, "preprocess_cfg": "x"}),
+    ("open_clip", {"model_cfg": {"embed_dim": 4, "vision_cfg": {"width": "a"}}}), ("open_clip", {"model_cfg": {}}),
+    ("transformers", {"text_config": {"hidden_act": []}}), ("transformers", {"text_config": {"layer_norm_eps": None}}),
+    ("transformers", {"text_config": {"vocab_size": None, "eos_token_id": 5}}), ("processor", {"image_processor": 3})])
+def test_values_of_other_types_in_a_configuration(name, content):
+    """A user reads one line with the file, not a traceback."""
+    with pytest.raises(LoadError, match="a.json does not describe a CLIP"):
+        if name == "open_clip":
+            configs.open_clip_architecture(content, "a.json")
+        else:
+            configs.transformers_architecture(*((content, None) if name == "transformers" else ({}, content)), "a.json")
 
 
 @pytest.mark.parametrize("lost", ["part", "tensor", "map", "outside"])
@@ -205,7 +220,7 @@ def test_a_folder_says_what_it_holds(tmp_path, names, fragment):
 def test_what_is_assumed_is_named(quick, tmp_path):
     torch.save(quick.state_dict(), tmp_path / "a.pt")
     checkpoint = assert_same(tmp_path / "a.pt", quick)
-    assert checkpoint["assumed"] == TOLD
+    assert checkpoint["assumed"] == STATED
     with pytest.warns(UserWarning, match="activation .*heads .*size of its images"):
         loader.load(str(tmp_path / "a.pt"))
 
@@ -214,7 +229,7 @@ def test_the_other_activation_is_given(tmp_path):
     theirs = open_clip_model(quick_gelu=False)
     torch.save(theirs.state_dict(), tmp_path / "a.pt")
     checkpoint = assert_same(tmp_path / "a.pt", theirs, {"activation": "gelu"})
-    assert "activation" not in checkpoint["assumed"] and checkpoint["assumed"].keys() == TOLD.keys() - {"activation"}
+    assert "activation" not in checkpoint["assumed"] and checkpoint["assumed"].keys() == STATED.keys() - {"activation"}
 
 
 @pytest.mark.parametrize(("head_width", "text_width", "vision_width", "key"), [
@@ -233,7 +248,7 @@ def test_heads_that_cannot_be_assumed(tmp_path, head_width, text_width, vision_w
     ({"vision_heads": 1}, "has vision_heads 4, not 1 as mine"), ({"mean": [0.5] * 3}, "has mean"),
     ({"image_resolution": 36}, "has image_resolution 32, not 36"),
     ({"embed_dim": 3}, "holds another architecture, not mine .embed_dim is 16, not 3")])
-def test_what_is_told_and_given_and_differs(tmp_path, given, message):
+def test_what_is_stored_and_given_and_differs(tmp_path, given, message):
     write_folder(tmp_path, "open_clip", True, 64, {})
     with pytest.raises(loader.OtherArchitecture, match=message):
         loader.read_checkpoint(tmp_path, given, "mine")

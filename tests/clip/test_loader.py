@@ -71,21 +71,21 @@ def features(model, images, tokens):
     return torch.cat([model.encode_image(images), model.encode_text(tokens)])
 
 
-def told_of(model):
-    """What a file of weights does not tell of the architecture of an open_clip model."""
+def unstated(model):
+    """The keys of an open_clip model's architecture that its state dict does not determine."""
     batch, _ = batch_for(model)
     return catalog.DEFAULTS | {"image_resolution": batch.shape[-1], "transformer_heads": 2,
                                "vision_heads": 12 if hasattr(model.visual, "layer1") else 1}
 
 
 def assert_loads_as(path, model):
-    """What is loaded, without a warning where all is told, is in fp32 and eval mode and gives open_clip's features."""
+    """What is loaded, without a warning if all keys are given, is in fp32 and eval mode, with open_clip's features."""
     images, tokens = batch_for(model)
     expected = features(model, images, tokens)
     assert expected[:3].std(dim=0).mean() > 0.1 and expected[3:].std(dim=0).mean() > 0.1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours, _ = clip.load(str(path), architecture=told_of(model))
+        ours, _ = clip.load(str(path), architecture=unstated(model))
     assert not ours.training and {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
     torch.testing.assert_close(features(ours, images, tokens), expected, atol=1e-4, rtol=1e-4)
 

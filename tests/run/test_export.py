@@ -112,7 +112,7 @@ def assert_same_pictures(ours, preprocess, atol=1e-5):
     return expected
 
 
-def test_open_clip_is_told_what_no_tensor_tells(of_all_kinds, tmp_path):
+def test_open_clip_reads_what_no_shape_determines(of_all_kinds, tmp_path):
     Export(tmp_path).write(checkpoint_of(of_all_kinds))
     theirs, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     images = assert_same_pictures(of_all_kinds, preprocess)
@@ -140,8 +140,8 @@ def test_it_comes_back_with_nothing_assumed(of_all_kinds, tmp_path, layout):
     Export(tmp_path, layout=layout).write(checkpoint_of(of_all_kinds))
     back = loader.read_checkpoint(tmp_path)
     assert back["assumed"] == {} and back["notes"] == []
-    told = {key: value for key, value in of_all_kinds.architecture.items() if key not in ("vocabulary", "vocab_size")}
-    assert {key: back["architecture"][key] for key in told} == told
+    stored = {key: value for key, value in of_all_kinds.architecture.items() if key not in ("vocabulary", "vocab_size")}
+    assert {key: back["architecture"][key] for key in stored} == stored
     built, images = loader.build(back).eval(), torch.randn(2, 3, *[of_all_kinds.image_resolution] * 2)
     torch.testing.assert_close(built.encode_image(images), of_all_kinds.encode_image(images))
 

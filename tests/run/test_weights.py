@@ -1,4 +1,4 @@
-"""The weights that a run starts from and is taught by, and what is said of them."""
+"""The weights that a run starts from and is taught by, and the warnings about them."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from conftest import random_images
 from foreign_weights import open_clip_model, write_folder
 
 from clip import loader
+from clip.catalog import DEFAULTS
 from clip.files import hub
 from src.args import parse
 from src.errors import UserError
@@ -27,10 +28,10 @@ def test_random_weights_come_from_the_seed():
                for words in ("", "--seed 42", "--seed 43")}
     assert same_weights(weights[""], weights["--seed 42"])
     assert not same_weights(weights[""], weights["--seed 43"])
-    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers move"
+    assert torch.equal(torch.random.get_rng_state(), state), "random numbers of others do not move"
 
 
-def test_an_architecture_of_one_s_own(tmp_path):
+def test_a_custom_architecture(tmp_path):
     keys = {key: value for key, value in ARCHITECTURE.items()} | {"vocab_size": 49408}
     (tmp_path / "one.yaml").write_text("mine:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()),
                                        encoding="utf-8")
@@ -77,7 +78,7 @@ MERGE = "--wise-merge --wise-ft-model zeroshot"
     ("--eval-only --wise-ft", "bf16", torch.float32, 1), ("--ref-wise", "fp32", torch.float32, 1),
     (f"--ref-wise {MERGE}", "bf16", torch.float32, 1)])
 def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision, teacher, kept):
-    """Those asked for features only are kept in the autocast type, unless the run reads the same ones in full."""
+    """Those used for features only are kept in the autocast type, unless the run reads the same ones in full."""
     monkeypatch.setattr(loader, "weights_file", lambda name, cache: world.model)
     settings = config(words)
     start = module.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
@@ -94,11 +95,69 @@ def test_zero_shot_weights_that_a_run_keeps(world, monkeypatch, words, precision
 
 
 def test_published_weights_teach_a_model_that_has_some(world, monkeypatch):
-    asked = []
-    monkeypatch.setattr(loader, "weights_file", lambda name, cache: asked.append((name, cache)) or world.model)
+    wanted = []
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: wanted.append((name, cache)) or world.model)
     start = module.starting_checkpoint(config(f"--load {world.model}")) | {"model": "ViT-B/16"}
     module.ZeroshotOpener(config("--clip-cache here"), start, Device("cpu", "fp32"))()
-    assert asked == [("ViT-B/16", "here")]
+    assert wanted == [("ViT-B/16", "here")]
+
+
+@pytest.fixture
+def silent(tmp_path):
+    """A state dict of open_clip, without a configuration: its activation and four other keys are assumed."""
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    return tmp_path / "a.pt"
+
+
+STEP = "--train-dataset {colours} --iterations 1 --batch-size 4 --lr 9e-5 --warmup-length 0 --workers 0 --save {out}"
+SEQUENCE = STEP.replace("--train-dataset {colours}", "--dataset-order {colours},{tones}")
+TAUGHT = ("--load {silent} --model-config {keys} --model-name mine --ref-model {silent} --method ZSCL "
+          f"--ref-dataset {{loose}} --text-datasets {{loose}} {STEP}")
+
+
+@pytest.mark.parametrize(("flag", "words"), [
+    ("--load", f"--load {{silent}} {STEP}"), ("--load", f"--load {{silent}} {STEP} --dry-run"),
+    ("--load", f"--load {{silent}} {SEQUENCE}"), ("--load", f"--load {{silent}} {STEP} --wise-merge --wise-ft-model n"),
+    ("--load", "--load {silent} --eval-only --eval-datasets {loose} --workers 0 --save {out}"),
+    ("--load", "--load {silent} --eval-only --eval-single {image} --class-names {class_names} --save {out}"),
+    ("--load", "--load {silent} --export {out}"),
+    ("--ref-model", TAUGHT), ("--ref-model", f"{TAUGHT} --dry-run")])
+def test_every_way_to_read_a_file_warns_of_the_assumed_keys(cli, silent, world, tmp_path, flag, words):
+    """Once, with advice that acts on this file. --model-config states the keys for --load alone."""
+    write_yaml(tmp_path / "keys.yaml", {"mine": {**DEFAULTS, "vision_heads": 2, "transformer_heads": 2,
+                                                 "image_resolution": 32}})
+    (tmp_path / "names.txt").write_text("red disc\nblue")
+    done = cli(*words.format(**vars(world), silent=silent, out=tmp_path / "out", keys=tmp_path / "keys.yaml",
+                             class_names=tmp_path / "names.txt").split())
+    assert done.status == 0, done.err
+    printed = [*done.warnings, *done.out.splitlines()]  # a dry run shows in its plan what building the run printed
+    warning, = [line for line in printed if f"{flag} {silent} does not tell its activation" in line]
+    assert ("--model-config" in warning) == (flag == "--load")
+    assert ("open_clip_config.json" in warning) == (flag == "--ref-model")
+
+
+def test_a_folder_of_model_without_statistics(tmp_path, capsys):
+    """--model-config acts on --load alone: the way out names both."""
+    write_folder(tmp_path, "transformers", False, 64, {}, vocab_size=49408)
+    (tmp_path / "preprocessor_config.json").unlink()
+    capsys.readouterr()  # what transformers printed
+    module.starting_checkpoint(config(f"--model local-dir:{tmp_path}"))
+    warning, = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: --model ") and "does not tell mean and standard deviation" in warning
+    assert "give it by --load instead, and --model-config with the keys mean, std" in warning
+
+
+def test_a_chain_warns_of_the_assumed_keys_of_each_file(cli, silent, world, tmp_path):
+    history = [{"dataset": name, "source": source} for name, source in (("colours", world.colours),
+                                                                        ("tones", world.tones))]
+    weights = torch.load(silent, weights_only=True)
+    files = tmp_path / "1.pth", tmp_path / "2.pth"
+    for count, file in enumerate(files, 1):
+        torch.save({"format": 1, "state_dict": weights, "history": history[:count], "heads": {}}, file)
+    done = cli("--load", ",".join(map(str, files)), "--eval-only", "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    for file in files:
+        assert any(line.startswith(f"warning: --load {file} does not tell its activation") for line in done.warnings)
 
 
 def test_what_no_file_tells_is_a_warning_that_names_the_flags(tmp_path, capsys):
@@ -132,8 +191,8 @@ def test_a_block_that_differs_from_what_is_stored(world, tmp_path):
                                           "--model-name mine"))
 
 
-def test_weights_before_a_run_that_were_told_more(tmp_path, capsys):
-    """The trained checkpoint tells what the file that it started from does not."""
+def test_weights_before_a_run_that_was_given_more(tmp_path, capsys):
+    """The trained checkpoint has the keys that the file it started from does not state."""
     torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
     trained = loader.read_checkpoint(tmp_path / "a.pt", {"activation": "gelu", "vision_heads": 4})
     before = module.weights_before(config(), trained | {"config": {"load": str(tmp_path / "a.pt")}})
@@ -166,21 +225,22 @@ def test_folders_are_taken_by_load_and_model(folder, capsys, words):
 @pytest.mark.parametrize("words", ["--model hf-hub:org/laion", "--model org/laion", "--load hf-hub:org/laion"])
 def test_names_of_the_hub(folder, monkeypatch, words):
     """HF_HOME's cache is read; what a dry run would have to fetch is a message."""
-    asked = []
-    monkeypatch.setattr(hub, "_repository", lambda name, fetch: asked.append((name, fetch)) or folder)
+    wanted = []
+    monkeypatch.setattr(hub, "_repository", lambda name, fetch: wanted.append((name, fetch)) or folder)
     found = module.starting_checkpoint(config(words), fetch=False)
-    assert asked == [("org/laion", False)] and found["architecture"]["activation"] == "gelu"
+    assert wanted == [("org/laion", False)] and found["architecture"]["activation"] == "gelu"
     assert found.get("model") == (words.split()[1] if "--model" in words else None)
 
 
 def test_what_open_clip_s_table_tells(tmp_path, monkeypatch, capsys):
-    """Weights without a word of themselves: the table tells the activation and the statistics, the name the heads."""
+    """Weights without a configuration: the table states the activation and statistics, the name the heads."""
     torch.save(open_clip_model(vocab_size=49408, quick_gelu=False).state_dict(), tmp_path / "a.bin")
-    told = {"activation": "gelu", "vision_heads": 4, "transformer_heads": 1, "image_resolution": 32, "mean": [0.5] * 3,
-            "std": [0.5] * 3}
-    monkeypatch.setattr(hub, "_pretrained", lambda name, tag, fetch: hub.Place(tmp_path / "a.bin", told, ["squashed"]))
+    stated = {"activation": "gelu", "vision_heads": 4, "transformer_heads": 1, "image_resolution": 32,
+              "mean": [0.5] * 3, "std": [0.5] * 3}
+    place = hub.Place(tmp_path / "a.bin", stated, ["squashed"])
+    monkeypatch.setattr(hub, "_pretrained", lambda name, tag, fetch: place)
     found = module.starting_checkpoint(config("--model ViT-B-32:laion2b_e16"))
-    assert {key: found["architecture"][key] for key in told} == told and found["assumed"] == {}
+    assert {key: found["architecture"][key] for key in stated} == stated and found["assumed"] == {}
     assert capsys.readouterr().err == "warning: squashed\n" and found["notes"] == ["squashed"]
 
 

@@ -38,13 +38,13 @@ def open_clip_model(quick_gelu=True, head_width=64, mlp_ratio=4.0, vision_width=
 def hugging(model, text_heads=2):
     """The same weights as transformers' CLIPModel."""
     from transformers import CLIPConfig, CLIPModel
-    visual = model.visual
+    visual, rows = model.visual, len(model.token_embedding.weight)
     block = visual.transformer.resblocks[0]
     activation = "quick_gelu" if type(block.mlp.gelu).__name__ == "QuickGELU" else "gelu"
     common = {"hidden_act": activation, "projection_dim": 16}
     text = {"hidden_size": model.ln_final.weight.shape[0], "intermediate_size": 4 * model.ln_final.weight.shape[0],
-            "num_hidden_layers": 1, "num_attention_heads": text_heads, "max_position_embeddings": 8, "vocab_size": 50,
-            "eos_token_id": 49, "bos_token_id": 48, "pad_token_id": 0}
+            "num_hidden_layers": 1, "num_attention_heads": text_heads, "max_position_embeddings": 8, "vocab_size": rows,
+            "eos_token_id": rows - 1, "bos_token_id": rows - 2, "pad_token_id": 0}
     vision = {"hidden_size": visual.conv1.weight.shape[0], "intermediate_size": block.mlp.c_fc.weight.shape[0],
               "num_hidden_layers": 2, "num_attention_heads": block.attn.num_heads, "image_size": 32, "patch_size": 8}
     theirs = CLIPModel(CLIPConfig(projection_dim=16, text_config=common | text, vision_config=common | vision)).eval()
