@@ -122,14 +122,16 @@ def _tell_unknown_words(model, texts, tokens):
 
 
 def random_tokens(model, seed):
-    """(1000, 12) ids: start token, 10 uniform tokens, end token; a small model draws from the tokens it has."""
+    """(1000, L) ids: start token, 10 uniform tokens, or what the context holds, end token. A small model draws from the
+    tokens it has."""
     generator = torch.Generator().manual_seed(seed_of(seed, "random texts"))
     if model.token_rows is None:
         choices = torch.arange(VOCABULARY_SIZE)
     else:
         choices = model.token_rows.cpu().nonzero().flatten()
     choices = choices[choices < START_TOKEN]
-    drawn = choices[torch.randint(len(choices), (RANDOM_TEXTS, RANDOM_TEXT_LENGTH), generator=generator)]
+    length = min(RANDOM_TEXT_LENGTH, model.context_length - 2)
+    drawn = choices[torch.randint(len(choices), (RANDOM_TEXTS, length), generator=generator)]
     start, end = torch.full((RANDOM_TEXTS, 1), START_TOKEN), torch.full((RANDOM_TEXTS, 1), END_TOKEN)
     return torch.cat([start, drawn, end], dim=1).to(model.logit_scale.device)
 

@@ -219,7 +219,7 @@ def build_hooks(config, checkpoint, basis=None):
 
 
 def build_scorer(config, checkpoint):
-    """[method] of one's own for an evaluation without training, with what it carried over; [] for built-in ones."""
+    """Return [custom method], with its carry, for an evaluation without training; [] for a built-in one."""
     if config.method in METHODS:
         return []
     return _with_carry([find_method(config.method).build(config.values)], checkpoint)

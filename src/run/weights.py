@@ -127,7 +127,7 @@ def score_as_trained(config, checkpoint, path):
 def _initial_checkpoint(config, fetch):
     if config.init == "scratch":
         _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
-        _refuse_what_no_memory_holds(config, loader.least_values(_architecture(config)))
+        _reject_more_than_memory(config, loader.least_values(_architecture(config)))
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(config.seed, "init"))
             model = CLIP(**_architecture(config))
@@ -149,8 +149,8 @@ def _refuse_unknown_tokens(architecture, source):
                         f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
 
 
-def _refuse_what_no_memory_holds(config, values):
-    """Said before the machine begins to swap."""
+def _reject_more_than_memory(config, values):
+    """Refuse a size that would make the machine swap."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * values > memory:
         raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "

@@ -138,6 +138,13 @@ def test_random_tokens_stand_between_start_and_end(make_model):
     assert (tokens[:, 1:-1] < START_TOKEN).all()
 
 
+def test_random_tokens_fit_a_short_context(make_model):
+    model = make_model("vit")
+    model.context_length = 7
+    tokens = random_tokens(model, 42)
+    assert tokens.shape == (1000, 7) and (tokens[:, -1] == END_TOKEN).all()
+
+
 def test_random_tokens_follow_the_seed(make_model):
     model = make_model("vit")
     assert torch.equal(random_tokens(model, 1), random_tokens(make_model("resnet", seed=3), 1))
