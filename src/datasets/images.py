@@ -43,7 +43,10 @@ TURNS = {
 DEPTHS = (255, 4095, 65_535)  # the white of 8, 12 and 16 bits
 LEAST_OF_255 = 16  # a float image of 0 to 255 whose largest value is lower could be one of 0 to 1 that overshoots
 WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
+SIGNED = 2  # TIFF's sample format
 DEEP_COLOUR = re.compile(r"\b(R|G|B|LA|RGB[AaX]*);16")  # how Pillow calls 16 bits per channel
+SHALLOW_GREY = re.compile(r"\bL;([24])\b")  # and grey of 2 or 4 bits
+POINTER = b"version https://git-lfs"
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 __all__ = ["FORMATS", "MOST_PIXELS", "SUFFIXES", "class_folders", "folder_split", "jpeg_header", "list_images",
@@ -79,13 +82,24 @@ def _open(path, upright):
         _reject_no_file(path)
         with Image.open(path, formats=_formats()) as image:
             _reject_pixel_bomb(image)
-            deep = any(DEEP_COLOUR.search(str(tile[3])) for tile in image.tile)
+            stored = " ".join(str(tile[3]) for tile in image.tile)
             image.load()  # of a TIFF this applies the orientation
             turned = _turned(image) if upright else image
-            return _as_rgb(turned, deep, image, path)
+            return _as_rgb(turned, stored, image, path)
     except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "the file")
-        raise UserError(f"{path} cannot be decoded ({reason}); repair or remove it") from None
+        way_out = "fetch it by git lfs pull" if _is_pointer(path) else "repair or remove it"
+        raise UserError(f"{path} cannot be decoded ({reason}); {way_out}") from None
+
+
+def _is_pointer(path):
+    """Whether a clone without Git LFS left its note in the place of the file."""
+    try:
+        _reject_no_file(path)
+        with open(path, "rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
 
 
 @functools.cache
@@ -121,9 +135,12 @@ def _orientation(image):
 # -- pixels --------------------------------------------------------------------------------------------------------
 
 
-def _as_rgb(image, deep, opened, path):
-    """Any kind of pixels -> RGB of 8 bits, transparency on white. ``opened`` has the tags of the file."""
+def _as_rgb(image, stored, opened, path):
+    """Any kind of pixels -> RGB of 8 bits, transparency on white. ``stored``: what Pillow calls the pixels of the file;
+    ``opened`` has its tags."""
     from PIL import Image
+    deep = DEEP_COLOUR.search(stored)
+    _reject_signed_bytes(image, opened)
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(image, opened, path)).convert("RGB")
     if deep:
@@ -132,6 +149,9 @@ def _as_rgb(image, deep, opened, path):
         return image.convert("RGB")
     if deep and isinstance(image.info.get("transparency"), tuple):  # stands in 16 bits, the pixels in 8
         image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
+    if (shallow := SHALLOW_GREY.search(stored)) and type(image.info.get("transparency")) is int:
+        white = 2 ** int(shallow[1]) - 1  # Pillow scales the pixels to 8 bits, and not the transparent one
+        image.info["transparency"] = (image.info["transparency"] & white) * 255 // white
     coloured = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
 
@@ -184,6 +204,12 @@ def _announce_depth(white, path):
         _announced.add(white)
         print(f"note: {path} has 16 bits and no value above {white}: such images are read with {white} as white",
               file=sys.stderr)
+
+
+def _reject_signed_bytes(image, opened):
+    """Pillow reads the signed bytes of a TIFF as if they had no sign, so that -1 would be white."""
+    if image.mode == "L" and SIGNED in getattr(opened, "tag_v2", {}).get(339, ()):
+        raise ValueError("its numbers have a sign, where 0 to 255 is expected")
 
 
 def _reject_shallow_values(image):

@@ -233,6 +233,27 @@ def colour_png(path, values):
     return path
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits(tmp_path, bits):
+    """All greys of a PNG in one row, of which the second is transparent: put on white, and no other one."""
+    values = range(min(16, 2 ** bits)) if bits < 8 else (0, 1, 2, 255)
+    packed = int("".join(f"{value:0{bits}b}" for value in values).ljust(128, "0"), 2).to_bytes(16, "big")
+    row_of_bytes = packed[:-(-len(values) * bits // 8)]
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0))
+                     + chunk(b"tRNS", struct.pack(">H", 1)) + chunk(b"IDAT", zlib.compress(b"\0" + row_of_bytes))
+                     + chunk(b"IEND", b""))
+    expected = [255 if value == 1 else value * 255 // (2 ** bits - 1) for value in values]
+    assert pixels(read_image(path))[0, :, 0].tolist() == expected
+
+
+def test_signed_bytes_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("L", (2, 1), 200).save(path, tiffinfo={339: 2})
+    with pytest.raises(UserError, match="a.tif cannot be decoded .its numbers have a sign"):
+        read_image(path)
+
+
 def test_colours_of_sixteen_bits(tmp_path):
     path = colour_png(tmp_path / "a.png", [[(65_535, 25_700, 0), (257, 514, 771)]])
     assert pixels(read_image(path)).tolist() == [[[255, 100, 0], [1, 2, 3]]]
@@ -348,6 +369,13 @@ def test_what_cannot_be_decoded_is_named(tmp_path, name, content):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / name} cannot be decoded (") and len(message.splitlines()) == 1
     assert "repair or remove it" in message and message.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_what_a_clone_without_git_lfs_leaves_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UserError, match="cannot be decoded .*git lfs pull"):
+        read_image(tmp_path / name)
 
 
 def test_a_file_that_went_away_is_named(tmp_path):
