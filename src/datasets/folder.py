@@ -20,6 +20,10 @@ PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "v
          "testing": "test", "tst": "test"}
 ADDED = re.compile(r"(set|data|dataset|images|imgs|split|part)$")  # as in "train_set", "TestImages"
 NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
+# Files that are likely meant as one of these, by their letters: ``Class_Names.txt`` too.
+MEANT = {"classnamestxt": NAMES_FILE, "classnametxt": NAMES_FILE, "classestxt": NAMES_FILE, "labelstxt": NAMES_FILE,
+         "labelnamestxt": NAMES_FILE, "namestxt": NAMES_FILE, "templatestxt": TEMPLATES_FILE,
+         "templatetxt": TEMPLATES_FILE, "promptstxt": TEMPLATES_FILE}
 HOLDERS = [[name] for name in ("images", "image", "imgs", "img", "jpegimages", "frames", "photos", "pictures", "rgb")]
 BESIDE = "images beside the class folders"
 LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expected"
@@ -47,6 +51,7 @@ def open_folder(name, root):
         folders[part] = _in_the_order_of_train(name, parts, folders, part)
     splits = {part: _split(path / base, filled[part], folders[part]) for part, base in parts.items()}
     _leave_out_the_rest(path, listing, parts, splits)
+    findings += [*_copies(name, filled), *_names_not_read(name, path)]
     findings += [f"{name}: {text}" for text in oddities(listing)]
     if number := listing.left_out[BESIDE]:
         findings.append(f"{name}: {number} {BESIDE} belong to no class, such as {listing.examples[BESIDE]}")
@@ -184,6 +189,32 @@ def _grouped(name, base, filled):
             "as one class"]
 
 
+def _copies(name, filled):
+    """A sentence about images that lie below a folder with an image of the same name, as thumbnails and masks do."""
+    images = [(folder, file) for classes in filled.values() for folder, files in classes.items() for file in files]
+    stems = {(folder, file.rpartition(".")[0]) for folder, file in images}
+    below = [(folder, file) for folder, file in images if _above(folder, file) & stems]
+    if below:
+        yield (f"{name}: {len(below)} images lie below an image of the same name, such as {'/'.join(below[0])}; move "
+               "them away if they are thumbnails, masks or copies")
+
+
+def _above(folder, file):
+    """{(class folder, name without ending)} that an image has in the folders above its own."""
+    *inside, last = file.split("/")
+    stem = last.rpartition(".")[0]
+    return {(folder, "/".join([*inside[:depth], stem])) for depth in range(len(inside))}
+
+
+def _names_not_read(name, path):
+    """Sentences about files that look like those of names or templates and are called otherwise."""
+    entries = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+    for entry in entries:
+        wanted = MEANT.get(re.sub(r"[\W_]+", "", entry.casefold()))
+        if wanted and wanted not in entries:
+            yield f"{name}: {entry} is not read; call it {wanted} if it holds what the name says"
+
+
 def _meant(path, base, folder):
     return f"take that level away in {base}" if base else f"did you mean folder:{path / folder}?"
 
@@ -263,17 +294,34 @@ def _leave_out_the_rest(path, listing, parts, splits):
 def _classnames(name, path, folders):
     lines = _lines(path / NAMES_FILE)
     if not lines:
-        return [_normal(folder.replace("_", " ")) for folder in folders]
+        return [_normal(_text_of(name, folder).replace("_", " ")) for folder in folders]
     if named := _named_lines(lines, folders):
         print(f"{name}: {NAMES_FILE} names the folders: {_pairs(folders, named)}")
         return named
     if len(lines) != len(folders):
         raise UserError(f"{name}: {NAMES_FILE} has {len(lines)} lines for {len(folders)} class folders")
-    order = _numbered(folders)
-    if not order or order == folders:
-        return lines
-    print(f"{name}: {NAMES_FILE} names the folders by number: {_pairs(order, lines)}")
+    order = _by_their_names(lines, folders)
+    how = "by their own names" if order else "by number" if (order := _numbered(folders)) else "in sorted order"
+    order = order or folders
+    print(f"{name}: {NAMES_FILE} names the folders {how}: {_pairs(order, lines)}")
     return [lines[order.index(folder)] for folder in folders]
+
+
+def _text_of(name, folder):
+    """The name of a class folder, which a prompt needs as text."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name}: the name of the class folder {folder!r} is not text in UTF-8; rename the folder, or "
+                        f"put its class name into {NAMES_FILE}") from None
+    return folder
+
+
+def _by_their_names(lines, folders):
+    """The folders in the order of lines that are their names but for capitals and spaces; None where they are not."""
+    spelled = {_loosely(folder): folder for folder in folders}
+    keys = [_loosely(line) for line in lines]
+    return [spelled[key] for key in keys] if sorted(keys) == sorted(spelled) and len(spelled) == len(folders) else None
 
 
 def _numbered(folders):

@@ -91,7 +91,9 @@ def atomic_file(path, mode="wb"):
         raise RuntimeError(f"{path} would be written where nothing may be")
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    options = {"encoding": "utf-8", "newline": ""} if "b" not in mode else {}
+    # Names of files may hold bytes that are no UTF-8: they are written as \\udcff, say.
+    text = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    options = text if "b" not in mode else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open(mode.replace("w", "x"), **options) as file:

@@ -215,6 +215,37 @@ def test_a_folder_called_images_in_each_class_is_usual(tmp_path):
     assert opened(tmp_path, tmp_path).findings == ()
 
 
+@pytest.mark.parametrize(("below", "number"), [("thumbs/1.png", 1), ("old/more/2.jpg", 1), ("thumbs/3.png", 0),
+                                               ("a/4.png b/4.png", 0)])
+def test_copies_below_their_images_are_a_finding(tmp_path, below, number):
+    """By their names, whatever their folder is called; the same name in two folders side by side is usual."""
+    files(tmp_path, *(f"{name}/{index}.png" for name in "xy" for index in (1, 2)))
+    files(tmp_path, *(f"x/{file}" for file in below.split()))
+    findings = opened(tmp_path, tmp_path).findings
+    assert len(findings) == number
+    assert all(f"1 images lie below an image of the same name, such as x/{below}; move" in text for text in findings)
+
+
+@pytest.mark.parametrize(("written", "wanted"), [
+    ("ClassNames.txt", "classnames.txt"), ("class_names.txt", "classnames.txt"), ("classes.txt", "classnames.txt"),
+    ("Templates.txt", "templates.txt"), ("notes.txt", None)])
+def test_names_in_a_file_of_another_name_are_a_finding(tmp_path, written, wanted):
+    files(tmp_path, *(f"{name}/{index}.png" for name in "xy" for index in (1, 2)))
+    (tmp_path / written).write_text("one\ntwo\n", encoding="utf-8")
+    task = opened(tmp_path, tmp_path)
+    assert list(task.classnames) == ["x", "y"]
+    assert [f"{written} is not read; call it {wanted}" in text for text in task.findings] == ([True] if wanted else [])
+
+
+def test_the_bytes_of_a_class_folder_must_be_text(tmp_path):
+    """Latin-1, as old archives unpack; a name in classnames.txt serves."""
+    files(tmp_path, *(f"{name}/{index}.png" for name in ("cat", "K\udce4fer") for index in (1, 2)))
+    with pytest.raises(UserError, match=r"class folder 'K\\udce4fer' is not text in UTF-8; rename the folder"):
+        opened(tmp_path, tmp_path)
+    (tmp_path / "classnames.txt").write_text("beetle\ncat\n", encoding="utf-8")
+    assert list(opened(tmp_path, tmp_path).classnames) == ["beetle", "cat"]
+
+
 def test_names_are_compared_after_unicode_normalisation(tmp_path):
     """macOS writes the accent as a letter of its own. Labels and names are the same in both parts."""
     names = {"train": ["caf\u00e9", "cafz"], "test": ["cafe\u0301", "cafz"]}  # sort in two ways
@@ -247,12 +278,20 @@ def test_numbered_folders_go_with_their_names_by_number(tmp_path, capsys, patter
     folders = [pattern.format(first + index) for index in range(12)]
     assert numbered(tmp_path / "pets", folders, TWELVE) == dict(zip(folders, TWELVE, strict=True))
     line = f"classnames.txt names the folders by number: {folders[0]} is zero, {folders[1]} is one"
-    assert (line in capsys.readouterr().out) == (pattern != "{:03}")  # padded ones sort so anyhow
+    assert line in capsys.readouterr().out
 
 
 def test_other_folders_go_with_their_names_in_sorted_order(tmp_path, capsys):
     assert numbered(tmp_path / "pets", ["b2", "a10", "c1"], ["x", "y", "z"]) == {"a10": "x", "b2": "y", "c1": "z"}
-    assert "names the folders" not in capsys.readouterr().out
+    assert "names the folders in sorted order: a10 is x, b2 is y, c1 is z" in capsys.readouterr().out
+
+
+def test_names_that_are_those_of_folders_go_with_them(tmp_path, capsys):
+    """In the order of the labels elsewhere, perhaps, and nicer spelled."""
+    folders = ["big_cat", "dog", "eel"]
+    found = numbered(tmp_path / "pets", folders, ["Eel", "Big cat", "Dog"])
+    assert found == {"big_cat": "Big cat", "dog": "Dog", "eel": "Eel"}
+    assert "names the folders by their own names: eel is Eel, big_cat is Big cat" in capsys.readouterr().out
 
 
 def test_names_that_begin_with_their_folder_are_found_by_it(tmp_path, capsys):

@@ -24,6 +24,13 @@ def test_a_whole_file(tmp_path, mode, content):
     assert listing(tmp_path) == {"new", "new/file"}
 
 
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    """A file name of Latin-1 bytes, say, in a table of predictions."""
+    with atomic_file(tmp_path / "file", "w") as file:
+        file.write("caf\udce9.jpg,cat\n")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "caf\\udce9.jpg,cat\n"
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [None, "old"])
 def test_a_writer_that_raises_leaves_what_was_there(tmp_path, error, before):
