@@ -4,7 +4,7 @@ Karpathy's json, the official json of COCO, a list of images with captions in js
 (``1.jpg#0<tab>caption``), a table with any separator, and Google's table of captions and addresses.
 """
 
-import json
+import ast
 import os
 import re
 import reprlib
@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from src.datasets.rows import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
+    MISSING,
+    is_by_parts,
     is_json,
     json_table,
     parse_records,
@@ -22,6 +24,7 @@ from src.datasets.rows import (
     split_of,
 )
 from src.errors import UserError
+from src.machine.files import parse_json
 
 TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 ADDRESS = re.compile(r"[^\t]+\thttps?://\S+\s*")
@@ -81,9 +84,9 @@ def _json_captions(name, path, content):
         return _official(name, path, content)
     if isinstance(content, dict) and "images" in content:
         return _karpathy(name, path, content)
-    if isinstance(content, dict) and len(content) == 1:  # {"data": [...]}
+    if isinstance(content, dict) and len(content) == 1 and not is_by_parts(content):  # {"data": [...]}
         content, = content.values()
-    if not isinstance(content, list):
+    if not isinstance(content, list) and not is_by_parts(content):
         raise UserError(f"{name}: {path} holds no captions: expected Karpathy's json (images with sentences), COCO's "
                         "(images and annotations), or a list of objects with image and caption")
     return _of_table(name, path, json_table(name, path, content, image=IMAGE_COLUMNS, caption=CAPTION_COLUMNS))
@@ -92,6 +95,8 @@ def _json_captions(name, path, content):
 def _official(name, path, content):
     try:
         captions = {row["id"]: [] for row in content["images"]}
+        if len(captions) < len(content["images"]):
+            raise TypeError("two images have the same id")
         for row in content["annotations"]:
             captions[row["image_id"]].append(str(row["caption"] or "").strip())
         return [Captioned(None, _string(row["file_name"]), captions[row["id"]]) for row in content["images"]]
@@ -133,14 +138,20 @@ def _misfit(error):
 
 
 def _of_table(name, path, table):
-    lists = all(_listed(table.of(row, "caption")) for row in table.rows)  # cells such as ["a dog", "a brown dog"]
+    cells = [table.of(row, "caption") for row in table.rows]
+    lists = all(_listed(cell) for cell in cells)  # cells such as ["a dog", "a brown dog"]
+    if not lists and all(isinstance(cell, str) and cell[:1] == "[" and cell[-1:] == "]" for cell in cells):
+        print(f"note: {name}: the captions of {path} stand in brackets and are no lists of json or Python, so each is "
+              f"one text, such as {reprlib.repr(cells[0])}")
+    if missing := [cell for cell in cells if isinstance(cell, str) and cell in MISSING]:
+        print(f"note: {name}: {len(missing)} captions of {path} are {missing[0]!r}, which is taken for a text")
     found, has_split = [], "split" in table.columns
     for row in table.rows:
         image, caption = table.of(row, "image"), table.of(row, "caption")
         if isinstance(image, list | dict):
             raise UserError(f"{name}: {row.place} of {path} has {reprlib.repr(image)} where a text belongs; an image "
                             "is the path of its file")
-        captions = json.loads(caption) if lists else caption if isinstance(caption, list) else [caption]
+        captions = _listed(caption) if lists else caption if isinstance(caption, list) else [caption]
         if wrong := [one for one in captions if isinstance(one, list | dict)]:
             raise UserError(f"{name}: {row.place} of {path} has {reprlib.repr(wrong[0])} where a text belongs; a "
                             "caption is a text, or a list of texts")
@@ -151,14 +162,27 @@ def _of_table(name, path, table):
 
 
 def _listed(cell):
-    """Whether a cell is a list of texts in json."""
+    """The texts of a cell that is a list in json, or as Python writes it; None for any other cell."""
     if not isinstance(cell, str) or not cell.startswith("["):
-        return False
+        return None
+    content = _list_of_json(cell) or _list_of_python(cell)
+    return content if isinstance(content, list) and all(isinstance(one, str) for one in content) else None
+
+
+def _list_of_json(cell):
     try:
-        content = json.loads(cell)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, list) and all(isinstance(one, str) for one in content)
+        return parse_json(cell)
+    except ValueError:
+        return None
+
+
+def _list_of_python(cell):
+    """The list, if Python would write it so: arrays of numpy, ``['a' 'b']``, would be read as one text."""
+    try:
+        content = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return content if repr(content) == cell else None
 
 
 # -- where the images lie --------------------------------------------------------------------------------------------

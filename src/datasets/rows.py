@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import itertools
+import json
 import os
 import re
 import reprlib
@@ -46,7 +47,11 @@ NO_TABLES = ((0, b"PK\x03\x04", "is a spreadsheet or a zip archive: save the she
              (0, b"PAR1", "is a parquet file: write it as csv, as pandas.read_parquet(FILE).to_csv(NEW) does"),
              (0, b"ARROW1", "is an arrow file: write it as csv"), (0, b"\x1f\x8b", "is compressed: unpack it first"),
              (0, b"BZh", "is compressed: unpack it first"), (0, b"\xfd7zXZ", "is compressed: unpack it first"),
+             (0, b"version https://git-lfs", "is a pointer of Git LFS: fetch the table by git lfs pull"),
              (257, b"ustar", f"is a tar archive: {SHARDS}"))
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of what may be half of a character, as texts cut within an emoji hold
+HALF = re.compile("[\ud800-\udfff]")             # for which no encoding exists
+MISSING = frozenset({"nan", "NaN", "None", "null", "<NA>", "N/A", "n/a", "#N/A"})  # what programs write for nothing
 PICTURE = re.compile(r".+\.(jpe?g|png|gif|bmp|webp|tiff?|jfif|heic|avif)$", re.IGNORECASE)
 
 
@@ -208,7 +213,14 @@ def _unswallowed(name, path, text, separator, header, rows):
         return rows
     _, bare = _lines(name, path, text, separator, BARE)
     whole = all(len(cells) == len(header) for _, cells in bare)
-    return bare if whole and not _quoted(name, path, bare) else rows
+    return bare if whole and not _quoted(name, path, bare) and _as_many_pictures(header, rows, bare) else rows
+
+
+def _as_many_pictures(header, rows, bare):
+    """Whether the lines that a quoted cell would hold name images as the other rows do, where those do by an ending."""
+    images = [index for index, column in enumerate(header) if column_key(column) in IMAGE_COLUMNS]
+    return all(all(PICTURE.match(cells[index]) for _, cells in bare) for index in images
+               if all(PICTURE.match(cells[index]) for _, cells in rows if index < len(cells)))
 
 
 def _too_long(name, path, header, rows, separator):
@@ -243,7 +255,7 @@ def parse_records(name, path, text):
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if path.suffix.lower() not in JSON_LINES:
         try:
-            return parse_json(text)
+            return _without_halves(text)
         except ValueError as error:
             if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
                 raise UserError(f"{name}: {path} cannot be read as json ({error})") from None
@@ -252,15 +264,26 @@ def parse_records(name, path, text):
 
 def _parsed(name, path, text, where):
     try:
-        return parse_json(text)
+        return _without_halves(text)
     except ValueError as error:
         raise UserError(f"{name}: {path} cannot be read as json ({where}{error})") from None
+
+
+def _without_halves(text):
+    """As parse_json; ValueError for texts that no file could hold."""
+    content = parse_json(text)
+    if ESCAPED_HALF.search(text):
+        written = json.dumps(content, ensure_ascii=False)
+        if half := HALF.search(written):
+            raise ValueError(f"half of a character stands after {written[max(0, half.start() - 30):half.start()]!r}; "
+                             "remove it")
+    return content
 
 
 def json_table(name, path, records, **wanted):
     """A list of objects (or of ``Row``) -> Table; objects of which some have other keys keep to the common ones."""
     rows = [record if isinstance(record, Row) else Row(f"entry {number}", record)
-            for number, record in enumerate(records, 1)]
+            for number, record in enumerate(_by_parts(records), 1)]
     if not rows:
         raise UserError(f"{name}: {path} holds no rows")
     for row in rows:
@@ -272,6 +295,20 @@ def json_table(name, path, records, **wanted):
     rows = [Row(row.place, {column_key(key): value.strip() if isinstance(value, str) else "" if value is None else value
                            for key, value in row.cells.items()}) for row in rows]
     return _table(name, path, rows, columns)
+
+
+def _by_parts(records):
+    """The objects of ``{"train": [...], "test": [...]}``, each with the part that it stands under as its split."""
+    if not is_by_parts(records):
+        return records
+    return [{"split": part, **record} if isinstance(record, dict) else record
+            for part, objects in records.items() for record in objects]
+
+
+def is_by_parts(content):
+    """Whether the keys of a json object are names of splits, each with a list."""
+    return isinstance(content, dict) and bool(content) and all(
+        part_of(part) and isinstance(objects, list) for part, objects in content.items())
 
 
 # -- columns ---------------------------------------------------------------------------------------------------------
@@ -302,6 +339,7 @@ def _table(name, path, rows, columns):
     if "split" in chosen and chosen["split"] != "split":
         chosen["split"] = next((column for column in columns["split"] if _any_part(rows, column)), None)
     _find_split(name, path, rows, chosen)
+    _note_unread(name, rows, columns, chosen)
     for kind, names in columns.items():
         if kind != "split" and len(names) > 1:
             others = ", ".join(column for column in names if column != chosen[kind])
@@ -321,6 +359,16 @@ def _find_split(name, path, rows, chosen):
     if found:
         chosen["split"] = found[0]
         print(f"note: {name}: the split is read from the column {found[0]}")
+
+
+def _note_unread(name, rows, columns, chosen):
+    """Name the columns that are not read where none was found that says which rows are for training."""
+    known = {column for names in columns.values() for column in names}
+    others = [column for column in dict.fromkeys(column for row in rows for column in row.cells)
+              if column and column not in known]
+    if others and not chosen.get("split"):
+        print(f"note: {name}: no column says which rows are for training ({', '.join(SPLITS)} in a column called "
+              f"split); columns that are not read: {_shown(others)}")
 
 
 def _all_parts(rows, column):

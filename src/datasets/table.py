@@ -7,7 +7,17 @@ from pathlib import PurePosixPath
 from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import place_of, stored_halves
 from src.datasets.images import read_upright
-from src.datasets.rows import IMAGE_COLUMNS, LABEL_COLUMNS, SPLITS, Places, leave_out, read_table, read_text, split_of
+from src.datasets.rows import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    MISSING,
+    SPLITS,
+    Places,
+    leave_out,
+    read_table,
+    read_text,
+    split_of,
+)
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 
@@ -44,7 +54,8 @@ def open_csv(name, root, skip_missing=False):
     if "test" not in splits:
         splits |= stored_halves(name, path, root, splits["train"])
     return Task(path.stem, [text.replace("_", " ") for text in labels], SIMPLE, splits, place=place_of(path),
-                findings=(*noted, *_contradictions(name, rows)), noted=tuple(noted))
+                findings=(*noted, *_contradictions(name, rows), *_drawn_twice(name, rows, splits),
+                          *_no_labels(name, rows)), noted=tuple(noted))
 
 
 def _text(name, path, table, row, kind):
@@ -80,6 +91,23 @@ def _contradictions(name, rows):
             first = several[0]
             yield (f"{name}: {len(several)} images have several {what}, such as {first} "
                    f"({', '.join(sorted(found[first]))})")
+
+
+def _drawn_twice(name, rows, splits):
+    """A sentence about images with several rows of which the drawn halves have one each."""
+    if {part for part, _, _ in rows} != {"train"}:
+        return
+    test = set(splits["test"].files)
+    both = [file for file in dict.fromkeys(splits["train"].files) if file in test]
+    if both:
+        yield (f"{name}: {len(both)} images have several rows and are in both drawn halves, train and test, such as "
+               f"{both[0]}; leave one row per image, or name their splits")
+
+
+def _no_labels(name, rows):
+    if missing := [label for _, _, label in rows if label in MISSING]:
+        yield (f"{name}: {len(missing)} rows have the label {missing[0]!r}, which is taken for the name of a class; if "
+               "it stands for a missing label, remove these rows")
 
 
 def _numbers_first(text):

@@ -74,12 +74,41 @@ def test_captions_without_images(tmp_path):
     assert all(row.alone and row.file is None for row in found)
 
 
+@pytest.mark.parametrize(("cell", "texts"), [
+    ("['a dog', 'a cat']", ["a dog", "a cat"]), ('["it\'s", \'x\']', ["it's", "x"]), ('["a", "b"]', ["a", "b"]),
+    ("['a dog' 'a cat']", None), ("[a dog]", None), ("['a', 1]", None)])
+def test_cells_of_lists(tmp_path, capsys, cell, texts):
+    """As json and pandas write them. An array of numpy would be one text to Python: it stays as it is, with a note."""
+    path = tmp_path / "a.tsv"
+    path.write_text(f"image\tcaption\n1.jpg\t{cell}\n", encoding="utf-8")
+    assert [row.captions for row in read_captions("pairs", path, "")] == [texts or [cell]]
+    assert ("are no lists of json or Python" in capsys.readouterr().out) == (texts is None)
+
+
+def test_captions_that_stand_for_nothing_are_noted(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("image,caption\n1.jpg,nan\n2.jpg,a dog\n3.jpg,None\n", encoding="utf-8")
+    assert [row.captions for row in read_captions("pairs", path, "")] == [["nan"], ["a dog"], ["None"]]
+    assert "2 captions of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parts", [["train", "test"], ["test"]])
+def test_objects_by_their_parts(tmp_path, parts):
+    """A single part is not taken for the name of the whole list."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({part: [{"image": f"{part}.jpg", "caption": "a"}] for part in parts}), encoding="utf-8")
+    found = [(row.part, row.file) for row in read_captions("pairs", path, "")]
+    assert found == [(part, f"{part}.jpg") for part in parts]
+
+
 REFUSED = {
     "a token that is none": ("a.token", "1.jpg#0\ta dog\n1.jpg a cat\n", ["line 2", "1.jpg a cat"]),
     "an address that is none": ("a.tsv", "a dog\thttp://a.b/c\na cat\n", ["line 2", "a cat"]),
     "another split": ("a.json", json.dumps({"images": [karpathy("none", "1.jpg", ["a"])]}), ["Karpathy", "'none'"]),
     "instances": ("a.json", json.dumps({"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1}]}),
                   ["COCO", "caption"]),
+    "an id twice": ("a.json", json.dumps({"images": [{"id": 1, "file_name": name} for name in "ab"], "annotations": [
+        {"image_id": 1, "caption": "x"}]}), ["COCO", "two images have the same id"]),
     "a mapping": ("a.json", '{"a": 1, "b": 2}', ["no captions", "Karpathy"]),
     "an image that is none": ("a.json", '[{"image": {"bytes": 1}, "caption": "a"}]', ["entry 1", "text belongs"]),
     "a caption of captions": ("a.json", '[{"image": "1.jpg", "caption": [["a"]]}]', ["entry 1", "text belongs"]),

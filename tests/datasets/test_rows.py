@@ -66,6 +66,12 @@ def test_a_marked_text_in_a_quoted_table_is_refused(read):
         read('image,caption\n0.png,"quoted"\n1.png,"Dog" on a mat\n')
 
 
+@pytest.mark.parametrize("text", ["red\nround, 1", "red,\n, round", "a\nb\nc, d"])
+def test_line_breaks_with_as_many_commas_as_columns(read, text):
+    """Each line has as many cells as the header; the second cell of a row is one text all the same."""
+    assert read(f'image,caption\n0.png,"{text}"\n1.png,"{text}"\n') == [("0.png", text), ("1.png", text)]
+
+
 REFUSED = {  # content, file -> parts of the message
     "too many cells": ("image,caption\n0.png,a\n1.png,a red, round disc\n", "a.csv",
                        ["line 3 of", "3 cells", "2 columns (image, caption)", "comma", "quotation marks"]),
@@ -88,6 +94,10 @@ REFUSED = {  # content, file -> parts of the message
     "a tar": (b"\0" * 257 + b"ustar", "a.bin", ["WebDataset", "unpack"]),
     "a shard": (b"", "00000.tar", ["WebDataset", "unpack"]),
     "an open quotation": ('image,caption\n0.png,"a\n1.png,"b"\n2.png,b,c\n', "a.csv", ["quotation mark"]),
+    "half of a letter": ('{"image": "0.png", "caption": "a"}\n{"image": "1.png", "caption": "b \\ud83d"}\n', "a.jsonl",
+                         ["line 2", "half of a character", '"b ']),
+    "half of a letter in a list": ('[{"image": "0.png", "caption": "\\ude00"}]', "a.json", ["half of a character"]),
+    "a pointer": ("version https://git-lfs.github.com/spec/v1\noid x\n", "a.csv", ["git lfs pull"]),
     "json": ('{"image": "0.png"\n', "a.jsonl", ["json", "line 1"]), "a number": ("5\n", "a.jsonl", ["line 1", "5"]),
 }
 
@@ -120,12 +130,25 @@ def test_splits_under_another_name(read, tmp_path, capsys):
     assert "the split is read from the column fold" in capsys.readouterr().out
     for rows in ("0.png,train\n1.png,train\n", "0.png,train\n1.png,bus\n", "0.png,train\n1.png,\n"):  # a vehicle
         assert read(f"image,kind\n{rows}", image=("image",))
-        assert capsys.readouterr().out == ""
+        printed = capsys.readouterr().out
+        assert "the split is read" not in printed and "columns that are not read: kind" in printed
 
 
 def test_names_of_classes_say_more_than_their_numbers(read, capsys):
     found = read("image,label,class_name\n0.png,3,cat\n", image=("image",), label=("label", "class_name"))
     assert found == [("0.png", "cat")] and "from the column class_name, not from label" in capsys.readouterr().out
+
+
+def test_whole_letters_of_two_halves(read):
+    text = '{"image": "0.png", "caption": "\\ud83d\\ude00 \\\\ud83d"}\n'
+    assert read(text, "a.jsonl") == [("0.png", "\U0001f600 \\ud83d")]
+
+
+def test_objects_by_their_parts(tmp_path):
+    text = '{"train": [{"image": "0.png"}], "Validation": [{"image": "1.png"}], "test": [{"image": "2.png"}]}'
+    table = read_table("csv:a", tmp_path / "a.json", text, image=("image",))
+    found = [(table.of(row, "image"), split_of("csv:a", "a.json", table, row)) for row in table.rows]
+    assert found == [("0.png", "train"), ("1.png", "val"), ("2.png", "test")]
 
 
 def test_lines_of_json_under_another_ending(read):

@@ -90,6 +90,21 @@ def test_images_with_two_labels_or_in_two_parts_are_told(table):
     assert "1 images have several splits, such as 0.png (test, train)" in parts
 
 
+def test_an_image_in_both_drawn_halves_is_a_finding(table):
+    """By its second row; with splits of its own the table says so itself."""
+    rows = [f"{index % 6}.png,{'ab'[index % 2]}" for index in range(12)]
+    finding, = table(csv(rows)).findings
+    assert "images have several rows and are in both drawn halves" in finding
+    named = [f"{row},{part}" for row, part in zip(rows, 6 * ["train"] + 6 * ["test"], strict=True)]
+    assert "drawn" not in " ".join(table(csv(named, "image,label,split")).findings)
+    assert table(csv(rows[:6])).findings == ()
+
+
+def test_labels_that_stand_for_nothing_are_a_finding(table):
+    finding, = table(csv([f"{index}.png,{('nan', 'a', 'b')[index % 3]}" for index in range(12)])).findings
+    assert "4 rows have the label 'nan', which is taken for the name of a class" in finding
+
+
 def test_rows_without_their_image_are_left_out_when_asked(tmp_path, cli, world):
     for index in range(8):
         picture(tmp_path / f"{index}.png", index % 2 / 3, index)
