@@ -1,25 +1,39 @@
 """The class names of ``--class-names``: names joined by commas, or a file in any of the forms that lists of them have.
 
-One name per line, with or without a number or an id of WordNet before it; json or a Python literal of a list, of
-{number: name}, of {name: number} or of {number: [id, name]}.
+One name per line, with or without a number or an id of WordNet before it; a csv with a column of names; json, yaml or a
+Python literal of a list, of {number: name}, of {name: number} or of {number: [id, name]}.
 """
 
 import ast
+import csv
 import os
 import re
+import reprlib
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
+from clip.files.plain_yaml import PlainLoader
 from src.datasets.common import some
 from src.datasets.imagenet import NAMES_FILE, class_names
+from src.datasets.rows import HALF, LABEL_COLUMNS, column_key
 from src.errors import UserError
 from src.machine.files import atomic_file, parse_json, read_lines
 
 WORDNET = re.compile(r"n\d{8}")
 AFTER_ID = re.compile(r"n\d{8}[\s,:;]+(\d+\s+)?(.+)")
-AFTER_NUMBER = re.compile(r"(\d+)\s*[\s,:;.)]\s*(.+)")
-FILES = (".txt", ".json", ".csv", ".tsv", ".names")  # endings of files, which are no class names
-OPENS = re.compile(r"""[\[{]\s*(["']|\d+\s*:)""")  # of what can only be meant as a list or a mapping
+AFTER_NUMBER = re.compile(r"(\d+)\s*(?:\s-\s|[\s,:;.)=])\s*(.+)")
+BEFORE_NUMBER = re.compile(r"(.+?)\s*[,:;=\t]\s*(\d+)")
+QUOTED = re.compile(r"""(["'])(.+)\1,?""")
+FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".yaml", ".yml")  # endings of files, which are no class names
+TABLES, YAML = {".csv": ",", ".tsv": "\t"}, (".yaml", ".yml")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+NAME_COLUMNS = ("name", "names", *LABEL_COLUMNS)
+NUMBER_COLUMNS = ("id", "index", "number", "label_id", "class_id", "idx", "label")
+HOLDERS = ("id2label", "names", "classes", "class_names", "labels", "categories")  # keys that hold the list
+ASSIGNED = re.compile(r"\w+\s*=\s*(?=[\[{(])")
+OPENS = re.compile(r"""[\[{(]\s*(["']|\d+\s*:)""")  # of what can only be meant as a list or a mapping
 SHOWN = 3
 
 
@@ -32,19 +46,21 @@ def read_class_names(text):
             with atomic_file(path, "w") as file:
                 file.write("\n".join(class_names()) + "\n")
         if not os.path.exists(path) and "," in str(text):
-            return _note_repeated(_joined(str(text)))
+            return _noted(_joined(str(text)))
         lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise UserError(f"--class-names {text}: cannot be read ({error}); give a file with one class name per line, or "
                         "names joined by commas, as in cat,dog") from None
     if not lines:
         raise UserError(f"--class-names {text}: holds no names; one class name per line")
-    found = _literal(text, path, "\n".join(lines))
-    return _note_repeated(_of_lines(text, lines) if found is None else _of_literal(text, found))
+    found = _of_yaml(text, path) if path.suffix.lower() in YAML else _literal(text, path, "\n".join(lines))
+    return _noted(_of_lines(text, path, lines) if found is None else _of_literal(text, found))
 
 
 def _joined(text):
-    names = [name.strip() for name in text.split(",")]
+    if OPENS.match(text) and (found := _literal(text, Path(".json"), text)) is not None:
+        return _of_literal(text, found)
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
     if not all(names):
         raise UserError(f"--class-names {text}: a name is empty; give names joined by commas, as in cat,dog")
     if file := next((name for name in names if name.lower().endswith(FILES)), None):
@@ -52,7 +68,12 @@ def _joined(text):
     return names
 
 
-def _of_lines(text, lines):
+def _of_lines(text, path, lines):
+    if comments := [line for line in lines if line.startswith("# ")]:
+        print(f"note: --class-names {text}: {comments[0]!r} and other lines that begin with # are no names")
+        lines = [line for line in lines if not line.startswith("# ")]
+    if not lines:
+        raise UserError(f"--class-names {text}: holds no names; one class name per line")
     ids = [AFTER_ID.fullmatch(line) for line in lines]
     if any(ids):
         if not all(ids):
@@ -62,16 +83,55 @@ def _of_lines(text, lines):
         keep_number = not all(match[1] for match in ids)
         names = [((match[1] or "") if keep_number else "") + match[2] for match in ids]
         return _without_ids(text, [name.strip().replace("_", " ") for name in names], "the id of WordNet")
-    if len(lines) == 1 and "," in lines[0]:
-        names = [name.strip() for name in lines[0].split(",") if name.strip()]
-        print(f"note: --class-names {text}: the commas of its only line separate {len(names)} names: "
+    separator = next((mark for mark in SEPARATORS if len(lines) == 1 and mark in lines[0]), None)
+    if separator:
+        names = [name.strip() for name in lines[0].split(separator) if name.strip()]
+        print(f"note: --class-names {text}: the {SEPARATORS[separator]} of its only line separate {len(names)} names: "
               f"{some(names, SHOWN)}")
         return names
-    numbers = [AFTER_NUMBER.fullmatch(line) for line in lines]
-    if len(lines) > 1 and all(numbers) and [int(match[1]) for match in numbers] in _counts(len(lines)):
-        return _without_ids(text, [match[2].strip() for match in numbers], "the number")
-    if len(lines) > 1 and all(WORDNET.fullmatch(line) for line in lines):
+    if len(lines) > 1 and all(QUOTED.fullmatch(line) for line in lines):
+        return _without_ids(text, [QUOTED.fullmatch(line)[2].strip() for line in lines], "the quotation mark")
+    return _numbered(text, lines) or _of_table(text, path, lines) or _as_they_are(text, lines)
+
+
+def _numbered(text, lines):
+    """Names of lines that are counted, before or after the name; None where they are not."""
+    for pattern, number, name, where in ((AFTER_NUMBER, 1, 2, "before"), (BEFORE_NUMBER, 2, 1, "after")):
+        found = [pattern.fullmatch(line) for line in lines]
+        if len(lines) > 1 and all(found) and [int(match[number]) for match in found] in _counts(len(lines)):
+            return _without_ids(text, [match[name].strip() for match in found], "the number", where)
+    return None
+
+
+def _of_table(text, path, lines):
+    """Names of a csv or tsv, from its only column or the one that its first line calls name; None for other files."""
+    if path.suffix.lower() not in TABLES:
+        return None
+    try:
+        header, *rows = csv.reader(lines, delimiter=TABLES[path.suffix.lower()], skipinitialspace=True)
+    except csv.Error as error:
+        raise UserError(f"--class-names {text}: cannot be read as a table ({error})") from None
+    keys = [column_key(column) for column in header]
+    column = next((keys.index(name) for name in NAME_COLUMNS if name in keys), None)
+    if column is None and len(header) == 1:
+        return None
+    if column is None or any(len(row) != len(header) for row in rows) or not rows:
+        raise UserError(f"--class-names {text}: has several columns; call one of them name in the first line, or give "
+                        "one name per line")
+    number = next((keys.index(name) for name in NUMBER_COLUMNS if name in keys and keys.index(name) != column), None)
+    if number is not None and all(re.fullmatch(r"\d{1,18}", row[number].strip()) for row in rows):
+        rows.sort(key=lambda row: int(row[number]))
+    names = [row[column].strip() for row in rows]
+    print(f"note: --class-names {text}: {len(names)} names from the column {header[column]}: {some(names, SHOWN)}")
+    return names
+
+
+def _as_they_are(text, lines):
+    if len(lines) > 1 and any(WORDNET.search(line) for line in lines):
         print(f"note: --class-names {text}: holds ids of WordNet, which CLIP does not know as words")
+    elif len(lines) > 1 and all(AFTER_NUMBER.fullmatch(line) for line in lines):
+        print(f"note: --class-names {text}: the numbers before the names do not count them, so they are part of the "
+              f"names: {some(lines, SHOWN)}")
     return lines
 
 
@@ -79,14 +139,15 @@ def _counts(number):
     return list(range(number)), list(range(1, number + 1))
 
 
-def _without_ids(text, names, what):
-    print(f"note: --class-names {text}: {what} before each name is dropped: {some(names, SHOWN)}")
+def _without_ids(text, names, what, where="before"):
+    print(f"note: --class-names {text}: {what} {where} each name is dropped: {some(names, SHOWN)}")
     return names
 
 
 def _literal(text, path, content):
     """The list or mapping that a file holds in json, or as Python writes it; None where it is a list of lines."""
-    if content[0] not in "[{":
+    content = ASSIGNED.sub("", content, count=1) if ASSIGNED.match(content) else content
+    if content[0] not in "[{(":
         return None
     try:
         found = _parsed(content)
@@ -94,7 +155,20 @@ def _literal(text, path, content):
         if path.suffix.lower() == ".json" or OPENS.match(content):
             raise UserError(f"--class-names {text}: is neither json nor one name per line ({error})") from None
         return None
+    found = list(found) if isinstance(found, tuple) else found
     return found if isinstance(found, list | dict) else None
+
+
+def _of_yaml(text, path):
+    """The list or mapping of a yaml file, such as the ``names:`` of a dataset for detectors."""
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=PlainLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--class-names {text}: cannot be read as yaml ({reason})") from None
+    if not isinstance(found, list | dict):
+        raise UserError(f"--class-names {text}: holds no list of names; give - before each, or one per line in a .txt")
+    return found
 
 
 def _parsed(content):
@@ -106,15 +180,28 @@ def _parsed(content):
 
 def _of_literal(text, found):
     """Names of a list or a mapping."""
-    if isinstance(found, dict) and isinstance(found.get("id2label"), dict):  # a configuration of transformers
-        found = found["id2label"]
+    holder = next((key for key in HOLDERS if isinstance(found, dict) and isinstance(found.get(key), list | dict)), None)
+    found = found[holder] if holder else found
+    if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):  # as COCO's categories
+        found = _of_objects(text, found)
     entries = _in_order(text, found) if isinstance(found, dict) else found
     names = [_name(text, entry) for entry in entries]
     if not names:
         raise UserError(f"--class-names {text}: holds no names")
-    if isinstance(found, dict) or any(isinstance(entry, list | tuple) for entry in entries):
+    if isinstance(found, dict) or holder or any(isinstance(entry, list | tuple) for entry in entries):
         print(f"note: --class-names {text}: {len(names)} names in the order of their numbers: {some(names, SHOWN)}")
     return names
+
+
+def _of_objects(text, objects):
+    """[{"id": 3, "name": "cat"}, ...] -> {id: name}."""
+    if not all("name" in entry and type(entry.get("id")) is int for entry in objects):
+        raise UserError(f"--class-names {text}: {reprlib.repr(objects[0])} is no class name; give a list of texts, or "
+                        "of objects with id and name")
+    mapping = {entry["id"]: entry["name"] for entry in objects}
+    if len(mapping) < len(objects):
+        raise UserError(f"--class-names {text}: two names have the same id")
+    return mapping
 
 
 def _in_order(text, mapping):
@@ -135,12 +222,15 @@ def _name(text, entry):
     """A name, or the last of an id and a name, as ``["n01440764", "great_white_shark"]``."""
     if isinstance(entry, list | tuple) and len(entry) == 2 and WORDNET.fullmatch(str(entry[0])):
         entry = str(entry[1]).replace("_", " ")
-    if not isinstance(entry, str) or not entry.strip():
+    if not isinstance(entry, str) or not entry.strip() or HALF.search(entry):
         raise UserError(f"--class-names {text}: {entry!r} is no class name; give a list of texts")
     return entry.strip()
 
 
-def _note_repeated(names):
+def _noted(names):
+    """The names, after a note of what may not be meant."""
+    if len(names) == 1:
+        print(f"note: --class-names: {names[0]!r} is the only class, which every image is then")
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         print(f"note: --class-names: {some(twice, SHOWN)} comes twice; such classes share one prompt")
     return names

@@ -64,7 +64,15 @@ FORMS = {  # how a list of names is written -> what a note has of it
     "id to name": (json.dumps(dict(zip(IDS, NAMES, strict=True))), "order"),
     "of Python": ("{0: 'tench',\n 1: 'great white shark',\n 2: 'cat'}", "order"),
     "of transformers": (json.dumps({"id2label": {str(number): name for number, name in enumerate(NAMES)}}), "order"),
-    "commas": (", ".join(NAMES), "commas"),
+    "commas": (", ".join(NAMES), "commas"), "semicolons": ("; ".join(NAMES), "semicolons"),
+    "numbers and dashes": ("\n".join(f"{number} - {name}" for number, name in enumerate(NAMES)), "number"),
+    "numbers behind": ("\n".join(f"{name}: {number}" for number, name in enumerate(NAMES)), "after"),
+    "quoted": ("\n".join(f'"{name}",' for name in NAMES), "quotation mark"),
+    "with a comment": ("# of ImageNet\n" + "\n".join(NAMES), "no names"),
+    "a tuple": (str(tuple(NAMES)), ""), "assigned": (f"classes = {NAMES}", ""),
+    "a key of names": (json.dumps({"names": NAMES}), "order"),
+    "categories": (json.dumps({"categories": [{"id": 9 - number, "name": name} for number, name in
+                                              reversed([*enumerate(reversed(NAMES))])]}), "order"),
 }
 
 
@@ -75,6 +83,44 @@ def test_forms_of_a_list(tmp_path, capsys, form):
     assert read_class_names(tmp_path / "names.txt") == NAMES
     printed = capsys.readouterr().out
     assert noted in printed and bool(printed) == bool(noted)
+
+
+TABLES = {  # file -> what a note has of it
+    "a.csv": ("index,name\n2,cat\n0,tench\n1,great white shark\n", "column name"),
+    "b.csv": ("Name\n" + "\n".join(NAMES) + "\n", "column Name"),
+    "c.csv": ("class,wnid\n" + "\n".join(map(",".join, zip(NAMES, IDS, strict=True))), "column class"),
+    "d.tsv": ("id\tlabel\n" + "\n".join(f"{number}\t{name}" for number, name in enumerate(NAMES)), "column label"),
+    "e.csv": ("\n".join(f"{name},{number}" for number, name in enumerate(NAMES)), "after"),
+    "f.yaml": ("nc: 3\nnames:\n  0: tench\n  1: great white shark\n  2: cat\n", "order"),
+    "g.yml": ("- tench\n- great white shark\n- cat\n", "")}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_names(tmp_path, capsys, name):
+    content, noted = TABLES[name]
+    put_text(tmp_path / name, content)
+    assert read_class_names(tmp_path / name) == NAMES
+    printed = capsys.readouterr().out
+    assert noted in printed and bool(printed) == bool(noted)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.csv", "red,round\nblue,square\n"), ("a.csv", "name,number\nred,1\nblue\n"), ("a.yaml", "names: {a: [}\n"),
+    ("a.yaml", "just text\n"), ("a.json", '[{"name": "a"}]'),
+    ("a.json", '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]'),
+    ("a.json", '["half \\ud83d", "b"]')])
+def test_tables_that_are_refused(tmp_path, name, content):
+    put_text(tmp_path / name, content)
+    with pytest.raises(UserError, match=rf"--class-names .*{name}"):
+        read_class_names(tmp_path / name)
+
+
+@pytest.mark.parametrize(("content", "noted"), [
+    ("2 eel\n0 cat\n", "do not count them"), ("tench n01440764\ncat n02123045\n", "WordNet"), ("cat\n", "only class")])
+def test_what_may_not_be_meant_is_noted(tmp_path, capsys, content, noted):
+    put_text(tmp_path / "names.txt", content)
+    assert read_class_names(tmp_path / "names.txt") == content.splitlines()
+    assert noted in capsys.readouterr().out
 
 
 def test_more_than_ten_numbers_are_no_words(tmp_path):
@@ -95,6 +141,7 @@ def test_numbers_that_count_nothing_are_part_of_a_name(tmp_path, line):
 def test_names_of_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert read_class_names("cat, hot dog,bird") == ["cat", "hot dog", "bird"]
+    assert read_class_names('["cat", "hot dog"]') == read_class_names('"cat","hot dog"') == ["cat", "hot dog"]
     put_text(tmp_path / "a,b.txt", "from the file\n")
     assert read_class_names("a,b.txt") == ["from the file"]
     assert read_class_names("cat,cat") == ["cat", "cat"] and "cat comes twice" in capsys.readouterr().out
