@@ -270,6 +270,10 @@ def _checked_tensors(tensors, path):
     if strange or not state_dict["token_embedding.weight"].is_floating_point():
         name = strange or "token_embedding.weight"
         raise LoadError(f"{path}: {printable(name, 100)} is of type {state_dict[name].dtype}, which weights are not")
+    broken = next((name for name, value in state_dict.items() if not value.isfinite().all()), None)
+    if broken:
+        raise LoadError(f"{path}: {printable(broken, 100)} holds NaN or infinity, so every score would be wrong; load "
+                        "an earlier checkpoint")
     return state_dict
 
 

@@ -78,7 +78,7 @@ class _ZipStorages:
         roots = [name.removesuffix("/data.pkl") for name in names
                  if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
-            raise Refused(f"it has {len(roots) or 'no'} data.pkl, not one")
+            raise Refused(f"it has {len(roots) or 'no'} data.pkl, not one; a zip archive of a folder must be unpacked")
         self.root = roots[0]
         if f"{self.root}/byteorder" in names and self.member("byteorder") != b"little":
             raise Refused("its tensors are big-endian")

@@ -24,6 +24,15 @@ from clip.files.hub import INDEX, first_of, weights_of_folder
 from clip.files.shapes import architecture_of
 
 SAFETENSORS = ".safetensors"
+WEB_PAGE = "is a web page; download the file itself"
+# How files begin that are no weights: what they are instead.
+NO_WEIGHTS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS and not the file itself; fetch it by git lfs pull"),
+    (b"<!DOCTYPE", WEB_PAGE), (b"<!doctype", WEB_PAGE), (b"<html", WEB_PAGE), (b"<?xml", WEB_PAGE),
+    (b"\x1f\x8b", "is compressed; unpack it"), (b"BZh", "is compressed; unpack it"),
+    (b"\xfd7zXZ", "is compressed; unpack it"), (b"7z\xbc\xaf", "is compressed; unpack it"),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes; only weights of PyTorch can be read"),
+    (b"GGUF", "is a GGUF file; only weights of PyTorch can be read"))
 ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
 MOST_DEPTH = 3
 # Parts of names that wrappers put in anywhere: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
@@ -205,9 +214,20 @@ def open_weights(path):
 
 
 def _content_of(file):
-    if file.name.endswith(INDEX):
-        return _read_shards(file)
-    return _read_safetensors(file) if file.suffix == SAFETENSORS else read_file(file)
+    return _read_shards(file) if file.name.endswith(INDEX) else _read_one(file)
+
+
+def _read_one(file):
+    """The content of a file, which decides what it is read as; its name does where the content is neither."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(24)
+    except OSError as error:
+        raise LoadError(f"{file} cannot be read ({error.strerror or error})") from None
+    if what := next((what for first, what in NO_WEIGHTS if start.startswith(first)), None):
+        raise LoadError(f"{file} {what}")
+    is_zip, is_json = start.startswith(b"PK\3\4"), start[8:9] == b"{" and start[5:8] == bytes(3)
+    return _read_safetensors(file) if is_json or file.suffix == SAFETENSORS and not is_zip else read_file(file)
 
 
 def _read_shards(index):
@@ -221,7 +241,7 @@ def _read_shards(index):
         if Path(name).name != name or not shard.is_file():
             raise LoadError(f"{index} names {printable(name, 100)}, which is not beside it; fetch all parts of "
                             "the model")
-        content = _read_safetensors(shard) if shard.suffix == SAFETENSORS else read_file(shard)
+        content = _read_one(shard)
         tensors |= content if isinstance(content, dict) else {}
     missing = [name for name in places if name not in tensors]
     if missing:
@@ -235,8 +255,8 @@ def _read_safetensors(path):
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            stored = (file.metadata() or {}).get(ARCHITECTURE)
-            return tensors if stored is None else {
+            stored = (file.metadata() or {}).get(ARCHITECTURE, "")
+            return tensors if not stored.startswith(("{", "[")) else {  # others write a name there
                 "format": 1, "architecture": json.loads(stored), "state_dict": tensors}
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None

@@ -220,6 +220,9 @@ class ZeroshotOpener:
         name = model_name(config, self._checkpoint)
         if path is None and name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
+        if path is None and not self._checkpoint.get("model"):
+            print(f"note: the zero-shot weights are those of {name}, by the architecture of --load; --ref-model gives "
+                  "others")
         source = read_weights("--ref-model", path) if path else _published(name, config)
         if source["architecture"]["embed_dim"] != features:
             raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "

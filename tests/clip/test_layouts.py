@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import zipfile
 
 import open_clip
 import pytest
@@ -43,6 +44,35 @@ def assert_same(path, theirs, given=None):
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     return checkpoint
+
+
+@pytest.mark.parametrize(("name", "safe"), [("a.bin", True), ("A.SAFETENSORS", True), ("a.safetensors", False)])
+def test_a_file_is_read_by_its_content(quick, tmp_path, name, safe):
+    (save_file if safe else torch.save)(quick.state_dict(), tmp_path / name)
+    assert_same(tmp_path / name, quick, STATED)
+
+
+def test_others_metadata_are_not_taken_for_ours(quick, tmp_path):
+    save_file(quick.state_dict(), tmp_path / "a.safetensors", metadata={"architecture": "ViT-B-32", "format": "pt"})
+    assert_same(tmp_path / "a.safetensors", quick, STATED)
+
+
+@pytest.mark.parametrize(("content", "fragment"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    (b"<!DOCTYPE html><html>", "is a web page"), (b"\x1f\x8b\x08rest", "unpack it"), (b"\x89HDF\r\n\x1a\n", "Keras"),
+    (b"GGUF" + bytes(20), "GGUF")])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_files_that_are_no_weights_say_what_they_are(tmp_path, name, content, fragment):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LoadError, match=rf"{name} is .*{fragment}"):
+        open_weights(tmp_path / name)
+
+
+def test_an_archive_of_a_folder_must_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("open_clip_config.json", "{}")
+    with pytest.raises(LoadError, match="model.zip .*must be unpacked"):
+        open_weights(tmp_path / "model.zip")
 
 
 # -- names and wrappers ------------------------------------------------------------------------------------------------

@@ -395,6 +395,16 @@ def test_weights_of_other_types(dtype, file_of):
     assert str(dtype) in refusal(file_of(saved(weights)))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_of_a_run_that_diverged(value, dtype, file_of):
+    """Every probability would be NaN, or a class of chance the answer."""
+    weights = {name: tensor.to(dtype) for name, tensor in CLIP(**TINY).state_dict().items()}
+    weights["text_projection"][1, 1] = value
+    for content in (weights, {"format": 1, "state_dict": weights, "architecture": TINY}):
+        assert "text_projection holds NaN or infinity" in refusal(file_of(saved(content)))
+
+
 def test_names_in_a_message_are_plain(file_of):
     weights = {**CLIP(**TINY).state_dict(), "\x1b[31m\n" + 1000 * "x": torch.zeros(1)}
     message = refusal(file_of(saved(weights)))
@@ -467,7 +477,7 @@ except KeyError:
 @pytest.mark.parametrize(("content", "fragment"), [
     (b"", "not a safetensors file"), (b"\x80\x02nonsense" * 9, "not a safetensors file"),
     (of_safetensors()[:-1], "not a safetensors file"),
-    (of_safetensors()[:40], "not a safetensors file"), (saved({"a": torch.zeros(1)}), "not a safetensors file"),
+    (of_safetensors()[:40], "not a safetensors file"), (saved({"a": torch.zeros(1)}), "does not hold a CLIP"),
     (of_safetensors({"weight": torch.zeros(2)}), "does not hold a CLIP"),
     *COMPLEX,
     (of_safetensors(architecture="{"), "not a safetensors file"), (of_safetensors(architecture="[" * 10 ** 5), "read"),
