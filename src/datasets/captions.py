@@ -46,7 +46,7 @@ def _conceptual_table(name, root):
     folder = root / "conceptual_captions"
     known = [place / file for file in (MADE, GIVEN) for place in (folder, root) if os.path.isfile(place / file)]
     if known:
-        return known[0]
+        return _first(name, known)
     tables = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")])
     if len(tables) > 1:
         raise UserError(f"{name}: {folder} holds {', '.join(table.name for table in tables)} and no {MADE}; leave one "
@@ -77,7 +77,7 @@ def open_coco(name, root, images=None, annotations=None):
     ``images`` and ``annotations``: where they lie instead, as ``--image-dir`` and ``--annotations`` say.
     """
     folder = Path(root) / name
-    official, own_images = _official_coco(folder)
+    official, own_images = _official_coco(folder, is_chosen=bool(annotations))
     if annotations or images:
         return _elsewhere(name, annotations or official, images or own_images)
     karpathy = folder / "dataset_coco.json"
@@ -94,20 +94,31 @@ def open_coco(name, root, images=None, annotations=None):
     return _caption_task(name, splits)
 
 
-def _official_coco(folder):
+def _official_coco(folder, is_chosen=False):
     """(the official file of captions, the folder of its images), of the first year that is there."""
     files = [folder / "annotations" / f"captions_train{year}.json" for year in YEARS]
-    official = next(filter(os.path.isfile, files), files[0])
+    there = [file for file in files if file.is_file()] or files[:1]
+    official = there[0] if is_chosen else _first(folder.name, there)
     part = official.stem.removeprefix("captions_")
     places = [folder / part, folder / "images" / part]
     return official, next(filter(os.path.isdir, places), places[0])
+
+
+def _first(name, files):
+    """The first of several files that each could be read, which a note names."""
+    if len(files) > 1:
+        others = ", ".join(map(str, files[1:]))
+        print(f"note: {name}: the captions are read from {files[0]}, not from {others}")
+    return files[0]
 
 
 def open_flickr(name, root, images=None, annotations=None):
     """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json`` or another file of captions, or where
     ``--image-dir`` and ``--annotations`` say."""
     folder = Path(root) / name
-    file = next(filter(os.path.isfile, (folder / file for file in FLICKR_FILES)), folder / FLICKR_FILES[0])
+    known = [folder / file for file in FLICKR_FILES]
+    there = [file for file in known if file.is_file()] or known[:1]
+    file = there[0] if annotations else _first(name, there)
     own_images = next(filter(os.path.isdir, (folder / place for place in FLICKR_IMAGES)), folder / FLICKR_IMAGES[0])
     if annotations or images:
         return _elsewhere(name, annotations or file, images or own_images)

@@ -2,6 +2,7 @@
 all that ``--check-data`` looks for."""
 
 import os
+import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from src.machine.files import digest_of
 SAMPLE = 200  # images decoded in each split
 SHOWN = 5     # of one kind of fault
 NAMES = 10    # class names that are printed
+NO_WORD = re.compile(r"[\d.,_+-]+|n\d{8}")  # a number such as 3 or 1.0, an id of WordNet
 
 
 @dataclass
@@ -66,13 +68,22 @@ def findings_of(name, task):
         return []
     if task.pairs:
         return list(task.findings)
-    return [*task.findings, *_too_few_classes(task), *_alike_names(task)]
+    return [*task.findings, *_too_few_classes(task), *_no_words(task), *_alike_names(task)]
 
 
 def _too_few_classes(task):
     if len(task.classnames) != 1:
         return []
     return [f"{task.name}: has one class, {task.classnames[0]!r}: there is nothing to tell apart"]
+
+
+def _no_words(task):
+    """Class names that are numbers or ids of WordNet: the prompts of them say nothing."""
+    names = task.classnames
+    if len(names) < 2 or not all(NO_WORD.fullmatch(name) for name in names):
+        return []
+    return [f"{task.name}: all class names are numbers or ids ({some(names, SHOWN)}), so the prompts say nothing; give "
+            "words: classnames.txt in a folder, a column class_name in a table"]
 
 
 def _alike_names(task):

@@ -6,6 +6,7 @@ another split.
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def with_validation(task, fraction, root):
 def with_shots(task, shots, seed, root):
     """``train`` becomes ``shots`` images of each class, drawn by ``seed``, stored."""
     train = task.split("train")
+    if few := sum(number < shots for number in Counter(train.labels).values()):
+        print(f"note: {task.name}: {few} of {len(task.classnames)} classes have fewer than {shots} training images "
+              "(--shots); all of theirs are used")
     lists = stored_lists(root, _list_name(task, f"{shots}shot_seed{seed}"), train.listing(),
                          lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
@@ -117,11 +121,16 @@ def _find_all(names, by_name, path):
     from src.datasets.common import Split
     found = []
     for name in names:
-        matches = [(split, index) for file, split, index in by_name.get(name.rsplit("/", 1)[-1], ())
-                   if f"/{file}".endswith(f"/{name}")]
+        matches = {}
+        for file, split, index in by_name.get(name.rsplit("/", 1)[-1], ()):
+            if f"/{file}".endswith(f"/{name}"):
+                matches.setdefault(file, (split, index))
         if not matches:
             raise UserError(f"--split-file {path}: names {name}, which this dataset does not have")
-        found.append(matches[0])
+        if len(matches) > 1 and name not in matches:
+            raise UserError(f"--split-file {path}: names {name}, which fits {' and '.join(sorted(matches)[:2])}; give "
+                            "more of its path")
+        found.append(matches[name] if name in matches else next(iter(matches.values())))
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],
                  [split.listing()[index] for split, index in found],

@@ -210,6 +210,18 @@ def test_official_files_of_both_years(tmp_path, capsys, year):
     assert whole.split("train").image(0).ndim == whole.split("test").image(0).ndim == 3
 
 
+def test_which_of_several_files_is_read_is_noted(tmp_path, capsys):
+    for year in ("2014", "2017"):
+        write_official(tmp_path, year, ("train",))
+    open_task("coco", str(tmp_path))
+    printed = capsys.readouterr().out
+    assert "note: coco: the captions are read from " in printed and "captions_train2014.json, not from" in printed
+    folder = tmp_path / "coco"
+    chosen = {"annotations": folder / "annotations" / "captions_train2017.json", "images": folder / "train2017"}
+    open_task("coco", str(tmp_path), **chosen)
+    assert "not from" not in capsys.readouterr().out
+
+
 def test_annotations_without_their_images_score_nothing(tmp_path, capsys):
     write_official(tmp_path, "2017", ("train", "val"))
     shutil.rmtree(tmp_path / "coco" / "val2017")

@@ -54,6 +54,17 @@ def test_a_good_copy(tmp_path, cli, sized):
                                      "toy-sizes: 3 classes, train 720, val 216, test 504 images: as expected"]
 
 
+def test_clean_copies_of_all_datasets_say_nothing_but_counts(every_dataset, cli, sized, unverified, no_network):
+    """A line each, apart from the captions without an image, which the copy of Conceptual Captions has on purpose."""
+    for name, copy in every_dataset.copies.items():
+        sized(name, **copy.sizes)
+    done = cli("--check-data", ",".join(every_dataset.copies), "--data-location", every_dataset.root)
+    *notes, = (line for line in done.out.splitlines() if ": as expected" not in line)
+    assert done.status == 0 and done.err == "" and done.warnings == [], done.out
+    assert len(done.out.splitlines()) - len(notes) == len(WRITERS) == 25
+    assert [line for line in notes if "conceptual_captions" not in line] == []
+
+
 def test_all_faults_at_once(tmp_path, cli, sized):
     """A class without images, a wrong count, an empty file, half a file, a label that no class has."""
     write_cars(tmp_path, [*range(195), 196, 3])
@@ -191,6 +202,16 @@ def test_class_names_that_are_alike(tmp_path, cli, world, names, expected):
     done = cli("--load", world.model, "--eval-only", "--eval-datasets", f"folder:{tmp_path / 'pets'}",
                "--data-location", tmp_path, "--workers", 0)
     assert done.status == 0 and done.warnings.count(f"warning: pets: {expected}") == 1
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2"), ("n01440764", "n01443537"), ("1.0", "2.0")])
+def test_class_names_without_a_word_are_a_finding(tmp_path, cli, names):
+    for row, name in enumerate(names):
+        write_pictures(tmp_path / "pets", {name: row / 3}, 3)
+    status, lines = checked(cli, tmp_path / "pets")
+    assert status == 1 and any("all class names are numbers or ids" in line for line in lines)
+    (tmp_path / "pets" / "classnames.txt").write_text("ant\nbee\ncat\n"[:4 * len(names)], encoding="utf-8")
+    assert checked(cli, tmp_path / "pets")[0] == 0
 
 
 def test_one_class_is_a_finding(tmp_path, cli, train):

@@ -12,7 +12,7 @@ from cli_files import BATCH, COLOURS, RATE, lines, listing, read_json, rows, sam
 from dataset_files import label_of, write_caltech, write_dtd, write_eurosat, write_sun
 
 from src.datasets import open_task
-from src.datasets.common import Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task, order_of_epoch, seed_of
 from src.datasets.splits import (
     random_halves,
     stored_lists,
@@ -166,6 +166,13 @@ def pets(tmp_path):
     return open_task(f"folder:{tmp_path / 'pets'}", str(tmp_path))
 
 
+def test_classes_with_fewer_images_than_shots_are_noted(pets, tmp_path, capsys):
+    with_shots(pets, 10 ** 6, 0, tmp_path)
+    assert "classes have fewer than 1000000 training images (--shots)" in capsys.readouterr().out
+    with_shots(pets, 1, 0, tmp_path)
+    assert "fewer" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("shots", "labels"), [(1, [0, 1, 2]), (3, [0] * 3 + [1] * 3 + [2] * 3),
                                                (9, [0] * 6 + [1] * 5 + [2] * 6)])
 def test_shots_of_each_class(pets, tmp_path, shots, labels):
@@ -237,6 +244,18 @@ def test_a_split_file_may_hold_names_alone_and_other_folders(dtd, tmp_path):
     path.write_text('{"train": ["/images/banded/banded_test.jpg", "polka-dotted_val.jpg"]}', encoding="utf-8")
     task = with_split_file(dtd, path)
     assert task.split("train").labels == [0, 1] and len(task.split("test")) == 47
+
+
+def test_a_name_that_fits_several_images_is_refused(tmp_path):
+    """Unless it is the whole path of one of them."""
+    names = ["1.jpg", "a/1.jpg", "b/1.jpg", "b/2.jpg"]
+    task = Task("pets", ["x", "y"], ["{c}"], {"train": Split(names.__getitem__, [0, 0, 1, 1], names)})
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["1.jpg", "b/1.jpg", "2.jpg"]}', encoding="utf-8")
+    assert with_split_file(task, path).split("train").listing() == ["1.jpg", "b/1.jpg", "b/2.jpg"]
+    task = Task("pets", ["x", "y"], ["{c}"], {"train": task.split("train").subset([1, 2, 3])})
+    with pytest.raises(UserError, match="names 1.jpg, which fits a/1.jpg and b/1.jpg; give more"):
+        with_split_file(task, path)
 
 
 SPLIT_FILES = {
