@@ -64,7 +64,7 @@ def test_others_metadata_are_not_taken_for_ours(quick, tmp_path):
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_files_that_are_no_weights_say_what_they_are(tmp_path, name, content, fragment):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(LoadError, match=rf"{name} is .*{fragment}"):
+    with pytest.raises(LoadError, match=rf"{name} .*{fragment}"):
         open_weights(tmp_path / name)
 
 

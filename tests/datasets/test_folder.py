@@ -239,11 +239,12 @@ def test_names_in_a_file_of_another_name_are_a_finding(tmp_path, written, wanted
 
 def test_the_bytes_of_a_class_folder_must_be_text(tmp_path):
     """Latin-1, as old archives unpack; a name in classnames.txt serves."""
-    files(tmp_path, *(f"{name}/{index}.png" for name in ("cat", "K\udce4fer") for index in (1, 2)))
+    pets = tmp_path / "pets"
+    files(pets, *(f"{name}/{index}.png" for name in ("cat", "K\udce4fer") for index in (1, 2)))
     with pytest.raises(UserError, match=r"class folder 'K\\udce4fer' is not text in UTF-8; rename the folder"):
-        opened(tmp_path, tmp_path)
-    (tmp_path / "classnames.txt").write_text("beetle\ncat\n", encoding="utf-8")
-    assert list(opened(tmp_path, tmp_path).classnames) == ["beetle", "cat"]
+        opened(pets, tmp_path)
+    (pets / "classnames.txt").write_text("beetle\ncat\n", encoding="utf-8")
+    assert list(opened(pets, tmp_path).classnames) == ["beetle", "cat"]
 
 
 def test_names_are_compared_after_unicode_normalisation(tmp_path):

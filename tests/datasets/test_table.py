@@ -96,7 +96,7 @@ def test_an_image_in_both_drawn_halves_is_a_finding(table):
     finding, = table(csv(rows)).findings
     assert "images have several rows and are in both drawn halves" in finding
     named = [f"{row},{part}" for row, part in zip(rows, 6 * ["train"] + 6 * ["test"], strict=True)]
-    assert "drawn" not in " ".join(table(csv(named, "image,label,split")).findings)
+    assert "drawn halves" not in " ".join(table(csv(named, "image,label,split")).findings)
     assert table(csv(rows[:6])).findings == ()
 
 
