@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from clip.attention import attend_backwards
 from clip.catalog import MEAN, STD
 
 LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
@@ -48,11 +49,6 @@ def mix(qkv, heads, attend):
     """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which."""
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return attend(query, key, value).transpose(1, 2).flatten(2)
-
-
-def attend_backwards(query, key, value):
-    """Attention by which a position sees itself and what stands before it."""
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class ResidualAttentionBlock(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import clip
-from clip.model import CLIP, Attention, QuickGELU, attend_backwards, cut_tokens
+from clip.attention import attend_backwards
+from clip.model import CLIP, Attention, QuickGELU, cut_tokens
 
 TEXT = {"context_length": 77, "vocab_size": 500, "width": 128, "heads": 2, "layers": 2}
 START, END = 498, 499
