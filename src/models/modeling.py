@@ -6,6 +6,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
 
 import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
@@ -155,6 +156,13 @@ def image_features(model, images):
 def batch_features(model, batch):
     """(B, D) of a Batch: those it brings along, or the model's."""
     return image_features(model, batch.images) if batch.features is None else batch.features
+
+
+def encodes_rows_alone(model):
+    """Whether what the image tower makes of an image depends on nothing else: batch norms that train see the batch, and
+    dropout draws by the place in it."""
+    return not any(module.training and (isinstance(module, _BatchNorm) or isinstance(module, nn.Dropout) and module.p)
+                   for module in model.visual.modules())
 
 
 def text_features(model, texts):
