@@ -72,7 +72,8 @@ class Attention(nn.Module):
 
 def mix(qkv, heads, attend):
     """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which."""
-    query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2)             # (B, H, L, W/H)
+                         for part in qkv.chunk(3, dim=-1))  # backward joins them by one copy, of unbind by two
     return attend(query, key, value).transpose(1, 2).flatten(2)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import clip
 from clip.attention import attend_backwards
-from clip.model import CLIP, Attention, QuickGELU, ResidualAttentionBlock, cut_tokens, run_block
+from clip.model import CLIP, Attention, QuickGELU, ResidualAttentionBlock, cut_tokens, mix, run_block
 
 TEXT = {"context_length": 77, "vocab_size": 500, "width": 128, "heads": 2, "layers": 2}
 START, END = 498, 499
@@ -196,6 +196,17 @@ def test_attention_calls_its_output_projection():
 def test_quick_gelu():
     x = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(QuickGELU()(x), x / (1 + (-1.702 * x).exp()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_query_key_and_value_have_the_bits_of_one_tensor_that_is_taken_apart(dtype):
+    """(B, L, 3W) as (B, L, 3, H, W/H): values and gradient."""
+    given = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0), dtype=dtype, requires_grad=True)
+    found = mix(given, 2, lambda query, key, value: query * key + 2 * value)
+    query, key, value = given.unflatten(-1, (3, 2, -1)).unbind(2)                        # (B, L, H, W/H)
+    expected = (query * key + 2 * value).flatten(2)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(side.square().sum(), given)[0] for side in (found, expected)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
