@@ -25,8 +25,9 @@ def test_what_is_counted():
 
 
 @pytest.mark.parametrize(("options", "most", "before"), [
-    ({}, 1800, 3784), ({"l2": True}, 2120, 5896), ({"references": 0}, 1450, 2750)], ids=str)
+    ({}, 1850, 3784), ({"l2": True}, 2150, 5896), ({"references": 0}, 1500, 2750)], ids=str)
 def test_operations_of_a_step(options, most, before):
-    """``before``: packed prompts, two forwards, a penalty tensor by tensor and autograd's activation."""
+    """1736, 2048 and 1394 with torch 2.15. ``before``: packed prompts, two forwards, a penalty tensor by tensor and
+    autograd's activation."""
     found = count(step_of(**options)).total
     assert 0.5 * most < found <= most < before
