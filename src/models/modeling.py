@@ -20,7 +20,7 @@ TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text":
 HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
 # Tokens that packing must save, by the kind of device. Elsewhere than on CUDA: below, the additional kernels take
-# longer than what they save. On CUDA packing adds 1,260 operations to a step of a ViT-B/16, which take the host of an
+# longer than what they save. On CUDA packing adds 1,150 operations to a step of a ViT-B/16, which take the host of an
 # H200 26 ms (a step of 100 ms packed, 74 ms padded: 100 classes, 1,200 tokens saved). A token takes the device 0.6 us
 # by its bytes and arithmetic. So it pays from 43,000 tokens on where the host is the limit, and from about 5,000 where
 # the device has work for most of those 26 ms. In between: 397 classes (5,000) are padded, ImageNet's (12,500) packed.
