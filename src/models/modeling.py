@@ -175,8 +175,10 @@ def packed_where_shorter(model, tokens):
     """(N, L) -> PackedTexts of texts that will be encoded often, or the tokens where that saves too little. Where
     dropout acts on texts none shares its first tokens, so that each has its own draws."""
     dropout = any(isinstance(module, nn.Dropout) and module.p for module in model.transformer.modules())
-    packed = PackedTexts(tokens, share=not dropout)
-    least = WORTH_PACKING.get(tokens.device.type, WORTH_PACKING_ELSEWHERE)
+    packed, kind = PackedTexts(tokens, share=not dropout), tokens.device.type
+    least = WORTH_PACKING.get(kind, WORTH_PACKING_ELSEWHERE)
+    if kind in WORTH_PACKING and tokens.shape[1] == model.context_length:
+        least = 0  # to cut them, ``encode_text`` would wait for the device in each step
     return packed if tokens.numel() - len(packed) >= least else tokens
 
 

@@ -289,6 +289,8 @@ def test_on_cuda_packing_must_save_more(make_model, monkeypatch):
     assert packed_where_shorter(model, tokens) is not tokens
     monkeypatch.setattr(modeling, "WORTH_PACKING", {"cpu": saved + 1})
     assert packed_where_shorter(model, tokens) is tokens
+    model.context_length = tokens.shape[1]  # then encode_text would wait for the device
+    assert packed_where_shorter(model, tokens) is not tokens
 
 
 def test_texts_share_no_start_where_dropout_acts(make_model):
