@@ -26,7 +26,7 @@ NO_KERNEL = ("empty", "new_empty", "detach", "lift", "alias", "_unsafe_view", "v
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations inside ``with`` that do work on a device; {name: number} in ``found``."""
+    """Count the operations inside ``with`` that do work on a device; {name: number} in ``found``."""
 
     def __init__(self):
         super().__init__()

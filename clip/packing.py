@@ -32,7 +32,7 @@ class PackedTexts:
             places.append((rows[:, None] * host.shape[1] + self.first + torch.arange(length)).flatten())
             ends[rows] = starts + lengths[rows] - 1 - self.first
             at += len(rows) * length
-        self.sees = {length: _behind_start(self.first, length).to(tokens.device)  # by layers and steps alike
+        self.sees = {length: _behind_start(self.first, length).to(tokens.device)  # once for all layers and steps
                      for _, length in self.groups if self.first}
         places = torch.cat(places)                                                       # (T,), into tokens.flatten()
         self.ids, self.positions, self.ends = (
