@@ -57,7 +57,7 @@ EVIDENCE = {
     "F11 linear evaluation": ["tests/run/test_layer.py::test_the_layer_and_its_log_are_kept",
                               "tests/run/test_layer.py::test_an_interrupted_layer_resumes_with_the_same_bits"],
     "F12 GELU of bare weights": ["test_what_weights_do_not_say_is_a_warning"],
-    "F14 to F22 in the documents": ["test_differences_that_are_documented"],
+    "F13 to F22 in the documents": ["test_differences_that_are_documented"],
     "F18 palettes": [
         "tests/datasets/test_images.py::test_palettes_and_two_colours_are_converted_before_they_are_resized"],
     "F23 joint evaluation": ["test_a_joint_evaluation_of_nothing"],
@@ -417,9 +417,9 @@ def test_names_that_are_taken_as_they_are_meant(words, key, value):
 # -- documents ---------------------------------------------------------------------------------------------------------
 
 DOCUMENTED = {  # row -> what docs/protocol.md says of it
-    "F14": "`GradientTracker` is in `src/models/gradients.py`", "F15": "Published parts without a counterpart",
-    "F16": "buffers, such as statistics",
-    "F17": "linear evaluation", "F18": "picks palette entries by nearest", "F19": "keep `_` in 14 of the 16 templates",
+    "F13": "key biases of attention move with AdamW", "F14": "`GradientTracker` is in `src/models/gradients.py`",
+    "F15": "Published parts without a counterpart", "F16": "buffers, such as statistics", "F17": "linear evaluation",
+    "F18": "picks palette entries by nearest", "F19": "keep `_` in 14 of the 16 templates",
     "F20": "training is refused, where published code trains on", "F22": "in the order of `--eval-datasets`"}
 
 
