@@ -117,8 +117,7 @@ def _on_its_base(config, source, adapter, fetch, quiet):
     if base in hub.open_clip_names() and not os.path.exists(base):
         raise UserError(f"{flag} {source.text} is an adapter, and {base} names no weights; {BASES}")
     try:
-        found = _named(base, config, fetch) if base in catalog.architecture_names() else _read_source(
-            config, Source("--model", base, source.given, source.name), fetch, quiet)
+        found = _base(config, Source("--model", base, source.given, source.name), fetch, quiet)
     except (LoadError, OSError) as error:
         if isinstance(error, hub.Absent):
             raise
@@ -130,6 +129,16 @@ def _on_its_base(config, source, adapter, fetch, quiet):
         named = "" if source.base else ", as its configuration says"
         print(f"note: {flag} {source.text}: the adapter is merged into {base}{named}{other}", flush=True)
     return {**found, "state_dict": weights, "model": base, "adapter": source.text}
+
+
+def _base(config, source, fetch, quiet):
+    """The checkpoint of the model that an adapter belongs to: names come before paths, as for --model."""
+    if source.text not in catalog.architecture_names():
+        return _read_source(config, source, fetch, quiet)
+    found = _named(source.text, config, fetch)
+    loader.refuse_other(source.given or {}, catalog.completed(found["architecture"]), source.text, source.name,
+                        source.text)
+    return found
 
 
 BASES = ("give the one that it was trained on by --load ADAPTER --model BASE: a name, NAME:PRETRAINED, "

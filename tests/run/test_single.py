@@ -221,7 +221,7 @@ def test_a_trained_head_scores_its_own_class_names(cli, with_heads, world):
 
 def test_a_head_of_other_class_names_is_left_out_with_a_note(cli, with_heads, world):
     model, _ = loader.load(str(with_heads))
-    for names in (world.names[::-1], [*world.names, "grey"], ["cold"]):
+    for names in (world.names[::-1], [*world.names, "grey"], ["warm", "cold"]):
         done = cli("--load", with_heads, "--workers", 0, "--eval-single", "photos/green.png", "--save", "single",
                    "--class-names", ",".join(names))
         note, = [line for line in done.out.splitlines() if line.startswith("note: ")]

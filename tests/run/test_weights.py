@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -288,19 +289,27 @@ def test_images_are_normalised_as_the_loaded_model_asks(cli, folder, tmp_path):
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def peft_s(tmp_path):
+@pytest.fixture(scope="module")
+def peft_files(tmp_path_factory):
     """A folder of transformers' CLIPModel, an adapter of it in the form of peft, and the features of the two."""
     from peft import LoraConfig
-    (tmp_path / "base").mkdir()
-    model = write_folder(tmp_path / "base", "transformers", False, 80, {"mean": [0.5, 0.4, 0.3]}, vocab_size=49408)
+    root = tmp_path_factory.mktemp("peft")
+    (root / "base").mkdir()
+    model = write_folder(root / "base", "transformers", False, 80, {"mean": [0.5, 0.4, 0.3]}, vocab_size=49408)
     settings = LoraConfig(target_modules=["q_proj", "out_proj", "fc2"], lora_alpha=20)
-    stored = adapted(model, settings, tmp_path / "adapter")
+    stored = adapted(model, settings, root / "adapter")
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = stored.get_image_features(images)
-    return SimpleNamespace(base=tmp_path / "base", adapter=tmp_path / "adapter", images=images,
-                           features=getattr(found, "pooler_output", found))
+    known = {"base": root / "base", "images": images, "features": getattr(found, "pooler_output", found)}
+    return known, root / "adapter"
+
+
+@pytest.fixture
+def peft_s(peft_files, tmp_path):
+    """The same, with an adapter that a test may change."""
+    shutil.copytree(peft_files[1], tmp_path / "adapter")
+    return SimpleNamespace(adapter=tmp_path / "adapter", **peft_files[0])
 
 
 def name_base(folder, base, **more):
@@ -358,7 +367,7 @@ def test_a_model_that_is_given_wins_over_the_one_that_is_named(peft_s, capsys):
     ("{adapter}", "", ["is an adapter of", "holds an adapter", "--model BASE"]),
     ("ViT-B-32", "", ["ViT-B-32 names no weights"]), (None, "--model ViT-B-32", ["ViT-B-32 names no weights"]),
     (None, "--model tiny-vit", ["is an adapter of tiny-vit", "no published weights"]),
-    (None, "--model {silent}", ["cannot be merged", "not (10"])])
+    (None, "--model {silent}", ["cannot be merged", "(8, 1280), not (8, 512)"])])
 def test_adapters_without_a_model_that_fits(peft_s, silent, monkeypatch, base, words, fragments):
     import huggingface_hub.constants
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
