@@ -47,6 +47,7 @@ NOT_RUN = {
     "python -m benchmarks.run full ROW --again":
         "a full row takes minutes; tests/benchmarks/test_benchmarks.py runs tiny ones",
     "python -m benchmarks.floors": "half a minute; tests/benchmarks/test_benchmarks.py holds its figures",
+    "python -m benchmarks.operations": "tests/benchmarks/test_operations.py counts the same",
     "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
     "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
     "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
