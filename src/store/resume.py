@@ -104,10 +104,12 @@ def inputs_of(config, start, basis=None, teachers=None):
     if not config.save:
         return {}
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
-    files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
-    digests = {flag: (teachers or {}).get(path) or digest_of(path) for flag, path in files.items()
-               if path and (path in (teachers or {}) or os.path.isfile(path))}
-    return {"--load": fingerprint(named), **digests}
+    found = {"--load": fingerprint(named)}
+    if config.ref_model and config.ref_model in (teachers or {}):
+        found["--ref-model"] = teachers[config.ref_model]
+    elif config.ref_model and os.path.isfile(config.ref_model):  # other kinds that no method reads have no digest
+        found["--ref-model"] = digest_of(config.ref_model)
+    return found | ({"--orthogonal-gradients-path": digest_of(basis)} if basis else {})
 
 
 def refuse_other_configuration(config, content, path):
