@@ -15,10 +15,10 @@ demo: setup      ## zero-shot, finetune, lwf and ZSCL over the embedded sequence
 	sh scripts/demo.sh $(RUN)
 
 test: setup      ## the tests, without the slow ones
-	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile
+	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: setup  ## every test
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-portable: setup ## the tests as other machines would compute, and with other versions; ONLY="avx2 sums" picks some
 	$(RUN) tests/tools/portable.py $(ONLY)

@@ -142,9 +142,13 @@ def weights_place(name, cache=None):
     return cache / catalog.archive_file(name)
 
 
+# What reading adds to the content of a file.
+REMARKS = ("assumed", "notes")
+
+
 def read_checkpoint(path, given=None, name="the given architecture"):
-    """A file or folder of weights -> dict with at least "state_dict" (OpenAI's names), "architecture", "assumed" and
-    "notes".
+    """A file or folder of weights -> dict with at least "state_dict" (OpenAI's names), "architecture" and the keys of
+    REMARKS.
 
     Known layouts: our checkpoints and exports, and those of ``clip.files.layouts``. fp16 files are read as fp32.
 

@@ -17,6 +17,11 @@ from src.models.training import Settings, TrainingState
 
 torch.set_num_threads(THREADS)
 
+# Files of few tests that take long, longest first: begun last, one of them would keep a single worker busy at the end.
+LONG = ("test_kills.py", "test_task.py", "test_distributed.py", "test_documents.py", "test_first_steps.py",
+        "test_spaces.py", "test_download.py", "test_one_gpu.py", "test_torchrun_resume.py", "test_torchrun_steps.py",
+        "test_setup.py", "test_faults.py", "test_portable.py", "test_train_sh.py", "test_chain.py")
+
 CLASSNAMES = ("cat", "red bird", "dog", "very old green tree")
 TEMPLATES = ("a photo of a {c}.", "a drawing of the {c}.", "{c}")
 REFERENCE_CLASSNAMES = ("car", "small blue house", "cat")
@@ -52,6 +57,13 @@ def tiny_clip(kind, seed=0, dtype=torch.float64):
                 module.running_mean.normal_(std=0.3)
                 module.running_var.uniform_(0.5, 1.5)
     return model.to(dtype).eval()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the long files; a plugin that shuffles comes after."""
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 def random_images(count, seed):

@@ -225,7 +225,7 @@ class Run:
         file = stem(name)
         facts = self.folder.read_json(f"run_{file}.json")
         refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
-        checkpoint = loader.read_checkpoint(self.folder.file(f"{file}.pth"))
+        checkpoint = _as_written(loader.read_checkpoint(self.folder.file(f"{file}.pth")))
         scores = scores_of(facts)
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
             raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
@@ -328,6 +328,11 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+
+def _as_written(checkpoint):
+    """Leave out what reading adds, so that the same content can be written again."""
+    return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
 def warn_of_warmup(length, settings):

@@ -196,7 +196,6 @@ def test_medians_count_from_1_and_halve_an_even_middle(found, medians, monkeypat
 
 
 MEASURED = """
-import time
 import torch
 from src.models.retrieval import recall
 
@@ -206,21 +205,21 @@ def peak():
 torch.set_num_threads(1)
 features = torch.nn.functional.normalize(torch.randn(5_000, 64), dim=-1)
 texts = torch.nn.functional.normalize(torch.randn(25_000, 64), dim=-1)
-before, began = peak(), time.perf_counter()
+before = peak()
 scores = recall(features, texts, torch.arange(25_000) // 5)
-print(peak(), peak() - before, time.perf_counter() - began, scores.images, scores.captions)
+print(peak(), peak() - before, scores.images, scores.captions)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's own peak there")
 def test_coco_5k_stays_in_memory():
     """Measured in a process of its own; getrusage would include the peak of the process that started it."""
     done = subprocess.run([sys.executable, "-c", MEASURED], cwd=Path(__file__).parents[2], capture_output=True,
                           text=True, timeout=120, check=True)
-    peak, growth, seconds, images, captions = map(float, done.stdout.split())
+    peak, growth, images, captions = map(float, done.stdout.split())
     assert (images, captions) == (5_000, 25_000)
     assert peak < 2 * 2 ** 30 and growth < 0.25 * 2 ** 30, f"{peak / 2 ** 30:.2f} GiB, {growth / 2 ** 30:.2f} more"
-    assert seconds < 60
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------

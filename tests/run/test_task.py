@@ -574,6 +574,21 @@ def test_a_finished_sequence_is_not_trained_a_second_time(cli, world, tmp_path, 
     assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
 
 
+def test_the_whole_dataset_of_finished_phases_is_written_again_as_it_was(cli, world, pairs, tmp_path):
+    words = ("--load", world.model, "--train-dataset", pairs, "--num-phases", 2, "--iterations", 2, "--batch-size",
+             BATCH, "--workers", 0, "--warmup-length", 0, "--save", tmp_path / "out")
+    assert cli(*words).status == 0
+    whole = tmp_path / "out" / "stream.pth"
+    before = torch.load(whole, weights_only=True)
+    whole.unlink()
+    again = cli(*words)
+    assert again.status == 0 and again.out.count("finished before") == 2
+    after = torch.load(whole, weights_only=True)
+    tensors = before.pop("state_dict"), after.pop("state_dict")
+    torch.testing.assert_close(*tensors, rtol=0, atol=0)
+    assert after == before
+
+
 @pytest.mark.parametrize("words", ["--lr 2e-3", "--seed 1", "--method lwf", "--iterations 4"])
 def test_another_configuration_does_not_replace_a_finished_task(train, tmp_path, words):
     train(tmp_path / "out")

@@ -118,7 +118,7 @@ def run(name, environment, words):
     python = interpreter(name, environment)
     if python is None:
         return f"skipped: no {environment.python}", True
-    options = ["-m", "not slow", "-n", "2", "--dist", "loadfile"]
+    options = ["-m", "not slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     order = ""
     if environment.shuffled:
         seed = random.SystemRandom().randrange(10 ** 6)
