@@ -338,7 +338,7 @@ def _telling_skipped(batches, leave_out=False):
         for batch in batches:
             skipped += batch.skipped
             if batch.images is not None:
-                given = given or len(batch.images) > 0
+                given = True
                 yield batch
             elif not leave_out:
                 raise UserError("none of the images of a batch could be decoded")

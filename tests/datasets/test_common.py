@@ -106,11 +106,12 @@ def test_a_rest_without_an_image_that_can_be_decoded_is_empty_and_counted(task, 
     """A full batch without one, or all there is, ends the stream."""
     last = order_of_epoch(9, 3, 0)[8]
 
-    def loaded(bad, size=9, stop=4):
+    def loaded(bad, size=9, start=0, stop=4):
         split = Split(lambda index: None if index in bad else task.split("train").image(index), [0] * size)
-        return list(training_batches(split, EvalTransform(16), 4, 3, 0, stop, rest=True))
+        return list(training_batches(split, EvalTransform(16), 4, 3, start, stop, rest=True))
     assert [(len(batch.images), batch.skipped) for batch in loaded({last}, stop=3)] == [(4, 0), (4, 0), (0, 1)]
     assert capsys.readouterr().out == "note: 1 images could not be decoded and were skipped\n"
+    assert [len(batch.images) for batch in loaded({last}, start=2, stop=3)] == [0], "where an interrupted run resumes"
     for bad, size in ((order_of_epoch(9, 3, 0)[4:8], 9), (range(3), 3)):
         with pytest.raises(UserError, match="none of the images of a batch"):
             loaded(set(bad), size)
