@@ -11,16 +11,42 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from clip.attention import attend_backwards
 from clip.catalog import MEAN, STD
 
 LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
+GATE = 1.702  # of QuickGELU
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's weights."""
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights. A compiler is given the formula: it fuses by itself."""
 
     def forward(self, x):
-        return x * torch.sigmoid(1.702 * x)
+        if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return _QuickGELU.apply(x)
+        return _quick_gelu(x)
+
+
+def _quick_gelu(x):
+    return x * torch.sigmoid(GATE * x)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """Keep the input alone, where autograd would keep a second tensor of its size, and differentiate by one kernel:
+    x sigmoid(a x) = silu(a x) / a, whose slope is silu'(a x)."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return _quick_gelu(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        [x] = context.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative, which that kernel has not
+            gate = torch.sigmoid(GATE * x)
+            return gradient * gate * (1 + GATE * x * (1 - gate))
+        return torch.ops.aten.silu_backward(gradient, GATE * x)
 
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
@@ -46,13 +72,9 @@ class Attention(nn.Module):
 
 def mix(qkv, heads, attend):
     """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which."""
-    query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2)             # (B, H, L, W/H)
+                         for part in qkv.chunk(3, dim=-1))  # backward joins them by one copy, of unbind by two
     return attend(query, key, value).transpose(1, 2).flatten(2)
-
-
-def attend_backwards(query, key, value):
-    """Attention by which a position sees itself and what stands before it."""
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class ResidualAttentionBlock(nn.Module):

@@ -5,7 +5,8 @@ reaches a feature: of 397 prompts "a photo of a {c}." cut at the longest, 18 tok
 """
 
 import torch
-import torch.nn.functional as F
+
+from clip.attention import attend_backwards
 
 MOST_GROUPS = 4
 
@@ -31,6 +32,8 @@ class PackedTexts:
             places.append((rows[:, None] * host.shape[1] + self.first + torch.arange(length)).flatten())
             ends[rows] = starts + lengths[rows] - 1 - self.first
             at += len(rows) * length
+        self.sees = {length: _behind_start(self.first, length).to(tokens.device)  # once for all layers and steps
+                     for _, length in self.groups if self.first}
         places = torch.cat(places)                                                       # (T,), into tokens.flatten()
         self.ids, self.positions, self.ends = (
             value.to(tokens.device) for value in (host.flatten()[places], places % host.shape[1], ends))
@@ -42,25 +45,21 @@ class PackedTexts:
     def attend(self, query, key, value):
         """Causal attention within each text, 3 x (1, H, T, d) -> (1, H, T, d)."""
         start, at = [part[:, :, :self.first] for part in (query, key, value)], self.first
-        mixed = [_causal(*start)] if self.first else []
+        mixed = [attend_backwards(*start)] if self.first else []
         for rows, length in self.groups:
             here = slice(at, at + rows * length)
             own = [part[0, :, here].unflatten(1, (rows, length)).transpose(0, 1) for part in (query, key, value)]
-            mixed.append((_behind(start, *own) if self.first else _causal(*own)).transpose(0, 1).flatten(1, 2)[None])
+            if self.first:
+                own[1:] = (torch.cat([first.expand(rows, -1, -1, -1), part], dim=2)       # (n, H, P + S, d)
+                           for first, part in zip(start[1:], own[1:], strict=True))
+            mixed.append(attend_backwards(*own, self.sees.get(length)).transpose(0, 1).flatten(1, 2)[None])
             at += rows * length
         return torch.cat(mixed, dim=2)
 
 
-def _behind(start, query, key, value):
-    """3 x (n, H, S, d) of n texts' own tokens -> (n, H, S, d); each sees the common start too, 3 x (1, H, P, d)."""
-    _, key, value = (torch.cat([first.expand(len(own), -1, -1, -1), own], dim=2)         # (n, H, P + S, d)
-                     for first, own in zip(start, (query, key, value), strict=True))
-    sees = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=sees.tril(key.shape[2] - query.shape[2]))
-
-
-def _causal(query, key, value):
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+def _behind_start(first, length):
+    """What each of a text's own S tokens sees of P common tokens and of these: (S, P + S)."""
+    return torch.ones(length, first + length, dtype=torch.bool).tril(first)
 
 
 def _common_start(tokens, lengths):

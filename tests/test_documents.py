@@ -47,6 +47,7 @@ NOT_RUN = {
     "python -m benchmarks.run full ROW --again":
         "a full row takes minutes; tests/benchmarks/test_benchmarks.py runs tiny ones",
     "python -m benchmarks.floors": "half a minute; tests/benchmarks/test_benchmarks.py holds its figures",
+    "python -m benchmarks.operations": "tests/benchmarks/test_operations.py counts the same",
     "python -c \"import torch\"": "the peer of a benchmark, which does nothing",
     "python -c \"import wilds; wilds.get_dataset('fmow', download=True, root_dir='data')\"": "downloads 50 GB",
     "python -c \"import wilds; wilds.get_dataset('iwildcam', download=True, root_dir='data')\"": "downloads 11 GB",
@@ -57,6 +58,8 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
     "python -m src.main --load ckpt/dtd_ft/DTD.pth --export ckpt/dtd_open_clip":
         "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
+    "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
+        "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 

@@ -1,6 +1,7 @@
 """What was predicted before the runs on a GPU (ViT-B/16, batch 64 + 64, one H100 or H200), beside what was measured.
 
 ``PREDICTIONS``: before the first. ``SECOND``: after it and before the second, of the parts projections, host and graph.
+``THIRD``: before the third, of the parts changes, changes_parity and changes_finetune.
 """
 
 from collections.abc import Callable
@@ -73,10 +74,10 @@ PREDICTIONS = (
 )
 
 
-def alternated(row, base):
+def alternated(row, base, part="host", turns="in turns"):
     """A variant's median step over that of another, alternated with it."""
     def measure(parts):
-        found = parts["host"]["in turns"]
+        found = parts[part][turns]
         return found[row]["median_s"] / found[base]["median_s"]
     return measure
 
@@ -116,7 +117,75 @@ SECOND = (
 )
 
 
-def verdicts(parts, predictions=PREDICTIONS + SECOND):
+def changed(row, base="as it is", turns="in turns"):
+    """As ``alternated``, in the part ``changes``."""
+    return alternated(row, base, "changes", turns)
+
+
+def tuned(row, base, turns):
+    """As ``alternated``, in the part ``changes_finetune``."""
+    return alternated(row, base, "changes_finetune", turns)
+
+
+def in_turns(row, key="median_s", part="changes", turns="in turns"):
+    """Milliseconds of a row of alternated ones."""
+    return value(part, turns, row, key, scale=1000)
+
+
+def furthest_function(parts):
+    """The largest distance of a function in fp64 between CPU and device."""
+    return max(parts["changes_parity"]["functions"].values())
+
+
+# Reckoned from the second run (22 us of host for each of 3,784 operations; the device busy for 72 ms) with 1,736
+# operations now, 2,048 with l2. Less for the device: small kernels of packed prompts 4 ms, passes over the activation
+# 4 ms, copies of the gradient of query, key and value 2 ms. So the device is the limit, and what starts more operations
+# costs little until the host is the limit again.
+THIRD = (
+    Prediction("ZSCL step as it is now", 60, 70, "ms", in_turns("as it is")),
+    Prediction("host of the same", 33, 46, "ms", in_turns("as it is", "host_median_s")),
+    Prediction("the same step as before", 94, 110, "ms", in_turns("as before")),
+    Prediction("as it is, of as before", 0.58, 0.72, "", changed("as it is", "as before")),
+    Prediction("with l2", 62, 74, "ms", in_turns("l2, as it is")),
+    Prediction("with l2, of as before", 0.48, 0.62, "", changed("l2, as it is", "l2, as before")),
+    Prediction("prompts packed again, of as it is", 0.98, 1.20, "", changed("prompts packed")),
+    Prediction("two forwards again, of the same", 0.99, 1.06, "", changed("two forwards")),
+    Prediction("activation by autograd again, of the same", 1.04, 1.12, "", changed("activation by autograd")),
+    Prediction("qkv by unbind again, of the same", 1.01, 1.05, "", changed("qkv by unbind")),
+    Prediction("cuDNN for texts again, of the same", 0.97, 1.03, "", changed("cuDNN for texts")),
+    Prediction("l2 tensor by tensor again, of l2 as it is", 1.05, 1.40, "",
+               changed("l2, tensor by tensor", "l2, as it is")),
+    Prediction("activation by Triton, of as it is", 0.90, 0.97, "", changed("activation by Triton")),
+    Prediction("evaluation forward, activation by Triton, of as it is", 0.84, 0.90, "",
+               changed("activation by Triton", turns="evaluation")),
+    Prediction("launches of a ZSCL step now", 1900, 2500, "", value("changes", "profile, as it is", "launches")),
+    Prediction("launches with l2 now", 2200, 2900, "", value("changes", "profile, l2, as it is", "launches")),
+    Prediction("device busy in a ZSCL step now", 57, 66, "ms",
+               value("changes", "profile, as it is", "busy_s", scale=1000)),
+    Prediction("peak of a ZSCL step now, with anchors of l2", 11.6, 13.2, "GB",
+               value("changes", "peaks", "as it is", scale=1e-9)),
+    Prediction("a text of a new length", None, 60, "ms",
+               value("changes", "new text shapes", "as it is", "s", scale=1000)),
+    Prediction("the same with cuDNN", 100, 700, "ms", value("changes", "new text shapes", "cuDNN", "s", scale=1000)),
+    Prediction("finetune step, batch 8, now", 26, 38, "ms",
+               in_turns("as it is", part="changes_finetune", turns="finetune, batch 8, 47 classes")),
+    Prediction("finetune step, 397 classes, now", 32, 44, "ms",
+               in_turns("as it is", part="changes_finetune", turns="finetune, 397 classes")),
+    Prediction("finetune, 397 classes, packed of padded", 1.3, 2.0, "",
+               tuned("prompts packed", "prompts padded", "finetune, 397 classes")),
+    Prediction("finetune, 1000 classes, packed of padded", 1.1, 1.6, "",
+               tuned("prompts packed", "prompts padded", "finetune, 1000 classes")),
+    Prediction("ZSCL, 1000 classes, packed of padded", 0.86, 1.02, "",
+               tuned("prompts packed", "prompts padded", "ZSCL, 1000 classes")),
+    Prediction("new functions, CPU against device, fp64", None, 1e-12, "", furthest_function),
+    Prediction("losses of 20 steps, as before against now, fp64", None, 1e-9, "",
+               value("changes_parity", "20 steps, fp64", "loss")),
+    Prediction("the same in bf16", None, 2e-2, "", value("changes_parity", "20 steps, bf16", "loss")),
+    Prediction("killed and resumed, equal bits (1: yes)", 1, 1, "", value("cli_toy", "equal", "killed and resumed")),
+)
+
+
+def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD):
     """Return [{name, low, high, unit, measured, verdict}], the verdict being right, wrong or not measured."""
     found = []
     for prediction in predictions:

@@ -173,10 +173,16 @@ def forward_row(setting, model, change=None):
 # -- profile -----------------------------------------------------------------------------------------------------------
 
 
-def profile(setting, step, count=2):
+def profile(setting, step):
     """Launches of a step and how long the device is busy; profile.txt has the kernels."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
+    return profiled(setting, step, setting.out / "profile.txt")
+
+
+def profiled(setting, step, path, count=2):
+    """Launches of a step on CUDA, those of cuDNN's attention, seconds that the device is busy; ``path``: the kernels.
+    """
     from torch.profiler import ProfilerActivity
     for _ in range(3):
         step()
@@ -189,9 +195,10 @@ def profile(setting, step, count=2):
     if not on_device:
         raise RuntimeError("the profiler saw no kernel")
     busy = sum(event.time_range.elapsed_us() for event in on_device) / 1e6
-    found = {"launches": len(on_device) / count, "busy_s": busy / count}
+    found = {"launches": len(on_device) / count, "busy_s": busy / count,
+             "cudnn_attention": sum("cudnn_generated" in event.name for event in on_device) / count}
     text = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=90)
-    (setting.out / "profile.txt").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return found
 
 

@@ -38,4 +38,7 @@ PARTS = {
     "projections": Part("projections:projections", 40),
     "host": Part("host:host", 80),
     "graph": Part("host:graph", 50, cuda_only=True),
+    "changes": Part("changes:changes", 110),
+    "changes_parity": Part("changes:changes_parity", 40),
+    "changes_finetune": Part("changes:changes_finetune", 80),
 }

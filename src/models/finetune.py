@@ -12,6 +12,7 @@ from src.models.hooks import Hooks
 from src.models.modeling import (
     batch_features,
     constant_text_features,
+    encodes_rows_alone,
     image_features,
     packed_where_shorter,
     random_tokens,
@@ -172,9 +173,22 @@ class Distill(Finetune):
 
     def losses(self, state, batch):
         reference = next(self.reference_images)
-        student = image_features(state.model, reference.images) if self.needs_student(state) else None  # (B, D)
+        batch, student = self.encode(state, batch, reference)
         teacher = self.teacher_features(reference)                                           # (B, D)
         return {**super().losses(state, batch), **self.comparison(state, reference, student, teacher)}
+
+    def encode(self, state, batch, reference):
+        """-> (the Batch, perhaps with features; the student's features (B, D) of the reference images, None where
+        nothing reads them). Encode both batches in one forward, which halves the launches, where that computes the same
+        and holds no more memory: a part of ``--grad-accum`` is a part of one batch."""
+        model = state.model
+        if not self.needs_student(state):
+            return batch, None
+        if batch.features is not None or model.parts > 1 or not encodes_rows_alone(model):
+            return batch, image_features(model, reference.images)
+        images = torch.cat([batch.images, reference.images])
+        own, student = image_features(model, images).split([len(batch.images), len(reference.images)])
+        return batch._replace(features=own), student
 
     def needs_student(self, state):
         """Whether ``comparison`` reads the student's features; the text tower's terms do not."""

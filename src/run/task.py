@@ -82,7 +82,7 @@ class Run:
             name = dataset_of(checkpoint, self.config.load)
             self.score_on([name])
             self.scoring.named_by_checkpoint = (stem(name),)
-        score_as_trained(self.config, checkpoint, self.config.load)
+        score_as_trained(self.config, checkpoint, self.config.load or self.config.model)
 
     @in_turn
     def open_for_training(self, name):
@@ -133,7 +133,7 @@ class Run:
         with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
         ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
         Scores})."""
-        inputs = inputs_of(self.config, start, self.basis)
+        inputs = inputs_of(self.config, start, self.basis, self.open_zeroshot.digests)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:

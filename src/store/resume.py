@@ -1,6 +1,7 @@
 """Resume points: where an interrupted task goes on, ``resume_<DATASET>.pth`` in the run's folder."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -97,14 +98,19 @@ def _on_host(content):
     return content
 
 
-def inputs_of(config, start, basis=None):
+def inputs_of(config, start, basis=None, teachers=None):
     """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
-    teacher's, a basis. A file may have changed under its name. Where nothing is kept, nothing is read: {}."""
+    teacher's, a basis. What a name stands for may have changed. Where nothing is kept, nothing is read: {}.
+    ``teachers``: {value of --ref-model: digest} of those that are not a single file."""
     if not config.save:
         return {}
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
-    files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
-    return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
+    found = {"--load": fingerprint(named)}
+    if config.ref_model and config.ref_model in (teachers or {}):
+        found["--ref-model"] = teachers[config.ref_model]
+    elif config.ref_model and os.path.isfile(config.ref_model):  # other kinds that no method reads have no digest
+        found["--ref-model"] = digest_of(config.ref_model)
+    return found | ({"--orthogonal-gradients-path": digest_of(basis)} if basis else {})
 
 
 def refuse_other_configuration(config, content, path):

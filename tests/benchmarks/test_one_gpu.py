@@ -17,7 +17,7 @@ from benchmarks.one_gpu.setting import Setting, no_cudnn_attention, rows
 from benchmarks.one_gpu.table import PARTS, Part
 
 ROOT = Path(__file__).parents[2]
-IN_PROCESS = "env,rates,parity,steps,ogd,kernels,projections,host"
+IN_PROCESS = "env,rates,parity,steps,ogd,kernels,projections,host,changes,changes_parity,changes_finetune"
 
 
 @pytest.fixture
@@ -173,6 +173,10 @@ def test_verdicts():
         "ogd": {"gradient": {"s": 0.007}, "update": {"s": 0.006}},
         "evaluation": {"cached": {"images_per_s": 9000}},
         "parity": {"fp64": {"loss": 1e-12}, "bf16": {"loss": float("nan")}},
+        "changes": {"in turns": {"as it is": {"median_s": 0.066}, "as before": {"median_s": 0.120}},
+                    "peaks": {"as it is": {"error": "out of memory"}}},
+        "changes_parity": {"functions": {"l2": 0.0, "mix": 1e-11}},
+        "cli_toy": {"equal": {"killed and resumed": True}},
     }
     found = {row["name"]: row for row in predictions.verdicts(parts)}
     verdicts = {name: row["verdict"] for name, row in found.items() if row["verdict"] != "not measured"}
@@ -180,7 +184,9 @@ def test_verdicts():
         "ZSCL step, bf16": "right", "l2 adds": "wrong", "launches of a ZSCL step": "right",
         "peak of a ZSCL step": "wrong", "blocks compiled, of the eager step": "right", "both projections": "right",
         "evaluation from the cache": "right", "losses, CPU against device, fp64": "right",
-        "losses, CPU against device, bf16": "wrong"}
+        "losses, CPU against device, bf16": "wrong", "ZSCL step as it is now": "right",
+        "the same step as before": "wrong", "as it is, of as before": "wrong",
+        "new functions, CPU against device, fp64": "wrong", "killed and resumed, equal bits (1: yes)": "right"}
     assert found["l2 adds"]["measured"] == pytest.approx(10) and found["l2 adds"]["unit"] == "ms"
     assert found["ZSCL step, fp32"] == {"name": "ZSCL step, fp32", "low": 330, "high": 430, "unit": "ms",
                                         "measured": None, "verdict": "not measured"}
@@ -216,6 +222,37 @@ def test_prototypes_compute_the_same():
                                            for value, start in zip(moving, anchors, strict=True)), moving)
     for here, there in zip(found, expected, strict=True):
         torch.testing.assert_close(here, there)
+
+
+def test_a_change_that_is_undone_changes_no_loss_and_comes_back(setting, words):
+    """In fp64 on the CPU, each variant from equal weights; the patches are gone behind it."""
+    from benchmarks.one_gpu import changes
+    made = changes.mix, changes.QuickGELU.forward, changes.src.models.penalties.l2_distance
+    expected = {}
+    for name, change in changes.ZSCL_VARIANTS.items():
+        step = changes.prepared(setting, 10, 7, precision="fp64")
+        with change(step):
+            loss = step().item()
+        with_l2 = name.startswith("l2")
+        assert loss == pytest.approx(expected.setdefault(with_l2, loss), rel=1e-12), name
+    assert made == (changes.clip.model.mix, changes.QuickGELU.forward, changes.src.models.penalties.l2_distance)
+
+
+@pytest.mark.parametrize(("name", "operation"), [
+    ("prompts packed", "cat"), ("two forwards", "convolution"), ("activation by autograd", "sigmoid_backward"),
+    ("qkv by unbind", "stack"), ("l2, tensor by tensor", "pow")])
+def test_a_change_is_undone(name, operation, setting, words):
+    """The operation that it saves comes more often again."""
+    from benchmarks.one_gpu import changes
+    from benchmarks.operations import as_on_cuda, count
+    with as_on_cuda():
+        step = changes.prepared(setting, 40, 7)
+    base = changes.L2_AS_IT_IS if name.startswith("l2") else changes.AS_IT_IS
+    found = {}
+    for variant in (base, name):
+        with changes.ZSCL_VARIANTS[variant](step):
+            found[variant] = count(step).found.get(operation, 0)
+    assert found[name] > found[base], found
 
 
 def test_one_forward_has_the_losses_of_two(setting):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import clip
-from clip.model import CLIP, Attention, QuickGELU, attend_backwards, cut_tokens
+from clip.attention import attend_backwards
+from clip.model import CLIP, Attention, QuickGELU, ResidualAttentionBlock, cut_tokens, mix, run_block
 
 TEXT = {"context_length": 77, "vocab_size": 500, "width": 128, "heads": 2, "layers": 2}
 START, END = 498, 499
@@ -195,6 +196,62 @@ def test_attention_calls_its_output_projection():
 def test_quick_gelu():
     x = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(QuickGELU()(x), x / (1 + (-1.702 * x).exp()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_query_key_and_value_have_the_bits_of_one_tensor_that_is_taken_apart(dtype):
+    """(B, L, 3W) as (B, L, 3, H, W/H): values and gradient."""
+    given = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0), dtype=dtype, requires_grad=True)
+    found = mix(given, 2, lambda query, key, value: query * key + 2 * value)
+    query, key, value = given.unflatten(-1, (3, 2, -1)).unbind(2)                        # (B, L, H, W/H)
+    expected = (query * key + 2 * value).flatten(2)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(side.square().sum(), given)[0] for side in (found, expected)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_quick_gelu_has_the_bits_of_its_formula(dtype):
+    """With and without a gradient to come; extremes too, whose slopes are 1 and 0."""
+    x = torch.tensor([-1e4, -80.0, -3.0, -0.0, 1e-9, 0.5, 7.0, 80.0, 1e4], dtype=dtype)
+    expected = x * torch.sigmoid(1.702 * x)
+    watched = x.clone().requires_grad_()
+    assert torch.equal(QuickGELU()(x), expected) and torch.equal(QuickGELU()(watched), expected)
+    [slope] = torch.autograd.grad(QuickGELU()(watched).sum(), watched)
+    assert slope[0] == 0 and slope[-1] == 1 and slope[3] == 0.5 and slope.isfinite().all()
+
+
+def test_quick_gelu_has_the_derivatives_of_its_formula():
+    """Against autograd's, and against differences, the second derivative too."""
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    weights = torch.linspace(-1, 2, 15, dtype=torch.float64).view(3, 5)
+    [found] = torch.autograd.grad((QuickGELU()(x) * weights).sum(), x)
+    [expected] = torch.autograd.grad((x * torch.sigmoid(1.702 * x) * weights).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(QuickGELU(), x) and torch.autograd.gradgradcheck(QuickGELU(), x)
+
+
+def test_quick_gelu_keeps_its_input_alone():
+    kept, x = [], torch.randn(4, 6).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        y = QuickGELU()(2 * x)
+    assert [value.shape for value in kept if value.ndim] == [x.shape]
+    y.sum().backward()
+    with torch.no_grad():
+        assert not QuickGELU()(x).requires_grad
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_quick_gelu_under_autocast_and_when_recomputed(recompute):
+    block, x = ResidualAttentionBlock(16, 2), torch.randn(2, 3, 16)
+    for value in block.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        run_block(block, recompute, x).sum().backward()
+    slope = block.mlp.c_fc.weight.grad.clone()
+    block.zero_grad()
+    block(x).sum().backward()
+    assert slope.dtype == torch.float32
+    torch.testing.assert_close(slope, block.mlp.c_fc.weight.grad, rtol=0.1, atol=0.05)
 
 
 # Text: the cut behind the last end token, and small vocabularies.

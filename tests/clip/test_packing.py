@@ -60,6 +60,16 @@ def test_a_small_vocabulary(model):
                                atol=1e-12, rtol=1e-12)
 
 
+def test_masks_are_made_once(model, monkeypatch):
+    """Of the end of two texts behind four common tokens: 3 rows that see the start, themselves and what is before."""
+    packed = PackedTexts(texts([7, 7, 9], 4))
+    assert packed.sees.keys() == {3, 5}
+    assert packed.sees[3].tolist() == [[True] * 5 + [False] * 2, [True] * 6 + [False], [True] * 7]
+    assert not PackedTexts(texts([7, 7, 9], 4), share=False).sees
+    monkeypatch.setattr(torch, "ones", None)
+    model.encode_packed(packed)
+
+
 def test_tokens_that_are_left():
     """Lengths 8, 5, 12, 5 with 4 tokens in common: 4 + 4 + 1 + 8 + 1 where nothing is padded."""
     tokens = texts([8, 5, 12, 5], 4)

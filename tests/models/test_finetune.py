@@ -11,11 +11,12 @@ import torch
 from slow_reference import gradients_of, move
 
 import clip
+import src.models.finetune
 from clip.model import CLIP
 from src.datasets.pairs import joint_task
 from src.models.finetune import ZSCL, Finetune, LwF
-from src.models.modeling import random_tokens
-from src.models.training import train
+from src.models.modeling import random_tokens, set_training
+from src.models.training import ready_towers, train
 
 FLAGS = ("image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2")
 DISTILLATIONS = [dict(zip(FLAGS, flags, strict=True)) for flags in itertools.product([False, True], repeat=len(FLAGS))]
@@ -260,6 +261,48 @@ def test_giving_no_loss_flag_means_both_and_giving_one_means_that_one():
     chosen = [(hook.image_loss, hook.text_loss) for hook in (
         LwF(), LwF(image_loss=True), LwF(text_loss=True), LwF(image_loss=True, text_loss=True))]
     assert chosen == [(True, True), (True, False), (False, True), (True, True)]
+
+
+def gradients_with(alter, make_model, make_state, stream_of, kind="vit", **settings):
+    """Forwards of the student's image tower, and gradients, of a step of LwF whose student ``alter`` has altered."""
+    state, hook = make_state(make_model(kind), **settings), LwF(ref_batch_size=3)
+    begin_and_move(hook, state)
+    ready_towers(state)
+    set_training(state.model, settings.get("batch_norm", "eval"))
+    alter(state.model)
+    sizes = []
+    state.model.visual.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    batch, _ = first_batches(state, stream_of, ref_batch_size=3)
+    loss = sum(hook.losses(state, batch).values())
+    return sizes, gradients_of(loss, state.model)
+
+
+@pytest.mark.parametrize("settings", [{}, {"grad_checkpointing": True}], ids=str)
+def test_both_batches_in_one_forward_give_the_gradients_of_two(settings, kind, make_model, make_state, stream_of,
+                                                               monkeypatch):
+    """In fp64 to 1e-12: products round by the number of their rows."""
+    one, found = gradients_with(lambda model: None, make_model, make_state, stream_of, kind, **settings)
+    monkeypatch.setattr(src.models.finetune, "encodes_rows_alone", lambda model: False)
+    two, expected = gradients_with(lambda model: None, make_model, make_state, stream_of, kind, **settings)
+    assert one == [7] and two == [3, 4]
+    for name, gradient in expected.items():
+        assert (gradient is None) == (found[name] is None)
+        if gradient is not None:
+            assert (found[name] - gradient).norm() <= 1e-12 * max(1, gradient.norm()), name
+
+
+def with_dropout(model):
+    model.visual.transformer.resblocks[0].mlp.append(torch.nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize(("kind", "alter", "settings", "forwards"), [
+    ("resnet", None, {"batch_norm": "train"}, [3, 4]), ("vit", with_dropout, {}, [3, 4]),
+    ("vit", None, {"grad_accum": 2}, [2, 1, 2, 2])], ids=["batch norms train", "dropout", "in parts"])
+def test_each_batch_has_its_forward_where_that_matters(kind, alter, settings, forwards, make_model, make_state,
+                                                       stream_of):
+    """Statistics of a batch, draws by the place in it, the memory of one part of one batch."""
+    sizes, _ = gradients_with(alter or (lambda model: None), make_model, make_state, stream_of, kind, **settings)
+    assert sizes[:len(forwards)] == forwards  # parts are computed again by backward
 
 
 def test_reference_images_run_on_as_a_stream_of_their_own_size(make_model, make_state, stream_of, open_task):

@@ -307,8 +307,8 @@ def test_words():
 
 
 def alive():
-    """{storage: a tensor in it} of all floating tensors that Python knows."""
-    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    """{storage: a tensor in it} of all floating tensors that Python knows, without the fake ones of a compiler."""
+    tensors = (thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter))
     return {storage_of(tensor): tensor.detach() for tensor in tensors
             if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta}
 

@@ -280,6 +280,19 @@ def test_prompts_are_packed_where_that_saves_enough(make_model):
     assert torch.equal(packed_where_shorter(model, tokens[:4]), tokens[:4])
 
 
+def test_on_cuda_packing_must_save_more(make_model, monkeypatch):
+    """There, launches are dearer than tokens: 397 prompts are padded, ImageNet's 1000 are packed."""
+    model, tokens = make_model("vit"), torch.tensor([[49406, 320, 49407, 0, 0]] * 50 + [[49406, 320, 320, 320, 49407]])
+    saved = tokens.numel() - len(packed_where_shorter(model, tokens))
+    assert 128 < saved < 4974 < modeling.WORTH_PACKING["cuda"] < 12472
+    monkeypatch.setattr(modeling, "WORTH_PACKING", {"cpu": saved})
+    assert packed_where_shorter(model, tokens) is not tokens
+    monkeypatch.setattr(modeling, "WORTH_PACKING", {"cpu": saved + 1})
+    assert packed_where_shorter(model, tokens) is tokens
+    model.context_length = tokens.shape[1]  # then encode_text would wait for the device
+    assert packed_where_shorter(model, tokens) is not tokens
+
+
 def test_texts_share_no_start_where_dropout_acts(make_model):
     model = make_model("vit")
     tokens = tokens_of(model, ["a photo of a cat."] * 40 + ["a photo of a dog near the old car in the street."])

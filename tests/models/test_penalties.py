@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.operations import Operations
 from src.models.finetune import Finetune
+from src.models.helpers import l2_distance
 from src.models.penalties import L2
 from src.models.training import train
 
@@ -27,6 +29,30 @@ def test_value_and_gradient(make_state, make_model, kind, train_mode):
         else:
             assert value.grad is None
     assert list(losses) == ["l2"] and losses["l2"].item() == pytest.approx(0.3 * expected, rel=1e-12)
+
+
+def test_it_takes_few_operations_and_gives_the_gradient_of_one_by_one():
+    """Bit for bit: doubling is exact. It may be taken twice, and a weight that moves in between is an error."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3), (2,), (3, 1, 2)]
+    weights, anchors = ([torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+                        for _ in range(2))
+    weights = [weight.requires_grad_() for weight in weights]
+    one_by_one = sum((weight - anchor).square().sum() for weight, anchor in zip(weights, anchors, strict=True))
+    expected = torch.autograd.grad(0.3 * one_by_one, weights)
+    with Operations() as operations:
+        distance = l2_distance(weights, anchors)
+        found = torch.autograd.grad(0.3 * distance, weights, retain_graph=True)
+    assert distance.item() == pytest.approx(one_by_one.item(), rel=1e-14)
+    for turn in (found, torch.autograd.grad(0.3 * distance, weights, retain_graph=True)):
+        assert all(torch.equal(one, other) for one, other in zip(turn, expected, strict=True))
+    assert operations.found["_foreach_sub"] == 2 and operations.total < 12
+    with torch.no_grad():
+        weights[0].add_(1)
+    with pytest.raises(RuntimeError, match="inplace"):
+        distance.backward()
+    with pytest.raises(ValueError, match="3 tensors and 2 anchors"):
+        l2_distance(weights, anchors[:2])
 
 
 def test_it_keeps_weights_near_the_start(make_state, make_model, kind):
