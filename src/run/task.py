@@ -8,7 +8,7 @@ import time
 from clip import loader
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import batches_per_epoch, require_shares
+from src.datasets.common import require_shares, steps_per_epoch
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Interrupted, Signals
@@ -95,8 +95,9 @@ class Run:
         if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
         open_data(self.config, self.datasets, trained, self.evaluated)
-        for name in trained:
-            require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
+        for task in map(self.datasets.open, trained):
+            if task.pairs:
+                require_shares(len(task.split("train")), self.config.batch_size, self.world.size)
         settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
         warn_of_warmup(self.config.warmup_length, settings)
         lengths = {stem(name): found.iterations for name, found in settings.items()}
@@ -272,7 +273,7 @@ class Run:
 
     def _evaluation_rhythm(self, state):
         if self.config.eval_every_epoch:
-            return batches_per_epoch(len(state.task.split("train")), state.settings.batch_size)
+            return steps_per_epoch(state.task, state.settings.batch_size)
         return self.config.eval_interval
 
     def evaluate(self, checkpoint, alpha=None):

@@ -9,6 +9,7 @@ import time
 import torch
 
 from src.cli.values import interval
+from src.datasets.common import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
@@ -119,6 +120,16 @@ def refuse_other_configuration(config, content, path):
                         "or leave --resume out to begin anew")
 
 
+def refuse_other_batches(content, task, batch_size, path):
+    """Refuse a resume point of versions that dropped the rest of an epoch, where a Task has one: the steps to come
+    would have other images, and with --epochs other rates."""
+    left = rest_of_epoch(task, batch_size)
+    if left and not content.get("rest"):
+        raise UserError(f"--resume: {path} is of a version that left out the last {left} of {len(task.split('train'))} "
+                        f"images of each epoch (batches of {batch_size}); now they are a smaller batch, so the steps "
+                        "to come are others. Leave --resume out to begin again, or finish it with that version")
+
+
 def refuse_other_inputs(before, now, what):
     """Refuse to go on from ``what`` where a file that its task began with holds something else by now; what does not
     say how it began is trusted."""
@@ -151,6 +162,7 @@ class TaskPoints:
         content = self.points.read()
         if content:
             refuse_other_configuration(self.config, content, self.points.newest)
+            refuse_other_batches(content, self.state.task, self.state.settings.batch_size, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
             refuse_other_inputs(content.get("inputs"), self.inputs, f"--resume: {self.points.newest}")
@@ -181,7 +193,7 @@ class TaskPoints:
 
     def keep(self, unscored=False):
         self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
-                          "unscored": unscored, "processes": self.state.world.size,
+                          "unscored": unscored, "processes": self.state.world.size, "rest": True,
                           **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):

@@ -109,13 +109,16 @@ def test_the_whole_plan(plan, words, world):
 
 
 def test_steps(plan, words, world):
-    """18 images in batches of 4 are 4 steps an epoch, 12 images 3."""
+    """18 images in batches of 4 are 5 steps an epoch, the last one with 2; 12 images are 3."""
     done = plan(*words("--epochs", 3, "--dataset-order", f"{world.colours},{world.tones}", "--warmup-length", "50%",
                        "--lr", f"1e-5,{world.tones}=2e-5"))
     rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in section(done, "tasks")[2:4]]
-    assert rows == [[f"1 {world.colours}", "18", "12", "3.0", "1e-05", "6"],
+    assert rows == [[f"1 {world.colours}", "18", "15", "3.0", "1e-05", "8"],
                     [f"2 {world.tones}", "12", "9", "3.0", "2e-05", "5"]]
-    assert section(done, "tasks")[4].startswith("21 steps in all, 4 images each")
+    rest = ", fewer in the last step of an epoch; "
+    assert section(done, "tasks")[4].startswith(f"24 steps in all, 4 images each{rest}")
+    for more in (("--dataset-order", f"{world.tones},{world.tones}"), ("--iterations", 4)):
+        assert rest not in plan(*words(*more)).out
 
 
 # -- nothing is written ------------------------------------------------------------------------------------------------
@@ -260,11 +263,15 @@ def test_a_finished_task(plan, words, cli):
 def test_an_unfinished_task(plan, words, tmp_path):
     from src.args import parse
     numbers = parse([str(word) for word in words()]).numbers()
-    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})
+    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0,
+                                                            "rest": True})
     assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, goes on after step 2")
     assert section(plan(*words()), "files")[0].endswith("unfinished, and begun anew")
     other = plan(*words("--resume", "--wd", 0.5))
     assert other.status == 2 and "--wd 0 there, 0.5 here" in other.out
+    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})
+    old = plan(*words("--resume"))
+    assert old.status == 2 and "left out the last 2 of 18 images of each epoch" in old.out
 
 
 def test_refusals_of_a_run_are_told(plan, words, tmp_path):
