@@ -97,7 +97,10 @@ def test_an_image_in_both_drawn_halves_is_a_finding(table):
     assert "images have several rows and are in both drawn halves" in finding
     named = [f"{row},{part}" for row, part in zip(rows, 6 * ["train"] + 6 * ["test"], strict=True)]
     assert "drawn halves" not in " ".join(table(csv(named, "image,label,split")).findings)
-    assert table(csv(rows[:6])).findings == ()
+
+
+def test_images_with_one_row_each_are_none(table):
+    assert table(csv([f"{index}.png,{'ab'[index % 2]}" for index in range(12)])).findings == ()
 
 
 def test_labels_that_stand_for_nothing_are_a_finding(table):
