@@ -4,6 +4,7 @@ import os
 import reprlib
 from pathlib import Path
 
+from clip.files import hub
 from clip.files.configs import HEAD_WIDTH, MEAN, STD
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
@@ -57,6 +58,12 @@ def architecture_names():
     """Every architecture that ``clip/configs`` describes; the published names in their own spelling."""
     spelled = {file_stem(name): name for name in ARCHIVES}
     return [spelled.get(path.stem, path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]
+
+
+def is_weights_name(text):
+    """Whether a text is one of our names, or is written as a name of other libraries; a bare ORG/NAME is left to the
+    caller."""
+    return text in architecture_names() or hub.is_name(text)
 
 
 def completed(architecture):

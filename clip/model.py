@@ -19,10 +19,11 @@ GATE = 1.702  # of QuickGELU
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's weights. A compiler is given the formula: it fuses by itself."""
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights. Compilers and torch.jit.trace are given the formula."""
 
     def forward(self, x):
-        if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        if eager and x.requires_grad and torch.is_grad_enabled():
             return _QuickGELU.apply(x)
         return _quick_gelu(x)
 

@@ -145,9 +145,11 @@ def make_state(device, task, open_task):
 @pytest.fixture
 def stream_of(device):
     """-> batches(split, purpose, steps, batch_size=4, train_transform=False, name="tiny", seed=42): what a task's
-    seeded stream must hold, from its definition: a shuffled order an epoch, full batches, the remainder dropped."""
+    seeded stream must hold, from its definition: a shuffled order an epoch, full batches, and what is left as a smaller
+    one where the task trains; of every other stream it is dropped."""
     def batches(split, purpose, steps, batch_size=4, train_transform=False, name="tiny", seed=42):
-        stream_seed, per_epoch = seed_of(seed, name, purpose), len(split) // batch_size
+        stream_seed, (full, left) = seed_of(seed, name, purpose), divmod(len(split), batch_size)
+        per_epoch = full + 1 if left and purpose == "train" else full
         transform = TrainTransform(16) if train_transform else EvalTransform(16)
         for step in range(steps):
             epoch, position = divmod(step, per_epoch)

@@ -58,6 +58,8 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
     "python -m src.main --load ckpt/dtd_ft/DTD.pth --export ckpt/dtd_open_clip":
         "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
+    "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
+        "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 

@@ -15,6 +15,7 @@ from clip.errors import LoadError, printable
 from clip.files import configs
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
+ADAPTER = "adapter_config.json"  # of peft
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 INDEX = ".index.json"
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -25,11 +26,17 @@ FOLDERS = {
                         "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
     configs.TRANSFORMERS: ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin",
                            f"pytorch_model.bin{INDEX}"),
+    ADAPTER: ("adapter_model.safetensors", "adapter_model.bin"),
 }
 
 
 class Absent(LoadError):
-    """Weights that would have to be fetched, where nothing may be."""
+    """Weights that would have to be fetched, where nothing may be. ``stated``: the keys of their architecture, {} where
+    those would be fetched too."""
+
+    def __init__(self, message, stated=None):
+        super().__init__(message)
+        self.stated = stated or {}
 
 
 @dataclass
@@ -44,6 +51,12 @@ class Place:
 def is_name(text):
     """Whether a text is written as a name that ``place_of`` knows; a bare ORG/NAME is left to the caller."""
     return text.startswith((HUB, LOCAL)) or ":" in text and text.partition(":")[0] in open_clip_names()
+
+
+def is_repository(text):
+    """Whether a text is written as a repository's bare ORG/NAME, and not as the path of a file or folder."""
+    is_path = text.endswith(WEIGHTS) or os.path.isdir(text.partition("/")[0])
+    return not is_path and bool(REPOSITORY.fullmatch(text))
 
 
 def place_of(name, fetch=True):
@@ -63,11 +76,18 @@ def place_of(name, fetch=True):
 
 
 def weights_of_folder(folder):
-    """The file of weights in a folder of open_clip, of transformers or of an export of ours; LoadError for others."""
+    """The file of weights in a folder of open_clip, of transformers, of peft or of an export of ours; LoadError for
+    others, and for one that holds a model and an adapter."""
+    found = {}
     for beside, names in FOLDERS.items():
         there = [folder / name for name in names if (folder / name).is_file()]
         if (folder / beside).is_file() and there:
-            return there[0]
+            found[beside] = there[0]
+    if ADAPTER in found and len(found) > 1:
+        raise LoadError(f"{folder} holds a model ({next(iter(found.values())).name}) and an adapter "
+                        f"({found[ADAPTER].name}): give the file that is meant")
+    if found:
+        return next(iter(found.values()))
     raise LoadError(f"{folder} is a folder without a model that is known ({' or '.join(FOLDERS)} beside its weights); "
                     f"it holds {held_by(folder)}")
 
@@ -78,12 +98,20 @@ def held_by(folder):
         names = sorted(os.listdir(folder))
     except OSError as error:
         return f"nothing that can be read ({error.strerror or error})"
-    if "adapter_config.json" in names:
-        return "an adapter of peft without the model that it belongs to: merge them (merge_and_unload()) and save that"
+    if ADAPTER in names:
+        return f"{ADAPTER} without {' or '.join(FOLDERS[ADAPTER])}"
+    adapters = adapters_below(folder)
+    if adapters:
+        return f"adapters of peft in {first_of(adapters)}: give the folder that is meant"
     files = [name for name in names if name.endswith(WEIGHTS)]
     if files:
         return f"{first_of(files)}: give {'that file' if len(files) == 1 else 'one of these files'}"
     return first_of(names) if names else "nothing"
+
+
+def adapters_below(folder):
+    """Names of the folders directly in ``folder`` that hold an adapter of peft."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER}"))
 
 
 def first_of(names):
@@ -127,7 +155,7 @@ def _pretrained(name, tag, fetch):
     statistics, notes = configs.open_clip_preprocessing(row, stated["image_resolution"], f"open_clip's {name}:{tag}")
     stated |= statistics | ({"activation": "quick_gelu"} if row.get("quick_gelu") else {})
     if not fetch and not _is_cached(row):
-        raise Absent(f"the weights of {name}:{tag} are not here: the run would download them by open_clip")
+        raise Absent(f"the weights of {name}:{tag} are not here: the run would download them by open_clip", stated)
     try:
         return Place(Path(pretrained.download_pretrained(row)), stated, notes)
     except Exception as error:  # what a network raises has no class in common
@@ -160,7 +188,8 @@ def _repository(name, fetch):
         described = hub.file(beside)
         if described is None:
             continue
-        _refuse_other_models(beside, described)
+        if beside != ADAPTER:
+            _refuse_other_models(beside, described)
         for extra in configs.PROCESSORS if beside == configs.TRANSFORMERS else ():
             hub.file(extra)
         weights = next(filter(None, map(hub.file, files)), None)
@@ -206,7 +235,8 @@ class _Repository:
         if self.unreached is None:
             return LoadError(f"{HUB}{self.name} has neither of {' and '.join(FOLDERS)} with weights beside it")
         if not self.fetch:
-            return Absent(f"the weights of {HUB}{self.name} are not in the hub's cache: the run would download them")
+            return Absent(f"the weights of {HUB}{self.name} are not in the hub's cache: the run would download them, "
+                          "and what model they hold is known only then")
         from huggingface_hub import constants
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(self.unreached)
         return LoadError(f"{HUB}{self.name} is not in the hub's cache, and could not be fetched ({reason})")

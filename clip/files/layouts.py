@@ -19,6 +19,7 @@ import torch
 
 from clip.errors import LoadError, printable
 from clip.files import configs
+from clip.files.adapters import AdapterAlone, adapter_of
 from clip.files.archive import read_file
 from clip.files.hub import INDEX, first_of, weights_of_folder
 from clip.files.shapes import architecture_of
@@ -174,7 +175,8 @@ NEVER = (("an adapter (LoRA), or a model with one that is not merged,", ("lora_A
          ("a model with an image tower of timm (SigLIP, EVA, ConvNeXt, ...)", ("visual.trunk.",)),
          ("a model with a text tower of transformers", ("text.transformer.encoder.",)),
          ("a model with a text tower of transformers", ("text.transformer.embeddings.",)))
-MERGE = "; load the merged checkpoint (<DATASET>.pth beside <DATASET>.lora.pth; peft's merge_and_unload())"
+MERGE = ("; load the merged checkpoint (<DATASET>.pth beside <DATASET>.lora.pth; peft's merge_and_unload()), or a "
+         "folder as peft's save_pretrained() writes it")
 STRANGERS = (
     ("EVA-CLIP", ("visual.blocks.",)), ("BLIP", ("visual_encoder.", "text_")),
     ("a language model or one with vision (LLaVA, ...)", ("lm_head.",)),
@@ -188,7 +190,8 @@ STRANGERS = (
 
 
 def open_weights(path):
-    """The Weights of a file, of an index of shards, or of a folder. LoadError says what it holds instead."""
+    """The Weights of a file, of an index of shards, or of a folder. LoadError says what it holds instead; AdapterAlone
+    has the adapter."""
     path = Path(path)
     file = weights_of_folder(path) if path.is_dir() else path
     if not file.is_file():
@@ -198,6 +201,9 @@ def open_weights(path):
         content, dict) else {}
     if "format" in content and isinstance(content.get("state_dict"), dict):
         return Weights(ours=content)
+    adapter = adapter_of(content, file)
+    if adapter is not None:
+        raise AdapterAlone(adapter)
     return _recognised(content, file)
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from clip.catalog import architecture_names
+from clip.catalog import architecture_names, is_weights_name
 from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
@@ -131,16 +131,18 @@ def _check_model(config):
 
 
 def _check_other_model(config):
-    """A name of other libraries: what has weights is loaded, what is an architecture alone needs some."""
+    """A file, folder or name of other libraries: what has weights is loaded, what is an architecture alone needs some.
+    Beside --load weights are the base of an adapter, which only the file tells."""
+    if not hub.is_name(config.model):
+        _check_path("--model", config.model, config.model in hub.open_clip_names() or hub.is_repository(config.model))
     if config.model in hub.open_clip_names():
         if not config.load and config.init != "scratch":
             near = difflib.get_close_matches(config.model, architecture_names(), n=1)
             raise UserError(f"--model {config.model}: {f'did you mean {near[0]}? ' if near else ''}open_clip calls an "
                             f"architecture so, without weights; name some by {config.model}:PRETRAINED, or give --load "
                             "FILE")
-    elif config.load or config.init == "scratch":
-        other = "--load" if config.load else "--init scratch"
-        raise UserError(f"--model {config.model} names weights, and so does {other}; leave one away")
+    elif config.init == "scratch":
+        raise UserError(f"--model {config.model} names weights, and so does --init scratch; leave one away")
 
 
 def _check_method(config):
@@ -257,21 +259,25 @@ def _check_rates(config):
                                "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
 
 
-def _check_folder(path):
-    try:
-        hub.weights_of_folder(Path(path))
-    except LoadError as error:
-        raise UserError(f"--load {error}") from None
+def _check_path(flag, path, is_name):
+    """Weights that a flag gives by a path: there, and of a folder a layout that is known."""
+    if os.path.isdir(path):
+        try:
+            hub.weights_of_folder(Path(path))
+        except LoadError as error:
+            raise UserError(f"{flag} {error}") from None
+    elif not (os.path.exists(path) or is_name):
+        hint = f"; a model of the Hugging Face hub is {hub.HUB}{path}" if hub.is_repository(path) else ""
+        raise UserError(f"{flag} {path}: no such file or folder{hint}")
 
 
 def _check_files(config):
     for path in config.loaded:
-        if os.path.isdir(path):
-            _check_folder(path)
-        if not os.path.exists(path) and not hub.is_name(path):
-            hint = f"; a model of the Hugging Face hub is {hub.HUB}{path}" if hub.REPOSITORY.fullmatch(path) else ""
-            raise UserError(f"--load {path}: no such file or folder{hint}")
-    for key in ("ref_model", "model_config", "split_file", "orthogonal_gradients_path"):
+        _check_path("--load", path, is_weights_name(path))
+    if config.ref_model:
+        _check_path("--ref-model", config.ref_model,
+                    is_weights_name(config.ref_model) or hub.is_repository(config.ref_model))
+    for key in ("model_config", "split_file", "orthogonal_gradients_path"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")

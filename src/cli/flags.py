@@ -1,6 +1,7 @@
 """The table of flags, a function per group, in the order of the documentation. Imports no torch: --help is instant."""
 
 import difflib
+import os
 
 from clip.catalog import architecture_names
 from clip.files import hub
@@ -31,10 +32,11 @@ DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp
 
 
 def is_other_model(text):
-    """Whether --model names weights or an architecture of other libraries. A repository's bare ORG/NAME may be a typing
-    error in one of our names, which also have a slash."""
+    """Whether --model names weights or an architecture of other libraries, or a file or folder. A repository's bare
+    ORG/NAME may be a typing error in one of our names, which also have a slash."""
     near = difflib.get_close_matches(text.lower(), [name.lower() for name in architecture_names()], n=1)
-    return hub.is_name(text) or text in hub.open_clip_names() or not near and bool(hub.REPOSITORY.fullmatch(text))
+    return (hub.is_name(text) or text in hub.open_clip_names() or text.endswith(hub.WEIGHTS) or os.path.exists(text)
+            or not near and hub.is_repository(text))
 
 
 def datasets(text):
@@ -66,7 +68,8 @@ def training_flags():
              example="5 --train-dataset DTD"),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
-        Flag("--batch-size", "images a step, over all devices", 8, whole(1), example="64"),
+        Flag("--batch-size", "images a step, over all devices; on class data the last step of an epoch has those that "
+             "are left", 8, whole(1), example="64"),
         Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0", example="0.1"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
@@ -91,8 +94,9 @@ def checkpoint_flags():
         Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
              metavar="DIR", example="ckpt/run"),
         Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
-             "hf-hub:ORG/NAME; the start of the next task, not of an interrupted one; A,B,C with --eval-only: the "
-             "matrix of the sequence that left these files", runs=WEIGHTS, metavar="FILE",
+             "hf-hub:ORG/NAME; an adapter (a folder of peft, DATASET.lora.pth) is merged into --model; the start of "
+             "the next task, not of an interrupted one; A,B,C with --eval-only: the matrix of the sequence that left "
+             "these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
                runs=SCORING, numbers=False),
@@ -105,8 +109,9 @@ def checkpoint_flags():
 
 def model_flags():
     return [
-        Flag("--model", "architecture and pretrained weights; also hf-hub:ORG/NAME, local-dir:DIR, open_clip's "
-             "NAME:PRETRAINED, and with --load its NAME alone, such as ViT-B-32 or ViT-B-32-quickgelu", "ViT-B/16",
+        Flag("--model", "architecture and pretrained weights; also a file or folder, hf-hub:ORG/NAME, local-dir:DIR, "
+             "open_clip's NAME:PRETRAINED, and with --load its NAME alone, such as ViT-B-32 or ViT-B-32-quickgelu; "
+             "with an adapter in --load the weights that it belongs to", "ViT-B/16",
              choices=tuple(architecture_names()), also=is_other_model, runs=WEIGHTS, example="ViT-L/14"),
         Flag("--model-config", "YAML file of a custom architecture; with --load those keys suffice that the weights do "
              "not tell: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
@@ -134,7 +139,8 @@ def distillation_flags():
              "random", metavar="NAME", example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
         Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
              shown="none", example="Flowers,Food --method lwf"),
-        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP", metavar="FILE",
+        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP: a file, folder or name, as --model takes them",
+             metavar="FILE",
              example="ckpt/teacher.pth --method ZSCL --ref-dataset ImageNet"),
         switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights",
                example="--load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
@@ -279,8 +285,9 @@ def evaluation_flags():
         Flag("--eval-single", "classify an image, several (A.jpg,B.jpg) or those in a folder: the five most probable "
              "classes of each; with --save as csv and as a picture", runs=(SINGLE,), numbers=False, metavar="IMAGES",
              example="cat.jpg --class-names names.txt"),
-        Flag("--class-names", "names joined by commas (cat,dog), or a file with one per line or in json",
-             runs=(SINGLE,), numbers=False, metavar="NAMES", shown="those of the last task in --load",
+        Flag("--class-names", "names joined by commas (cat,dog), or a file with one per line or in json; where they "
+             "are those of a trained head in --load, in its order, that head scores", runs=(SINGLE,), numbers=False,
+             metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
@@ -328,8 +335,8 @@ def data_flags():
 def output_flags():
     return [
         Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
-             "nothing, status 2 where the run would be refused; probe also times 3 steps", "off",
-             choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
+             "nothing, status 2 where the run would be refused or nothing is known of weights to fetch; probe also "
+             "times 3 steps", "off", choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
         Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "

@@ -136,9 +136,25 @@ def seed_of(*parts):
     return int.from_bytes(digest, "big") >> 1
 
 
-def batches_per_epoch(size, batch_size):
-    """Full batches only; a dataset smaller than one batch is one batch."""
-    return max(1, size // batch_size)
+def batches_per_epoch(size, batch_size, rest=False):
+    """Full batches, and with ``rest`` a smaller one of the images that are left; a dataset smaller than one batch is
+    one batch."""
+    return max(1, -(-size // batch_size) if rest else size // batch_size)
+
+
+def steps_per_epoch(task, batch_size):
+    """Return the steps in which a Task's training images are passed once.
+
+    On class data the last batch of an epoch has the images that are left, fewer than ``batch_size``. Image-text pairs
+    come in full batches only: their loss depends on the number of pairs that it compares.
+    """
+    return batches_per_epoch(len(task.split("train")), batch_size, rest=not task.pairs)
+
+
+def rest_of_epoch(task, batch_size):
+    """Return how many images the smaller last batch of an epoch has, 0 where there is none."""
+    size = len(task.split("train"))
+    return 0 if task.pairs or size < batch_size else size % batch_size
 
 
 def order_of_epoch(size, seed, epoch):
@@ -149,23 +165,27 @@ def order_of_epoch(size, seed, epoch):
 
 
 def require_shares(size, batch_size, processes):
-    """Refuse batches of ``batch_size`` of ``size`` images that processes cannot share evenly."""
+    """Refuse full batches of ``batch_size`` of ``size`` images that processes cannot share evenly."""
     if min(size, batch_size) % processes:
-        raise UserError(f"the {size} images to train, replay or compare on are one batch (--batch-size or "
-                        f"--ref-batch-size {batch_size}), which does not divide among {processes} processes; run one")
+        raise UserError(f"the {size} images to replay or compare on, or pairs to train on, are one batch (--batch-size "
+                        f"or --ref-batch-size {batch_size}), which does not divide among {processes} processes; run "
+                        "one")
 
 
 class SeededBatches:
     """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index).
 
-    ``part`` (rank, number of processes): of every batch the rows that are this process's. UserError where a batch, or a
-    dataset smaller than one, cannot be shared evenly.
+    ``rest``: the last batch of an epoch has what is left of the images, so that each comes once an epoch; without, what
+    is left is dropped. ``part`` (rank, number of processes): of every batch the rows that are this process's; of a rest
+    the first processes may have one row more than the last, which may have none. UserError where a full batch, or
+    without ``rest`` a dataset smaller than one, cannot be shared evenly.
     """
 
-    def __init__(self, size, batch_size, seed, start, stop, part=(0, 1)):
+    def __init__(self, size, batch_size, seed, start, stop, part=(0, 1), rest=False):
         self.size, self.batch_size, self.seed, self.start, self.stop = size, batch_size, seed, start, stop
-        self.part = part
-        require_shares(size, batch_size, part[1])
+        self.part, self.per_epoch = part, batches_per_epoch(size, batch_size, rest)
+        if not rest:
+            require_shares(size, batch_size, part[1])
 
     def __len__(self):
         return self.stop - self.start
@@ -175,18 +195,27 @@ class SeededBatches:
 
     def own(self, batch):
         """The rows of a whole batch that are this process's."""
-        rank, processes = self.part
-        rows = len(batch) // processes
-        return batch[rank * rows:(rank + 1) * rows]
+        each, more = divmod(len(batch), self.part[1])
+        first, last = (number * each + min(number, more) for number in (self.part[0], self.part[0] + 1))
+        return batch[first:last]
+
+    @property
+    def full_share(self):
+        """The least rows that a process has of a full batch."""
+        return max(1, min(self.size, self.batch_size) // self.part[1])
+
+    def rows(self, step):
+        """How many rows the batch of all processes has at a step."""
+        return min(self.batch_size, self.size - step % self.per_epoch * self.batch_size)
 
     def whole(self):
         """The batches of all processes together."""
-        per_epoch, epoch, order = batches_per_epoch(self.size, self.batch_size), None, None
+        epoch, order = None, None
         for step in range(self.start, self.stop):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
                 order = order_of_epoch(self.size, self.seed, epoch)
-            first = step % per_epoch * self.batch_size
+            first = step % self.per_epoch * self.batch_size
             yield [(epoch, index) for index in order[first:first + self.batch_size]]
 
     def first_visits(self):
@@ -243,12 +272,18 @@ class JoinedSplits:
         return self.parts[part][key]
 
 
-def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1)):
+def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1),
+                     rest=False):
     """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
-    ``captions``: "random" or "first", to have numbers of captions as labels. ``part``: see SeededBatches."""
+    ``captions``: "random" or "first", to have numbers of captions as labels. ``part``, ``rest``: see SeededBatches;
+    a share of a rest without an image is a Batch of 0 rows."""
     dataset = (TransformedSplit(split, transform, seed) if captions is None
                else CaptionedSplit(split, transform, seed, captions))
-    return _telling_skipped(_loader(dataset, SeededBatches(len(split), batch_size, seed, start, stop, part), workers))
+    order = SeededBatches(len(split), batch_size, seed, start, stop, part, rest)
+    batches = _loader(dataset, order, workers)
+    if rest:
+        batches = _with_empty(batches, transform.resolution, order.full_share)
+    return _telling_skipped(batches)
 
 
 def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1)):
@@ -284,6 +319,17 @@ def _loader(dataset, batch_sampler, workers):
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
                       # The global generator is the model's, for dropout.
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+
+
+def _with_empty(batches, resolution, full_share):
+    """The batches; one of fewer rows than a ``full_share`` has 0 rows where none of them is an image."""
+    import torch
+    for batch in batches:
+        if batch.images is None and batch.skipped < full_share:
+            none = torch.zeros(0, dtype=torch.long)
+            batch = Batch(torch.zeros(0, 3, resolution, resolution, dtype=torch.uint8), none, batch.skipped,
+                          indices=none)
+        yield batch
 
 
 def _telling_skipped(batches, leave_out=False):

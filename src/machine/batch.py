@@ -7,7 +7,10 @@ class Batch(NamedTuple):
     """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
     images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
     once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
-    device, and so are ``indices`` (B,), the images' numbers in their split."""
+    device, and so are ``indices`` (B,), the images' numbers in their split.
+
+    Of the task's own batches: ``rows`` is their number over all processes, ``weight`` is B / (``rows`` / processes),
+    1 unless processes have unequal shares. A process whose share is empty has B = 0 and weight 0."""
 
     images: Any
     labels: Any
@@ -15,3 +18,5 @@ class Batch(NamedTuple):
     features: Any = None
     labels_on_host: Any = None
     indices: Any = None
+    rows: int | None = None
+    weight: float = 1.0

@@ -7,7 +7,8 @@ Each process takes its own rows of every global batch, and the gradients are ave
 of a step is the **mean over the processes of their local losses**, and one rule makes it that of a single process: a
 mean over rows is taken over the local rows; whatever couples rows of a batch sees all processes' rows (``gather``),
 whose backward **sums** what all processes' losses say about them, so that the mean that follows divides once; a sum
-over rows is multiplied by the number of processes.
+over rows is multiplied by the number of processes. Where processes have unequal numbers of rows (``uneven``), the Step
+weighs means over them by these numbers.
 
 A process that ends breaks the exchange that the others wait in, at once. So that only the one with news speaks, it says
 in torchrun's store, which outlives it, with which status it stops; one that a signal ends says that it was asked to.
@@ -39,7 +40,7 @@ class World:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.first = rank == 0
         self._store, self._meetings, self._gathers, self._device = store, 0, None, torch.device("cpu")
-        self._within_turn, self._last = False, None
+        self._within_turn, self._last, self._uneven = False, None, False
 
     def start(self, device):
         """Meet the others on a torch.device, which tells the backend; nothing to do alone. Waits for one that does not
@@ -171,14 +172,32 @@ class World:
             warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose new name torch 2.6 lacks
             return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=searches)
 
+    @contextlib.contextmanager
+    def uneven(self, uneven=True):
+        """While entered, ``gather`` and ``first_row`` reckon with unequal numbers of rows, which they exchange."""
+        self._uneven = uneven and self.size > 1
+        try:
+            yield
+        finally:
+            self._uneven = False
+
     def gather(self, rows):
-        """(n, ...) of each process -> (n * size, ...) in the order of the ranks, with gradient: what all processes'
+        """(n, ...) of each process -> (sum of all n, ...) in the order of the ranks, with gradient: what all processes'
         losses say about these rows, summed, flows back."""
-        return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self.size)
+        return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self._counts(rows))
 
     def first_row(self, rows):
         """Where the own (n, ...) rows begin among those that ``gather`` gives."""
-        return self.rank * len(rows)
+        return sum(self._counts(rows)[:self.rank])
+
+    def _counts(self, rows):
+        """[number of rows of each process]"""
+        if not self._uneven:
+            return [len(rows)] * self.size
+        own = torch.tensor([len(rows)], device=rows.device)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own, group=self._gathers)
+        return torch.cat(found).tolist()
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -253,17 +272,21 @@ def in_turn(function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather forward; backward the sum over processes of the gradients of the own rows."""
+    """All-gather forward; backward the sum over processes of the gradients of the own rows. ``counts``: the rows of
+    each process, padded to the most on their way."""
 
     @staticmethod
-    def forward(context, rows, group, rank, size):
-        context.group, context.rank, context.size = group, rank, size
-        found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size)]
-        dist.all_gather(found, rows.contiguous(), group=group)
-        return torch.cat(found)
+    def forward(context, rows, group, rank, counts):
+        context.group, context.rank, context.counts = group, rank, counts
+        own = rows.contiguous()
+        if len(rows) < max(counts):
+            own = torch.cat([own, own.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+        found = [torch.empty_like(own) for _ in counts]
+        dist.all_gather(found, own, group=group)
+        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
     @staticmethod
     def backward(context, gradient):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient, group=context.group)  # gloo has no reduce-scatter
-        return gradient.chunk(context.size)[context.rank], None, None, None
+        return gradient.split(context.counts)[context.rank], None, None, None

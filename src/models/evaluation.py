@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import Split, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
+from src.datasets.common import Split, Task, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.machine.distributed import World
@@ -425,13 +425,14 @@ def classify_image(model, image, classnames, device, template="a photo of a {c}.
 
 
 @torch.no_grad()
-def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0):
+def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0,
+                   head=None):
     """{position: what ``classify_image`` gives} of those of a split's images that could be decoded; the prompts are
-    encoded once."""
-    with in_eval_mode(model), device.autocast():
-        head = zeroshot_weights(model, classnames, [template])
+    encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes the place of prompts."""
+    task = Task("images", classnames, [template], {})
+    scorer = classifier(model, task, device, head)
     positions, features = encode_split(model, split, device, batch_size, workers)
-    logits = similarity(features, head.T, model.logit_scale.exp())                  # (N, C)
+    logits = scorer(features, model.logit_scale.exp())                              # (N, C)
     values, indices = logits.softmax(dim=-1).topk(min(5, len(classnames)))
     return {position: [(classnames[index], value) for index, value in zip(*row, strict=True)]
             for position, *row in zip(positions, indices.tolist(), values.tolist(), strict=True)}

@@ -50,8 +50,8 @@ class ClassesOfTasks:
 
     def cross_entropy(self, batch, features, label_smoothing=0.0):
         """Mean over a batch, features (B, D), each row over its own task's classes; only tasks that the batch has are
-        scored."""
-        if len(self.scores) == 1:
+        scored. Of 0 rows it is no number."""
+        if len(self.scores) == 1 or not len(features):
             return F.cross_entropy(self.scores[0](features), batch.labels, label_smoothing=label_smoothing)
         first, total = 0, features.new_zeros(())
         here = batch.labels_on_host  # who is in the batch is known without waiting for the device
@@ -132,6 +132,9 @@ class Distill(Finetune):
     ``cache_ref_features`` or where it would meet each more than twice.
     A subclass says in ``reference`` what to compare on.
     """
+
+    other_terms = ("image_distillation", "text_distillation", "image_pair_distillation", "feature_mse",
+                   "text_tower_image", "text_tower_text")
 
     def __init__(self, ls=0.0, T=2.0, image_loss=False, text_loss=False, weight_adjust=False, feature_mse=False,
                  ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None,

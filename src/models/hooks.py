@@ -6,7 +6,12 @@ class Hooks:
 
     The loop owns the optimiser and sums the named terms; a hook never steps and never logs by itself
     (``state.metrics[name] = detached tensor`` is logged, never summed).
+
+    ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
+    images, penalties and sums.
     """
+
+    other_terms = ()
 
     def begin(self, state):
         """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""
@@ -17,7 +22,11 @@ class Hooks:
 
         Of several processes each has its own rows of the batch, and the step is the mean of their losses: a mean over
         rows needs no care, a sum is to be multiplied by ``state.world.size``, and what couples rows takes
-        ``state.world.gather(features)``, those of all processes, with gradient."""
+        ``state.world.gather(features)``, those of all processes, with gradient.
+
+        The last batch of an epoch has fewer rows, and of several processes some may have one row more than others, or
+        none. The loop weighs each term by the process's share of the rows (``batch.weight``), unless ``other_terms``
+        names it; a mean over no rows counts as 0."""
         return {}
 
     def after_backward(self, state):

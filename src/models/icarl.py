@@ -19,6 +19,8 @@ class ICaRL(Distill):
     in the order of herding}. Prediction is by the text classifier, not by the nearest mean of exemplars.
     """
 
+    other_terms = (*Distill.other_terms, "replay")
+
     def __init__(self, memory_size=10000, replay_weight=1.0, **options):
         super().__init__(**options)
         self.memory_size, self.replay_weight, self.memory = memory_size, replay_weight, []

@@ -159,7 +159,8 @@ def inject_lora(model, targets, r=8, alpha=16, generator=None):
             kind, place = AdaptedAttention, name.removesuffix(".out_proj")
         base_layer = model.get_submodule(place)
         model.set_submodule(place, kind(base_layer, r, alpha, generator).train(base_layer.training))
-    model.lora_settings = {"r": r, "alpha": alpha, "targets": list(targets), "shared": False, "split_qkvo": False}
+    model.lora_settings = {"r": r, "alpha": alpha, "targets": list(targets), "sites": names, "shared": False,
+                           "split_qkvo": False}
     return names
 
 
@@ -280,7 +281,8 @@ def squared_update(model):
 
 def adapter_state(model):
     """The adapter alone, plain types and tensors on the host: {"peft": peft's state dict, "config": its settings}, or
-    {"lora": {name: factor}, "r", "alpha", "targets", "shared", "split_qkvo"} with a shared factor under its first name.
+    {"lora": {name: factor}, "r", "alpha", "targets", "sites", "shared", "split_qkvo"} with a shared factor under its
+    first name; "sites" are the names of the adapted layers.
     """
     if not is_adapted(model):
         raise ValueError("the model has no adapter")

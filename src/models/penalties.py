@@ -9,6 +9,8 @@ class L2(Hooks):
     """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL, arXiv:2303.06628).
     Adapters count by what they add to the weights, |(alpha / r) B A|^2, not by their factors."""
 
+    other_terms = ("l2",)
+
     def __init__(self, l2):
         self.strength = l2
 

@@ -1,5 +1,7 @@
 """The only loop. Methods and add-ons are hooks around it; it owns the optimiser and sums the named terms."""
 
+import contextlib
+import itertools
 import math
 import random
 import sys
@@ -60,7 +62,7 @@ class TrainingState:
     None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
     they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
     datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
-    has this one's rows of a global batch.
+    has this one's rows of a global batch, which has ``rows`` in the step under way.
     """
 
     model: CLIP
@@ -75,6 +77,7 @@ class TrainingState:
     heads: dict = field(default_factory=dict)
     scored: tuple = ()
     iteration: int = 0
+    rows: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     ensemble: CLIP | None = None
     optimizer: torch.optim.Optimizer | None = None
@@ -167,12 +170,13 @@ class TrainingState:
         found = {"model": self.model, "ensemble": self.ensemble, at_load: self._at_load}
         return {holder: copy for holder, copy in found.items() if copy is not None}
 
-    def stream(self, split, purpose, batch_size, train_transform=False, captions=None):
+    def stream(self, split, purpose, batch_size, train_transform=False, captions=None, rest=False):
         """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
-        whose number is then the label."""
+        whose number is then the label. Full batches, unless ``rest`` asks for what is left of an epoch too."""
+        require_statistics(self, min(batch_size, len(split)))
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
-                                   self.settings.iterations, self.settings.workers, captions, self.world.part)
+                                   self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
         return self.device.batches(batches)
 
     def first_visits(self, split, purpose, batch_size):
@@ -188,19 +192,33 @@ class TrainingState:
 
     def training_stream(self):
         """The task's batches: crops drawn anew at each visit; or, where only a head trains, features under the
-        evaluation transform, which are constant and are encoded once. Pairs come under that transform, with captions
-        drawn anew."""
+        evaluation transform, which are constant and are encoded once. Of an epoch the last batch has what is left of
+        the images. Pairs come under the evaluation transform, with captions drawn anew, in full batches only."""
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
-            return self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
-        if self.head is None or trains(self.model, "image"):
-            return self.stream(split, "train", settings.batch_size, train_transform=True)
-        return self._feature_batches(split)
+            batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
+        elif self.head is None or trains(self.model, "image"):
+            batches = self.stream(split, "train", settings.batch_size, train_transform=True, rest=True)
+        else:
+            batches = self._feature_batches(split)
+        order = self._order(len(split), self.iteration)
+        return map(self._weighed, map(order.rows, itertools.count(self.iteration)), batches)
+
+    def _order(self, size, start):
+        """The order of the task's images, from a step on."""
+        return SeededBatches(size, self.settings.batch_size, self.seed_of("train"), start, self.settings.iterations,
+                             self.world.part, rest=not self.task.pairs)
+
+    def _weighed(self, rows, batch):
+        """A batch of the task with what it is of the ``rows`` of all processes. Skipped images, which only one process
+        alone may have, are none of them."""
+        own, processes = len(batch.labels), self.world.size
+        rows = rows if processes > 1 else own
+        return batch._replace(rows=rows, weight=own * processes / rows if rows else 0.0)
 
     def _feature_batches(self, split):
         """An interrupted run encodes all that it did at first, in the same batches: others round in other ways."""
-        every, left = (SeededBatches(len(split), self.settings.batch_size, self.seed_of("train"), first,
-                                     self.settings.iterations, self.world.part) for first in (0, self.iteration))
+        every, left = (self._order(len(split), first) for first in (0, self.iteration))
         if not len(left):
             return
         visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process: they share it
@@ -209,10 +227,11 @@ class TrainingState:
         row_of = {visited[position]: row for row, position in enumerate(positions)}
         for batch in left:
             found = [index for _, index in batch if index in row_of]
-            if not found:
+            if not found and len(batch) >= left.full_share:
                 raise UserError("none of the images of a batch could be decoded")
-            labels, rows = (torch.tensor(numbers).to(features.device, non_blocking=True) for numbers in (
-                [split.labels[index] for index in found], [row_of[index] for index in found]))
+            labels, rows = (torch.tensor(numbers, dtype=torch.long).to(features.device, non_blocking=True)
+                            for numbers in ([split.labels[index] for index in found],
+                                            [row_of[index] for index in found]))
             yield Batch(None, labels, len(batch) - len(found), features[rows])
 
 
@@ -232,8 +251,16 @@ class Step(nn.Module):
             for name, value in hook.losses(self._state, batch).items():
                 if name in losses:
                     raise ValueError(f"two hooks give a loss term {name!r}; the second is {type(hook).__name__}")
-                losses[name] = value
+                losses[name] = value if name in hook.other_terms else weighed(value, batch.weight)
         return losses
+
+
+def weighed(mean, weight):
+    """A mean over a process's rows of a batch -> weighed, so that the mean over processes is that over all rows. Of no
+    rows the mean is no number; then it is 0, and so is its gradient."""
+    if weight == 1:
+        return mean
+    return weight * (mean if weight else mean.nan_to_num())
 
 
 def begin(state, hooks):
@@ -268,12 +295,14 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         resumed()
     # Ours leave no parameter out.
     step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
+    norms = training_norms(state.model)
 
     for batch in state.training_stream():
         seed_step(state)
+        state.rows = batch.rows
         if state.optimizer:
             set_learning_rate(state.optimizer, settings, state.iteration)
-        with device.autocast():
+        with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
             losses = step(batch)
         finite.watch(losses)
         if losses:  # a closed-form method has no term, hence no backward and no step
@@ -400,10 +429,44 @@ class FiniteLosses:
                             "--precision fp32")
 
 
+def training_norms(model):
+    """The batch norms that are in training mode."""
+    return [module for module in model.modules()
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def resting(norms, rows, processes):
+    """Around a step: batch norms normalise by their running statistics, and leave these, where a batch of ``rows`` has
+    no statistics of its own: one image, or fewer than there are processes."""
+    few = rows < least_rows(processes)
+    for norm in norms if few else ():
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms if few else ():
+            norm.train()
+
+
+def least_rows(processes):
+    """The rows from which on a batch has statistics: two, and one for each process."""
+    return max(2, processes)
+
+
+def require_statistics(state, rows):
+    """Refuse batches whose ``rows`` batch norms cannot be trained on."""
+    trained = state.settings.batch_norm == "train" and trains(state.model, "image") and any(
+        isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in state.model.modules())
+    if trained and rows < least_rows(state.world.size):
+        raise UserError(f"--batch-norm train with batches of {rows} image{'s' * (rows > 1)}: batch norms need at least "
+                        f"{least_rows(state.world.size)} for their statistics; give larger batches (--batch-size, "
+                        "--ref-batch-size), more images, or --batch-norm eval")
+
+
 def share_statistics(state):
     """Where several processes train batch norms, these see the whole batch."""
-    norms = [module for module in state.model.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
-    if state.world.size == 1 or not norms:
+    if state.world.size == 1 or not training_norms(state.model):
         return
     if state.device.device.type != "cuda":
         raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
@@ -414,7 +477,7 @@ def share_statistics(state):
 def ready_towers(state):
     """What changes how the towers of the live model run, not what they compute."""
     settings, model = state.settings, state.model
-    trains_norms = any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules())
+    trains_norms = bool(training_norms(model))
     for flag, on in (("--grad-checkpointing", settings.grad_checkpointing), ("--grad-accum", settings.grad_accum > 1)):
         if on and trains_norms:
             raise UserError(f"{flag} computes blocks a second time for backward: batch norms that train would count "

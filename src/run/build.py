@@ -10,14 +10,14 @@ from torch import nn
 
 from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
-from src.datasets.common import batches_per_epoch, seed_of
+from src.datasets.common import rest_of_epoch, seed_of, steps_per_epoch
 from src.errors import UserError
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method
 from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
-from src.models.training import Settings, TrainingState
+from src.models.training import Settings, TrainingState, least_rows
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
@@ -120,8 +120,7 @@ def dataset_of(checkpoint, path):
 
 def build_settings(config, task, name=None):
     """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    size = len(task.split("train"))
-    iterations = config.iterations or config.epochs * batches_per_epoch(size, config.batch_size)
+    iterations = config.iterations or config.epochs * steps_per_epoch(task, config.batch_size)
     return Settings(
         iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
         wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
@@ -146,6 +145,11 @@ def silent_choices(config, state):
     if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
         why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
+    left = rest_of_epoch(state.task, state.settings.batch_size)
+    if norms and state.settings.batch_norm == "train" and trains(state.model, "image") and (
+            0 < left < least_rows(state.world.size)):
+        found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
+                     "running statistics of batch norms")
     if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")

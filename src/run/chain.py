@@ -32,13 +32,14 @@ def rebuild(config):
     with run.shown():
         rows = [_row_before(run, *next(iter(chain.items())))]
         for path in config.loaded:
-            rows.append(run.evaluate(_read(config, path)))
+            rows.append(run.evaluate(_read(config, path, quiet=True)))
             print(f"{path}: {run.in_words(rows[-1])}", flush=True)
         return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
-def _read(config, path):
-    return starting_checkpoint(dataclasses.replace(config, values=config.values | {"load": path}))
+def _read(config, path, quiet=False):
+    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it."""
+    return starting_checkpoint(dataclasses.replace(config, values=config.values | {"load": path}), quiet=quiet)
 
 
 def _outline(config, path):

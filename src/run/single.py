@@ -14,7 +14,7 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
-from src.models.evaluation import classify_split
+from src.models.evaluation import classify_split, other_classes
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, worker_count
@@ -39,14 +39,15 @@ def classify(config):
     folder.prepare()
     if alone:
         open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
-    classnames = read_class_names(config.class_names) if config.class_names else None
+    given = read_class_names(config.class_names) if config.class_names else None
     device = build_device(config)
     checkpoint = starting_checkpoint(config)
-    classnames = classnames or stored_class_names(checkpoint, config.load)
+    classnames = given or stored_class_names(checkpoint, config.load)
+    head = trained_head(checkpoint, classnames, config, only_last=given is None)
     model = device.place(build(checkpoint)).eval()
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
     found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
-                           config.batch_size_eval, worker_count(config, task))
+                           config.batch_size_eval, worker_count(config, task), head)
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)
@@ -62,9 +63,23 @@ def stored_class_names(checkpoint, path):
                         "joined by commas")
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
-    if last.get("dataset") in checkpoint.get("heads", {}):
-        print("note: images are compared with prompts of these names; the trained head acts in --eval-datasets only")
     return names
+
+
+def trained_head(checkpoint, classnames, config, only_last):
+    """Return the packed head (C, D + 1) of a checkpoint that was trained on these class names in this order, that of
+    the latest such task, or ``only_last`` of the last task alone; None without one. A note says what scores."""
+    history, heads = checkpoint.get("history", []), checkpoint.get("heads", {})
+    tasks = [entry["dataset"] for entry in reversed(history)][:1 if only_last else None]
+    fitting = [file for file in tasks if file in heads and other_classes(history, file, classnames) is None]
+    if fitting:
+        prompt = "; --prompt has no effect" if config.given("prompt") else ""
+        print(f"note: the trained head of {fitting[0]} in {config.load or config.model} scores these classes{prompt}")
+        return heads[fitting[0]]
+    if heads:
+        print(f"note: images are compared with prompts of the class names: the trained heads of {', '.join(heads)} are "
+              "of other classes, or of another order")
+    return None
 
 
 def _keep(folder, found, names, alone):

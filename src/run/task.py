@@ -8,7 +8,7 @@ import time
 from clip import loader
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import batches_per_epoch, require_shares
+from src.datasets.common import require_shares, steps_per_epoch
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Interrupted, Signals
@@ -82,7 +82,7 @@ class Run:
             name = dataset_of(checkpoint, self.config.load)
             self.score_on([name])
             self.scoring.named_by_checkpoint = (stem(name),)
-        score_as_trained(self.config, checkpoint, self.config.load)
+        score_as_trained(self.config, checkpoint, self.config.load or self.config.model)
 
     @in_turn
     def open_for_training(self, name):
@@ -95,8 +95,9 @@ class Run:
         if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
         open_data(self.config, self.datasets, trained, self.evaluated)
-        for name in trained:
-            require_shares(len(self.datasets.open(name).split("train")), self.config.batch_size, self.world.size)
+        for task in map(self.datasets.open, trained):
+            if task.pairs:
+                require_shares(len(task.split("train")), self.config.batch_size, self.world.size)
         settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
         warn_of_warmup(self.config.warmup_length, settings)
         lengths = {stem(name): found.iterations for name, found in settings.items()}
@@ -132,7 +133,7 @@ class Run:
         with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
         ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
         Scores})."""
-        inputs = inputs_of(self.config, start, self.basis)
+        inputs = inputs_of(self.config, start, self.basis, self.open_zeroshot.digests)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
@@ -272,7 +273,7 @@ class Run:
 
     def _evaluation_rhythm(self, state):
         if self.config.eval_every_epoch:
-            return batches_per_epoch(len(state.task.split("train")), state.settings.batch_size)
+            return steps_per_epoch(state.task, state.settings.batch_size)
         return self.config.eval_interval
 
     def evaluate(self, checkpoint, alpha=None):

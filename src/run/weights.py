@@ -1,4 +1,9 @@
-"""The weights that a run starts from and is taught by: ``--load``, ``--model``, ``--model-config``, ``--ref-model``."""
+"""The weights that a run starts from and is taught by: ``--load``, ``--model``, ``--model-config``, ``--ref-model``.
+
+All three flags for weights take the same: files and folders, names of published weights, names of other libraries,
+adapters. Where nothing may be fetched, a checkpoint of zeros stands in for absent weights whose architecture is known;
+its "absent" says what would be fetched.
+"""
 
 import dataclasses
 import os
@@ -7,41 +12,78 @@ import sys
 import torch
 
 from clip import catalog, loader
+from clip.errors import LoadError
 from clip.files import hub
+from clip.files.adapters import AdapterAlone
 from clip.model import CLIP
 from src.datasets.common import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
+from src.models.evaluation import fingerprint
 from src.models.memory import lower_
+from src.run import merging
 
 
 @in_turn
-def starting_checkpoint(config, fetch=True):
+def starting_checkpoint(config, fetch=True, quiet=False):
     """The checkpoint that the run starts from: ``--load``, random weights, or published ones. Without ``fetch``,
-    weights of other libraries that are not on this machine are a LoadError."""
+    nothing is downloaded: see above, and hub.Absent where nothing is known of absent weights. ``quiet``: a file that
+    was read before is read without its warnings and notes."""
     if config.load:
-        return _opened("--load", config.load, *_given_architecture(config), fetch)
+        given, name = _given_architecture(config)
+        chosen = config.model if config.chosen("model") else None
+        checkpoint = _opened(config, Source("--load", config.load, given, name, chosen), fetch, quiet)
+        if chosen and _names_weights(chosen) and "adapter" not in checkpoint:
+            raise UserError(f"--model {chosen} names weights, and so does --load; leave one away")
+        return checkpoint
     return _initial_checkpoint(config, fetch)
 
 
-def _opened(flag, source, given=None, name=None, fetch=True):
-    """The checkpoint of a file or folder, or of a name of other libraries."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Weights that ``flag`` names by ``text``. ``given``: keys of an architecture that the user chose, called ``name``.
+    ``base``: the model that an adapter belongs to, where its own file is not to say it."""
+
+    flag: str
+    text: str
+    given: dict | None = None
+    name: str | None = None
+    base: str | None = None
+
+
+def _opened(config, source, fetch=True, quiet=False):
+    """The checkpoint of a Source; that of an adapter is its base with the adapter merged."""
+    flag, text = source.flag, source.text
     try:
-        checkpoint = _read_source(flag, source, given, name, fetch)
+        checkpoint = _read_source(config, source, fetch, quiet)
     except loader.OtherArchitecture as error:
         raise UserError(f"{flag} {error}; leave --model away or load another file") from None
-    _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {source}")
+    except AdapterAlone as alone:
+        checkpoint = _on_its_base(config, source, alone.adapter, fetch, quiet)
+    _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {text}")
     return checkpoint
 
 
-def _read_source(flag, source, given, name, fetch):
-    if os.path.exists(source):
-        return read_weights(flag, source, given, name)
-    place = hub.place_of(source, fetch)
-    stated = (place.stated, source) if place.stated else (given, name)
-    checkpoint = read_weights(flag, place.path, *stated)
-    checkpoint["notes"] += _warned(place.notes)
-    loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, source)
+def _read_source(config, source, fetch, quiet):
+    flag, text, given, name = source.flag, source.text, source.given, source.name
+    if os.path.exists(text):
+        return read_weights(flag, text, given, name, quiet)
+    if text in catalog.architecture_names():
+        checkpoint = _named(text, config, fetch)
+        loader.refuse_other(given or {}, checkpoint["architecture"], text, name, text)
+        return checkpoint
+    if not (hub.is_name(text) or hub.is_repository(text)):
+        raise LoadError(f"{flag} {text}: no such file or folder")
+    try:
+        place = hub.place_of(text, fetch)
+    except hub.Absent as absent:
+        if not absent.stated:
+            raise
+        return {**without_weights(absent.stated), "absent": str(absent)}
+    stated = (place.stated, text) if place.stated else (given, name)
+    checkpoint = read_weights(flag, place.path, *stated, quiet)
+    checkpoint["notes"] += place.notes if quiet else _warned(place.notes)
+    loader.refuse_other(given or {}, checkpoint["architecture"], "another architecture", name, text)
     return checkpoint
 
 
@@ -51,10 +93,12 @@ def _warned(notes):
     return notes
 
 
-def read_weights(flag, path, given=None, name=None):
+def read_weights(flag, path, given=None, name=None, quiet=False):
     """Read the checkpoint that ``flag`` names, a file or a folder. Warn of the assumed keys of its architecture and of
     tensors left out. ``given``: keys of the architecture ``name`` that the user chose."""
     checkpoint = loader.read_checkpoint(path, given, name)
+    if quiet:
+        return checkpoint
     if checkpoint["assumed"]:
         assumed, keys = loader.assumed_text(checkpoint["assumed"]), ", ".join(checkpoint["assumed"])
         _warned([f"{flag} {path} does not tell {assumed}; to change that, {WAYS_OUT[flag].format(keys=keys)}"])
@@ -62,11 +106,59 @@ def read_weights(flag, path, given=None, name=None):
     return checkpoint
 
 
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def _on_its_base(config, source, adapter, fetch, quiet):
+    """The checkpoint of --model, or of the model that an adapter's configuration names, with the adapter merged."""
+    flag, base = source.flag, source.base or adapter.base
+    if base is None:
+        raise UserError(f"{flag} {source.text} is an adapter and does not say of which model; {BASES}")
+    if base in hub.open_clip_names() and not os.path.exists(base):
+        raise UserError(f"{flag} {source.text} is an adapter, and {base} names no weights; {BASES}")
+    try:
+        found = _base(config, Source("--model", base, source.given, source.name), fetch, quiet)
+    except (LoadError, OSError) as error:
+        if isinstance(error, hub.Absent):
+            raise
+        raise UserError(f"{flag} {source.text} is an adapter of {base}: {error}; {BASES}") from None
+    weights = merging.merged(adapter, found)
+    if not quiet:
+        _warned(merging.notes_of(adapter))
+        other = f", not into {adapter.base}, which it names" if adapter.base not in (None, base) else ""
+        named = "" if source.base else ", as its configuration says"
+        print(f"note: {flag} {source.text}: the adapter is merged into {base}{named}{other}", flush=True)
+    return {**found, "state_dict": weights, "model": base, "adapter": source.text}
+
+
+def _base(config, source, fetch, quiet):
+    """The checkpoint of the model that an adapter belongs to: names come before paths, as for --model."""
+    if source.text not in catalog.architecture_names():
+        return _read_source(config, source, fetch, quiet)
+    found = _named(source.text, config, fetch)
+    loader.refuse_other(source.given or {}, catalog.completed(found["architecture"]), source.text, source.name,
+                        source.text)
+    return found
+
+
+BASES = ("give the one that it was trained on by --load ADAPTER --model BASE: a name, NAME:PRETRAINED, "
+         "hf-hub:ORG/NAME, or a file or folder")
+
+
+def _names_weights(model):
+    """Whether a value of --model can be nothing but weights: OpenAI's names and open_clip's are architectures too."""
+    return model not in catalog.architecture_names() and model not in hub.open_clip_names()
+
+
+# -- what the user chose -----------------------------------------------------------------------------------------------
+
+
 # How to state assumed keys. Only --load follows --model and --model-config.
 WAYS_OUT = {
     "--load": "name the architecture by --model NAME (as open_clip does: ViT-B-32 has GELU, ViT-B-32-quickgelu "
               "QuickGELU) or by --model-config with the keys {keys}",
-    "--model": "give it by --load instead, and --model-config with the keys {keys}",
+    "--model": "give it by --load instead, and --model-config with the keys {keys}; or lay its open_clip_config.json, "
+               "or config.json and preprocessor_config.json, beside it",
     "--ref-model": "lay its open_clip_config.json, or config.json and preprocessor_config.json, beside it"}
 
 
@@ -78,7 +170,7 @@ def _given_architecture(config):
             return catalog.read_architecture(config.model_name, config.model_config, partial=True), config.model_name
     except ValueError as error:
         raise UserError(f"--model-config: {error}") from None
-    if not config.chosen("model"):
+    if not config.chosen("model") or _names_weights(config.model):
         return None, None
     block = _architecture(config)
     if config.model in catalog.architecture_names():
@@ -98,10 +190,10 @@ def weights_before(config, checkpoint):
     values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
     if values["load"] is None and values["model"] is None:
         raise UserError("nothing is stored of where its training started")
-    if values["load"] and not os.path.exists(values["load"]) and not hub.is_name(values["load"]):
+    if values["load"] and not (os.path.exists(values["load"]) or catalog.is_weights_name(values["load"])):
         raise UserError(f"its training started from {values['load']}, which is not there")
     before = dataclasses.replace(config, values=values)
-    start = _as_before(before, checkpoint["architecture"]) if before.load else starting_checkpoint(before)
+    start = _as_before(before, checkpoint) if before.load else starting_checkpoint(before)
     if not _same_architecture(start["architecture"], checkpoint["architecture"]):
         raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
                         "architecture now")
@@ -109,10 +201,12 @@ def weights_before(config, checkpoint):
 
 
 @in_turn
-def _as_before(config, architecture):
-    """Read --load, with the trained model's keys where the file does not state them."""
-    given = {key: value for key, value in architecture.items() if key in loader.NOT_SHAPES}
-    return _opened("--load", config.load, given, "the trained model")
+def _as_before(config, checkpoint):
+    """Read --load, with the trained model's keys where the file does not state them, and its model where the file is an
+    adapter."""
+    given = {key: value for key, value in checkpoint["architecture"].items() if key in loader.NOT_SHAPES}
+    base = checkpoint.get("model")
+    return _opened(config, Source("--load", config.load, given, "the trained model", base))
 
 
 def score_as_trained(config, checkpoint, path):
@@ -136,11 +230,34 @@ def _initial_checkpoint(config, fetch):
     return _published(config.model, config, fetch)
 
 
-def _published(name, config, fetch=True):
-    """The checkpoint of a published model, or of weights that other libraries have a name for."""
+def _published(name, config, fetch=True, quiet=False):
+    """The checkpoint of a published model, a file, a folder or a name of other libraries: what --model takes."""
     if name in catalog.architecture_names():
-        return {**loader.read_checkpoint(loader.weights_file(name, config.clip_cache)), "model": name}
-    return {**_opened("--model", name, fetch=fetch), "model": name}
+        return _named(name, config, fetch)
+    return {**_opened(config, Source("--model", name), fetch, quiet), "model": name}
+
+
+def _named(name, config, fetch):
+    """The checkpoint of weights that OpenAI has published, or that come with the package."""
+    missing = None if fetch else to_fetch(name, config)
+    if missing:
+        return {**without_weights(catalog.read_architecture(name)), "model": name, "absent": missing}
+    return {**loader.read_checkpoint(loader.weights_file(name, config.clip_cache)), "model": name}
+
+
+def to_fetch(name, config):
+    """Note that published weights are not there yet; None where they are."""
+    place = loader.weights_place(name, config.clip_cache)
+    return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
+                                         f"{catalog.archive_address(name)}")
+
+
+def without_weights(architecture):
+    """A checkpoint of zeros in the shapes of an architecture."""
+    with torch.device("meta"):
+        shapes = CLIP(**architecture).state_dict()
+    return {"architecture": architecture, "assumed": {}, "notes": [],
+            "state_dict": {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in shapes.items()}}
 
 
 def _refuse_unknown_tokens(architecture, source):
@@ -185,14 +302,18 @@ def model_name(config, checkpoint):
 
 
 class ZeroshotOpener:
-    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a file, kept for the run.
+    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a value of ``--ref-model``, kept for the
+    run.
 
     Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
-    reads the same weights in full as well.
+    reads the same weights in full as well. ``digests`` {path: digest of the weights}, of what is not a single file.
     """
+
+    fetch = True  # whether absent weights are downloaded
 
     def __init__(self, config, checkpoint, device):
         self._config, self._checkpoint, self._device = config, checkpoint, device
+        self.digests, self._told = {}, set()
         self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
         self.kept = {}                                                      # {(path, autocast type or None): CLIP}
 
@@ -217,10 +338,7 @@ class ZeroshotOpener:
         config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
         if path is None and config.init == "scratch":
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
-        name = model_name(config, self._checkpoint)
-        if path is None and name is None:
-            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
-        source = read_weights("--ref-model", path) if path else _published(name, config)
+        source = self._source(path)
         if source["architecture"]["embed_dim"] != features:
             raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
                             f"the model's {features}")
@@ -228,4 +346,17 @@ class ZeroshotOpener:
             model = loader.build(source)
         return self._device.place(model).eval().requires_grad_(False)
 
-
+    def _source(self, path):
+        """The checkpoint that ``_read`` builds. What is read again, for a later task, is read without its warnings."""
+        config, name = self._config, path or model_name(self._config, self._checkpoint)
+        if name is None:
+            raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
+        quiet = name in self._told
+        self._told.add(name)
+        if path is None:
+            return _published(name, config, self.fetch, quiet)
+        base = config.model if config.chosen("model") else None
+        source = _opened(config, Source("--ref-model", path, base=base), self.fetch, quiet)
+        if not os.path.isfile(path):
+            self.digests[path] = fingerprint(source["state_dict"].items())
+        return source

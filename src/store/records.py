@@ -216,7 +216,7 @@ class Journal:
         self.images, self.since = 0, time.perf_counter()
 
     def step(self, state, losses):
-        self.images += state.settings.batch_size
+        self.images += state.rows
         self.progress.step()
         if state.iteration % self.interval and state.iteration != self.total:
             return

@@ -1,6 +1,7 @@
 """Resume points: where an interrupted task goes on, ``resume_<DATASET>.pth`` in the run's folder."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ import time
 import torch
 
 from src.cli.values import interval
+from src.datasets.common import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
@@ -96,14 +98,19 @@ def _on_host(content):
     return content
 
 
-def inputs_of(config, start, basis=None):
+def inputs_of(config, start, basis=None, teachers=None):
     """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
-    teacher's, a basis. A file may have changed under its name. Where nothing is kept, nothing is read: {}."""
+    teacher's, a basis. What a name stands for may have changed. Where nothing is kept, nothing is read: {}.
+    ``teachers``: {value of --ref-model: digest} of those that are not a single file."""
     if not config.save:
         return {}
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
-    files = {"--ref-model": config.ref_model, "--orthogonal-gradients-path": basis}
-    return {"--load": fingerprint(named), **{flag: digest_of(path) for flag, path in files.items() if path}}
+    found = {"--load": fingerprint(named)}
+    if config.ref_model and config.ref_model in (teachers or {}):
+        found["--ref-model"] = teachers[config.ref_model]
+    elif config.ref_model and os.path.isfile(config.ref_model):  # other kinds that no method reads have no digest
+        found["--ref-model"] = digest_of(config.ref_model)
+    return found | ({"--orthogonal-gradients-path": digest_of(basis)} if basis else {})
 
 
 def refuse_other_configuration(config, content, path):
@@ -111,6 +118,16 @@ def refuse_other_configuration(config, content, path):
     if changed := config.differences(content["config"]):
         raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
                         "or leave --resume out to begin anew")
+
+
+def refuse_other_batches(content, task, batch_size, path):
+    """Refuse a resume point of versions that dropped the rest of an epoch, where a Task has one: the steps to come
+    would have other images, and with --epochs other rates."""
+    left = rest_of_epoch(task, batch_size)
+    if left and not content.get("rest"):
+        raise UserError(f"--resume: {path} is of a version that left out the last {left} of {len(task.split('train'))} "
+                        f"images of each epoch (batches of {batch_size}); now they are a smaller batch, so the steps "
+                        "to come are others. Leave --resume out to begin again, or finish it with that version")
 
 
 def refuse_other_inputs(before, now, what):
@@ -145,6 +162,7 @@ class TaskPoints:
         content = self.points.read()
         if content:
             refuse_other_configuration(self.config, content, self.points.newest)
+            refuse_other_batches(content, self.state.task, self.state.settings.batch_size, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
             refuse_other_inputs(content.get("inputs"), self.inputs, f"--resume: {self.points.newest}")
@@ -175,7 +193,7 @@ class TaskPoints:
 
     def keep(self, unscored=False):
         self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
-                          "unscored": unscored, "processes": self.state.world.size,
+                          "unscored": unscored, "processes": self.state.world.size, "rest": True,
                           **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):

@@ -203,11 +203,13 @@ def test_shards_that_are_not_whole(tmp_path, lost):
 @pytest.mark.parametrize(("names", "fragment"), [
     ([], "nothing"), (["DTD.pth"], "DTD.pth: give that file"),
     (["a.pt", "b.pt"], "a.pt, b.pt: give one of these files"),
-    (["adapter_config.json", "adapter_model.safetensors"], "an adapter of peft"),
+    (["adapter_config.json"], "adapter_config.json without adapter_model.safetensors or adapter_model.bin"),
     (["notes.txt", "x"], "notes.txt, x"), (["open_clip_config.json"], "open_clip_config.json"),
+    (["a/adapter_config.json", "b/adapter_config.json"], "adapters of peft in a, b: give the folder"),
     ([f"{index}.pth" for index in range(7)], "3.pth and 3 more")])
 def test_a_folder_says_what_it_holds(tmp_path, names, fragment):
     for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(LoadError) as caught:
         loader.read_checkpoint(tmp_path)

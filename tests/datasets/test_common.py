@@ -26,7 +26,9 @@ from src.datasets.common import (
     fill,
     joined_evaluation_batches,
     order_of_epoch,
+    rest_of_epoch,
     seed_of,
+    steps_per_epoch,
     training_batches,
 )
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -41,9 +43,78 @@ def batches(size, batch_size, start, stop, seed=7):
     return list(SeededBatches(size, batch_size, seed, start, stop))
 
 
-@pytest.mark.parametrize("size, batch_size, count", [(12, 4, 3), (11, 4, 2), (4, 4, 1), (3, 4, 1), (1, 64, 1)])
-def test_batches_per_epoch_are_full_ones_and_at_least_one(size, batch_size, count):
+@pytest.mark.parametrize("size, batch_size, count, left", [
+    (12, 4, 3, 0), (11, 4, 2, 3), (9, 4, 2, 1), (4, 4, 1, 0), (3, 4, 1, 0), (1, 64, 1, 0)])
+def test_batches_per_epoch_are_full_ones_and_at_least_one(size, batch_size, count, left):
+    """The rest is one more where the task trains on classes."""
     assert batches_per_epoch(size, batch_size) == count
+    assert batches_per_epoch(size, batch_size, rest=True) == count + bool(left)
+    for pairs in (False, True):
+        opened = Task("t", ["a"], ["{c}"], {"train": Split(None, [0] * size)}, pairs=pairs)
+        assert steps_per_epoch(opened, batch_size) == count + (bool(left) and not pairs)
+        assert rest_of_epoch(opened, batch_size) == (0 if pairs else left)
+
+
+@pytest.mark.parametrize("size, steps", [(1020, 16), (1880, 30), (3334, 53)])
+def test_an_epoch_has_the_published_number_of_steps(size, steps):
+    """Flowers, DTD and Aircraft in batches of 64."""
+    assert batches_per_epoch(size, 64, rest=True) == steps
+
+
+@pytest.mark.parametrize("size, batch_size", [(11, 4), (12, 4), (9, 4), (47, 10), (3, 8), (5, 1), (1, 1)])
+def test_with_the_rest_each_image_comes_once_an_epoch(size, batch_size):
+    per_epoch, orders = len(range(0, size, batch_size)), []
+    order = SeededBatches(size, batch_size, 7, 0, 3 * per_epoch, rest=True)
+    drawn = list(order)
+    for epoch in range(3):
+        these = drawn[epoch * per_epoch:(epoch + 1) * per_epoch]
+        assert [len(batch) for batch in these[:-1]] == [batch_size] * (per_epoch - 1)
+        assert sorted(index for batch in these for _, index in batch) == list(range(size))
+        assert {number for batch in these for number, _ in batch} == {epoch}
+        orders.append([index for batch in these for _, index in batch])
+    assert orders == [order_of_epoch(size, 7, epoch) for epoch in range(3)]
+    assert [order.rows(step) for step in range(len(drawn))] == list(map(len, drawn))
+    for start in range(len(drawn)):
+        assert list(SeededBatches(size, batch_size, 7, start, len(drawn), rest=True)) == drawn[start:]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4, 8])
+@pytest.mark.parametrize("size, batch_size", [(23, 8), (25, 24), (31, 24), (5, 24), (1, 24)])
+def test_processes_share_the_rest(size, batch_size, processes):
+    """In the order of their ranks; the first have at most one row more than the last."""
+    steps = 2 * len(range(0, size, batch_size))
+    parts = [list(SeededBatches(size, batch_size, 7, 0, steps, (rank, processes), rest=True))
+             for rank in range(processes)]
+    whole = list(SeededBatches(size, batch_size, 7, 0, steps, rest=True))
+    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
+    for rows in zip(*parts, strict=True):
+        counts = list(map(len, rows))
+        assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_share_without_a_row_is_an_empty_batch(workers, task):
+    """23 images in batches of 22, for the second of two processes."""
+    loaded = list(training_batches(task.split("train"), TrainTransform(16), 22, 3, 0, 3, workers, part=(1, 2),
+                                   rest=True))
+    assert [batch.images.shape for batch in loaded] == [(11, 3, 16, 16), (0, 3, 16, 16), (11, 3, 16, 16)]
+    assert [len(batch.labels) for batch in loaded] == [len(batch.indices) for batch in loaded] == [11, 0, 11]
+    assert loaded[1].images.dtype == torch.uint8 and loaded[1].labels.dtype == torch.long and not loaded[1].skipped
+
+
+def test_a_rest_without_an_image_that_can_be_decoded_is_empty_and_counted(task, capsys):
+    """A full batch without one, or all there is, ends the stream."""
+    last = order_of_epoch(9, 3, 0)[8]
+
+    def loaded(bad, size=9, start=0, stop=4):
+        split = Split(lambda index: None if index in bad else task.split("train").image(index), [0] * size)
+        return list(training_batches(split, EvalTransform(16), 4, 3, start, stop, rest=True))
+    assert [(len(batch.images), batch.skipped) for batch in loaded({last}, stop=3)] == [(4, 0), (4, 0), (0, 1)]
+    assert capsys.readouterr().out == "note: 1 images could not be decoded and were skipped\n"
+    assert [len(batch.images) for batch in loaded({last}, start=2, stop=3)] == [0], "where an interrupted run resumes"
+    for bad, size in ((order_of_epoch(9, 3, 0)[4:8], 9), (range(3), 3)):
+        with pytest.raises(UserError, match="none of the images of a batch"):
+            loaded(set(bad), size)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])

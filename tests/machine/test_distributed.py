@@ -33,8 +33,8 @@ pytest_plugins = ["cli_fixtures"]
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "tools"
 PRECISE = dict(rtol=0, atol=1e-12)
-FAULTY = ("indivisible", "small", "broken")
-RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc"]
+FAULTY = ("indivisible", "small reference", "broken")
+RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share"]
 
 
 def torchrun(*words, processes=2):
@@ -67,7 +67,9 @@ def commands(world, root, save):
         "fc": [*first, "--train-mode", "fc"],
         "scored": ["--eval-only", "--eval-datasets", world.tones],
         "indivisible": [*first, "--batch-size", 5],
-        "small": [*first, "--batch-size", 100, "--shots", 1],
+        "small": [*first, "--batch-size", 100, "--shots", 1],  # 3 images: of 2 and 1
+        "no share": [*first, "--method", "lwf", "--shots", 3],  # 9 images: the last of an epoch is one process's
+        "small reference": [*first, *zscl, "--ref-size", 3],
         "broken": ["--train-dataset", f"folder:{root / 'broken'}"],
     }
     shared = task_words(world, root)
@@ -191,7 +193,8 @@ def test_two_processes_are_one(cases, case):
 def test_cases_mean_something(cases):
     """Gradients are there where something trains, and nowhere else; the parts that several processes could miss are."""
     alone, _ = cases
-    without = {"gather", "scores", "icarl", "icarl everything", "no terms"}
+    without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
+               "no terms"}
     for name in distributed_cases.CASES.keys() - without:
         steps = alone[name]["gradients"]
         assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name
@@ -273,7 +276,7 @@ def test_scores_of_an_evaluation(alone, together):
 def test_one_process_speaks(together):
     told = (together / "told.txt").read_text()
     told_tasks = [line.split(":")[0] for line in told.splitlines() if " steps in " in line]
-    assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", "colours", "colours"]
+    assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", *["colours"] * 4]
     assert "Warning" not in told and told.count("warning: --wd has no effect in an evaluation run") == 1, told
 
 

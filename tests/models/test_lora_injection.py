@@ -546,7 +546,7 @@ def test_the_file_brings_the_adapter_back(tmp_path, plain, adapted, how):
     assert not {value.data_ptr() for value in tensors.values()} & {value.data_ptr() for value in adapted.parameters()}
 
 
-def test_what_the_file_says(adapted, how):
+def test_what_the_file_says(plain, adapted, how):
     from peft import LoraConfig, get_peft_model_state_dict
     content = adapter_state(adapted)
     if how == "peft":
@@ -555,7 +555,8 @@ def test_what_the_file_says(adapted, how):
         settings = LoraConfig(**content["config"])
         assert (settings.r, settings.lora_alpha, settings.peft_type) == (R, ALPHA, "LORA")
     else:
-        assert {key: value for key, value in content.items() if key != "lora"} == {
+        assert content["sites"] == [name for name in adaptable_sites(plain) if name.endswith(DEFAULTS)]
+        assert {key: value for key, value in content.items() if key not in ("lora", "sites")} == {
             "r": R, "alpha": ALPHA, "targets": list(DEFAULTS), "shared": how != "own", "split_qkvo": how == "split"}
 
 

@@ -52,8 +52,9 @@ def stream(state, choice="random", seed=SEED, steps=None):
     """Batches of the task's pairs on the device."""
     split, settings = state.task.split("train"), state.settings
     transform = EvalTransform(state.model.image_resolution)
-    return map(state.device.batch, training_batches(
-        split, transform, settings.batch_size, seed, state.iteration, steps or settings.iterations, captions=choice))
+    for batch in training_batches(split, transform, settings.batch_size, seed, state.iteration,
+                                  steps or settings.iterations, captions=choice):
+        yield state.device.batch(batch)._replace(rows=len(batch.labels))
 
 
 def own_tokens(state, step=0):

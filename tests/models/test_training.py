@@ -1,6 +1,7 @@
 """The one loop: its steps, their order, its optimiser, its streams, and ten steps against a slow float64 loop."""
 
 import contextlib
+import dataclasses
 import math
 
 import pytest
@@ -11,13 +12,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
+from src.datasets.common import Split, order_of_epoch
 from src.errors import UserError
 from src.machine.device import Device
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft
 from src.models.modeling import set_training
-from src.models.training import Settings, build_optimizer, train
+from src.models.training import Settings, build_optimizer, resting, train, training_norms, weighed
 
 
 class Record(Hooks):
@@ -242,6 +244,102 @@ def test_a_run_that_starts_later_sees_the_batches_of_an_uninterrupted_one(start,
     assert state.iteration == 9
 
 
+@pytest.mark.parametrize("batch_size", [4, 8, 22, 23, 100])
+def test_an_epoch_has_each_image_once(batch_size, make_model, make_state, task):
+    """Of 23, and every batch knows its rows; other streams have full batches only."""
+    hook, steps = KeepBatches(), len(range(0, 23, batch_size))
+    train(make_state(make_model("vit"), iterations=2 * steps, batch_size=batch_size), [hook])
+    for epoch in (hook.batches[:steps], hook.batches[steps:]):
+        assert sorted(torch.cat([batch.indices for batch in epoch]).tolist()) == list(range(23))
+    assert [batch.rows for batch in hook.batches] == [len(batch.labels) for batch in hook.batches]
+    assert {batch.weight for batch in hook.batches} == {1.0} and {len(batch.labels) for batch in hook.own} == {3}
+
+
+def test_the_state_knows_the_rows_of_the_step(make_model, make_state):
+    rows = []
+    train(make_state(make_model("vit"), iterations=7), [Finetune()], lambda state, losses: rows.append(state.rows))
+    assert rows == [4, 4, 4, 4, 4, 3, 4]
+
+
+def test_pairs_come_in_full_batches(make_model, make_state, task):
+    state = make_state(make_model("vit"), iterations=12)
+    split = dataclasses.replace(task.split("train"), captions=[("a cat",)] * 23)
+    state.task = dataclasses.replace(task, pairs=True, splits={"train": split})
+    assert {(len(batch.labels), batch.rows, batch.weight) for batch in state.training_stream()} == {(4, 4, 1.0)}
+
+
+def test_means_are_weighed_by_rows():
+    """Of no rows a mean is no number: it counts 0, and its gradient is 0."""
+    values = torch.tensor([2.0, 4.0], requires_grad=True)
+    assert weighed(values, 1.0) is values
+    weighed(values.mean(), 0.5).backward()
+    assert values.grad.tolist() == [0.25, 0.25]
+    values.grad = None
+    none = weighed(values[:0].mean() + values.sum(), 0.0)
+    none.backward()
+    assert none.item() == 0 and values.grad.tolist() == [0, 0]
+
+
+class Modes(Finetune):
+    """Keeps whether batch norms train at each step, and the rows."""
+
+    def losses(self, state, batch):
+        self.__dict__.setdefault("seen", []).append((len(batch.labels), state.model.visual.bn1.training))
+        return super().losses(state, batch)
+
+
+def test_a_batch_of_one_image_meets_no_batch_norm_that_trains(make_model, make_state):
+    """The last of 23 images after batches of 22: running statistics act and stay, and weights move all the same."""
+    state = make_state(make_model("resnet"), batch_size=22, iterations=3, batch_norm="train")
+    hook, statistics = Modes(), []
+    train(state, [hook], lambda state, losses: statistics.append(
+        (state.model.visual.bn1.running_mean.clone(), state.model.visual.conv1.weight.detach().clone())))
+    assert hook.seen == [(22, True), (1, False), (22, True)]
+    means, kernels = zip(*statistics, strict=True)
+    assert torch.equal(means[0], means[1]) and not torch.equal(means[1], means[2])
+    assert not torch.equal(kernels[0], kernels[1]) and state.model.visual.bn1.training
+    assert state.model.visual.bn1.num_batches_tracked == 2
+
+
+def test_images_that_are_skipped_may_leave_one(make_model, make_state, task):
+    state, hook = make_state(make_model("resnet"), batch_size=21, iterations=2, batch_norm="train"), Modes()
+    split, bad = task.split("train"), order_of_epoch(23, state.seed_of("train"), 0)[21]
+    tolerant = Split(lambda index: None if index == bad else split.image(index), split.labels)
+    state.task = dataclasses.replace(task, splits={"train": tolerant})
+    train(state, [hook])
+    assert hook.seen == [(21, True), (1, False)]
+
+
+@pytest.mark.parametrize(("rows", "processes", "few"), [
+    (0, 1, True), (1, 1, True), (2, 1, False), (1, 4, True), (3, 4, True), (4, 4, False)])
+def test_batch_norms_rest_where_a_batch_or_a_share_has_no_statistics(rows, processes, few, make_model):
+    model = make_model("resnet").train()
+    norms = training_norms(model)
+    assert len(norms) > 5
+    with pytest.raises(ValueError, match="in a step"), resting(norms, rows, processes):
+        assert {norm.training for norm in norms} == {not few}
+        raise ValueError("in a step")
+    assert {norm.training for norm in norms} == {True}
+
+
+@pytest.mark.parametrize(("options", "size"), [({"batch_size": 1}, 23), ({}, 1)])
+def test_batches_that_batch_norms_cannot_train_on_are_refused(options, size, make_model, make_state, task):
+    state = make_state(make_model("resnet"), batch_norm="train", iterations=1, **options)
+    state.task = dataclasses.replace(task, splits={"train": task.split("train").subset(range(size))})
+    with pytest.raises(UserError, match="--batch-norm train with batches of 1 image: .*--batch-norm eval"):
+        train(state, [Finetune()])
+    for kind, mode, batch_norm in (("vit", "whole", "train"), ("resnet", "whole", "eval"), ("resnet", "text", "train")):
+        other = make_state(make_model(kind), mode, batch_norm=batch_norm, iterations=1, **options)
+        other.task = state.task
+        train(other, [Finetune()])
+
+
+def test_reference_images_that_batch_norms_cannot_train_on_are_refused(make_model, make_state):
+    with pytest.raises(UserError, match="--batch-norm train with batches of 1 image"):
+        train(make_state(make_model("resnet"), batch_norm="train", iterations=1),
+              [ZSCL("tiny-reference", ref_batch_size=1)])
+
+
 def test_training_batches_are_those_of_the_definition(make_model, make_state, stream_of, task):
     hook = KeepBatches()
     train(make_state(make_model("vit"), iterations=7), [hook])
@@ -401,6 +499,28 @@ def test_parts_of_a_batch_give_the_whole_batch_gradient(method, parts, kind, mak
     states[1].model.visual.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     states[1].model.encode_image(torch.randn(4, 3, 16, 16, dtype=torch.float64)).sum().backward()
     assert max(sizes) < 4 and sum(sizes) == 8
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("batch_size", [5, 22])
+@pytest.mark.parametrize("method", [Finetune, lambda: ZSCL("tiny-reference", ablation_loss_2=True, ref_batch_size=4)],
+                         ids=["task", "zscl"])
+def test_parts_of_the_rest_of_an_epoch_give_its_gradient(method, batch_size, parts, make_model, make_state):
+    """3 images or one, in unequal parts, of which some are empty; a slow loop, one image at a time, agrees."""
+    found, last = [], -(-23 // batch_size)
+
+    class KeepGradients(Hooks):
+        def after_backward(self, state):
+            self.found = [value.grad.clone() for value in state.model.parameters() if value.grad is not None]
+    for count in (1, parts):
+        keep = KeepGradients()
+        state = make_state(make_model("vit"), grad_accum=count, batch_size=batch_size, iterations=last)
+        state.iteration = last - 1  # the last step of an epoch, from the weights at load
+        train(state, [method(), keep])
+        assert state.rows == 23 % batch_size
+        found.append(keep.found)
+    for value, other in zip(*found, strict=True):
+        torch.testing.assert_close(value, other, atol=1e-12, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("mode", "compiled"), [("whole", {"visual", "transformer"}), ("image", {"visual"}),

@@ -10,6 +10,7 @@ from clip import loader
 from src.args import parse
 from src.datasets.common import Split, Task
 from src.machine.device import Device
+from src.machine.distributed import World
 from src.models.evaluation import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
@@ -37,7 +38,7 @@ def test_warmup(text, iterations, steps):
 @pytest.mark.parametrize(("words", "expected"), [
     ("--iterations 9", {"iterations": 9, "lr": 0.001, "batch_size": 8, "wd": 0, "warmup": 100, "seed": 42,
                         "beta2": 0.999, "eps": 1e-8, "max_grad_norm": None, "batch_norm": "eval"}),
-    ("--epochs 3 --batch-size 6", {"iterations": 9}), ("--epochs 2 --batch-size 64", {"iterations": 2}),
+    ("--epochs 3 --batch-size 6", {"iterations": 12}), ("--epochs 2 --batch-size 64", {"iterations": 2}),
     ("--iterations 1 --lr 1e-5,DTD=2e-5", {"lr": 2e-5}), ("--iterations 1 --lr 1e-5,MNIST=2e-5", {"lr": 1e-5}),
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
@@ -50,8 +51,24 @@ def test_warmup(text, iterations, steps):
     ("--dataset-order mtil-1 --epochs 1", {"iterations": 1}),
 ])
 def test_settings(words, expected):
+    """Of 20 images: three full batches of 6, and one of 2."""
     settings = build.build_settings(config(words), TASK)
     assert {key: getattr(settings, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(("batch_size", "left"), [
+    (18, "2 images"), (19, "1 image"), (17, None), (20, None), (21, None)])
+def test_a_last_batch_without_statistics_is_told(batch_size, left, make_model, make_state):
+    """Of 20 images, 3 processes; two need no more than one of them."""
+    words = f"--iterations 1 --batch-norm train --batch-size {batch_size}"
+    for kind, mode, processes in (("resnet", "whole", 3), ("resnet", "whole", 1), ("vit", "whole", 3),
+                                  ("resnet", "text", 3)):
+        state = make_state(make_model(kind), mode)
+        state.task, state.settings, state.world = TASK, build.build_settings(config(words), TASK), World(0, processes)
+        told = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
+        assert build.silent_choices(config(words), state) == [
+            f"the last batch of an epoch has {left}: its step normalises by the running statistics of batch norms"
+        ] * bool(told)
 
 
 @pytest.mark.parametrize(("warmup", "iterations", "peak"), [

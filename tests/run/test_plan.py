@@ -8,9 +8,10 @@ from cli_files import BATCH, RATE, STEPS, read_json
 from dataset_files import put_json
 
 from clip import catalog
+from clip.files import hub
 from src.datasets.splits import stored_lists
 from src.machine.files import atomic_file, reading_only
-from src.run.plan.model import without_weights
+from src.run.weights import without_weights
 from src.store.checkpoint import write_checked
 
 pytest_plugins = ["cli_fixtures"]
@@ -108,13 +109,16 @@ def test_the_whole_plan(plan, words, world):
 
 
 def test_steps(plan, words, world):
-    """18 images in batches of 4 are 4 steps an epoch, 12 images 3."""
+    """18 images in batches of 4 are 5 steps an epoch, the last one with 2; 12 images are 3."""
     done = plan(*words("--epochs", 3, "--dataset-order", f"{world.colours},{world.tones}", "--warmup-length", "50%",
                        "--lr", f"1e-5,{world.tones}=2e-5"))
     rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in section(done, "tasks")[2:4]]
-    assert rows == [[f"1 {world.colours}", "18", "12", "3.0", "1e-05", "6"],
+    assert rows == [[f"1 {world.colours}", "18", "15", "3.0", "1e-05", "8"],
                     [f"2 {world.tones}", "12", "9", "3.0", "2e-05", "5"]]
-    assert section(done, "tasks")[4].startswith("21 steps in all, 4 images each")
+    rest = ", fewer in the last step of an epoch; "
+    assert section(done, "tasks")[4].startswith(f"24 steps in all, 4 images each{rest}")
+    for more in (("--dataset-order", f"{world.tones},{world.tones}"), ("--iterations", 4)):
+        assert rest not in plan(*words(*more)).out
 
 
 # -- nothing is written ------------------------------------------------------------------------------------------------
@@ -185,11 +189,56 @@ def published(monkeypatch):
 def test_weights_that_the_run_would_download(plan, published, tmp_path, more):
     done = plan("--model", "tiny-vit", "--train-dataset", "toy-sizes", "--iterations", 2, "--lr", RATE, "--clip-cache",
                 tmp_path / "cache", "--train-mode", "image", "--dry-run=probe", *more.split())
-    values = {name: value.numel() for name, value in without_weights("tiny-vit")["state_dict"].items()}
+    zeros = without_weights(catalog.read_architecture("tiny-vit"))["state_dict"]
+    values = {name: value.numel() for name, value in zeros.items()}
     trained = sum(value for name, value in values.items() if name.startswith("visual."))
     assert done.status == 0 and f"{trained:,} of {sum(values.values()):,} values" in done.out
     assert f"not at {tmp_path / 'cache' / 'tiny-vit.pt'}: the run would download them from https://" in done.out
     assert section(done, "probe") == ["not run: see what is missing"]
+
+
+@pytest.fixture
+def nothing_cached(tmp_path_factory, monkeypatch):
+    """The caches of other libraries, empty."""
+    import huggingface_hub.constants
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+
+
+SMALL = {"embed_dim": 16, "image_resolution": 32, "vision_layers": 1, "vision_width": 64, "vision_heads": 1,
+         "vision_patch_size": 16, "context_length": 77, "vocab_size": 49408, "transformer_width": 64,
+         "transformer_heads": 1, "transformer_layers": 1, "activation": "gelu"}
+
+
+def test_weights_of_open_clip_that_the_run_would_download(plan, nothing_cached, monkeypatch):
+    """Their shapes are in open_clip's own table, so the plan is whole."""
+    monkeypatch.setattr(hub, "open_clip_block", lambda name: dict(SMALL))
+    words = ["--train-dataset", "toy-sizes", "--iterations", 2, "--lr", RATE, "--dry-run=probe"]
+    done = plan("--model", "ViT-B-32:laion2b_s34b_b79k", *words)
+    values = sum(value.numel() for value in without_weights(SMALL)["state_dict"].values())
+    assert done.status == 0 and f"of {values:,} values" in done.out, done.out + done.err
+    assert "ViT-B-32:laion2b_s34b_b79k are not here: the run would download them by open_clip" in done.out
+    assert section(done, "probe") == ["not run: see what is missing"]
+
+
+@pytest.mark.parametrize("words", ["--model org/clip", "--load hf-hub:org/clip",
+                                   "--load {model} --method ZSCL --ref-dataset {tones} --ref-model org/clip"])
+def test_weights_of_which_nothing_is_known(plan, nothing_cached, world, words):
+    """Status 0 would vouch for what may not be a CLIP."""
+    done = plan("--train-dataset", world.colours, "--iterations", 2, "--lr", RATE, *words.format(**vars(world)).split())
+    assert done.status == 2 and "hf-hub:org/clip are not in the hub's cache: the run would download them" in done.err
+    assert "what model they hold is known only then" in done.err
+
+
+def test_zero_shot_weights_of_other_libraries_are_not_fetched_either(plan, nothing_cached, cli, world, tmp_path,
+                                                                     monkeypatch):
+    """The teacher of a checkpoint that was trained from such weights."""
+    import torch
+    monkeypatch.setattr(hub, "open_clip_block", lambda name: dict(SMALL))
+    content = torch.load(world.model, weights_only=True)
+    torch.save({**content, "model": "ViT-B-32:laion2b_s34b_b79k"}, tmp_path / "a.pth")
+    done = plan("--load", tmp_path / "a.pth", "--train-dataset", world.colours, "--iterations", 2, "--lr", RATE,
+                "--method", "ZSCL", "--ref-dataset", world.tones)
+    assert done.status == 0 and "the run would download them by open_clip" in done.out, done.out + done.err
 
 
 @pytest.mark.slow
@@ -214,11 +263,15 @@ def test_a_finished_task(plan, words, cli):
 def test_an_unfinished_task(plan, words, tmp_path):
     from src.args import parse
     numbers = parse([str(word) for word in words()]).numbers()
-    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})
+    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0,
+                                                            "rest": True})
     assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, goes on after step 2")
     assert section(plan(*words()), "files")[0].endswith("unfinished, and begun anew")
     other = plan(*words("--resume", "--wd", 0.5))
     assert other.status == 2 and "--wd 0 there, 0.5 here" in other.out
+    write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})
+    old = plan(*words("--resume"))
+    assert old.status == 2 and "left out the last 2 of 18 images of each epoch" in old.out
 
 
 def test_refusals_of_a_run_are_told(plan, words, tmp_path):

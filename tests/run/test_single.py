@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from cli_files import COLOURS, listing, picture, rows
 from PIL import Image
 
@@ -184,10 +185,49 @@ def test_a_checkpoint_gives_its_class_names(cli, train, world, place):
     assert bare.status == 2 and "holds no class names" in bare.err and "--class-names" in bare.err
 
 
-def test_a_trained_head_is_not_used_without_a_word(cli, train, place):
-    assert train("out", "--train-mode", "fc").status == 0
-    done = cli("--load", "out/colours.pth", "--workers", 0, "--eval-single", "photos/green.png")
-    assert done.status == 0 and "the trained head acts in --eval-datasets only" in done.out
+@pytest.fixture
+def with_heads(train, place, world):
+    """A checkpoint with trained heads of colours and then of tones."""
+    words = ("--train-mode", "fc", "--lr", "0.5")
+    assert train("out", *words).status == 0
+    assert train("out", *words, "--load", "out/colours.pth", "--train-dataset", world.tones).status == 0
+    return Path("out/tones.pth")
+
+
+def by_head(path, name, image):
+    """[(class name, probability)] by the packed head (C, D + 1) of a checkpoint, by hand."""
+    checkpoint = loader.read_checkpoint(path)
+    model, preprocess = loader.load(str(path))
+    head = checkpoint["heads"][name].double()
+    with torch.no_grad():
+        features = model.encode_image(preprocess(Image.open(image))[None]).double()             # (1, D)
+    features = features / features.norm()
+    found = (features @ head[:, :-1].T + head[:, -1]).softmax(-1)[0].tolist()
+    names = next(entry["classnames"] for entry in checkpoint["history"] if entry["dataset"] == name)
+    return sorted(zip(names, found, strict=True), key=lambda pair: -pair[1])
+
+
+def test_a_trained_head_scores_its_own_class_names(cli, with_heads, world):
+    """Those of the last task where none are given; with names, the head whose names they are, in its order."""
+    words = ("--load", with_heads, "--workers", 0, "--eval-single", "photos/green.png", "--save", "single")
+    for given, head in ([], "tones"), (["--class-names", ",".join(world.names)], "colours"):
+        done = cli(*words, *given)
+        assert done.status == 0, done.err
+        assert f"note: the trained head of {head} in {with_heads} scores these classes\n" in done.out
+        agree(of_one("single/green.csv"), by_head(with_heads, head, "photos/green.png"))
+    done = cli(*words, "--prompt", "a drawing of a {}.")
+    assert "scores these classes; --prompt has no effect" in done.out
+
+
+def test_a_head_of_other_class_names_is_left_out_with_a_note(cli, with_heads, world):
+    model, _ = loader.load(str(with_heads))
+    for names in (world.names[::-1], [*world.names, "grey"], ["warm", "cold"]):
+        done = cli("--load", with_heads, "--workers", 0, "--eval-single", "photos/green.png", "--save", "single",
+                   "--class-names", ",".join(names))
+        note, = [line for line in done.out.splitlines() if line.startswith("note: ")]
+        assert "prompts of the class names: the trained heads of colours, tones are of other classes" in note
+        wanted = classify_image(model, open_image(Path("photos/green.png")), names, Device("cpu", "fp32"))
+        agree(of_one("single/green.csv"), wanted)
 
 
 # -- images that cannot be read ----------------------------------------------------------------------------------------

@@ -140,13 +140,13 @@ def test_log(train, tmp_path):
 
 @pytest.mark.parametrize(("words", "iterations"), [
     ("--eval-interval 2 --iterations 5", [2, 4, 5]), ("--eval-interval 3 --iterations 6", [3, 6]),
-    ("--eval-interval 9 --iterations 5", [5]), ("--eval-every-epoch --iterations 9", [4, 8, 9]),
-    ("--eval-every-epoch --epochs 2", [4, 8]), ("--epochs 1", [4]),
+    ("--eval-interval 9 --iterations 5", [5]), ("--eval-every-epoch --iterations 11", [5, 10, 11]),
+    ("--eval-every-epoch --epochs 2", [5, 10]), ("--epochs 1", [5]), ("--epochs 2 --batch-size 100", [2]),
 ])
 def test_rhythm_of_evaluation(train, tmp_path, words, iterations):
     train(tmp_path / "out", *words.split())
     found = rows(tmp_path / "out" / "metrics_colours.csv")
-    assert [int(row["iteration"]) for row in found] == iterations  # 18 images in batches of 4: 4 steps an epoch
+    assert [int(row["iteration"]) for row in found] == iterations  # 18 images in batches of 4: the fifth has 2
     assert {row["task"] for row in found} == {"colours"}
 
 

@@ -1,11 +1,16 @@
 """The weights that a run starts from and is taught by, and the warnings about them."""
 
+import csv
+import json
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 from cli_files import ARCHITECTURE, same_weights
 from conftest import random_images
-from foreign_weights import open_clip_model, write_folder
+from foreign_weights import adapted, open_clip_model, write_folder
 
 from clip import loader
 from clip.catalog import DEFAULTS
@@ -147,7 +152,7 @@ def test_a_folder_of_model_without_statistics(tmp_path, capsys):
     assert "give it by --load instead, and --model-config with the keys mean, std" in warning
 
 
-def test_a_chain_warns_of_the_assumed_keys_of_each_file(cli, silent, world, tmp_path):
+def test_a_chain_warns_of_the_assumed_keys_of_each_file_once(cli, silent, world, tmp_path):
     history = [{"dataset": name, "source": source} for name, source in (("colours", world.colours),
                                                                         ("tones", world.tones))]
     weights = torch.load(silent, weights_only=True)
@@ -157,7 +162,8 @@ def test_a_chain_warns_of_the_assumed_keys_of_each_file(cli, silent, world, tmp_
     done = cli("--load", ",".join(map(str, files)), "--eval-only", "--workers", 0, "--save", tmp_path / "out")
     assert done.status == 0, done.err
     for file in files:
-        assert any(line.startswith(f"warning: --load {file} does not tell its activation") for line in done.warnings)
+        warning, = [line for line in done.warnings if str(file) in line]
+        assert warning.startswith(f"warning: --load {file} does not tell its activation")
 
 
 def test_what_no_file_tells_is_a_warning_that_names_the_flags(tmp_path, capsys):
@@ -278,3 +284,199 @@ def test_images_are_normalised_as_the_loaded_model_asks(cli, folder, tmp_path):
     rows = (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]
     found = {row.rsplit(",", 1)[0]: float(row.rsplit(",", 1)[1]) for row in rows}
     assert found == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-4)
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def peft_files(tmp_path_factory):
+    """A folder of transformers' CLIPModel, an adapter of it in the form of peft, and the features of the two."""
+    from peft import LoraConfig
+    root = tmp_path_factory.mktemp("peft")
+    (root / "base").mkdir()
+    model = write_folder(root / "base", "transformers", False, 80, {"mean": [0.5, 0.4, 0.3]}, vocab_size=49408)
+    settings = LoraConfig(target_modules=["q_proj", "out_proj", "fc2"], lora_alpha=20)
+    stored = adapted(model, settings, root / "adapter")
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = stored.get_image_features(images)
+    known = {"base": root / "base", "images": images, "features": getattr(found, "pooler_output", found)}
+    return known, root / "adapter"
+
+
+@pytest.fixture
+def peft_s(peft_files, tmp_path):
+    """The same, with an adapter that a test may change."""
+    shutil.copytree(peft_files[1], tmp_path / "adapter")
+    return SimpleNamespace(adapter=tmp_path / "adapter", **peft_files[0])
+
+
+def name_base(folder, base, **more):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base} | more))
+
+
+def agrees(checkpoint, adapter):
+    with torch.no_grad():
+        found = loader.build(checkpoint).eval().encode_image(adapter.images)
+    torch.testing.assert_close(found, adapter.features, atol=1e-5, rtol=1e-5)
+    assert checkpoint["architecture"]["mean"] == [0.5, 0.4, 0.3] and checkpoint["architecture"]["activation"] == "gelu"
+
+
+@pytest.mark.parametrize("words", ["--load {adapter} --model {base}", "--load {adapter} --model local-dir:{base}",
+                                   "--load {adapter}/adapter_model.safetensors --model {base}/model.safetensors"])
+def test_an_adapter_is_merged_into_the_model_that_is_given(peft_s, capsys, words):
+    words = words.format(**vars(peft_s))
+    found = module.starting_checkpoint(config(words))
+    agrees(found, peft_s)
+    base = words.split()[-1]
+    assert found["model"] == base
+    printed = capsys.readouterr()
+    assert f"the adapter is merged into {base}\n" in printed.out and printed.err == ""
+
+
+@pytest.mark.parametrize("words", ["--load {adapter}", "--model {adapter}", "--model local-dir:{adapter}"])
+def test_the_model_that_an_adapter_names(peft_s, capsys, words):
+    name_base(peft_s.adapter, str(peft_s.base))
+    found = module.starting_checkpoint(config(words.format(**vars(peft_s))))
+    agrees(found, peft_s)
+    assert f"is merged into {peft_s.base}, as its configuration says" in capsys.readouterr().out
+    assert found["model"] == (str(peft_s.base) if "--load" in words else words.format(**vars(peft_s)).split()[1])
+
+
+def test_the_hub_s_names_of_both(peft_s, monkeypatch):
+    """A repository with an adapter, whose base is one of another repository in a revision."""
+    name_base(peft_s.adapter, "org/clip", revision="v2")
+    wanted = {"org/adapter": peft_s.adapter, "org/clip@v2": peft_s.base}
+    monkeypatch.setattr(hub, "_repository", lambda name, fetch: wanted[name])
+    agrees(module.starting_checkpoint(config("--load hf-hub:org/adapter")), peft_s)
+
+
+def test_a_model_that_is_given_wins_over_the_one_that_is_named(peft_s, capsys):
+    name_base(peft_s.adapter, "org/elsewhere")
+    agrees(module.starting_checkpoint(config(f"--load {peft_s.adapter} --model {peft_s.base}")), peft_s)
+    assert f"is merged into {peft_s.base}, not into org/elsewhere, which it names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("base", "words", "fragments"), [
+    (None, "", ["is an adapter and does not say of which model", "--load ADAPTER --model BASE"]),
+    ("", "", ["does not say of which model"]),
+    ("mine.pth", "", ["is an adapter of mine.pth", "no such file", "--load ADAPTER --model BASE"]),
+    ("org/clip", "", ["is an adapter of org/clip", "not in the hub's cache", "HF_HUB_OFFLINE", "--model BASE"]),
+    ("{adapter}", "", ["is an adapter of", "holds an adapter", "--model BASE"]),
+    ("ViT-B-32", "", ["ViT-B-32 names no weights"]), (None, "--model ViT-B-32", ["ViT-B-32 names no weights"]),
+    (None, "--model tiny-vit", ["is an adapter of tiny-vit", "no published weights"]),
+    (None, "--model {silent}", ["cannot be merged", "(8, 1280), not (8, 512)"])])
+def test_adapters_without_a_model_that_fits(peft_s, silent, monkeypatch, base, words, fragments):
+    import huggingface_hub.constants
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    name_base(peft_s.adapter, base and base.format(**vars(peft_s)))
+    with pytest.raises(UserError) as caught:
+        module.starting_checkpoint(config(f"--load {peft_s.adapter} {words.format(silent=silent)}"))
+    message = str(caught.value)
+    assert "\n" not in message and all(fragment in message for fragment in [str(peft_s.adapter), *fragments]), message
+
+
+def test_weights_in_both_flags_are_an_error_without_an_adapter(folder):
+    for other in ("hf-hub:org/clip", "ViT-B-32:openai", str(folder)):
+        with pytest.raises(UserError, match="names weights, and so does --load; leave one away"):
+            module.starting_checkpoint(config(f"--load {folder} --model {other}"))
+
+
+def test_keys_that_the_base_does_not_tell(tmp_path, capsys):
+    """They come from --model-config where the adapter names its base, and are warned of where nothing states them."""
+    from peft import LoraConfig
+    torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
+    adapted(open_clip_model(vocab_size=49408), LoraConfig(target_modules=["c_fc"]), tmp_path / "adapter")
+    name_base(tmp_path / "adapter", str(tmp_path / "a.pt"))
+    module.starting_checkpoint(config(f"--load {tmp_path}/adapter"))
+    assert f"--model {tmp_path}/a.pt does not tell its activation" in capsys.readouterr().err
+    write_yaml(tmp_path / "mine.yaml", {"mine": DEFAULTS | {"activation": "gelu", "vision_heads": 2,
+                                                            "transformer_heads": 2, "image_resolution": 32}})
+    found = module.starting_checkpoint(config(f"--load {tmp_path}/adapter --model-config {tmp_path}/mine.yaml "
+                                              "--model-name mine"))
+    assert found["architecture"]["activation"] == "gelu" and capsys.readouterr().err == ""
+
+
+def test_training_evaluation_and_export_use_the_merged_model(cli, train, world, tmp_path):
+    """A file of --lora on the model that its run started from scores, exports and trains as the merged checkpoint."""
+    assert train(tmp_path / "run", "--lora", "--lr", "1e-2").status == 0
+    merged, adapter = tmp_path / "run" / "colours.pth", tmp_path / "run" / "colours.lora.pth"
+    both = {"merged": ["--load", merged], "adapter": ["--load", adapter, "--model", world.model]}
+    scored, exported, trained = {}, {}, {}
+    for name, words in both.items():
+        out = tmp_path / name
+        done = cli(*words, "--eval-only", "--eval-datasets", world.colours, "--workers", 0, "--save", out)
+        assert done.status == 0, done.err
+        scored[name] = [row["top1"] for row in csv.DictReader((out / "metrics_colours.csv").open())][-1:]
+        assert cli(*words, "--export", out / "export").status == 0
+        exported[name] = loader.read_checkpoint(out / "export")["state_dict"]
+        assert train(out / "more", *words, "--train-dataset", world.tones).status == 0
+        trained[name] = loader.read_checkpoint(out / "more" / "tones.pth")
+    assert scored["merged"] == scored["adapter"]
+    for found in (exported, {name: checkpoint["state_dict"] for name, checkpoint in trained.items()}):
+        for name, value in found["merged"].items():
+            torch.testing.assert_close(found["adapter"][name], value, atol=1e-5, rtol=1e-5)
+    assert trained["adapter"]["model"] == str(world.model)
+    before = module.weights_before(config(), trained["adapter"])
+    torch.testing.assert_close(before["state_dict"], loader.read_checkpoint(merged)["state_dict"])
+
+
+# -- --model and --ref-model take what --load takes -------------------------------------------------------------------
+
+
+def test_a_file_is_a_model_and_its_own_teacher(world):
+    start = module.starting_checkpoint(config(f"--model {world.model}"))
+    assert start["model"] == str(world.model)
+    teacher = module.ZeroshotOpener(config(), start, Device("cpu", "fp32"))()
+    assert same_weights(teacher.state_dict(), start["state_dict"])
+
+
+@pytest.mark.parametrize("value", ["{base}", "local-dir:{base}", "hf-hub:org/clip", "org/clip", "{adapter}"])
+def test_teachers_by_every_name(peft_s, monkeypatch, value):
+    name_base(peft_s.adapter, str(peft_s.base))
+    monkeypatch.setattr(hub, "_repository", lambda name, fetch: peft_s.base)
+    start = module.starting_checkpoint(config(f"--load {peft_s.base}"))
+    value = value.format(**vars(peft_s))
+    opener = module.ZeroshotOpener(config(), start, Device("cpu", "fp32"))
+    teacher = opener(value)
+    assert same_weights(teacher.state_dict(), start["state_dict"]) == (value != str(peft_s.adapter))
+    assert opener.digests.keys() == {value}
+    with torch.no_grad():
+        found = teacher.encode_image(peft_s.images)
+    assert torch.allclose(found, peft_s.features, atol=1e-4) == (value == str(peft_s.adapter))
+
+
+def test_a_published_teacher(world, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(loader, "weights_file", lambda name, cache: wanted.append(name) or world.model)
+    start = module.starting_checkpoint(config(f"--load {world.model}"))
+    module.ZeroshotOpener(config(), start, Device("cpu", "fp32")).teacher("RN50")
+    assert module.starting_checkpoint(config("--load RN50"))["model"] == "RN50" and wanted == ["RN50", "RN50"]
+
+
+def test_a_teacher_that_is_read_for_each_task_warns_once(silent, capsys):
+    settings = config(f"--load {silent} --ref-model {silent}")
+    opener = module.ZeroshotOpener(settings, module.starting_checkpoint(settings), Device("cpu", "fp32"))
+    capsys.readouterr()
+    opener._read(str(silent))
+    opener._read(str(silent))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_teacher_that_changes_in_its_folder_is_seen_by_resume(train, world, tmp_path):
+    """As for a single file, whose bytes are compared."""
+    folder = tmp_path / "teacher"
+    words = ["--method", "ZSCL", "--ref-dataset", world.loose, "--ref-model", folder]
+    from src.main import main
+    assert main(["--load", str(world.model), "--export", str(folder)]) == 0
+    assert train(tmp_path / "out", *words).status == 0
+    done = train(tmp_path / "out", *words)
+    assert done.status == 0 and "finished before" in done.out
+    changed = loader.read_checkpoint(world.model)
+    changed["state_dict"]["logit_scale"] += 1
+    torch.save({key: changed[key] for key in ("state_dict", "architecture")} | {"format": 1}, tmp_path / "b.pth")
+    assert main(["--load", str(tmp_path / "b.pth"), "--export", str(folder), "--overwrite"]) == 0
+    done = train(tmp_path / "out", *words)
+    assert done.status == 2 and "began with another content of --ref-model" in done.err

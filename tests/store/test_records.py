@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be(tmp_path, name):
 
 
 def journal_state(iteration, metrics=None):
-    return SimpleNamespace(iteration=iteration, settings=SimpleNamespace(batch_size=4), learning_rate=0.5,
+    return SimpleNamespace(iteration=iteration, rows=4, learning_rate=0.5,
                            metrics=metrics or {})
 
 

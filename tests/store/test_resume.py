@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -123,9 +124,10 @@ def test_a_finished_task_leaves_no_points(points):
 @pytest.mark.parametrize("hooks", [
     lambda: [Finetune(), WeightEnsemble(2)], lambda: [Finetune(), MovingAverage(0.9)],
     lambda: [ZSCL("tiny-reference", cache_ref_features=True)]], ids=["we", "ema", "zscl"])
-@pytest.mark.parametrize("step", [1, 3, 6])
+@pytest.mark.parametrize("step", [1, 3, 5, 6])
 def test_going_on_from_any_step_gives_the_same_bits(hooks, step, make_model, make_state, points):
-    alone, first, second = (make_state(make_model("vit")) for _ in range(3))
+    """The sixth step of an epoch is a smaller batch."""
+    alone, first, second = (make_state(make_model("vit"), iterations=7) for _ in range(3))
     alone_hooks, first_hooks = hooks(), hooks()
     train(alone, alone_hooks)
 
@@ -187,6 +189,22 @@ def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_
         TaskPoints(config(0.2), folder, state, [], "tiny", {"--load": "a"})
     with pytest.raises(UserError, match=r"--resume: .*resume_tiny.pth began with another content of --load "):
         TaskPoints(config(0.1), folder, state, [], "tiny", {"--load": "b"})
+
+
+@pytest.mark.parametrize(("batch_size", "pairs", "refused"), [
+    (4, False, True), (22, False, True), (23, False, False), (24, False, False), (4, True, False)])
+def test_a_point_of_a_version_that_dropped_the_rest_of_an_epoch(batch_size, pairs, refused, make_state, make_model,
+                                                                 tmp_path):
+    """Of 23 images; where there is no rest, or it is dropped as then, its steps are today's."""
+    state = make_state(make_model("vit"), batch_size=batch_size, iterations=1)
+    state.task = dataclasses.replace(state.task, pairs=pairs)
+    config = SimpleNamespace(resume=True, save_interval="1", numbers=dict, differences=lambda other: [])
+    points = TaskPoints(config, RunFolder(tmp_path), state, [], "tiny", {})
+    points.points.keep({"iteration": 1, "config": {}, "seconds": 1.0})
+    points.points.wait()
+    with pytest.raises(UserError, match=f"left out the last {23 % batch_size} of 23 images of each epoch .*--resume") \
+            if refused else contextlib.nullcontext():
+        assert TaskPoints(config, RunFolder(tmp_path), state, [], "tiny", {}).iteration == 1
 
 
 def test_inputs_are_told_by_their_content(tmp_path):

@@ -5,9 +5,11 @@ import sys
 from dataclasses import asdict, replace
 
 import torch
+import torch.nn.functional as F
 from conftest import CLASSNAMES, SENTENCES, TEMPLATES, reference_task, tiny_clip, tiny_task
 
 from src.datasets.common import Split, Task
+from src.datasets.pairs import joint_task
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
@@ -25,7 +27,8 @@ from src.models.penalties import L2
 from src.models.retrieval import retrieve
 from src.models.training import Settings, TrainingState, train
 
-BATCH, STEPS = 8, 3
+BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which two processes take 4 and 3
+LONELY = 22  # the last step has a single image: one of two processes has none
 # The gradient of a key's bias is nothing but rounding, which AdamW must not blow up to a step.
 EPS = 1e-4
 
@@ -53,6 +56,24 @@ class ImagesOnly(Hooks):
         return {"own": image_features(state.model, batch.images)[:, 0].square().mean()}
 
 
+class Coupled(Hooks):
+    """What a custom method may do: compare the rows of a batch, sum them, replay others, draw weights to 0."""
+
+    other_terms = ("summed", "replayed", "weights")
+
+    def begin(self, state):
+        self.replayed = state.stream(state.open_task("tiny-reference").split("train"), "reference", 4)
+
+    def losses(self, state, batch):
+        features, world = image_features(state.model, batch.images), state.world                 # (n, D)
+        partners = world.first_row(features) + torch.arange(len(features))
+        replayed = image_features(state.model, next(self.replayed).images)
+        return {"coupled": F.cross_entropy(9 * features @ world.gather(features.sin()).T, partners),
+                "mean": (features[:, 1] * features[:, 2]).mean() + state.model.text_projection.square().mean(),
+                "summed": world.size * features[:, 0].square().sum(), "replayed": replayed[:, 1].square().mean(),
+                "weights": state.model.text_projection.abs().sum()}
+
+
 class Nothing(Hooks):
     """A closed-form method: it has no term."""
 
@@ -63,11 +84,19 @@ def pairs_task():
     texts = [f"{TEMPLATES[index % 2].replace('{c}', CLASSNAMES[index % 4])} {SENTENCES[index % 5]}".split()
              for index in range(len(split))]
     captions = [(" ".join(words[:8]),) for words in texts]
-    return Task("pairs", (), (), {"train": Split(split.image, range(len(split)), captions=captions)}, in_memory=True)
+    train = Split(split.image, range(len(split)), captions=captions)
+    return Task("pairs", (), (), {"train": train}, in_memory=True, pairs=True)
+
+
+def joined_task():
+    """Two tasks as one, of 23 images together."""
+    parts = tiny_task(), tiny_task(2, "tiny-other")
+    return joint_task([replace(part, splits={"train": part.split("train").subset(range(count))})
+                       for part, count in zip(parts, (12, 11), strict=True)])
 
 
 TASKS = {"tiny": tiny_task(), "tiny-other": tiny_task(2, "tiny-other"), "tiny-third": tiny_task(3, "tiny-third"),
-         "tiny-reference": reference_task(), "pairs": pairs_task()}
+         "tiny-reference": reference_task(), "pairs": pairs_task(), "joint": joined_task()}
 
 
 def state_of(world, task="tiny", model=None, mode="whole", **settings):
@@ -97,34 +126,38 @@ def method(hook, *add_ons, **options):
     return lambda world: trained(state_of(world, **options), hook(), *(add_on() for add_on in add_ons))
 
 
-def replay(world, **options):
+def replay(world, batch_size=BATCH, **options):
     """Three tasks of ICaRL; a process's two exemplars a step are not of all earlier datasets."""
     carry, found = {}, {}
     for task in ("tiny-other", "tiny-third", "tiny"):
         hook = ICaRL(memory_size=60, ref_batch_size=4, **options)
         hook.load_carry(carry)
-        found[task] = trained(state_of(world, task), hook)
+        found[task] = trained(state_of(world, task, batch_size=batch_size), hook)
         carry = hook.carry()
     found["memory"] = [[indices.tolist() for indices in entry["exemplars"]] for entry in carry["memory"]]
     return found
 
 
-def adapted(world, inject):
-    state = state_of(world)
+def adapted(world, inject, **settings):
+    state = state_of(world, **settings)
     inject(state.model)
     return trained(state, LwF(text_loss=True))
 
 
-def gathered(world):
-    """A loss in which every row meets every other: the mean over processes, and its gradient by the own rows."""
+def gathered(world, counts=(3, 3)):
+    """A loss in which every row meets every other: the mean over processes, and its gradient by the own rows.
+    ``counts``: the rows of each of two processes."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(6, 4, dtype=torch.float64, generator=generator)
-    own = rows.chunk(world.size)[world.rank].clone().requires_grad_()
-    factor = torch.arange(1, 7).double().chunk(world.size)[world.rank]
-    pairs = own @ world.gather(own.square()).T                                          # (n, N)
-    loss = (factor * pairs.logsumexp(dim=1)).mean() + world.gather(own).T.softmax(dim=1)[0, 3]
-    loss.backward()
-    gradient = world.gather(own.grad) / world.size
+    own, factor = (every if world.size == 1 else every.split(counts)[world.rank]
+                   for every in (rows, torch.arange(1, 7).double()))
+    own = own.clone().requires_grad_()
+    with world.uneven(len(set(counts)) > 1):
+        pairs = own @ world.gather(own.square()).T                                      # (n, N)
+        loss = (factor * pairs.logsumexp(dim=1)).sum() / 6 * world.size + world.gather(own).T.softmax(dim=1)[0, 3]
+        loss.backward()
+        gradient, first = world.gather(own.grad) / world.size, world.first_row(own)
+    assert first == sum(counts[:world.rank])
     return {"loss": world.means({"loss": loss}), "gradient": gradient}
 
 
@@ -151,6 +184,8 @@ def scored(world):
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
+    "gather uneven": lambda world: gathered(world, (4, 2)),
+    "gather nothing": lambda world: gathered(world, (6, 0)),
     "scores": scored,
     "finetune": method(lambda: Finetune(ls=0.1)),
     "finetune resnet": lambda world: trained(state_of(world, model=tiny_clip("resnet")), Finetune()),
@@ -173,6 +208,22 @@ CASES = {
     "peft": lambda world: adapted(world, lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.0)),
     "unused parameters": method(ImagesOnly),
     "no terms": method(Nothing),
+    "coupled": method(Coupled, Finetune),
+    "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
+        model, ("c_fc", "c_proj"), 2, 4, dropout=0.0), batch_size=LONELY, max_grad_norm=0.05),
+    "coupled, no share": method(Coupled, Finetune, batch_size=LONELY),
+    "resnet, no share": lambda world: trained(
+        state_of(world, model=tiny_clip("resnet"), batch_size=LONELY), Finetune(0.1)),
+    "head, no share": method(Finetune, mode="image-fc", batch_size=LONELY),
+    "head alone, no share": method(Finetune, mode="fc", batch_size=LONELY),
+    "parts, no share": method(Finetune, batch_size=LONELY, grad_accum=3),
+    "recomputed, no share": method(Finetune, batch_size=LONELY, grad_checkpointing=True),
+    "joint": method(Finetune, task="joint"),
+    "joint, no share": method(Finetune, task="joint", batch_size=LONELY),
+    "zscl, no share": method(lambda: ZSCL("tiny-reference", ref_batch_size=4, **EVERYTHING, distill_text_tower=True),
+                             lambda: L2(0.3), lambda: GradientTracker(orthogonal_gradients=3),
+                             lambda: WeightEnsemble(avg_freq=1), batch_size=LONELY),
+    "icarl, no share": lambda world: replay(world, batch_size=LONELY),
 }
 
 

@@ -55,6 +55,20 @@ def hugging(model, text_heads=2):
     return theirs
 
 
+def adapted(model, config, folder, seed=0):
+    """Adapt a library's model by peft, move all that trains, and save it. -> the adapted model, not merged"""
+    from peft import get_peft_model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = get_peft_model(model, config).eval()
+        with torch.no_grad():
+            for parameter in found.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    found.save_pretrained(folder)
+    return found.get_base_model()
+
+
 def write_folder(folder, layout, quick_gelu, head_width, statistics, vocab_size=50):
     """A folder as the libraries write it. -> the library's own model, with 4 heads for images"""
     model = open_clip_model(quick_gelu, head_width, vision_width=4 * head_width, vocab_size=vocab_size)

@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
-from clip import catalog, loader
-from clip.model import CLIP
+from clip import catalog
 from src.models.memory import weight_copies
 from src.models.training import begin
 from src.run.build import build_hooks, build_state, silent_choices
@@ -15,47 +12,29 @@ from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
 def planned_start(config):
-    """-> (the checkpoint that the run starts from, what would be fetched for it or None)."""
+    """-> (the checkpoint that the run starts from, what would be fetched for it or None). Raises LoadError where
+    nothing is known of weights that would be fetched."""
     if config.load:  # of several files of a sequence the last, which knows of all its tasks
-        last = replace(config, values=config.values | {"load": config.loaded[-1]})
-        return starting_checkpoint(last, fetch=False), None
-    if config.init == "scratch" or config.model not in catalog.architecture_names():
-        return starting_checkpoint(config, fetch=False), None
-    missing = to_fetch(config.model, config)
-    return (without_weights(config.model), missing) if missing else (starting_checkpoint(config), None)
-
-
-def to_fetch(name, config):
-    """Note that published weights are not there yet; None where they are."""
-    place = loader.weights_place(name, config.clip_cache)
-    return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
-                                         f"{catalog.archive_address(name)}")
-
-
-def without_weights(name):
-    """A checkpoint of zeros in the shapes of a published model."""
-    architecture = catalog.read_architecture(name)
-    with torch.device("meta"):
-        shapes = CLIP(**architecture).state_dict()
-    return {"architecture": architecture, "model": name,
-            "state_dict": {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in shapes.items()}}
+        config = replace(config, values=config.values | {"load": config.loaded[-1]})
+    start = starting_checkpoint(config, fetch=False)
+    return start, start.pop("absent", None)
 
 
 class PlannedZeroshot(ZeroshotOpener):
     """As ZeroshotOpener, with zeros in the place of weights that would be fetched, which ``absent`` {name: sentence}
     tells."""
 
+    fetch = False
+
     def __init__(self, config, checkpoint, device):
         super().__init__(config, checkpoint, device)
         self.absent = {}
 
-    def _read(self, path):
-        name = None if path or self._config.init == "scratch" else model_name(self._config, self._checkpoint)
-        missing = name in catalog.ARCHIVES and to_fetch(name, self._config)
-        if not missing:
-            return super()._read(path)
-        self.absent[name] = missing
-        return self._device.place(loader.build(without_weights(name))).eval().requires_grad_(False)
+    def _source(self, path):
+        source = super()._source(path)
+        if "absent" in source:
+            self.absent[path or source["model"]] = source.pop("absent")
+        return source
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import contextlib
 
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import stem
-from src.datasets.common import batches_per_epoch
+from src.datasets.common import rest_of_epoch, steps_per_epoch
 from src.errors import UserError
 from src.report.tables import markdown_table
 from src.run.build import build_hooks, build_settings
 from src.run.plan.data import images_of
-from src.store.resume import ResumePoints, refuse_other_configuration
+from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
 
 
 def hooks_text(plan, config, start):
@@ -27,22 +27,25 @@ def settings_of(config, datasets, name):
 
 
 def tasks_text(config, datasets, names):
-    rows, total, unfinished = [], 0, False
+    rows, total, unfinished, smaller = [], 0, False, False
     for number, name in enumerate(names, 1):
         settings, images = settings_of(config, datasets, name), images_of(datasets, name, "train")
         if settings is None:
             steps = config.iterations
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
-            steps, each = settings.iterations, batches_per_epoch(images, settings.batch_size)
+            task, steps = datasets.open(name), settings.iterations
+            each, left = steps_per_epoch(task, settings.batch_size), rest_of_epoch(task, settings.batch_size)
+            smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
             unfinished = unfinished or settings.warmup >= steps
         total = None if steps is None or total is None else total + steps
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
     ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
-    return (f"{table}\n{'unknown' if total is None else total} steps in all, {config.batch_size} images each; the rate "
-            f"rises by line to its peak over the warm-up, then falls by cosine to 0{ends}")
+    each = f"{config.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
+    return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; the rate rises by line to its "
+            f"peak over the warm-up, then falls by cosine to 0{ends}")
 
 
 def files_text(config, run, names, plan):
@@ -54,13 +57,14 @@ def files_text(config, run, names, plan):
     lines = []
     for name in names:
         with plan.unless_refused():
-            lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(config, run.folder, stem(name))}")
+            lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(config, run, name)}")
     beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if config.kind == SEQUENCE else "")
     return "\n".join([*lines, f"{run.folder.path}: {beside} beside them"])
 
 
-def state_of_task(config, folder, file):
+def state_of_task(config, run, name):
     """What an earlier run has left of a task, and what comes of it."""
+    folder, file = run.folder, stem(name)
     if folder.has(f"{file}.pth"):
         return "finished, and replaced" if config.overwrite else "finished, and skipped"
     points = ResumePoints(folder, file, config.save_interval)
@@ -70,4 +74,5 @@ def state_of_task(config, folder, file):
     if kept is None:
         return "unfinished, and begun anew"
     refuse_other_configuration(config, kept, points.newest)
+    refuse_other_batches(kept, run.datasets.open(name), config.batch_size, points.newest)
     return f"unfinished, goes on after step {kept['iteration']}"

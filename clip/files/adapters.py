@@ -1,0 +1,72 @@
+"""Adapters: low-rank updates and the like, alone in a file, of use on the model that they were trained on.
+
+An adapter is a folder of peft (``adapter_config.json`` beside ``adapter_model.safetensors`` or ``.bin``), or what a run
+with ``--lora`` leaves as ``<DATASET>.lora.pth``. ``src.run.merging`` merges them into a model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clip.errors import LoadError, printable
+from clip.files import configs
+from clip.files.hub import ADAPTER, FOLDERS
+
+ROOT = "base_model.model."  # what peft puts before the names of the model
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """``tensors`` {name: tensor}, as stored; ``settings``: the content of ``adapter_config.json``, or what our own file
+    holds beside its tensors. ``ours``: whether this project wrote it, with the names of ``clip.model``."""
+
+    path: Path
+    tensors: dict
+    settings: dict
+    ours: bool = False
+
+    @property
+    def base(self):
+        """The name of the model it belongs to, as --model takes it; None where the file does not say."""
+        name, revision = (self.settings.get(key) or None for key in ("base_model_name_or_path", "revision"))
+        if not all(isinstance(part, str | None) for part in (name, revision)):
+            raise LoadError(f"{self.path}: base_model_name_or_path or revision is not a text")
+        return f"{name}@{revision}" if name and revision and not Path(name).exists() else name
+
+
+class AdapterAlone(LoadError):
+    """A file that holds an adapter, where a model was asked for."""
+
+    def __init__(self, adapter):
+        super().__init__(f"{adapter.path} holds an adapter, which is of use on the model that it was trained on: "
+                         "python -m src.main takes both, --model BASE --load ADAPTER")
+        self.adapter = adapter
+
+
+def adapter_of(content, file):
+    """The Adapter that a file's ``content`` is, or None. LoadError for a configuration that cannot be read."""
+    if isinstance(content.get("lora"), dict) and "r" in content:
+        settings = {key: value for key, value in content.items() if key != "lora"}
+        return Adapter(file, _tensors(content["lora"], file), settings, ours=True)
+    if isinstance(content.get("peft"), dict) and isinstance(content.get("config"), dict):
+        return Adapter(file, _tensors(content["peft"], file), content["config"], ours=True)
+    beside = file.parent / ADAPTER
+    if beside.is_file() and (file.name in FOLDERS[ADAPTER] or content and all(map(_is_peft_s, content))):
+        return Adapter(file, _tensors(content, file), configs.read_config(beside))
+    return None
+
+
+def _is_peft_s(name):
+    return name.startswith(ROOT)
+
+
+def _tensors(content, file):
+    """Copy {name: tensor} with halves as fp32, the type in which adapters are merged. LoadError for anything else."""
+    strange = [str(name) for name, value in content.items()
+               if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point())]
+    if strange or not content:
+        raise LoadError(f"{file} holds an adapter " + (f"in which {printable(strange[0], 100)} is not a tensor of "
+                                                       "floating-point numbers" if strange else "without tensors"))
+    return {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+            for name, value in content.items()}
