@@ -1,7 +1,8 @@
 """What was predicted before the runs on a GPU (ViT-B/16, batch 64 + 64, one H100 or H200), beside what was measured.
 
 ``PREDICTIONS``: before the first. ``SECOND``: after it and before the second, of the parts projections, host and graph.
-``THIRD``: before the third, of the parts changes, changes_parity and changes_finetune.
+``THIRD``: before the third, of the parts changes, changes_parity and changes_finetune. ``FOURTH``: before the fourth,
+of the parts packing and casts.
 """
 
 from collections.abc import Callable
@@ -185,7 +186,72 @@ THIRD = (
 )
 
 
-def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD):
+def packed(kind, classes):
+    """Packed steps of padded ones in the part ``packing``."""
+    return alternated("packed", "padded", "packing", f"{kind}, {classes} classes")
+
+
+def form_of(kind, classes, form, key, scale=1.0):
+    """A figure of one form of the prompts in the part ``packing``."""
+    return value("packing", f"{kind}, {classes} classes", form, key, scale=scale)
+
+
+def crossover(kind):
+    """Saved tokens from which packing pays: where a straight line between two measured sizes crosses zero."""
+    def measure(parts):
+        rows = [row for name, row in parts["packing"].items() if name.startswith(f"{kind},") and "padded" in row]
+        points = sorted((row["tokens"]["padded"] - row["tokens"]["packed"],
+                         row["packed"]["median_s"] - row["padded"]["median_s"]) for row in rows)
+        for (tokens, loses), (more_tokens, gains) in zip(points, points[1:], strict=False):
+            if loses > 0 >= gains:
+                return tokens + (more_tokens - tokens) * loses / (loses - gains)
+        return None
+    return measure
+
+
+def busy_of_a_token(parts):
+    """Microseconds that the device is busy with one more padded token."""
+    few, many = (parts["packing"][f"ZSCL, {classes} classes"] for classes in (1000, 4000))
+    seconds = many["padded"]["busy_s"] - few["padded"]["busy_s"]
+    return 1e6 * seconds / (many["tokens"]["padded"] - few["tokens"]["padded"])
+
+
+# Reckoned from the third run. Packed steps are limited by the host, at any number of classes here: 141 ms (ZSCL), 123
+# (fine-tuning). Padded ones take 74 + 1.2 us a token (ZSCL), 36 + 1.2 us a token but 71 at least (fine-tuning). By
+# hand, a token of the text tower keeps 18 KB a block for backward, 216 KB in all. Of a step's 2,169 launches 390 are
+# casts of 195 weights and of their gradients, which are about 16 as two foreach copies; each takes the host 20 us.
+FOURTH = (
+    Prediction("ZSCL, 1000 classes, packed of padded, again", 1.35, 1.65, "", packed("ZSCL", 1000)),
+    Prediction("ZSCL, 2000 classes, packed of padded", 1.10, 1.38, "", packed("ZSCL", 2000)),
+    Prediction("ZSCL, 4000 classes, packed of padded", 0.85, 1.02, "", packed("ZSCL", 4000)),
+    Prediction("ZSCL, packing pays from", 34000, 54000, "saved tokens", crossover("ZSCL")),
+    Prediction("finetune, 1000 classes, packed of padded, again", 1.55, 1.85, "", packed("finetune", 1000)),
+    Prediction("finetune, 2000 classes, packed of padded", 1.35, 1.75, "", packed("finetune", 2000)),
+    Prediction("finetune, 4000 classes, packed of padded", 0.94, 1.20, "", packed("finetune", 4000)),
+    Prediction("finetune, 8000 classes, packed of padded", 0.52, 0.75, "", packed("finetune", 8000)),
+    Prediction("finetune, packing pays from", 44000, 70000, "saved tokens", crossover("finetune")),
+    Prediction("device busy, ZSCL, 1000 classes padded", 70, 85, "ms", form_of("ZSCL", 1000, "padded", "busy_s", 1000)),
+    Prediction("device busy for one more padded token", 0.9, 1.4, "us", busy_of_a_token),
+    Prediction("launches that packing adds, ZSCL, 4000 classes", 1150, 1600, "", lambda parts: (
+        form_of("ZSCL", 4000, "packed", "launches")(parts) - form_of("ZSCL", 4000, "padded", "launches")(parts))),
+    Prediction("peak, finetune, 8000 classes padded", 33, 46, "GB",
+               form_of("finetune", 8000, "padded", "peak_bytes", 1e-9)),
+    Prediction("peak, finetune, 8000 classes packed", 12, 18, "GB",
+               form_of("finetune", 8000, "packed", "peak_bytes", 1e-9)),
+    Prediction("weights cast by one copy, of as it is", 0.88, 0.98, "",
+               alternated("casts by one copy", "as it is", "casts")),
+    Prediction("host, weights cast by one copy", 0.76, 0.92, "", lambda parts: (
+        in_turns("casts by one copy", "host_median_s", "casts")(parts)
+        / in_turns("as it is", "host_median_s", "casts")(parts))),
+    Prediction("launches, weights cast by one copy", 1770, 1850, "",
+               value("casts", "kernels, casts by one copy", "launches")),
+    Prediction("device busy, weights cast by one copy, of as it is", 0.96, 1.02, "",
+               ratio("casts", "kernels, casts by one copy", "kernels, as it is", "busy_s")),
+    Prediction("losses, weights cast by one copy", None, 1e-2, "", value("casts", "losses", "loss")),
+)
+
+
+def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD + FOURTH):
     """Return [{name, low, high, unit, measured, verdict}], the verdict being right, wrong or not measured."""
     found = []
     for prediction in predictions:

@@ -180,9 +180,16 @@ def profile(setting, step):
     return profiled(setting, step, setting.out / "profile.txt")
 
 
-def profiled(setting, step, path, count=2):
-    """Launches of a step on CUDA, those of cuDNN's attention, seconds that the device is busy; ``path``: the kernels.
-    """
+def profiled(setting, step, path):
+    """Return ``kernels_of`` a step and write its table of kernels to ``path``."""
+    found, profiler = kernels_of(setting, step)
+    text = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=90)
+    path.write_text(text, encoding="utf-8")
+    return found
+
+
+def kernels_of(setting, step, count=2):
+    """Return (launches of a step on CUDA, those of cuDNN's attention, seconds that the device is busy; profiler)."""
     from torch.profiler import ProfilerActivity
     for _ in range(3):
         step()
@@ -195,11 +202,8 @@ def profiled(setting, step, path, count=2):
     if not on_device:
         raise RuntimeError("the profiler saw no kernel")
     busy = sum(event.time_range.elapsed_us() for event in on_device) / 1e6
-    found = {"launches": len(on_device) / count, "busy_s": busy / count,
-             "cudnn_attention": sum("cudnn_generated" in event.name for event in on_device) / count}
-    text = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=90)
-    path.write_text(text, encoding="utf-8")
-    return found
+    return {"launches": len(on_device) / count, "busy_s": busy / count,
+            "cudnn_attention": sum("cudnn_generated" in event.name for event in on_device) / count}, profiler
 
 
 def _is_kernel(event):

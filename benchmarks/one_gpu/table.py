@@ -41,4 +41,6 @@ PARTS = {
     "changes": Part("changes:changes", 110),
     "changes_parity": Part("changes:changes_parity", 40),
     "changes_finetune": Part("changes:changes_finetune", 80),
+    "packing": Part("packing:packing", 100),
+    "casts": Part("casts:casts", 40),
 }

@@ -20,11 +20,11 @@ TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text":
 HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
 # Tokens that packing must save, by the kind of device. Elsewhere than on CUDA: below, the additional kernels take
-# longer than what they save. On CUDA packing adds 1,150 operations to a step of a ViT-B/16, which take the host of an
-# H200 26 ms (a step of 100 ms packed, 74 ms padded: 100 classes, 1,200 tokens saved). A token takes the device 0.6 us
-# by its bytes and arithmetic. So it pays from 43,000 tokens on where the host is the limit, and from about 5,000 where
-# the device has work for most of those 26 ms. In between: 397 classes (5,000) are padded, ImageNet's (12,500) packed.
-WORTH_PACKING = {"cuda": 8192}
+# longer than what they save. On CUDA packing adds 1,150 operations to a step of a ViT-B/16. Measured on an H200 with
+# ImageNet's 1000 classes (12,472 tokens saved): ZSCL takes 141 ms packed and 93 ms padded, fine-tuning 123 and 71 ms.
+# A padded token costs at most (93.3 - 73.8) ms / 15,300 = 1.3 us (ZSCL, 1000 classes against 100). So packing pays from
+# 12,472 + 48 ms / 1.3 us = 50,000 saved tokens on, which is about 4000 classes.
+WORTH_PACKING = {"cuda": 49152}
 WORTH_PACKING_ELSEWHERE = 128
 
 

@@ -18,6 +18,7 @@ from benchmarks.one_gpu.table import PARTS, Part
 
 ROOT = Path(__file__).parents[2]
 IN_PROCESS = "env,rates,parity,steps,ogd,kernels,projections,host,changes,changes_parity,changes_finetune"
+IN_PROCESS += ",packing,casts"
 
 
 @pytest.fixture
@@ -193,6 +194,18 @@ def test_verdicts():
     json.dumps(list(found.values()))
 
 
+def test_the_crossover_lies_between_the_sizes_that_lose_and_gain():
+    """30 ms lost at 100 saved tokens, 10 gained at 300: nothing is lost at 250."""
+    def row(saved, packed):
+        return {"tokens": {"padded": 400 + saved, "packed": 400},
+                "packed": {"median_s": packed}, "padded": {"median_s": 0.1}}
+    rows = {"ZSCL, 3 classes": row(300, 0.09), "ZSCL, 1 classes": row(100, 0.13),
+            "ZSCL, 9 classes": {"error": "memory"},
+            "finetune, 1 classes": row(100, 0.13), "on": "a card", "part_s": 3.0}
+    assert predictions.crossover("ZSCL")({"packing": rows}) == pytest.approx(250)
+    assert predictions.crossover("finetune")({"packing": rows}) is None, "one size does not cross"
+
+
 def test_the_distance_of_losses_is_the_largest_relative_one():
     from benchmarks.one_gpu import steps
     assert steps.furthest([1.0, 3.0, 8.0], [1.0, -4.0, 10.0]) == pytest.approx(1.75)
@@ -273,6 +286,31 @@ def test_one_forward_has_the_losses_of_two(setting):
 def words():
     from benchmarks import gpu
     gpu.tokens_by_word()
+
+
+def test_weights_cast_by_one_copy_give_the_losses_of_autocast(setting, words):
+    """The copies are what autocast makes; afterwards the model has its own weights again, and they were trained."""
+    from benchmarks.one_gpu import casts, changes
+    one, two = (changes.prepared(setting, 5, 7) for _ in range(2))
+    weights = dict(one.state.model.named_parameters())
+    before = {name: value.detach().clone() for name, value in weights.items()}
+    with casts.by_one_copy(casts.Twins(one.state.model))(one):
+        losses = [one().item() for _ in range(3)]
+    assert losses == pytest.approx([two().item() for _ in range(3)], rel=1e-3)
+    assert all(value is weights[name] for name, value in one.state.model.named_parameters())
+    trained = {name for name, value in two.state.model.named_parameters() if not torch.equal(value, before[name])}
+    assert {name for name, value in weights.items() if not torch.equal(value, before[name])} == trained
+
+
+def test_weights_are_cast_by_one_operation(setting, words):
+    """Two casts less for each weight, forward and backward, and one copy each way."""
+    from benchmarks.one_gpu import casts, changes
+    from benchmarks.operations import count
+    step = changes.prepared(setting, 5, 7)
+    twins, before = casts.Twins(step.state.model), count(step).found
+    with casts.by_one_copy(twins)(step):
+        found = count(step).found
+    assert found["_foreach_copy_"] == 2 and before["_to_copy"] - found["_to_copy"] == 2 * len(twins.weights)
 
 
 def test_a_static_step_has_the_losses_of_the_step(setting, words):
