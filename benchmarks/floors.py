@@ -54,6 +54,7 @@ def prompt_operations(name, classes):
     if not isinstance(texts, PackedTexts):
         return text_operations(name, *texts.shape, True)
     texts.ids, texts.positions, texts.ends = (part.to("meta") for part in (texts.ids, texts.positions, texts.ends))
+    texts.sees = {length: mask.to("meta") for length, mask in texts.sees.items()}
     return operations(lambda: _run(model.encode_packed, texts, True))
 
 

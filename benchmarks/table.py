@@ -95,11 +95,13 @@ def _faster(part):
 
 
 def predictions_table(folder=RESULTS):
-    """Every prediction beside its measurement: the verdicts of all results/one_gpu*.json."""
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("one_gpu*.json"))]
+    """Every prediction beside its first measurement: the verdicts of all results/one_gpu*.json, the oldest first. A
+    later run has newer code, which was not predicted."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("one_gpu*.json")]
+    files.sort(key=lambda found: found["surroundings"]["date"])
     rows = {}
     for row in (row for found in files for row in found["predictions"]):
-        if row["measured"] is not None or row["name"] not in rows:
+        if row["name"] not in rows or rows[row["name"]]["measured"] is None:
             rows[row["name"]] = row
     lines = [f"| {name} | {_range(row)} | {_measured(row)} | {row['verdict']} |" for name, row in rows.items()]
     return "| predicted for one GPU | range | measured | verdict |\n|---|---|---:|---|\n" + "\n".join(lines) + "\n"

@@ -20,11 +20,10 @@ TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text":
 HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
 # Tokens that packing must save, by the kind of device. Elsewhere than on CUDA: below, the additional kernels take
-# longer than what they save. On CUDA packing adds 1,150 operations to a step of a ViT-B/16. Measured on an H200 with
-# ImageNet's 1000 classes (12,472 tokens saved): ZSCL takes 141 ms packed and 93 ms padded, fine-tuning 123 and 71 ms.
-# A padded token costs at most (93.3 - 73.8) ms / 15,300 = 1.3 us (ZSCL, 1000 classes against 100). So packing pays from
-# 12,472 + 48 ms / 1.3 us = 50,000 saved tokens on, which is about 4000 classes.
-WORTH_PACKING = {"cuda": 49152}
+# longer than what they save. On CUDA packing adds 1,150 operations or more to a step of a ViT-B/16. Measured on an
+# H200: with 2000 classes (25,085 tokens saved) a packed ZSCL step takes 1.37 of the padded one's time, with 4000
+# (49,866) 0.85. By line in between, both take the same at 40,850 saved tokens; in fine-tuning at 44,710.
+WORTH_PACKING = {"cuda": 40960}
 WORTH_PACKING_ELSEWHERE = 128
 
 

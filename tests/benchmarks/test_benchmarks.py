@@ -195,6 +195,19 @@ def test_the_table_tells_what_was_measured_and_what_was_not(tmp_path):
     assert "not measured" in table.gpu_table(tmp_path / "gpu.json")
 
 
+def test_the_first_measurement_of_a_prediction_counts(tmp_path):
+    """The oldest run that measured it, whatever the files are called."""
+    def write(name, date, measured):
+        rows = [{"name": "step", "low": 5, "high": 9, "unit": "ms", "measured": measured,
+                 "verdict": {None: "not measured", 7.0: "right"}.get(measured, "wrong")}]
+        found = {"surroundings": {"date": date}, "predictions": rows}
+        (tmp_path / f"one_gpu_{name}.json").write_text(json.dumps(found))
+    write("c", "2026-11-25T00:00:00+00:00", None)
+    write("b", "2026-11-26T00:00:00+00:00", 7.0)
+    write("a", "2026-11-27T00:00:00+00:00", 3.0)
+    assert table.predictions_table(tmp_path).splitlines()[2:] == ["| step | 5 to 9 ms | 7 ms | right |"]
+
+
 @pytest.mark.parametrize("path", table.DOCUMENTS, ids=lambda path: path.parent.name)
 def test_documents_hold_the_table_of_the_results(path):
     document = path.read_text(encoding="utf-8")
