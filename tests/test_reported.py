@@ -304,7 +304,7 @@ def test_wrapped_weights(classified, foreign, small_image):
 
 
 def test_what_weights_do_not_say_is_a_warning(classified, cli, small_image, tmp_path):
-    """A bare file of a model with GELU: assumed with the way out; told, it is right. Heads of 80 values: refused."""
+    """A bare file of a model with GELU: assumed with the way out; stated, it is right. Heads of 80 values: refused."""
     model, _ = files.open_clip_pair(quick_gelu=False)
     torch.save(model.state_dict(), tmp_path / "epoch_1.pt")
     found, warnings = classified("--eval-single", small_image, *THREE, tmp_path / "epoch_1.pt")

@@ -36,7 +36,7 @@ class Adapter:
 
 
 class AdapterAlone(LoadError):
-    """A file that holds an adapter, where a model was asked for."""
+    """A file that holds an adapter where a model is expected."""
 
     def __init__(self, adapter):
         super().__init__(f"{adapter.path} holds an adapter, which is of use on the model that it was trained on: "

@@ -78,11 +78,7 @@ def place_of(name, fetch=True):
 def weights_of_folder(folder):
     """The file of weights in a folder of open_clip, of transformers, of peft or of an export of ours; LoadError for
     others, and for one that holds a model and an adapter."""
-    found = {}
-    for beside, names in FOLDERS.items():
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if (folder / beside).is_file() and there:
-            found[beside] = there[0]
+    found = _models_in(folder)
     if ADAPTER in found and len(found) > 1:
         raise LoadError(f"{folder} holds a model ({next(iter(found.values())).name}) and an adapter "
                         f"({found[ADAPTER].name}): give the file that is meant")
@@ -90,6 +86,22 @@ def weights_of_folder(folder):
         return next(iter(found.values()))
     raise LoadError(f"{folder} is a folder without a model that is known ({' or '.join(FOLDERS)} beside its weights); "
                     f"it holds {held_by(folder)}")
+
+
+def unread_models(folder):
+    """Names of the files of a folder that hold its model in another layout than the one that ``weights_of_folder``
+    reads."""
+    return [file.name for file in list(_models_in(folder).values())[1:]]
+
+
+def _models_in(folder):
+    """{configuration that is there: the file of weights that belongs to it}"""
+    found = {}
+    for beside, names in FOLDERS.items():
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if (folder / beside).is_file() and there:
+            found[beside] = there[0]
+    return found
 
 
 def held_by(folder):

@@ -21,7 +21,7 @@ from clip.errors import LoadError, printable
 from clip.files import configs
 from clip.files.adapters import AdapterAlone, adapter_of
 from clip.files.archive import read_file
-from clip.files.hub import INDEX, first_of, weights_of_folder
+from clip.files.hub import INDEX, first_of, unread_models, weights_of_folder
 from clip.files.shapes import architecture_of
 
 SAFETENSORS = ".safetensors"
@@ -213,7 +213,10 @@ def open_weights(path):
     adapter = adapter_of(content, file)
     if adapter is not None:
         raise AdapterAlone(adapter)
-    return _recognised(content, file)
+    weights = _recognised(content, file)
+    if path.is_dir() and (others := unread_models(path)):
+        weights.notes.append(f"{path} holds several models: {file.name} is read, not {first_of(others)}")
+    return weights
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

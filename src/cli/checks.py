@@ -22,6 +22,7 @@ HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
 TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
           "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
+WITH_HEAD = ("image-fc", "image-fc-fixed", "fc")
 
 CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
@@ -172,6 +173,9 @@ def _check_kind_of_data(config):
     if config.num_phases > 1 and not config.pairs:
         raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
                         "in CIFAR100/10")
+    if config.joint and config.train_mode in WITH_HEAD:
+        raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
+                        "classes, by their prompts, so no linear head would train; give whole, image or text")
     if config.num_phases > 1 and config.joint:
         raise UserError("--joint with --num-phases: all data are trained at once")
     if config.phase != "all" and config.phase > config.num_phases:

@@ -68,8 +68,8 @@ def training_flags():
              example="5 --train-dataset DTD"),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
-        Flag("--batch-size", "images a step, over all devices; on class data the last step of an epoch has those that "
-             "are left", 8, whole(1), example="64"),
+        Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "
+             "that are left", 8, whole(1), example="64"),
         Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0", example="0.1"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),

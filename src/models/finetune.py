@@ -50,7 +50,7 @@ class ClassesOfTasks:
 
     def cross_entropy(self, batch, features, label_smoothing=0.0):
         """Mean over a batch, features (B, D), each row over its own task's classes; only tasks that the batch has are
-        scored. Of 0 rows it is no number."""
+        scored. Of 0 rows it is NaN."""
         if len(self.scores) == 1 or not len(features):
             return F.cross_entropy(self.scores[0](features), batch.labels, label_smoothing=label_smoothing)
         first, total = 0, features.new_zeros(())

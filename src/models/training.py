@@ -1,6 +1,5 @@
 """The only loop. Methods and add-ons are hooks around it; it owns the optimiser and sums the named terms."""
 
-import contextlib
 import itertools
 import math
 import random
@@ -18,6 +17,7 @@ from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
+from src.models.batch_norms import require_statistics, resting, share_statistics, training_norms
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora
@@ -191,9 +191,9 @@ class TrainingState:
         return seed_of(self.settings.seed, self.task.name, purpose)
 
     def training_stream(self):
-        """The task's batches: crops drawn anew at each visit; or, where only a head trains, features under the
+        """The task's batches: crops drawn again at each visit; or, where only a head trains, features under the
         evaluation transform, which are constant and are encoded once. Of an epoch the last batch has what is left of
-        the images. Pairs come under the evaluation transform, with captions drawn anew, in full batches only."""
+        the images. Pairs come under the evaluation transform, with captions drawn again, in full batches only."""
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
             batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
@@ -256,8 +256,8 @@ class Step(nn.Module):
 
 
 def weighed(mean, weight):
-    """A mean over a process's rows of a batch -> weighed, so that the mean over processes is that over all rows. Of no
-    rows the mean is no number; then it is 0, and so is its gradient."""
+    """A mean over a process's rows of a batch -> weighed, so that the mean over processes is that over all rows. The
+    mean over no rows is NaN; it counts as 0, with gradient 0."""
     if weight == 1:
         return mean
     return weight * (mean if weight else mean.nan_to_num())
@@ -392,7 +392,7 @@ def moving_tensors(model):
 
 
 class FiniteLosses:
-    """Stops a run at a loss that is no number, before it reaches the weights.
+    """Stops a run on a non-finite loss, before it reaches the weights.
 
     Where reading a value waits for the device, the fused optimiser is told there to skip the step, and the value is
     read a step later.
@@ -427,51 +427,6 @@ class FiniteLosses:
             raise UserError(f"step {step + 1} of {self.state.settings.iterations}: the loss is no finite number "
                             f"({terms}); what was saved before is untouched. Lower --lr, give --max-grad-norm or "
                             "--precision fp32")
-
-
-def training_norms(model):
-    """The batch norms that are in training mode."""
-    return [module for module in model.modules()
-            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and module.training]
-
-
-@contextlib.contextmanager
-def resting(norms, rows, processes):
-    """Around a step: batch norms normalise by their running statistics, and leave these, where a batch of ``rows`` has
-    no statistics of its own: one image, or fewer than there are processes."""
-    few = rows < least_rows(processes)
-    for norm in norms if few else ():
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms if few else ():
-            norm.train()
-
-
-def least_rows(processes):
-    """The rows from which on a batch has statistics: two, and one for each process."""
-    return max(2, processes)
-
-
-def require_statistics(state, rows):
-    """Refuse batches whose ``rows`` batch norms cannot be trained on."""
-    trained = state.settings.batch_norm == "train" and trains(state.model, "image") and any(
-        isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in state.model.modules())
-    if trained and rows < least_rows(state.world.size):
-        raise UserError(f"--batch-norm train with batches of {rows} image{'s' * (rows > 1)}: batch norms need at least "
-                        f"{least_rows(state.world.size)} for their statistics; give larger batches (--batch-size, "
-                        "--ref-batch-size), more images, or --batch-norm eval")
-
-
-def share_statistics(state):
-    """Where several processes train batch norms, these see the whole batch."""
-    if state.world.size == 1 or not training_norms(state.model):
-        return
-    if state.device.device.type != "cuda":
-        raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
-                        "images on CUDA only; run one process, or give --batch-norm eval")
-    nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: the norms below it, with their parameters
 
 
 def ready_towers(state):

@@ -6,7 +6,6 @@ import math
 import os
 
 import torch
-from torch import nn
 
 from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
@@ -14,10 +13,11 @@ from src.datasets.common import rest_of_epoch, seed_of, steps_per_epoch
 from src.errors import UserError
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method
+from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
-from src.models.training import Settings, TrainingState, least_rows
+from src.models.training import Settings, TrainingState
 from src.templates.collections import SIMPLE, TEMPLATES
 
 MOST_WORKERS = 8
@@ -141,13 +141,11 @@ def batch_norm_of(config):
 def silent_choices(config, state):
     """Return what a task does that no flag of the user's says, a sentence each."""
     found = []
-    norms = any(isinstance(module, nn.BatchNorm2d) for module in state.model.modules())
-    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and norms:
+    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
         why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
     left = rest_of_epoch(state.task, state.settings.batch_size)
-    if norms and state.settings.batch_norm == "train" and trains(state.model, "image") and (
-            0 < left < least_rows(state.world.size)):
+    if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
     if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):

@@ -205,7 +205,7 @@ def _applied(adapter, settings, tree):
         _refuse_others(adapter, tensors, expected)
         try:
             set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
-            # Weights that are all zero stand in for absent ones, of which DoRA makes no numbers.
+            # Weights that are all zero stand in for absent ones, of which DoRA makes NaN.
             plain = model.merge_and_unload(safe_merge=any(weight.any() for weight in tree.values()))
         except Exception as error:
             raise _refusal(adapter, f"peft: {_reason(error)}") from None

@@ -313,7 +313,7 @@ class ZeroshotOpener:
 
     def __init__(self, config, checkpoint, device):
         self._config, self._checkpoint, self._device = config, checkpoint, device
-        self.digests, self._told = {}, set()
+        self.digests, self._warned_of = {}, set()
         self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
         self.kept = {}                                                      # {(path, autocast type or None): CLIP}
 
@@ -351,8 +351,8 @@ class ZeroshotOpener:
         config, name = self._config, path or model_name(self._config, self._checkpoint)
         if name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
-        quiet = name in self._told
-        self._told.add(name)
+        quiet = name in self._warned_of
+        self._warned_of.add(name)
         if path is None:
             if not quiet and not self._checkpoint.get("model"):
                 print(f"note: the zero-shot weights are those of {name}, by the architecture of --load; --ref-model "

@@ -158,6 +158,8 @@ def test_warnings(words, fragments):
     ("--joint --train-dataset DTD,DTD --epochs 1", ["--train-dataset DTD,DTD", "twice"]),
     ("--joint --train-dataset DTD,MNIST --method icarl --epochs 1", ["--joint", "icarl"]),
     ("--joint --dataset-order DTD,MNIST --epochs 1", ["--joint", "--dataset-order"]),
+    ("--joint --train-dataset DTD,MNIST --train-mode fc --epochs 1", ["--joint", "--train-mode fc", "give whole"]),
+    ("--joint --train-dataset DTD,MNIST --train-mode image-fc --epochs 1", ["--joint", "--train-mode image-fc"]),
     (f"{TASK} --num-phases 2", ["--num-phases 2", "image-text pairs", "CIFAR100/10"]),
     (f"{PAIRS} --num-phases 2 --phase 3", ["--phase 3", "there are 2"]),
     (f"{TASK} --image-dir cocoo=/x", ["--image-dir", "'cocoo'", "coco"]),

@@ -175,6 +175,13 @@ def test_folders_tell_all(tmp_path, layout, quick_gelu, head_width, norm):
     assert {key: found[key] for key in ("mean", "std")} == {key: statistics[key] for key in ("mean", "std")}
 
 
+def test_the_model_of_a_folder_that_is_not_read_is_named(tmp_path):
+    for layout in ("open_clip", "transformers"):
+        write_folder(tmp_path, layout, False, 64, {})
+    note, = open_weights(tmp_path).notes
+    assert "open_clip_model.safetensors is read, not model.safetensors" in note
+
+
 def test_a_file_of_a_folder_follows_its_configuration(tmp_path):
     theirs = write_folder(tmp_path, "open_clip", False, 80, {})
     assert assert_same(tmp_path / "open_clip_model.safetensors", theirs)["assumed"] == {}

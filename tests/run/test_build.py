@@ -65,10 +65,10 @@ def test_a_last_batch_without_statistics_is_told(batch_size, left, make_model, m
                                   ("resnet", "text", 3)):
         state = make_state(make_model(kind), mode)
         state.task, state.settings, state.world = TASK, build.build_settings(config(words), TASK), World(0, processes)
-        told = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
+        is_noted = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
         assert build.silent_choices(config(words), state) == [
             f"the last batch of an epoch has {left}: its step normalises by the running statistics of batch norms"
-        ] * bool(told)
+        ] * bool(is_noted)
 
 
 @pytest.mark.parametrize(("warmup", "iterations", "peak"), [

@@ -1,0 +1,62 @@
+"""Batch norms in training: which batches have statistics, and whose rows these are of."""
+
+import contextlib
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
+
+from src.errors import UserError
+from src.models.modeling import trains
+
+
+def has_norms(model):
+    """Return whether a model has batch norms, in whatever mode."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def training_norms(model):
+    """The batch norms that are in training mode."""
+    return [module for module in model.modules()
+            if isinstance(module, _BatchNorm) and module.training]
+
+
+@contextlib.contextmanager
+def resting(norms, rows, processes):
+    """Around a step: batch norms normalise by their running statistics, and leave these, where a batch of ``rows`` has
+    no statistics of its own: one image, or fewer than there are processes."""
+    few = rows < least_rows(processes)
+    for norm in norms if few else ():
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms if few else ():
+            norm.train()
+
+
+def least_rows(processes):
+    """The rows from which on a batch has statistics: two, and one for each process."""
+    return max(2, processes)
+
+
+def trains_statistics(state):
+    """Return whether the task's steps update the statistics of batch norms."""
+    return state.settings.batch_norm == "train" and trains(state.model, "image") and has_norms(state.model)
+
+
+def require_statistics(state, rows):
+    """Refuse batches whose ``rows`` batch norms cannot be trained on."""
+    if trains_statistics(state) and rows < least_rows(state.world.size):
+        raise UserError(f"--batch-norm train with batches of {rows} image{'s' * (rows > 1)}: batch norms need at least "
+                        f"{least_rows(state.world.size)} for their statistics; give larger batches (--batch-size, "
+                        "--ref-batch-size), more images, or --batch-norm eval")
+
+
+def share_statistics(state):
+    """Where several processes train batch norms, these see the whole batch."""
+    if state.world.size == 1 or not training_norms(state.model):
+        return
+    if state.device.device.type != "cuda":
+        raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
+                        "images on CUDA only; run one process, or give --batch-norm eval")
+    nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: the norms below it, with their parameters
