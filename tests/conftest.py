@@ -13,7 +13,7 @@ from src.datasets.common import Batch, Split, Task, order_of_epoch, seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.machine.device import Device
 from src.models.modeling import select_trainable
-from src.models.training import Settings, TrainingState
+from src.models.state import Settings, TrainingState
 
 torch.set_num_threads(THREADS)
 

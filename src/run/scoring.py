@@ -24,7 +24,7 @@ from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
-from src.models.training import TrainingState
+from src.models.state import TrainingState
 from src.report.sequence import RETRIEVAL
 from src.run.build import build_scorer, worker_count
 from src.run.layer import KeptLayer

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
 from src.models.evaluation import fingerprint
-from src.models.training import drawn_by_process, state_of_run
+from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
 NOT_SHARED = ("--save {folder}: the processes do not see the same files there and would not go on together; give a "

@@ -16,7 +16,7 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
 from src.models.modeling import HEAD_MODES, TRAIN_MODES
-from src.models.training import Settings
+from src.models.state import Settings
 from src.run import build, weights
 from src.templates.collections import SIMPLE
 
