@@ -9,8 +9,10 @@ from torch import nn
 
 from clip.model import CLIP
 from clip.tokenizer import END_TOKEN, START_TOKEN, encode
-from src.datasets.common import Batch, Split, Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
+from src.machine.batch import Batch
 from src.machine.device import Device
 from src.models.modeling import select_trainable
 from src.models.state import Settings, TrainingState

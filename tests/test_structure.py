@@ -27,7 +27,8 @@ FLOORS = {
                    ("src.models.evaluation",),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
                    ("src.models.helpers", "src.models.hooks")),
-    "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",), ("src.datasets.common",)),
+    "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
+                     ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.sequence",)),
     "clip": (("clip",), ("clip.loader",), ("*",), ("clip.files",), ("clip.errors",)),
 }

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import Split, Task, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
+from src.datasets.common import Split, Task, fill
+from src.datasets.loading import evaluation_batches, joined_evaluation_batches
+from src.datasets.seeds import balanced_subset
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.machine.distributed import World

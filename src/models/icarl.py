@@ -3,7 +3,8 @@
 import torch
 
 from src.datasets import stem
-from src.datasets.common import Split, seed_of
+from src.datasets.common import Split
+from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.evaluation import encode_split, other_classes
 from src.models.finetune import ClassesOfTasks, Distill, Finetune, Prompts, Reference

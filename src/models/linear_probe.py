@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is
-from src.datasets.common import Split, balanced_subset, evaluation_batches, order_of_epoch, seed_of
+from src.datasets.common import Split
+from src.datasets.loading import evaluation_batches
+from src.datasets.seeds import balanced_subset, order_of_epoch, seed_of
 from src.datasets.transforms import AugmentTransform, MarginTransform
 from src.errors import UserError
 from src.machine.distributed import World

@@ -12,7 +12,7 @@ import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
 from clip.packing import PackedTexts
 from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
-from src.datasets.common import seed_of
+from src.datasets.seeds import seed_of
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER,

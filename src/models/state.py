@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from clip.model import CLIP
-from src.datasets.common import Batch, SeededBatches, Task, first_visits, seed_of, training_batches
+from src.datasets.common import Task
+from src.datasets.loading import SeededBatches, first_visits, training_batches
+from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
+from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models.batch_norms import require_statistics

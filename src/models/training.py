@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from src.datasets.common import seed_of
+from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.batch_norms import resting, share_statistics, training_norms
 from src.models.guard import FiniteLosses

@@ -9,7 +9,8 @@ import torch
 
 from clip import loader
 from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits, stem
-from src.datasets.common import rest_of_epoch, seed_of, steps_per_epoch
+from src.datasets.loading import rest_of_epoch, steps_per_epoch
+from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method

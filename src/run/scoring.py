@@ -5,8 +5,8 @@ from dataclasses import asdict
 from clip import loader
 from src.cli.kinds import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
+from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress

@@ -8,7 +8,7 @@ import time
 from clip import loader
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import require_shares, steps_per_epoch
+from src.datasets.loading import require_shares, steps_per_epoch
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Interrupted, Signals

@@ -9,7 +9,7 @@ import time
 import torch
 
 from src.cli.values import interval
-from src.datasets.common import rest_of_epoch
+from src.datasets.loading import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted

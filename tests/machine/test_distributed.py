@@ -17,7 +17,7 @@ from cli_files import BATCH, listing, read_json, rows, weights
 from this_machine import THREADS, python_path
 
 from src import datasets
-from src.datasets.common import SeededBatches, require_shares
+from src.datasets.loading import SeededBatches, require_shares
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World, this_world

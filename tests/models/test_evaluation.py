@@ -13,7 +13,8 @@ from torch import nn
 
 import clip
 from clip.model import CLIP
-from src.datasets.common import Split, balanced_subset
+from src.datasets.common import Split
+from src.datasets.seeds import balanced_subset
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.machine.device import Device

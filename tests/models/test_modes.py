@@ -12,7 +12,8 @@ from cli_files import BATCH, COLOURS, STEPS, lines, rows, same_weights, weights,
 
 import clip
 from src.args import parse
-from src.datasets.common import Split, order_of_epoch, seed_of
+from src.datasets.common import Split
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.errors import UserError
 from src.models import evaluation
 from src.models.finetune import ZSCL, Finetune, LwF

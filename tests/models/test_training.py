@@ -12,7 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
-from src.datasets.common import Split, order_of_epoch
+from src.datasets.common import Split
+from src.datasets.seeds import order_of_epoch
 from src.errors import UserError
 from src.machine.device import Device
 from src.models.finetune import ZSCL, Finetune, LwF

@@ -14,7 +14,7 @@ from cli_files import read_json, rows
 
 import clip
 from src.datasets import open_task
-from src.datasets.common import balanced_subset
+from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.main import main
 from src.models.evaluation import SUBSET_SEED, zeroshot_weights
