@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slow_zeroshot import NAMES
 from this_machine import THREADS
 from torch import nn
 
@@ -159,3 +160,13 @@ def stream_of(device):
             images = [transform(split.image(row), seed_of(stream_seed, epoch, row)) for row in rows]
             yield device.batch(Batch(torch.stack(images), torch.tensor([split.labels[row] for row in rows])))
     return batches
+
+
+@pytest.fixture
+def three_tasks(task):
+    """Three tasks of which two pairs share a class name, each with templates of its own."""
+    tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
+             for number, (name, classnames) in enumerate(NAMES.items())}
+    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],
+                                      splits={"test": tests[name]})
+            for number, (name, classnames) in enumerate(NAMES.items())}

@@ -1,5 +1,6 @@
 """What is trained, and features of many texts."""
 
+import contextlib
 import copy
 import sys
 
@@ -188,3 +189,17 @@ def constant_text_features(model, tokens, batch_size=256):
     order = ends.argsort()
     features = [text_features(model, tokens[rows, :int(ends[rows[-1]]) + 1]) for rows in order.split(batch_size)]
     return torch.cat(features)[order.argsort()]
+
+
+@contextlib.contextmanager
+def in_eval_mode(model):
+    """All modules in eval mode, uncompiled; afterwards each one's flag is as it was."""
+    was_training = [module for module in model.modules() if module.training]
+    compiled = any(module._compiled_call_impl for module in model.modules())
+    model.eval()
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+    finally:
+        for module in was_training:
+            module.training = True

@@ -17,7 +17,7 @@ from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models.batch_norms import require_statistics
-from src.models.evaluation import encode_split
+from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
 from src.models.modeling import frozen_copy, trains

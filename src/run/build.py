@@ -12,7 +12,7 @@ from src.datasets.seeds import seed_of
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
-from src.models.evaluation import other_classes, require_head_fits, zeroshot_head
+from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.state import Settings, TrainingState

@@ -10,16 +10,8 @@ from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
-from src.models.evaluation import (
-    SUBSET_SEED,
-    Scores,
-    ZeroshotClassifiers,
-    classifier,
-    evaluate_each,
-    head_of,
-    other_classes,
-    require_head_fits,
-)
+from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
+from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES

@@ -14,7 +14,8 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
-from src.models.evaluation import classify_split, other_classes
+from src.models.classifiers import other_classes
+from src.models.evaluation import classify_split
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, worker_count

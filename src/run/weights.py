@@ -19,7 +19,7 @@ from clip.model import CLIP
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.models.evaluation import fingerprint
+from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
 

@@ -13,7 +13,7 @@ from src.datasets.loading import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
-from src.models.evaluation import fingerprint
+from src.models.fingerprints import fingerprint
 from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 

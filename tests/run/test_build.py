@@ -11,7 +11,7 @@ from src.args import parse
 from src.datasets.common import Split, Task
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models.evaluation import classifier
+from src.models.classifiers import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks

@@ -135,9 +135,9 @@ def test_several_images(classify, world, images):
 
 
 def test_the_classes_are_encoded_once(classify, monkeypatch):
-    from src.models import evaluation
-    seen, whole = [], evaluation.zeroshot_weights
-    monkeypatch.setattr(evaluation, "zeroshot_weights", lambda *options: seen.append(options) or whole(*options))
+    from src.models import classifiers
+    seen, whole = [], classifiers.zeroshot_weights
+    monkeypatch.setattr(classifiers, "zeroshot_weights", lambda *options: seen.append(options) or whole(*options))
     assert classify("photos", "--batch-size-eval", 1).status == 0 and len(seen) == 1
 
 

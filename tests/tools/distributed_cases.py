@@ -14,7 +14,8 @@ from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
 from src.models.averaging import WeightEnsemble
-from src.models.evaluation import encode_split, evaluate
+from src.models.evaluation import evaluate
+from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
