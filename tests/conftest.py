@@ -1,5 +1,7 @@
 """Tiny CLIPs, a tiny dataset and the state of a task, shared by the tests of training and evaluation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch

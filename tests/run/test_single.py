@@ -16,8 +16,9 @@ from src.datasets.images import named_images, open_image
 from src.errors import UserError
 from src.machine.device import Device
 from src.models.evaluation import classify_image
-from src.run.single import FIRST, OTHERS, picture_names
+from src.report.colours import FIRST, OTHERS
 from src.run.single import picture as draw
+from src.run.single import picture_names
 
 pytest_plugins = ["cli_fixtures"]
 
