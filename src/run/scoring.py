@@ -66,7 +66,7 @@ class Scoring:
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
-                             mark="" if keep else None)
+                             mark="" if keep and self.config.save else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
@@ -105,6 +105,15 @@ class Scoring:
                   "class names")
             self._left_out.add(file)
         return {file: head for file, head in heads.items() if not reasons.get(file)}
+
+    def shown(self, scores):
+        """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
+        return {dataset: found[space] for dataset, found in scores.items()
+                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
+
+    def in_words(self, scores):
+        """A line of what was scored, in the first label space."""
+        return ", ".join(f"{dataset} {score}" for dataset, score in self.shown(scores).items()) or "nothing scored"
 
     def drift(self, start, model):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
