@@ -27,7 +27,7 @@ FLOORS = {
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
-                   ("src.models.helpers", "src.models.hooks", "src.models.fingerprints")),
+                   ("src.models.helpers", "src.models.hooks", "src.models.fingerprints", "src.models.modes")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.measures",), ("src.report.sequence",)),

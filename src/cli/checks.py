@@ -17,12 +17,10 @@ from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
+from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
-TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
-          "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
-WITH_HEAD = ("image-fc", "image-fc-fixed", "fc")
 
 CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
@@ -173,7 +171,7 @@ def _check_kind_of_data(config):
     if config.num_phases > 1 and not config.pairs:
         raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
                         "in CIFAR100/10")
-    if config.joint and config.train_mode in WITH_HEAD:
+    if config.joint and TRAIN_MODES[config.train_mode].head:
         raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
                         "classes, by their prompts, so no linear head would train; give whole, image or text")
     if config.num_phases > 1 and config.joint:
@@ -187,21 +185,20 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
-    mode = config.train_mode
-    towers = TRAINS[mode]
-    if mode == "image-fc-fixed" and config.fc_init == "zero":
-        raise UserError("--fc-init zero with --train-mode image-fc-fixed: a head that stays zero gives the image tower "
+    mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
+    if trains.head and not trains.head_trains and config.fc_init == "zero":
+        raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "
                         "no gradient")
     texts_distilled = config.distill_text_tower and "distill_text_tower" in method.uses
     if mode in method.refuses and not (mode == "text" and texts_distilled):
         raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
-    if texts_distilled and "text" not in towers:
+    if texts_distilled and "text" not in trains.towers:
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
-    if "image_loss" in method.uses and "image" in towers and not (config.image_loss or config.text_loss):
+    if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
         config.notes.append("neither --image-loss nor --text-loss is given: both are used")
-    if config.lora and not towers:
+    if config.lora and not trains.towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
-    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not towers:
+    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
         raise UserError(f"gradient projection with --train-mode {mode}: it protects the towers, and this mode trains "
                         "neither")
     if config.orthogonal_gradients and not config.save:
@@ -257,7 +254,7 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAINS[config.train_mode] and highest >= HIGH_RATE:
+            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE:
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
                                "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
@@ -347,7 +344,7 @@ DEPENDENT = [
      ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
     ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
-    ("with --train-mode fc: no tower trains", lambda config: TRAINS[config.train_mode],
+    ("with --train-mode fc: no tower trains", lambda config: TRAIN_MODES[config.train_mode].towers,
      ("compile", "grad_checkpointing", "grad_accum")),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",

@@ -14,7 +14,8 @@ from src.models import METHODS, active_add_ons, find_method
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
-from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
+from src.models.modeling import ClassificationHead, select_trainable, trains
+from src.models.modes import HEAD_MODES, TRAIN_MODES
 from src.models.state import Settings, TrainingState
 
 MOST_WORKERS = 8
@@ -58,7 +59,7 @@ def silent_choices(config, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
-    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+    if config.lora and "image" in TRAIN_MODES[config.train_mode].towers and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
     return found

@@ -14,7 +14,7 @@ from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, oth
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
-from src.models.modeling import HEAD_MODES
+from src.models.modes import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.models.state import TrainingState
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of

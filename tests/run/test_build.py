@@ -15,7 +15,7 @@ from src.models.classifiers import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
-from src.models.modeling import HEAD_MODES, TRAIN_MODES
+from src.models.modes import HEAD_MODES, TRAIN_MODES
 from src.models.state import Settings
 from src.run import build, weights
 from src.run.datasets import Datasets
