@@ -30,8 +30,6 @@ class Config:
     origins: dict
     kind: str = TRAIN
     argv: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
 
     def __getattr__(self, key):
         try:
@@ -49,13 +47,7 @@ class Config:
     @property
     def trained(self):
         """The datasets that are trained on, as the command line names them."""
-        if self.values["dataset_order"]:
-            return self.values["dataset_order"]
-        name = self.values["train_dataset"]
-        try:
-            return () if name is None else names(name) if self.values["joint"] else (name,)
-        except ValueError as error:
-            raise UserError(f"--train-dataset {name}: {error}") from None
+        return trained_names(self.values)
 
     @property
     def loaded(self):
@@ -90,6 +82,17 @@ class Config:
     def plain(self):
         """All values as types that json knows."""
         return {key: _plain(value) for key, value in self.values.items()}
+
+
+def trained_names(values):
+    """The datasets that values by flag key train on, as the command line names them."""
+    if values["dataset_order"]:
+        return values["dataset_order"]
+    name = values["train_dataset"]
+    try:
+        return () if name is None else names(name) if values["joint"] else (name,)
+    except ValueError as error:
+        raise UserError(f"--train-dataset {name}: {error}") from None
 
 
 def _plain(value):
@@ -131,9 +134,7 @@ def parse(argv):
         raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                             "; see --help"))
     given = {key: read_value(FLAGS[key], _as_written(text)) for key, text in vars(known).items()}
-    config = resolve(given)
-    config.argv = list(argv)
-    return config
+    return resolve(given, argv)
 
 
 def _as_written(text):
@@ -157,8 +158,8 @@ MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}
 
 
-def resolve(given):
-    """Given values -> Config by precedence: flag, recipe, protocol, default."""
+def resolve(given, argv=()):
+    """Given values -> Config by precedence: flag, recipe, protocol, default. ``argv``: the words that gave them."""
     values = {key: flag.default for key, flag in FLAGS.items()}
     origins = dict.fromkeys(FLAGS, "default")
     kind = _kind(values | given)
@@ -181,29 +182,27 @@ def resolve(given):
     if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
         values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
         origins |= {"model": "flag", "model_name": "default"}
-    return _with_phases(Config(values, origins, kind=kind))
+    return Config(*_with_phases(values, origins, kind), argv=list(argv))
 
 
-def _with_phases(config):
-    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase."""
-    values = config.values
-    phased = values["num_phases"] > 1 and config.kind in TRAINING and not values["joint"]
-    if not phased or not all(map(known_pairs, config.trained)):
-        return config
+def _with_phases(values, origins, kind):
+    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase. -> (values,
+    origins, kind)"""
+    phased = values["num_phases"] > 1 and kind in TRAINING and not values["joint"]
+    named = trained_names(values) if phased else ()
+    if not phased or not all(map(known_pairs, named)):
+        return values, origins, kind
     phases = range(1, values["num_phases"] + 1) if values["phase"] == "all" else [values["phase"]]
-    trained = tuple(f"{name}_phase{phase}" for name in config.trained for phase in phases)
-    if len(trained) == 1 and config.kind == TRAIN:
-        values["train_dataset"] = trained[0]
-    else:
-        values |= {"train_dataset": None, "dataset_order": trained}
-        config.origins |= {"train_dataset": "default", "dataset_order": "flag"}
-        config.kind = SEQUENCE
-    return config
+    trained = tuple(f"{name}_phase{phase}" for name in named for phase in phases)
+    if len(trained) == 1 and kind == TRAIN:
+        return values | {"train_dataset": trained[0]}, origins, kind
+    return (values | {"train_dataset": None, "dataset_order": trained},
+            origins | {"train_dataset": "default", "dataset_order": "flag"}, SEQUENCE)
 
 
 def _pairs_layer(values):
     """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
-    if not any(map(known_pairs, Config(values, {}).trained)):
+    if not any(map(known_pairs, trained_names(values))):
         return []
     rate = 5e-4 if values["init"] == "scratch" else 1e-5
     return [("protocol pairs", {"lr": {None: rate}, "wd": 0.01 if values["joint"] else 0.1,

@@ -24,10 +24,10 @@ def main(argv=None):
 
 def _run(argv):
     config = args.parse(argv)
-    checks.check(config)
-    for warning in config.warnings:
+    remarks = checks.check(config)
+    for warning in remarks.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for note in config.notes:
+    for note in remarks.notes:
         print(f"note: {note}")
     if config.kind not in kinds.SCORING and not first_process():
         return 0

@@ -181,11 +181,11 @@ def test_anything_gives_a_config_or_one_message(start, words):
     with contextlib.suppress(SystemExit):  # an abbreviation of -h, as in -hx
         try:
             config = parse(words)
-            checks.check(config)
+            remarks = checks.check(config)
         except UserError as error:
             assert str(error).strip()
         else:
-            assert isinstance(config, Config) and all(warning.strip() for warning in config.warnings)
+            assert isinstance(config, Config) and all(warning.strip() for warning in remarks.warnings)
 
 
 # -- several files of --load -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from clip.catalog import architecture_names, is_weights_name
 from clip.errors import LoadError
@@ -40,14 +41,29 @@ CONTRADICTIONS = [
 ]
 
 
+class Remarks(NamedTuple):
+    """What a command line is told that contradicts nothing: texts of warnings and of notes."""
+
+    warnings: list
+    notes: list
+
+
+WARNING, NOTE = Remarks._fields
+
+
 def check(config):
-    """Raise UserError on the first contradiction; collect ``config.warnings`` and ``config.notes``."""
+    """Raise UserError on the first contradiction. -> Remarks
+
+    A rule takes the configuration; it may yield (WARNING or NOTE, text).
+    """
+    said = []
     try:
         for rule in (_check_contradictions, *RULES):
-            rule(config)
+            said += rule(config) or ()
     except UserError as error:
         raise UserError(f"{error}{_origins_of(config, str(error))}") from None
-    config.warnings += _without_effect(config)
+    warnings, notes = ([text for kind, text in said if kind == wanted] for wanted in (WARNING, NOTE))
+    return Remarks(warnings + _without_effect(config), notes)
 
 
 def _origins_of(config, message):
@@ -88,14 +104,14 @@ def _check_kind(config):
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
-            config.warnings.append("without --save the trained weights and metrics are not kept")
+            yield WARNING, "without --save the trained weights and metrics are not kept"
     named = config.eval_datasets or config.dataset_order or config.train_dataset
     if config.kind == EVAL and not (named or config.load or config.linear_eval):
         raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
     if config.kind == EVAL and config.wise_ft and not config.load:
         raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
     if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
-        config.warnings.append("--alpha has no effect without --wise-ft")
+        yield WARNING, "--alpha has no effect without --wise-ft"
     if config.kind == EVAL and "seen" in config.label_space and not config.load:
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
@@ -153,7 +169,7 @@ def _check_method(config):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
     if config.kind in TRAINING and config.trained:
         _check_kind_of_data(config)
-        _check_combination(config, config.method_row)
+        yield from _check_combination(config, config.method_row)
 
 
 def _check_kind_of_data(config):
@@ -195,7 +211,7 @@ def _check_combination(config, method):
     if texts_distilled and "text" not in trains.towers:
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
     if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
-        config.notes.append("neither --image-loss nor --text-loss is given: both are used")
+        yield NOTE, "neither --image-loss nor --text-loss is given: both are used"
     if config.lora and not trains.towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
     if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
@@ -242,7 +258,7 @@ def _check_splits(config):
     if config.split_file and (config.shots or config.val_fraction):
         raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
     if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
-        config.warnings.append("--shot-seed has no effect without --shots")
+        yield WARNING, "--shot-seed has no effect without --shots"
 
 
 def _check_rates(config):
@@ -256,8 +272,8 @@ def _check_rates(config):
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
             and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE:
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
-        config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
-                               "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+        yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
+                        "1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
 
 
 def _check_path(flag, path, is_name):

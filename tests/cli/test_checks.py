@@ -34,9 +34,7 @@ WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
 def checked(words):
-    config = parse(words.split())
-    checks.check(config)
-    return config
+    return checks.check(parse(words.split()))
 
 
 def word(flag):
@@ -214,7 +212,9 @@ def test_which_distillation_is_used_is_told(words, told):
 
 
 def test_a_rate_may_be_named_as_the_dataset_is_given():
-    assert checked(f"{TASK} --lr 1e-5,toy-colours=2e-5").lr["toy-colours"] == 2e-5
+    words = f"{TASK} --lr 1e-5,toy-colours=2e-5"
+    checked(words)
+    assert parse(words.split()).lr["toy-colours"] == 2e-5
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
 
 

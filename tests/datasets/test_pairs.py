@@ -247,6 +247,4 @@ def test_the_names_of_mod_x_s_architectures():
     "--eval-only --linear-eval ImageNet --linear-lr 0.3 --linear-wd 1e-6 --linear-epochs 100 --linear-batch-size 256 "
     "--save S"])
 def test_each_old_command_line_has_its_new_one(words):
-    config = parse(words.split())
-    check(config)
-    assert config.warnings == []
+    assert check(parse(words.split())).warnings == []
