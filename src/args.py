@@ -7,8 +7,10 @@ import argparse
 import difflib
 import os
 import shlex
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from src.cli.flags import FLAGS, GROUPS
 from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, TRAIN, TRAINING
@@ -22,14 +24,21 @@ from src.machine.files import named_paths
 from src.models import find_method
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
-    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default."""
+    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default.
 
-    values: dict
-    origins: dict
+    ``argv``: the words that gave them. Nobody changes one: what is said otherwise is a new Config.
+    """
+
+    values: Mapping
+    origins: Mapping
     kind: str = TRAIN
-    argv: list = field(default_factory=list)
+    argv: tuple = ()
+
+    def __post_init__(self):
+        for name in ("values", "origins"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __getattr__(self, key):
         try:
@@ -74,11 +83,6 @@ class Config:
         """Values that can change a result: what two runs must share to be the same."""
         return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.numbers}
 
-    def differences(self, before):
-        """Texts of the values that can change a result and are not those of ``before``, {flag key: plain value}."""
-        return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
-                for key, value in self.numbers().items() if before.get(key) != value]
-
     def plain(self):
         """All values as types that json knows."""
         return {key: _plain(value) for key, value in self.values.items()}
@@ -93,6 +97,12 @@ def trained_names(values):
         return () if name is None else names(name) if values["joint"] else (name,)
     except ValueError as error:
         raise UserError(f"--train-dataset {name}: {error}") from None
+
+
+def differences(numbers, before):
+    """Texts of the ``numbers`` {flag key: plain value} that are not those of ``before``, of the same form."""
+    return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
+            for key, value in numbers.items() if before.get(key) != value]
 
 
 def _plain(value):
@@ -182,7 +192,7 @@ def resolve(given, argv=()):
     if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
         values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
         origins |= {"model": "flag", "model_name": "default"}
-    return Config(*_with_phases(values, origins, kind), argv=list(argv))
+    return Config(*_with_phases(values, origins, kind), argv=tuple(argv))
 
 
 def _with_phases(values, origins, kind):
