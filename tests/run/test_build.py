@@ -128,7 +128,7 @@ def test_a_hook_gets_what_it_carried(monkeypatch):
     class Memory(Hooks):
         def load_carry(self, content):
             self.content = content
-    row = types.SimpleNamespace(build=lambda values: Memory())
+    row = types.SimpleNamespace(uses=(), build=lambda values: Memory())
     monkeypatch.setattr("src.args.find_method", lambda name, pairs=False: row)
     assert build.build_hooks(config().training, {"carry": {"Memory": {"a": 1}, "Other": {}}})[0].content == {"a": 1}
     assert build.build_hooks(config().training, {})[0].content == {}
