@@ -107,7 +107,7 @@ def test_defaults_and_origins():
         key: flag.default for key, flag in FLAGS.items() if key != "train_dataset"}
     assert {key for key, origin in config.origins.items() if origin == "flag"} == {"train_dataset", "seed"}
     assert config.given("seed") and not config.given("lr")
-    assert config.argv == ["--train-dataset", "DTD", "--seed", "42"]
+    assert config.argv == ("--train-dataset", "DTD", "--seed", "42")
     with pytest.raises(AttributeError, match="no_such_flag"):
         _ = config.no_such_flag
 
