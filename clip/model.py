@@ -345,7 +345,7 @@ class CLIP(nn.Module):
         return self.ln_final(x[texts.ends]) @ self.text_projection                     # (N, D)
 
     def _in_context(self, x, positions):
-        """Embeddings (..., T, W) of tokens at positions (T,) -> the same, those of positions 1 to M from ``context``."""
+        """Embeddings (..., T, W) of tokens at positions (T,) -> the same, but ``context`` at positions 1 to M."""
         rows = positions - 1
         learned = (rows >= 0) & (rows < len(self.context))                             # (T,)
         context = self.context[rows.clamp(0, len(self.context) - 1)].to(x.dtype)       # (T, W)

@@ -1,12 +1,12 @@
 """Modules of a method's own (experts, routers, prefixes, prompts) in the towers, for the time of a forward.
 
-They live beside the CLIP and never in it: outside of ``attached`` the CLIP is plain, so that copies, teachers, merges and
-checkpoints of it carry none of them. Where they go is for them to say, by a method ``places(model)`` that gives
+They live beside the CLIP and never in it: outside of ``attached`` the CLIP is plain, so that copies, teachers, merges
+and checkpoints of it carry none of them. Where they go is for them to say, by a method ``places(model)`` that gives
 ``(owner, seam, part)``:
 
 | owner | seam | the part | what it gives |
 |---|---|---|---|
-| a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of the block's input behind attention | added to the MLP's |
+| a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of what the MLP's norm is given | added to the MLP's |
 | a block's ``attn`` | ``beside`` | query, key, value (B, H, L, W/H) -> (B, H, L, W/H) | added to the heads' mix |
 | the CLIP | ``context`` | a tensor (M, W) | the embeddings of positions 1 to M of every text |
 """
@@ -44,8 +44,8 @@ def places_of(model, modules):
             owner = getattr(owner, "base_layer", owner)  # behind an adapter
             name, place = type(module).__name__, (id(owner), seam)
             if getattr(type(owner), seam, MISSING) is not None:
-                raise ValueError(f"{name}.places: {type(owner).__name__} has no seam {seam!r}; blocks and their attn have "
-                                 "'beside', the CLIP has 'context'")
+                raise ValueError(f"{name}.places: {type(owner).__name__} has no seam {seam!r}; blocks and their attn "
+                                 "have 'beside', the CLIP has 'context'")
             if place in taken:
                 raise ValueError(f"{name}.places: {seam!r} of a {type(owner).__name__} is taken by {taken[place]}; one "
                                  "part may call another")
