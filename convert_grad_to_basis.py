@@ -46,7 +46,7 @@ def convert(source, target, energy):
     import torch
 
     from src.machine.files import atomic_file
-    from src.models.gradients import as_basis, is_basis, read_file
+    from src.models.bases import as_basis, is_basis, read_file
     content = read_file(source, "--input")
     if is_basis(content):
         print(f"note: {source} is a basis already; its rows are made orthonormal again, --energy has no effect")

@@ -36,7 +36,8 @@ from src.models.finetune import ZSCL, Finetune
 from src.models.gradients import GradientTracker
 from src.models.icarl import ICaRL
 from src.models.modeling import frozen_copy, select_trainable
-from src.models.training import Settings, TrainingState, train
+from src.models.state import Settings, TrainingState
+from src.models.training import train
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = sorted({START_TOKEN, END_TOKEN} | {token for text in (*WORDS, *DTD, TEMPLATE) for token in encode(text)})

@@ -11,8 +11,9 @@ import torch
 from benchmarks.harness import compared, in_turns, summary
 from benchmarks.sizes import class_names, random_model
 from clip.loader import MEAN, STD
-from src.datasets.common import Task, evaluation_batches
+from src.datasets.common import Task
 from src.datasets.images import folder_split
+from src.datasets.loading import evaluation_batches
 from src.datasets.transforms import EvalTransform
 from src.machine.device import Device
 from src.models.evaluation import evaluate

@@ -3,10 +3,12 @@ where the text packages are replaced by ``benchmarks.gpu``."""
 
 import itertools
 
-from src.datasets.common import Batch, Split, Task
+from src.datasets.common import Split, Task
+from src.machine.batch import Batch
 from src.models.finetune import ZSCL, Finetune
 from src.models.modeling import frozen_copy, select_trainable, set_training
-from src.models.training import Settings, Step, TrainingState, build_optimizer, set_learning_rate
+from src.models.state import Settings, TrainingState
+from src.models.training import Step, build_optimizer, set_learning_rate
 
 TEMPLATE = "a photo of a {c}."
 

@@ -1,19 +1,24 @@
 """Tiny CLIPs, a tiny dataset and the state of a task, shared by the tests of training and evaluation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slow_zeroshot import NAMES
 from this_machine import THREADS
 from torch import nn
 
 from clip.model import CLIP
 from clip.tokenizer import END_TOKEN, START_TOKEN, encode
-from src.datasets.common import Batch, Split, Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
+from src.machine.batch import Batch
 from src.machine.device import Device
 from src.models.modeling import select_trainable
-from src.models.training import Settings, TrainingState
+from src.models.state import Settings, TrainingState
 
 torch.set_num_threads(THREADS)
 
@@ -157,3 +162,13 @@ def stream_of(device):
             images = [transform(split.image(row), seed_of(stream_seed, epoch, row)) for row in rows]
             yield device.batch(Batch(torch.stack(images), torch.tensor([split.labels[row] for row in rows])))
     return batches
+
+
+@pytest.fixture
+def three_tasks(task):
+    """Three tasks of which two pairs share a class name, each with templates of its own."""
+    tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
+             for number, (name, classnames) in enumerate(NAMES.items())}
+    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],
+                                      splits={"test": tests[name]})
+            for number, (name, classnames) in enumerate(NAMES.items())}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import convert_grad_to_basis
-from src.models.gradients import read_gradients
+from src.models.bases import read_gradients
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,8 @@ from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
 from src.models.hooks import Hooks
 from src.models.training import train
-from src.run.build import Datasets, build_device, build_hooks, build_state
+from src.run.build import build_device, build_hooks, build_state
+from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 
 STEPS, WARMUP, T, RATE = 10, 4, 2.0, 1e-3

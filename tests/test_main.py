@@ -1,8 +1,6 @@
 """The command line as a whole: bad input says one thing and writes nothing; one image is classified."""
 
 import re
-import subprocess
-import sys
 import urllib.error
 from pathlib import Path
 
@@ -10,14 +8,11 @@ import pytest
 import torch
 from cli_files import COLOURS, listing, picture, write_pictures
 
-from src import main
-
 pytest_plugins = ["cli_fixtures"]
 
 START = "--load {model} --iterations 1 --batch-size 4 --lr 1e-5 --workers 0 --save out"
 TASK = f"{START} --train-dataset {{colours}}"
 ZSCL = f"{TASK} --method ZSCL --ref-dataset {{tones}}"
-EMBEDDED = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy"
 SINGLE = "--load {model} --eval-only --eval-single {image}"
 CASES = {  # what makes it wrong: (command, what the message must hold)
     "nothing": ("", ["--train-dataset"]),
@@ -181,53 +176,6 @@ def test_help(cli, capsys, words, status):
     with pytest.raises(SystemExit) as caught:
         cli(words)
     assert caught.value.code == status and "--train-dataset" in capsys.readouterr().out
-
-
-# -- around a run ------------------------------------------------------------------------------------------------------
-
-
-def python(*words, **options):
-    return subprocess.Popen([sys.executable, *words], cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
-                            stdout=subprocess.PIPE, **options)
-
-
-@pytest.mark.parametrize("words", ["--list-datasets", EMBEDDED])
-def test_who_reads_the_output_ends_first(words):
-    process = python("-m", "src.main", *words.split())
-    process.stdout.close()
-    told = process.stderr.read()
-    assert process.wait(60) == 141 and told.splitlines()[-1] == "stopped: what reads the output has ended", told
-    assert "Traceback" not in told and "Exception" not in told
-
-
-def test_no_stdout_at_all():
-    process = subprocess.Popen(f"{sys.executable} -m src.main --list-datasets >&-", cwd=Path(__file__).parents[1],
-                               shell=True, stderr=subprocess.PIPE, text=True)
-    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
-
-
-def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, world, place, monkeypatch):
-    def broken(config):
-        raise BrokenPipeError("of a worker")
-    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
-    with pytest.raises(BrokenPipeError, match="of a worker"):
-        cli("--list-datasets")
-
-
-def test_a_python_without_the_packages():
-    done = python("-S", "-m", "src.main", *EMBEDDED.split())
-    out, told = done.communicate(timeout=60)
-    assert done.returncode == 2 and out == "" and "Traceback" not in told
-    assert f"error: the package torch is not installed for {sys.executable}; activate" in told
-
-
-@pytest.mark.parametrize("name", ["src.nothing", "src", "torch.nothing", None])
-def test_a_module_that_no_package_has_is_an_error_of_ours(cli, world, place, monkeypatch, name):
-    def broken(config):
-        raise ModuleNotFoundError("no module", name=name)
-    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
-    with pytest.raises(ModuleNotFoundError):
-        cli("--list-datasets")
 
 
 # -- one image ---------------------------------------------------------------------------------------------------------

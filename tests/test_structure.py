@@ -22,11 +22,13 @@ ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli"
 FLOORS = {
     "src.run": (("src.run.plan", "src.run.single", "src.run.chain"), ("src.run.task",), ("src.run.scoring",), ("*",)),
     "src.models": (("src.models",), ("*",), ("src.models.training",),
+                   ("src.models.state", "src.models.resuming", "src.models.guard"),
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
-                   ("src.models.evaluation",),
+                   ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
-                   ("src.models.helpers", "src.models.hooks")),
-    "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",), ("src.datasets.common",)),
+                   ("src.models.helpers", "src.models.hooks", "src.models.fingerprints")),
+    "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
+                     ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.sequence",)),
     "clip": (("clip",), ("clip.loader",), ("*",), ("clip.files",), ("clip.errors",)),
 }

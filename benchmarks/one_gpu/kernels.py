@@ -14,7 +14,7 @@ from benchmarks.one_gpu.setting import rows
 from benchmarks.one_gpu.steps import build, forward_row, furthest, sizes, step_row, with_l2
 from benchmarks.one_gpu.timing import first_call, timed
 from clip.model import QuickGELU
-from src.datasets.common import Batch
+from src.machine.batch import Batch
 from src.models.finetune import Finetune
 from src.models.modeling import image_features
 

@@ -5,10 +5,11 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
-import src.models.gradients as gradients
+import src.models.bases as arithmetic
 from benchmarks.one_gpu.setting import rows
 from benchmarks.one_gpu.steps import ogd, sizes, start_of
 from benchmarks.one_gpu.timing import timed
+from src.models.gradients import tracked_parameters
 
 ROWS = 10  # a tensor
 BF16 = torch.bfloat16
@@ -17,13 +18,13 @@ BF16 = torch.bfloat16
 def whole(values, bases):
     """One product for all values of a tensor, as it was before they were cut into pieces."""
     rest = values[:, None]
-    for _ in range(gradients.PASSES):
+    for _ in range(arithmetic.PASSES):
         rest.baddbmm_(torch.bmm(rest, bases.mT), bases, alpha=-1)
 
 
 def products(values, bases):
     """Multiply and add up without a matrix product; a copy of the bases is made each time."""
-    for _ in range(gradients.PASSES):
+    for _ in range(arithmetic.PASSES):
         parts = (bases * values[:, None]).sum(2, keepdim=True)                           # (n, k, 1)
         values -= (bases * parts).sum(1)
 
@@ -31,9 +32,9 @@ def products(values, bases):
 def half_sums_first(values, bases):
     """Pieces for the sums, one product a tensor to take them away."""
     n, k, count = bases.shape
-    c = gradients.piece_count(count)
+    c = arithmetic.piece_count(count)
     pieces = bases.unflatten(2, (c, -1)).transpose(1, 2).reshape(n * c, k, -1)
-    for _ in range(gradients.PASSES):
+    for _ in range(arithmetic.PASSES):
         sums = torch.bmm(values.view(n * c, 1, -1), pieces.mT)
         values[:, None].baddbmm_(sums.view(n, c, 1, k).sum(1), bases, alpha=-1)
 
@@ -45,25 +46,25 @@ def by_triton(values, bases):
 
 
 @contextlib.contextmanager
-def lengths(piece=gradients.PIECE, stack=gradients.STACK):
+def lengths(piece=arithmetic.PIECE, stack=arithmetic.STACK):
     """Set the least length of a piece and the bytes of a stack."""
-    before = gradients.PIECE, gradients.STACK
-    gradients.PIECE, gradients.STACK = piece, stack
-    gradients.piece_count.cache_clear()
+    before = arithmetic.PIECE, arithmetic.STACK
+    arithmetic.PIECE, arithmetic.STACK = piece, stack
+    arithmetic.piece_count.cache_clear()
     try:
         yield
     finally:
-        gradients.PIECE, gradients.STACK = before
-        gradients.piece_count.cache_clear()
+        arithmetic.PIECE, arithmetic.STACK = before
+        arithmetic.piece_count.cache_clear()
 
 
 WAYS = {  # name: (function, type of the bases, least piece, bytes of a stack, whether a stack has the order (k, n, N))
     "whole products, as before": (whole, torch.float32, 2 ** 12, 2 ** 28, False),
-    "pieces of 4096": (gradients.project_batched, torch.float32, 2 ** 12, 2 ** 28, True),
-    "pieces of 1024": (gradients.project_batched, torch.float32, 2 ** 10, 2 ** 28, True),
-    "pieces of 16384": (gradients.project_batched, torch.float32, 2 ** 14, 2 ** 28, True),
-    "pieces of 65536": (gradients.project_batched, torch.float32, 2 ** 16, 2 ** 28, True),
-    "pieces of 4096, stacks of 1 GiB": (gradients.project_batched, torch.float32, 2 ** 12, 2 ** 30, True),
+    "pieces of 4096": (arithmetic.project_batched, torch.float32, 2 ** 12, 2 ** 28, True),
+    "pieces of 1024": (arithmetic.project_batched, torch.float32, 2 ** 10, 2 ** 28, True),
+    "pieces of 16384": (arithmetic.project_batched, torch.float32, 2 ** 14, 2 ** 28, True),
+    "pieces of 65536": (arithmetic.project_batched, torch.float32, 2 ** 16, 2 ** 28, True),
+    "pieces of 4096, stacks of 1 GiB": (arithmetic.project_batched, torch.float32, 2 ** 12, 2 ** 30, True),
     "sums in pieces, the rest whole": (half_sums_first, torch.float32, 2 ** 12, 2 ** 28, True),
     "no matrix product": (products, torch.float32, 2 ** 12, 2 ** 28, True),
     "Triton": (by_triton, torch.float32, 2 ** 12, 2 ** 28, True),
@@ -97,7 +98,7 @@ def way_row(setting, way, kind, piece, stack, in_order):
         def work():
             for values, bases in stacks:
                 way(values, bases)
-        with gradients.no_tf32():
+        with arithmetic.no_tf32():
             apart = difference(way, *stacks[0])
             figures = timed(setting, work, 10)
     return {"differs": apart, "stacks": len(stacks), "basis_bytes": sum(bases.nbytes for _, bases in stacks), **figures}
@@ -105,9 +106,9 @@ def way_row(setting, way, kind, piece, stack, in_order):
 
 def stack_shapes(setting):
     """[(n, k, N)] of the stacks of every tracked tensor."""
-    tracked = gradients.tracked_parameters(start_of(sizes(setting)["model"]))
+    tracked = tracked_parameters(start_of(sizes(setting)["model"]))
     shapes = {name: (ROWS, value.numel()) for name, value in tracked.items()}
-    return [(len(names), *shapes[names[0]]) for names in gradients.alike(shapes, torch.float32.itemsize)]
+    return [(len(names), *shapes[names[0]]) for names in arithmetic.alike(shapes, torch.float32.itemsize)]
 
 
 def drawn(setting, shape, kind, in_order):

@@ -20,9 +20,9 @@ from src.datasets.rows import (
     parse_records,
     part_of,
     read_table,
-    read_text,
     split_of,
 )
+from src.datasets.texts import read_text
 from src.errors import UserError
 from src.machine.files import parse_json
 

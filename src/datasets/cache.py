@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets.common import evaluation_batches
+from src.datasets.loading import evaluation_batches
 from src.errors import UserError
 
 FOLDER = "cache"  # under --data-location

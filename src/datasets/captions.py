@@ -9,11 +9,11 @@ import os
 from pathlib import Path, PurePosixPath
 
 from src.datasets.annotations import finds, placed, read_captions
-from src.datasets.common import Split, Task, own_path
+from src.datasets.common import Split, Task, missing, own_path
 from src.datasets.folder import place_of
-from src.datasets.imagenet import missing
 from src.datasets.images import read_image, read_upright
-from src.datasets.rows import SPLITS, Places, leave_out
+from src.datasets.places import Places, leave_out
+from src.datasets.rows import SPLITS
 from src.errors import UserError
 
 YEARS = ("2014", "2017")  # of COCO's official annotations, in the order in which they are looked for

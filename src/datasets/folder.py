@@ -6,9 +6,10 @@ import re
 import unicodedata
 from collections import Counter
 
-from src.datasets.common import Task, balanced_halves, file_split, own_path, some
+from src.datasets.common import Task, file_split, own_path, some
 from src.datasets.images import read_upright
 from src.datasets.listing import listing_of, oddities, summary
+from src.datasets.seeds import balanced_halves
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
 from src.machine.files import read_lines

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from clip.tokenizer import open_clip_file
-from src.datasets.common import Task
+from src.datasets.common import Task, missing
 from src.datasets.images import class_folders, folder_split
 from src.errors import UserError
 
@@ -69,12 +69,6 @@ def _listed(name, folder, classes, root):
         raise UserError(f"{name}: {folder} has {len(folders)} class folders, not {classes}; see section {name} of "
                         "datasets.md")
     return folder_split(folder, folders)
-
-
-def missing(name, path, root):
-    """The error for a dataset that has to be fetched by hand."""
-    return UserError(f"{name} is not at {path} (--data-location {root}) and must be fetched by hand; "
-                     f"see section {name} of datasets.md")
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from src.datasets.common import Task
-from src.datasets.imagenet import missing, prompts
+from src.datasets.common import Task, missing
+from src.datasets.imagenet import prompts
 from src.datasets.images import folder_split, open_image
 from src.errors import UserError
 from src.machine.files import read_json

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from src.datasets.common import Split, Task, balanced_halves, order_of_epoch, seed_of
+from src.datasets.common import Split, Task
+from src.datasets.seeds import balanced_halves, order_of_epoch, seed_of
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE, stored_lists
 from src.errors import UserError
 

@@ -4,12 +4,10 @@ Encoding, byte order mark, separator and quoting are detected, column names are 
 two ways, or in none, is a UserError with the columns and lines in question.
 """
 
-import codecs
 import csv
 import io
 import itertools
 import json
-import os
 import re
 import reprlib
 import unicodedata
@@ -30,7 +28,6 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data_set")
 PARTS = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
          "eval": "val", "evaluation": "val", "dev": "val", "test": "test", "testing": "test"}
 SPLITS = ("train", "val", "test")
-MOST_FAULTY = 0.01  # share of the rows that may lack their image before the table is refused
 SHOWN = 8           # column names in a message
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -38,17 +35,6 @@ STATED = re.compile(r"sep=(.)\s*")  # a first line that spreadsheets write
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 DOUBLED, ESCAPED, BARE = ({"doublequote": True}, {"doublequote": False, "escapechar": "\\"},
                           {"quoting": csv.QUOTE_NONE})
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-SHARDS = ("shards of WebDataset (.tar) are not read: unpack them (tar xf 00000.tar -C images) and list the images with "
-          "their captions in a csv; section Your own pictures of datasets.md has the steps")
-NO_TABLES = ((0, b"PK\x03\x04", "is a spreadsheet or a zip archive: save the sheet as csv, or unpack it"),
-             (0, b"\xd0\xcf\x11\xe0", "is a spreadsheet: save the sheet as csv"),
-             (0, b"PAR1", "is a parquet file: write it as csv, as pandas.read_parquet(FILE).to_csv(NEW) does"),
-             (0, b"ARROW1", "is an arrow file: write it as csv"), (0, b"\x1f\x8b", "is compressed: unpack it first"),
-             (0, b"BZh", "is compressed: unpack it first"), (0, b"\xfd7zXZ", "is compressed: unpack it first"),
-             (0, b"version https://git-lfs", "is a pointer of Git LFS: fetch the table by git lfs pull"),
-             (257, b"ustar", f"is a tar archive: {SHARDS}"))
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of what may be half of a character, as texts cut within an emoji hold
 HALF = re.compile("[\ud800-\udfff]")             # for which no encoding exists
 MISSING = frozenset({"nan", "NaN", "None", "null", "<NA>", "N/A", "n/a", "#N/A"})  # what programs write for nothing
@@ -74,51 +60,6 @@ class Table:
     def of(self, row, kind):
         """The cell of a row; None where the table has no such column."""
         return row.cells.get(self.columns[kind]) if kind in self.columns else None
-
-
-# -- files -> text ---------------------------------------------------------------------------------------------------
-
-
-def read_text(name, path, wanted):
-    """The text of a file, without a byte order mark. ``wanted``: what to give instead, for a file that is not there."""
-    if ".tar" in path.name and not path.name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt")):
-        raise UserError(f"{name}: {SHARDS}")
-    if not os.path.isfile(path):
-        raise UserError(f"{name}: no such file: {path}; give {wanted}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{name}: {path} cannot be read ({error.strerror or error})") from None
-    for place, magic, what in NO_TABLES:
-        if content.startswith(magic, place):
-            raise UserError(f"{name}: {path} {what}")
-    return _decoded(name, path, content)
-
-
-def _decoded(name, path, content):
-    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None) or _unmarked(content)
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        named = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
-        raise UserError(
-            f"{name}: {path} cannot be read as {named} text (line {line} holds the byte 0x{content[error.start]:02x}); "
-            "if it is text in another encoding, such as Windows-1252 or GBK, save it as UTF-8") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{name}: {path} cannot be read as text (line {line} holds NUL); repair it")
-    return text
-
-
-def _unmarked(content):
-    """Return the encoding of bytes without a mark: UTF-16 shows by the zero bytes of the first column name."""
-    first = content[:8]
-    if len(first) == 8 and not any(first[1::2]) and all(first[::2]):
-        return "utf-16-le"
-    if len(first) == 8 and not any(first[::2]) and all(first[1::2]):
-        return "utf-16-be"
-    return "utf-8"
 
 
 # -- text -> rows ----------------------------------------------------------------------------------------------------
@@ -401,41 +342,3 @@ def split_of(name, path, table, row):
 
 def _shown(columns):
     return some((str(column) or "(without a name)" for column in columns), SHOWN)
-
-
-# -- images ----------------------------------------------------------------------------------------------------------
-
-
-class Places:
-    """Where the images of a table lie; each is looked for once."""
-
-    def __init__(self, folder):
-        self.folder, self._known = folder, {}
-
-    def find(self, file):
-        """The path of an image relative to the folder as it is spelled there, or None. Backslashes and another Unicode
-        normalisation are understood."""
-        spellings = (file, unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file),
-                     file.replace("\\", "/"))
-        return next((spelled for spelled in dict.fromkeys(spellings) if self._is_file(spelled)), None)
-
-    def _is_file(self, file):
-        if file not in self._known:
-            self._known[file] = os.path.isfile(self.folder / file)
-        return self._known[file]
-
-
-def leave_out(name, path, faults, count, skip):
-    """Print a note of the rows that cannot be used. -> [its sentence]
-
-    ``faults``: (place, what is wrong) of each, of ``count`` rows.
-    Raises UserError where they are more than 1 % of the rows, unless ``skip`` (--skip-bad-images).
-    """
-    if not faults:
-        return []
-    place, what = faults[0]
-    text = f"{name}: {len(faults)} of {count} rows of {path} cannot be used; the first is {place}: {what}"
-    if len(faults) > MOST_FAULTY * count and not skip:
-        raise UserError(f"{text}; repair the table, or leave such rows out by --skip-bad-images")
-    print(f"note: {text}; they are left out")
-    return [text]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets.common import balanced_halves, order_of_epoch, seed_of, shuffled_classes
+from src.datasets.seeds import balanced_halves, order_of_epoch, seed_of, shuffled_classes
 from src.errors import UserError
 from src.machine.files import atomic_file, may_write, read_json
 

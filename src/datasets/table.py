@@ -7,17 +7,9 @@ from pathlib import PurePosixPath
 from src.datasets.common import Task, file_split, own_path
 from src.datasets.folder import place_of, stored_halves
 from src.datasets.images import read_upright
-from src.datasets.rows import (
-    IMAGE_COLUMNS,
-    LABEL_COLUMNS,
-    MISSING,
-    SPLITS,
-    Places,
-    leave_out,
-    read_table,
-    read_text,
-    split_of,
-)
+from src.datasets.places import Places, leave_out
+from src.datasets.rows import IMAGE_COLUMNS, LABEL_COLUMNS, MISSING, SPLITS, read_table, split_of
+from src.datasets.texts import read_text
 from src.errors import UserError
 from src.templates.collections import SIMPLE
 

@@ -9,8 +9,8 @@ import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.datasets.common import Task, file_split
-from src.datasets.imagenet import missing, prompts
+from src.datasets.common import Task, file_split, missing
+from src.datasets.imagenet import prompts
 from src.datasets.images import read_image
 from src.errors import UserError
 from src.machine.files import read_json

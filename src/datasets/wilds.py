@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from src.datasets.common import Task, file_split
-from src.datasets.imagenet import missing
+from src.datasets.common import Task, file_split, missing
 from src.datasets.images import read_image
 from src.errors import UserError
 from src.templates.collections import FMOW, IWILDCAM

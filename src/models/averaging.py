@@ -4,7 +4,7 @@ An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch no
 sees, what is saved and what the next task starts from. With adapters, averages and merges act on the merged weights.
 """
 
-from src.models.evaluation import zeroshot_head
+from src.models.classifiers import zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.hooks import Hooks
 from src.models.lora_injection import plain_weights

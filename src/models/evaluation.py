@@ -1,28 +1,23 @@
-"""Zero-shot classification: classifier weights, accuracy, one image."""
+"""Accuracy on class data: one pass over the images, several label spaces, every prediction; and single images."""
 
-import contextlib
-import functools
-import hashlib
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import Split, Task, balanced_subset, evaluation_batches, fill, joined_evaluation_batches
+from src.datasets.common import Split, Task
+from src.datasets.loading import joined_evaluation_batches
+from src.datasets.seeds import balanced_subset
 from src.datasets.transforms import EvalTransform
-from src.errors import UserError
 from src.machine.distributed import World
-from src.models.helpers import similarity, top_k_hits
-from src.models.modeling import ClassificationHead, ImageEncoder, constant_text_features, image_features, tokens_of
+from src.models.classifiers import classifier
+from src.models.features import encode_split, uncounted
+from src.models.helpers import top_k_hits
+from src.models.modeling import image_features, in_eval_mode
 
 SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
-WITHOUT_TEXT = ("visual.", "head.", "logit_scale")  # of a CLIP: what no text feature depends on
-CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor that are summed at a time; a CPU keeps fewer in its cache
-WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a value's bits as integers, by its bytes
 
 
 @dataclass(frozen=True)
@@ -51,188 +46,6 @@ def mean_per_class(hits, support):
     """Hits and images of each class -> the mean of the classes' own accuracies in percent, of those with images."""
     shares = [right / images for right, images in zip(hits, support, strict=True) if images]
     return 100 * sum(shares) / len(shares)
-
-
-@contextlib.contextmanager
-def in_eval_mode(model):
-    """All modules in eval mode, uncompiled; afterwards each one's flag is as it was."""
-    was_training = [module for module in model.modules() if module.training]
-    compiled = any(module._compiled_call_impl for module in model.modules())
-    model.eval()
-    try:
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            yield
-    finally:
-        for module in was_training:
-            module.training = True
-
-
-@torch.no_grad()
-def zeroshot_weights(model, classnames, templates):
-    """Classifier of C classes from T templates -> (D, C), columns of length 1 (Radford et al., 2021, section 3.1.4).
-
-    All prompts are encoded in few length-sorted batches; normalised, averaged over templates, normalised.
-    """
-    prompts = [fill(template, name) for name in classnames for template in templates]
-    features = constant_text_features(model, tokens_of(model, prompts))             # (C * T, D)
-    means = features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)    # (C, D)
-    return F.normalize(means, dim=-1).T
-
-
-@dataclass
-class Classifier:
-    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``,
-    whose ``weights`` are its own over s."""
-
-    classnames: Sequence[str]
-    weights: torch.Tensor
-    head: ClassificationHead | None = None
-
-    def __call__(self, features, scale):
-        """(B, D) -> (B, C)"""
-        return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
-
-
-def other_classes(history, file, classnames):
-    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes; None if the
-    checkpoint's ``history`` names the same classes in the same order.
-
-    Files are called by the last word of a path, which two datasets may share.
-    """
-    known = next((entry["classnames"] for entry in reversed(history)
-                  if entry.get("dataset") == file and "classnames" in entry), None)
-    if known is None:
-        return "the checkpoint does not say which classes it was trained on"
-    pairs = enumerate(itertools.zip_longest(known, classnames), start=1)
-    for number, (there, here) in pairs:
-        if there != here:
-            return (f"it was trained on other classes or another order (number {number} of {len(known)} is {there!r} "
-                    f"there, {here!r} here)")
-    return None
-
-
-def require_head_fits(head, task, width):
-    """Refuse a packed head (C, D + 1) that was trained on another number of classes than a task has."""
-    if head.shape != (len(task.classnames), width + 1):
-        raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
-                        f"{(len(task.classnames), width + 1)}")
-
-
-@torch.no_grad()
-def classifier(model, task, device, head=None):
-    """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
-    if head is not None:
-        require_head_fits(head, task, model.text_projection.shape[1])
-        head = ClassificationHead.unpacked(head, model.logit_scale)
-        return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
-    with in_eval_mode(model), device.autocast():
-        return Classifier(task.classnames, zeroshot_weights(model, task.classnames, task.templates))
-
-
-class ZeroshotClassifiers:
-    """Classifiers kept as long as the text tower that made them is the same, bit for bit; those of another one take
-    their place."""
-
-    def __init__(self, device):
-        self.device, self._tower, self._kept = device, None, {}
-
-    def __call__(self, model, tasks):
-        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet."""
-        if tasks:
-            self._forget_others((text_fingerprint(model), self.device.autocast_type))
-        return {name: self._of(model, task) for name, task in tasks.items()}
-
-    def _forget_others(self, tower):
-        if tower != self._tower:
-            self._tower, self._kept = tower, {}
-
-    def _of(self, model, task):
-        prompts = tuple(task.classnames), tuple(task.templates)
-        if prompts not in self._kept:
-            self._kept[prompts] = classifier(model, task, self.device)
-        return self._kept[prompts]
-
-
-def text_fingerprint(model):
-    """A digest of all that a model's text features depend on: architecture and the bits of every tensor."""
-    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    return fingerprint([(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)],
-                       repr(model.architecture))
-
-
-@torch.no_grad()
-def fingerprint(named, more=""):
-    """[(name, tensor)], all on one device, and a text -> a digest in hex.
-
-    Of each chunk of a tensor's bits, words w_i of 32, counts sum_i m_i w_i modulo 2^64 with random odd m_i: no change
-    of one word keeps it, and a change of several does with probability 2^-32 at most. The sums are made where the
-    tensors are, and the host waits once, for all of them.
-    """
-    digest, sums = hashlib.blake2b(more.encode(), digest_size=16), []
-    for name, tensor in named:
-        digest.update(repr((name, tensor.dtype, tuple(tensor.shape), tensor.device)).encode())
-        multipliers = _multipliers(tensor.device)
-        words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
-        sums += [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
-    digest.update(repr(torch.stack(sums).tolist()).encode())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _multipliers(device):
-    """Odd 64-bit integers, one a word of a chunk, the same in every process."""
-    count = CHUNK_OF_CPU if device.type == "cpu" else CHUNK
-    drawn = torch.randint(-2 ** 63, 2 ** 63 - 1, (count,), generator=torch.Generator().manual_seed(0))
-    return (drawn | 1).to(device)
-
-
-@torch.no_grad()
-def head_of(built, model):
-    """The ClassificationHead that scores as a model's zero-shot Classifier does: weight s * text features, bias 0."""
-    weights = built.weights.T                                                        # (C, D)
-    return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
-
-
-def zeroshot_head(model, task, device):
-    """``head_of`` a task's zero-shot classifier."""
-    return head_of(classifier(model, task, device), model)
-
-
-def uncounted(name, images, batches):
-    """The Batches themselves, of a dataset of which ``images`` are scored here. In its place ``Progress.counted`` shows
-    how far they are."""
-    return batches
-
-
-@torch.no_grad()
-def encode_split(model, split, device, batch_size=128, workers=0, world=None, counted=uncounted, name=""):
-    """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
-    (N, D) L2-normalised). Processes share the images, and each has all features. ``counted``: see ``uncounted``."""
-    world = world or World()
-    if world.size > 1:
-        return _encode_together(model, split, device, batch_size, workers, world, counted, name)
-    encoder, positions, features = ImageEncoder(model), [], []
-    numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
-    with in_eval_mode(model), device.autocast():
-        batches = evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers)
-        for batch in counted(name, len(split), device.batches(batches)):
-            positions.append(batch.labels)
-            features.append(encoder(batch.images))
-    return torch.cat(positions).tolist(), torch.cat(features)
-
-
-def _encode_together(model, split, device, batch_size, workers, world, counted, name):
-    """``encode_split`` by several processes, each of which puts its rows into a table of zeros and sums."""
-    like = model.logit_scale
-    features = like.new_zeros(len(split), model.text_projection.shape[1])                   # (N, D)
-    found = torch.zeros(len(split), dtype=torch.long, device=like.device)
-    own = range(world.rank, len(split), world.size)
-    if own:
-        places, rows = encode_split(model, split.subset(own), device, batch_size, workers, None, counted, name)
-        places = torch.tensor(places, device=like.device) * world.size + world.rank
-        features[places], found[places] = rows, 1
-    places = world.sum(found).nonzero()[:, 0]
-    return places.tolist(), world.sum(features)[places]
 
 
 def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from src.datasets.common import order_of_epoch, seed_of
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.models.helpers import distillation, image_pairs, interpolate_, similarity, teacher_entropy
 from src.models.hooks import Hooks
 from src.models.modeling import (

@@ -3,9 +3,11 @@
 import torch
 
 from src.datasets import stem
-from src.datasets.common import Split, seed_of
+from src.datasets.common import Split
+from src.datasets.seeds import seed_of
 from src.errors import UserError
-from src.models.evaluation import encode_split, other_classes
+from src.models.classifiers import other_classes
+from src.models.features import encode_split
 from src.models.finetune import ClassesOfTasks, Distill, Finetune, Prompts, Reference
 from src.models.modeling import ClassificationHead, tokens_of
 

@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.cache import as_it_is
-from src.datasets.common import Split, balanced_subset, evaluation_batches, order_of_epoch, seed_of
+from src.datasets.common import Split
+from src.datasets.loading import evaluation_batches
+from src.datasets.seeds import balanced_subset, order_of_epoch, seed_of
 from src.datasets.transforms import AugmentTransform, MarginTransform
 from src.errors import UserError
 from src.machine.distributed import World
-from src.models.evaluation import Scores, in_eval_mode, mean_per_class
+from src.models.evaluation import Scores, mean_per_class
 from src.models.helpers import learning_rate, top_k_hits
-from src.models.modeling import ClassificationHead
+from src.models.modeling import ClassificationHead, in_eval_mode
 
 UNSEEN = -1  # the label of an image that could not be decoded
 

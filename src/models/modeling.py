@@ -1,5 +1,6 @@
 """What is trained, and features of many texts."""
 
+import contextlib
 import copy
 import sys
 
@@ -12,7 +13,7 @@ import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
 from clip.packing import PackedTexts
 from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
-from src.datasets.common import seed_of
+from src.datasets.seeds import seed_of
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER,
@@ -188,3 +189,17 @@ def constant_text_features(model, tokens, batch_size=256):
     order = ends.argsort()
     features = [text_features(model, tokens[rows, :int(ends[rows[-1]]) + 1]) for rows in order.split(batch_size)]
     return torch.cat(features)[order.argsort()]
+
+
+@contextlib.contextmanager
+def in_eval_mode(model):
+    """All modules in eval mode, uncompiled; afterwards each one's flag is as it was."""
+    was_training = [module for module in model.modules() if module.training]
+    compiled = any(module._compiled_call_impl for module in model.modules())
+    model.eval()
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+    finally:
+        for module in was_training:
+            module.training = True

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from src.errors import UserError
-from src.models.evaluation import encode_split, in_eval_mode, uncounted
+from src.models.features import encode_split, uncounted
 from src.models.helpers import similarity
-from src.models.modeling import constant_text_features, tokens_of
+from src.models.modeling import constant_text_features, in_eval_mode, tokens_of
 
 RECALLS = (1, 5, 10)
 FOLD = 1000

@@ -6,6 +6,7 @@ ORANGE_BLUE = ("#a84a00", "#e58a2e", "#f8d3a5", "#f7f7f5", "#b5d4ec", "#4d97cc",
 ORANGE_BLUE_NIGHT = ("#ffb870", "#c8721f", "#6b3c10", "#20262c", "#16466e", "#2f86c0", "#a9d5fa")
 LINES = {"first": "#1c6bb0", "second": "#1a8a66", "zero_shot": "#b8550b"}
 RUNS = ("#1c6bb0", "#d9730d", "#1a8a66", "#a6428f", "#6b5ecf", "#8a6d1a", "#2f9fb5", "#b3261e")
+INK, GREY, TRACK, FIRST, OTHERS = "#1f2933", "#6b7785", "#edf0f3", "#2f6db5", "#9dbbdd"  # of the bars of one image
 LEVELS = 20  # a heat map on the page has this many steps
 
 

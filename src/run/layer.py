@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 import torch
 
-from src.models.evaluation import Scores, fingerprint
+from src.models.evaluation import Scores
+from src.models.fingerprints import fingerprint
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 from src.store.resume import NOT_SHARED, ResumePoints, refuse_other_configuration, refuse_other_inputs
 

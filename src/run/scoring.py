@@ -5,26 +5,18 @@ from dataclasses import asdict
 from clip import loader
 from src.cli.kinds import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import balanced_subset
 from src.datasets.pairs import JOINT
+from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
-from src.models.evaluation import (
-    SUBSET_SEED,
-    Scores,
-    ZeroshotClassifiers,
-    classifier,
-    evaluate_each,
-    head_of,
-    other_classes,
-    require_head_fits,
-)
+from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
+from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
-from src.models.training import TrainingState
+from src.models.state import TrainingState
 from src.report.sequence import RETRIEVAL
 from src.run.build import build_scorer, worker_count
 from src.run.layer import KeptLayer

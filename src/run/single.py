@@ -14,7 +14,9 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
-from src.models.evaluation import classify_split, other_classes
+from src.models.classifiers import other_classes
+from src.models.evaluation import classify_split
+from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, worker_count
@@ -26,7 +28,6 @@ NAMED = 5  # class names in a note
 SIDE = 640  # pixels that a picture shows of an image
 IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-INK, GREY, TRACK, FIRST, OTHERS = "#1f2933", "#6b7785", "#edf0f3", "#2f6db5", "#9dbbdd"
 
 
 def classify(config):

@@ -8,7 +8,7 @@ import time
 from clip import loader
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.common import require_shares, steps_per_epoch
+from src.datasets.loading import require_shares, steps_per_epoch
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Interrupted, Signals
@@ -21,15 +21,8 @@ from src.report.page import write_report
 from src.report.sequence import RETRIEVAL, summarise_retrieval
 from src.report.sequence import summarise as summarise_accuracy
 from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
-from src.run.build import (
-    Datasets,
-    build_device,
-    build_hooks,
-    build_settings,
-    build_state,
-    dataset_of,
-    silent_choices,
-)
+from src.run.build import build_device, build_hooks, build_settings, build_state, silent_choices
+from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
 from src.run.weights import ZeroshotOpener, model_name, score_as_trained

@@ -16,10 +16,10 @@ from clip.errors import LoadError
 from clip.files import hub
 from clip.files.adapters import AdapterAlone
 from clip.model import CLIP
-from src.datasets.common import seed_of
+from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.models.evaluation import fingerprint
+from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
 

@@ -12,7 +12,7 @@ from clip.files.archive import read
 from clip.loader import FORMAT
 from src.errors import UserError
 from src.machine.files import atomic_file
-from src.models.evaluation import other_classes
+from src.models.classifiers import other_classes
 
 # Behind the zip archive, where torch.load overlooks it: `head -c -88 FILE | sha256sum` gives the same.
 SEAL = "\nclip-continual sha256 {}\n"

@@ -9,12 +9,12 @@ import time
 import torch
 
 from src.cli.values import interval
-from src.datasets.common import rest_of_epoch
+from src.datasets.loading import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
-from src.models.evaluation import fingerprint
-from src.models.training import drawn_by_process, state_of_run
+from src.models.fingerprints import fingerprint
+from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
 NOT_SHARED = ("--save {folder}: the processes do not see the same files there and would not go on together; give a "

@@ -51,7 +51,7 @@ def test_the_command_measures_two_processes_and_plots(tmp_path, capsys):
 
 
 def test_bases_and_memories_are_those_of_so_many_tasks(tmp_path):
-    from src.models.gradients import read_gradients
+    from src.models.bases import read_gradients
     rows = [sum(len(entry["basis"]) for entry in read_gradients(path).values())
             for path in curves.chained_bases(SIZE, 3, tmp_path)]
     assert 0 < rows[0] < rows[1] < rows[2]

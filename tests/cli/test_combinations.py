@@ -12,7 +12,8 @@ from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS
 from src.models.training import train
-from src.run.build import Datasets, build_device, build_hooks, build_state
+from src.run.build import build_device, build_hooks, build_state
+from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 from src.store.checkpoint import finished_checkpoint
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from src.datasets import cache, open_task
 from src.datasets.cache import as_it_is, cached_split
-from src.datasets.common import Split, Task, evaluation_batches
+from src.datasets.common import Split, Task
 from src.datasets.images import class_folders, folder_split
+from src.datasets.loading import evaluation_batches
 from src.datasets.splits import with_classes
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError

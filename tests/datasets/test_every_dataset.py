@@ -10,8 +10,8 @@ import pytest
 from dataset_files import CALTECH, WRITERS, label_of, put, wnid, write_dtd
 
 from src.datasets import DATASETS, list_datasets, open_task
-from src.datasets.common import evaluation_batches, training_batches
 from src.datasets.imagenet import CLASSES_A, CLASSES_R, class_names
+from src.datasets.loading import evaluation_batches, training_batches
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 

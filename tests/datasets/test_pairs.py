@@ -12,7 +12,7 @@ from src.args import parse
 from src.cli.checks import check
 from src.datasets.pairs import boundaries, joined, joint_task, with_all_captions, with_phase
 from src.errors import UserError
-from src.run.build import Datasets
+from src.run.datasets import Datasets
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -1,9 +1,9 @@
 """What a table of a user's is made of: encoding, separator, quoting, the names of its columns."""
 
 import pytest
-from dataset_files import put
 
-from src.datasets.rows import MOST_FAULTY, Places, column_key, leave_out, part_of, read_table, read_text, split_of
+from src.datasets.rows import column_key, part_of, read_table, split_of
+from src.datasets.texts import read_text
 from src.errors import UserError
 
 WANTED = {"image": ("image", "file_name"), "caption": ("caption", "text")}
@@ -163,21 +163,3 @@ def test_lines_of_json_under_another_ending(read):
 def test_names_of_parts():
     assert [part_of(name) for name in ("Train", " training ", "VALID", "dev", "Testing", "restval", "x", None, 1)] == [
         "train", "train", "val", "val", "test", "train", None, None, None]
-
-
-def test_images_are_found_as_they_are_spelled_there(tmp_path):
-    put(tmp_path / "a" / "caf\u00e9.png", 0)
-    places = Places(tmp_path)
-    for spelled in ("a/caf\u00e9.png", "a/cafe\u0301.png", "a\\caf\u00e9.png"):
-        assert places.find(spelled) == "a/caf\u00e9.png"
-    assert places.find("a") is None and places.find("a/b.png") is None and places.find("a\0b") is None
-
-
-def test_one_row_in_a_hundred_may_lack_its_image(capsys):
-    faults = [("line 7", "x.png is not there")]
-    assert MOST_FAULTY == 0.01
-    sentence, = leave_out("csv:a", "a.csv", faults, 100, False)
-    assert "1 of 100 rows of a.csv" in sentence and "line 7: x.png" in capsys.readouterr().out
-    with pytest.raises(UserError, match="1 of 99 rows .*line 7: x.png .*--skip-bad-images"):
-        leave_out("csv:a", "a.csv", faults, 99, False)
-    assert leave_out("csv:a", "a.csv", faults, 2, True) and leave_out("csv:a", "a.csv", [], 2, False) == []

@@ -12,7 +12,8 @@ from cli_files import BATCH, COLOURS, RATE, lines, listing, read_json, rows, sam
 from dataset_files import label_of, write_caltech, write_dtd, write_eurosat, write_sun
 
 from src.datasets import open_task
-from src.datasets.common import Split, Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.datasets.splits import (
     random_halves,
     stored_lists,

@@ -12,8 +12,8 @@ from torchvision.transforms import Normalize
 
 from clip.loader import MEAN, STD
 from clip.model import CLIP
-from src.datasets.common import Batch
 from src.errors import UserError
+from src.machine.batch import Batch
 from src.machine.device import Device
 
 

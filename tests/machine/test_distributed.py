@@ -17,16 +17,12 @@ from cli_files import BATCH, listing, read_json, rows, weights
 from this_machine import THREADS, python_path
 
 from src import datasets
-from src.datasets.common import SeededBatches, require_shares
+from src.datasets.loading import SeededBatches, require_shares
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.machine.interruption import Interrupted
 from src.main import main
-from src.models.finetune import Finetune
-from src.models.hooks import Hooks
-from src.models.lora_injection import inject_peft
-from src.models.training import drawn_by_process
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -363,18 +359,6 @@ def test_all_processes_end_after_the_same_step(asked, order):
                     ended[rank] = step
     assert len(set(ended.values())) == 1 and len(ended) == 3 and ended[0] in (5, 6)
     assert World().all_stop("by SIGTERM", 1) and not World().all_stop(None, 1)
-
-
-def test_who_draws_by_process():
-    """Such a run goes on with as many processes as it had."""
-    state = distributed_cases.state_of(World())
-    assert drawn_by_process(state, [Finetune()]) is None
-    assert "method of one's own" in drawn_by_process(state, [Finetune(), type("Own", (Hooks,), {})()])
-    inject_peft(state.model, ("c_fc",), 2, 4, dropout=0.0)
-    assert drawn_by_process(state, [Finetune()]) is None
-    dropping = distributed_cases.state_of(World())
-    inject_peft(dropping.model, ("c_fc",), 2, 4, dropout=0.1)
-    assert "dropout" in drawn_by_process(dropping, [Finetune()])
 
 
 def test_the_first_that_stops_is_told_from_the_others():

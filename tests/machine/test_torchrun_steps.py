@@ -10,7 +10,7 @@ import torch
 import torchrun_steps
 from test_distributed import TOOLS, torchrun
 
-from src.datasets.common import SeededBatches
+from src.datasets.loading import SeededBatches
 from src.machine.distributed import World
 
 ALLOWED = {"fp64": 1e-9, "fp32": 1e-6}

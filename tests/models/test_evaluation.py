@@ -1,43 +1,22 @@
-"""Zero-shot classification against slow renderings: weights, accuracy, subsets, other scores, one image."""
+"""Zero-shot classification against slow renderings: accuracy, subsets, label spaces, other scores, one image."""
 
 import dataclasses
-import gc
 import os
-import weakref
 
 import pandas
 import pytest
 import slow_reference as slow
 import torch
-from torch import nn
+from slow_zeroshot import NAMES, SEVEN, pixels, slow_weights
 
-import clip
-from clip.model import CLIP
-from src.datasets.common import Split, balanced_subset
-from src.datasets.transforms import EvalTransform
+from src.datasets.common import Split
+from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.device import Device
 from src.models import evaluation
-from src.models.evaluation import (
-    CHUNK_OF_CPU,
-    SUBSET_SEED,
-    Scores,
-    ZeroshotClassifiers,
-    classifier,
-    classify_image,
-    encode_split,
-    evaluate_each,
-    fingerprint,
-    in_eval_mode,
-    mean_per_class,
-    other_classes,
-    text_fingerprint,
-    zeroshot_head,
-    zeroshot_weights,
-)
-from src.models.modeling import image_features, set_training
-
-SEVEN = ("cat", "dog", "red bird", "old tree", "car", "small blue house", "green tree")
+from src.models.classifiers import classifier, zeroshot_weights
+from src.models.evaluation import SUBSET_SEED, Scores, classify_image, evaluate_each, mean_per_class
+from src.models.modeling import image_features, in_eval_mode, set_training
 
 
 def evaluate(*arguments, **options):
@@ -52,32 +31,12 @@ def seven_classes(task):
     return dataclasses.replace(task, classnames=SEVEN, splits={"test": Split(split.image, labels)})
 
 
-def slow_weights(model, classnames, templates):
-    return slow.zeroshot_weights(model, [
-        clip.tokenize([template.replace("{c}", name) for template in templates], 14) for name in classnames])
-
-
-def pixels(device, images):
-    transform = EvalTransform(16)
-    return device.images(torch.stack([transform(image) for image in images]))
-
-
 def slow_scores(model, task, device, ks, indices=None, split="test"):
     split = task.split(split)
     indices = range(len(split)) if indices is None else indices
     weights = slow_weights(model, task.classnames, task.templates)
     images = pixels(device, [split.image(index) for index in indices])
     return slow.accuracies(model, images, [split.labels[index] for index in indices], weights, ks)
-
-
-@pytest.mark.parametrize("templates", [1, 3])
-@pytest.mark.parametrize("classes", [1, 4, 7])
-def test_zeroshot_weights_equal_one_prompt_at_a_time(classes, templates, make_model, task):
-    model, names = make_model("vit"), SEVEN[:classes]
-    weights = zeroshot_weights(model, names, task.templates[:templates])
-    expected = torch.stack(slow_weights(model, names, task.templates[:templates])).T
-    assert weights.shape == (8, classes) and not weights.requires_grad
-    torch.testing.assert_close(weights, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 128])
@@ -232,18 +191,6 @@ def test_evaluation_batches_reach_the_model_normalised(make_model, task, device,
 
 # -- label spaces and heads --------------------------------------------------------------------------------------------
 
-NAMES = {"one": ("cat", "dog", "red bird"), "two": ("car", "cat"), "three": ("old tree", "small blue house", "dog")}
-
-
-@pytest.fixture
-def three_tasks(task):
-    """Three tasks of which two pairs share a class name, each with templates of its own."""
-    tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
-             for number, (name, classnames) in enumerate(NAMES.items())}
-    return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],
-                                      splits={"test": tests[name]})
-            for number, (name, classnames) in enumerate(NAMES.items())}
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_tasks, device, monkeypatch):
@@ -271,17 +218,6 @@ def test_label_spaces_equal_brute_force_from_one_pass(name, make_model, three_ta
         assert len({scores.top1 for scores in found.values()}) > 1, "the comparison means something"
 
 
-def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, task, device):
-    model = make_model(kind)
-    head = zeroshot_head(model, task, device).packed()
-    assert head.shape == (4, 9) and not head[:, -1].any()
-    plain, by_head = classifier(model, task, device), classifier(model, task, device, head)
-    features = torch.randn(5, 8, dtype=torch.float64)
-    scale = model.logit_scale.exp()
-    torch.testing.assert_close(by_head(features, scale), plain(features, scale))
-    torch.testing.assert_close(by_head.weights, plain.weights)
-
-
 def test_a_trained_head_scores_its_dataset(make_model, task, device):
     model, head = make_model("vit"), torch.randn(4, 9, dtype=torch.float64)
     found = evaluate(model, task, device, classifiers={"tiny": classifier(model, task, device, head)})
@@ -293,18 +229,6 @@ def test_a_trained_head_scores_its_dataset(make_model, task, device):
     assert found.top1 == pytest.approx(100 * hits / 31)
     with pytest.raises(UserError, match="head of tiny"):
         classifier(model, task, device, head[:3])
-
-
-def test_features_of_a_split_know_their_places(kind, make_model, task, device):
-    """One image that cannot be decoded leaves a gap and moves nothing."""
-    model, split = make_model(kind), task.split("test")
-    holed = dataclasses.replace(split, image=lambda index: None if index == 2 else split.image(index))
-    positions, features = encode_split(model.train(), holed, device, batch_size=7)
-    assert model.training and positions == [index for index in range(31) if index != 2]
-    model.eval()
-    expected = [slow.image_feature(model, image)
-                for image in pixels(device, [split.image(index) for index in positions])]
-    torch.testing.assert_close(features, torch.stack(expected).detach())
 
 
 # -- several datasets from one pool ------------------------------------------------------------------------------------
@@ -371,116 +295,6 @@ def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three
 # -- classifiers that are kept -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def encoded(monkeypatch):
-    """The models whose text tower was asked, call by call."""
-    calls, original = [], CLIP.encode_text
-    monkeypatch.setattr(CLIP, "encode_text", lambda model, tokens: calls.append(model) or original(model, tokens))
-    return calls
-
-
-def one_ulp_up(value):
-    """Of the last element of a tensor, in place."""
-    last = value.flatten()[-1:]
-    value.view(-1)[-1:] = torch.nextafter(last, torch.full_like(last, torch.inf))
-
-
-def test_a_classifier_is_built_once_for_a_text_tower(make_model, three_tasks, device, encoded):
-    model, kept = make_model("vit"), ZeroshotClassifiers(device)
-    first = kept(model, three_tasks)
-    assert len(encoded) == 3
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name.startswith(("visual.", "logit_scale")):
-                one_ulp_up(value)
-    model.head = nn.Linear(8, 3)
-    second = kept(model, three_tasks)
-    assert len(encoded) == 3 and all(second[name] is first[name] for name in three_tasks)
-    for name, task in three_tasks.items():
-        fresh = classifier(model, task, device)
-        assert torch.equal(second[name].weights, fresh.weights) and second[name].classnames == fresh.classnames
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_ulp_of_any_text_tensor_builds_anew(make_model, dtype):
-    model, seen = make_model("vit", dtype=dtype), set()
-    names = [name for name, _ in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
-    assert len(names) == 17 and any(name == "token_embedding.weight" for name in names)
-    seen.add(text_fingerprint(model))
-    with torch.no_grad():
-        for name in names:
-            one_ulp_up(model.get_parameter(name))
-            seen.add(text_fingerprint(model))
-        model.token_rows[-1] += 1
-        seen.add(text_fingerprint(model))
-        model.architecture["transformer_heads"] = 1
-        seen.add(text_fingerprint(model))
-    assert len(seen) == len(names) + 3
-
-
-def test_a_changed_tower_builds_anew_and_the_old_classifiers_go(make_model, task, device, encoded):
-    model, kept = make_model("vit"), ZeroshotClassifiers(device)
-    old = weakref.ref(kept(model, {"tiny": task})["tiny"].weights)
-    with torch.no_grad():
-        one_ulp_up(model.text_projection)
-        new = kept(model, {"tiny": task})["tiny"]
-    assert len(encoded) == 2 and torch.equal(new.weights, classifier(model, task, device).weights)
-    gc.collect()
-    assert old() is None
-
-
-def test_swapped_tensors_build_anew(make_model, task, device, encoded):
-    model, kept = make_model("vit"), ZeroshotClassifiers(device)
-    before = kept(model, {"tiny": task})["tiny"].weights
-    block = model.transformer.resblocks[0]
-    block.ln_1.weight, block.ln_2.weight = block.ln_2.weight, block.ln_1.weight
-    after = kept(model, {"tiny": task})["tiny"].weights
-    assert len(encoded) == 2 and not torch.equal(before, after)
-
-
-def test_other_prompts_and_another_precision_build_anew(make_model, task, encoded):
-    model, kept = make_model("vit", dtype=torch.float32), ZeroshotClassifiers(Device("cpu", "fp32"))
-    kept(model, {"tiny": task})
-    kept(model, {"fewer": dataclasses.replace(task, templates=task.templates[:2])})
-    kept(model, {"renamed": dataclasses.replace(task, classnames=SEVEN[:4])})
-    assert len(encoded) == 3
-    kept(model, {"same words": dataclasses.replace(task, name="other")})
-    assert len(encoded) == 3
-    kept.device = Device("cpu", "bf16")
-    low = kept(model, {"tiny": task})["tiny"].weights
-    assert len(encoded) == 4 and torch.equal(low, classifier(model, task, kept.device).weights)
-
-
-def test_fingerprints_see_places_signs_and_chunks():
-    values = torch.randn(CHUNK_OF_CPU + 5, generator=torch.Generator().manual_seed(0))
-    values[:4] = torch.tensor([1.0, 2.0, 0.0, 4.0])
-
-    def with_values(*places, dtype=torch.float32):
-        changed = values.to(dtype, copy=True)
-        for place, value in places:
-            changed[place] = value
-        return fingerprint([("a", changed)])
-    last = CHUNK_OF_CPU + 4
-    found = [with_values(), with_values((0, 2.0), (1, 1.0)), with_values((2, -0.0)), with_values((last, 7.0)),
-             with_values((3, values[CHUNK_OF_CPU + 3]), (CHUNK_OF_CPU + 3, 4.0)), with_values(dtype=torch.float64),
-             with_values((0, 2.0), (1, 1.0), dtype=torch.float64), with_values(dtype=torch.bfloat16),
-             fingerprint([("b", values)]), fingerprint([("a", values.view(1, -1))]),
-             fingerprint([("a", values[:7]), ("b", values[7:])]), fingerprint([("a", values)], "more")]
-    assert len(set(found)) == len(found)
-    assert with_values() == fingerprint([("a", values.clone())])
-    assert fingerprint([("a", values.view(3, -1).T)]) == fingerprint([("a", values.view(3, -1).T.contiguous())])
-
-
-def test_a_sum_of_a_chunk_is_that_of_whole_numbers(monkeypatch):
-    """By hand, in Python's numbers without end: bits of fp64 values count as two words, the lower one first."""
-    monkeypatch.setattr(evaluation, "_multipliers", lambda device: torch.tensor([3, -5, 2 ** 62 + 1]))
-    sums = []
-    monkeypatch.setattr(torch, "stack", lambda tensors: sums.extend(map(int, tensors)) or torch.zeros(1))
-    fingerprint([("a", torch.tensor([1.0, -2.0], dtype=torch.float64)), ("b", torch.tensor(7))])
-    one, minus_two = 0x3FF00000, 0xC0000000 - 2 ** 32
-    assert sums == [3 * 0 - 5 * one, 3 * minus_two, 3 * 7 - 5 * 0]
-
-
 def test_evaluation_runs_uncompiled(make_model):
     """A compiled tower would be compiled again for it."""
     model, compiled, images = make_model("vit").train(), [], torch.zeros(2, 3, 16, 16, dtype=torch.float64)
@@ -493,18 +307,6 @@ def test_evaluation_runs_uncompiled(make_model):
         assert compiled
     finally:
         torch._dynamo.reset()
-
-
-@pytest.mark.parametrize(("history", "reason"), [
-    ([{"dataset": "images", "classnames": ["a", "b"]}], None),
-    ([{"dataset": "images", "classnames": ["b", "a"]}, {"dataset": "images", "classnames": ["a", "b"]}], None),
-    ([{"dataset": "images", "classnames": ["b", "a"]}], "number 1 of 2 is 'b' there, 'a' here"),
-    ([{"dataset": "images", "classnames": ["a", "b", "c"]}], "number 3 of 3 is 'c' there, None here"),
-    ([{"dataset": "others", "classnames": ["a", "b"]}], "does not say"), ([{"dataset": "images"}], "does not say")])
-def test_a_head_belongs_to_class_names(history, reason):
-    """The last entry of the name counts."""
-    found = other_classes(history, "images", ("a", "b"))
-    assert found is None if reason is None else reason in found
 
 
 @pytest.mark.parametrize("spaces", [{"task": ("tiny",)}, {"all": ("other", "tiny")}], ids=str)

@@ -25,7 +25,8 @@ from test_finetune import (
 
 import src.models.finetune
 import src.models.modeling
-from src.datasets.common import Split, seed_of
+from src.datasets.common import Split
+from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.models.averaging import WeightEnsemble

@@ -12,7 +12,8 @@ from conftest import TEXT, VISION
 
 import clip
 from clip.model import CLIP
-from src.datasets.common import Split, Task, order_of_epoch, seed_of
+from src.datasets.common import Split, Task
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.datasets.splits import tolerant
 from src.datasets.toy import open_toy
 from src.datasets.transforms import AugmentTransform, EvalTransform

@@ -23,7 +23,8 @@ from src.models.memory import Memory, lower_, share_, storage_of, tensors_of, we
 from src.models.modeling import ClassificationHead, frozen_copy, image_features, text_features
 from src.models.modx import Contrastive, ModX
 from src.models.penalties import L2
-from src.models.training import TrainingState, begin, train
+from src.models.state import TrainingState
+from src.models.training import begin, train
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -111,7 +111,7 @@ def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monk
     scored again without training."""
     from sklearn.linear_model import Ridge
     write_example(1, tmp_path / "my.py")
-    monkeypatch.setattr("src.models.training.TrainTransform", EvalTransform)  # so that the features are known here
+    monkeypatch.setattr("src.models.state.TrainTransform", EvalTransform)  # so that the features are known here
     both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
     shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0

@@ -12,9 +12,12 @@ from cli_files import BATCH, COLOURS, STEPS, lines, rows, same_weights, weights,
 
 import clip
 from src.args import parse
-from src.datasets.common import Split, order_of_epoch, seed_of
+from src.datasets.common import Split
+from src.datasets.seeds import order_of_epoch, seed_of
 from src.errors import UserError
 from src.models import evaluation
+from src.models.classifiers import classifier
+from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.modeling import ClassificationHead, text_features
 from src.models.training import train as run_training
@@ -275,14 +278,14 @@ def test_fc_encodes_what_is_left_where_a_whole_batch_cannot_be_decoded(prepared)
     split, bad = state.task.split("train"), sorted(next(visited(1)))[:3]
     few = split.subset([*bad, *(index for index in range(23) if index not in bad)])
     tolerant = Split(lambda index: None if index < 3 else few.image(index), few.labels)
-    places, features = evaluation.encode_split(state.model, tolerant, state.device, batch_size=3)
+    places, features = encode_split(state.model, tolerant, state.device, batch_size=3)
     assert places == list(range(3, 23)) and len(features) == 20
     scores = evaluation.evaluate(state.model, dataclasses.replace(state.task, splits={"test": tolerant}), state.device,
                                  batch_size=3)["task"]
     assert scores.n == 20
     nothing = Split(lambda index: None, few.labels)
     with pytest.raises(UserError, match="none of the images"):
-        evaluation.encode_split(state.model, nothing, state.device, batch_size=3)
+        encode_split(state.model, nothing, state.device, batch_size=3)
 
 
 def test_fc_twice_is_the_same_bit_for_bit(kind, prepared):
@@ -606,7 +609,7 @@ def test_mixes_reach_the_heads_of_tasks_that_are_not_scored_themselves(cli, tmp_
     """Their classes are in the label space all the same."""
     cli("--load", toy_head, "--train-dataset", "toy-colours", "--iterations", 1, "--batch-size", 4, "--train-mode",
         "fc", "--save", tmp_path, "--max-evaluation-size", 24, "--lr", "1e-3")
-    given, original = {}, evaluation.classifier
+    given, original = {}, classifier
     monkeypatch.setattr("src.run.scoring.classifier", lambda model, task, device, head=None: (
         given.update({task.name: head}) or original(model, task, device, head)))
     done = cli("--load", tmp_path / "toy-colours.pth", "--eval-only", "--wise-ft", "--alpha", "0", "--label-space",

@@ -11,8 +11,11 @@ from slow_reference import gradients_of, move
 import clip
 from clip.model import CLIP
 from clip.tokenizer import END_TOKEN, START_TOKEN, encode
-from src.datasets.common import Batch, Split, Task, order_of_epoch, training_batches
+from src.datasets.common import Split, Task
+from src.datasets.loading import training_batches
+from src.datasets.seeds import order_of_epoch
 from src.datasets.transforms import EvalTransform
+from src.machine.batch import Batch
 from src.machine.device import Device
 from src.models import modx
 from src.models.hooks import Hooks

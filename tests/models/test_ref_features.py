@@ -8,8 +8,10 @@ import torch
 from test_finetune import assert_same, begin_and_move, prompts, slow_task_loss, slow_terms, tokens
 
 from clip.model import CLIP
-from src.datasets.common import Batch, SeededBatches, Split, evaluation_batches, training_batches
+from src.datasets.common import Split
+from src.datasets.loading import SeededBatches, evaluation_batches, training_batches
 from src.datasets.transforms import EvalTransform
+from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models.finetune import ZSCL, LwF, TeacherFeatures

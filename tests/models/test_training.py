@@ -1,4 +1,4 @@
-"""The one loop: its steps, their order, its optimiser, its streams, and ten steps against a slow float64 loop."""
+"""The one loop: its steps, their order, its optimiser, and ten steps against a slow float64 loop."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,16 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
-from src.datasets.common import Split, order_of_epoch
+from src.datasets.common import Split
+from src.datasets.seeds import order_of_epoch
 from src.errors import UserError
 from src.machine.device import Device
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft
 from src.models.modeling import set_training
-from src.models.training import Settings, build_optimizer, train, weighed
+from src.models.state import Settings
+from src.models.training import build_optimizer, train, weighed
 
 
 class Record(Hooks):
@@ -47,19 +49,6 @@ class Record(Hooks):
 
     def end(self, state):
         self.note("end")
-
-
-class KeepBatches(Hooks):
-    """Keeps the training batches, and those of a stream of its own."""
-
-    def begin(self, state):
-        self.batches, self.own = [], []
-        self.stream = state.stream(state.open_task("tiny-reference").split("train"), "own", 3)
-
-    def losses(self, state, batch):
-        self.batches.append(batch)
-        self.own.append(next(self.stream))
-        return {}
 
 
 @pytest.fixture
@@ -226,46 +215,10 @@ def test_the_model_is_in_training_mode_with_batch_norms_as_asked(batch_norm, mak
     assert modes == [(True, batch_norm == "train", True)]
 
 
-def assert_same_batches(one, other):
-    assert len(one) == len(other) > 0
-    for left, right in zip(one, other, strict=True):
-        assert torch.equal(left.images, right.images) and torch.equal(left.labels, right.labels)
-
-
-@pytest.mark.parametrize("start", [1, 4, 5, 7])
-def test_a_run_that_starts_later_sees_the_batches_of_an_uninterrupted_one(start, make_model, make_state):
-    whole, rest = KeepBatches(), KeepBatches()
-    train(make_state(make_model("vit"), iterations=9), [whole])
-    state = make_state(make_model("vit"), iterations=9)
-    state.iteration = start
-    train(state, [rest])
-    assert_same_batches(rest.batches, whole.batches[start:])
-    assert_same_batches(rest.own, whole.own[start:])
-    assert state.iteration == 9
-
-
-@pytest.mark.parametrize("batch_size", [4, 8, 22, 23, 100])
-def test_an_epoch_has_each_image_once(batch_size, make_model, make_state, task):
-    """Of 23, and every batch knows its rows; other streams have full batches only."""
-    hook, steps = KeepBatches(), len(range(0, 23, batch_size))
-    train(make_state(make_model("vit"), iterations=2 * steps, batch_size=batch_size), [hook])
-    for epoch in (hook.batches[:steps], hook.batches[steps:]):
-        assert sorted(torch.cat([batch.indices for batch in epoch]).tolist()) == list(range(23))
-    assert [batch.rows for batch in hook.batches] == [len(batch.labels) for batch in hook.batches]
-    assert {batch.weight for batch in hook.batches} == {1.0} and {len(batch.labels) for batch in hook.own} == {3}
-
-
 def test_the_state_knows_the_rows_of_the_step(make_model, make_state):
     rows = []
     train(make_state(make_model("vit"), iterations=7), [Finetune()], lambda state, losses: rows.append(state.rows))
     assert rows == [4, 4, 4, 4, 4, 3, 4]
-
-
-def test_pairs_come_in_full_batches(make_model, make_state, task):
-    state = make_state(make_model("vit"), iterations=12)
-    split = dataclasses.replace(task.split("train"), captions=[("a cat",)] * 23)
-    state.task = dataclasses.replace(task, pairs=True, splits={"train": split})
-    assert {(len(batch.labels), batch.rows, batch.weight) for batch in state.training_stream()} == {(4, 4, 1.0)}
 
 
 def test_means_are_weighed_by_rows():
@@ -308,20 +261,6 @@ def test_images_that_are_skipped_may_leave_one(make_model, make_state, task):
     state.task = dataclasses.replace(task, splits={"train": tolerant})
     train(state, [hook])
     assert hook.seen == [(21, True), (1, False)]
-
-
-def test_training_batches_are_those_of_the_definition(make_model, make_state, stream_of, task):
-    hook = KeepBatches()
-    train(make_state(make_model("vit"), iterations=7), [hook])
-    assert_same_batches(hook.batches, list(stream_of(task.split("train"), "train", 7, train_transform=True)))
-
-
-@pytest.mark.parametrize("other", [{"seed": 43}, {"name": "another task"}], ids=str)
-def test_another_seed_or_task_gives_another_stream(other, make_model, make_state, stream_of, task):
-    hook = KeepBatches()
-    train(make_state(make_model("vit"), iterations=1), [hook])
-    changed = next(stream_of(task.split("train"), "train", 1, train_transform=True, **other))
-    assert not torch.equal(hook.batches[0].images, changed.images)
 
 
 def test_the_same_run_gives_the_same_bits_whatever_was_drawn_before(make_model, make_state):
@@ -503,39 +442,3 @@ def test_compile_takes_the_towers_that_train(mode, compiled, make_model, make_st
     assert {name for name, module in state.model.named_modules() if any(module is one for one in taken)} == compiled
     train(make_state(make_model("vit"), mode, iterations=1), [Finetune()])
     assert len(taken) == len(compiled)
-
-
-# -- a loss that is no number ------------------------------------------------------------------------------------------
-
-
-class Spoilt(Hooks):
-    """A term that is ``value`` from one step on."""
-
-    def __init__(self, step, value=math.nan):
-        self.step, self.value, self.weights = step, value, []
-
-    def losses(self, state, batch):
-        self.weights.append([value.detach().clone() for value in state.model.parameters()])
-        term = state.model.text_projection.sum()
-        return {"spoilt": term * (self.value if state.iteration >= self.step else 0.0)}
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights(value, make_model, make_state):
-    state, hook, reported = make_state(make_model("vit")), Spoilt(2, value), []
-    with pytest.raises(UserError, match=r"step 3 of 6: the loss is no finite number \(task [\d.]+, spoilt .*--lr"):
-        train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
-    assert reported == [1, 2]
-    assert all(map(torch.equal, hook.weights[2], [value.detach() for value in state.model.parameters()]))
-
-
-@pytest.mark.parametrize("step", [2, 5])
-def test_where_reading_waits_the_step_is_skipped_and_told_one_later(step, make_model, make_state, monkeypatch):
-    """As on CUDA: the host looks at a loss when the next step is under way, the last one at the end."""
-    monkeypatch.setattr(Device, "waits", True)
-    monkeypatch.setattr(Device, "read", lambda device, values: values.tolist)
-    state, hook, reported = make_state(make_model("vit")), Spoilt(step), []
-    with pytest.raises(UserError, match=f"step {step + 1} of 6"):
-        train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
-    assert reported == list(range(1, step + 2))
-    assert all(map(torch.equal, hook.weights[step], [value.detach() for value in state.model.parameters()]))

@@ -11,13 +11,14 @@ from src.args import parse
 from src.datasets.common import Split, Task
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models.evaluation import classifier
+from src.models.classifiers import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
 from src.models.modeling import HEAD_MODES, TRAIN_MODES
-from src.models.training import Settings
+from src.models.state import Settings
 from src.run import build, weights
+from src.run.datasets import Datasets
 from src.templates.collections import SIMPLE
 
 pytest_plugins = ["cli_fixtures"]
@@ -105,18 +106,6 @@ def test_workers(monkeypatch, cores, in_memory, expected):
     assert build.worker_count(config("--workers 2"), task) == 2
 
 
-@pytest.mark.parametrize(("words", "first", "number"), [
-    ([], "a photo of a {c}.", 1), (["--template", "DTD"], "a photo of a {c} texture.", 8),
-    (["--template", "my {c}!"], "my {c}!", 1)])
-def test_templates_of_data_without_its_own(world, tmp_path, words, first, number):
-    datasets = build.Datasets(parse([*words, "--data-location", str(tmp_path)]))
-    templates = datasets.open(world.colours).templates
-    assert templates[0] == first and len(templates) == number
-    own = datasets.open("toy-colours").templates
-    assert own == build.Datasets(config()).open("toy-colours").templates
-    assert datasets.open(world.colours) is datasets.open(world.colours), "each is opened once"
-
-
 @pytest.mark.parametrize(("words", "kind", "attributes"), [
     ("--ls 0.1", Finetune, {"label_smoothing": 0.1}),
     ("--method lwf --T 3 --weight-adjust --feature-mse", LwF, {"T": 3.0, "weight": 0.5, "feature_mse": True}),
@@ -153,7 +142,7 @@ def test_deterministic(monkeypatch):
 
 
 def state_of(settings, name, start, device):
-    return build.build_state(settings, build.Datasets(settings), name, start, device,
+    return build.build_state(settings, Datasets(settings), name, start, device,
                              weights.ZeroshotOpener(settings, start, device))
 
 
@@ -202,36 +191,12 @@ def test_first_heads(world, words, heads, expected):
     history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]
     checkpoint = weights.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept), "history": history}
     device = Device("cpu", "fp32")
-    model, task = device.place(loader.build(checkpoint)), build.Datasets(settings).open(world.colours)
+    model, task = device.place(loader.build(checkpoint)), Datasets(settings).open(world.colours)
     found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()
     scaled = model.logit_scale.exp() * classifier(model, task, device).weights.T
     wanted = {"kept": kept, "zero": torch.zeros(3, 17), "zeroshot": torch.cat([scaled, torch.zeros(3, 1)], dim=1)}
     torch.testing.assert_close(found, wanted[expected].detach())
     assert torch.equal(kept, torch.arange(3 * 17.0).view(3, 17))
-
-
-def sizes(task):
-    return {name: len(task.split(name)) for name in ("train", "val", "test")}
-
-
-def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
-    """Shots are for the datasets of the run; another one has them only as the earlier task that it was."""
-    datasets = build.Datasets(config(f"--train-dataset toy-colours --shots 2 --val-fraction 0.5 --data-location "
-                                     f"{tmp_path}"))
-    few = {"train": 16, "val": 360, "test": 504}
-    assert sizes(datasets.open("toy-colours")) == sizes(datasets.open("toy-colours", trained=True)) == few
-    assert sizes(datasets.open("toy-sizes")) == {"train": 720, "val": 216, "test": 504}
-    earlier = datasets.open("toy-sizes", trained=True)
-    assert sizes(earlier) == {"train": 6, "val": 360, "test": 504}
-    assert earlier.train_data == "val 0.5, 2 shots seed 0"
-
-
-def test_class_splits_are_opened_by_the_seed_of_the_run():
-    from src.datasets import open_task
-    for words, seed in (("", 42), ("--seed 5", 5)):
-        found = build.Datasets(config(f"--train-dataset toy-colours-1of4 {words}")).open("toy-colours-1of4")
-        assert found.classnames == open_task("toy-colours-1of4", "", seed).classnames
-    assert len(open_task("toy-colours-1of4", "", 5).classnames) == 2
 
 
 def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):

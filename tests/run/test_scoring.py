@@ -10,7 +10,7 @@ import torch
 
 from clip.model import CLIP
 from src.cli.kinds import EVAL
-from src.models.evaluation import zeroshot_head
+from src.models.classifiers import zeroshot_head
 from src.models.hooks import Hooks
 from src.run.scoring import MethodScores, Scoring, class_tasks, task_and_phase
 

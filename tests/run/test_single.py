@@ -16,8 +16,9 @@ from src.datasets.images import named_images, open_image
 from src.errors import UserError
 from src.machine.device import Device
 from src.models.evaluation import classify_image
-from src.run.single import FIRST, OTHERS, picture_names
+from src.report.colours import FIRST, OTHERS
 from src.run.single import picture as draw
+from src.run.single import picture_names
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -135,9 +136,9 @@ def test_several_images(classify, world, images):
 
 
 def test_the_classes_are_encoded_once(classify, monkeypatch):
-    from src.models import evaluation
-    seen, whole = [], evaluation.zeroshot_weights
-    monkeypatch.setattr(evaluation, "zeroshot_weights", lambda *options: seen.append(options) or whole(*options))
+    from src.models import classifiers
+    seen, whole = [], classifiers.zeroshot_weights
+    monkeypatch.setattr(classifiers, "zeroshot_weights", lambda *options: seen.append(options) or whole(*options))
     assert classify("photos", "--batch-size-eval", 1).status == 0 and len(seen) == 1
 
 

@@ -14,10 +14,11 @@ from cli_files import read_json, rows
 
 import clip
 from src.datasets import open_task
-from src.datasets.common import balanced_subset
+from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.main import main
-from src.models.evaluation import SUBSET_SEED, zeroshot_weights
+from src.models.classifiers import zeroshot_weights
+from src.models.evaluation import SUBSET_SEED
 from src.models.modeling import image_features
 from src.run.spaces import LabelSpaces
 

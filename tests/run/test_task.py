@@ -17,9 +17,9 @@ from clip import loader
 from src.args import parse
 from src.cli.flags import FLAGS
 from src.datasets import open_task
-from src.datasets.common import balanced_subset
+from src.datasets.seeds import balanced_subset
+from src.models.bases import read_gradients
 from src.models.evaluation import SUBSET_SEED
-from src.models.gradients import read_gradients
 from src.models.lora_injection import load_adapter, plain_weights
 from src.report.sequence import sequence_metrics
 from src.run.build import adapt

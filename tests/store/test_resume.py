@@ -20,7 +20,8 @@ from src.machine.interruption import Interrupted
 from src.models.averaging import MovingAverage, WeightEnsemble
 from src.models.finetune import ZSCL, Finetune
 from src.models.hooks import Hooks
-from src.models.training import state_of_run, train
+from src.models.resuming import state_of_run
+from src.models.training import train
 from src.store.records import RunFolder
 from src.store.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 

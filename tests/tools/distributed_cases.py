@@ -14,7 +14,8 @@ from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
 from src.models.averaging import WeightEnsemble
-from src.models.evaluation import encode_split, evaluate
+from src.models.evaluation import evaluate
+from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
@@ -25,7 +26,8 @@ from src.models.modeling import ClassificationHead, image_features, select_train
 from src.models.modx import Contrastive, ModX
 from src.models.penalties import L2
 from src.models.retrieval import retrieve
-from src.models.training import Settings, TrainingState, train
+from src.models.state import Settings, TrainingState
+from src.models.training import train
 
 BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which two processes take 4 and 3
 LONELY = 22  # the last step has a single image: one of two processes has none

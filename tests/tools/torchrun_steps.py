@@ -24,7 +24,8 @@ from src.models.finetune import ZSCL, Finetune
 from src.models.gradients import GradientTracker
 from src.models.modeling import select_trainable
 from src.models.modx import ModX
-from src.models.training import Settings, TrainingState
+from src.models.resuming import state_of_run
+from src.models.state import Settings, TrainingState
 
 BATCH, STEPS, OTHER = 12, 20, "other"
 OPTIMIZERS = {  # fp32 with AdamW would compare signs: it divides gradients that are all rounding by their own size
@@ -78,7 +79,7 @@ def run(world, case, precision, basis=None):
         training.train(state, hooks)
     finally:
         training.build_optimizer = before
-    content = training.state_of_run(state, hooks)
+    content = state_of_run(state, hooks)
     return {"weights": {name: value.double() for name, value in state.final_model.state_dict().items()},
             "digest": digest(content), "moments": len(tensors(content["optimizer"]["state"]))}
 

@@ -10,7 +10,7 @@ from src.datasets.common import Split, Task
 from src.datasets.pairs import JOINT
 from src.errors import UserError
 from src.report.tables import markdown_table
-from src.run.build import Datasets
+from src.run.datasets import Datasets
 from src.templates.collections import SIMPLE
 
 SAMPLE = 8  # of a dataset's classes and sentences: enough to see which copies of the weights a method keeps

@@ -4,7 +4,7 @@ import contextlib
 
 from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import stem
-from src.datasets.common import rest_of_epoch, steps_per_epoch
+from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.errors import UserError
 from src.report.tables import markdown_table
 from src.run.build import build_hooks, build_settings

@@ -1,0 +1,111 @@
+"""How a process ends: each exception's message and exit status, and what several processes say together.
+
+Of several processes (``torchrun``) the first speaks. Imports no torch.
+"""
+
+import contextlib
+import os
+import select
+import sys
+
+from src.errors import UserError, legible
+from src.machine.interruption import STATUS, Interrupted
+
+INTERRUPTED, UNREAD = 130, 141
+MISSING = ("error: the package {name} is not installed for {python}; activate the environment that has it "
+           "(. .venv/bin/activate), or pip install -r requirements.txt")
+BROKEN = ("error: another process of this run has ended without a word, as one that is killed does ({error}). The same "
+          "command with --resume goes on from what was kept")
+
+
+def to_its_end(run):
+    """Call ``run()``, which returns 0 or 1 -> the exit status: that, or what an exception means."""
+    with contextlib.ExitStack() as leaving:
+        if several_processes():
+            leaving.callback(_world().stop)
+        try:
+            with _only_the_first_speaks(), _interrupted_together():
+                status = run()
+                print(end="", flush=True)  # also where there is no stdout at all
+                return _ended(status)
+        except (UserError, *_load_errors()) as error:
+            return _stopped(f"error: {legible(str(error))}", 2)
+        except Interrupted as error:
+            if first_process():
+                return _stopped(str(error), STATUS)
+            _world().await_first()  # who tells what is kept
+            return STATUS
+        except KeyboardInterrupt:
+            return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
+        except Exception as error:
+            if _is_missing_package(error):
+                return _stopped(MISSING.format(name=error.name, python=sys.executable), 2)
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                return _stopped("stopped: what reads the output has ended", UNREAD)
+            if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
+                return _stopped(BROKEN.format(error=str(error).split(". ")[0]), 1)
+            _ended(1)
+            raise
+
+
+def several_processes():
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def first_process():
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _world():
+    from src.machine.distributed import this_world
+    return this_world()
+
+
+@contextlib.contextmanager
+def _only_the_first_speaks():
+    """What the other processes would print is the same. Tracebacks are no print: they come from all."""
+    if first_process():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), \
+            contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _is_missing_package(error):
+    return (isinstance(error, ModuleNotFoundError) and "." not in (error.name or ".")
+            and error.name not in ("src", "clip"))
+
+
+def _nobody_reads():
+    """Whether stdout is a pipe whose reader has gone, as of ``| head``. Nothing goes there any more then."""
+    stdout, pipe = sys.__stdout__.fileno(), select.poll()
+    pipe.register(stdout, select.POLLERR)
+    if unread := bool(pipe.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)  # else Python complains when it ends
+    return unread
+
+
+def _stopped(message, status):
+    """The status to end with; of several processes the first that stops tells why, and all end with its status."""
+    if not several_processes() or _world().first_to_stop(status):
+        print(message, file=sys.stderr, flush=True)
+        return status
+    return _world().stopped(status)
+
+
+def _ended(status):
+    """Without a message of ours: a run that is done, or the traceback of an exception."""
+    if several_processes() and (status or first_process()):
+        _world().first_to_stop(status)
+    return status
+
+
+def _interrupted_together():
+    return _world().interrupted_together() if several_processes() else contextlib.nullcontext()
+
+
+def _load_errors():
+    """``clip.loader.LoadError``, without importing torch for a command line that never got so far."""
+    loader = sys.modules.get("clip.loader")
+    return (loader.LoadError,) if loader else ()

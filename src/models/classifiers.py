@@ -1,0 +1,112 @@
+"""Classifiers of a dataset's classes: zero-shot ones, and the linear heads that training leaves."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from src.datasets.common import fill
+from src.errors import UserError
+from src.models.fingerprints import text_fingerprint
+from src.models.helpers import similarity
+from src.models.modeling import ClassificationHead, constant_text_features, in_eval_mode, tokens_of
+
+
+@torch.no_grad()
+def zeroshot_weights(model, classnames, templates):
+    """Classifier of C classes from T templates -> (D, C), columns of length 1 (Radford et al., 2021, section 3.1.4).
+
+    All prompts are encoded in few length-sorted batches; normalised, averaged over templates, normalised.
+    """
+    prompts = [fill(template, name) for name in classnames for template in templates]
+    features = constant_text_features(model, tokens_of(model, prompts))             # (C * T, D)
+    means = features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)    # (C, D)
+    return F.normalize(means, dim=-1).T
+
+
+@dataclass
+class Classifier:
+    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``,
+    whose ``weights`` are its own over s."""
+
+    classnames: Sequence[str]
+    weights: torch.Tensor
+    head: ClassificationHead | None = None
+
+    def __call__(self, features, scale):
+        """(B, D) -> (B, C)"""
+        return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
+
+
+def other_classes(history, file, classnames):
+    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes; None if the
+    checkpoint's ``history`` names the same classes in the same order.
+
+    Files are called by the last word of a path, which two datasets may share.
+    """
+    known = next((entry["classnames"] for entry in reversed(history)
+                  if entry.get("dataset") == file and "classnames" in entry), None)
+    if known is None:
+        return "the checkpoint does not say which classes it was trained on"
+    pairs = enumerate(itertools.zip_longest(known, classnames), start=1)
+    for number, (there, here) in pairs:
+        if there != here:
+            return (f"it was trained on other classes or another order (number {number} of {len(known)} is {there!r} "
+                    f"there, {here!r} here)")
+    return None
+
+
+def require_head_fits(head, task, width):
+    """Refuse a packed head (C, D + 1) that was trained on another number of classes than a task has."""
+    if head.shape != (len(task.classnames), width + 1):
+        raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
+                        f"{(len(task.classnames), width + 1)}")
+
+
+@torch.no_grad()
+def classifier(model, task, device, head=None):
+    """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
+    if head is not None:
+        require_head_fits(head, task, model.text_projection.shape[1])
+        head = ClassificationHead.unpacked(head, model.logit_scale)
+        return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
+    with in_eval_mode(model), device.autocast():
+        return Classifier(task.classnames, zeroshot_weights(model, task.classnames, task.templates))
+
+
+class ZeroshotClassifiers:
+    """Classifiers kept as long as the text tower that made them is the same, bit for bit; those of another one take
+    their place."""
+
+    def __init__(self, device):
+        self.device, self._tower, self._kept = device, None, {}
+
+    def __call__(self, model, tasks):
+        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet."""
+        if tasks:
+            self._forget_others((text_fingerprint(model), self.device.autocast_type))
+        return {name: self._of(model, task) for name, task in tasks.items()}
+
+    def _forget_others(self, tower):
+        if tower != self._tower:
+            self._tower, self._kept = tower, {}
+
+    def _of(self, model, task):
+        prompts = tuple(task.classnames), tuple(task.templates)
+        if prompts not in self._kept:
+            self._kept[prompts] = classifier(model, task, self.device)
+        return self._kept[prompts]
+
+
+@torch.no_grad()
+def head_of(built, model):
+    """The ClassificationHead that scores as a model's zero-shot Classifier does: weight s * text features, bias 0."""
+    weights = built.weights.T                                                        # (C, D)
+    return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
+
+
+def zeroshot_head(model, task, device):
+    """``head_of`` a task's zero-shot classifier."""
+    return head_of(classifier(model, task, device), model)

@@ -1,0 +1,45 @@
+"""Stop a run on a non-finite loss."""
+
+import math
+
+import torch
+
+from src.errors import UserError
+
+
+class FiniteLosses:
+    """Stops a run on a non-finite loss, before it reaches the weights.
+
+    Where reading a value waits for the device, the fused optimiser is told there to skip the step, and the value is
+    read a step later.
+    """
+
+    def __init__(self, state):
+        self.state, self.waits, self.before = state, state.device.waits, None
+
+    def watch(self, losses):
+        """The named terms of the step under way."""
+        if not losses:
+            return
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        now = self.state.iteration, tuple(losses), self.state.device.read(values)
+        if not self.waits:
+            return self._check(*now)
+        if self.before:
+            self._check(*self.before)
+        self.before = now
+        if self.state.optimizer.defaults["fused"]:
+            self.state.optimizer.found_inf = (~values.isfinite().all()).float()
+
+    def end(self):
+        """Of the last step."""
+        if self.before:
+            self._check(*self.before)
+
+    def _check(self, step, names, values):
+        numbers = values()
+        if not all(map(math.isfinite, numbers)):
+            terms = ", ".join(f"{name} {number:g}" for name, number in zip(names, numbers, strict=True))
+            raise UserError(f"step {step + 1} of {self.state.settings.iterations}: the loss is no finite number "
+                            f"({terms}); what was saved before is untouched. Lower --lr, give --max-grad-norm or "
+                            "--precision fp32")

@@ -1,0 +1,96 @@
+"""The datasets of a run, each opened once, with the splits and templates that the flags ask for."""
+
+import dataclasses
+import functools
+
+from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits
+from src.errors import UserError
+from src.templates.collections import SIMPLE, TEMPLATES
+
+OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
+
+
+class Datasets:
+    """Opens each dataset once a run, with the splits and templates that the flags ask for."""
+
+    def __init__(self, config):
+        self._config, self._template = config, _templates(config.template)
+        self._trained = config.trained
+        self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
+
+    def _as_it_comes(self, name):
+        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name),
+                   "skip_missing": self._config.skip_bad_images and name.startswith(OWN_TABLES) or None}
+        root = self._config.data_location
+        task = open_task(name, root, **{key: value for key, value in options.items() if value is not None})
+        if name.startswith("pairs:") and not self._only_refers_to(name):
+            task = pairs.with_held_out(task, name, root)
+        return task
+
+    def _open(self, name, trained=False):
+        config, root = self._config, self._config.data_location
+        if name == pairs.JOINT and config.joint:
+            return pairs.joint_task([self.open(part) for part in config.trained])
+        whole, phase = phase_of(name)
+        base, part, parts = class_split(whole)
+        task = self._opened(base)
+        if part is not None:
+            task = splits.with_classes(task, part, parts, config.seed)
+        if self._template and task.templates is SIMPLE:
+            task = dataclasses.replace(task, templates=self._template)
+        if config.wilds_split == "ood" and "ood_test" in task.splits:
+            task = dataclasses.replace(task, splits={
+                **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
+        if task.pairs:
+            task = self._trained_pairs(task, whole, phase) if name in self._trained else task
+        elif trained or name in self._trained:
+            task = self._trained_splits(task)
+        elif config.val_fraction and config.eval_split == "val":
+            task = splits.with_validation(task, config.val_fraction, root)
+        return splits.tolerant(task) if config.skip_bad_images else task
+
+    def _only_refers_to(self, name):
+        """Whether a dataset serves as reference only, which needs no test split."""
+        config = self._config
+        used = {phase_of(other)[0] for other in (*config.trained, *config.eval_datasets)}
+        return name in (config.ref_dataset, config.ref_sentences) and name not in used
+
+    def _trained_pairs(self, task, name, phase):
+        config = self._config
+        if name == "flickr30k":
+            chosen = config.chosen("flickr_splits")
+            task = pairs.with_parts(task, [part for part in config.flickr_splits if chosen or part in task.splits])
+        if phase is not None:
+            seed = config.seed if config.phase_seed is None else config.phase_seed
+            task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
+        return pairs.with_all_captions(task) if config.caption_choice == "all" else task
+
+    def _trained_splits(self, task):
+        config, root = self._config, self._config.data_location
+        if config.split_file:
+            task = splits.with_split_file(task, config.split_file)
+        if config.val_fraction:
+            task = splits.with_validation(task, config.val_fraction, root)
+        if config.shots:
+            task = splits.with_shots(task, config.shots, config.shot_seed, root)
+        return task
+
+
+def _templates(name):
+    if name is None:
+        return None
+    if "{c}" in name:
+        return [name]
+    if name not in TEMPLATES:
+        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it")
+    return TEMPLATES[name]
+
+
+def dataset_of(checkpoint, path):
+    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
+    try:
+        find_entry(name)
+    except UserError:
+        raise UserError(f"--load {path} does not say which dataset to score; give --eval-datasets NAMES") from None
+    return name

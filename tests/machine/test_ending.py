@@ -1,0 +1,58 @@
+"""How a process ends: who reads its output, which packages are there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import main
+
+pytest_plugins = ["cli_fixtures"]
+
+ROOT = Path(__file__).parents[2]
+EMBEDDED = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --model toy"
+
+
+def python(*words, **options):
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("words", ["--list-datasets", EMBEDDED])
+def test_who_reads_the_output_ends_first(words):
+    process = python("-m", "src.main", *words.split())
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 141 and told.splitlines()[-1] == "stopped: what reads the output has ended", told
+    assert "Traceback" not in told and "Exception" not in told
+
+
+def test_no_stdout_at_all():
+    process = subprocess.Popen(f"{sys.executable} -m src.main --list-datasets >&-", cwd=ROOT, shell=True,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, monkeypatch):
+    def broken(config):
+        raise BrokenPipeError("of a worker")
+    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        cli("--list-datasets")
+
+
+def test_a_python_without_the_packages():
+    done = python("-S", "-m", "src.main", *EMBEDDED.split())
+    out, told = done.communicate(timeout=60)
+    assert done.returncode == 2 and out == "" and "Traceback" not in told
+    assert f"error: the package torch is not installed for {sys.executable}; activate" in told
+
+
+@pytest.mark.parametrize("name", ["src.nothing", "src", "torch.nothing", None])
+def test_a_module_that_no_package_has_is_an_error_of_ours(cli, monkeypatch, name):
+    def broken(config):
+        raise ModuleNotFoundError("no module", name=name)
+    monkeypatch.setitem(main.RUNS, main.kinds.LIST, broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli("--list-datasets")
