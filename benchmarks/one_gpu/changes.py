@@ -12,6 +12,7 @@ import clip.attention
 import clip.model
 import src.models.finetune
 import src.models.penalties
+import src.models.state
 from benchmarks.one_gpu.host import one_step, summary
 from benchmarks.one_gpu.kernels import FusedGELU, triton_gelu
 from benchmarks.one_gpu.setting import rows
@@ -60,7 +61,7 @@ def with_texts(form):
 
 
 def two_forwards(_):
-    return mock.patch.object(src.models.finetune, "encodes_rows_alone", lambda model: False)
+    return mock.patch.object(src.models.state, "encodes_rows_alone", lambda model: False)
 
 
 def autograd_gelu(_):

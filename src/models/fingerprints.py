@@ -29,11 +29,25 @@ def fingerprint(named, more=""):
     digest, sums = hashlib.blake2b(more.encode(), digest_size=16), []
     for name, tensor in named:
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape), tensor.device)).encode())
-        multipliers = _multipliers(tensor.device)
-        words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
-        sums += [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
+        sums += _sums(tensor)
     digest.update(repr(torch.stack(sums).tolist()).encode())
     return digest.hexdigest()
+
+
+def _sums(tensor):
+    """[scalar] of each chunk of a tensor's bits."""
+    multipliers = _multipliers(tensor.device)
+    words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
+    return [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
+
+
+@torch.no_grad()
+def digests(tensors):
+    """Tensors, all on one device -> a digest of the bits of each, to see which of them change."""
+    sums = [torch.stack(_sums(tensor)).sum() if tensor.numel() else torch.zeros((), dtype=torch.long,
+                                                                                device=tensor.device)
+            for tensor in tensors]
+    return torch.stack(sums).tolist() if sums else []
 
 
 @functools.cache

@@ -47,6 +47,8 @@ class GradientTracker(Hooks):
     In memory the bases are fp32, stacked by equal shapes; those for which a CUDA device has no room stay on the host.
     """
 
+    all_used = True
+
     def __init__(self, orthogonal_gradients=None, orthogonal_gradients_path=None, orthogonal_target="update",
                  orthogonal_energy=0.97, orthogonal_dtype="fp32", orthogonal_budget=None):
         self.count, self.path = orthogonal_gradients or 0, orthogonal_gradients_path

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from clip.model import CLIP
 from src.datasets.common import Task
@@ -16,11 +17,12 @@ from src.errors import UserError
 from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
+from src.models.attached import attached, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
-from src.models.modeling import frozen_copy, trains
+from src.models.modeling import encodes_rows_alone, frozen_copy, packed_where_shorter, trains
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class TrainingState:
     None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
     they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
     datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
-    has this one's rows of a global batch, which has ``rows`` in the step under way.
+    has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
+    have built beside the CLIP, {name of the hook: module}.
     """
 
     model: CLIP
@@ -81,11 +84,46 @@ class TrainingState:
     optimizer: torch.optim.Optimizer | None = None
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
+    own: dict[str, nn.Module] = field(default_factory=dict)
+    changed: set = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
     _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast
     _begun: bool = False
     _zeroshot: list = field(default_factory=list)  # handed out since the task began
+
+    def modules(self):
+        """All that trains: the live CLIP, and the hooks' own modules beside it."""
+        return [self.model, *self.own.values()]
+
+    def named_parameters(self):
+        """(name, parameter) of ``modules()``; those of own modules are called own.<hook>.<name>."""
+        yield from self.model.named_parameters()
+        for name, module in self.own.items():
+            yield from ((f"own.{name}.{key}", parameter) for key, parameter in module.named_parameters())
+
+    def trained(self):
+        """The parameters that require a gradient."""
+        return [parameter for _, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def attached(self, model=None):
+        """While entered, own modules have their places in the towers of a CLIP, the live one unless given."""
+        return attached(model or self.model, self.own.values())
+
+    def trains(self, tower):
+        """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
+        return trains(self.model, tower) or trains_in(self.model, self.own.values(), tower)
+
+    def encodes_rows_alone(self):
+        """Whether what the image tower makes of an image depends on nothing else in the batch."""
+        return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
+
+    def packed(self, tokens):
+        """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too
+        little, or where an own module has to see each text by itself."""
+        if not rows_alone(self.model, self.own.values(), "text"):
+            return tokens
+        return packed_where_shorter(self.model, tokens)
 
     @property
     def final_model(self):
@@ -195,7 +233,7 @@ class TrainingState:
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
             batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
-        elif self.head is None or trains(self.model, "image"):
+        elif self.head is None or self.trains("image"):
             batches = self.stream(split, "train", settings.batch_size, train_transform=True, rest=True)
         else:
             batches = self._feature_batches(split)

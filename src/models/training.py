@@ -11,8 +11,9 @@ from src.errors import UserError
 from src.models.batch_norms import resting, share_statistics, training_norms
 from src.models.guard import FiniteLosses
 from src.models.helpers import learning_rate
+from src.models.hooks import promises
 from src.models.modeling import compile_towers, recompute_blocks, set_training
-from src.models.resuming import all_ours, restore
+from src.models.resuming import WatchedWeights, restore
 
 
 class Step(nn.Module):
@@ -21,7 +22,7 @@ class Step(nn.Module):
 
     def __init__(self, state, hooks):
         super().__init__()
-        self.model = state.model
+        self.trained = nn.ModuleList(state.modules())
         self._state, self._hooks = state, hooks
 
     def forward(self, batch):
@@ -47,10 +48,15 @@ def begin(state, hooks):
     """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
     state.forget_copies()
     seed_draws(state.seed_of("begin"))  # the same where an interrupted run begins again
+    weights = WatchedWeights(state.model)
     for hook in hooks:
         hook.begin(state)
+        weights.refuse_new(hook)
+    state.changed = weights.changed()
     state.share_copies()
     set_training(state.model, state.settings.batch_norm)
+    for module in state.own.values():
+        module.train()
     share_statistics(state)
     ready_towers(state)
 
@@ -66,15 +72,15 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         state.iteration = interrupted["iteration"]
     begin(state, hooks)
     begun(state, hooks)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    parameters = state.trained()
     state.optimizer = build_optimizer(parameters, settings) if parameters else None
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
         interrupted = None  # as large as what it was taken back into
         resumed()
-    # Ours leave no parameter out.
-    step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
+    all_used = all(promises(hook, "all_used") for hook in hooks)
+    step, finite = state.world.parallel(Step(state, hooks), all_used), FiniteLosses(state)
     norms = training_norms(state.model)
 
     for batch in state.training_stream():
@@ -82,12 +88,13 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         state.rows = batch.rows
         if state.optimizer:
             set_learning_rate(state.optimizer, settings, state.iteration)
-        with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
-            losses = step(batch)
-        finite.watch(losses)
-        if losses:  # a closed-form method has no term, hence no backward and no step
-            scaler.scale(sum(losses.values())).backward()
-            scaler.unscale_(state.optimizer)
+        with state.attached():
+            with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
+                losses = step(batch)
+            finite.watch(losses)
+            if losses:  # a closed-form method has no term, hence no backward and no step
+                scaler.scale(sum(losses.values())).backward()
+                scaler.unscale_(state.optimizer)
         for hook in hooks:
             hook.after_backward(state)
         if losses:

@@ -9,13 +9,17 @@ from clip import loader
 from src.datasets import class_split, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
+from src.errors import UserError
 from src.machine.device import Device
 from src.models import METHODS, active_add_ons, find_method
+from src.models.attached import build_own
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
+from src.models.hooks import kept_for, named
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.state import Settings, TrainingState
+from src.models.training import seed_draws
 
 MOST_WORKERS = 8
 
@@ -122,6 +126,26 @@ def adapt(config, model, seed):
     apply_shared_lora(model, config.lora_shared_split_qkvo)
 
 
+def build_task(config, datasets, name, checkpoint, device, open_zeroshot, basis=None):
+    """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
+    state = build_state(config, datasets, name, checkpoint, device, open_zeroshot)
+    hooks = build_hooks(config, checkpoint, basis)
+    seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
+    state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
+    if state.own:
+        refuse_averages(config, state.own)
+    return state, hooks
+
+
+def refuse_averages(config, own):
+    """UserError where averages and merges of weights would leave a hook's own modules out."""
+    flags = [f"--{name.replace('_', '-')}" for name in ("we", "we_wise", "moving_avg", "wise_merge")
+             if config.values[name]]
+    if flags:
+        raise UserError(f"{flags[0]} acts on the weights of CLIP, and {', '.join(own)} trains modules beside them, "
+                        "which would stay as they are: leave it out")
+
+
 def build_hooks(config, checkpoint, basis=None):
     """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
     project gradients off, where it is not that of the command line."""
@@ -138,6 +162,6 @@ def build_scorer(config, checkpoint):
 
 
 def _with_carry(hooks, checkpoint):
-    for hook in hooks:
-        hook.load_carry(checkpoint.get("carry", {}).get(type(hook).__name__, {}))
+    for name, hook in named(hooks).items():
+        hook.load_carry(kept_for(checkpoint.get("carry", {}), name))
     return hooks

@@ -13,6 +13,8 @@ from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Interrupted, Signals
 from src.machine.progress import progress
+from src.models.attached import stored_tensors
+from src.models.hooks import named
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
@@ -21,7 +23,7 @@ from src.report.page import write_report
 from src.report.sequence import RETRIEVAL, summarise_retrieval
 from src.report.sequence import summarise as summarise_accuracy
 from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
-from src.run.build import build_device, build_hooks, build_settings, build_state, silent_choices
+from src.run.build import build_device, build_hooks, build_settings, build_task, silent_choices
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
@@ -132,11 +134,10 @@ class Run:
         if finished:
             return self._finished(name, inputs)
         self.device.forget_peak()
-        state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
+        state, hooks = build_task(self.config, self.datasets, name, start, self.device, self.open_zeroshot, self.basis)
         if not self.config.pairs:  # whose drift is measured against them
             del start["state_dict"]
         state.world = self.world
-        hooks = build_hooks(self.config, start, self.basis)
         points = TaskPoints(self.config, self.folder, state, hooks, stem(name), inputs)
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
                           self.world.means, points.iteration, self.progress, self.trackers)
@@ -200,7 +201,8 @@ class Run:
         checkpoint = finished_checkpoint(
             state.final_model, start, dataset=file, source=state.source, task=state.task,
             metrics={dataset: score.summary() for dataset, score in shown.items()},
-            iteration=state.iteration, carry={type(hook).__name__: kept for hook in hooks if (kept := hook.carry())},
+            iteration=state.iteration, own=stored_tensors(state.own),
+            carry={key: kept for key, hook in named(hooks).items() if (kept := hook.carry())},
             config=config.numbers(), name=model_name(config, start))
         self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
                                                     "inputs": points.inputs, "scores": plain_scores(scores)})
@@ -248,7 +250,7 @@ class Run:
         return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items()) or "nothing scored"
 
     def _description(self, state, start, seconds):
-        trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        trained = state.trained()
         self.peak = max(self.peak, self.device.peak_memory())
         drift = {"drift": self.scoring.drift(start, state.final_model)} if self.config.pairs else {}
         return describe_run(

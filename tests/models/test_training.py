@@ -12,6 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
+import src.models.resuming
+import src.models.state
 from src.datasets.common import Split
 from src.datasets.seeds import order_of_epoch
 from src.errors import UserError
@@ -340,7 +342,8 @@ def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
         kind, method, limit, meta_device, make_model, make_state, monkeypatch):
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # once a task, and may wait
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
-    monkeypatch.setattr(src.models.finetune, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
+    monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
+    monkeypatch.setattr(src.models.resuming, "digests", lambda tensors: [0] * len(tensors))  # likewise
     state = make_state(make_model(kind).to("meta"), iterations=3, max_grad_norm=limit)
     state.device, reported = meta_device, []
     train(state, [method(0.1)], lambda state, losses: reported.append(losses))

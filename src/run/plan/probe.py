@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from src.machine.progress import clock
 from src.models.training import train
-from src.run.build import build_hooks, build_state
+from src.run.build import build_task
 from src.run.plan.work import settings_of
 
 PROBED = 3  # steps
@@ -30,7 +30,7 @@ def probe(config, run, name, start, zeroshot):
     """Run the first steps of the first task, of which nothing is kept. -> Probe"""
     run.device.forget_peak()
     times = [time.perf_counter()]
-    state = build_state(config, run.datasets, name, start, run.device, zeroshot)
+    state, hooks = build_task(config, run.datasets, name, start, run.device, zeroshot, run.basis)
     state.world = run.world
     last = min(PROBED, state.settings.iterations)
 
@@ -41,8 +41,7 @@ def probe(config, run, name, start, zeroshot):
         if state.iteration == last:
             raise Enough
     with contextlib.suppress(Enough), run.device.enough_memory(f"--batch-size {config.batch_size}"):
-        train(state, build_hooks(config, start, run.basis), report,
-              lambda state, hooks: times.append(time.perf_counter()))
+        train(state, hooks, report, lambda state, hooks: times.append(time.perf_counter()))
     began, begun, *done = times
     return Probe(begun - began, done[0] - begun, (done[-1] - done[0]) / max(1, len(done) - 1) or done[0] - begun,
                  run.device.peak_memory())
