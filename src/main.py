@@ -44,62 +44,43 @@ def _print_origins(config):
         print(text + "\n", flush=True)
 
 
-def run_task(config):
-    """--train-dataset: one task, from --load or from the initial weights."""
+def run_training(config):
+    """--train-dataset: one task, from --load or from the initial weights. --dataset-order: one after the other in one
+    process, with the accuracy matrix."""
     with Signals() as signals:
-        _train_task(config, signals)
+        _train(config, signals)
 
 
-def _train_task(config, signals):
+def _train(config, signals):
     from src.datasets.pairs import JOINT
-    from src.report.tables import scores_table
+    from src.report.sequence import run_sequence
+    from src.report.tables import scores_table, summary_text
     from src.run.export import Export
-    from src.run.task import Run
+    from src.run.sequence import Run
     from src.run.weights import starting_checkpoint
     run = Run(config, signals=signals)
-    name = JOINT if config.joint else config.train_dataset
-    run.open([name])  # whatever can be refused is refused before weights are fetched
+    names = [JOINT] if config.joint else list(config.trained)
+    run.open(names)  # whatever can be refused is refused before weights are fetched
     start = starting_checkpoint(config)
     export = Export(config.export, run.world.first, config.export_format)
     export.claim(start["architecture"], config.overwrite, config.numbers())
-    run.claim([name], start)
+    run.claim(names, start)
     _print_origins(config)
+    sequence = config.kind == kinds.SEQUENCE
     with run.folder.ours(), run.shown():
-        finished, scores = run.train(name, start)
-    print(scores_table(scores))
-    export.write(finished)
-
-
-def run_sequence(config):
-    """--dataset-order: the whole sequence in one process, with its accuracy matrix."""
-    with Signals() as signals:
-        _train_sequence(config, signals)
-
-
-def _train_sequence(config, signals):
-    from src.report.sequence import run_sequence as run_tasks
-    from src.report.tables import summary_text
-    from src.run.export import Export
-    from src.run.task import Run
-    from src.run.weights import starting_checkpoint
-    run = Run(config, signals=signals)
-    run.open(config.dataset_order)
-    start = starting_checkpoint(config)
-    export = Export(config.export, run.world.first, config.export_format)
-    export.claim(start["architecture"], config.overwrite, config.numbers())
-    run.claim(config.dataset_order, start)
-    _print_origins(config)
-    with run.folder.ours(), run.shown():
-        rows, finished = run_tasks(config.dataset_order, start, run.train, run.score_start)
-        summaries = run.summarise(config.dataset_order, rows)
-    print("\n" + "\n".join(map(summary_text, summaries.values())))
+        rows, finished = run_sequence(names, start, run.train, run.score_start if sequence else None)
+        summaries = run.summarise(names, rows) if sequence else {}
+    if sequence:
+        print("\n" + "\n".join(map(summary_text, summaries.values())))
+    else:
+        print(scores_table(rows[-1]))
     export.write(finished)
 
 
 def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
     from src.run.export import Export
-    from src.run.task import Run
+    from src.run.sequence import Run
     from src.run.weights import starting_checkpoint
     if len(config.loaded) > 1:
         rebuild_sequence(config)
@@ -189,7 +170,7 @@ def run_report(config):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
 
 
-RUNS = {kinds.TRAIN: run_task, kinds.SEQUENCE: run_sequence, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
+RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check}
 
 

@@ -69,7 +69,7 @@ class Disk:
             patched.setattr(os, "fsync", self.fsync)
             patched.setattr(os, "replace", self.replace)
             patched.setattr("src.store.resume.threading.Thread", AtOnce)
-            patched.setattr("src.run.task.write_report", lambda folder: None)  # comes last: tests/report/test_page.py
+            patched.setattr("src.run.sequence.write_report", lambda folder: None)  # tests/report/test_page.py
             yield self
 
 

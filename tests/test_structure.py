@@ -20,13 +20,14 @@ ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli"
          "src.machine", "src.templates", "src.errors", "src", "clip")
 # Floors inside a room, top first; "*" takes every module that no other floor names.
 FLOORS = {
-    "src.run": (("src.run.plan", "src.run.single", "src.run.chain"), ("src.run.task",), ("src.run.scoring",), ("*",)),
+    "src.run": (("src.run.plan", "src.run.single", "src.run.chain"), ("src.run.sequence",), ("src.run.task",),
+                ("src.run.scoring",), ("*",)),
     "src.models": (("src.models",), ("*",), ("src.models.training",),
                    ("src.models.state", "src.models.resuming", "src.models.guard"),
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
-                   ("src.models.helpers", "src.models.hooks", "src.models.fingerprints")),
+                   ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.sequence",)),
@@ -100,7 +101,7 @@ def test_arrows_point_down():
     ("src.models.finetune", "src.args"), ("src.datasets.folder", "src.models.helpers"), ("clip.loader", "src.errors"),
     ("src.models.helpers", "src.models.training"), ("src.templates.toy", "src.datasets.toy"),
     ("src.args", "src.run.build"), ("src.models.a_new_method", "src.cli.checks"), ("src.run.build", "src.run.task"),
-    ("src.machine.device", "src.models.training"), ("src.run.task", "src.run.plan.work")])
+    ("src.machine.device", "src.models.training"), ("src.run.sequence", "src.run.plan.work")])
 def test_an_arrow_up_is_seen(module, target):
     assert not may_import(module, target)
 

@@ -11,11 +11,14 @@ CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor that are summed at a
 WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a value's bits as integers, by its bytes
 
 
-def text_fingerprint(model):
-    """A digest of all that a model's text features depend on: architecture and the bits of every tensor."""
+def text_fingerprint(model, modules=()):
+    """A digest of all that a model's text features depend on: architecture and the bits of every tensor, those of
+    ``modules`` in its towers too."""
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    return fingerprint([(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)],
-                       repr(model.architecture))
+    text = [(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)]
+    beside = [(f"{number}.{name}", tensor) for number, module in enumerate(modules)
+              for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())]
+    return fingerprint(text + beside, repr(model.architecture))
 
 
 @torch.no_grad()

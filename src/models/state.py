@@ -1,5 +1,6 @@
 """What hooks see of a run: its numbers, and the model, the streams and the copies of one task."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
-from src.models.modeling import encodes_rows_alone, frozen_copy, packed_where_shorter, trains
+from src.models.modeling import encodes_rows_alone, frozen_copy, in_eval_mode, packed_where_shorter, trains
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,15 @@ class TrainingState:
     def attached(self, model=None):
         """While entered, own modules have their places in the towers of a CLIP, the live one unless given."""
         return attached(model or self.model, self.own.values())
+
+    @contextlib.contextmanager
+    def in_place(self, model):
+        """While entered, own modules have their places in a CLIP that is scored, in eval mode."""
+        with contextlib.ExitStack() as stack:
+            for module in self.own.values():
+                stack.enter_context(in_eval_mode(module))
+            stack.enter_context(self.attached(model))
+            yield
 
     def trains(self, tower):
         """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""

@@ -3,13 +3,13 @@
 RETRIEVAL = "retrieval"  # stands in the place of a label space where image-text pairs are scored
 
 
-def run_sequence(order, checkpoint, train_task, evaluate):
+def run_sequence(order, checkpoint, train_task, evaluate=None):
     """Train ``order`` one after the other. -> (rows of scores, row 0 before any training; the last checkpoint).
 
     ``train_task(name, checkpoint) -> (checkpoint, scores)``; ``evaluate(checkpoint) -> scores``; scores are
-    {dataset: {label space: Scores}} over the whole order.
+    {dataset: {label space: Scores}} over the whole order. Without ``evaluate`` row 0 is None.
     """
-    rows = [evaluate(checkpoint)]
+    rows = [evaluate and evaluate(checkpoint)]
     for name in order:
         checkpoint, scores = train_task(name, checkpoint)
         rows.append(scores)

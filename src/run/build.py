@@ -11,11 +11,12 @@ from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
+from src.machine.distributed import World
 from src.models import METHODS, active_add_ons, find_method
 from src.models.attached import build_own
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
-from src.models.hooks import kept_for, named
+from src.models.hooks import Hooks, kept_for, named
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
 from src.models.state import Settings, TrainingState
@@ -146,6 +147,12 @@ def refuse_averages(config, own):
                         "which would stay as they are: leave it out")
 
 
+def refuse_mixing(own):
+    """UserError where weights are mixed with others for a score, and a method's own modules have no part in it."""
+    if own:
+        raise UserError(f"--wise-ft mixes weights of CLIP, and {', '.join(own)} has modules beside them: leave it out")
+
+
 def build_hooks(config, checkpoint, basis=None):
     """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
     project gradients off, where it is not that of the command line."""
@@ -154,11 +161,47 @@ def build_hooks(config, checkpoint, basis=None):
     return _with_carry(hooks, checkpoint)
 
 
-def build_scorer(config, checkpoint):
-    """Return [custom method], with its carry, for an evaluation without training; [] for a built-in one."""
-    if config.method in METHODS:
+def scorer_of(config, hooks, own):
+    """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
+    the method has no modules of its own and no ``logits``."""
+    method = hooks[0]
+    if type(method).logits is Hooks.logits and not own:
+        return None
+    keywords = {flag: config.values[flag] for flag in config.method_row.uses}
+    return {"method": config.method, "keywords": keywords or dict(config.values["set"])}
+
+
+def build_scored(config, checkpoint, device, world=None):
+    """-> (the state of a checkpoint that is scored without training, its model placed and own modules beside it, and
+    [the method that scores it]; [] for plain CLIP)."""
+    model = device.place(loader.build(checkpoint)).eval()
+    state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
+    hooks = _with_carry(_scorers(config, checkpoint), checkpoint)
+    own = build_own(hooks, model, device, checkpoint.get("own"))
+    # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
+    untrained = {name for name in own if not kept_for(checkpoint.get("own", {}), name)}
+    state.own = {name: module for name, module in own.items() if name not in untrained}
+    return state, [hook for name, hook in named(hooks).items() if name not in untrained]
+
+
+def _scorers(config, checkpoint):
+    """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
+    made_by = checkpoint.get("scorer") or {"method": None, "keywords": {}}
+    given = config.method if config.given("method") or config.method not in METHODS else None
+    if given and made_by["method"] not in (given, None):
+        print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
+              f"{given} is asked instead")
+    name = given or made_by["method"]
+    if name is None or name in METHODS and name != made_by["method"]:
         return []
-    return _with_carry([find_method(config.method).build(config.values)], checkpoint)
+    keywords = made_by["keywords"] if name == made_by["method"] else {}
+    if name in METHODS:
+        row = find_method(name, config.pairs)
+        return [row.build(config.values | {flag: value for flag, value in keywords.items() if not config.given(flag)})]
+    if given is None:
+        raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
+                        f"not choose code to run: give --method {name} yourself")
+    return [find_method(name).build(config.values | {"set": keywords | dict(config.values["set"])})]
 
 
 def _with_carry(hooks, checkpoint):

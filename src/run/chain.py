@@ -10,7 +10,7 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.run.task import Run
+from src.run.sequence import Run
 from src.run.weights import score_as_trained, starting_checkpoint, weights_before
 
 
@@ -33,7 +33,7 @@ def rebuild(config):
         rows = [_row_before(run, *next(iter(chain.items())))]
         for path in config.loaded:
             rows.append(run.evaluate(_read(config, path, quiet=True)))
-            print(f"{path}: {run.in_words(rows[-1])}", flush=True)
+            print(f"{path}: {run.scoring.in_words(rows[-1])}", flush=True)
         return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
@@ -95,7 +95,7 @@ def _row_before(run, path, checkpoint):
     if start is None:
         return None
     scores = run.evaluate(start)
-    print(f"before {path}: {run.in_words(scores)}", flush=True)
+    print(f"before {path}: {run.scoring.in_words(scores)}", flush=True)
     return scores
 
 

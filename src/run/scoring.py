@@ -16,9 +16,8 @@ from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
-from src.models.state import TrainingState
 from src.report.sequence import RETRIEVAL
-from src.run.build import build_scorer, worker_count
+from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
@@ -66,26 +65,27 @@ class Scoring:
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
-                             mark="" if keep else None)
+                             mark="" if keep and self.config.save else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        model, history = self.device.place(loader.build(checkpoint)).eval(), checkpoint.get("history", [])
+        state, scorers = build_scored(self.config, checkpoint, self.device, self.world)
+        model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
         if alpha is not None:
+            refuse_mixing(state.own)
             interpolate_(model, zeroshot.state_dict(), alpha)
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
         mark = None if self.config.kind != EVAL or not self.config.save else "" if alpha is None else f"_wise{alpha:g}"
-        state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
-                             MethodScores(state, build_scorer(self.config, checkpoint)), scored_by, mark)
+                             MethodScores(state, scorers), scored_by, mark)
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
 
@@ -105,6 +105,15 @@ class Scoring:
                   "class names")
             self._left_out.add(file)
         return {file: head for file, head in heads.items() if not reasons.get(file)}
+
+    def shown(self, scores):
+        """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
+        return {dataset: found[space] for dataset, found in scores.items()
+                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
+
+    def in_words(self, scores):
+        """A line of what was scored, in the first label space."""
+        return ", ".join(f"{dataset} {score}" for dataset, score in self.shown(scores).items()) or "nothing scored"
 
     def drift(self, start, model):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
@@ -153,6 +162,10 @@ class Scoring:
 
     def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
         """``mark``: what the names of files of predictions end in; None writes none."""
+        with logits.state.in_place(model):
+            return self._score_in_place(model, iteration, task, train_data, heads, history, logits, scored_by, mark)
+
+    def _score_in_place(self, model, iteration, task, train_data, heads, history, logits, scored_by, mark):
         config, scores = self.config, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
@@ -173,7 +186,7 @@ class Scoring:
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
         return evaluate_each(
-            model, datasets, self.device, self._classifiers(model, opened, heads),
+            model, datasets, self.device, self._classifiers(model, opened, heads, logits.state.own.values()),
             {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
             config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
             logits, config.data_location if config.cache_images else None, self.world, self.progress.counted,
@@ -187,10 +200,11 @@ class Scoring:
         self.folder.write_text(f"predictions_{file}{mark}.csv", predictions_csv(found, classnames))
         self.folder.write_text(f"classes_{file}{mark}.csv", classes_csv(found, classnames[file]))
 
-    def _classifiers(self, model, opened, heads):
-        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""
+    def _classifiers(self, model, opened, heads, modules):
+        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
+        have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
-        return self.zeroshot(model, untrained) | {
+        return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
@@ -254,13 +268,14 @@ class MethodScores:
     """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
 
     def __init__(self, state, hooks):
-        self.state, self.hooks, self.by = state, hooks, None
+        self.state, self.hooks = state, hooks
+        self.by = self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
 
     def __call__(self, images, heads, names):
         self.state.scored = tuple(names)
         for hook in self.hooks:
             scores = hook.logits(self.state, images, heads)
-            self.by = None if scores is None else f"logits:{type(hook).__name__}"
+            self.by = self.plain if scores is None else f"logits:{type(hook).__name__}"
             if scores is not None:
                 return scores
         return None

@@ -8,7 +8,6 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from clip.loader import build
 from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
@@ -19,7 +18,8 @@ from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
-from src.run.build import build_device, worker_count
+from src.run.build import build_device, build_scored, worker_count
+from src.run.scoring import MethodScores
 from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
@@ -45,10 +45,11 @@ def classify(config):
     checkpoint = starting_checkpoint(config)
     classnames = given or stored_class_names(checkpoint, config.load)
     head = trained_head(checkpoint, classnames, config, only_last=given is None)
-    model = device.place(build(checkpoint)).eval()
+    state, scorers = build_scored(config, checkpoint, device)
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
-    found = classify_split(model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
-                           config.batch_size_eval, worker_count(config, task), head)
+    with state.in_place(state.model):
+        found = classify_split(state.model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
+                               config.batch_size_eval, worker_count(config, task), head, MethodScores(state, scorers))
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)

@@ -1,342 +1,153 @@
-"""One command's run: its device, datasets and folder, and the two things done with them, train a task and score."""
+"""One task of a run, from its first step to its checkpoint."""
 
 import contextlib
-import itertools
-import sys
-import time
 
-from clip import loader
-from src.cli.kinds import EVAL, SEQUENCE
-from src.datasets import is_pairs, known_pairs, phase_of, stem
-from src.datasets.loading import require_shares, steps_per_epoch
-from src.errors import UserError
-from src.machine.distributed import in_turn, this_world
-from src.machine.interruption import Interrupted, Signals
-from src.machine.progress import progress
+from src.datasets import stem
+from src.datasets.loading import steps_per_epoch
+from src.machine.interruption import Interrupted
 from src.models.attached import stored_tensors
 from src.models.hooks import named
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
-from src.report.latex import summary_latex
-from src.report.page import write_report
-from src.report.sequence import RETRIEVAL, summarise_retrieval
-from src.report.sequence import summarise as summarise_accuracy
-from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
-from src.run.build import build_device, build_hooks, build_settings, build_task, silent_choices
-from src.run.datasets import Datasets, dataset_of
-from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
-from src.run.scoring import Scoring, plain_scores, scores_of, task_and_phase
-from src.run.weights import ZeroshotOpener, model_name, score_as_trained
+from src.run.build import build_task, scorer_of, silent_choices
+from src.run.scoring import plain_scores, task_and_phase
+from src.run.weights import model_name
 from src.store.checkpoint import finished_checkpoint
-from src.store.records import Journal, RunFolder, code_changes, describe_run
-from src.store.resume import NOT_SHARED, ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
-from src.store.trackers import open_trackers
+from src.store.records import Journal, describe_run
+from src.store.resume import TaskPoints
 
 
-class Run:
-    """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
-    or --eval-datasets, or the one trained on."""
+class TaskRun:
+    """The task ``name`` of a Run, from the checkpoint ``origin``, or with --resume what is left of it. Its weights go
+    into the model and out of the checkpoint. ``inputs``: what ``inputs_of`` says of it."""
 
-    def __init__(self, config, folder=None, signals=None, datasets=None):
-        self.config, self.signals = config, signals or Signals()
-        self.world = this_world()
-        self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
-        with self.signals.unheard():
-            self.world.start(self.device.device)
-        self.datasets = datasets or Datasets(config)
-        self.folder = RunFolder(folder or config.save, writes=self.world.first)
-        self.progress = progress(config.quiet or not self.world.first)
-        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
-        named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
-        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
-        self.basis = config.orthogonal_gradients_path
-        self.began, self.peak, self.noted = time.perf_counter(), 0, set()
+    def __init__(self, run, name, origin, inputs):
+        self.run, self.config, self.name, self.file, self.origin = run, run.config, name, stem(name), origin
+        run.device.forget_peak()
+        self.state, self.hooks = build_task(self.config, run.datasets, name, origin, run.device, run.open_zeroshot,
+                                            run.basis)
+        if not self.config.pairs:  # whose drift is measured against them
+            del origin["state_dict"]
+        self.state.world = run.world
+        self.points = TaskPoints(self.config, run.folder, self.state, self.hooks, self.file, inputs)
+        self.journal = Journal(run.folder, self.file, self.state.settings.iterations, self.config.log_interval,
+                               run.world.means, self.points.iteration, run.progress, run.trackers)
+        self.memory = None  # counted once hooks have begun
+        run.trackers.begin(self.file, self.points.iteration, run.before.get(self.file, 0))
 
-    def note(self, text):
-        """Print a note, the same one once a run."""
-        if text not in self.noted:
-            print(f"note: {text}", flush=True)
-        self.noted.add(text)
-
-    def score_on(self, names):
-        self.evaluated = names
-        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
-                               self.progress, self.trackers)
+    def train(self):
+        """-> (the finished checkpoint, {dataset: Scores})"""
+        with self.interruptible():
+            with self.run.device.enough_memory(f"--batch-size {self.config.batch_size}"):
+                train(self.state, self.hooks, self.step_done, self.start, self.points.interrupted, self.resumed)
+            scores = self.score_at_end()
+            checkpoint = self.keep(scores)
+        self.points.forget()
+        return checkpoint, scores
 
     @contextlib.contextmanager
-    def shown(self):
-        """While entered, progress is shown and trackers log."""
-        with self.trackers, self.progress:
-            yield
-
-    def adopt(self, checkpoint):
-        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
-        was trained."""
-        if not self.evaluated:
-            name = dataset_of(checkpoint, self.config.load)
-            self.score_on([name])
-            self.scoring.named_by_checkpoint = (stem(name),)
-        score_as_trained(self.config, checkpoint, self.config.load or self.config.model)
-
-    @in_turn
-    def open_for_training(self, name):
-        """Refuse a dataset that no linear layer can be trained on."""
-        open_for_layer(self.datasets, name)
-
-    @in_turn
-    def open(self, trained):
-        """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
-        if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
-            self.score_on(kept)
-        open_data(self.config, self.datasets, trained, self.evaluated)
-        for task in map(self.datasets.open, trained):
-            if task.pairs:
-                require_shares(len(task.split("train")), self.config.batch_size, self.world.size)
-        settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
-        warn_of_warmup(self.config.warmup_length, settings)
-        lengths = {stem(name): found.iterations for name, found in settings.items()}
-        self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
-        self.progress.plan(lengths)
-
-    @in_turn
-    def claim(self, names, start):
-        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
-        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
-        self.folder.prepare()
-
-    def refuse(self, names, start, open_zeroshot):
-        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
-        not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
-        if not self.config.overwrite:
-            wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
-            for name in map(stem, [*names, *wholes]):
-                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
-                    refuse_to_replace(self.config, self.folder, name)
-        if names:
-            build_hooks(self.config, start)  # a method that cannot be built is refused here
-        self.open_zeroshot = open_zeroshot
-        if names and "ref_model" in self.config.method_row.uses:
-            open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
-            open_teacher(self.config.ref_model)
-        if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
-            self.open_zeroshot()
-        self.scoring.claim(names, start)
-
-    def train(self, name, start):
-        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
-        with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
-        ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
-        Scores})."""
-        inputs = inputs_of(self.config, start, self.basis, self.open_zeroshot.digests)
-        finished = self.is_finished(name)
-        self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
-        if finished:
-            return self._finished(name, inputs)
-        self.device.forget_peak()
-        state, hooks = build_task(self.config, self.datasets, name, start, self.device, self.open_zeroshot, self.basis)
-        if not self.config.pairs:  # whose drift is measured against them
-            del start["state_dict"]
-        state.world = self.world
-        points = TaskPoints(self.config, self.folder, state, hooks, stem(name), inputs)
-        journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
-                          self.world.means, points.iteration, self.progress, self.trackers)
-        self.trackers.begin(stem(name), points.iteration, self.before.get(stem(name), 0))
-        due = self._evaluation_rhythm(state)
-
-        def begun(state, hooks):
-            self.memory = weight_copies(state, hooks, {"zero-shot": self.open_zeroshot.kept, "checkpoint": start})
-            for choice in silent_choices(self.config, state):
-                self.note(choice)
-            if not self.config.quiet:
-                print(self.memory, flush=True)
-            points.begin()
-
-        def score():
-            with points.kept_if_interrupted(while_scoring=True), self.world.interrupted_together(), \
-                    self.signals.released():
-                self.scoring.trained(state, hooks, stem(name))
-
-        def resumed():
-            if points.unscored:
-                score()
-
-        def report(state, losses):
-            journal.step(state, losses)
-            last = state.iteration == state.settings.iterations
-            if due and state.iteration % due == 0 and not last:
-                score()
-            with points.kept_if_interrupted():
-                if not last and (reason := self.world.all_stop(self.signals.reason, state.iteration)):
-                    raise Interrupted(reason)
-            points.keep_where_due(last)
-
+    def interruptible(self):
+        """While entered, a signal is noted, and ends the task where ``step_done`` and ``score`` let it, in all
+        processes together. Whatever ends the task, its hooks write what they hold; an interruption says what it resumes
+        from."""
+        signals = self.run.signals
         try:
-            with self.signals.held(), points.told_if_interrupted(), self.world.interrupted_together():
-                with self.device.enough_memory(f"--batch-size {self.config.batch_size}"):
-                    train(state, hooks, report, begun, points.interrupted, resumed)
-                with self.signals.released():
-                    last = self.config.kind == SEQUENCE and name == self.config.trained[-1]
-                    scores = self.scoring.trained(state, hooks, stem(name), keep=last and bool(self.config.save))
-                checkpoint = self._keep(name, start, state, hooks, scores, points)
+            with signals.held(), self.points.told_if_interrupted(), self.run.world.interrupted_together():
+                yield
         except BaseException:
-            with self.signals.held():
-                self._write_files(hooks, stem(name), finished=False)
+            with signals.held():
+                self._write_files(finished=False)
             raise
         finally:
-            journal.close()
-        points.forget()
-        return checkpoint, scores
+            self.journal.close()
 
-    def is_finished(self, name):
-        return not self.config.overwrite and self.folder.has(f"{stem(name)}.pth")
+    def start(self, state, hooks):
+        """Before the first step: say what is held in memory, and what no flag has said."""
+        self.memory = weight_copies(state, hooks, {"zero-shot": self.run.open_zeroshot.kept, "checkpoint": self.origin})
+        for choice in silent_choices(self.config, state):
+            self.run.note(choice)
+        if not self.config.quiet:
+            print(self.memory, flush=True)
+        self.points.begin()
 
-    def _keep(self, name, start, state, hooks, scores, points):
-        """Keep a trained task, its checkpoint last: who finds it finds all the rest."""
-        config, file, due, seconds = self.config, stem(name), self._evaluation_rhythm(state), points.seconds
-        self.folder.forget_other_iterations(
-            {(file, ""), task_and_phase(file, name)},
-            [*(range(due, state.iteration, due) if due else ()), state.iteration])
-        shown = self._shown(scores)
-        checkpoint = finished_checkpoint(
-            state.final_model, start, dataset=file, source=state.source, task=state.task,
-            metrics={dataset: score.summary() for dataset, score in shown.items()},
-            iteration=state.iteration, own=stored_tensors(state.own),
-            carry={key: kept for key, hook in named(hooks).items() if (kept := hook.carry())},
-            config=config.numbers(), name=model_name(config, start))
-        self.folder.write_json(f"run_{file}.json", {**self._description(state, start, seconds),
-                                                    "inputs": points.inputs, "scores": plain_scores(scores)})
-        self._write_files(hooks, file, finished=True)
-        if is_adapted(state.model):
-            self.folder.write_tensors(f"{file}.lora.pth", adapter_state(state.model))
-        self.folder.write_checkpoint(file, checkpoint)
-        self._leave_to_the_next(name, checkpoint)
-        self.world.wait()  # what the first process has written is there for all
-        print(f"{file}: {state.iteration} steps in {seconds:.1f} s, {self.in_words(scores)}", flush=True)
-        return checkpoint
+    def resumed(self):
+        """Score what the interrupted run had not scored yet."""
+        if self.points.unscored:
+            self.score()
 
-    def _finished(self, name, inputs):
-        """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
-        file = stem(name)
-        facts = self.folder.read_json(f"run_{file}.json")
-        refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
-        checkpoint = _as_written(loader.read_checkpoint(self.folder.file(f"{file}.pth")))
-        scores = scores_of(facts)
-        if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
-            raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
-                            f"{', '.join(missing)}; train it again with --overwrite, without --resume")
-        self._leave_to_the_next(name, checkpoint)
-        self.progress.skip(file)
-        ResumePoints(self.folder, file, self.config.save_interval).forget()
-        again = "" if self.config.resume else "; not trained again, which --overwrite would do"
-        print(f"{file}: finished before, {self.in_words(scores)}{again}", flush=True)
-        if changed := code_changes(facts):
-            self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
-                      "trains with the code at hand")
-        return checkpoint, scores
+    def step_done(self, state, losses):
+        """Log a step. Score, stop and keep a resume point where it is time to."""
+        self.journal.step(state, losses)
+        last = state.iteration == state.settings.iterations
+        if self.rhythm and state.iteration % self.rhythm == 0 and not last:
+            self.score()
+        with self.points.kept_if_interrupted():
+            if not last and (reason := self.run.world.all_stop(self.run.signals.reason, state.iteration)):
+                raise Interrupted(reason)
+        self.points.keep_where_due(last)
 
-    def _leave_to_the_next(self, name, checkpoint):
-        if self._is_last_phase(name):  # which is what the whole dataset leaves
-            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
-        if self.config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
-            self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
-
-    def _shown(self, scores):
-        return {dataset: found[space] for dataset, found in scores.items()
-                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
-
-    def in_words(self, scores):
-        """A line of what was scored, in the first label space."""
-        return ", ".join(f"{dataset} {score}" for dataset, score in self._shown(scores).items()) or "nothing scored"
-
-    def _description(self, state, start, seconds):
-        trained = state.trained()
-        self.peak = max(self.peak, self.device.peak_memory())
-        drift = {"drift": self.scoring.drift(start, state.final_model)} if self.config.pairs else {}
-        return describe_run(
-            self.config, self.device, iterations=state.iteration, seconds=round(seconds, 2), processes=self.world.size,
-            peak_memory_bytes=self.device.peak_memory(), trainable_tensors=len(trained),
-            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
-
-    def _is_last_phase(self, name):
-        return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None
-
-    def _write_files(self, hooks, task, finished):
-        for hook in hooks:
-            for name, content in hook.files(finished).items():
-                self.folder.write_tensors(name.replace("{task}", task), content)
-
-    def _evaluation_rhythm(self, state):
+    @property
+    def rhythm(self):
+        """The number of steps from one score to the next; None for the end only."""
         if self.config.eval_every_epoch:
-            return steps_per_epoch(state.task, state.settings.batch_size)
+            return steps_per_epoch(self.state.task, self.state.settings.batch_size)
         return self.config.eval_interval
 
-    def evaluate(self, checkpoint, alpha=None):
-        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
-        return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+    def score(self):
+        """Score the weights between two steps. A signal breaks it off; the resume point says that it is to be done
+        again."""
+        with self.points.kept_if_interrupted(while_scoring=True), self.run.world.interrupted_together(), \
+                self.run.signals.released():
+            self.run.scoring.trained(self.state, self.hooks, self.file)
 
-    def score_start(self, start):
-        """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
-        were found before."""
-        finished = all(map(self.is_finished, self.config.trained))
-        kept = self.folder.read_json("start.json") if self.config.resume or finished else {}
-        scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
-        known = scores.keys() == {*map(stem, self.evaluated)}
-        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
-        if known:
-            return scores
-        scores = self.evaluate(start)
-        self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
-        return scores
+    def score_at_end(self):
+        """Score the weights that the task leaves; those of the last task with every image's prediction."""
+        with self.run.signals.released():
+            return self.run.scoring.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name))
 
-    def summarise(self, trained, rows, **facts):
-        """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
+    def keep(self, scores):
+        """Write all that the task leaves, its checkpoint last: where that is, all the rest is too."""
+        run, state, seconds = self.run, self.state, self.points.seconds
+        run.folder.forget_other_iterations({(self.file, ""), task_and_phase(self.file, self.name)}, self._scored_at())
+        checkpoint = self._checkpoint(scores)
+        run.folder.write_json(f"run_{self.file}.json", {**self._description(seconds), "inputs": self.points.inputs,
+                                                        "scores": plain_scores(scores)})
+        self._write_files(finished=True)
+        if is_adapted(state.model):
+            run.folder.write_tensors(f"{self.file}.lora.pth", adapter_state(state.model))
+        run.folder.write_checkpoint(self.file, checkpoint)
+        run.leave_to_the_next(self.name, checkpoint)
+        run.world.wait()  # what the first process has written is there for all
+        print(f"{self.file}: {state.iteration} steps in {seconds:.1f} s, {run.scoring.in_words(scores)}", flush=True)
+        return checkpoint
 
-        ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
-        0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
-        recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
-        """
-        pairs = any(map(known_pairs, trained))
-        spaces = (RETRIEVAL,) if pairs else self.config.label_space
-        trained = [stem(name) for name in trained]
-        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
-        if not columns:
-            print("note: no image-text pairs are scored, so there is no matrix")
-            return {}
-        summaries = {}
-        for number, space in enumerate(spaces):
-            mark = f"_{space}" if number else ""  # the first label space has the plain names
-            chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
-            summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
-            summaries[space] = summarise(trained, chosen, space, self.device.precision)
-            self.folder.write_json(f"summary{mark}.json", summaries[space])
-            self.trackers.summary(space, summaries[space], len(trained))
-            for score in MATRICES[pairs]:
-                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        untrained = self.config.kind == EVAL and "trained_with" not in facts
-        tables = {space: zero_shot_only(summary) for space, summary in summaries.items()} if untrained else summaries
-        self.folder.write_text("summary.md", summary_markdown(tables))
-        self.folder.write_text("summary.tex", summary_latex(tables))
-        self.folder.write_json("run.json", describe_run(
-            self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
-            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
-        if self.folder.writes:
-            write_report(self.folder.path)
-        return summaries
+    def _scored_at(self):
+        """The steps after which the task was scored."""
+        between = range(self.rhythm, self.state.iteration, self.rhythm) if self.rhythm else ()
+        return [*between, self.state.iteration]
 
+    def _checkpoint(self, scores):
+        state = self.state
+        return finished_checkpoint(
+            state.final_model, self.origin, dataset=self.file, source=state.source, task=state.task,
+            metrics={dataset: score.summary() for dataset, score in self.run.scoring.shown(scores).items()},
+            iteration=state.iteration,
+            carry={name: kept for name, hook in named(self.hooks).items() if (kept := hook.carry())},
+            own=stored_tensors(state.own), scorer=scorer_of(self.config, self.hooks, state.own),
+            config=self.config.numbers(), name=model_name(self.config, self.origin))
 
-def _as_written(checkpoint):
-    """Leave out what reading adds, so that the same content can be written again."""
-    return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
+    def _description(self, seconds):
+        run, state = self.run, self.state
+        trained = state.trained()
+        run.peak = max(run.peak, run.device.peak_memory())
+        drift = {"drift": run.scoring.drift(self.origin, state.final_model)} if self.config.pairs else {}
+        return describe_run(
+            self.config, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
+            peak_memory_bytes=run.device.peak_memory(), trainable_tensors=len(trained),
+            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
 
-
-def warn_of_warmup(length, settings):
-    """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
-    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
-    if not short:
-        return
-    rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"
-                      for name, found in itertools.islice(short.items(), 3))
-    more = f" and {len(short) - 3} more" if len(short) > 3 else ""
-    print(f"warning: --warmup-length {length} is not shorter than the run, so the rate never falls ({rates}{more}); "
-          "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)
+    def _write_files(self, finished):
+        for hook in self.hooks:
+            for name, content in hook.files(finished).items():
+                self.run.folder.write_tensors(name.replace("{task}", self.file), content)

@@ -15,7 +15,7 @@ from src.cli.flags import FLAGS
 from src.cli.kinds import SCORING
 from src.cli.texts import read_value
 from src.main import main
-from src.run.task import Run
+from src.run.sequence import Run
 
 pytest_plugins = ["cli_fixtures"]
 

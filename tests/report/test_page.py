@@ -14,7 +14,7 @@ from src.models.evaluation import Scores
 from src.report import page, tables
 from src.report.figures import write_pictures
 from src.report.runs import read_run
-from src.run.task import Run
+from src.run.sequence import Run
 from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]
@@ -282,14 +282,14 @@ def test_a_sequence_leaves_its_report(cli, tmp_path, world):
 def test_what_writes_no_folder_has_no_report(cli, world, monkeypatch):
     def refused(folder):
         raise AssertionError(f"a report in {folder}")
-    monkeypatch.setattr("src.run.task.write_report", refused)
+    monkeypatch.setattr("src.run.sequence.write_report", refused)
     words = ["--eval-only", "--model", "toy", "--dataset-order", "toy-colours,toy-sizes", "--max-evaluation-size", 8]
     assert cli(*words).status == 0
 
 
 def test_only_the_first_process_writes_a_report(world, tmp_path, monkeypatch):
     reports = []
-    monkeypatch.setattr("src.run.task.write_report", reports.append)
+    monkeypatch.setattr("src.run.sequence.write_report", reports.append)
     rows = [{"toy-colours": {"task": Scores(50.0, 90.0, 5, 10)}}] * 2
     for first in (False, True):
         run = Run(parse(["--dataset-order", "toy-colours", "--iterations", "1", "--model", "toy"]))

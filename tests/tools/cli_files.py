@@ -81,3 +81,12 @@ def train_chain(cli, world, folder, *words):
 def listing(folder):
     """Relative paths of all that is under a folder."""
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*")}
+
+
+def contents(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in listing(folder)}
+
+
+def table(folder, dataset):
+    """{(task, iteration): row} of a metrics file."""
+    return {(row["task"], int(row["iteration"])): row for row in rows(folder / f"metrics_{dataset}.csv")}

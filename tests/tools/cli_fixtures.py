@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from cli_files import BATCH, COLOURS, RATE, STEPS, TONES, picture, write_model, write_pictures
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from src.main import main
+from src.store.records import Journal
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -88,3 +90,26 @@ def record(tmp_path):
         commands = [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
         return done.returncode, commands, done.stderr
     return call
+
+
+@pytest.fixture
+def steps():
+    """Counts what the optimiser has really done."""
+    count = []
+    handle = register_optimizer_step_post_hook(lambda *_: count.append(1))
+    yield count
+    handle.remove()
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(task, iteration): Ctrl-C arrives right after that step of that task; interrupt(None) heals."""
+    original = Journal.step
+
+    def at(task, iteration=0):
+        def step(journal, state, losses):
+            original(journal, state, losses)
+            if state.task.name == task and state.iteration == iteration:
+                raise KeyboardInterrupt
+        monkeypatch.setattr(Journal, "step", step)
+    return at

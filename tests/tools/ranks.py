@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from this_machine import THREADS
 
-PRELOADED = ["src.main", "src.run.task", "src.models.icarl", "src.models.modx", "src.models.gradients",
+PRELOADED = ["src.main", "src.run.sequence", "src.models.icarl", "src.models.modx", "src.models.gradients",
              "src.models.penalties", "src.datasets.toy", "peft", "torch._dynamo", "torch.nn.parallel",
              "matplotlib.figure", "matplotlib.backends.backend_agg", "src.report.page", "pytest", __name__]
 

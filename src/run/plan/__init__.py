@@ -20,7 +20,7 @@ from src.run.plan.data import PlannedDatasets, data_table
 from src.run.plan.model import PlannedZeroshot, first_task, memory_text, model_text, planned_start
 from src.run.plan.probe import probe, probe_text
 from src.run.plan.work import files_text, hooks_text, tasks_text
-from src.run.task import Run
+from src.run.sequence import Run
 
 
 def tell_plan(config):

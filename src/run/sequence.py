@@ -1,0 +1,236 @@
+"""One command's run: its device, datasets and folder, its tasks in their order, what they score and the summary."""
+
+import contextlib
+import itertools
+import sys
+import time
+
+from clip import loader
+from src.cli.kinds import EVAL, SEQUENCE
+from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.loading import require_shares
+from src.errors import UserError
+from src.machine.distributed import in_turn, this_world
+from src.machine.interruption import Signals
+from src.machine.progress import progress
+from src.report.latex import summary_latex
+from src.report.page import write_report
+from src.report.sequence import RETRIEVAL, summarise_retrieval
+from src.report.sequence import summarise as summarise_accuracy
+from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
+from src.run.build import build_device, build_hooks, build_settings
+from src.run.datasets import Datasets, dataset_of
+from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
+from src.run.scoring import Scoring, plain_scores, scores_of
+from src.run.task import TaskRun
+from src.run.weights import ZeroshotOpener, score_as_trained
+from src.store.records import RunFolder, code_changes, describe_run
+from src.store.resume import NOT_SHARED, ResumePoints, inputs_of, refuse_other_inputs
+from src.store.trackers import open_trackers
+
+
+class Run:
+    """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
+    or --eval-datasets, or the one trained on."""
+
+    def __init__(self, config, folder=None, signals=None, datasets=None):
+        self.config, self.signals = config, signals or Signals()
+        self.world = this_world()
+        self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
+        with self.signals.unheard():
+            self.world.start(self.device.device)
+        self.datasets = datasets or Datasets(config)
+        self.folder = RunFolder(folder or config.save, writes=self.world.first)
+        self.progress = progress(config.quiet or not self.world.first)
+        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
+        named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
+        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
+        self.basis = config.orthogonal_gradients_path
+        self.began, self.peak, self.noted = time.perf_counter(), 0, set()
+        self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
+
+    def note(self, text):
+        """Print a note, the same one once a run."""
+        if text not in self.noted:
+            print(f"note: {text}", flush=True)
+        self.noted.add(text)
+
+    def score_on(self, names):
+        self.evaluated = names
+        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
+                               self.progress, self.trackers)
+
+    @contextlib.contextmanager
+    def shown(self):
+        """While entered, progress is shown and trackers log."""
+        with self.trackers, self.progress:
+            yield
+
+    def adopt(self, checkpoint):
+        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
+        was trained."""
+        if not self.evaluated:
+            name = dataset_of(checkpoint, self.config.load)
+            self.score_on([name])
+            self.scoring.named_by_checkpoint = (stem(name),)
+        score_as_trained(self.config, checkpoint, self.config.load or self.config.model)
+
+    @in_turn
+    def open_for_training(self, name):
+        """Refuse a dataset that no linear layer can be trained on."""
+        open_for_layer(self.datasets, name)
+
+    @in_turn
+    def open(self, trained):
+        """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
+            self.score_on(kept)
+        open_data(self.config, self.datasets, trained, self.evaluated)
+        for task in map(self.datasets.open, trained):
+            if task.pairs:
+                require_shares(len(task.split("train")), self.config.batch_size, self.world.size)
+        settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
+        warn_of_warmup(self.config.warmup_length, settings)
+        lengths = {stem(name): found.iterations for name, found in settings.items()}
+        self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
+        self.progress.plan(lengths)
+
+    @in_turn
+    def claim(self, names, start):
+        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
+        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
+        self.folder.prepare()
+
+    def refuse(self, names, start, open_zeroshot):
+        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
+        not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
+        if not self.config.overwrite:
+            wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
+            for name in map(stem, [*names, *wholes]):
+                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
+                    refuse_to_replace(self.config, self.folder, name)
+        if names:
+            build_hooks(self.config, start)  # a method that cannot be built is refused here
+        self.open_zeroshot = open_zeroshot
+        if names and "ref_model" in self.config.method_row.uses:
+            open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
+            open_teacher(self.config.ref_model)
+        if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
+            self.open_zeroshot()
+        self.scoring.claim(names, start)
+
+    def train(self, name, start):
+        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
+        with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
+        ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
+        Scores})."""
+        inputs = inputs_of(self.config, start, self.basis, self.open_zeroshot.digests)
+        finished = self.is_finished(name)
+        self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
+        return self._finished(name, inputs) if finished else TaskRun(self, name, start, inputs).train()
+
+    def is_finished(self, name):
+        return not self.config.overwrite and self.folder.has(f"{stem(name)}.pth")
+
+    def _finished(self, name, inputs):
+        """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
+        file = stem(name)
+        facts = self.folder.read_json(f"run_{file}.json")
+        refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
+        checkpoint = _as_written(loader.read_checkpoint(self.folder.file(f"{file}.pth")))
+        scores = scores_of(facts)
+        if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
+            raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
+                            f"{', '.join(missing)}; train it again with --overwrite, without --resume")
+        self.leave_to_the_next(name, checkpoint)
+        self.progress.skip(file)
+        ResumePoints(self.folder, file, self.config.save_interval).forget()
+        again = "" if self.config.resume else "; not trained again, which --overwrite would do"
+        print(f"{file}: finished before, {self.scoring.in_words(scores)}{again}", flush=True)
+        if changed := code_changes(facts):
+            self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
+                      "trains with the code at hand")
+        return checkpoint, scores
+
+    def leave_to_the_next(self, name, checkpoint):
+        if self._is_last_phase(name):  # which is what the whole dataset leaves
+            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
+        if self.config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+            self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
+
+    def ends_with(self, name):
+        """Whether a task is the last of a sequence."""
+        return self.config.kind == SEQUENCE and name == self.config.trained[-1]
+
+    def _is_last_phase(self, name):
+        return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None
+
+    def evaluate(self, checkpoint, alpha=None):
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
+        return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+
+    def score_start(self, start):
+        """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
+        were found before."""
+        finished = all(map(self.is_finished, self.config.trained))
+        kept = self.folder.read_json("start.json") if self.config.resume or finished else {}
+        scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
+        known = scores.keys() == {*map(stem, self.evaluated)}
+        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
+        if known:
+            return scores
+        scores = self.evaluate(start)
+        self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
+        return scores
+
+    def summarise(self, trained, rows, **facts):
+        """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
+
+        ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
+        0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
+        recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
+        """
+        pairs = any(map(known_pairs, trained))
+        spaces = (RETRIEVAL,) if pairs else self.config.label_space
+        trained = [stem(name) for name in trained]
+        columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
+        if not columns:
+            print("note: no image-text pairs are scored, so there is no matrix")
+            return {}
+        summaries = {}
+        for number, space in enumerate(spaces):
+            mark = f"_{space}" if number else ""  # the first label space has the plain names
+            chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
+            summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
+            summaries[space] = summarise(trained, chosen, space, self.device.precision)
+            self.folder.write_json(f"summary{mark}.json", summaries[space])
+            self.trackers.summary(space, summaries[space], len(trained))
+            for score in MATRICES[pairs]:
+                self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
+        untrained = self.config.kind == EVAL and "trained_with" not in facts
+        tables = {space: zero_shot_only(summary) for space, summary in summaries.items()} if untrained else summaries
+        self.folder.write_text("summary.md", summary_markdown(tables))
+        self.folder.write_text("summary.tex", summary_latex(tables))
+        self.folder.write_json("run.json", describe_run(
+            self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
+            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
+        if self.folder.writes:
+            write_report(self.folder.path)
+        return summaries
+
+
+def _as_written(checkpoint):
+    """Leave out what reading adds, so that the same content can be written again."""
+    return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
+
+
+def warn_of_warmup(length, settings):
+    """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
+    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
+    if not short:
+        return
+    rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"
+                      for name, found in itertools.islice(short.items(), 3))
+    more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+    print(f"warning: --warmup-length {length} is not shorter than the run, so the rate never falls ({rates}{more}); "
+          "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)

@@ -1,0 +1,170 @@
+"""The example methods of ``examples/methods/``: what has modules of its own trains, resumes, chains and is scored."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest_plugins = ["cli_fixtures"]
+
+ROOT = Path(__file__).parents[1]
+METHODS = ROOT / "examples" / "methods"
+EXAMPLES = {"experts": f"--method {METHODS / 'experts.py'}:Experts --set experts=3 --set rank=4"}
+COMMON = "--batch-size 4 --lr 1e-2 --warmup-length 0 --workers 0 --precision fp64 --iterations 3"
+
+
+def loaded(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal(one, other):
+    """Whether nested contents are equal, tensors to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one if key != "config")
+    return one == other
+
+
+def last_rows(folder, *datasets):
+    """{dataset: the last row of its metrics}"""
+    return {name: list(csv.DictReader((folder / f"metrics_{name}.csv").open()))[-1] for name in datasets}
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request):
+    return EXAMPLES[request.param].split()
+
+
+@pytest.fixture
+def sequence(cli, world, example, tmp_path):
+    """-> sequence(folder, word, ...): both tasks of the tiny world by the example."""
+    def call(name, *words):
+        done = cli("--load", world.model, *example, *COMMON.split(), "--dataset-order",
+                   f"{world.colours},{world.tones}", "--save", tmp_path / name, *words)
+        assert done.status == 0, done.err
+        return tmp_path / name
+    return call
+
+
+def test_own_modules_train_beside_a_clip_that_stays(sequence, world):
+    folder = sequence("out")
+    start, first, second = loaded(world.model), loaded(folder / "colours.pth"), loaded(folder / "tones.pth")
+    for checkpoint in (first, second):
+        assert checkpoint["state_dict"].keys() == start["state_dict"].keys()
+        assert all(torch.equal(value.double(), start["state_dict"][name].double())
+                   for name, value in checkpoint["state_dict"].items())
+    (name, ours), = first["own"].items()
+    assert any(value.abs().sum() > 0 for key, value in ours.items() if key.endswith("up"))
+    assert not equal(first["own"], second["own"]) and second["scorer"]["method"].endswith(f":{name}")
+
+
+def test_a_sequence_equals_a_chain(sequence, cli, world, example, tmp_path):
+    folder, start = sequence("out"), world.model
+    for number, task in enumerate((world.colours, world.tones)):
+        done = cli("--load", start, *example, *COMMON.split(), "--train-dataset", task, "--save", tmp_path / "chain",
+                   "--eval-datasets", f"{world.colours},{world.tones}")
+        assert done.status == 0, done.err
+        start = tmp_path / "chain" / f"{('colours', 'tones')[number]}.pth"
+        assert equal({**loaded(start), "history": 0}, {**loaded(folder / start.name), "history": 0})
+
+
+def test_evaluation_gives_the_rows_of_training(sequence, cli, world, example, tmp_path):
+    folder = sequence("out")
+    words = ("--load", folder / "tones.pth", "--eval-only", "--eval-datasets", f"{world.colours},{world.tones}",
+             "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
+    done = cli(*words)
+    assert done.status == 2 and f"give {example[0]} {example[1]} yourself" in done.err
+    assert not (tmp_path / "scored").exists()
+    done = cli(*words, *example[:2])  # its keywords come from the checkpoint
+    assert done.status == 0, done.err
+    expected, found = (last_rows(place, "colours", "tones") for place in (folder, tmp_path / "scored"))
+    assert found == expected and all(row["scored_by"].startswith("with:") for row in found.values())
+
+
+def test_evaluation_without_its_modules_would_be_another(sequence, cli, world, example, tmp_path):
+    """The test above would pass if the modules did nothing."""
+    folder = sequence("out")
+    content = loaded(folder / "tones.pth")
+    del content["own"], content["scorer"]
+    torch.save(content, tmp_path / "plain.pth")
+    scores = {}
+    for name, path, words in (("own", folder / "tones.pth", example[:2]), ("plain", tmp_path / "plain.pth", ())):
+        done = cli("--load", path, *words, "--eval-single", world.image, "--class-names", "red disc,green,blue",
+                   "--save", tmp_path / name)
+        assert done.status == 0, done.err
+        scores[name] = (tmp_path / name / "0.csv").read_text()
+    assert scores["own"] != scores["plain"]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, example, interrupt, tmp_path):
+    expected = sequence("out")
+    interrupt("tones", 2)
+    words = ("--load", world.model, *example, *COMMON.split(), "--dataset-order", f"{world.colours},{world.tones}",
+             "--save", tmp_path / "broken", "--resume", "--save-interval", 1)
+    assert cli(*words).status == 130
+    assert (tmp_path / "broken" / "resume_tones.pth").is_file()
+    interrupt(None)
+    done = cli(*words)
+    assert done.status == 0 and "tones: goes on after step 1 of 3" in done.out, done.err
+    for name in ("colours.pth", "tones.pth"):
+        assert equal(loaded(tmp_path / "broken" / name), loaded(expected / name))
+
+
+@pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
+def test_averages_are_refused(cli, world, example, tmp_path, flag):
+    done = cli("--load", world.model, *example, *COMMON.split(), "--train-dataset", world.colours, flag, "--save",
+               tmp_path / "out")
+    assert done.status == 2 and f"{flag} acts on the weights of CLIP" in done.err
+    assert not list(Path(tmp_path).glob("out/*.pth"))
+
+
+def test_other_keywords_than_trained_with_are_refused(sequence, cli, world, example, tmp_path):
+    folder = sequence("out")
+    done = cli("--load", folder / "tones.pth", *example[:2], "--set", "experts=5", "--eval-only", "--eval-datasets",
+               world.colours, "--workers", 0)
+    assert done.status == 2 and "are others than it builds here" in done.err and "Traceback" not in done.err
+
+
+def test_a_method_that_adds_to_the_clip_is_refused(cli, world, tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text("import torch\nfrom src.models.finetune import Finetune\n\n\nclass Prompted(Finetune):\n"
+                    "    def begin(self, state):\n        super().begin(state)\n"
+                    "        state.model.prompt = torch.nn.Parameter(torch.zeros(3))\n")
+    done = cli("--load", world.model, "--method", f"{path}:Prompted", *COMMON.split(), "--train-dataset", world.colours,
+               "--save", tmp_path / "out")
+    assert done.status == 2 and "Prompted adds the parameter prompt to the CLIP" in done.err
+    assert "Prompted.build" in done.err
+
+
+MOVES = """
+import torch
+from src.models.finetune import Finetune
+
+
+class Moves(Finetune):
+    \"\"\"Changes weights at rest by a draw that no seed repeats.\"\"\"
+
+    def begin(self, state):
+        state.model.visual.requires_grad_(False)
+        drawn = torch.rand((), generator=torch.Generator().manual_seed(torch.seed() % 2 ** 60))
+        state.model.visual.proj.data.add_(drawn)
+        with open({log!r}, "a") as file:
+            print(drawn.item(), file=file)
+        super().begin(state)
+"""
+
+
+def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, tmp_path):
+    (tmp_path / "my.py").write_text(MOVES.replace("{log!r}", repr(str(tmp_path / "log"))))
+    words = ("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Moves", *COMMON.split(), "--train-dataset",
+             world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
+    interrupt("colours", 2)
+    assert cli(*words).status == 130
+    interrupt(None)
+    assert cli(*words).status == 0
+    first, second = map(float, (tmp_path / "log").read_text().split())
+    moved = loaded(tmp_path / "out" / "colours.pth")["state_dict"]["visual.proj"] - loaded(
+        world.model)["state_dict"]["visual.proj"].double()
+    assert abs(first - second) > 1e-6 and moved.mean().item() == pytest.approx(first, abs=1e-6)
