@@ -102,6 +102,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         report(state, {name: value.detach() for name, value in losses.items()})
     finite.end()
 
+    seed_draws(state.seed_of("end"))  # the same where an interrupted run ends again
     method, *add_ons = hooks
     for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
         hook.end(state)

@@ -135,7 +135,7 @@ class Run:
         state = build_state(self.config, self.datasets, name, start, self.device, self.open_zeroshot)
         if not self.config.pairs:  # whose drift is measured against them
             del start["state_dict"]
-        state.world = self.world
+        state.world, state.signals = self.world, self.signals
         hooks = build_hooks(self.config, start, self.basis)
         points = TaskPoints(self.config, self.folder, state, hooks, stem(name), inputs)
         journal = Journal(self.folder, stem(name), state.settings.iterations, self.config.log_interval,
