@@ -257,10 +257,29 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAINS[config.train_mode] and highest >= HIGH_RATE:
+            and TRAINS[config.train_mode] and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
                                "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _check_optimizer(config):
+    """What the optimiser or the schedule would not read is a contradiction."""
+    if config.kind not in TRAINING:
+        return
+    for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
+        if config.chosen(key):
+            raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
+    if config.schedule == "onecycle" and config.chosen("warmup_length"):
+        raise UserError("--warmup-length with --schedule onecycle: its rise takes 30 % of the steps; leave it out, or "
+                        "give cosine or constant")
+    if config.lr_floor and config.schedule != "cosine":
+        raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
+                        "give --schedule cosine")
+    lowest = min(config.lr.values())
+    if config.lr_floor > lowest:
+        raise UserError(f"--lr-floor {config.lr_floor:g}: is above --lr {lowest:g}, and the rate would rise; give at "
+                        "most that")
 
 
 def _check_path(flag, path, is_name):
@@ -292,7 +311,7 @@ def _check_files(config):
 
 
 RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
-         _check_splits, _check_rates, _check_files)
+         _check_splits, _check_rates, _check_optimizer, _check_files)
 
 
 def _without_effect(config):

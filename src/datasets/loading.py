@@ -176,7 +176,7 @@ def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
 
 
 def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1)):
-    """Iterator over Batches (uint8 on the host): this process's rows of each of the ``batches`` that ``batches_of_pass``
+    """Iterator over Batches (uint8 on the host): this process's rows of each of ``batches``, which ``batches_of_pass``
     gives. A share without a row is a Batch of 0 rows, so that every process has as many; a batch of which no image can
     be decoded is left out."""
     own = [share_of(batch, part) for batch in batches]

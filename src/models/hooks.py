@@ -16,6 +16,12 @@ class Hooks:
     def begin(self, state):
         """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""
 
+    def groups(self, state):
+        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; asked
+        after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
+        rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
+        return None
+
     def losses(self, state, batch):
         """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
         batch has features instead of images: ``modeling.batch_features`` takes either.

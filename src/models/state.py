@@ -23,6 +23,7 @@ from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
 from src.models.modeling import frozen_copy, trains
+from src.models.optimizers import rate_at
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,16 @@ class Settings:
     compile: bool = False
     grad_checkpointing: bool = False
     grad_accum: int = 1
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    lr_floor: float = 0.0
 
     @property
     def peak_rate(self):
-        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up."""
+        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up, or the steps of
+        ``onecycle`` pass its peak by."""
+        if self.schedule == "onecycle":
+            return max(rate_at(step, self, self.lr) for step in range(self.iterations))
         return self.lr * min(1, self.iterations / max(1, self.warmup))
 
 
@@ -190,8 +197,7 @@ class TrainingState:
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split, purpose, batch_size, train_transform=False, shuffle=False, drop_last=False):
-        """Return an iterator that gives every image of a Split exactly once, as Batches on the device: for ``begin`` and
-        ``end``.
+        """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
 
         Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
         images, so most passes go in ``modeling.in_eval_mode(state.model)``. The evaluation transform, or crops drawn by

@@ -10,8 +10,8 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.batch_norms import resting, share_statistics, training_norms
 from src.models.guard import FiniteLosses
-from src.models.helpers import learning_rate
 from src.models.modeling import compile_towers, recompute_blocks, set_training
+from src.models.optimizers import Schedule, build_optimizer, groups_of
 from src.models.resuming import all_ours, restore
 
 
@@ -66,8 +66,10 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         state.iteration = interrupted["iteration"]
     begin(state, hooks)
     begun(state, hooks)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    state.optimizer = build_optimizer(parameters, settings) if parameters else None
+    named = [(name, parameter) for name, parameter in state.model.named_parameters() if parameter.requires_grad]
+    parameters = [parameter for _, parameter in named]
+    state.optimizer = build_optimizer(groups_of(named, hooks, state), settings) if parameters else None
+    schedule = Schedule(state.optimizer, settings) if parameters else None
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
@@ -81,7 +83,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         seed_step(state)
         state.rows = batch.rows
         if state.optimizer:
-            set_learning_rate(state.optimizer, settings, state.iteration)
+            schedule.set(state.iteration)
         with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
             losses = step(batch)
         finite.watch(losses)
@@ -136,14 +138,3 @@ def ready_towers(state):
         recompute_blocks(model)
     if settings.compile:
         compile_towers(model)
-
-
-def build_optimizer(parameters, settings):
-    """AdamW in one group, fused where torch has it."""
-    return torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, settings.beta2), eps=settings.eps,
-                             weight_decay=settings.wd, fused=parameters[0].device.type in ("cpu", "cuda"))
-
-
-def set_learning_rate(optimizer, settings, step):
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings.iterations, settings.warmup, settings.lr)

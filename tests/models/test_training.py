@@ -20,8 +20,7 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft
 from src.models.modeling import set_training
-from src.models.state import Settings
-from src.models.training import build_optimizer, train, weighed
+from src.models.training import train, weighed
 
 
 class Record(Hooks):
@@ -174,25 +173,6 @@ def test_hooks_see_the_gradient_before_it_is_clipped(make_model, make_state):
     for limit in (None, 1e-3):
         train(make_state(make_model("vit"), iterations=1, max_grad_norm=limit), [Look()])
     assert norms[0] == norms[1] > 1e-3
-
-
-@pytest.mark.parametrize("options", [{}, {"wd": 0.3}, {"beta2": 0.9, "eps": 1e-3, "wd": 0.05}], ids=str)
-def test_the_optimiser_equals_adamw_by_hand(options):
-    generator = torch.Generator().manual_seed(3)
-    draw = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 2), (4,), ())]
-    ours = [torch.nn.Parameter(value.clone()) for value in draw]
-    by_hand = slow.AdamW([value.clone() for value in draw], options.get("beta2", 0.999), options.get("eps", 1e-8),
-                         options.get("wd", 0.0))
-    optimizer = build_optimizer(ours, Settings(iterations=6, lr=0.1, **options))
-    for rate in (0.1, 0.05, 0.02, 0.3, 0.1, 0.01):
-        gradients = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in draw]
-        for value, gradient in zip(ours, gradients, strict=True):
-            value.grad = gradient.clone()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        by_hand.step(gradients, rate)
-    for one, other in zip(ours, by_hand.parameters, strict=True):
-        torch.testing.assert_close(one.detach(), other, rtol=1e-12, atol=1e-14)
 
 
 def test_only_what_is_trained_goes_to_the_optimiser(make_model, make_state):

@@ -11,6 +11,11 @@ from src.run.build import build_hooks, build_settings
 from src.run.plan.data import images_of
 from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
 
+RATES = {  # how the rate of a task goes, by --schedule
+    "cosine": "the rate rises by line to its peak over the warm-up, then falls by cosine to {floor:g}",
+    "onecycle": "the rate rises by half a cosine to its peak over 30 % of the steps, then falls to nothing by another",
+    "constant": "the rate rises by line to its peak over the warm-up and stays there"}
+
 
 def hooks_text(plan, config, start):
     with plan.unless_refused():
@@ -39,13 +44,13 @@ def tasks_text(config, datasets, names):
             smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
-            unfinished = unfinished or settings.warmup >= steps
+            unfinished = unfinished or config.schedule == "cosine" and settings.warmup >= steps
         total = None if steps is None or total is None else total + steps
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
     ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
     each = f"{config.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
-    return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; the rate rises by line to its "
-            f"peak over the warm-up, then falls by cosine to 0{ends}")
+    return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; "
+            f"{RATES[config.schedule].format(floor=config.lr_floor)}{ends}")
 
 
 def files_text(config, run, names, plan):
