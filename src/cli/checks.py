@@ -85,8 +85,8 @@ def _check_kind(config):
         if not config.train_dataset and not config.dataset_order:
             raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
                             "--eval-only to evaluate, or see --help")
-        if config.iterations is None and config.epochs is None:
-            raise UserError("how long? give --iterations N or --epochs N")
+        if config.method in METHODS:  # of a custom method the class must be imported first
+            check_length(config, METHODS[config.method].closed_form)
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
@@ -107,6 +107,26 @@ def _check_kind(config):
                         "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+
+
+# What no closed form reads: it takes no step, and its weights stay.
+STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
+            "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
+
+
+def check_length(config, closed_form):
+    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps."""
+    if not closed_form:
+        if config.iterations is None and config.epochs is None:
+            raise UserError("set the training length: --iterations N or --epochs N")
+        return
+    acting = [key for key in STEPPING if config.chosen(key)]
+    acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
+               if config.values[key]]
+    if acting:
+        named = " and ".join(FLAGS[key].name for key in acting)
+        raise UserError(f"{named} with --method {config.method}: it is a closed form, which takes no step and leaves "
+                        "the weights as they are; leave it out")
 
 
 def _check_model(config):

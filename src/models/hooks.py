@@ -9,9 +9,14 @@ class Hooks:
 
     ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
     images, penalties and sums.
+
+    ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
+    (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
+    gradient; --iterations, --epochs and --lr are not asked for.
     """
 
     other_terms = ()
+    closed_form = False
 
     def begin(self, state):
         """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""

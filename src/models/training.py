@@ -49,6 +49,8 @@ def begin(state, hooks):
     seed_draws(state.seed_of("begin"))  # the same where an interrupted run begins again
     for hook in hooks:
         hook.begin(state)
+    if hooks[0].closed_form:
+        state.model.requires_grad_(False)
     state.share_copies()
     set_training(state.model, state.settings.batch_norm)
     share_statistics(state)
@@ -79,7 +81,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
     step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
     norms = training_norms(state.model)
 
-    for batch in state.training_stream():
+    for batch in () if hooks[0].closed_form else state.training_stream():
         seed_step(state)
         state.rows = batch.rows
         if state.optimizer:

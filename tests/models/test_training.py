@@ -125,6 +125,35 @@ def test_a_closed_form_method_takes_no_step(make_model, make_state, optimizer_st
     assert events.count("method losses") == events.count("method after_step") == 3
 
 
+class ClosedForm(Record):
+    """Keeps whether its parameters ask for gradients in ``begin`` and ``end``."""
+
+    closed_form = True
+
+    def note(self, moment):
+        super().note(moment)
+        self.free = [*getattr(self, "free", []), self.state_is_free]
+
+    def begin(self, state):
+        self.state_is_free = any(value.requires_grad for value in state.model.parameters())
+        super().begin(state)
+
+    def end(self, state):
+        self.state_is_free = any(value.requires_grad for value in state.model.parameters())
+        super().end(state)
+
+
+def test_a_closed_form_has_no_step_at_all(make_model, make_state, optimizer_steps):
+    """Of its moments only the first and the last come, and no stream is opened."""
+    state, events = make_state(make_model("vit"), iterations=3), []
+    state.training_stream = lambda: pytest.fail("there is no stream")
+    before, hook = weights(state.model), ClosedForm("method", events)
+    train(state, [hook], lambda state, losses: events.append("report"))
+    assert events == ["method begin", "method end"] and hook.free == [True, False]
+    assert optimizer_steps == [] and state.optimizer is None and state.iteration == 0 and state.learning_rate == 0.0
+    assert same(before, state.model.state_dict())
+
+
 def test_a_closed_form_method_needs_no_trainable_parameter(make_model, make_state):
     class Freeze(Hooks):
         def begin(self, state):
