@@ -21,6 +21,9 @@ from src.errors import UserError
 from src.machine.files import named_paths
 from src.models import find_method
 
+# What earlier versions, which lacked these flags, did: a run of theirs has the same configuration.
+UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor")}
+
 
 @dataclass
 class Config:
@@ -84,6 +87,7 @@ class Config:
 
     def differences(self, before):
         """Texts of the values that can change a result and are not those of ``before``, {flag key: plain value}."""
+        before = UNSAID | before
         return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
                 for key, value in self.numbers().items() if before.get(key) != value]
 

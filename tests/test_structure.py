@@ -26,7 +26,7 @@ FLOORS = {
                    ("src.models.state", "src.models.resuming", "src.models.guard"),
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
-                   ("src.models.modeling", "src.models.lora_injection", "src.models.memory"),
+                   ("src.models.modeling", "src.models.lora_injection", "src.models.memory", "src.models.optimizers"),
                    ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),

@@ -85,8 +85,8 @@ def _check_kind(config):
         if not config.train_dataset and not config.dataset_order:
             raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
                             "--eval-only to evaluate, or see --help")
-        if config.iterations is None and config.epochs is None:
-            raise UserError("how long? give --iterations N or --epochs N")
+        if config.method in METHODS:  # of a custom method the class must be imported first
+            check_length(config, METHODS[config.method].closed_form)
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
@@ -107,6 +107,26 @@ def _check_kind(config):
                         "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+
+
+# What no closed form reads: it takes no step, and its weights stay.
+STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
+            "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
+
+
+def check_length(config, closed_form):
+    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps."""
+    if not closed_form:
+        if config.iterations is None and config.epochs is None:
+            raise UserError("set the training length: --iterations N or --epochs N")
+        return
+    acting = [key for key in STEPPING if config.chosen(key)]
+    acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
+               if config.values[key]]
+    if acting:
+        named = " and ".join(FLAGS[key].name for key in acting)
+        raise UserError(f"{named} with --method {config.method}: it is a closed form, which takes no step and leaves "
+                        "the weights as they are; leave it out")
 
 
 def _check_model(config):
@@ -257,10 +277,29 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAINS[config.train_mode] and highest >= HIGH_RATE:
+            and TRAINS[config.train_mode] and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
                                "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _check_optimizer(config):
+    """What the optimiser or the schedule would not read is a contradiction."""
+    if config.kind not in TRAINING:
+        return
+    for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
+        if config.chosen(key):
+            raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
+    if config.schedule == "onecycle" and config.chosen("warmup_length"):
+        raise UserError("--warmup-length with --schedule onecycle: its rise takes 30 % of the steps; leave it out, or "
+                        "give cosine or constant")
+    if config.lr_floor and config.schedule != "cosine":
+        raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
+                        "give --schedule cosine")
+    lowest = min(config.lr.values())
+    if config.lr_floor > lowest:
+        raise UserError(f"--lr-floor {config.lr_floor:g}: is above --lr {lowest:g}, and the rate would rise; give at "
+                        "most that")
 
 
 def _check_path(flag, path, is_name):
@@ -292,7 +331,7 @@ def _check_files(config):
 
 
 RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
-         _check_splits, _check_rates, _check_files)
+         _check_splits, _check_rates, _check_optimizer, _check_files)
 
 
 def _without_effect(config):

@@ -70,11 +70,18 @@ def training_flags():
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
         Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "
              "that are left", 8, whole(1), example="64"),
-        Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0", example="0.1"),
+        Flag("--optimizer", "adamw, adam or sgd, which has no momentum", "adamw", choices=("adamw", "adam", "sgd"),
+             example="sgd"),
+        Flag("--schedule", "the rate after the warm-up: cosine to --lr-floor, or constant; onecycle instead rises over "
+             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back", "cosine",
+             choices=("cosine", "onecycle", "constant"), example="onecycle"),
+        Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
+        Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
+             real(0), shown="0", example="0.1"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
-        Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999), example="0.98"),
-        Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8", example="1e-6"),
+        Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),
+        Flag("--eps", "epsilon of AdamW and Adam", 1e-8, real(above=0), shown="1e-8", example="1e-6"),
         Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off", example="1"),
         Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
              "less memory, a third more time", 1, whole(1), example="4 --batch-size 64"),

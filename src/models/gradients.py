@@ -59,8 +59,8 @@ class GradientTracker(Hooks):
 
     def begin(self, state):
         self.old = self.earlier() if self.path else {}
-        self.groups = self._grouped(state.model) if self.path else []
-        self.protected = {name: rows for group in self.groups                            # {name: (k, numel)}
+        self.row_groups = self._grouped(state.model) if self.path else []
+        self.protected = {name: rows for group in self.row_groups                        # {name: (k, numel)}
                           for name, rows in zip(group.names, group.rows, strict=True)}
         self.start = {name: value.detach().clone() for name, value in state.model.named_parameters()
                       if name in self.protected and self.projects_update}
@@ -102,7 +102,7 @@ class GradientTracker(Hooks):
         taken = len(next(iter(self.snapshots.values()), ()))
         if taken < sum(step <= state.iteration for step in self.steps):
             self._take(parameters)
-        for group in self.groups:
+        for group in self.row_groups:
             weights = [parameters[name] for name in group.names]
             group.project([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights])
 
@@ -119,7 +119,7 @@ class GradientTracker(Hooks):
         if not self.projects_update:
             return
         parameters = dict(state.model.named_parameters())
-        for group in self.groups:
+        for group in self.row_groups:
             weights, starts = ([of[name] for name in group.names] for of in (parameters, self.start))
             moved = torch._foreach_sub(weights, starts)
             group.project(moved)

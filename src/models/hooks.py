@@ -12,10 +12,15 @@ class Hooks:
     ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
     images, penalties and sums. ``all_used`` promises that every trained parameter has a gradient in every step, so that
     several processes need not search for those without; a subclass has to promise it again.
+
+    ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
+    (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
+    gradient; --iterations, --epochs and --lr are not asked for.
     """
 
     other_terms = ()
     all_used = False
+    closed_form = False
 
     def build(self, model):
         """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
@@ -30,6 +35,12 @@ class Hooks:
     def begin(self, state):
         """Before the optimiser is built: may freeze parameters, let the module of ``build`` grow, make teachers,
         anchors and streams."""
+
+    def groups(self, state):
+        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; asked
+        after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
+        rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
+        return None
 
     def losses(self, state, batch):
         """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a

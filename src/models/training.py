@@ -10,9 +10,9 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.batch_norms import resting, share_statistics, training_norms
 from src.models.guard import FiniteLosses
-from src.models.helpers import learning_rate
 from src.models.hooks import promises
 from src.models.modeling import compile_towers, recompute_blocks, set_training
+from src.models.optimizers import Schedule, build_optimizer, groups_of
 from src.models.resuming import WatchedWeights, restore
 
 
@@ -53,6 +53,9 @@ def begin(state, hooks):
         hook.begin(state)
         weights.refuse_new(hook)
     state.changed = weights.changed()
+    if hooks[0].closed_form:
+        for module in state.modules():
+            module.requires_grad_(False)
     state.share_copies()
     set_training(state.model, state.settings.batch_norm)
     for module in state.own.values():
@@ -72,8 +75,10 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         state.iteration = interrupted["iteration"]
     begin(state, hooks)
     begun(state, hooks)
-    parameters = state.trained()
-    state.optimizer = build_optimizer(parameters, settings) if parameters else None
+    named = [(name, parameter) for name, parameter in state.named_parameters() if parameter.requires_grad]
+    parameters = [parameter for _, parameter in named]
+    state.optimizer = build_optimizer(groups_of(named, hooks, state), settings) if parameters else None
+    schedule = Schedule(state.optimizer, settings) if parameters else None
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
@@ -83,16 +88,16 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
     step, finite = state.world.parallel(Step(state, hooks), all_used), FiniteLosses(state)
     norms = training_norms(state.model)
 
-    for batch in state.training_stream():
+    for batch in () if hooks[0].closed_form else state.training_stream():
         seed_step(state)
         state.rows = batch.rows
         if state.optimizer:
-            set_learning_rate(state.optimizer, settings, state.iteration)
+            schedule.set(state.iteration)
         with state.attached():
             with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
                 losses = step(batch)
             finite.watch(losses)
-            if losses:  # a closed-form method has no term, hence no backward and no step
+            if losses:  # a method may have no term, hence no backward and no step
                 scaler.scale(sum(losses.values())).backward()
                 scaler.unscale_(state.optimizer)
         for hook in hooks:
@@ -109,6 +114,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         report(state, {name: value.detach() for name, value in losses.items()})
     finite.end()
 
+    seed_draws(state.seed_of("end"))  # the same where an interrupted run ends again
     method, *add_ons = hooks
     for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
         hook.end(state)
@@ -142,14 +148,3 @@ def ready_towers(state):
         recompute_blocks(model)
     if settings.compile:
         compile_towers(model)
-
-
-def build_optimizer(parameters, settings):
-    """AdamW in one group, fused where torch has it."""
-    return torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, settings.beta2), eps=settings.eps,
-                             weight_decay=settings.wd, fused=parameters[0].device.type in ("cpu", "cuda"))
-
-
-def set_learning_rate(optimizer, settings, step):
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings.iterations, settings.warmup, settings.lr)

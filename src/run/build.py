@@ -6,6 +6,7 @@ import os
 import torch
 
 from clip import loader
+from src.cli.checks import check_length
 from src.datasets import class_split, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
@@ -35,14 +36,32 @@ def build_device(config, index=None):
 
 def build_settings(config, task, name=None):
     """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    iterations = config.iterations or config.epochs * steps_per_epoch(task, config.batch_size)
+    iterations = steps_of(config, task)
+    if config.schedule == "onecycle" and iterations == 1:
+        raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
+                        "cycle; give more steps, or another --schedule")
     return Settings(
         iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
-        wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_steps(config.warmup_length, iterations),
+        wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_of(config, iterations),
+        optimizer=config.optimizer, schedule=config.schedule, lr_floor=config.lr_floor,
         compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
         max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
         caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
         batch_norm=batch_norm_of(config))
+
+
+def steps_of(config, task):
+    """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
+    closed_form = is_closed_form(config)
+    check_length(config, closed_form)
+    if closed_form:
+        return 0
+    return config.iterations or config.epochs * steps_per_epoch(task, config.batch_size)
+
+
+def is_closed_form(config):
+    """Whether the method of a training run takes no steps; its class is imported."""
+    return getattr(config.method_row.hook(), "closed_form", False)
 
 
 def batch_norm_of(config):
@@ -73,6 +92,11 @@ def rate_of(rates, name):
     """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
     whole, _ = phase_of(name)
     return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
+
+
+def warmup_of(config, iterations):
+    """The steps of the warm-up; ``onecycle`` has none beside its rise, and a run without steps has none."""
+    return 0 if config.schedule == "onecycle" or not iterations else warmup_steps(config.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):

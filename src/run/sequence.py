@@ -226,7 +226,7 @@ def _as_written(checkpoint):
 
 def warn_of_warmup(length, settings):
     """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
-    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
+    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations > 0}
     if not short:
         return
     rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"

@@ -29,7 +29,7 @@ class TaskRun:
                                             run.basis)
         if not self.config.pairs:  # whose drift is measured against them
             del origin["state_dict"]
-        self.state.world = run.world
+        self.state.world, self.state.signals = run.world, run.signals
         self.points = TaskPoints(self.config, run.folder, self.state, self.hooks, self.file, inputs)
         self.journal = Journal(run.folder, self.file, self.state.settings.iterations, self.config.log_interval,
                                run.world.means, self.points.iteration, run.progress, run.trackers)

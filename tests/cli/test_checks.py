@@ -103,6 +103,9 @@ def test_flag_of_another_method(method, key):
     ("--eval-only --eval-datasets DTD --method lwf", ["--method has no effect", "plain CLIP"]),
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
+    (f"{TASK} --optimizer sgd --lr 5", None), (f"{TASK} --schedule onecycle", None), (f"{TASK} --lr-floor 1e-5", None),
+    ("--dataset-order toy --save out --schedule onecycle", None),  # the protocol's own warm-up
+    ("--dataset-order toy-pairs --save out --optimizer sgd", None),  # the protocol's own epsilon
     ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in an evaluation run"]),
 ])
 def test_warnings(words, fragments):
@@ -196,6 +199,14 @@ def test_warnings(words, fragments):
     (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
     ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),
     (f"{TASK} --save {__file__}", ["--save", __file__, "not a folder"]),
+    (f"{TASK} --optimizer sgd --beta2 0.9", ["--beta2 with --optimizer sgd", "leave it out"]),
+    (f"{TASK} --optimizer sgd --eps 1e-6", ["--eps with --optimizer sgd", "adam(w)"]),
+    (f"{TASK} --schedule onecycle --warmup-length 5", ["--warmup-length with --schedule onecycle", "30 %"]),
+    (f"{TASK} --schedule onecycle --lr-floor 1e-6", ["--lr-floor with --schedule onecycle", "--schedule cosine"]),
+    (f"{TASK} --schedule constant --lr-floor 1e-6", ["--lr-floor with --schedule constant", "--schedule cosine"]),
+    (f"{TASK} --lr-floor 2e-5", ["--lr-floor 2e-05", "above --lr 1e-05"]),
+    (f"{TASK} --lr 1e-5,toy-colours=1e-6 --lr-floor 2e-6", ["--lr-floor 2e-06", "above --lr 1e-06"]),
+    (f"{TASK} --optimizer lion", ["--optimizer lion", "adamw, adam, sgd"]),
 ])
 def test_errors(words, fragments):
     with pytest.raises(UserError) as caught:

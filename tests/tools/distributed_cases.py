@@ -27,7 +27,7 @@ from src.models.modx import Contrastive, ModX
 from src.models.penalties import L2
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
-from src.models.training import train
+from src.models.training import train, weighed
 
 BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which two processes take 4 and 3
 LONELY = 22  # the last step has a single image: one of two processes has none
@@ -74,6 +74,34 @@ class Coupled(Hooks):
                 "mean": (features[:, 1] * features[:, 2]).mean() + state.model.text_projection.square().mean(),
                 "summed": world.size * features[:, 0].square().sum(), "replayed": replayed[:, 1].square().mean(),
                 "weights": state.model.text_projection.abs().sum()}
+
+
+class Passes(Hooks):
+    """Two passes before the first step: a sum over all images, in order, and the gradient of a mean, shuffled and
+    cropped. The last batch leaves one of two processes without a row. In ``end`` the sum again."""
+
+    def begin(self, state):
+        self.sum = self.sum_of_features(state)
+        for batch in state.once(state.task.split("train"), "gradient", LONELY, train_transform=True, shuffle=True):
+            loss = image_features(state.model, batch.images)[:, 0].square().mean()
+            share = batch.rows / len(state.task.split("train"))
+            (share * weighed(loss, batch.weight)).backward()
+        state.world.average_gradients(state.model.visual)
+        self.slope = state.model.visual.proj.grad.clone()
+        state.model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def sum_of_features(self, state):
+        passed = state.once(state.task.split("train"), "sum", LONELY)
+        return state.world.sum(sum(image_features(state.model, batch.images).sum(dim=0) for batch in passed))
+
+    def losses(self, state, batch):
+        proj, features = state.model.visual.proj, image_features(state.model, batch.images)
+        return {"drawn": (proj * self.slope).sum() + (features * self.sum).sum(dim=1).mean()}
+
+    def end(self, state):
+        with torch.no_grad():
+            state.model.visual.proj += 0.01 * self.sum_of_features(state)
 
 
 class Nothing(Hooks):
@@ -210,6 +238,7 @@ CASES = {
     "peft": lambda world: adapted(world, lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.0)),
     "unused parameters": method(ImagesOnly),
     "no terms": method(Nothing),
+    "passes": method(Passes),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
         model, ("c_fc", "c_proj"), 2, 4, dropout=0.0), batch_size=LONELY, max_grad_norm=0.05),

@@ -57,6 +57,7 @@ def first_task(config, run, name, start, zeroshot, plan):
     with plan.unless_refused():
         state, hooks = build_task(plain, Known(run.datasets), name, start, run.device, zeroshot, run.basis)
         state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
+        state.planned = True
         memory = None
         with plan.unless_refused():
             begin(state, hooks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from src.machine.progress import clock
 from src.models.training import train
-from src.run.build import build_task
+from src.run.build import build_task, is_closed_form
 from src.run.plan.work import settings_of
 
 PROBED = 3  # steps
@@ -27,7 +27,9 @@ class Probe:
 
 
 def probe(config, run, name, start, zeroshot):
-    """Run the first steps of the first task, of which nothing is kept. -> Probe"""
+    """Run the first steps of the first task, of which nothing is kept. -> Probe, None where it has no steps"""
+    if is_closed_form(config):
+        return None
     run.device.forget_peak()
     times = [time.perf_counter()]
     state, hooks = build_task(config, run.datasets, name, start, run.device, zeroshot, run.basis)
@@ -51,7 +53,9 @@ def probe_text(config, datasets, names, probed):
     if not names:
         return "an evaluation has no steps"
     if probed is None:
-        return "not run: see what is missing"
+        settings = settings_of(config, datasets, names[0])
+        return "not run: " + ("a closed form has no steps" if settings and not settings.iterations
+                              else "see what is missing")
     steps = sum(settings_of(config, datasets, name).iterations for name in names)
     return (f"{probed.step:.3f} s a step after a first one of {probed.first:.2f} s; {probed.before:.1f} s before it\n"
             f"{steps} steps in all: about {clock(steps * probed.step + len(names) * probed.before)}, evaluations not "
