@@ -36,7 +36,7 @@ WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
 ARTICLE = re.compile(r"\b(an?) ([A-Za-z]\w*)", re.IGNORECASE)
-CONSONANT = re.compile(r"(?:one|uni|use|uint|url)\w*", re.IGNORECASE)  # of words that begin with a vowel only in writing
+CONSONANT = re.compile(r"(?:one|uni|use|uint|url)\w*", re.IGNORECASE)  # words with a vowel in writing only
 
 
 def checked(words):

@@ -244,6 +244,19 @@ def test_a_run_tells_what_is_left_out_and_warns_of_images_among_it(tmp_path, cli
     assert f"warning: {found}" in done.warnings
 
 
+def test_a_table_of_single_images_is_trained_and_not_scored(tmp_path, cli, world, train):
+    write_pictures(tmp_path / "ones", COLOURS, 1)
+    (tmp_path / "a.csv").write_text("image,label\n" + "".join(f"ones/{name}/0.png,{name}\n" for name in COLOURS))
+    name, place = f"csv:{tmp_path / 'a.csv'}", ("--data-location", tmp_path, "--workers", 0)
+    done = train(tmp_path / "out", "--train-dataset", name, *place)
+    assert done.status == 0 and "no class has two images, so none is held out" in done.out, done.err
+    assert "it is trained and not scored" in done.out and (tmp_path / "out" / "a.pth").exists()
+    for words, message in ((("--eval-datasets", name), f"--eval-split test: {name} has no such split; it has train"),
+                           (("--linear-eval", name), f"--linear-eval {name}: has no test split to score the layer on")):
+        done = cli("--load", world.model, "--eval-only", *words, *place)
+        assert done.status == 2 and done.err.startswith(f"error: {message}"), done.err
+
+
 def test_a_linear_layer_warns_of_findings_too(tmp_path, cli, world):
     write_pictures(tmp_path / "pets", COLOURS, 5)
     (tmp_path / "pets" / "green" / "x.svg").write_text("<svg/>", encoding="utf-8")
