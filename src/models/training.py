@@ -17,7 +17,7 @@ from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models.batch_norms import require_statistics, resting, share_statistics, training_norms
+from src.models.batch_norms import StepNorms, require_statistics, share_statistics, training_norms
 from src.models.evaluation import encode_split
 from src.models.helpers import learning_rate
 from src.models.lora_injection import is_adapted, merge_lora
@@ -295,14 +295,14 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         resumed()
     # Ours leave no parameter out.
     step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
-    norms = training_norms(state.model)
+    norms = StepNorms(state.model, state.world.size)
 
     for batch in state.training_stream():
         seed_step(state)
         state.rows = batch.rows
         if state.optimizer:
             set_learning_rate(state.optimizer, settings, state.iteration)
-        with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
+        with device.autocast(), state.world.uneven(batch.weight != 1), norms(batch.rows, batch.skipped):
             losses = step(batch)
         finite.watch(losses)
         if losses:  # a closed-form method has no term, hence no backward and no step
