@@ -197,6 +197,10 @@ ALIKE = [
                             "hotdog/0.png)"),
     (("cafe\u0301", "caf\u00e9"), "2 classes have the same name 'caf\u00e9', so that one can never win "
                                   "(cafe\u0301/0.png, caf\u00e9/0.png)"),
+    (("red", "red\u200b"), "2 classes differ by hidden characters or forms of letters only: 'red', 'red\\u200b' "
+                           "(red/0.png, red\u200b/0.png)"),
+    (("red", "\uff52\uff45\uff44"), "2 classes differ by hidden characters or forms of letters only: 'red', "
+                                   "'\uff52\uff45\uff44' (red/0.png, \uff52\uff45\uff44/0.png)"),
 ]
 
 
@@ -213,14 +217,32 @@ def test_class_names_that_are_alike(tmp_path, cli, world, names, expected):
     assert done.status == 0 and done.warnings.count(f"warning: pets: {expected}") == 1
 
 
-@pytest.mark.parametrize("names", [("0", "1", "2"), ("n01440764", "n01443537"), ("1.0", "2.0")])
+@pytest.mark.parametrize("names", [("0", "1", "2"), ("n01440764", "n01443537"), ("1.0", "2.0"),
+                                   ("True", "False"), ("no", "yes"), ("class_0", "class_1"), ("label7", "Label 8")])
 def test_class_names_without_a_word_are_a_finding(tmp_path, cli, names):
     for row, name in enumerate(names):
         write_pictures(tmp_path / "pets", {name: row / 3}, 3)
     status, lines = checked(cli, tmp_path / "pets")
-    assert status == 1 and any("all class names are numbers or ids" in line for line in lines)
+    assert status == 1 and any("all class names are numbers, ids or yes and no" in line for line in lines)
     (tmp_path / "pets" / "classnames.txt").write_text("ant\nbee\ncat\n"[:4 * len(names)], encoding="utf-8")
     assert checked(cli, tmp_path / "pets")[0] == 0
+
+
+@pytest.mark.parametrize(("labels", "number"), [
+    (("['red']", "['blue']"), 2), (("red|blue", "blue"), 1), (("red; blue", "blue"), 1), (('{"a": 1}', "blue"), 1),
+    (("red, a colour", "blue (light)"), 0)])
+def test_class_names_that_are_lists_are_a_finding(tmp_path, cli, labels, number):
+    """Labels that an image has side by side, as tables of several labels write them."""
+    lines = ['image,label', *(f'"{row}/{index}.png","{label}"'.replace('{"a"', '{""a""') for row, label in
+                              enumerate(labels) for index in range(3))]
+    for row in range(2):
+        for index in range(3):
+            picture(tmp_path / str(row) / f"{index}.png", row / 2, 10 * row + index)
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    done = cli("--check-data", f"csv:{tmp_path / 'a.csv'}", "--data-location", tmp_path)
+    found = [line for line in done.out.splitlines() if "class names look like lists" in line]
+    assert done.status == (number > 0) and len(found) == (number > 0), done.out
+    assert all(f"a: {number} of 2 class names look like lists" in line for line in found)
 
 
 def test_one_class_is_a_finding(tmp_path, cli, train):
