@@ -223,8 +223,9 @@ def recorded(shell, folder, *words):
                       encoding="utf-8")
     python.chmod(0o755)
     log.write_text("", encoding="utf-8")
-    done = subprocess.run([shell, *words], capture_output=True, text=True, timeout=60, check=False, env=os.environ | {
-        "LOG": str(log), "PATH": f"{python.parent}:{os.environ['PATH']}"})
+    own = {"LOG": str(log), "PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHON": "python"}  # whatever make had
+    done = subprocess.run([shell, *words], capture_output=True, text=True, timeout=60, check=False,
+                          env=os.environ | own)
     assert done.returncode == 0, done.stderr
     return [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
 

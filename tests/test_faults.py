@@ -190,7 +190,7 @@ def fail_in_turn(words, alone, tmp_path, capsys, chosen):
 
 
 def test_an_operation_that_fails(words, alone, tmp_path, capsys):
-    fail_in_turn(words, alone, tmp_path, capsys, places(alone[1], 0, 8))
+    fail_in_turn(words, alone, tmp_path, capsys, places(alone[1], 0, 4))
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ RUNS = {
     "icarl, merged": f"{SEQUENCE} --method icarl --memory-size 32 --wise-merge --moving-avg",
     "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
 }
+QUICK = ("finetune, projected", "adapters")
 MORE = {
     "pulled average": f"{SEQUENCE} {ZSCL} --we-wise --avg-freq 2 --distill-text-tower --feature-mse",
     "merged with zero-shot": f"{SEQUENCE} {ZSCL} --wise-merge --wise-ft-model zeroshot --ref-wise --max-grad-norm 1",
@@ -142,7 +143,7 @@ def killed_and_resumed(processes, alone, name, seed, tmp_path, kills=2):
     assert_same_results(folder, expected)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS])
 def test_a_run_that_is_killed_twice_ends_with_the_same_bits(name, processes, alone, tmp_path):
     killed_and_resumed(processes, alone, name, 0, tmp_path)
 
@@ -155,7 +156,8 @@ def first_step_is_done(folder):
         return False
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+                                pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_keeps_the_step_under_way(by, processes, alone, tmp_path):
     """Asked as soon as something is kept, which is in the midst of the first task."""
     name, folder = "finetune, projected", tmp_path / "out"

@@ -488,9 +488,11 @@ def test_a_head_is_refused_where_the_checkpoint_names_data_that_changed(train, c
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", ["fc", "image-fc", "image-fc-fixed", "fc --we --avg-freq 1",
-                                   "image-fc --we --avg-freq 1", "image-fc --wise-merge --wise-ft-alpha 0.5",
-                                   "fc --fc-init zero", "image-fc --method lwf --l2 0.1"])
+@pytest.mark.parametrize("words", [
+    "fc --we --avg-freq 1", "image-fc --method lwf --l2 0.1", "image-fc-fixed",
+    *(pytest.param(words, marks=pytest.mark.slow) for words in (
+        "fc", "image-fc", "image-fc --we --avg-freq 1", "image-fc --wise-merge --wise-ft-alpha 0.5",
+        "fc --fc-init zero"))])
 def test_one_process_equals_a_chain(cli, world, tmp_path, both, words):
     shared = ["--train-mode", *words.split(), "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3",
               "--workers", 0]

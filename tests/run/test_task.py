@@ -268,11 +268,12 @@ def test_two_tasks_in_one_folder_leave_both(train, world, tmp_path):
         assert after[f"metrics_{dataset}.csv"].startswith(before[f"metrics_{dataset}.csv"])
 
 
-@pytest.mark.parametrize("words", ["finetune", "lwf", "ZSCL", "finetune --we --avg-freq 2 --l2 0.1",
-                                   "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3",
-                                   "lwf --distill-text-tower --ablation-loss-2", "ZSCL --ref-size 5 --feature-mse",
-                                   "finetune --lora", "lwf --lora --lora-shared --l2 0.1 --we --avg-freq 1",
-                                   "finetune --lora --lora-shared --lora-shared-split-qkvo --wise-merge"])
+@pytest.mark.parametrize("words", [
+    "finetune", "lwf --we-wise --avg-freq 1 --wise-merge", "ZSCL --moving-avg --ref-batch-size 3",
+    "ZSCL --ref-size 5 --feature-mse", "lwf --lora --lora-shared --l2 0.1 --we --avg-freq 1",
+    *(pytest.param(words, marks=pytest.mark.slow) for words in (
+        "lwf", "ZSCL", "finetune --we --avg-freq 2 --l2 0.1", "lwf --distill-text-tower --ablation-loss-2",
+        "finetune --lora", "finetune --lora --lora-shared --lora-shared-split-qkvo --wise-merge"))])
 def test_one_process_equals_a_chain(cli, world, tmp_path, words):
     shared = ["--method", *words.split(), "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
     if words.startswith("ZSCL"):

@@ -43,6 +43,7 @@ ENVIRONMENTS = {
     "avx2": Environment(
         "kernels for AVX2, 2 threads, another hash seed, a busy second process",
         {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2", "OMP_NUM_THREADS": "2",
+         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait would take each other's cores
          "TEST_THREADS": "2", "PYTHONHASHSEED": "42"}, busy=True),
     "sums": Environment(
         "matrix products and layer norms summed in another order",
@@ -92,7 +93,8 @@ def install(python, requirements, resolution):
     """Install with uv, or with pip where uv is missing, which cannot choose the lowest versions."""
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv:
-        command = [uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", resolution]
+        command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), "--resolution",
+                   resolution]
     elif resolution == "highest":
         command = [str(python), "-m", "pip", "install", "--quiet"]
     else:
