@@ -60,6 +60,8 @@ EVIDENCE = {
     "F13 to F22 in the documents": ["test_differences_that_are_documented"],
     "F18 palettes": [
         "tests/datasets/test_images.py::test_palettes_and_two_colours_are_converted_before_they_are_resized"],
+    "F21 an evaluation run": ["tests/cli/test_checks.py::test_the_article_before_a_kind_of_run",
+                              "tests/cli/test_checks.py::test_flag_of_another_kind_of_run"],
     "F23 joint evaluation": ["test_a_joint_evaluation_of_nothing"],
     "W1 heads of 80 values": ["test_probabilities_are_the_libraries_own", "test_what_weights_do_not_say_is_a_warning"],
     "W2 GELU": ["test_probabilities_are_the_libraries_own"],

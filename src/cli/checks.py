@@ -34,11 +34,11 @@ CONTRADICTIONS = [
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
-    ("resume", "overwrite", "go on, or begin anew"),
+    ("resume", "overwrite", "resume, or start again"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
-    ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
-    ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients_path", "adapters are drawn again after merging, so a basis would protect nothing"),
 ]
 
 
@@ -170,7 +170,7 @@ def _check_method(config):
     if config.kind not in (*TRAINING, EVAL):
         return
     if config.given("set") and config.method in METHODS:
-        raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
+        raise UserError(f"--set gives keywords to a custom method, file.py:Class; {config.method} has flags")
     if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
     if config.kind in TRAINING and config.trained:

@@ -8,7 +8,7 @@ from torch import nn
 
 from src.datasets.seeds import seed_of
 from src.errors import UserError
-from src.models.batch_norms import resting, share_statistics, training_norms
+from src.models.batch_norms import StepNorms, share_statistics, training_norms
 from src.models.guard import FiniteLosses
 from src.models.hooks import promises
 from src.models.modeling import compile_towers, recompute_blocks, set_training
@@ -86,7 +86,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         resumed()
     all_used = all(promises(hook, "all_used") for hook in hooks)
     step, finite = state.world.parallel(Step(state, hooks), all_used), FiniteLosses(state)
-    norms = training_norms(state.model)
+    norms = StepNorms(state.model, state.world.size)
 
     for batch in () if hooks[0].closed_form else state.training_stream():
         seed_step(state)
@@ -94,7 +94,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         if state.optimizer:
             schedule.set(state.iteration)
         with state.attached():
-            with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
+            with device.autocast(), state.world.uneven(batch.weight != 1), norms(batch.rows, batch.skipped):
                 losses = step(batch)
             finite.watch(losses)
             if losses:  # a method may have no term, hence no backward and no step

@@ -38,7 +38,8 @@ def rebuild(config):
 
 
 def _read(config, path, quiet=False):
-    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it."""
+    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it. All
+    are outlined before the first is scored, and the memory holds one model at a time."""
     return starting_checkpoint(dataclasses.replace(config, values=config.values | {"load": path}), quiet=quiet)
 
 

@@ -33,13 +33,16 @@ def open_data(config, datasets, trained, evaluated):
         _open_references(config, datasets, trained, config.method_row.uses)
 
 
-def open_for_layer(datasets, name):
-    """Open what a linear layer is trained on, and refuse what none can be trained on."""
+def open_for_layer(config, datasets, name):
+    """Open what a linear layer is trained on, and refuse what none can be trained or scored on."""
     if is_pairs(name):
         raise UserError(f"--linear-eval {name}: has captions, not classes")
     task = datasets.open(name)
     _warn_of_findings(name, task)
     require_images(task, name, "train")
+    if not {config.eval_split, "val"} & set(task.splits):
+        raise UserError(f"--linear-eval {name}: has no {config.eval_split} split to score the layer on; it has "
+                        f"{', '.join(task.splits)}")
 
 
 def scorable(config, datasets, evaluated):

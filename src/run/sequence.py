@@ -78,7 +78,7 @@ class Run:
     @in_turn
     def open_for_training(self, name):
         """Refuse a dataset that no linear layer can be trained on."""
-        open_for_layer(self.datasets, name)
+        open_for_layer(self.config, self.datasets, name)
 
     @in_turn
     def open(self, trained):

@@ -1,5 +1,7 @@
 """Checks over several flags: a contradiction is one error, a flag without effect exactly one warning."""
 
+import re
+
 import pytest
 
 from src.args import parse
@@ -33,10 +35,33 @@ STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "r
 WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
+ARTICLE = re.compile(r"\b(an?) ([A-Za-z]\w*)", re.IGNORECASE)
+CONSONANT = re.compile(r"(?:one|uni|use|uint|url)\w*", re.IGNORECASE)  # words with a vowel in writing only
+
+
 def checked(words):
+    """The checked Config of a command line; its warnings and notes read well."""
     config = parse(words.split())
     checks.check(config)
+    assert wrong_articles(" | ".join([*config.warnings, *config.notes])) == []
     return config
+
+
+def wrong_articles(text):
+    """["a evaluation", ...]: the articles of a text that do not fit the words after them."""
+    return [found[0] for found in ARTICLE.finditer(text)
+            if (found[1].lower() == "an") != (found[2][0].lower() in "aeiou" and not CONSONANT.fullmatch(found[2]))]
+
+
+def test_wrong_articles_are_found():
+    assert wrong_articles("a evaluation, an training run") == ["a evaluation", "an training"]
+    assert wrong_articles("an evaluation run, a training run, a user, a uint8, a URL, an image, A single image") == []
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_article_before_a_kind_of_run(kind):
+    """Of every message in which a kind of run is named; those of the other tests are looked at as they are made."""
+    assert wrong_articles(checks.a_run(kind)) == [] and checks.a_run(kind).endswith(f" {kind} run")
 
 
 def word(flag):
@@ -147,8 +172,8 @@ def test_warnings(words, fragments):
     (f"{TASK} --method lwf --train-mode image-fc --distill-text-tower", ["--distill-text-tower", "image-fc"]),
     (f"{TASK} --lora --train-mode fc", ["--lora", "--train-mode fc", "neither"]),
     (f"{TASK} --orthogonal-gradients 2 --train-mode fc", ["projection", "--train-mode fc"]),
-    (f"{TASK} --lora --orthogonal-gradients 2", ["--lora", "--orthogonal-gradients", "drawn anew"]),
-    (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn anew"]),
+    (f"{TASK} --lora --orthogonal-gradients 2", ["--lora", "--orthogonal-gradients", "drawn again"]),
+    (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn again"]),
     ("--train-dataset toy-colours --iterations 1 --orthogonal-gradients 2", ["--orthogonal-gradients", "--save"]),
     (f"{TASK} --orthogonal-gradients-path /no.pth", ["--orthogonal-gradients-path /no.pth", "no such file"]),
     (f"{TASK} --method modx", ["--method modx", "class data", "finetune, lwf, ZSCL, icarl"]),
@@ -212,7 +237,7 @@ def test_errors(words, fragments):
     with pytest.raises(UserError) as caught:
         checked(words)
     message = str(caught.value)
-    assert len(message.splitlines()) <= 2
+    assert len(message.splitlines()) <= 2 and wrong_articles(message) == []
     assert all(fragment in message for fragment in fragments), message
 
 

@@ -278,8 +278,8 @@ def test_an_unfinished_task(plan, words, tmp_path):
     numbers = parse([str(word) for word in words()]).numbers()
     write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0,
                                                             "rest": True})
-    assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, goes on after step 2")
-    assert section(plan(*words()), "files")[0].endswith("unfinished, and begun anew")
+    assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, resumes after step 2")
+    assert section(plan(*words()), "files")[0].endswith("unfinished, and started again")
     other = plan(*words("--resume", "--wd", 0.5))
     assert other.status == 2 and "--wd 0 there, 0.5 here" in other.out
     write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})

@@ -85,7 +85,7 @@ def state_of_task(config, run, name):
         return "new"
     kept = points.read() if config.resume else None
     if kept is None:
-        return "unfinished, and begun anew"
+        return "unfinished, and started again"
     refuse_other_configuration(config, kept, points.newest)
     refuse_other_batches(kept, run.datasets.open(name), config.batch_size, points.newest)
-    return f"unfinished, goes on after step {kept['iteration']}"
+    return f"unfinished, resumes after step {kept['iteration']}"
