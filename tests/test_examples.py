@@ -6,12 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
+import clip
+from src.datasets import open_task
+from src.datasets.seeds import seed_of
+from src.datasets.transforms import EvalTransform
+
 pytest_plugins = ["cli_fixtures"]
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "examples" / "methods"
-EXAMPLES = {"experts": f"--method {METHODS / 'experts.py'}:Experts --set experts=3 --set rank=4"}
-COMMON = "--batch-size 4 --lr 1e-2 --warmup-length 0 --workers 0 --precision fp64 --iterations 3"
+STEPS = " --lr 1e-2 --warmup-length 0 --iterations 3"
+EXAMPLES = {"experts": f"--method {METHODS / 'experts.py'}:Experts --set experts=3 --set rank=4" + STEPS,
+            "ewc": f"--method {METHODS / 'ewc.py'}:EWC --set strength=1e4" + STEPS,
+            "ridge": f"--method {METHODS / 'ridge.py'}:Ridge --set strength=0.3"}
+COMMON = "--batch-size 4 --workers 0 --precision fp64"
+OWN = ("experts",)
+SCORING = {"experts": "with:Experts", "ridge": "logits:Ridge"}
 
 
 def loaded(path):
@@ -33,8 +43,17 @@ def last_rows(folder, *datasets):
 
 
 @pytest.fixture(params=EXAMPLES)
-def example(request):
-    return EXAMPLES[request.param].split()
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def example(name):
+    return EXAMPLES[name].split()
+
+
+def those(names):
+    return pytest.mark.parametrize("name", names, indirect=True)
 
 
 @pytest.fixture
@@ -48,6 +67,7 @@ def sequence(cli, world, example, tmp_path):
     return call
 
 
+@those(OWN)
 def test_own_modules_train_beside_a_clip_that_stays(sequence, world):
     folder = sequence("out")
     start, first, second = loaded(world.model), loaded(folder / "colours.pth"), loaded(folder / "tones.pth")
@@ -70,7 +90,8 @@ def test_a_sequence_equals_a_chain(sequence, cli, world, example, tmp_path):
         assert equal({**loaded(start), "history": 0}, {**loaded(folder / start.name), "history": 0})
 
 
-def test_evaluation_gives_the_rows_of_training(sequence, cli, world, example, tmp_path):
+@those(SCORING)
+def test_evaluation_gives_the_rows_of_training(sequence, cli, world, name, example, tmp_path):
     folder = sequence("out")
     words = ("--load", folder / "tones.pth", "--eval-only", "--eval-datasets", f"{world.colours},{world.tones}",
              "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
@@ -80,14 +101,15 @@ def test_evaluation_gives_the_rows_of_training(sequence, cli, world, example, tm
     done = cli(*words, *example[:2])  # its keywords come from the checkpoint
     assert done.status == 0, done.err
     expected, found = (last_rows(place, "colours", "tones") for place in (folder, tmp_path / "scored"))
-    assert found == expected and all(row["scored_by"].startswith("with:") for row in found.values())
+    assert found == expected and all(row["scored_by"] == SCORING[name] for row in found.values())
 
 
+@those(SCORING)
 def test_evaluation_without_its_modules_would_be_another(sequence, cli, world, example, tmp_path):
     """The test above would pass if the modules did nothing."""
     folder = sequence("out")
     content = loaded(folder / "tones.pth")
-    del content["own"], content["scorer"]
+    content = {key: value for key, value in content.items() if key not in ("own", "scorer")}
     torch.save(content, tmp_path / "plain.pth")
     scores = {}
     for name, path, words in (("own", folder / "tones.pth", example[:2]), ("plain", tmp_path / "plain.pth", ())):
@@ -98,6 +120,7 @@ def test_evaluation_without_its_modules_would_be_another(sequence, cli, world, e
     assert scores["own"] != scores["plain"]
 
 
+@those(["experts", "ewc"])
 def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, example, interrupt, tmp_path):
     expected = sequence("out")
     interrupt("tones", 2)
@@ -112,6 +135,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, exampl
         assert equal(loaded(tmp_path / "broken" / name), loaded(expected / name))
 
 
+@those(OWN)
 @pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
 def test_averages_are_refused(cli, world, example, tmp_path, flag):
     done = cli("--load", world.model, *example, *COMMON.split(), "--train-dataset", world.colours, flag, "--save",
@@ -120,6 +144,7 @@ def test_averages_are_refused(cli, world, example, tmp_path, flag):
     assert not list(Path(tmp_path).glob("out/*.pth"))
 
 
+@those(OWN)
 def test_other_keywords_than_trained_with_are_refused(sequence, cli, world, example, tmp_path):
     folder = sequence("out")
     done = cli("--load", folder / "tones.pth", *example[:2], "--set", "experts=5", "--eval-only", "--eval-datasets",
@@ -132,8 +157,8 @@ def test_a_method_that_adds_to_the_clip_is_refused(cli, world, tmp_path):
     path.write_text("import torch\nfrom src.models.finetune import Finetune\n\n\nclass Prompted(Finetune):\n"
                     "    def begin(self, state):\n        super().begin(state)\n"
                     "        state.model.prompt = torch.nn.Parameter(torch.zeros(3))\n")
-    done = cli("--load", world.model, "--method", f"{path}:Prompted", *COMMON.split(), "--train-dataset", world.colours,
-               "--save", tmp_path / "out")
+    done = cli("--load", world.model, "--method", f"{path}:Prompted", *(COMMON + STEPS).split(), "--train-dataset",
+               world.colours, "--save", tmp_path / "out")
     assert done.status == 2 and "Prompted adds the parameter prompt to the CLIP" in done.err
     assert "Prompted.build" in done.err
 
@@ -158,8 +183,8 @@ class Moves(Finetune):
 
 def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, tmp_path):
     (tmp_path / "my.py").write_text(MOVES.replace("{log!r}", repr(str(tmp_path / "log"))))
-    words = ("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Moves", *COMMON.split(), "--train-dataset",
-             world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
+    words = ("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Moves", *COMMON.split(), *STEPS.split(),
+             "--train-dataset", world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
     interrupt("colours", 2)
     assert cli(*words).status == 130
     interrupt(None)
@@ -168,3 +193,54 @@ def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, t
     moved = loaded(tmp_path / "out" / "colours.pth")["state_dict"]["visual.proj"] - loaded(
         world.model)["state_dict"]["visual.proj"].double()
     assert abs(first - second) > 1e-6 and moved.mean().item() == pytest.approx(first, abs=1e-6)
+
+
+@those(["ridge"])
+def test_ridge_is_its_normal_equations(sequence, cli, world, example, tmp_path):
+    """The sums over the images of both tasks, to 1e-10, whatever the batch."""
+    kept = loaded(sequence("out") / "tones.pth")["carry"]["Ridge"]
+    other = loaded(sequence("by seven", "--batch-size", "7") / "tones.pth")["carry"]["Ridge"]
+    model = clip.load(str(world.model))[0].double()
+    features = {name: features_of(model, open_task(source, "")) for name, source in (
+        ("colours", world.colours), ("tones", world.tones))}
+    torch.testing.assert_close(kept["gram"], sum(x.T @ x for x, _ in features.values()), rtol=0, atol=1e-10)
+    torch.testing.assert_close(other["gram"], kept["gram"], rtol=0, atol=1e-10)
+    for name, (x, labels) in features.items():
+        expected = x.T @ torch.nn.functional.one_hot(labels).double()
+        torch.testing.assert_close(kept["targets"][name], expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def features_of(model, task):
+    """-> ((N, D) unit features of the training images, their labels)"""
+    split, transform = task.split("train"), EvalTransform(model.image_resolution)
+    pixels = torch.stack([transform(split.image(index)) for index in range(len(split))]).double() / 255
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (model.mean, model.std))
+    features = model.encode_image((pixels - mean) / std)
+    return features / features.norm(dim=1, keepdim=True), torch.tensor(split.labels)
+
+
+@those(["ewc"])
+def test_fisher_information_of_some_weights_by_differences(sequence, world):
+    """The mean over images of (log p(y | x; theta + h) - log p(y | x; theta - h))^2 / 4 h^2, y drawn as there."""
+    folder, task = sequence("out"), open_task(world.colours, "")
+    fisher = loaded(folder / "colours.pth")["carry"]["EWC"]["fisher"]
+    model = clip.load(str(folder / "colours.pth"))[0].double().requires_grad_(False)
+    drawn = [torch.Generator().manual_seed(seed_of(seed_of(42, task.name, "labels"), place)) for place in range(18)]
+    labels = torch.stack([torch.multinomial(row.exp(), 1, generator=generator)[0]
+                          for row, generator in zip(log_probabilities(model, task), drawn, strict=True)])
+    for name, place in (("visual.proj", (3, 5)), ("text_projection", (1, 2)), ("ln_final.weight", (4,))):
+        weight, values = model.get_parameter(name), []
+        for step in (1e-5, -2e-5):
+            weight[place] += step
+            values.append(log_probabilities(model, task).gather(1, labels[:, None])[:, 0])
+        weight[place] += 1e-5
+        expected = ((values[0] - values[1]) / 2e-5).square().mean()
+        assert expected > 1e-12 and fisher[name][place] == pytest.approx(expected.item(), rel=1e-4), name
+
+
+def log_probabilities(model, task):
+    """(N, C) of the training images, by one prompt a class."""
+    texts = model.encode_text(clip.tokenize(task.prompts()))
+    texts = texts / texts.norm(dim=1, keepdim=True)
+    return (model.logit_scale.exp() * features_of(model, task)[0] @ texts.T).log_softmax(dim=1)
