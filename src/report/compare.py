@@ -12,10 +12,9 @@ from src.cli.texts import shown
 from src.errors import UserError
 from src.machine.files import WriteError, atomic_file
 from src.report.latex import HEAD, definitions_caption, latex_table
-from src.report.sequence import RETRIEVAL, sequence_metrics
-from src.report.tables import SUMMARY, TITLES, definitions_text, markdown_table, rows_csv
+from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, measure_of
+from src.report.tables import definitions_text, markdown_table, rows_csv
 
-RECALL = ("mean_rsum", "i2t_r1", "t2i_r1")
 WHICH = ("seed", "load", "train_dataset", "dataset_order", "eval_datasets")  # which run it is, not how it was trained
 IMAGES = ("eval_split", "max_evaluation_size", "wilds_split", "retrieval_split")  # which images are scored
 SCORING = ("label_space", *IMAGES)  # of no training
@@ -70,8 +69,8 @@ def scored_on(run, key):
 
 
 def _common_spaces(runs):
-    if len({run.pairs for run in runs}) > 1:
-        pairs, classes = (next(run for run in runs if run.pairs == kind) for kind in (True, False))
+    if len({run.measure for run in runs}) > 1:
+        pairs, classes = (next(run for run in runs if run.measure is kind) for kind in (RETRIEVAL, ACCURACY))
         raise UserError(f"--report: {pairs.folder} is of image-text pairs, {classes.folder} of classes; compare one "
                         "kind at a time")
     spaces = [space for space in runs[0].spaces if all(space in run.spaces for run in runs)]
@@ -88,12 +87,11 @@ def _common_spaces(runs):
 def _run_rows(runs, space):
     groups = _groups(runs)
     names, flags = _names([[run.folder for run in group] for group in groups]), _differences(groups)
-    rows = [Row(name, RUN, *_mean_and_deviation([_numbers(run, space) for run in group]),
+    rows = [Row(name, RUN, *_mean_and_deviation([measure_of(space).numbers_of(run.spaces[space]) for run in group]),
                 tuple(str(run.folder) for run in group), tuple(group[0].order), differing,
                 scored_on(group[0], "eval_split"))
             for name, group, differing in zip(names, groups, flags, strict=True)]
-    best = number_keys(space)[0] if space == RETRIEVAL else "avg"
-    return sorted(rows, key=lambda row: -row.numbers[best])
+    return sorted(rows, key=lambda row: -row.numbers[measure_of(space).best])
 
 
 def _mean_and_deviation(found):
@@ -104,35 +102,18 @@ def _mean_and_deviation(found):
             {key: statistics.stdev(values) for key, values in known.items() if len(values) > 1})
 
 
-def number_keys(space):
-    """The numbers that are compared."""
-    return RECALL if space == RETRIEVAL else SUMMARY
-
-
-def _numbers(run, space):
-    summary = run.spaces[space]
-    return _recall(summary["rows"][-1]) if space == RETRIEVAL else {key: summary[key] for key in SUMMARY}
-
-
-def _recall(row):
-    """Means over the sets of pairs."""
-    return {key: statistics.fmean(scores[key.removeprefix("mean_")] for scores in row.values()) for key in RECALL}
-
-
 def _zero_shot_rows(runs, space):
     """What the weights score that all runs start from, as if nothing changed them."""
     first, *others = [_start(run.spaces[space]) for run in runs]
     if first is None or any(start != first for start in others):
         return []
-    if space == RETRIEVAL:
-        return [Row(ZERO_SHOT, ZERO_SHOT, _recall(dict(first)))]
-    cells = [value for _, value in first]
-    return [] if None in cells else [Row(ZERO_SHOT, ZERO_SHOT, sequence_metrics([cells] * len(cells)))]
+    numbers = measure_of(space).start_numbers(first)
+    return [] if numbers is None else [Row(ZERO_SHOT, ZERO_SHOT, numbers)]
 
 
 def _start(summary):
     """[(dataset, scores)] of the weights before training, None where they are not known."""
-    row = summary["rows"][0] if summary["label_space"] == RETRIEVAL else summary["zero_shot"]
+    row = measure_of(summary["label_space"]).start(summary)
     return row and [(name, row[name]) for name in summary["datasets"]]
 
 
@@ -227,7 +208,7 @@ def comparison_latex(tables):
 
 def comparison_csv(tables):
     """All digits: a row a Row, its means, its deviations, how many runs and which."""
-    keys = number_keys(next(iter(tables)))
+    keys = measure_of(next(iter(tables))).numbers
     header = ["label_space", "row", "kind", "n", *keys, *(f"{key}_std" for key in keys), "runs"]
     return rows_csv(header, [
         [space, row.name, row.kind, len(row.runs) or None, *(row.numbers[key] for key in keys),
@@ -236,8 +217,7 @@ def comparison_csv(tables):
 
 
 def _cells(space, rows):
-    keys = number_keys(space)
-    first = "run" if space == RETRIEVAL else f"run, classes of {space}"
+    keys, first = measure_of(space).numbers, measure_of(space).first_column(space)
     first += "".join(f", {split} images" for split in sorted({row.split for row in rows} - {"test"}))
     return [first, "n", *(TITLES[key] for key in keys)], [
         [row.name, len(row.runs) or None, *(_cell(row, key) for key in keys)] for row in rows]

@@ -9,10 +9,10 @@ from collections import Counter
 from src.machine.files import atomic_file
 from src.report import colours
 from src.report.charts import loss_ticks, score_ticks, some, tick_text
+from src.report.measures import measure_of
 from src.report.runs import ZERO_SHOT
-from src.report.scores import CURVES, SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
-from src.report.sequence import RETRIEVAL
-from src.report.tables import SUMMARY, TITLES, cell_text
+from src.report.scores import SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
+from src.report.tables import cell_text
 
 STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -43,7 +43,7 @@ def write_pictures(run, folder):
     """Pictures of a SequenceRun, for the label space that comes first: ``matrix_<score>.png`` of what curves are drawn
     of, ``curves.png``, and ``losses.png`` where something was trained."""
     with style():
-        for score in CURVES[run.pairs]:
+        for score in run.measure.curves:
             write_png(draw_matrix(run, score), folder / f"matrix_{score}.png")
         if not run.untrained:
             write_png(draw_curves(run), folder / "curves.png")
@@ -185,15 +185,14 @@ def _write_cell(axes, column, row, value, scale, own):
 
 
 def _numbers_line(summary):
-    if summary["label_space"] == RETRIEVAL:
-        return f"mean rsum {summary['mean_rsum']:.1f}"
-    return "    ".join(f"{TITLES[key]} {cell_text(summary[key])}" for key in SUMMARY)
+    numbers = measure_of(summary["label_space"]).line(summary)
+    return "    ".join(f"{title} {cell_text(value)}" for title, value in numbers)
 
 
 def draw_curves(run):
     """One chart a dataset: its score before any training, dashed, and after each task."""
     found = curves(run, run.space)
-    score = "R@1" if run.pairs else SCORE_TITLES["top1"]
+    score = run.measure.curve_title
     figure, charts = panels(f"{run.name}: {score} after each task, percent (zs: zero-shot, filled: trained here)",
                             list(found))
     for axes, (series, trained) in zip(charts, found.values(), strict=True):

@@ -1,7 +1,7 @@
 """Tables as LaTeX in the style of booktabs, with what their numbers are in the caption."""
 
-from src.report.sequence import RETRIEVAL
-from src.report.tables import MATRIX, cell_text, defined, summary_cells
+from src.report.measures import defined, measure_of
+from src.report.tables import cell_text, summary_cells
 
 HEAD = "% In the preamble: \\usepackage{booktabs}\n"
 ESCAPES = str.maketrans({
@@ -35,7 +35,7 @@ def _cell(value):
 
 def definitions_caption(space):
     numbers = [f"{title}: {text}." for title, text in defined(space)]
-    return " ".join(numbers if space == RETRIEVAL else [MATRIX, *numbers])
+    return " ".join([*measure_of(space).preamble, *numbers])
 
 
 def summary_latex(summaries):

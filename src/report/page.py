@@ -15,10 +15,10 @@ from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
 from src.report.figures import write_confusions, write_pictures
+from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
 from src.report.runs import ZERO_SHOT, read_run
 from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
-from src.report.sequence import RETRIEVAL, sequence_metrics
-from src.report.tables import MATRIX, SUMMARY, TITLES, defined
+from src.report.sequence import sequence_metrics
 
 HERE = Path(__file__).parent
 MEANINGS = {  # of each number, in a few words
@@ -30,7 +30,8 @@ MEANINGS = {  # of each number, in a few words
 PAIR_TITLES = {"mean_rsum": "rsum", "i2t_r1": "R@1 image to text", "t2i_r1": "R@1 text to image"}
 LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
 SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
-                "all": "Each task among the classes of the whole sequence", RETRIEVAL: "Image-text retrieval"}
+                "all": "Each task among the classes of the whole sequence",
+                RETRIEVAL.space: "Image-text retrieval"}
 LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
 
 
@@ -65,7 +66,7 @@ def page(run, confusions=()):
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
         command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
         confusions={name: _embedded(path) for name, path in dict(confusions).items()}, origin=_origin(run),
-        matrix_meaning=MATRIX, definitions=defined(run.space))
+        definitions=defined(run.space))
 
 
 def _embedded(path):
@@ -144,7 +145,7 @@ class Headline:
 def headlines(run, space=None):
     """The numbers of a label space, the run's first by default."""
     space = space or run.space
-    return (_retrieval_headlines if space == RETRIEVAL else _accuracy_headlines)(run.spaces[space])
+    return HEADLINES[measure_of(space)](run.spaces[space])
 
 
 def _accuracy_headlines(summary):
@@ -174,6 +175,9 @@ def _retrieval_headlines(summary):
                   f"most: {worst}, {lost[worst]:.1f}" if lost[worst] > 0 else "")]
 
 
+HEADLINES = {ACCURACY: _accuracy_headlines, RETRIEVAL: _retrieval_headlines}
+
+
 def _headline(key, title, value, zero_shot, note=""):
     headline = Headline(title, MEANINGS[key], value, zero_shot, note=note)
     if key in LOSSES or None in (value, zero_shot):
@@ -191,10 +195,10 @@ def _headline(key, title, value, zero_shot, note=""):
 def _section(run, space):
     """What the page shows of one label space."""
     matrices = {score: heat_map(run, space, score) for score in run.matrices[space]}
-    first, *folded = matrices.values() if space != RETRIEVAL else [None]
+    shown = 1 if measure_of(space).folds_matrices else len(matrices)
     return {"space": space, "title": SPACE_TITLES.get(space, space), "id": f"space-{space}",
             "numbers": headlines(run, space) if space != run.space and not run.untrained else [],
-            "matrices": list(matrices.values()) if space == RETRIEVAL else [first], "folded": folded,
+            "matrices": [*matrices.values()][:shown], "folded": [*matrices.values()][shown:],
             "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}
 
 
@@ -237,8 +241,7 @@ def heat_map(run, space, score):
     return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
             "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows and not run.untrained,
             "trained": not run.untrained,
-            "foot": _column_numbers(run.spaces[space]) if space != RETRIEVAL and score == "top1" and not run.untrained
-            else []}
+            "foot": _column_numbers(run.spaces[space]) if score == "top1" and not run.untrained else []}
 
 
 def _column_numbers(summary):

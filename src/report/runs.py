@@ -2,14 +2,12 @@
 
 import csv
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
 from src.machine.files import reject_nul
-from src.report.sequence import RETRIEVAL
-from src.report.tables import MATRICES, SUMMARY
+from src.report.measures import is_summary, measure_of
 
 ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
 
@@ -74,9 +72,9 @@ class SequenceRun:
         return self.spaces[self.space]
 
     @property
-    def pairs(self):
-        """Whether it is of image-text pairs."""
-        return self.space == RETRIEVAL
+    def measure(self):
+        """The measure that its summaries are of."""
+        return measure_of(self.space)
 
     @property
     def untrained(self):
@@ -102,10 +100,10 @@ def read_run(folder, flag="--report"):
     finished sequence or a damaged file."""
     files = _Files(Path(folder), flag)
     files.require_sequence()
-    summary = files.json("summary.json", _is_summary)
+    summary = files.json("summary.json", is_summary)
     facts = files.json("run.json", _is_run)
     spaces = _read_spaces(files, summary, facts)
-    order = list(summary["trained"] if RETRIEVAL in spaces else summary["datasets"])
+    order = measure_of(summary["label_space"]).trained(summary)
     losses = {task: found for task in order if (found := files.log(f"log_{task}.jsonl")) is not None}
     return SequenceRun(
         name=Path(folder).resolve().name, folder=Path(folder), order=order, spaces=spaces,
@@ -124,15 +122,15 @@ def _mark(number, space):
 
 
 def _read_spaces(files, first, facts):
-    others = [] if first["label_space"] == RETRIEVAL else [
-        space for space in facts["flags"].get("label_space", {}).get("value") or () if space != first["label_space"]]
-    return {first["label_space"]: first} | {
-        space: files.json(f"summary{_mark(1, space)}.json", _is_summary) for space in others}
+    space, named = first["label_space"], facts["flags"].get("label_space", {}).get("value") or ()
+    others = measure_of(space).other_spaces(space, named)
+    return {space: first} | {
+        space: files.json(f"summary{_mark(1, space)}.json", is_summary) for space in others}
 
 
 def _read_matrices(files, number, space, columns, order):
     return {score: files.matrix(f"matrix_{score}{_mark(number, space)}.csv", columns, order)
-            for score in MATRICES[space == RETRIEVAL]}
+            for score in measure_of(space).matrices}
 
 
 def _task_facts(content, log):
@@ -221,45 +219,3 @@ def _is_run(content):
     flags = content.get("flags") if isinstance(content, dict) else None
     return (isinstance(flags, dict) and all(isinstance(flag, dict) and "value" in flag for flag in flags.values())
             and all(isinstance(trained, dict) for trained in content.get("trained_with", [])))
-
-
-def _is_summary(content):
-    if not isinstance(content, dict) or not _are_names(content.get("datasets")):
-        return False
-    return (_is_recall if content.get("label_space") == RETRIEVAL else _is_accuracy)(content, content["datasets"])
-
-
-def _is_recall(content, names):
-    trained, rows = content.get("trained"), content.get("rows")
-    return (_are_names(trained) and isinstance(rows, list) and len(rows) == 1 + len(trained)
-            and _is_number(content.get("mean_rsum"))
-            and all(_is_row(row, names, _are_scores) for row in rows[rows[0] is None:]))
-
-
-def _is_accuracy(content, names):
-    start, matrix = content.get("zero_shot", 0), content.get("matrix")
-    return (isinstance(content.get("label_space"), str)
-            and all(key in content and _is_cell(content[key]) for key in SUMMARY)
-            and (start is None or _is_row(start, names, _is_cell))
-            and isinstance(matrix, list) and len(matrix) == len(names)
-            and all(isinstance(row, list) and len(row) == len(names) and all(map(_is_cell, row)) for row in matrix))
-
-
-def _are_names(content):
-    return isinstance(content, list) and content and all(isinstance(name, str) for name in content)
-
-
-def _is_row(row, names, is_one):
-    return isinstance(row, dict) and all(name in row and is_one(row[name]) for name in names)
-
-
-def _are_scores(scores):
-    return isinstance(scores, dict) and all(_is_number(scores.get(score)) for score in MATRICES[True])
-
-
-def _is_number(value):
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_cell(value):
-    return value is None or _is_number(value)

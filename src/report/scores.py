@@ -2,12 +2,11 @@
 
 import re
 
+from src.report.measures import measure_of
 from src.report.runs import ZERO_SHOT
-from src.report.sequence import RETRIEVAL
 
 SCORE_TITLES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "i2t_r1": "R@1, image to text",
                 "t2i_r1": "R@1, text to image", "rsum": "rsum"}
-CURVES = {False: {"top1": "top-1"}, True: {"i2t_r1": "image to text", "t2i_r1": "text to image"}}  # by whether of pairs
 NOT_TERMS = ("iteration", "images_per_second")  # of a log's line
 PHASE = re.compile(r"_phase\d+$")
 
@@ -39,7 +38,7 @@ def curves(run, space):
     found = {}
     for column, name in enumerate(run.spaces[space]["datasets"]):
         series = {}
-        for score, title in CURVES[space == RETRIEVAL].items():
+        for score, title in measure_of(space).curves.items():
             rows = run.matrices[space][score]
             series[title] = [rows[task][column] if task in rows else None for task in (ZERO_SHOT, *run.order)]
         found[name] = series, [number for number, task in enumerate(run.order, 1) if trains(task, name)]

@@ -1,7 +1,5 @@
 """Tasks in order -> accuracy matrix -> Transfer, Avg, Last, forgetting, BWT."""
 
-RETRIEVAL = "retrieval"  # stands in the place of a label space where image-text pairs are scored
-
 
 def run_sequence(order, checkpoint, train_task, evaluate=None):
     """Train ``order`` one after the other. -> (rows of scores, row 0 before any training; the last checkpoint).

@@ -5,11 +5,8 @@ from pathlib import Path
 from src.report import colours
 from src.report.compare import PUBLISHED, RUN
 from src.report.figures import GREY, new_figure, style, write_png
-from src.report.sequence import RETRIEVAL
+from src.report.measures import measure_of
 
-AXES = {False: {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
-                "last": "Last: accuracy on all tasks after the last, percent"},
-        True: {"i2t_r1": "R@1 from image to text, percent", "t2i_r1": "R@1 from text to image, percent"}}
 SIZE = (7.5, 5.2)  # inches
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 DISTANCES = (13, 22, 36, 54, 76, 104)  # pixels from a point to its label, the nearest that is free
@@ -20,7 +17,7 @@ def write_tradeoff(tables, folder):
     """``tradeoff.png`` of a comparison, {label space or "retrieval": [Row]}, for the first of them. -> names of the
     rows that are not in it, since they lack one of the two numbers; nothing is drawn where all do."""
     space, rows = next(iter(tables.items()))
-    keys = AXES[space == RETRIEVAL]
+    keys = measure_of(space).axes
     shown = [row for row in rows if None not in (row.numbers[key] for key in keys)]
     if shown:
         with style():

@@ -16,13 +16,14 @@ from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
-from src.report.sequence import RETRIEVAL
+from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
+SCORES = {ACCURACY: Scores, RETRIEVAL: RetrievalScores}
 DRIFT_IMAGES = 1000  # that tell how far features have turned
 
 
@@ -109,7 +110,7 @@ class Scoring:
     def shown(self, scores):
         """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
         return {dataset: found[space] for dataset, found in scores.items()
-                for space in (self.config.label_space[0], RETRIEVAL) if space in found}
+                for space in (self.config.label_space[0], RETRIEVAL.space) if space in found}
 
     def in_words(self, scores):
         """A line of what was scored, in the first label space."""
@@ -172,7 +173,7 @@ class Scoring:
                                                 if not dataset.pairs}, heads, history, logits, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
-                scores[file] = {RETRIEVAL: self._retrieve(model, dataset, file, iteration, task, history)}
+                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
             scores[file] = next(evaluations)
             out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
@@ -237,7 +238,7 @@ def scores_of(content):
 
 
 def _scores_of(plain):
-    return {dataset: {space: (RetrievalScores if space == RETRIEVAL else Scores)(**score)
+    return {dataset: {space: SCORES[measure_of(space)](**score)
                       for space, score in found.items()} for dataset, found in plain.items()}
 
 

@@ -14,10 +14,9 @@ from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
 from src.report.latex import summary_latex
+from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
-from src.report.sequence import RETRIEVAL, summarise_retrieval
-from src.report.sequence import summarise as summarise_accuracy
-from src.report.tables import MATRICES, matrix_csv, summary_markdown, zero_shot_only
+from src.report.tables import matrix_csv, summary_markdown
 from src.run.build import build_device, build_hooks, build_settings
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
@@ -191,7 +190,7 @@ class Run:
         recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
         """
         pairs = any(map(known_pairs, trained))
-        spaces = (RETRIEVAL,) if pairs else self.config.label_space
+        measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.config.label_space)
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         if not columns:
@@ -201,14 +200,13 @@ class Run:
         for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
-            summarise = summarise_retrieval if space == RETRIEVAL else summarise_accuracy
-            summaries[space] = summarise(trained, chosen, space, self.device.precision)
+            summaries[space] = measure.summarise(trained, chosen, space, self.device.precision)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
-            for score in MATRICES[pairs]:
+            for score in measure.matrices:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
         untrained = self.config.kind == EVAL and "trained_with" not in facts
-        tables = {space: zero_shot_only(summary) for space, summary in summaries.items()} if untrained else summaries
+        tables = {space: measure.untrained(found) for space, found in summaries.items()} if untrained else summaries
         self.folder.write_text("summary.md", summary_markdown(tables))
         self.folder.write_text("summary.tex", summary_latex(tables))
         self.folder.write_json("run.json", describe_run(

@@ -19,7 +19,8 @@ from src.errors import UserError, legible
 from src.machine.distributed import World
 from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
 from src.machine.progress import Progress
-from src.report.tables import RECALLS, rows_csv
+from src.report.measures import RECALLS
+from src.report.tables import rows_csv
 from src.store.checkpoint import save_tensors
 from src.store.trackers import Trackers
 

@@ -7,8 +7,7 @@ import pytest
 from test_tables import SUMMARY
 
 from src.report.latex import escaped, latex_table, summary_latex
-from src.report.sequence import RETRIEVAL
-from src.report.tables import DEFINITIONS, MATRIX
+from src.report.measures import DEFINITIONS, MATRIX, RETRIEVAL
 
 
 @pytest.mark.parametrize("text", ["plain", "a_b", "50% & more", "#1 $x$", "{set}", "100~200^2", "C:\\data\\_1"])
@@ -57,8 +56,8 @@ def test_a_summary():
 
 def test_a_summary_of_pairs():
     row = {"p_1": {"i2t_r1": 1.0, "t2i_r1": 2.0, "rsum": 3.0}}
-    summary = {"trained": ["p_1"], "datasets": ["p_1"], "rows": [row, row], "label_space": RETRIEVAL}
-    text = summary_latex({RETRIEVAL: summary})
+    summary = {"trained": ["p_1"], "datasets": ["p_1"], "rows": [row, row], "label_space": RETRIEVAL.space}
+    text = summary_latex({RETRIEVAL.space: summary})
     assert bodies(text) == [[["recall", r"p\_1 i2t R@1", r"p\_1 t2i R@1", r"p\_1 rsum", "mean rsum"],
                              *([name, "$1.0$", "$2.0$", "$3.0$", "$3.0$"] for name in ("zero-shot", r"after p\_1"))]]
     assert escaped(DEFINITIONS["mean_rsum"]) in text and "Transfer" not in text

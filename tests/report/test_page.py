@@ -11,7 +11,7 @@ from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.args import parse
 from src.models.evaluation import Scores
-from src.report import page, tables
+from src.report import measures, page
 from src.report.figures import write_pictures
 from src.report.runs import read_run
 from src.run.sequence import Run
@@ -153,8 +153,8 @@ def test_the_numbers_are_explained_as_in_the_tables(shown):
     for write, space in ((write_run, "task"), (write_pairs_run, "retrieval")):
         _, text, _ = shown(write, name=space)
         told = html.unescape(text)
-        assert all(f"<dt>{title}</dt><dd>{meaning}</dd>" in told for title, meaning in tables.defined(space))
-        assert (f"<p>{tables.MATRIX}</p>" in told) == (space == "task")
+        assert all(f"<dt>{title}</dt><dd>{meaning}</dd>" in told for title, meaning in measures.defined(space))
+        assert (f"<p>{measures.MATRIX}</p>" in told) == (space == "task")
 
 
 def test_costs_flags_and_origins(shown):

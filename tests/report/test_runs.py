@@ -9,6 +9,7 @@ from cli_files import BATCH, RATE, lines, read_json
 from report_files import MATRIX, ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.errors import UserError
+from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.runs import TaskFacts, read_run
 
 pytest_plugins = ["cli_fixtures"]
@@ -17,7 +18,7 @@ pytest_plugins = ["cli_fixtures"]
 def test_a_sequence_comes_back(tmp_path):
     run = read_run(write_run(tmp_path / "mine", "--method lwf --seed 7"))
     assert (run.name, run.folder, run.order) == ("mine", tmp_path / "mine", [*ORDER])
-    assert (run.space, run.pairs, run.summary["avg"]) == ("task", False, pytest.approx(560 / 9))
+    assert (run.space, run.measure, run.summary["avg"]) == ("task", ACCURACY, pytest.approx(560 / 9))
     assert run.matrices["task"]["top1"] == {"": [*ZERO_SHOT], **dict(zip(ORDER, map(list, MATRIX), strict=True))}
     assert list(run.matrices["task"]["top1"]) == ["", *ORDER]
     assert run.matrices["task"]["top5"]["A"] == [100.0] * 3
@@ -55,7 +56,7 @@ def test_each_label_space_and_cells_that_are_not_there(tmp_path):
 
 def test_image_text_pairs(tmp_path):
     run = read_run(write_pairs_run(tmp_path / "mine"))
-    assert (run.order, run.space, run.pairs) == (["p_phase1", "p_phase2"], "retrieval", True)
+    assert (run.order, run.space, run.measure) == (["p_phase1", "p_phase2"], "retrieval", RETRIEVAL)
     assert run.matrices["retrieval"]["rsum"] == {"": [300.0, 100.0], "p_phase1": [400.0, 200.0],
                                                  "p_phase2": [500.0, 150.0]}
     assert run.matrices["retrieval"]["t2i_r1"]["p_phase2"] == [25.0, 7.5]

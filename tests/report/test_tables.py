@@ -2,15 +2,12 @@
 
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
+from src.report.measures import ACCURACY, DEFINITIONS, RETRIEVAL, TITLES
 from src.report.sequence import summarise, summarise_retrieval
 from src.report.tables import (
-    DEFINITIONS,
-    TITLES,
     markdown_table,
-    matrix_cells,
     matrix_csv,
     numbers_text,
-    recall_cells,
     scores_table,
     summary_markdown,
     summary_text,
@@ -40,7 +37,7 @@ def test_scores():
 
 
 def test_matrix():
-    assert cells(markdown_table(*matrix_cells(SUMMARY))) == [
+    assert cells(markdown_table(*ACCURACY.matrix_cells(SUMMARY))) == [
         ["top-1, classes of task", "A", "B"], ["zero-shot", "10.0", "30.0"], ["after A", "50.0", "31.0"],
         ["after B", "45.0", "70.0"]]
     assert matrix_csv(["A", "B"], ["A", "B"], ROWS, "top1").split() == [
@@ -79,10 +76,10 @@ def test_recall():
     rows = [{"p": recall(1.0), "q": recall(2.0)}, {"p": recall(4.0), "q": recall(6.0)}]
     summary = summarise_retrieval(["p"], rows, "retrieval", "fp32")
     header = ["recall", "p i2t R@1", "p t2i R@1", "p rsum", "q i2t R@1", "q t2i R@1", "q rsum", "mean rsum"]
-    assert recall_cells(summary) == (header, [["zero-shot", 1.0, 2.0, 3.0, 2.0, 4.0, 6.0, 4.5],
+    assert RETRIEVAL.recall_cells(summary) == (header, [["zero-shot", 1.0, 2.0, 3.0, 2.0, 4.0, 6.0, 4.5],
                                               ["after p", 4.0, 8.0, 12.0, 6.0, 12.0, 18.0, 15.0]])
     text = summary_markdown({"retrieval": summary})
     assert f"- mean rsum: {DEFINITIONS['mean_rsum']}\n" in text and "Transfer" not in text
     assert cells(numbers_text(summary))[0] == header
-    assert recall_cells(summarise_retrieval(["p"], [None, *rows[1:]], "retrieval", "fp32"))[1] == [
+    assert RETRIEVAL.recall_cells(summarise_retrieval(["p"], [None, *rows[1:]], "retrieval", "fp32"))[1] == [
         ["after p", 4.0, 8.0, 12.0, 6.0, 12.0, 18.0, 15.0]]

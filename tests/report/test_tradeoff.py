@@ -9,6 +9,7 @@ from report_files import MATRIX, ORDER, write_pairs_run, write_run
 from src.report import tradeoff
 from src.report.compare import compare
 from src.report.figures import style
+from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.runs import read_run
 
 pytest_plugins = ["cli_fixtures"]
@@ -46,7 +47,7 @@ def test_one_point_a_group_with_the_deviation_of_its_seeds(tmp_path):
             for seed in (1, 2, 3)] + [read_run(write_run(tmp_path / "finetune"))]
     tables = compare(runs)
     with style():
-        figure = tradeoff.draw_tradeoff(tables["task"], tradeoff.AXES[False])
+        figure = tradeoff.draw_tradeoff(tables["task"], ACCURACY.axes)
     [axes] = figure.axes
     named = {text.get_text(): text.xy for text in axes.texts}
     # Transfer 37.5 and Last 230 / 3 of MATRIX, less 2 in the mean over the seeds; zero-shot is (20 + 30) / 2 and 20.
@@ -73,7 +74,7 @@ def test_the_same_bytes_each_time_and_what_is_left_out(tmp_path):
 def test_pairs_are_shown_by_their_directions(tmp_path):
     tables = compare([read_run(write_pairs_run(tmp_path / "pairs"))])
     with style():
-        figure = tradeoff.draw_tradeoff(tables["retrieval"], tradeoff.AXES[True])
+        figure = tradeoff.draw_tradeoff(tables["retrieval"], RETRIEVAL.axes)
     assert {text.get_text(): text.xy for text in figure.axes[0].texts}["pairs"] == pytest.approx((32.5, 16.25))
 
 

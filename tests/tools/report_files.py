@@ -6,8 +6,9 @@ from src.args import parse
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
 from src.report.latex import summary_latex
-from src.report.sequence import RETRIEVAL, summarise, summarise_retrieval
-from src.report.tables import MATRICES, matrix_csv, summary_markdown
+from src.report.measures import RETRIEVAL, measure_of
+from src.report.sequence import summarise, summarise_retrieval
+from src.report.tables import matrix_csv, summary_markdown
 
 ORDER = ("A", "B", "C")
 ZERO_SHOT = (10.0, 20.0, 30.0)
@@ -36,9 +37,9 @@ def write_pairs_run(folder, words="", trained=("p_phase1", "p_phase2"), rsums=((
                                                                             (500.0, 150.0)), **facts):
     """A sequence over phases of image-text pairs, scored on two sets."""
     rows = [{name: recall(rsum) for name, rsum in zip("pq", row, strict=True)} for row in rsums]
-    summaries = {RETRIEVAL: summarise_retrieval(trained, rows, RETRIEVAL, "fp32")}
+    summaries = {RETRIEVAL.space: summarise_retrieval(trained, rows, RETRIEVAL.space, "fp32")}
     words = f"--dataset-order toy-pairs-new --epochs 1 {words}"
-    return _write(folder, words, summaries, {RETRIEVAL: (["p", "q"], rows)}, trained, "fp32", facts)
+    return _write(folder, words, summaries, {RETRIEVAL.space: (["p", "q"], rows)}, trained, "fp32", facts)
 
 
 def _write(folder, words, summaries, cells, trained, precision, facts):
@@ -53,7 +54,7 @@ def _write(folder, words, summaries, cells, trained, precision, facts):
         mark = f"_{space}" if number else ""
         files[f"summary{mark}.json"] = json.dumps(summary)
         files |= {f"matrix_{score}{mark}.csv": matrix_csv(trained, *cells[space], score)
-                  for score in MATRICES[space == RETRIEVAL]}
+                  for score in measure_of(space).matrices}
     for number, task in enumerate(trained):
         files[f"run_{task}.json"] = json.dumps({**description, "seconds": 2.0 + number, "trainable_values": 300,
                                                 "trainable_tensors": 4, "weight_copies": {"model": 1.0}})

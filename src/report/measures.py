@@ -1,0 +1,222 @@
+"""The two measures of a sequence: ACCURACY of class data, RETRIEVAL of image-text pairs. What each writes and shows."""
+
+import math
+import statistics
+
+from src.report.sequence import sequence_metrics, summarise, summarise_retrieval
+
+SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
+RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
+TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "Forgetting", "bwt": "BWT",
+          "mean_rsum": "mean rsum", "i2t_r1": "i2t R@1", "t2i_r1": "t2i R@1", "rsum": "rsum",
+          "forgetting_r1": "Forgetting", "recall": "R@k"}
+# Definitions of a sequence's numbers, wherever they are shown; src.report.sequence computes them.
+DEFINITIONS = {
+    "transfer": "mean over j > 1 of the mean over i < j of A[i][j] (Zheng et al., 2023)",
+    "avg": "mean of all A[i][j]",
+    "last": "mean over j of A[n][j], the row after the last task",
+    "forgetting": "mean over j < n of (max over i of A[i][j]) - A[n][j]; lower is better (Chaudhry et al., 2018)",
+    "bwt": "mean over j < n of A[n][j] - A[j][j] (Lopez-Paz and Ranzato, 2017)",
+    "recall": "share, in percent, of images with one of their captions among the k nearest, or of captions with their "
+              "image among them",
+    "rsum": "sum of R@1, R@5 and R@10 from image to text (i2t) and from text to image (t2i), in percent",
+    "mean_rsum": "mean of rsum over the sets of image-text pairs",
+    "forgetting_r1": "of each set, the best i2t R@1 after any task minus that after the last",
+}
+MATRIX = ("A[i][j] is top-1 accuracy in percent on task j after training task i, of n tasks counted from 1, of the "
+          "weights that are saved; the zero-shot row is no part of any number.")
+
+
+class Accuracy:
+    """Top-1 and top-5 of class data, a summary for each label space."""
+
+    matrices = ("top1", "top5")                 # the scores that are written as matrices, matrix_<score>.csv
+    curves = {"top1": "top-1"}                  # the scores that are drawn over the tasks, with their titles there
+    curve_title = "Top-1 accuracy"
+    numbers = SUMMARY                           # what --report compares
+    best = "avg"                                # the number by which --report ranks
+    axes = {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
+            "last": "Last: accuracy on all tasks after the last, percent"}
+    explained = SUMMARY                         # the numbers that are defined below a table
+    preamble = (MATRIX,)                        # what a reader needs before these definitions
+    header = ("dataset", "classes of", "top-1", "top-5", "k", "images")
+    folds_matrices = True                       # the page shows the first matrix and folds the others
+
+    def row(self, dataset, space, scores):
+        """A row of the table of one evaluation, below ``header``."""
+        return [dataset, space, scores.top1, scores.top5, scores.k, scores.n]
+
+    def summarise(self, trained, rows, space, precision):
+        """What ``summary.json`` holds; see ``src.report.sequence``."""
+        return summarise(trained, rows, space, precision)
+
+    def is_summary(self, content):
+        """Whether the content of a file is such a summary, its "datasets" being names."""
+        start, matrix, names = content.get("zero_shot", 0), content.get("matrix"), content["datasets"]
+        return (isinstance(content.get("label_space"), str)
+                and all(key in content and is_cell(content[key]) for key in SUMMARY)
+                and (start is None or is_row(start, names, is_cell))
+                and isinstance(matrix, list) and len(matrix) == len(names)
+                and all(isinstance(row, list) and len(row) == len(names) and all(map(is_cell, row)) for row in matrix))
+
+    def other_spaces(self, first, spaces):
+        """The label spaces beside the first that have a summary of their own."""
+        return [space for space in spaces if space != first]
+
+    def trained(self, summary):
+        """The trained tasks, in order."""
+        return list(summary["datasets"])
+
+    def start(self, summary):
+        """{dataset: score} before training, None where that is not known."""
+        return summary["zero_shot"]
+
+    def start_numbers(self, start):
+        """[(dataset, score)] before training -> the numbers as if nothing changed them; None where one is missing."""
+        cells = [value for _, value in start]
+        return None if None in cells else sequence_metrics([cells] * len(cells))
+
+    def numbers_of(self, summary):
+        """{number: value} that --report compares."""
+        return {key: summary[key] for key in SUMMARY}
+
+    def line(self, summary):
+        """[(title, number)] below a picture."""
+        return [(TITLES[key], summary[key]) for key in SUMMARY]
+
+    def untrained(self, summary):
+        """The summary of a sequence of which nothing was trained, without its rows after each task: all equal the
+        first."""
+        return summary | {"matrix": []}
+
+    def tables(self, summary):
+        """[(header, rows)] of the tables that show a summary."""
+        return [self.matrix_cells(summary), self.numbers_cells(summary)]
+
+    def matrix_cells(self, summary):
+        """(header, rows) of the matrix: one row a trained task, the zero-shot row first where there is one."""
+        order, start = summary["datasets"], summary["zero_shot"]
+        rows = [] if start is None else [["zero-shot", *(start[name] for name in order)]]
+        trained = order[:len(summary["matrix"])]  # none after ``untrained``
+        rows += [[f"after {name}", *row] for name, row in zip(trained, summary["matrix"], strict=True)]
+        return [f"top-1, classes of {summary['label_space']}", *order], rows
+
+    def numbers_cells(self, summary):
+        """(header, rows) of Transfer, Avg, Last, forgetting, BWT: one row."""
+        return [TITLES[key] for key in SUMMARY], [[summary[key] for key in SUMMARY]]
+
+    def first_column(self, space):
+        """The title of the column that names the runs of a comparison."""
+        return f"run, classes of {space}"
+
+
+class Retrieval:
+    """Recall of image-text pairs, one summary, whose "label_space" is ``space``. Members are those of Accuracy."""
+
+    space = "retrieval"
+    matrices = ("i2t_r1", "t2i_r1", "rsum")
+    curves = {"i2t_r1": "image to text", "t2i_r1": "text to image"}
+    curve_title = "R@1"
+    numbers = ("mean_rsum", "i2t_r1", "t2i_r1")
+    best = "mean_rsum"
+    axes = {"i2t_r1": "R@1 from image to text, percent", "t2i_r1": "R@1 from text to image, percent"}
+    explained = ("recall", "rsum", "mean_rsum", "forgetting_r1")
+    preamble = ()
+    header = ("retrieval", *RECALLS, "images", "captions")
+    folds_matrices = False
+
+    def row(self, dataset, space, scores):
+        return [dataset, *(getattr(scores, key) for key in RECALLS), scores.images, scores.captions]
+
+    def summarise(self, trained, rows, space, precision):
+        return summarise_retrieval(trained, rows, space, precision)
+
+    def is_summary(self, content):
+        trained, rows, names = content.get("trained"), content.get("rows"), content["datasets"]
+        return (are_names(trained) and isinstance(rows, list) and len(rows) == 1 + len(trained)
+                and is_number(content.get("mean_rsum"))
+                and all(is_row(row, names, self._are_scores) for row in rows[rows[0] is None:]))
+
+    def _are_scores(self, scores):
+        return isinstance(scores, dict) and all(is_number(scores.get(score)) for score in self.matrices)
+
+    def other_spaces(self, first, spaces):
+        return []
+
+    def trained(self, summary):
+        return list(summary["trained"])
+
+    def start(self, summary):
+        return summary["rows"][0]
+
+    def start_numbers(self, start):
+        return self._means(dict(start))
+
+    def numbers_of(self, summary):
+        return self._means(summary["rows"][-1])
+
+    def _means(self, row):
+        """Over the sets of pairs."""
+        return {key: statistics.fmean(scores[key.removeprefix("mean_")] for scores in row.values())
+                for key in self.numbers}
+
+    def line(self, summary):
+        return [(TITLES["mean_rsum"], summary["mean_rsum"])]
+
+    def untrained(self, summary):
+        return summary | {"trained": [], "rows": summary["rows"][:1]}
+
+    def tables(self, summary):
+        return [self.recall_cells(summary)]
+
+    def recall_cells(self, summary):
+        """(header, rows) of recall on each set of pairs before training, where that is known, and after each task or
+        phase, and the mean of rsum over the sets."""
+        sets, shown = summary["datasets"], self.matrices
+        rows = [[task, *(row[name][score] for name in sets for score in shown),
+                 sum(row[name]["rsum"] for name in sets) / len(sets)]
+                for task, row in zip(["zero-shot", *(f"after {name}" for name in summary["trained"])], summary["rows"],
+                                     strict=True) if row is not None]
+        return ["recall", *(f"{name} {TITLES[score]}" for name in sets for score in shown), TITLES["mean_rsum"]], rows
+
+    def first_column(self, space):
+        return "run"
+
+
+ACCURACY, RETRIEVAL = Accuracy(), Retrieval()
+
+
+def measure_of(space):
+    """The measure of a label space; image-text pairs have RETRIEVAL.space in its place."""
+    return RETRIEVAL if space == RETRIEVAL.space else ACCURACY
+
+
+def defined(space):
+    """[(title, definition)] of the numbers that are shown of a label space, or of image-text pairs."""
+    return [(TITLES[key], DEFINITIONS[key]) for key in measure_of(space).explained]
+
+
+# -- what a file may hold ----------------------------------------------------------------------------------------------
+
+
+def is_summary(content):
+    """Whether the content of a ``summary.json`` is complete."""
+    if not isinstance(content, dict) or not are_names(content.get("datasets")):
+        return False
+    return measure_of(content.get("label_space")).is_summary(content)
+
+
+def are_names(content):
+    return isinstance(content, list) and content and all(isinstance(name, str) for name in content)
+
+
+def is_row(row, names, is_one):
+    return isinstance(row, dict) and all(name in row and is_one(row[name]) for name in names)
+
+
+def is_number(value):
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_cell(value):
+    return value is None or is_number(value)
