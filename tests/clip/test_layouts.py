@@ -1,5 +1,6 @@
 """Every layout that people have gives open_clip's or transformers' own features; what is no CLIP is named."""
 
+import copy
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ def quick():
 def features(model):
     """(4, D) of two images and two texts, by any library's model."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 32, 32, generator=generator)
+    images = torch.randn(2, 3, 32, 32, generator=generator, dtype=next(model.parameters()).dtype)
     tokens = torch.tensor([[48, 5, 49, 0, 0, 0, 0, 0], [48, 7, 9, 9, 49, 0, 0, 0]])
     if hasattr(model, "get_image_features"):
         found = model.get_image_features(images), model.get_text_features(tokens)
@@ -38,11 +39,12 @@ def features(model):
 
 
 def assert_same(path, theirs, given=None):
-    """-> the checkpoint, whose features are theirs to 1e-5"""
+    """-> the checkpoint, whose features are theirs to 1e-9 in double precision"""
     checkpoint = loader.read_checkpoint(path, given)
-    expected, found = features(theirs), features(loader.build(checkpoint).eval())
+    expected = features(copy.deepcopy(theirs).double())
+    found = features(loader.build(checkpoint).double().eval())
     assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     return checkpoint
 
 

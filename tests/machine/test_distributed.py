@@ -32,7 +32,7 @@ pytest_plugins = ["cli_fixtures"]
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "tools"
-PRECISE = dict(rtol=0, atol=1e-12)
+PRECISE = dict(rtol=0, atol=1e-10)
 FAULTY = ("indivisible", "small reference", "broken")
 RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share"]
 

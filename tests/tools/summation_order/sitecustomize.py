@@ -31,8 +31,11 @@ def patch(torch):
         weight, bias = (None if value is None else value.flip(-1) for value in (weight, bias))
         return layer_norm(input.flip(-1), normalized_shape, weight, bias, eps).flip(-1)
 
-    functional.linear, functional.layer_norm = reversed_linear, reversed_layer_norm
-    torch.Tensor.__matmul__ = reversed_matmul
+    for owner, reversed_one, plain in ((functional, reversed_linear, linear),
+                                       (functional, reversed_layer_norm, layer_norm),
+                                       (torch.Tensor, reversed_matmul, matmul)):
+        reversed_one.plain = plain  # for who counts kernels instead of reading what they compute
+        setattr(owner, plain.__name__, reversed_one)
 
 
 class PatchTorch(importlib.abc.MetaPathFinder):
