@@ -141,6 +141,20 @@ def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monk
         assert [row["top1"] for row in rows(tmp_path / "again" / f"metrics_{name}.csv")] == [top1]
 
 
+def test_the_example_of_own_modules_of_the_documentation(cli, world, tmp_path):
+    """The CLIP stays, one vector for each block of the text tower trains."""
+    write_example(2, tmp_path / "my.py")
+    done = cli("--load", world.model, "--method", f"{tmp_path}/my.py:Biases", "--train-dataset", world.colours,
+               "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    found = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)
+    assert same_weights(found["state_dict"], weights(world.model))
+    (name, vector), = found["own"]["Biases"].items()
+    assert name == "vectors.0.vector.weight" and vector.abs().max() > 1e-5
+    ran = read_json(tmp_path / "out" / "run_colours.json")
+    assert (ran["trainable_tensors"], ran["trainable_values"]) == (1, len(vector))
+
+
 @pytest.fixture
 def ridge(cli, world, tmp_path):
     """ridge(words) -> a run of the closed-form example on one task, into tmp_path / "out"."""

@@ -37,7 +37,7 @@ def test_the_first_hook_that_gives_scores_is_heard():
     class Second(Hooks):
         def logits(self, state, images, heads):
             return None if state.scored == ("a",) else [images, heads]
-    state = SimpleNamespace(scored=())
+    state = SimpleNamespace(scored=(), own={})
     scores = MethodScores(state, [Hooks(), Second()])
     assert scores(torch.ones(1), [], ["a"]) is None and scores.by is None
     found = scores(torch.ones(1), ["head"], ["a", "b"])
@@ -55,7 +55,7 @@ def make_scoring(make_task, device):
     config = SimpleNamespace(
         label_space=("task", "all"), retrieval_split="auto", eval_split="test", batch_size_eval=8, workers=0,
         max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune",
-        kind=EVAL, save=None)
+        kind=EVAL, save=None, given=lambda flag: False)
 
     def make():
         rows = []
