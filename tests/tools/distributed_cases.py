@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from src.datasets.pairs import joint_task
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
+from src.models.attached import build_own
 from src.models.averaging import WeightEnsemble
+from src.models.custom import load_file
 from src.models.evaluation import evaluate
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -33,18 +36,20 @@ BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which t
 LONELY = 22  # the last step has a single image: one of two processes has none
 # The gradient of a key's bias is nothing but rounding, which AdamW must not blow up to a step.
 EPS = 1e-4
+EXPERTS = Path(__file__).parents[2] / "examples" / "methods" / "experts.py"
 
 
 class Watch(Hooks):
     """Keeps the gradients and the logged numbers of each step."""
 
     __module__ = "src.models.watch"  # so that the step counts as one of ours
+    all_used = True
 
     def __init__(self, world):
         self.world, self.gradients, self.numbers = world, [], []
 
     def after_backward(self, state):
-        self.gradients.append({name: value.grad.clone() for name, value in state.model.named_parameters()
+        self.gradients.append({name: value.grad.clone() for name, value in state.named_parameters()
                                if value.grad is not None})
 
     def report(self, state, losses):
@@ -149,11 +154,23 @@ def trained(state, *hooks):
     watch = Watch(state.world)
     train(state, [*hooks, watch], watch.report)
     weights = {name: value.detach().clone() for name, value in state.final_model.state_dict().items()}
+    weights |= {name: value.detach().clone() for name, value in state.named_parameters() if name.startswith("own.")}
     return {"gradients": watch.gradients, "numbers": watch.numbers, "weights": weights}
 
 
 def method(hook, *add_ons, **options):
     return lambda world: trained(state_of(world, **options), hook(), *(add_on() for add_on in add_ons))
+
+
+def own_modules(world, **settings):
+    """A mixture of experts in both towers, of which some have no token in a step."""
+    hook, state = load_file(EXPERTS).Experts(experts=5, rank=4, chosen=1), state_of(world, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        state.own = build_own([hook], state.model, state.device)
+        for value in state.own["Experts"].parameters():
+            torch.nn.init.normal_(value, std=0.3)
+    return trained(state, hook)
 
 
 def replay(world, batch_size=BATCH, **options):
@@ -238,6 +255,8 @@ CASES = {
     "peft": lambda world: adapted(world, lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.0)),
     "unused parameters": method(ImagesOnly),
     "no terms": method(Nothing),
+    "own modules": own_modules,
+    "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
