@@ -41,10 +41,11 @@ def formula(_, x):
     return x * torch.sigmoid(1.702 * x)
 
 
-def by_unbind(qkv, heads, attend):
+def by_unbind(qkv, heads, attend, beside=None):
     """``clip.model.mix`` with query, key and value in one more dimension."""
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return attend(query, key, value).transpose(1, 2).flatten(2)
+    mixed = attend(query, key, value) + (0 if beside is None else beside(query, key, value))
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def tensor_by_tensor(tensors, anchors):

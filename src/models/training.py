@@ -53,7 +53,7 @@ def begin(state, hooks):
         hook.begin(state)
         weights.refuse_new(hook)
     state.changed = weights.changed()
-    if hooks[0].closed_form:
+    if any(hook.closed_form for hook in hooks[:1]):
         for module in state.modules():
             module.requires_grad_(False)
     state.share_copies()

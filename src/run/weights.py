@@ -214,7 +214,7 @@ def score_as_trained(config, checkpoint, path):
     made = checkpoint.get("config", {})
     if not config.given("seed"):  # which cuts class splits
         config.values["seed"] = made.get("seed", config.seed)
-    if ".py:" in made.get("method", "") and not config.given("method"):
+    if ".py:" in made.get("method", "") and not config.given("method") and "scorer" not in checkpoint:
         print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 

@@ -210,9 +210,11 @@ def test_first_heads(world, words, heads, expected):
 
 
 def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
-    assert build.build_scorer(config("--eval-only"), {"carry": {"Finetune": {"a": 1}}}) == []
+    assert build._scorers(config("--eval-only"), {"carry": {"Finetune": {"a": 1}}}) == []
     (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
                                     "    def load_carry(self, content):\n        self.content = content\n",
                                     encoding="utf-8")
-    scorer, = build.build_scorer(config(f"--eval-only --method {tmp_path}/my.py:Mine"), {"carry": {"Mine": {"a": 1}}})
+    checkpoint = {"carry": {"Mine": {"a": 1}}}
+    scorer, = build._with_carry(build._scorers(config(f"--eval-only --method {tmp_path}/my.py:Mine"), checkpoint),
+                                checkpoint)
     assert scorer.content == {"a": 1}
