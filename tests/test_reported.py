@@ -66,7 +66,8 @@ EVIDENCE = {
     "W1 heads of 80 values": ["test_probabilities_are_the_libraries_own", "test_what_weights_do_not_say_is_a_warning"],
     "W2 GELU": ["test_probabilities_are_the_libraries_own"],
     "W5 a warm-up that never ends": ["test_a_warm_up_that_is_as_long_as_the_run"],
-    "W6 a finished command again": ["tests/run/test_run_sequence.py::test_a_finished_task_is_not_trained_a_second_time"],
+    "W6 a finished command again": [
+        "tests/run/test_run_sequence.py::test_a_finished_task_is_not_trained_a_second_time"],
     "W7 val and test in one table": ["tests/report/test_compare.py::test_runs_on_other_images_do_not_rank_together"],
     "W8 --load of a folder": ["test_probabilities_are_the_libraries_own",
                               "test_a_folder_without_a_model_says_what_it_is"],
