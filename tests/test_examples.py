@@ -1,6 +1,7 @@
 """The example methods of ``examples/methods/``: what has modules of its own trains, resumes, chains and is scored."""
 
 import csv
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def equal(one, other):
 def last_rows(folder, *datasets):
     """{dataset: the last row of its metrics}"""
     return {name: list(csv.DictReader((folder / f"metrics_{name}.csv").open()))[-1] for name in datasets}
+
+
+def wait_for_writers():
+    """Resume points are written by a thread, which a process that ends would wait for."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
 
 
 @pytest.fixture(params=EXAMPLES)
@@ -127,6 +135,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, exampl
     words = ("--load", world.model, *example, *COMMON.split(), "--dataset-order", f"{world.colours},{world.tones}",
              "--save", tmp_path / "broken", "--resume", "--save-interval", 1)
     assert cli(*words).status == 130
+    wait_for_writers()
     assert (tmp_path / "broken" / "resume_tones.pth").is_file()
     interrupt(None)
     done = cli(*words)
@@ -187,6 +196,7 @@ def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, t
              "--train-dataset", world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
     interrupt("colours", 2)
     assert cli(*words).status == 130
+    wait_for_writers()
     interrupt(None)
     assert cli(*words).status == 0
     first, second = map(float, (tmp_path / "log").read_text().split())
