@@ -7,8 +7,9 @@ from src.datasets.common import Split, Task
 from src.machine.batch import Batch
 from src.models.finetune import ZSCL, Finetune
 from src.models.modeling import frozen_copy, select_trainable, set_training
+from src.models.optimizers import Schedule, build_optimizer
 from src.models.state import Settings, TrainingState
-from src.models.training import Step, build_optimizer, set_learning_rate
+from src.models.training import Step
 
 TEMPLATE = "a photo of a {c}."
 
@@ -31,6 +32,7 @@ class OurStep:
         set_training(model, self.settings.batch_norm)
         self.state.optimizer = build_optimizer([value for value in model.parameters() if value.requires_grad],
                                                self.settings)
+        self.schedule = Schedule(self.state.optimizer, self.settings)
         self.step, self.scaler = Step(self.state, [self.method]), device.scaler()
 
     def _state(self, model, names, sentences):
@@ -47,7 +49,7 @@ class OurStep:
 
     def __call__(self):
         """One step of the optimiser -> the loss before it."""
-        set_learning_rate(self.state.optimizer, self.settings, self.state.iteration)
+        self.schedule.set(self.state.iteration)
         loss = sum(self.losses().values())
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.state.optimizer)

@@ -102,7 +102,7 @@ def projected_step(model, classes, batches, at, k, rounds, precision="fp32", dev
     whole, without = in_turns(projected, plain, rounds, budget, wait)
     return {**at_batch(whole, without, projections, small, large, at), "checks": checks,
             "rows": sum(map(len, tracker.protected.values())),
-            "basis_bytes": sum(group.rows.nbytes for group in tracker.groups)}
+            "basis_bytes": sum(group.rows.nbytes for group in tracker.row_groups)}
 
 
 def at_batch(whole, without, projections, small, large, at):

@@ -13,8 +13,8 @@ from src.datasets.imagenet import class_names as imagenet_names
 from src.datasets.imagenet import prompts as imagenet_prompts
 from src.models.classifiers import zeroshot_weights
 from src.models.modeling import packed_where_shorter, tokens_of
+from src.models.optimizers import build_optimizer
 from src.models.state import Settings
-from src.models.training import build_optimizer
 
 FEATURES, GRADIENTS = 1e-4, 1e-3  # tolerances, of the largest value
 

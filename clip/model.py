@@ -56,8 +56,11 @@ ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 class Attention(nn.Module):
     """Multi-head self-attention, (B, L, W) -> (B, L, W), with the parameter names of ``nn.MultiheadAttention``.
 
-    ``out_proj`` is called as a module, so that an adapter put there is felt.
+    ``out_proj`` is called as a module, so that an adapter put there is felt. ``beside`` is a seam for modules that are
+    no part of CLIP: 3 x (B, H, L, W/H) -> (B, H, L, W/H), added to what the heads mix.
     """
+
+    beside = None
 
     def __init__(self, width, heads):
         super().__init__()
@@ -68,18 +71,25 @@ class Attention(nn.Module):
 
     def forward(self, x, attend=F.scaled_dot_product_attention):
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                       # (B, L, 3W)
-        return self.out_proj(mix(qkv, self.heads, attend))
+        return self.out_proj(mix(qkv, self.heads, attend, self.beside))
 
 
-def mix(qkv, heads, attend):
-    """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which."""
+def mix(qkv, heads, attend, beside=None):
+    """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which;
+    what ``beside`` gives, of the same shapes, is added."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2)             # (B, H, L, W/H)
                          for part in qkv.chunk(3, dim=-1))  # backward joins them by one copy, of unbind by two
-    return attend(query, key, value).transpose(1, 2).flatten(2)
+    mixed = attend(query, key, value)
+    if beside is not None:
+        mixed = mixed + beside(query, key, value)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block, (B, L, W) -> (B, L, W), with ``mlp_width`` (4W unless given) hidden values."""
+    """Pre-norm transformer block, (B, L, W) -> (B, L, W), with ``mlp_width`` (4W unless given) hidden values.
+    ``beside`` is a seam for modules that are no part of CLIP: (B, L, W) -> (B, L, W), added to what the MLP gives."""
+
+    beside = None
 
     def __init__(self, width, heads, activation="quick_gelu", mlp_width=None):
         super().__init__()
@@ -92,7 +102,9 @@ class ResidualAttentionBlock(nn.Module):
 
     def forward(self, x, attend=F.scaled_dot_product_attention):
         x = x + self.attn(self.ln_1(x), attend)
-        return x + self.mlp(self.ln_2(x))
+        if self.beside is None:
+            return x + self.mlp(self.ln_2(x))
+        return x + self.mlp(self.ln_2(x)) + self.beside(x)
 
 
 def run_block(block, recompute, *inputs):
@@ -246,9 +258,12 @@ class CLIP(nn.Module):
     counts the rows.
     ``architecture`` repeats these arguments as plain types: what a checkpoint stores. Under a gradient a batch of
     images is encoded in ``parts``, one after the other, and each again by backward: the memory of one part.
+    ``context`` is a seam for prompts that are no part of CLIP: (M, W), which stand in the place of the embeddings of
+    positions 1 to M of every text; its end token has to come behind them.
     """
 
     parts = 1
+    context = None
 
     def __init__(self, *, embed_dim, image_resolution, vision_layers, vision_width, context_length, vocab_size,
                  transformer_width, transformer_heads, transformer_layers, vision_patch_size=None, vision_heads=None,
@@ -312,6 +327,8 @@ class CLIP(nn.Module):
         ends = tokens.argmax(dim=-1)                                                   # (N,)
         rows = tokens if self.token_rows is None else self.token_rows[tokens]
         x = self.token_embedding(rows)                                                 # (N, L, W)
+        if self.context is not None:
+            x = self._in_context(x, torch.arange(x.shape[1], device=x.device))
         x = x + self.positional_embedding[:x.shape[1]]
         x = self.transformer(x)
         x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])              # (N, W)
@@ -320,9 +337,19 @@ class CLIP(nn.Module):
     def encode_packed(self, texts):
         """PackedTexts of N texts -> (N, D): what ``encode_text`` gives, to rounding, of fewer tokens."""
         rows = texts.ids if self.token_rows is None else self.token_rows[texts.ids]
-        x = self.token_embedding(rows) + self.positional_embedding[texts.positions]    # (T, W)
+        x = self.token_embedding(rows)                                                 # (T, W)
+        if self.context is not None:
+            x = self._in_context(x, texts.positions)
+        x = x + self.positional_embedding[texts.positions]
         x = self.transformer(x[None], texts.attend)[0]
         return self.ln_final(x[texts.ends]) @ self.text_projection                     # (N, D)
+
+    def _in_context(self, x, positions):
+        """Embeddings (..., T, W) of tokens at positions (T,) -> the same, but ``context`` at positions 1 to M."""
+        rows = positions - 1
+        learned = (rows >= 0) & (rows < len(self.context))                             # (T,)
+        context = self.context[rows.clamp(0, len(self.context) - 1)].to(x.dtype)       # (T, W)
+        return torch.where(learned[:, None], context, x)
 
     def forward(self, images, tokens):
         """(B, 3, R, R), (N, L) -> scaled cosine similarities (B, N) and their transpose."""

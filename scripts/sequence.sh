@@ -6,7 +6,7 @@
 #     sh scripts/sequence.sh lwf toy-digits toy-shapes --model toy --iterations 100
 # Without datasets: MTIL order I with its settings. SAVE=... is the folder, PYTHON=... is used. Not measured here.
 # With --orthogonal-gradients each task stays off what the task before has stored.
-# It stops at the first task that fails; the same command then continues there. --overwrite begins anew.
+# It stops at the first task that fails; the same command then continues there. --overwrite starts again.
 set -e
 method=${1:?give a method: sh scripts/sequence.sh METHOD [DATASETS...] [more flags]}
 shift

@@ -23,6 +23,9 @@ from src.errors import UserError
 from src.machine.files import named_paths
 from src.models import find_method
 
+# What earlier versions, which lacked these flags, did: a run of theirs has the same configuration.
+UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor")}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -101,6 +104,7 @@ def trained_names(values):
 
 def differences(numbers, before):
     """Texts of the ``numbers`` {flag key: plain value} that are not those of ``before``, of the same form."""
+    before = UNSAID | before
     return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
             for key, value in numbers.items() if before.get(key) != value]
 

@@ -142,9 +142,9 @@ def run_export(config):
 
 def run_single(config):
     """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
-    from src.run.build import hardware_of, single_of, weights_of
+    from src.run.build import hardware_of, scoring_of, single_of, weights_of
     from src.run.single import classify
-    classify(single_of(config), weights_of(config), hardware_of(config))
+    classify(single_of(config), scoring_of(config), weights_of(config), hardware_of(config))
 
 
 def run_list(config):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from src.args import Config, parse
+from src.args import UNSAID, Config, differences, parse
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
 from src.cli.recipes import recipe_names
@@ -36,7 +36,8 @@ WRONG = {
     **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha"), ("-0.1", "1.1", "nan", "x")),
     "set": ("x", "=1", "a b=1", "1a=2", ""), "recipe": ("nonsense", "", "none.yaml", "recipes/zscl"),
     "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
-    "val_fraction": ("0", "-0.1", "0.95", "1", "nan"), "wd": ("-0.1", "nan", "inf", "x"),
+    "val_fraction": ("0", "-0.1", "0.95", "1", "nan"),
+    **dict.fromkeys(("wd", "lr_floor"), ("-0.1", "nan", "inf", "x")),
     "ls": ("-0.1", "1.1", "nan", "x"),
     "beta2": ("-0.1", "1", "nan", "x"), "warmup_length": ("-1", "x", "nan", "120%", "-5%", "%", "1.5"),
     "workers": ("-1", "1.5", "x", "257"), "save_interval": ("0", "-1", "1.5", "x", "0m", "-1h", "nanm", "m", "5d", ""),
@@ -129,6 +130,14 @@ def test_what_two_runs_must_share():
     assert numbers["lr"] == {"": 1e-5, "DTD": 1e-4}
     assert not {"save", "workers", "device", "quiet", "log_interval", "overwrite", "eval_interval"} & numbers.keys()
     assert {"seed", "lr", "method", "load", "precision", "batch_size", "train_mode", "T"} <= numbers.keys()
+
+
+def test_a_run_of_a_version_without_a_flag_had_its_default():
+    config = parse(["--train-dataset", "DTD", "--iterations", "3"])
+    before = {key: value for key, value in config.numbers().items() if key not in UNSAID}
+    assert differences(config.numbers(), before) == []
+    other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6"])
+    assert differences(other.numbers(), before) == ["--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

@@ -187,11 +187,18 @@ def shortened(config):
     """Words that are added; of what a recipe names too, the toy world's is taken."""
     words = [word for key in ("ref_dataset", "ref_sentences") if config.values[key] in EMBEDDED
              for word in (FLAGS[key].name, EMBEDDED[config.values[key]])]
+    if is_closed_form(config):
+        return words + SHORT_EPOCH.split()
     if config.kind in TRAINING:
         return words + (SHORT_EPOCH if config.given("epochs") else SHORT).split()
     if config.eval_only:
         return (SHORT_LINEAR if config.linear_eval else SHORT_EVALUATION).split()
     return []
+
+
+def is_closed_form(config):
+    """A custom method of a training run that takes no steps."""
+    return config.kind in TRAINING and ".py:" in config.method and config.method_row.hook().closed_form
 
 
 def told_nothing_idle(words):
@@ -207,7 +214,7 @@ def all_is_kept(config):
     for name in ("joint",) if config.joint else config.trained:
         stem = name.removeprefix("folder:")
         steps = json.loads((folder / f"run_{stem}.json").read_text(encoding="utf-8"))["iterations"]
-        assert steps == 3 or config.given("epochs")
+        assert steps == (0 if is_closed_form(config) else 3) or config.given("epochs")
         kept = [f"{stem}.pth"] + [f"{stem}.lora.pth"] * config.lora + [f"grad_{stem}.pth"] * bool(
             config.orthogonal_gradients)
         assert all((folder / file).stat().st_size for file in kept)

@@ -170,10 +170,10 @@ def test_a_run_that_is_asked_to_end_keeps_the_step_under_way(by, processes, alon
     process.join()
     told = folder.with_suffix(".log").read_text()
     assert process.exitcode == STATUS, told
-    found = re.search(rf"interrupted by {by.name}: toy-\w+ goes on after step (\d) of 9 with the same command", told)
+    found = re.search(rf"interrupted by {by.name}: toy-\w+ resumes after step (\d) of 9 with the same command", told)
     assert int(found[1]) >= 2 and (folder / "grad_toy-colours.raw.pth").exists()
     assert finished(processes, name, folder) == 0
-    assert f"goes on after step {found[1]} of 9\n" in folder.with_suffix(".log").read_text()
+    assert f"resumes after step {found[1]} of 9\n" in folder.with_suffix(".log").read_text()
     assert_same_results(folder, expected)
 
 

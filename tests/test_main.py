@@ -54,7 +54,6 @@ CASES = {  # what makes it wrong: (command, what the message must hold)
     "folder is a file": (f"{START} --train-dataset folder:corrupt.pth", ["folder:corrupt.pth"]),
     "folder empty": (f"{START} --train-dataset folder:empty", ["empty", "class folders"]),
     "class folder empty": (f"{START} --train-dataset folder:holes", ["holes", "hole", "image"]),
-    "one image a class": (f"{START} --train-dataset folder:single", ["single", "test"]),
     "only a test part": (f"{START} --train-dataset folder:untrained", ["untrained", "train"]),
     "no val part": (f"{TASK} --eval-split val", ["--eval-split val"]),
     "trains on no classes": (f"{START} --train-dataset toy-reference", ["toy-reference", "--ref-dataset"]),

@@ -60,11 +60,14 @@ EVIDENCE = {
     "F13 to F22 in the documents": ["test_differences_that_are_documented"],
     "F18 palettes": [
         "tests/datasets/test_images.py::test_palettes_and_two_colours_are_converted_before_they_are_resized"],
+    "F21 an evaluation run": ["tests/cli/test_checks.py::test_the_article_before_a_kind_of_run",
+                              "tests/cli/test_checks.py::test_flag_of_another_kind_of_run"],
     "F23 joint evaluation": ["test_a_joint_evaluation_of_nothing"],
     "W1 heads of 80 values": ["test_probabilities_are_the_libraries_own", "test_what_weights_do_not_say_is_a_warning"],
     "W2 GELU": ["test_probabilities_are_the_libraries_own"],
     "W5 a warm-up that never ends": ["test_a_warm_up_that_is_as_long_as_the_run"],
-    "W6 a finished command again": ["tests/run/test_task.py::test_a_finished_task_is_not_trained_a_second_time"],
+    "W6 a finished command again": [
+        "tests/run/test_run_sequence.py::test_a_finished_task_is_not_trained_a_second_time"],
     "W7 val and test in one table": ["tests/report/test_compare.py::test_runs_on_other_images_do_not_rank_together"],
     "W8 --load of a folder": ["test_probabilities_are_the_libraries_own",
                               "test_a_folder_without_a_model_says_what_it_is"],

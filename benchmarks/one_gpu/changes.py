@@ -12,6 +12,7 @@ import clip.attention
 import clip.model
 import src.models.finetune
 import src.models.penalties
+import src.models.state
 from benchmarks.one_gpu.host import one_step, summary
 from benchmarks.one_gpu.kernels import FusedGELU, triton_gelu
 from benchmarks.one_gpu.setting import rows
@@ -40,10 +41,11 @@ def formula(_, x):
     return x * torch.sigmoid(1.702 * x)
 
 
-def by_unbind(qkv, heads, attend):
+def by_unbind(qkv, heads, attend, beside=None):
     """``clip.model.mix`` with query, key and value in one more dimension."""
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return attend(query, key, value).transpose(1, 2).flatten(2)
+    mixed = attend(query, key, value) + (0 if beside is None else beside(query, key, value))
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def tensor_by_tensor(tensors, anchors):
@@ -60,7 +62,7 @@ def with_texts(form):
 
 
 def two_forwards(_):
-    return mock.patch.object(src.models.finetune, "encodes_rows_alone", lambda model: False)
+    return mock.patch.object(src.models.state, "encodes_rows_alone", lambda model: False)
 
 
 def autograd_gelu(_):

@@ -33,11 +33,11 @@ CONTRADICTIONS = [
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
-    ("resume", "overwrite", "go on, or begin anew"),
+    ("resume", "overwrite", "resume, or start again"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
-    ("lora", "orthogonal_gradients", "adapters are drawn anew after merging, so a basis would protect nothing"),
-    ("lora", "orthogonal_gradients_path", "adapters are drawn anew after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
+    ("lora", "orthogonal_gradients_path", "adapters are drawn again after merging, so a basis would protect nothing"),
 ]
 
 
@@ -99,8 +99,8 @@ def _check_kind(config):
         if not config.train_dataset and not config.dataset_order:
             raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
                             "--eval-only to evaluate, or see --help")
-        if config.iterations is None and config.epochs is None:
-            raise UserError("how long? give --iterations N or --epochs N")
+        if config.method in METHODS:  # of a custom method the class must be imported first
+            check_length(config, METHODS[config.method].closed_form, acting_in_steps(config))
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
@@ -121,6 +121,29 @@ def _check_kind(config):
                         "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
         raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+
+
+# What no closed form reads: it takes no step, and its weights stay.
+STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
+            "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
+
+
+def acting_in_steps(config):
+    """The names of the flags that act and that no closed form reads."""
+    acting = [key for key in STEPPING if config.chosen(key)]
+    acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
+               if config.values[key]]
+    return tuple(FLAGS[key].name for key in acting)
+
+
+def check_length(told, closed_form, acting):
+    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
+    ``told`` has the values of --iterations, --epochs and --method, ``acting`` is what ``acting_in_steps`` returned."""
+    if not closed_form and told.iterations is None and told.epochs is None:
+        raise UserError("set the training length: --iterations N or --epochs N")
+    if closed_form and acting:
+        raise UserError(f"{' and '.join(acting)} with --method {told.method}: it is a closed form, which takes no step "
+                        "and leaves the weights as they are; leave it out")
 
 
 def _check_model(config):
@@ -164,7 +187,7 @@ def _check_method(config):
     if config.kind not in (*TRAINING, EVAL):
         return
     if config.given("set") and config.method in METHODS:
-        raise UserError(f"--set gives keywords to a method of one's own, file.py:Class; {config.method} has flags")
+        raise UserError(f"--set gives keywords to a custom method, file.py:Class; {config.method} has flags")
     if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
     if config.kind in TRAINING and config.trained:
@@ -270,10 +293,29 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE:
+            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
                         "1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _check_optimizer(config):
+    """What the optimiser or the schedule would not read is a contradiction."""
+    if config.kind not in TRAINING:
+        return
+    for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
+        if config.chosen(key):
+            raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
+    if config.schedule == "onecycle" and config.chosen("warmup_length"):
+        raise UserError("--warmup-length with --schedule onecycle: its rise takes 30 % of the steps; leave it out, or "
+                        "give cosine or constant")
+    if config.lr_floor and config.schedule != "cosine":
+        raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
+                        "give --schedule cosine")
+    lowest = min(config.lr.values())
+    if config.lr_floor > lowest:
+        raise UserError(f"--lr-floor {config.lr_floor:g}: is above --lr {lowest:g}, and the rate would rise; give at "
+                        "most that")
 
 
 def _check_path(flag, path, is_name):
@@ -305,7 +347,7 @@ def _check_files(config):
 
 
 RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
-         _check_splits, _check_rates, _check_files)
+         _check_splits, _check_rates, _check_optimizer, _check_files)
 
 
 def _without_effect(config):

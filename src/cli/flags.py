@@ -50,9 +50,9 @@ def datasets(text):
 
 def training_flags():
     return [
-        Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a method of one's own", "finetune",
+        Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a custom method", "finetune",
              choices=tuple(METHODS), runs=SCORING, example="ZSCL --ref-dataset ImageNet"),
-        Flag("--set", "keyword of a method of one's own, such as --set strength=0.5; may be repeated", {}, keyword,
+        Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
              repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING, example="strength=0.5 --method my.py:EWC"),
         Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
@@ -61,20 +61,27 @@ def training_flags():
              + "; CIFAR100/10 means ten class splits", parse=datasets,
              metavar="NAMES", runs=(SEQUENCE, EVAL), example="DTD,Flowers,MNIST --iterations 1000"),
         # Its values are in the configuration; under which name they came changes nothing.
-        Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or FILE.yaml of one's own",
+        Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or a custom FILE.yaml",
              metavar="NAME", numbers=False, example="zscl --dataset-order mtil-1"),
-        Flag("--iterations", "optimiser steps a task", parse=whole(1), example="1000"),
+        Flag("--iterations", "optimiser steps per task", parse=whole(1), example="1000"),
         Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1),
              example="5 --train-dataset DTD"),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
         Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "
              "that are left", 8, whole(1), example="64"),
-        Flag("--wd", "weight decay of AdamW", 0.0, real(0), shown="0", example="0.1"),
+        Flag("--optimizer", "adamw, adam or sgd, which has no momentum", "adamw", choices=("adamw", "adam", "sgd"),
+             example="sgd"),
+        Flag("--schedule", "the rate after the warm-up: cosine to --lr-floor, or constant; onecycle instead rises over "
+             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back", "cosine",
+             choices=("cosine", "onecycle", "constant"), example="onecycle"),
+        Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
+        Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
+             real(0), shown="0", example="0.1"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
-        Flag("--beta2", "AdamW's second beta", 0.999, real(0, 0.999999), example="0.98"),
-        Flag("--eps", "AdamW's epsilon", 1e-8, real(above=0), shown="1e-8", example="1e-6"),
+        Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),
+        Flag("--eps", "epsilon of AdamW and Adam", 1e-8, real(above=0), shown="1e-8", example="1e-6"),
         Flag("--max-grad-norm", "clip the gradient's norm to this", parse=real(above=0), shown="off", example="1"),
         Flag("--grad-accum", "parts in which a batch of images is encoded, each again for backward: the same gradient, "
              "less memory, a third more time", 1, whole(1), example="4 --batch-size 64"),
@@ -98,7 +105,7 @@ def checkpoint_flags():
              "the next task, not of an interrupted one; A,B,C with --eval-only: the matrix of the sequence that left "
              "these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
-        switch("--resume", "go on exactly where a run into --save was interrupted; finished tasks are skipped",
+        switch("--resume", "resume exactly where a run into --save was interrupted; finished tasks are skipped",
                runs=SCORING, numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
                "--export DIR holds of another one", runs=EXPORTING, numbers=False),
@@ -113,8 +120,8 @@ def model_flags():
              "open_clip's NAME:PRETRAINED, and with --load its NAME alone, such as ViT-B-32 or ViT-B-32-quickgelu; "
              "with an adapter in --load the weights that it belongs to", "ViT-B/16",
              choices=tuple(architecture_names()), also=is_other_model, runs=WEIGHTS, example="ViT-L/14"),
-        Flag("--model-config", "YAML file of a custom architecture; with --load those keys suffice that the weights do "
-             "not tell: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
+        Flag("--model-config", "YAML file of a custom architecture; with --load, only the keys that the weights do not "
+             "state: activation, vision_heads, transformer_heads, mean, std, image_resolution", runs=WEIGHTS,
              metavar="FILE", example="my.yaml --model-name small --init scratch"),
         Flag("--model-name", "which architecture of --model-config; ViT and RN: its only one of that kind",
              runs=WEIGHTS, metavar="KEY", example="small --model-config my.yaml --init scratch"),
@@ -146,9 +153,9 @@ def distillation_flags():
                example="--load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
         Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1),
              example="0.5 --ref-wise --load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
-        Flag("--ref-batch-size", "reference images a step", parse=whole(1), shown="--batch-size",
+        Flag("--ref-batch-size", "reference images per step", parse=whole(1), shown="--batch-size",
              example="32 --method ZSCL --ref-dataset ImageNet"),
-        Flag("--ref-size", "so many of the reference images, a seeded subset", parse=whole(1), shown="all",
+        Flag("--ref-size", "number of reference images used, a seeded subset", parse=whole(1), shown="all",
              example="10000 --method ZSCL --ref-dataset ImageNet"),
         Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0", example="1 --method lwf"),
         switch("--image-loss", "distil rows of images; neither of the two means both", example="--method lwf"),
@@ -181,15 +188,15 @@ def averaging_flags():
         Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
              runs=(EVAL,), numbers=False, shown="0.5", example="0,0.5,1 --wise-ft --eval-only --load ckpt/run/DTD.pth"),
         Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0", example="1"),
-        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; a head of the "
-             "same dataset in --load goes on unless this is given", "zeroshot", choices=("zeroshot", "zero"),
+        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; unless given, "
+             "reuse the head that --load holds for this dataset", "zeroshot", choices=("zeroshot", "zero"),
              example="zero --train-mode fc"),
     ]
 
 
 def projection_flags():
     return [
-        Flag("--orthogonal-gradients", "so many snapshots of the gradient make the basis that later tasks leave alone",
+        Flag("--orthogonal-gradients", "number of gradient snapshots that span the subspace protected from later tasks",
              parse=whole(1), example="10"),
         Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE",
              example="ckpt/run/grad_DTD.pth --load ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
@@ -293,9 +300,9 @@ def evaluation_flags():
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
              metavar="NAME", shown="simple", example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
-        Flag("--batch-size-eval", "images a step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
+        Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
              numbers=False, example="256"),
-        Flag("--max-evaluation-size", "score only so many images, evenly over the classes", parse=whole(1),
+        Flag("--max-evaluation-size", "number of images to score, evenly over the classes", parse=whole(1),
              runs=SCORING, shown="all", example="1000"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING, example="val"),
         Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "

@@ -4,6 +4,7 @@ all that ``--check-data`` looks for."""
 import os
 import re
 import statistics
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -15,7 +16,9 @@ from src.machine.files import digest_of
 SAMPLE = 200  # images decoded in each split
 SHOWN = 5     # of one kind of fault
 NAMES = 10    # class names that are printed
-NO_WORD = re.compile(r"[\d.,_+-]+|n\d{8}")  # a number such as 3 or 1.0, an id of WordNet
+NO_WORD = re.compile(  # a number such as 3 or 1.0, an id of WordNet, "class 7", true and false
+    r"[\d.,_+-]+|n\d{8}|(?:class|cls|category|cat|label|id)[\s_-]*\d+|true|false|yes|no", re.IGNORECASE)
+LIST = re.compile(r"\[.*\]|\{.*\}|[^|;]+[|;].+", re.DOTALL)  # ['red'], red|green
 
 
 @dataclass
@@ -68,7 +71,7 @@ def findings_of(name, task):
         return []
     if task.pairs:
         return list(task.findings)
-    return [*task.findings, *_too_few_classes(task), *_no_words(task), *_alike_names(task)]
+    return [*task.findings, *_too_few_classes(task), *_no_words(task), *_lists(task), *_alike_names(task)]
 
 
 def _too_few_classes(task):
@@ -78,27 +81,51 @@ def _too_few_classes(task):
 
 
 def _no_words(task):
-    """Class names that are numbers or ids of WordNet: the prompts of them say nothing."""
+    """Class names that are numbers, ids, or yes and no: the prompts of them say nothing."""
     names = task.classnames
     if len(names) < 2 or not all(NO_WORD.fullmatch(name) for name in names):
         return []
-    return [f"{task.name}: all class names are numbers or ids ({some(names, SHOWN)}), so the prompts say nothing; give "
-            "words: classnames.txt in a folder, a column class_name in a table"]
+    return [f"{task.name}: all class names are numbers, ids or yes and no ({some(names, SHOWN)}), so the prompts say "
+            "nothing; give words: classnames.txt in a folder, a column class_name in a table"]
+
+
+def _lists(task):
+    """Class names that are written as lists, of labels that an image has side by side."""
+    lists = [name for name in task.classnames if LIST.fullmatch(name)]
+    if not lists:
+        return []
+    return [f"{task.name}: {len(lists)} of {len(task.classnames)} class names look like lists ({some(lists, SHOWN)}); "
+            "each is read as one class, and an image has one label"]
 
 
 def _alike_names(task):
-    """Class names that are equal, or that differ by capitals and spaces only."""
-    loosely, found = {}, []
+    """Class names that are equal, or that differ by what a reader overlooks."""
+    alike, found = {}, []
     for label, classname in enumerate(task.classnames):
-        loosely.setdefault("".join(classname.replace("_", " ").casefold().split()), []).append(label)
-    for labels in loosely.values():
+        alike.setdefault(_as_read(classname), []).append(label)
+    for labels in alike.values():
         if len(labels) > 1:
             names = list(dict.fromkeys(task.classnames[label] for label in labels))
             where = ", ".join(filter(None, (_example(task, label) for label in labels[:SHOWN])))
             how = f"have the same name {names[0]!r}, so that one can never win" if len(names) == 1 else (
-                f"differ by capitals or spaces only: {', '.join(map(repr, names[:SHOWN]))}")
+                f"differ by {_difference(names)} only: {', '.join(map(repr, names[:SHOWN]))}")
             found.append(f"{task.name}: {len(labels)} classes {how}" + (f" ({where})" if where else ""))
     return found
+
+
+def _plain(name):
+    """A class name without capitals and spaces."""
+    return "".join(name.replace("_", " ").casefold().split())
+
+
+def _as_read(name):
+    """A class name without capitals, spaces, hidden characters and forms of letters, such as those of full width."""
+    shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return _plain(unicodedata.normalize("NFKC", shown))
+
+
+def _difference(names):
+    return "capitals or spaces" if len(set(map(_plain, names))) == 1 else "hidden characters or forms of letters"
 
 
 def _example(task, label):

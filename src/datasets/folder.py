@@ -71,11 +71,18 @@ def place_of(path):
 
 
 def stored_halves(name, path, root, everything):
-    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it."""
+    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it. A single
+    image of a class is to train on; where no class has two there is no test part."""
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
+    if not lists["test"]:
+        print(f"{name}: no test split, and no class has two images, so none is held out")
+        return {"train": everything}
+    sizes = Counter(everything.labels).values()
+    alone = sum(size == 1 for size in sizes)
+    kept = f"; {alone} of {len(sizes)} classes have a single image, which stays in train" if alone else ""
     print(f"{name}: no test split: holding out {len(lists['test'])} of {len(everything)} images "
-          "(20 % of each class, at least one)")
+          f"(20 % of each class, at least one{kept})")
     return {split: everything.subset(lists[split]) for split in ("train", "test")}
 
 

@@ -39,6 +39,14 @@ def require_shares(size, batch_size, processes):
                         "one")
 
 
+def share_of(batch, part):
+    """Return the rows of a list that belong to process ``part`` = (rank, number of processes): neighbours, of which the
+    first processes have one more where the rows do not divide."""
+    each, more = divmod(len(batch), part[1])
+    first, last = (number * each + min(number, more) for number in (part[0], part[0] + 1))
+    return batch[first:last]
+
+
 class SeededBatches:
     """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index).
 
@@ -62,9 +70,7 @@ class SeededBatches:
 
     def own(self, batch):
         """The rows of a whole batch that are this process's."""
-        each, more = divmod(len(batch), self.part[1])
-        first, last = (number * each + min(number, more) for number in (self.part[0], self.part[0] + 1))
-        return batch[first:last]
+        return share_of(batch, self.part)
 
     @property
     def full_share(self):
@@ -157,6 +163,25 @@ def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1
     """Those of the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
     batches = SeededBatches(len(split), batch_size, seed, 0, stop, part).first_visits()
     return _telling_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
+
+
+def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
+    """Return the batches of one pass over ``size`` images, of all processes together, as lists of (0, index): in order,
+    or with ``shuffle`` in the order that the seed gives. The last one has the images that are left, unless
+    ``drop_last``; then a set smaller than one batch has none."""
+    order = order_of_epoch(size, seed, 0) if shuffle else range(size)
+    stop = size - size % batch_size if drop_last else size
+    return [[(0, index) for index in order[first:min(first + batch_size, stop)]]
+            for first in range(0, stop, batch_size)]
+
+
+def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1)):
+    """Iterator over Batches (uint8 on the host): this process's rows of each of ``batches``, which ``batches_of_pass``
+    gives. A share without a row is a Batch of 0 rows, so that every process has as many; a batch of which no image can
+    be decoded is left out."""
+    own = [share_of(batch, part) for batch in batches]
+    loaded = _loader(TransformedSplit(split, transform, seed), own, workers)
+    return _telling_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):

@@ -87,7 +87,7 @@ def _contradictions(name, rows):
 
 def _drawn_twice(name, rows, splits):
     """A sentence about images with several rows of which the drawn halves have one each."""
-    if {part for part, _, _ in rows} != {"train"}:
+    if {part for part, _, _ in rows} != {"train"} or "test" not in splits:
         return
     test = set(splits["test"].files)
     both = [file for file in dict.fromkeys(splits["train"].files) if file in test]

@@ -80,7 +80,7 @@ class Device:
 
     def batch(self, batch):
         """Host batch of uint8 images -> the device, normalised by the model's mean and standard deviation."""
-        return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True),
+        return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True), batch.skipped,
                      labels_on_host=batch.labels, indices=batch.indices)
 
     def batches(self, batches):

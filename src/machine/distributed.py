@@ -127,6 +127,10 @@ class World:
             self._last = int(last)
         return self._told("asked") if self._last is not None and step >= self._last else None
 
+    def asked(self):
+        """Why one of several processes was asked to end, as far as the others know; None where none was."""
+        return self._told("asked") if self.size > 1 else None
+
     def _ask(self, why):
         if self.size > 1:
             self._store.compare_set(self._key("asked"), "", why)

@@ -13,7 +13,8 @@ class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
     on, where it is not the one that it is called by; ``on_pairs`` what the name means on image-text pairs, where it
-    means something; ``only_pairs`` that it means nothing else."""
+    means something; ``only_pairs`` that it means nothing else; ``closed_form`` what the class says, for who may not
+    import it."""
 
     target: str
     uses: tuple = ()
@@ -22,29 +23,38 @@ class Method:
     switches: tuple = ()
     on_pairs: "Method | None" = None
     only_pairs: bool = False
+    closed_form: bool = False
+
+    def hook(self):
+        """Import the class."""
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
-        module, name = self.target.split(":")
-        return getattr(importlib.import_module(module), name)(**{flag: values[flag] for flag in self.uses})
+        return self.hook()(**{flag: values[flag] for flag in self.uses})
 
 
 @dataclass(frozen=True)
 class OwnMethod(Method):
     """A class in a file of the user's, ``path/to/file.py:Class``; its keywords come from ``--set``."""
 
-    def build(self, values):
+    def hook(self):
         from src.models.custom import load_file
         path, _, name = self.target.rpartition(":")
         module = load_file(path)
         if not hasattr(module, name):
             classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
             raise UserError(f"--method {self.target}: there is no class {name} in it; it has {classes or 'none'}")
+        return getattr(module, name)
+
+    def build(self, values):
+        hook = self.hook()
         try:
-            inspect.signature(getattr(module, name)).bind(**values["set"])
+            inspect.signature(hook).bind(**values["set"])
         except TypeError as error:
             raise UserError(f"--method {self.target}: {error}; give --set key=value for its keywords") from None
-        return getattr(module, name)(**values["set"])
+        return hook(**values["set"])
 
 
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2",

@@ -29,6 +29,8 @@ class WeightEnsemble(Average):
     """Every ``avg_freq`` steps, the n-th time: ensemble <- (n ensemble + live) / (n + 1), from the weights at load
     (ZSCL's WE, arXiv:2303.06628, section 4.3)."""
 
+    all_used = True
+
     def __init__(self, avg_freq=100):
         self.every = avg_freq
 
@@ -51,6 +53,8 @@ class WeightEnsemble(Average):
 class WiseEnsemble(WeightEnsemble):
     """As WeightEnsemble, and after each update ensemble <- a ensemble + (1 - a) weights at load."""
 
+    all_used = True
+
     def __init__(self, avg_freq=100, we_wise_alpha=0.98):
         super().__init__(avg_freq)
         self.alpha = we_wise_alpha
@@ -69,6 +73,8 @@ class WiseEnsemble(WeightEnsemble):
 class MovingAverage(Average):
     """At every step ensemble <- d ensemble + (1 - d) live, from the weights at load."""
 
+    all_used = True
+
     def __init__(self, mv_avg_decay=0.999):
         self.decay = mv_avg_decay
 
@@ -79,6 +85,8 @@ class MovingAverage(Average):
 class WiseMerge(Hooks):
     """At the end, on the weights that will be saved: theta <- a theta + (1 - a) partner (WiSE-FT, Wortsman et al.,
     2022, arXiv:2109.01903). ``wise_ft_model``: the weights at load ("n") or zero-shot CLIP ("zeroshot")."""
+
+    all_used = True
 
     def __init__(self, wise_ft_alpha=0.8, wise_ft_model="n"):
         self.alpha, self.partner_name = wise_ft_alpha, wise_ft_model

@@ -20,18 +20,29 @@ def training_norms(model):
             if isinstance(module, _BatchNorm) and module.training]
 
 
-@contextlib.contextmanager
-def resting(norms, rows, processes):
-    """Around a step: batch norms normalise by their running statistics, and leave these, where a batch of ``rows`` has
-    no statistics of its own: one image, or fewer than there are processes."""
-    few = rows < least_rows(processes)
-    for norm in norms if few else ():
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms if few else ():
-            norm.train()
+class StepNorms:
+    """``with norms(rows, skipped):`` around each step of a task: the model's batch norms in training mode normalise by
+    their running statistics, and leave these, where a batch of ``rows`` has no statistics of its own: one image, or
+    fewer than there are processes. A note tells the first such batch that ``skipped`` images made; what an epoch leaves
+    is known before the task begins."""
+
+    def __init__(self, model, processes):
+        self._norms, self._least, self._noted = training_norms(model), least_rows(processes), False
+
+    @contextlib.contextmanager
+    def __call__(self, rows, skipped=0):
+        few = self._norms if rows < self._least else ()
+        if few and skipped and not self._noted:
+            self._noted = True
+            print(f"note: {skipped} of {rows + skipped} images of a batch could not be decoded: its step normalises by "
+                  "the running statistics of batch norms, as each step with a single image does", flush=True)
+        for norm in few:
+            norm.eval()
+        try:
+            yield
+        finally:
+            for norm in few:
+                norm.train()
 
 
 def least_rows(processes):

@@ -83,10 +83,11 @@ class ZeroshotClassifiers:
     def __init__(self, device):
         self.device, self._tower, self._kept = device, None, {}
 
-    def __call__(self, model, tasks):
-        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet."""
+    def __call__(self, model, tasks, modules=()):
+        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet.
+        ``modules``: those that have places in it."""
         if tasks:
-            self._forget_others((text_fingerprint(model), self.device.autocast_type))
+            self._forget_others((text_fingerprint(model, modules), self.device.autocast_type))
         return {name: self._of(model, task) for name, task in tasks.items()}
 
     def _forget_others(self, tower):

@@ -1,7 +1,9 @@
 """Load a user's own method file, such as ``my.py`` of ``--method my.py:EWC``."""
 
 import ast
+import functools
 import importlib.util
+import os
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -11,8 +13,14 @@ PREFIX = __name__.partition("src")[0]  # "" in a checkout, the name of the packa
 
 
 def load_file(path):
-    """Execute a file and return its module. Its imports of ``src`` and ``clip`` reach this very code, under whatever
-    name it is installed."""
+    """Execute a file and return its module, once as long as the file does not change. Its imports of ``src`` and
+    ``clip`` reach this very code, under whatever name it is installed."""
+    found = os.stat(path)
+    return _load(os.path.realpath(path), PREFIX, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _load(path, *version):
     name = f"own_method_{Path(path).stem}"
     loader = _InstalledNames(name, str(path)) if PREFIX else None
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)

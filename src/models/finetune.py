@@ -12,13 +12,10 @@ from src.models.hooks import Hooks
 from src.models.modeling import (
     batch_features,
     constant_text_features,
-    encodes_rows_alone,
     image_features,
-    packed_where_shorter,
     random_tokens,
     text_features,
     tokens_of,
-    trains,
 )
 
 
@@ -28,6 +25,8 @@ class Finetune(Hooks):
 
     ``ls``: label smoothing.
     """
+
+    all_used = True
 
     def __init__(self, ls=0.0):
         self.label_smoothing = ls
@@ -70,10 +69,10 @@ class Prompts:
     def __init__(self, state, prompts):
         self.state, self.constant = state, None
         tokens = tokens_of(state.model, prompts)                                             # (C, L)
-        if trains(state.model, "text"):
-            self.texts = packed_where_shorter(state.model, tokens)
+        if state.trains("text"):
+            self.texts = state.packed(tokens)
         else:
-            with state.device.autocast():
+            with state.device.autocast(), state.attached():
                 self.constant = constant_text_features(state.model, tokens)                  # (C, D)
 
     def __call__(self, features):
@@ -184,7 +183,7 @@ class Distill(Finetune):
         model = state.model
         if not self.needs_student(state):
             return batch, None
-        if batch.features is not None or model.parts > 1 or not encodes_rows_alone(model):
+        if batch.features is not None or model.parts > 1 or not state.encodes_rows_alone():
             return batch, image_features(model, reference.images)
         images = torch.cat([batch.images, reference.images])
         own, student = image_features(model, images).split([len(batch.images), len(reference.images)])
@@ -192,13 +191,13 @@ class Distill(Finetune):
 
     def needs_student(self, state):
         """Whether ``comparison`` reads the student's features; the text tower's terms do not."""
-        return trains(state.model, "image")
+        return state.trains("image")
 
     def comparison(self, state, reference, student, teacher):
         """{name: weighted term} between two towers' features (B, D) of a reference Batch; ``student`` is None where
         nothing reads it."""
         losses = {}
-        if trains(state.model, "image"):
+        if state.trains("image"):
             losses |= self._image_tower(state, student, teacher)
         if self.text_tower_weight is not None:
             losses |= self._text_tower(state, teacher)
@@ -259,6 +258,8 @@ class LwF(Distill):
     """Learning without forgetting (Li and Hoiem, 2016) for CLIP: the teacher is the model as it entered the task, on
     the task's own images and prompts."""
 
+    all_used = True
+
     def __init__(self, ls=0.0, ref_sentences=None, text_datasets=(), **options):
         super().__init__(ls, **options)
         self.ref_sentences, self.text_datasets = ref_sentences, text_datasets
@@ -272,6 +273,8 @@ class ZSCL(Distill):
     """ZSCL (Zheng et al., 2023, arXiv:2303.06628): the teacher is zero-shot CLIP, or ``ref_model``, or with
     ``ref_wise`` (1 - a) zero-shot + a weights at load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``, or a
     seeded ``ref_size`` of them."""
+
+    all_used = True
 
     def __init__(self, ref_dataset, ref_model=None, ref_wise=False, ref_wise_alpha=0.8, ref_size=None,
                  ref_sentences=None, text_datasets=(), **options):

@@ -11,11 +11,14 @@ CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor that are summed at a
 WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a value's bits as integers, by its bytes
 
 
-def text_fingerprint(model):
-    """A digest of all that a model's text features depend on: architecture and the bits of every tensor."""
+def text_fingerprint(model, modules=()):
+    """A digest of all that a model's text features depend on: architecture and the bits of every tensor, those of
+    ``modules`` in its towers too."""
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    return fingerprint([(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)],
-                       repr(model.architecture))
+    text = [(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)]
+    beside = [(f"{number}.{name}", tensor) for number, module in enumerate(modules)
+              for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())]
+    return fingerprint(text + beside, repr(model.architecture))
 
 
 @torch.no_grad()
@@ -29,11 +32,30 @@ def fingerprint(named, more=""):
     digest, sums = hashlib.blake2b(more.encode(), digest_size=16), []
     for name, tensor in named:
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape), tensor.device)).encode())
-        multipliers = _multipliers(tensor.device)
-        words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
-        sums += [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
+        sums += _sums(tensor)
     digest.update(repr(torch.stack(sums).tolist()).encode())
     return digest.hexdigest()
+
+
+def _sums(tensor):
+    """[scalar] of each chunk of a tensor's bits."""
+    multipliers = _multipliers(tensor.device)
+    words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
+    return [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
+
+
+@torch.no_grad()
+def digests(tensors):
+    """Tensors, all on one device -> a number of each, to see which of them change: sum_r m_r (sum of the words of row
+    r), with random odd m_r. One pass at the speed of memory; only an exchange within a row keeps it."""
+    return torch.stack([_of_rows(tensor) for tensor in tensors]).tolist()
+
+
+def _of_rows(tensor):
+    rows = tensor.contiguous().flatten(1) if tensor.ndim > 1 else tensor.reshape(-1, 1)        # (R, N)
+    sums = rows.view(WORD[tensor.element_size()]).sum(dim=1, dtype=torch.int64)                # (R,)
+    multipliers = _multipliers(tensor.device)
+    return sum(((part * multipliers[:len(part)]).sum() for part in sums.split(len(multipliers))), sums.new_zeros(()))
 
 
 @functools.cache

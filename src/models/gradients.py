@@ -47,6 +47,8 @@ class GradientTracker(Hooks):
     In memory the bases are fp32, stacked by equal shapes; those for which a CUDA device has no room stay on the host.
     """
 
+    all_used = True
+
     def __init__(self, orthogonal_gradients=None, orthogonal_gradients_path=None, orthogonal_target="update",
                  orthogonal_energy=0.97, orthogonal_dtype="fp32", orthogonal_budget=None):
         self.count, self.path = orthogonal_gradients or 0, orthogonal_gradients_path
@@ -57,8 +59,8 @@ class GradientTracker(Hooks):
 
     def begin(self, state):
         self.old = self.earlier() if self.path else {}
-        self.groups = self._grouped(state.model) if self.path else []
-        self.protected = {name: rows for group in self.groups                            # {name: (k, numel)}
+        self.row_groups = self._grouped(state.model) if self.path else []
+        self.protected = {name: rows for group in self.row_groups                        # {name: (k, numel)}
                           for name, rows in zip(group.names, group.rows, strict=True)}
         self.start = {name: value.detach().clone() for name, value in state.model.named_parameters()
                       if name in self.protected and self.projects_update}
@@ -100,7 +102,7 @@ class GradientTracker(Hooks):
         taken = len(next(iter(self.snapshots.values()), ()))
         if taken < sum(step <= state.iteration for step in self.steps):
             self._take(parameters)
-        for group in self.groups:
+        for group in self.row_groups:
             weights = [parameters[name] for name in group.names]
             group.project([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights])
 
@@ -117,7 +119,7 @@ class GradientTracker(Hooks):
         if not self.projects_update:
             return
         parameters = dict(state.model.named_parameters())
-        for group in self.groups:
+        for group in self.row_groups:
             weights, starts = ([of[name] for name in group.names] for of in (parameters, self.start))
             moved = torch._foreach_sub(weights, starts)
             group.project(moved)

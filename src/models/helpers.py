@@ -37,14 +37,30 @@ def image_pairs(features, scale, others=None, first=0):
     return logits.masked_fill(own, -1e4)
 
 
-def learning_rate(step, total, warmup, peak):
-    """Linear warm-up to ``peak`` over the first ``warmup`` steps, then cosine to 0 at ``total``; step counts from 0.
+def learning_rate(step, total, warmup, peak, floor=0.0):
+    """Linear warm-up to ``peak`` over the first ``warmup`` steps, then cosine to ``floor`` at ``total``; counts from 0.
 
-    (k + 1) / W in the warm-up, then (1 + cos(pi (k - W) / (N - W))) / 2. Any N, also N <= W.
+    (k + 1) / W in the warm-up, then (1 + cos(pi (k - W) / (N - W))) / 2 of the way down. Any N, also N <= W.
     """
     if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return warmed_up(step, warmup, peak)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def warmed_up(step, warmup, peak):
+    """Linear warm-up to ``peak`` over the first ``warmup`` steps, (k + 1) / W, then ``peak``; step counts from 0."""
+    return peak * (step + 1) / warmup if step < warmup else peak
+
+
+def one_cycle(step, total, start, top, end):
+    """From ``start`` to ``top`` at step 0.3 N - 1 and on to ``end`` at step N - 1, each by half a cosine (Smith and
+    Topin, 2018, as torch's OneCycleLR counts); step counts from 0. Below 4 steps there is no rise."""
+    turn = 0.3 * total - 1
+    if step <= turn:
+        first, last, share = start, top, step / turn
+    else:
+        first, last, share = top, end, (step - turn) / (total - 1 - turn)
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
 
 
 def top_k_hits(logits, labels, k):

@@ -1,5 +1,7 @@
 """Hooks: what a method or an add-on may do, and when. A run is one visible list of them, ``[method, *add_ons]``."""
 
+from collections import Counter
+
 
 class Hooks:
     """Five moments of a task, all no-ops, and the seams through which evaluation and the next task see a method.
@@ -8,13 +10,37 @@ class Hooks:
     (``state.metrics[name] = detached tensor`` is logged, never summed).
 
     ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
-    images, penalties and sums.
+    images, penalties and sums. ``all_used`` promises that every trained parameter has a gradient in every step, so that
+    several processes need not search for those without; a subclass has to promise it again.
+
+    ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
+    (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
+    gradient; --iterations, --epochs and --lr are not asked for.
     """
 
     other_terms = ()
+    all_used = False
+    closed_form = False
+
+    def build(self, model):
+        """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
+        may hold it as well.
+
+        It trains, is saved and resumes beside the CLIP, and never becomes a part of it. Where parts of it go into the
+        towers, it says so by ``places`` (``src.models.attached``). Built from keywords and from what ``load_carry``
+        gave, before ``begin`` and for every evaluation; its tensors of the checkpoint come after.
+        """
+        return None
 
     def begin(self, state):
-        """Before the optimiser is built: may add or freeze modules, make teachers, anchors and streams."""
+        """Before the optimiser is built: may freeze parameters, let the module of ``build`` grow, make teachers,
+        anchors and streams."""
+
+    def groups(self, state):
+        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; asked
+        after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
+        rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
+        return None
 
     def losses(self, state, batch):
         """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
@@ -62,3 +88,25 @@ class Hooks:
 
     def load_carry(self, content):
         """Takes over what the previous task's ``carry`` returned."""
+
+
+def named(hooks):
+    """{name: hook}, under which resume points and checkpoints keep what is theirs: that of the class, with its module
+    where two are called alike."""
+    alike = Counter(type(hook).__name__ for hook in hooks)
+    return {_name(type(hook), alike[type(hook).__name__] > 1): hook for hook in hooks}
+
+
+def _name(kind, qualified):
+    return f"{kind.__module__}.{kind.__name__}" if qualified else kind.__name__
+
+
+def kept_for(content, name):
+    """What ``content`` {name of a hook: anything} has for the hook of a name, by the bare name of its class where the
+    full one is missing; {} without."""
+    return content.get(name, content.get(name.rpartition(".")[2], {}))
+
+
+def promises(hook, name):
+    """Whether a hook's very class says True: what a class promises, a subclass may break."""
+    return bool(vars(type(hook)).get(name, False))

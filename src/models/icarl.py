@@ -22,6 +22,7 @@ class ICaRL(Distill):
     """
 
     other_terms = (*Distill.other_terms, "replay")
+    all_used = True
 
     def __init__(self, memory_size=10000, replay_weight=1.0, **options):
         super().__init__(**options)

@@ -78,7 +78,7 @@ class AdaptedAttention(nn.Module):
         base = self.base_layer
         qkv = F.linear(x, base.in_proj_weight, base.in_proj_bias)                          # (B, L, 3W)
         qkv = qkv + torch.cat([self.lora_pairs[projection](x) for projection in "qkv"], dim=-1)
-        mixed = mix(qkv, base.heads, attend)                                               # (B, L, W)
+        mixed = mix(qkv, base.heads, attend, base.beside)                                               # (B, L, W)
         return base.out_proj(mixed) + self.lora_pairs["o"](mixed)
 
     def updates(self):

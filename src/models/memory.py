@@ -110,12 +110,12 @@ def weight_copies(state, hooks, kept=None):
     model = state.model
     count = _Count(model)
     seen = {id(state), *map(id, hooks)}  # parts refer to the whole
-    held = [*state.copies().items(),
+    held = [*state.copies().items(), *(("own modules", module) for module in state.own.values()),
             *((HOLDERS.get(attribute, f"{type(hook).__name__}.{attribute}"), value)
               for hook in hooks for attribute, value in vars(hook).items()), *(kept or {}).items()]
     for holder, thing in sorted(held, key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else len(FIRST)):
         count.add(holder, thing, seen)
-    trainable = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(parameter.nbytes for parameter in state.trained())
     beside = OPTIMISER | ({"gradients between processes": 1} if state.world.size > 1 else {})
     arithmetic = {holder: number * trainable / count.unit for holder, number in beside.items() if trainable}
     measured = {holder: number / count.unit for holder, number in count.weights.items()}

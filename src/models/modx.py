@@ -18,6 +18,8 @@ class Contrastive(Hooks):
     """1/2 [CE(e^s M, y) + CE(e^s M^T, y)] over the cosines M = I T^T of a batch of N pairs, y_i = i; s is trained and
     kept in [0, ln 100]."""
 
+    all_used = True
+
     def begin(self, state):
         split = state.task.split("train")
         captions = [caption for texts in split.captions for caption in texts]
@@ -46,6 +48,8 @@ class Contrastive(Hooks):
 class ModX(Contrastive):
     """Contrastive, and alpha / 2 [D(O, M) + D(O^T, M^T)]: the off-diagonal cosines stay as the model had them when it
     entered the task, O, wherever it ranked the own pair first (``off_diagonal``)."""
+
+    all_used = True
 
     def __init__(self, modx_alpha=20.0, modx_temperature=1.0, modx_reduction="sum"):
         self.alpha, self.temperature, self.reduction = modx_alpha, modx_temperature, modx_reduction

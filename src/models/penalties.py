@@ -10,6 +10,7 @@ class L2(Hooks):
     Adapters count by what they add to the weights, |(alpha / r) B A|^2, not by their factors."""
 
     other_terms = ("l2",)
+    all_used = True
 
     def __init__(self, l2):
         self.strength = l2

@@ -4,11 +4,14 @@ import torch
 from torch import nn
 
 from src.errors import UserError
+from src.models.fingerprints import digests
+from src.models.hooks import kept_for, named
+from src.models.memory import tensors_of
 
 
 def drawn_by_process(state, hooks):
     """Why a run depends on the number of its processes by more than rounding, None where it does not."""
-    if any(isinstance(module, nn.Dropout) and module.p for module in state.model.modules()):
+    if any(isinstance(part, nn.Dropout) and part.p for module in state.modules() for part in module.modules()):
         return "each process draws the dropout of its own rows"
     return None if all_ours(hooks) else "a method of one's own may draw in each process"
 
@@ -22,18 +25,18 @@ def state_of_run(state, hooks):
     types."""
     return {
         "iteration": state.iteration,
-        "moving": {name: value.detach() for name, value in moving_tensors(state.model).items()},
+        "moving": {name: value.detach() for name, value in moving_tensors(state).items()},
         "optimizer": state.optimizer.state_dict() if state.optimizer else None,
         "scaler": state.scaler.state_dict(),
         "ensemble": None if state.ensemble is None else state.ensemble.state_dict(),
-        "hooks": {type(hook).__name__: kept for hook in hooks if (kept := hook.state_dict())},
+        "hooks": {name: kept for name, hook in named(hooks).items() if (kept := hook.state_dict())},
     }
 
 
 @torch.no_grad()
 def restore(state, hooks, content):
     """Restore what ``state_of_run`` returned, after ``begin`` with the weights at load and with a new optimiser."""
-    found = moving_tensors(state.model)
+    found = moving_tensors(state)
     wrong = sorted(content["moving"].keys() ^ found.keys())
     if wrong:
         raise UserError(f"--resume: other tensors move than when the task was interrupted, such as {wrong[0]}")
@@ -44,12 +47,47 @@ def restore(state, hooks, content):
     state.scaler.load_state_dict(content["scaler"])
     if state.ensemble is not None:
         state.ensemble.load_state_dict(content["ensemble"])
-    for hook in hooks:
-        if type(hook).__name__ in content["hooks"]:
-            hook.load_state_dict(content["hooks"][type(hook).__name__])
+    for name, hook in named(hooks).items():
+        if kept := kept_for(content["hooks"], name):
+            hook.load_state_dict(kept)
 
 
-def moving_tensors(model):
-    """{name: what training changes}: the parameters that require a gradient, and the statistics of batch norms."""
-    kept = {*(name for name, value in model.named_parameters() if not value.requires_grad), "token_rows"}
-    return {name: value for name, value in (*model.named_parameters(), *model.named_buffers()) if name not in kept}
+def moving_tensors(state):
+    """{name: what the weights at load do not tell}: the CLIP's parameters that require a gradient, the statistics of
+    batch norms, weights at rest that hooks changed as they began, and all of own modules."""
+    kept = {*(name for name, value in state.model.named_parameters() if not value.requires_grad), "token_rows"}
+    kept -= state.changed
+    own = {f"own.{name}.{key}": value for name, module in state.own.items() for key, value in tensors_of(module)}
+    return {name: value for name, value in tensors_of(state.model) if name not in kept} | own
+
+
+class WatchedWeights:
+    """The weights of a CLIP before hooks begin, so that what a hook does to them is seen."""
+
+    def __init__(self, model):
+        self.model = model
+        self.parameters = {name for name, _ in model.named_parameters()}
+        self.before = {plain(name): digest for name, digest in self._digests()}
+
+    def _digests(self):
+        names, tensors = zip(*tensors_of(self.model), strict=True)
+        return zip(names, digests(tensors), strict=True)
+
+    def changed(self):
+        """Return the names of the tensors that are others by now."""
+        return {name for name, digest in self._digests() if self.before.get(plain(name)) != digest}
+
+    def refuse_new(self, hook):
+        """UserError where a hook has added parameters to the CLIP that are no adapter's: what trains there would be
+        in a checkpoint that nothing can load."""
+        added = [name for name, _ in self.model.named_parameters()
+                 if plain(name) not in self.parameters and name not in self.parameters and ".lora_" not in name]
+        if added:
+            kind = type(hook).__name__
+            raise UserError(f"{kind} adds the parameter {added[0]} to the CLIP: a checkpoint holds a plain CLIP, so it "
+                            f"would train and be lost. Modules of its own belong into {kind}.build, which returns them")
+
+
+def plain(name):
+    """The name that a tensor of an adapted layer has without the adapter."""
+    return name.replace(".base_layer.", ".")

@@ -1,26 +1,31 @@
 """What hooks see of a run: its numbers, and the model, the streams and the copies of one task."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from clip.model import CLIP
 from src.datasets.common import Task
-from src.datasets.loading import SeededBatches, first_visits, training_batches
+from src.datasets.loading import SeededBatches, batches_of_pass, first_visits, pass_batches, training_batches
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
+from src.machine.interruption import Interrupted, Signals
+from src.models.attached import attached, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
-from src.models.modeling import frozen_copy, trains
+from src.models.modeling import encodes_rows_alone, frozen_copy, in_eval_mode, packed_where_shorter, trains
+from src.models.optimizers import rate_at
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,16 @@ class Settings:
     compile: bool = False
     grad_checkpointing: bool = False
     grad_accum: int = 1
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    lr_floor: float = 0.0
 
     @property
     def peak_rate(self):
-        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up."""
+        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up, or the steps of
+        ``onecycle`` pass its peak by."""
+        if self.schedule == "onecycle":
+            return max(rate_at(step, self, self.lr) for step in range(self.iterations))
         return self.lr * min(1, self.iterations / max(1, self.warmup))
 
 
@@ -60,7 +71,9 @@ class TrainingState:
     None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
     they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
     datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
-    has this one's rows of a global batch, which has ``rows`` in the step under way.
+    has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
+    have built beside the CLIP, {name of the hook: module}. ``signals`` may end a pass over data. ``planned``: a dry
+    run, in which hooks begin and a pass over data yields nothing.
     """
 
     model: CLIP
@@ -81,11 +94,57 @@ class TrainingState:
     optimizer: torch.optim.Optimizer | None = None
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
+    own: dict[str, nn.Module] = field(default_factory=dict)
+    changed: set = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
+    signals: Signals = field(default_factory=Signals)
+    planned: bool = False
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
     _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast
     _begun: bool = False
     _zeroshot: list = field(default_factory=list)  # handed out since the task began
+
+    def modules(self):
+        """All that trains: the live CLIP, and the hooks' own modules beside it."""
+        return [self.model, *self.own.values()]
+
+    def named_parameters(self):
+        """(name, parameter) of ``modules()``; those of own modules are called own.<hook>.<name>."""
+        yield from self.model.named_parameters()
+        for name, module in self.own.items():
+            yield from ((f"own.{name}.{key}", parameter) for key, parameter in module.named_parameters())
+
+    def trained(self):
+        """The parameters that require a gradient."""
+        return [parameter for _, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def attached(self, model=None):
+        """While entered, own modules have their places in the towers of a CLIP, the live one unless given."""
+        return attached(model or self.model, self.own.values())
+
+    @contextlib.contextmanager
+    def in_place(self, model):
+        """While entered, own modules have their places in a CLIP that is scored, in eval mode."""
+        with contextlib.ExitStack() as stack:
+            for module in self.own.values():
+                stack.enter_context(in_eval_mode(module))
+            stack.enter_context(self.attached(model))
+            yield
+
+    def trains(self, tower):
+        """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
+        return trains(self.model, tower) or trains_in(self.model, self.own.values(), tower)
+
+    def encodes_rows_alone(self):
+        """Whether what the image tower makes of an image depends on nothing else in the batch."""
+        return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
+
+    def packed(self, tokens):
+        """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too
+        little, or where an own module has to see each text by itself."""
+        if not rows_alone(self.model, self.own.values(), "text"):
+            return tokens
+        return packed_where_shorter(self.model, tokens)
 
     @property
     def final_model(self):
@@ -184,6 +243,47 @@ class TrainingState:
                                self.iteration, self.settings.workers, self.world.part)
         return self.device.batches(batches if self.iteration else ())
 
+    def once(self, split, purpose, batch_size, train_transform=False, shuffle=False, drop_last=False):
+        """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
+
+        Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
+        images, so most passes go in ``modeling.in_eval_mode(state.model)``. The evaluation transform, or crops drawn by
+        ``purpose``; in the order of the split, or with ``shuffle`` in one drawn by ``purpose``. The last batch has the
+        images that are left, unless ``drop_last``. Labels are the split's, ``batch.indices`` (B,) the positions in it.
+
+        Processes share the images: each gets its rows of every batch, and all get the same number of batches, of which
+        the last may have 0 rows. ``state.world.sum`` makes the statistic of all images from those of each process;
+        a mean over a batch is weighed by ``batch.weight``, as in the loop.
+
+        A signal ends the run between two batches, and the pass is repeated on resume. In a dry run nothing is given.
+        UserError where the split has nothing to give.
+        """
+        whole = batches_of_pass(len(split), batch_size, self.seed_of(purpose), shuffle, drop_last)
+        if not whole:
+            least = f"a full batch of {batch_size}" if len(split) else "at least one"
+            raise UserError(f"{self._words_for(split)} has {len(split)} images, and the pass {purpose!r} over it needs "
+                            f"{least}; give more images, or smaller batches")
+        if self.planned:
+            return iter(())
+        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
+        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part)
+        return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def _until_asked(self, rows, batches):
+        """The batches of a pass, each with what it is of the ``rows`` of all processes, until a signal asks the run to
+        end: this process, or another one."""
+        with contextlib.closing(batches):
+            for batch in batches:
+                if reason := self.signals.reason or self.world.asked():
+                    raise Interrupted(reason)
+                yield self._weighed(next(rows), batch)
+
+    def _words_for(self, split):
+        """"the train split of DTD", where the task at hand has it."""
+        own = (name for name in self.task.splits if self.task.split(name).listing() == split.listing())
+        name = next(own, None)
+        return f"the {name} split of {self.task.name}" if name else f"a split that {self.task.name} does not have"
+
     def seed_of(self, purpose):
         """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
         return seed_of(self.settings.seed, self.task.name, purpose)
@@ -195,7 +295,7 @@ class TrainingState:
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
             batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
-        elif self.head is None or trains(self.model, "image"):
+        elif self.head is None or self.trains("image"):
             batches = self.stream(split, "train", settings.batch_size, train_transform=True, rest=True)
         else:
             batches = self._feature_batches(split)

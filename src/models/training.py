@@ -8,11 +8,12 @@ from torch import nn
 
 from src.datasets.seeds import seed_of
 from src.errors import UserError
-from src.models.batch_norms import resting, share_statistics, training_norms
+from src.models.batch_norms import StepNorms, share_statistics, training_norms
 from src.models.guard import FiniteLosses
-from src.models.helpers import learning_rate
+from src.models.hooks import promises
 from src.models.modeling import compile_towers, recompute_blocks, set_training
-from src.models.resuming import all_ours, restore
+from src.models.optimizers import Schedule, build_optimizer, groups_of
+from src.models.resuming import WatchedWeights, restore
 
 
 class Step(nn.Module):
@@ -21,7 +22,7 @@ class Step(nn.Module):
 
     def __init__(self, state, hooks):
         super().__init__()
-        self.model = state.model
+        self.trained = nn.ModuleList(state.modules())
         self._state, self._hooks = state, hooks
 
     def forward(self, batch):
@@ -47,10 +48,18 @@ def begin(state, hooks):
     """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
     state.forget_copies()
     seed_draws(state.seed_of("begin"))  # the same where an interrupted run begins again
+    weights = WatchedWeights(state.model)
     for hook in hooks:
         hook.begin(state)
+        weights.refuse_new(hook)
+    state.changed = weights.changed()
+    if any(hook.closed_form for hook in hooks[:1]):
+        for module in state.modules():
+            module.requires_grad_(False)
     state.share_copies()
     set_training(state.model, state.settings.batch_norm)
+    for module in state.own.values():
+        module.train()
     share_statistics(state)
     ready_towers(state)
 
@@ -66,28 +75,31 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         state.iteration = interrupted["iteration"]
     begin(state, hooks)
     begun(state, hooks)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    state.optimizer = build_optimizer(parameters, settings) if parameters else None
+    named = [(name, parameter) for name, parameter in state.named_parameters() if parameter.requires_grad]
+    parameters = [parameter for _, parameter in named]
+    state.optimizer = build_optimizer(groups_of(named, hooks, state), settings) if parameters else None
+    schedule = Schedule(state.optimizer, settings) if parameters else None
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
         interrupted = None  # as large as what it was taken back into
         resumed()
-    # Ours leave no parameter out.
-    step, finite = state.world.parallel(Step(state, hooks), all_used=all_ours(hooks)), FiniteLosses(state)
-    norms = training_norms(state.model)
+    all_used = all(promises(hook, "all_used") for hook in hooks)
+    step, finite = state.world.parallel(Step(state, hooks), all_used), FiniteLosses(state)
+    norms = StepNorms(state.model, state.world.size)
 
-    for batch in state.training_stream():
+    for batch in () if hooks[0].closed_form else state.training_stream():
         seed_step(state)
         state.rows = batch.rows
         if state.optimizer:
-            set_learning_rate(state.optimizer, settings, state.iteration)
-        with device.autocast(), state.world.uneven(batch.weight != 1), resting(norms, batch.rows, state.world.size):
-            losses = step(batch)
-        finite.watch(losses)
-        if losses:  # a closed-form method has no term, hence no backward and no step
-            scaler.scale(sum(losses.values())).backward()
-            scaler.unscale_(state.optimizer)
+            schedule.set(state.iteration)
+        with state.attached():
+            with device.autocast(), state.world.uneven(batch.weight != 1), norms(batch.rows, batch.skipped):
+                losses = step(batch)
+            finite.watch(losses)
+            if losses:  # a method may have no term, hence no backward and no step
+                scaler.scale(sum(losses.values())).backward()
+                scaler.unscale_(state.optimizer)
         for hook in hooks:
             hook.after_backward(state)
         if losses:
@@ -102,6 +114,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         report(state, {name: value.detach() for name, value in losses.items()})
     finite.end()
 
+    seed_draws(state.seed_of("end"))  # the same where an interrupted run ends again
     method, *add_ons = hooks
     for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
         hook.end(state)
@@ -135,14 +148,3 @@ def ready_towers(state):
         recompute_blocks(model)
     if settings.compile:
         compile_towers(model)
-
-
-def build_optimizer(parameters, settings):
-    """AdamW in one group, fused where torch has it."""
-    return torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, settings.beta2), eps=settings.eps,
-                             weight_decay=settings.wd, fused=parameters[0].device.type in ("cpu", "cuda"))
-
-
-def set_learning_rate(optimizer, settings, step):
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings.iterations, settings.warmup, settings.lr)

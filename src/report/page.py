@@ -122,6 +122,8 @@ def _facts(run):
     chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
     if not run.tasks:
         chosen = chosen[:1]
+    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form reads none of the others
+        chosen = [chosen[0], chosen[3]]
     found = [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
     return [("method", method_title(run)), *found, *((name, value) for name, value in (
         ("seed", run.seed), ("precision", run.precision)) if value is not None)]

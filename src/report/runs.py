@@ -26,6 +26,7 @@ class TaskFacts:
     trainable_tensors: int | None = None
     copies: dict | None = None
     images_per_second: float | None = None
+    iterations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def _read_matrices(files, number, space, columns, order):
 
 def _task_facts(content, log):
     return TaskFacts(copies=content.get("weight_copies"), images_per_second=_mean_rate(log), **{
-        key: content.get(key) for key in ("seconds", "peak_memory_bytes", "trainable_values", "trainable_tensors")})
+        key: content.get(key)
+        for key in ("seconds", "peak_memory_bytes", "trainable_values", "trainable_tensors", "iterations")})
 
 
 def _mean_rate(log):

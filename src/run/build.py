@@ -8,22 +8,30 @@ from dataclasses import fields
 import torch
 
 from clip import loader
+from src.cli.checks import acting_in_steps, check_length
+from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
 from src.datasets import class_split, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
+from src.errors import UserError
 from src.machine.device import Device
+from src.machine.distributed import World
 from src.models import METHODS, active_add_ons, find_method
+from src.models.attached import build_own
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
+from src.models.hooks import Hooks, kept_for, named
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
+from src.models.training import seed_draws
 from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
 from src.store.settings import Files
 
 MOST_WORKERS = 8
+AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
 # -- what each part of a run is told -----------------------------------------------------------------------------------
@@ -59,14 +67,16 @@ def training_of(config):
     rows = [config.method_row, *active_add_ons(config.values).values()] if config.kind in TRAINING else []
     return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
                  hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
-                 fc_init_given=config.given("fc_init"))
+                 fc_init_given=config.given("fc_init"), acting=acting_in_steps(config),
+                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]))
 
 
 def scoring_of(config):
-    custom = config.kind == EVAL and config.method not in METHODS
+    rows = [row for method in METHODS.values() for row in (method, method.on_pairs) if row]
+    keywords = {key: config.values[key] for row in rows for key in row.uses}
     return _part(Scoring, config, trained=tuple(config.trained), trains_heads=TRAIN_MODES[config.train_mode].head,
-                 evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
-                 scorer=hook_row(find_method(config.method), config) if custom else None,
+                 pairs=config.pairs, evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
+                 keywords=keywords, keywords_given={key: keywords[key] for key in keywords if config.given(key)},
                  method_given=config.given("method"), eval_split_chosen=config.chosen("eval_split"))
 
 
@@ -97,14 +107,32 @@ def build_device(hardware, index=None):
 
 def build_settings(training, task, name=None):
     """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    iterations = training.iterations or training.epochs * steps_per_epoch(task, training.batch_size)
+    iterations = steps_of(training, task)
+    if training.schedule == "onecycle" and iterations == 1:
+        raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
+                        "cycle; give more steps, or another --schedule")
     return Settings(
         iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
-        wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_steps(training.warmup_length, iterations),
+        wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
+        optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
         batch_norm=batch_norm_of(training))
+
+
+def steps_of(training, task):
+    """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
+    closed_form = is_closed_form(training)
+    check_length(training, closed_form, training.acting)
+    if closed_form:
+        return 0
+    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size)
+
+
+def is_closed_form(training):
+    """Whether the method of a training run takes no steps; its class is imported."""
+    return getattr(training.hooks[0].row.hook(), "closed_form", False)
 
 
 def batch_norm_of(training):
@@ -135,6 +163,11 @@ def rate_of(rates, name):
     """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
     whole, _ = phase_of(name)
     return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
+
+
+def warmup_of(training, iterations):
+    """The steps of the warm-up; ``onecycle`` has none beside its rise, and a run without steps has none."""
+    return 0 if training.schedule == "onecycle" or not iterations else warmup_steps(training.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):
@@ -190,6 +223,24 @@ def adapt(training, model, seed):
     apply_shared_lora(model, training.lora_shared_split_qkvo)
 
 
+def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basis=None):
+    """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
+    state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
+    hooks = build_hooks(training, checkpoint, basis)
+    seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
+    state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
+    if state.own and training.averages:
+        raise UserError(f"{training.averages[0]} acts on the weights of CLIP, and {', '.join(state.own)} trains "
+                        "modules beside them, which would stay as they are: leave it out")
+    return state, hooks
+
+
+def refuse_mixing(own):
+    """UserError where weights are mixed with others for a score, and a method's own modules have no part in it."""
+    if own:
+        raise UserError(f"--wise-ft mixes weights of CLIP, and {', '.join(own)} has modules beside them: leave it out")
+
+
 def build_hooks(training, checkpoint, basis=None):
     """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
     project gradients off, where it is not that of the command line."""
@@ -197,13 +248,48 @@ def build_hooks(training, checkpoint, basis=None):
     return _with_carry([row.build(keywords | given) for row, keywords in training.hooks], checkpoint)
 
 
-def build_scorer(scoring, checkpoint):
-    """Return [custom method], with its carry, for an evaluation without training; [] for a built-in one."""
-    rows = [scoring.scorer] if scoring.scorer else []
-    return _with_carry([row.build(keywords) for row, keywords in rows], checkpoint)
+def scorer_of(training, hooks, own):
+    """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
+    the method has no modules of its own and no ``logits``."""
+    if type(hooks[0]).logits is Hooks.logits and not own:
+        return None
+    row, keywords = training.hooks[0]
+    return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}
+
+
+def build_scored(scoring, checkpoint, device, world=None):
+    """-> (the state of a checkpoint that is scored without training, its model placed and own modules beside it, and
+    [the method that scores it]; [] for plain CLIP)."""
+    model = device.place(loader.build(checkpoint)).eval()
+    state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
+    hooks = _with_carry(_scorers(scoring, checkpoint), checkpoint)
+    own = build_own(hooks, model, device, checkpoint.get("own"))
+    # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
+    untrained = {name for name in own if not kept_for(checkpoint.get("own", {}), name)}
+    state.own = {name: module for name, module in own.items() if name not in untrained}
+    return state, [hook for name, hook in named(hooks).items() if name not in untrained]
+
+
+def _scorers(scoring, checkpoint):
+    """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
+    made_by = checkpoint.get("scorer") or {"method": None, "keywords": {}}
+    given = scoring.method if scoring.method_given or scoring.method not in METHODS else None
+    if given and made_by["method"] not in (given, None):
+        print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
+              f"{given} is asked instead")
+    name = given or made_by["method"]
+    if name is None or name in METHODS and name != made_by["method"]:
+        return []
+    keywords = made_by["keywords"] if name == made_by["method"] else {}
+    if name in METHODS:
+        return [find_method(name, scoring.pairs).build(scoring.keywords | keywords | scoring.keywords_given)]
+    if given is None:
+        raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
+                        f"not choose code to run: give --method {name} yourself")
+    return [find_method(name).build({"set": keywords | scoring.set})]
 
 
 def _with_carry(hooks, checkpoint):
-    for hook in hooks:
-        hook.load_carry(checkpoint.get("carry", {}).get(type(hook).__name__, {}))
+    for name, hook in named(hooks).items():
+        hook.load_carry(kept_for(checkpoint.get("carry", {}), name))
     return hooks

@@ -28,7 +28,7 @@ def rebuild(command):
         sources = [_source(entry) for entry in last["history"]]
         run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))
     _require_columns(trained, run.evaluated)
-    note_custom_method(made, weights.loaded[-1], command.scoring.method_given)
+    note_custom_method(last, weights.loaded[-1], command.scoring.method_given)
     run.open([])
     run.claim([], last)
     with run.shown():
@@ -40,7 +40,8 @@ def rebuild(command):
 
 
 def _read(weights, path, quiet=False):
-    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it."""
+    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it. All
+    are outlined before the first is scored, and the memory holds one model at a time."""
     return starting_checkpoint(dataclasses.replace(weights, load=path), quiet=quiet)
 
 

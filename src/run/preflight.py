@@ -33,13 +33,16 @@ def open_data(training, scoring, datasets, trained, evaluated):
         _open_references(training, datasets, trained)
 
 
-def open_for_layer(datasets, name):
-    """Open what a linear layer is trained on, and refuse what none can be trained on."""
+def open_for_layer(split, datasets, name):
+    """Open what a linear layer is trained on, and refuse what none can be trained on, or scored on in ``split``."""
     if is_pairs(name):
         raise UserError(f"--linear-eval {name}: has captions, not classes")
     task = datasets.open(name)
     _warn_of_findings(name, task)
     require_images(task, name, "train")
+    if not {split, "val"} & set(task.splits):
+        raise UserError(f"--linear-eval {name}: has no {split} split to score the layer on; it has "
+                        f"{', '.join(task.splits)}")
 
 
 def scorable(scoring, datasets, evaluated):

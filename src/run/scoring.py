@@ -14,9 +14,8 @@ from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
-from src.models.state import TrainingState
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scorer, worker_count
+from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
@@ -71,21 +70,22 @@ class Scorer:
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        model, history = self.device.place(loader.build(checkpoint)).eval(), checkpoint.get("history", [])
+        state, scorers = build_scored(self.told, checkpoint, self.device, self.world)
+        model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
         if alpha is not None:
+            refuse_mixing(state.own)
             interpolate_(model, zeroshot.state_dict(), alpha)
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
         wise = "" if alpha is None else f"_wise{alpha:g}"
         mark = wise if self.told.evaluation and self.told.save else None
-        state = TrainingState(model=model, task=None, device=self.device, settings=None, world=self.world)
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
-                             MethodScores(state, build_scorer(self.told, checkpoint)), scored_by, mark)
+                             MethodScores(state, scorers), scored_by, mark)
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
 
@@ -162,6 +162,10 @@ class Scorer:
 
     def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
         """``mark``: what the names of files of predictions end in; None writes none."""
+        with logits.state.in_place(model):
+            return self._score_in_place(model, iteration, task, train_data, heads, history, logits, scored_by, mark)
+
+    def _score_in_place(self, model, iteration, task, train_data, heads, history, logits, scored_by, mark):
         told, scores = self.told, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
@@ -182,7 +186,7 @@ class Scorer:
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         told, (spaces, opened) = self.told, self.spaces.after(class_tasks(history))
         return evaluate_each(
-            model, datasets, self.device, self._classifiers(model, opened, heads),
+            model, datasets, self.device, self._classifiers(model, opened, heads, logits.state.own.values()),
             {file: spaces(file) for file in datasets}, told.eval_split, told.batch_size_eval,
             told.max_evaluation_size, {file: worker_count(told.workers, dataset) for file, dataset in datasets.items()},
             logits, told.data_location if told.cache_images else None, self.world, self.progress.counted,
@@ -196,10 +200,11 @@ class Scorer:
         self.folder.write_text(f"predictions_{file}{mark}.csv", predictions_csv(found, classnames))
         self.folder.write_text(f"classes_{file}{mark}.csv", classes_csv(found, classnames[file]))
 
-    def _classifiers(self, model, opened, heads):
-        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained."""
+    def _classifiers(self, model, opened, heads, modules):
+        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
+        have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
-        return self.zeroshot(model, untrained) | {
+        return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
@@ -263,13 +268,14 @@ class MethodScores:
     """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
 
     def __init__(self, state, hooks):
-        self.state, self.hooks, self.by = state, hooks, None
+        self.state, self.hooks = state, hooks
+        self.by = self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
 
     def __call__(self, images, heads, names):
         self.state.scored = tuple(names)
         for hook in self.hooks:
             scores = hook.logits(self.state, images, heads)
-            self.by = None if scores is None else f"logits:{type(hook).__name__}"
+            self.by = self.plain if scores is None else f"logits:{type(hook).__name__}"
             if scores is not None:
                 return scores
         return None

@@ -70,19 +70,19 @@ class Run:
     def adopt(self, checkpoint):
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
-        made, load = checkpoint.get("config", {}), self.command.weights.load
-        self.command = self.command.as_trained(made)
+        load = self.command.weights.load
+        self.command = self.command.as_trained(checkpoint.get("config", {}))
         self.scoring, self.files = self.command.scoring, self.command.files
         self.datasets = self.open_datasets(self.command.data)
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
         self.score_on(list(named) or self.evaluated)
         self.scorer.named_by_checkpoint = tuple(map(stem, named))
-        note_custom_method(made, load or self.command.weights.model, self.scoring.method_given)
+        note_custom_method(checkpoint, load or self.command.weights.model, self.scoring.method_given)
 
     @in_turn
     def open_for_training(self, name):
         """Refuse a dataset that no linear layer can be trained on."""
-        open_for_layer(self.datasets, name)
+        open_for_layer(self.scoring.eval_split, self.datasets, name)
 
     @in_turn
     def open(self, trained):
@@ -229,16 +229,17 @@ def _as_written(checkpoint):
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
-def note_custom_method(made, place, method_given):
-    """Say that a checkpoint at ``place``, with the stored flags ``made``, was trained by a custom method that is not
-    given to score it."""
-    if ".py:" in made.get("method", "") and not method_given:
+def note_custom_method(checkpoint, place, method_given):
+    """Say that a checkpoint at ``place`` was trained by a custom method that is not given to score it, where it does
+    not say so itself, as older ones."""
+    made = checkpoint.get("config", {})
+    if ".py:" in made.get("method", "") and not method_given and "scorer" not in checkpoint:
         print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
 def warn_of_warmup(length, settings):
     """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
-    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations}
+    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations > 0}
     if not short:
         return
     rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"

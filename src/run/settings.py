@@ -78,8 +78,10 @@ class HookRow(NamedTuple):
 class Training:
     """How a task trains. ``trained`` names the tasks, ``pairs``: whether they are image-text pairs, ``sequence``:
     whether they are one. ``hooks``: [HookRow] of the method and of the add-ons; ``reads``: the flags that the method
-    takes. ``fc_init_given``: whether --fc-init is."""
+    takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of averages and merges of
+    weights. ``fc_init_given``: whether --fc-init is."""
 
+    method: str
     iterations: int | None
     epochs: int | None
     lr: dict
@@ -87,6 +89,9 @@ class Training:
     wd: float
     beta2: float
     eps: float
+    optimizer: str
+    schedule: str
+    lr_floor: float
     warmup_length: str
     max_grad_norm: float | None
     batch_norm: str
@@ -126,15 +131,18 @@ class Training:
     sequence: bool
     hooks: tuple
     reads: tuple
+    acting: tuple
+    averages: tuple
     fc_init_given: bool
 
 
 @dataclass(frozen=True)
 class Scoring:
     """What is scored, and how. ``trained`` names what is trained on, ``trains_heads``: whether linear heads are.
-    ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are scored, which has a column for each task.
-    ``scorer``: the HookRow of a custom method that scores a checkpoint, or None. ``method_given``: whether --method is;
-    ``eval_split_chosen``: whether a flag or a recipe gives --eval-split."""
+    ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are
+    scored, which has a column for each task. ``keywords``: {flag key: value} of all that a method of METHODS takes,
+    ``keywords_given`` those that flags give. ``method_given``: whether --method is; ``eval_split_chosen``: whether a
+    flag or a recipe gives --eval-split."""
 
     label_space: tuple
     retrieval_split: str
@@ -149,6 +157,8 @@ class Scoring:
     save: str | None
     load: str | None
     wise_ft: bool
+    method: str
+    set: dict
     seed: int
     linear_eval: str | None
     linear_epochs: int
@@ -159,9 +169,11 @@ class Scoring:
     linear_cache_features: bool
     trained: tuple
     trains_heads: bool
+    pairs: bool
     evaluation: bool
     in_order: bool
-    scorer: HookRow | None
+    keywords: dict
+    keywords_given: dict
     method_given: bool
     eval_split_chosen: bool
 

@@ -8,7 +8,6 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from clip.loader import build
 from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
@@ -19,7 +18,8 @@ from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
-from src.run.build import build_device, worker_count
+from src.run.build import build_device, build_scored, worker_count
+from src.run.scoring import MethodScores
 from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
@@ -30,8 +30,9 @@ IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
-def classify(asked, weights, hardware):
-    """Print the table and, under --save, keep it with a picture of each image. ``asked``: a Single."""
+def classify(asked, scoring, weights, hardware):
+    """Print the table and, under --save, keep it with a picture of each image. ``asked``: a Single; ``scoring``: which
+    method scores them."""
     paths = named_images(asked.eval_single)
     alone = len(paths) == 1 and not os.path.isdir(asked.eval_single)
     folder = RunFolder(asked.save)
@@ -48,10 +49,12 @@ def classify(asked, weights, hardware):
     if head is not None:
         prompt = "; --prompt has no effect" if asked.prompt_given else ""
         print(f"note: the trained head of {by} in {weights.load or weights.model} scores these classes{prompt}")
-    model = device.place(build(checkpoint)).eval()
+    state, scorers = build_scored(scoring, checkpoint, device)
     task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
-    found = classify_split(model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
-                           asked.batch_size_eval, worker_count(asked.workers, task), head)
+    with state.in_place(state.model):
+        found = classify_split(state.model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
+                               asked.batch_size_eval, worker_count(asked.workers, task), head,
+                               MethodScores(state, scorers))
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)

@@ -5,10 +5,12 @@ import contextlib
 from src.datasets import stem
 from src.datasets.loading import steps_per_epoch
 from src.machine.interruption import Interrupted
+from src.models.attached import stored_tensors
+from src.models.hooks import named
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
-from src.run.build import build_hooks, build_state, silent_choices
+from src.run.build import build_task, scorer_of, silent_choices
 from src.run.scoring import plain_scores, task_and_phase
 from src.run.weights import model_name
 from src.store.checkpoint import finished_checkpoint
@@ -23,11 +25,11 @@ class TaskRun:
     def __init__(self, run, name, origin, inputs):
         self.run, self.training, self.name, self.file, self.origin = run, run.training, name, stem(name), origin
         run.device.forget_peak()
-        self.state = build_state(self.training, run.datasets, name, origin, run.device, run.open_zeroshot)
+        self.state, self.hooks = build_task(self.training, run.datasets, name, origin, run.device, run.open_zeroshot,
+                                            run.basis)
         if not self.training.pairs:  # whose drift is measured against them
             del origin["state_dict"]
-        self.state.world = run.world
-        self.hooks = build_hooks(self.training, origin, run.basis)
+        self.state.world, self.state.signals = run.world, run.signals
         self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs)
         self.journal = Journal(run.folder, self.file, self.state.settings.iterations, run.files.log_interval,
                                run.world.means, self.points.iteration, run.progress, run.trackers)
@@ -131,12 +133,13 @@ class TaskRun:
             state.final_model, self.origin, dataset=self.file, source=state.source, task=state.task,
             metrics={dataset: score.summary() for dataset, score in self.run.scorer.shown(scores).items()},
             iteration=state.iteration,
-            carry={type(hook).__name__: kept for hook in self.hooks if (kept := hook.carry())},
+            carry={name: kept for name, hook in named(self.hooks).items() if (kept := hook.carry())},
+            own=stored_tensors(state.own), scorer=scorer_of(self.training, self.hooks, state.own),
             config=self.run.files.numbers, name=model_name(self.origin))
 
     def _description(self, seconds):
         run, state = self.run, self.state
-        trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        trained = state.trained()
         run.peak = max(run.peak, run.device.peak_memory())
         drift = {"drift": run.scorer.drift(self.origin, state.final_model)} if self.training.pairs else {}
         return describe_run(

@@ -250,6 +250,8 @@ class Journal:
 
     def close(self):
         self.progress.end_task()
+        if not self.total:
+            self._write("")  # a run without steps leaves an empty log, and not that of another run
         self._close_file()
 
 

@@ -75,7 +75,7 @@ class ResumePoints:
             try:
                 return read_checked(path)
             except CheckpointError as error:
-                instead = "the one before is taken" if path != there[-1] else "the task begins anew"
+                instead = "the one before is taken" if path != there[-1] else "the task starts again"
                 print(f"warning: {error}; {instead}", file=sys.stderr, flush=True)
         return None
 
@@ -115,7 +115,7 @@ def refuse_other_configuration(files, content, path):
     """Refuse to go on from a resume point that was made with other values of what can change a result."""
     if changed := files.differences(content["config"]):
         raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
-                        "or leave --resume out to begin anew")
+                        "or leave --resume out to start again")
 
 
 def refuse_other_batches(content, task, batch_size, path):
@@ -173,7 +173,7 @@ class TaskPoints:
         if reason and self._processes_of(content) != self.state.world.size:
             raise UserError(f"--resume: {self.points.newest} is of {self._processes_of(content)} processes, here are "
                             f"{self.state.world.size}, and {reason}; run as many as then, or leave --resume out to "
-                            "begin anew")
+                            "start again")
 
     def _processes_of(self, content):
         return content.get("processes", self.state.world.size)  # of points that do not say so
@@ -183,7 +183,7 @@ class TaskPoints:
         if self.interrupted:
             before, now = self._processes_of(self.interrupted), self.state.world.size
             others = "" if before == now else f", with {now} processes where it had {before}: the same up to rounding"
-            print(f"{self.file}: goes on after step {self.iteration} of {self.state.settings.iterations}{others}",
+            print(f"{self.file}: resumes after step {self.iteration} of {self.state.settings.iterations}{others}",
                   flush=True)
         else:
             self.points.forget()
@@ -220,8 +220,10 @@ class TaskPoints:
     def _what_is_kept(self):
         if self.folder.path is None:
             return "nothing is kept without --save"
+        if not self.state.settings.iterations:
+            return f"{self.file} has no steps to go on from, and begins again with the same command and --resume"
         kept = self.points.iteration or self.iteration
-        return (f"{self.file} goes on after step {kept} of {self.state.settings.iterations} with the same command and "
+        return (f"{self.file} resumes after step {kept} of {self.state.settings.iterations} with the same command and "
                 "--resume")
 
     def forget(self):

@@ -1,5 +1,7 @@
 """Checks over several flags: a contradiction is one error, a flag without effect exactly one warning."""
 
+import re
+
 import pytest
 
 from src.args import parse
@@ -33,8 +35,32 @@ STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "r
 WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
+ARTICLE = re.compile(r"\b(an?) ([A-Za-z]\w*)", re.IGNORECASE)
+CONSONANT = re.compile(r"(?:one|uni|use|uint|url)\w*", re.IGNORECASE)  # words with a vowel in writing only
+
+
 def checked(words):
-    return checks.check(parse(words.split()))
+    """The remarks of the checks about a command line; they read well."""
+    remarks = checks.check(parse(words.split()))
+    assert wrong_articles(" | ".join([*remarks.warnings, *remarks.notes])) == []
+    return remarks
+
+
+def wrong_articles(text):
+    """["a evaluation", ...]: the articles of a text that do not fit the words after them."""
+    return [found[0] for found in ARTICLE.finditer(text)
+            if (found[1].lower() == "an") != (found[2][0].lower() in "aeiou" and not CONSONANT.fullmatch(found[2]))]
+
+
+def test_wrong_articles_are_found():
+    assert wrong_articles("a evaluation, an training run") == ["a evaluation", "an training"]
+    assert wrong_articles("an evaluation run, a training run, a user, a uint8, a URL, an image, A single image") == []
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_article_before_a_kind_of_run(kind):
+    """Of every message in which a kind of run is named; those of the other tests are looked at as they are made."""
+    assert wrong_articles(checks.a_run(kind)) == [] and checks.a_run(kind).endswith(f" {kind} run")
 
 
 def word(flag):
@@ -101,6 +127,9 @@ def test_flag_of_another_method(method, key):
     ("--eval-only --eval-datasets DTD --method lwf", ["--method has no effect", "plain CLIP"]),
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
+    (f"{TASK} --optimizer sgd --lr 5", None), (f"{TASK} --schedule onecycle", None), (f"{TASK} --lr-floor 1e-5", None),
+    ("--dataset-order toy --save out --schedule onecycle", None),  # the protocol's own warm-up
+    ("--dataset-order toy-pairs --save out --optimizer sgd", None),  # the protocol's own epsilon
     ("--train-dataset DTD --eval-only --iterations 3", ["--iterations has no effect in an evaluation run"]),
 ])
 def test_warnings(words, fragments):
@@ -142,8 +171,8 @@ def test_warnings(words, fragments):
     (f"{TASK} --method lwf --train-mode image-fc --distill-text-tower", ["--distill-text-tower", "image-fc"]),
     (f"{TASK} --lora --train-mode fc", ["--lora", "--train-mode fc", "neither"]),
     (f"{TASK} --orthogonal-gradients 2 --train-mode fc", ["projection", "--train-mode fc"]),
-    (f"{TASK} --lora --orthogonal-gradients 2", ["--lora", "--orthogonal-gradients", "drawn anew"]),
-    (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn anew"]),
+    (f"{TASK} --lora --orthogonal-gradients 2", ["--lora", "--orthogonal-gradients", "drawn again"]),
+    (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn again"]),
     ("--train-dataset toy-colours --iterations 1 --orthogonal-gradients 2", ["--orthogonal-gradients", "--save"]),
     (f"{TASK} --orthogonal-gradients-path /no.pth", ["--orthogonal-gradients-path /no.pth", "no such file"]),
     (f"{TASK} --method modx", ["--method modx", "class data", "finetune, lwf, ZSCL, icarl"]),
@@ -194,12 +223,20 @@ def test_warnings(words, fragments):
     (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
     ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),
     (f"{TASK} --save {__file__}", ["--save", __file__, "not a folder"]),
+    (f"{TASK} --optimizer sgd --beta2 0.9", ["--beta2 with --optimizer sgd", "leave it out"]),
+    (f"{TASK} --optimizer sgd --eps 1e-6", ["--eps with --optimizer sgd", "adam(w)"]),
+    (f"{TASK} --schedule onecycle --warmup-length 5", ["--warmup-length with --schedule onecycle", "30 %"]),
+    (f"{TASK} --schedule onecycle --lr-floor 1e-6", ["--lr-floor with --schedule onecycle", "--schedule cosine"]),
+    (f"{TASK} --schedule constant --lr-floor 1e-6", ["--lr-floor with --schedule constant", "--schedule cosine"]),
+    (f"{TASK} --lr-floor 2e-5", ["--lr-floor 2e-05", "above --lr 1e-05"]),
+    (f"{TASK} --lr 1e-5,toy-colours=1e-6 --lr-floor 2e-6", ["--lr-floor 2e-06", "above --lr 1e-06"]),
+    (f"{TASK} --optimizer lion", ["--optimizer lion", "adamw, adam, sgd"]),
 ])
 def test_errors(words, fragments):
     with pytest.raises(UserError) as caught:
         checked(words)
     message = str(caught.value)
-    assert len(message.splitlines()) <= 2
+    assert len(message.splitlines()) <= 2 and wrong_articles(message) == []
     assert all(fragment in message for fragment in fragments), message
 
 

@@ -39,7 +39,7 @@ def reason(method, mode, lora, add_on):
     """Why a combination is refused, in the words of ARGUMENTS.md; None where it runs."""
     texts = add_on == "texts" and method in DISTILLING
     if lora != "weights" and add_on == "ogd":
-        return "adapters are drawn anew after merging"
+        return "adapters are drawn again after merging"
     if method in DISTILLING and mode == "fc":
         return "its distillation reaches the towers, and this mode trains neither"
     if method in DISTILLING and mode == "text" and not texts:

@@ -96,7 +96,9 @@ def carried_out_or_refused(argv, folder):
     told = err.buffer.getvalue().decode()
     assert status in (0, 1, 2), (status, argv)
     assert "Traceback" not in told and "Exception ignored" not in told, told
-    if status == 2:
+    if status == 2 and "\nthe run would be refused\n- " in out.buffer.getvalue().decode():  # a dry run gives reasons
+        assert "error: " not in told and listing(folder) == before, argv
+    elif status == 2:
         _, error, message = told.rpartition("error: ")
         assert error and told.count("\nerror: ") + told.startswith("error: ") == 1, told
         assert message.endswith("\n") and 1 <= len(message.splitlines()) <= 2 and len(message) < 3000, message

@@ -1,5 +1,6 @@
 """The two towers: equal to open_clip's, exact where the text is cut, started as CLIP starts."""
 
+import copy
 import math
 
 import open_clip
@@ -10,6 +11,7 @@ from torch import nn
 import clip
 from clip.attention import attend_backwards
 from clip.model import CLIP, Attention, QuickGELU, ResidualAttentionBlock, cut_tokens, mix, run_block
+from clip.packing import PackedTexts
 
 TEXT = {"context_length": 77, "vocab_size": 500, "width": 128, "heads": 2, "layers": 2}
 START, END = 498, 499
@@ -382,3 +384,66 @@ def test_narrow_vit_has_at_least_one_head():
     """By the rule of 64 values a head a width below 64 would have none."""
     model = CLIP(**{**ARCHITECTURE, "vision_width": 32})
     assert model.encode_image(some_images(16)).shape == (3, 24)
+
+
+# -- seams for modules that are no part of CLIP ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip_of_two_towers():
+    return CLIP(**ARCHITECTURE).double()
+
+
+def fill_in(owner, seam, part):
+    """As ``src.models.attached`` does: past nn.Module, so that the part is none of the model's."""
+    vars(owner)[seam] = part
+
+
+def test_what_stands_beside_a_block_is_added_to_its_mlp():
+    block, x = ResidualAttentionBlock(64, 2).double(), torch.randn(3, 5, 64, dtype=torch.float64)
+    plain, behind_attention = block(x), x + block.attn(block.ln_1(x))
+    fill_in(block, "beside", lambda x: 3 * x.square())
+    torch.testing.assert_close(block(x), plain + 3 * behind_attention.square(), rtol=1e-12, atol=1e-12)
+
+
+def test_what_stands_beside_attention_is_added_to_the_mix_of_the_heads():
+    attention, x = Attention(64, 2).double(), torch.randn(3, 5, 64, dtype=torch.float64)
+    nn.init.normal_(attention.in_proj_weight)
+    plain = attention(x)
+    fill_in(attention, "beside", lambda query, key, value: query - 2 * value)
+    query, _, value = (x @ attention.in_proj_weight.T).chunk(3, dim=-1)
+    expected = plain + (query - 2 * value) @ attention.out_proj.weight.T
+    torch.testing.assert_close(attention(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def texts(*lengths):
+    """Token ids (N, 77) of texts of so many tokens between start and end."""
+    tokens = torch.zeros(len(lengths), 77, dtype=torch.long)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[:length + 2] = torch.tensor([START, *torch.randint(1, START, (length,)).tolist(), END])
+    return tokens
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_context_stands_in_the_place_of_embeddings(clip_of_two_towers, packed):
+    """The same as writing it into the table of embeddings, under ids that nothing else has."""
+    model, tokens = clip_of_two_towers, texts(6, 9, 7, 9)
+    context = torch.randn(4, 64, dtype=torch.float64)
+    expected = copy.deepcopy(model)
+    with torch.no_grad():
+        expected.token_embedding.weight[1:5] = context
+    tokens[:, 5:] += 5 * ((tokens[:, 5:] > 0) & (tokens[:, 5:] < 6))
+    replaced = tokens.clone()
+    replaced[:, 1:5] = torch.arange(1, 5)
+    fill_in(model, "context", context)
+    found = model.encode_packed(PackedTexts(tokens)) if packed else model.encode_text(tokens)
+    torch.testing.assert_close(found, expected.encode_text(replaced), rtol=1e-10, atol=1e-10)
+
+
+def test_seams_are_no_part_of_the_model(clip_of_two_towers):
+    names = clip_of_two_towers.state_dict().keys()
+    fill_in(clip_of_two_towers, "context", nn.Parameter(torch.randn(4, 64)))
+    fill_in(clip_of_two_towers.transformer.resblocks[0], "beside", nn.Linear(64, 64))
+    fill_in(clip_of_two_towers.transformer.resblocks[0].attn, "beside", nn.Linear(64, 64))
+    assert clip_of_two_towers.state_dict().keys() == names
+    assert {name for name, _ in clip_of_two_towers.named_parameters()} == set(names)

@@ -66,6 +66,21 @@ def test_small_classes_have_something_in_both(tmp_path, count, train):
     assert list(task.split("test").labels).count(1) == count - train
 
 
+def test_single_images_are_not_held_out(tmp_path, capsys):
+    """0 of 3 images would be no test split: the data are trained on without one, and the line says so."""
+    write_pictures(tmp_path / "ones", COLOURS, 1)
+    task = opened(tmp_path / "ones", tmp_path)
+    assert list(task.splits) == ["train"] and len(task.split("train")) == 3
+    assert capsys.readouterr().out == (f"folder:{tmp_path / 'ones'}: no test split, and no class has two images, so "
+                                       "none is held out\n")
+    write_pictures(tmp_path / "some", {"one": 0.1}, 5)
+    write_pictures(tmp_path / "some", {"two": 0.5, "three": 0.8}, 1)
+    assert list(opened(tmp_path / "some", tmp_path).split("test").labels) == [0]
+    assert capsys.readouterr().out == (
+        f"folder:{tmp_path / 'some'}: no test split: holding out 1 of 7 images (20 % of each class, at least one; 2 of "
+        "3 classes have a single image, which stays in train)\n")
+
+
 def test_pictures_in_deeper_folders_and_other_files(tmp_path):
     picture(tmp_path / "train" / "cat" / "deep" / "er" / "1.PNG", 0.0, 0)
     picture(tmp_path / "train" / "cat" / "2.png", 0.0, 1)

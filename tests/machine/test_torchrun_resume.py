@@ -142,7 +142,7 @@ def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole
 def test_a_signal_to_one_ends_all_after_the_same_step(rank, by, start, whole, tmp_path):
     folder = tmp_path / "out"
     printed = interrupted(start, folder, 3, At(rank, 4, "tones", by), [STATUS] * 3)
-    assert printed.count("interrupted by") == 1 and f"interrupted by {by.name}: tones goes on after step" in printed
+    assert printed.count("interrupted by") == 1 and f"interrupted by {by.name}: tones resumes after step" in printed
     step, = ranks.steps_done(printed)
     assert 5 <= step <= 7
     assert ranks.steps_done(resumed(start, folder, 3)) == [step]
@@ -206,7 +206,7 @@ def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, 
     interrupted(start, folder, before, plan, statuses, method)
     printed = resumed(start, folder, now, method)
     others = f"with {now} processes where it had {before}: the same up to rounding"
-    assert re.search(f"tones: goes on after step [24] of 9, {others}", printed)
+    assert re.search(f"tones: resumes after step [24] of 9, {others}", printed)
     assert_same_numbers(folder, whole(before, method))
     assert_same_numbers(folder, whole(1, method))
 
@@ -220,7 +220,7 @@ def test_another_number_is_refused_where_processes_draw(start, tmp_path):
     assert group.join(300) == [2]
     assert "resume_colours.pth is of 2 processes, here are 1, and each process draws the dropout" in group.printed()
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert re.search(r"goes on after step [24] of 9\n", resumed(start, folder, 2, "dropout"))
+    assert re.search(r"resumes after step [24] of 9\n", resumed(start, folder, 2, "dropout"))
 
 
 @pytest.mark.slow
@@ -272,6 +272,6 @@ def test_torchrun_that_is_ended_keeps_the_step_under_way(words, whole, tmp_path)
     job.terminate()
     assert job.wait(600) != 0
     printed = log.read_text()
-    assert "interrupted by SIGTERM: tones goes on after step" in printed
+    assert "interrupted by SIGTERM: tones resumes after step" in printed
     assert torchrun(words(folder), 3, log=log).wait(600) == 0, log.read_text()
     assert_same_results(snapshots_aside(folder), whole(3))

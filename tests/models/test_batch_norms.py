@@ -3,9 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 from src.errors import UserError
-from src.models.batch_norms import resting, training_norms
+from src.models.batch_norms import StepNorms, training_norms
 from src.models.finetune import ZSCL, Finetune
 from src.models.training import train
 
@@ -16,10 +17,26 @@ def test_batch_norms_rest_where_a_batch_or_a_share_has_no_statistics(rows, proce
     model = make_model("resnet").train()
     norms = training_norms(model)
     assert len(norms) > 5
-    with pytest.raises(ValueError, match="in a step"), resting(norms, rows, processes):
+    with pytest.raises(ValueError, match="in a step"), StepNorms(model, processes)(rows):
         assert {norm.training for norm in norms} == {not few}
         raise ValueError("in a step")
     assert {norm.training for norm in norms} == {True}
+
+
+@pytest.mark.parametrize(("bad", "notes"), [(3, 1), (2, 0), (0, 0)])
+def test_a_batch_of_which_skipped_images_leave_one_is_noted_once(bad, notes, make_model, make_state, task, capsys):
+    """Of four images, each batch, the last ones cannot be decoded; three steps."""
+    four = task.split("train").subset(range(4))
+    some = dataclasses.replace(four, image=lambda index: None if index >= 4 - bad else four.image(index))
+    state = make_state(make_model("resnet"), batch_norm="train", iterations=3)
+    state.task = dataclasses.replace(task, splits={"train": some})
+    before = [value.clone() for name, value in state.model.named_buffers() if "running" in name]
+    train(state, [Finetune()])
+    after = [value for name, value in state.model.named_buffers() if "running" in name]
+    assert len(before) > 10 and all(torch.equal(*pair) for pair in zip(before, after, strict=True)) == (notes == 1)
+    printed = capsys.readouterr().out
+    assert printed.count("its step normalises by the running statistics") == notes
+    assert printed.count("3 of 4 images of a batch could not be decoded") == notes
 
 
 @pytest.mark.parametrize(("options", "size"), [({"batch_size": 1}, 23), ({}, 1)])

@@ -12,6 +12,7 @@ from slow_reference import gradients_of, move
 
 import clip
 import src.models.finetune
+import src.models.state
 from clip.model import CLIP
 from src.datasets.pairs import joint_task
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -282,7 +283,7 @@ def test_both_batches_in_one_forward_give_the_gradients_of_two(settings, kind, m
                                                                monkeypatch):
     """In fp64 to 1e-12: products round by the number of their rows."""
     one, found = gradients_with(lambda model: None, make_model, make_state, stream_of, kind, **settings)
-    monkeypatch.setattr(src.models.finetune, "encodes_rows_alone", lambda model: False)
+    monkeypatch.setattr(src.models.state, "encodes_rows_alone", lambda model: False)
     two, expected = gradients_with(lambda model: None, make_model, make_state, stream_of, kind, **settings)
     assert one == [7] and two == [3, 4]
     for name, gradient in expected.items():

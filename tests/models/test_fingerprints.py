@@ -1,9 +1,10 @@
 """Digests of weights see every bit and every place."""
 
+import pytest
 import torch
 
 from src.models import fingerprints
-from src.models.fingerprints import CHUNK_OF_CPU, fingerprint
+from src.models.fingerprints import CHUNK_OF_CPU, digests, fingerprint
 
 
 def test_fingerprints_see_places_signs_and_chunks():
@@ -34,3 +35,24 @@ def test_a_sum_of_a_chunk_is_that_of_whole_numbers(monkeypatch):
     fingerprint([("a", torch.tensor([1.0, -2.0], dtype=torch.float64)), ("b", torch.tensor(7))])
     one, minus_two = 0x3FF00000, 0xC0000000 - 2 ** 32
     assert sums == [3 * 0 - 5 * one, 3 * minus_two, 3 * 7 - 5 * 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64, torch.bool])
+def test_digests_see_changes(dtype):
+    """Of single values, of all sizes, and of rows that change places; equal tensors have equal digests."""
+    values = (torch.arange(12) % 5).to(dtype).reshape(4, 3)
+    changed = values.clone()
+    changed[2, 1] = changed[2, 1] + 1 if dtype != torch.bool else ~changed[2, 1]
+    first, same, other, rows = digests([values, values.clone(), changed, values.flip(0)])
+    assert first == same and len({first, other, rows}) == 3
+    assert digests([torch.zeros(0, 3, dtype=dtype), values[0, 0], values.T]) == digests(
+        [torch.zeros(0, 3, dtype=dtype), values[0, 0], values.T.contiguous()])
+
+
+def test_digests_of_a_scalar_and_of_many_rows():
+    scale = torch.tensor(4.6052)
+    many = torch.zeros(70_000, 1)
+    moved = many.clone()
+    moved[69_999] = 1e-3
+    assert len({*digests([scale, torch.nextafter(scale, torch.tensor(9.0))])}) == 2
+    assert len({*digests([many, moved])}) == 2

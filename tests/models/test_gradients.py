@@ -338,7 +338,7 @@ def test_batched_products_train_as_products_one_by_one(make_state, make_model, k
     monkeypatch.setattr(bases, "project_batched", lambda *given: calls.append(0) or project_batched(*given))
     tracker = GradientTracker(None, basis_file)
     moved = run(make_state(make_model(kind), wd=0.1), tracker)
-    assert len(calls) == 6 * 2 * len(tracker.groups) and len(tracker.groups) < len(tracker.protected)
+    assert len(calls) == 6 * 2 * len(tracker.row_groups) and len(tracker.row_groups) < len(tracker.protected)
     for name, value in plain.items():
         torch.testing.assert_close(moved[name], value, rtol=0, atol=1e-8)  # of steps of 1e-2, by AdamW's division
     assert max(inside_of(moved, basis_file).values()) < 1e-10
@@ -352,8 +352,8 @@ def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_f
         monkeypatch.delitem(bases.PROJECTIONS, "cpu")
     resident, streamed = GradientTracker(3, basis_file), GradientTracker(3, basis_file)
     expected = run(make_state(make_model(kind), wd=0.1), resident)
-    total = sum(group.rows.nbytes for group in resident.groups)
-    assert all(group.resident for group in resident.groups) and "note" not in capsys.readouterr().out
+    total = sum(group.rows.nbytes for group in resident.row_groups)
+    assert all(group.resident for group in resident.row_groups) and "note" not in capsys.readouterr().out
     monkeypatch.setattr(bases, "resident_bytes", lambda device: share * total)
     loads = []
 
@@ -362,8 +362,8 @@ def test_streamed_bases_give_the_same_bits(make_state, make_model, kind, basis_f
         return group.rows.clone()
     monkeypatch.setattr(BasisGroup, "_on_device", copied)
     moved = run(make_state(make_model(kind), wd=0.1), streamed)
-    kept = sum(group.rows.nbytes for group in streamed.groups if group.resident)
-    assert kept <= share * total and (kept > 0) == (share > 0) and len(loads) == 6 * 2 * len(streamed.groups)
+    kept = sum(group.rows.nbytes for group in streamed.row_groups if group.resident)
+    assert kept <= share * total and (kept > 0) == (share > 0) and len(loads) == 6 * 2 * len(streamed.row_groups)
     assert f"note: {(total - kept) / 2 ** 20:.1f} MiB of the bases stay in host memory" in capsys.readouterr().out
     for name, value in expected.items():
         assert torch.equal(moved[name], value)
@@ -384,7 +384,7 @@ def test_no_basis_is_in_memory_twice(make_state, make_model, tmp_path, of_file, 
     tracker = GradientTracker(None, tmp_path / "grad.pth")
     state = make_state(make_model("vit", dtype=torch.float32))
     tracker.begin(state)
-    group, = tracker.groups
+    group, = tracker.row_groups
     assert group.names == names and group.rows.shape == (2, 3, 16) and group.rows.dtype == torch.float32
     stack = group.rows.untyped_storage().data_ptr()
     for name in names:
@@ -404,7 +404,7 @@ def test_files_hold_no_stack(make_state, make_model, tmp_path, batched, monkeypa
     state = make_state(make_model("vit", dtype=torch.float32))
     run(dataclasses.replace(state, device=Device("cpu", "fp32")), tracker)
     kept = tracker.files(True)["grad_{task}.pth"][bias]["basis"]
-    assert [group.names for group in tracker.groups] == [[bias, other]]
+    assert [group.names for group in tracker.row_groups] == [[bias, other]]
     assert torch.equal(kept, torch.eye(16)[:2]) and kept.untyped_storage().nbytes() == kept.nbytes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from cli_files import BATCH, SIDE, STEPS, lines, rows, same_weights, train_chain, weights
+from cli_files import BATCH, SIDE, STEPS, lines, read_json, rows, same_weights, train_chain, weights
 
 from clip.loader import build, read_checkpoint
 from src.cli.flags import FLAGS
@@ -108,17 +108,21 @@ def write_example(number, path):
 
 def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
     """Ridge regression through the logits seam against scikit-learn's, over two tasks in one process, in a chain, and
-    scored again without training."""
+    scored again without training. It takes no step, and says so wherever steps are counted."""
     from sklearn.linear_model import Ridge
     write_example(1, tmp_path / "my.py")
-    monkeypatch.setattr("src.models.state.TrainTransform", EvalTransform)  # so that the features are known here
     both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]
-    shared = [*own, "--epochs", 1, "--batch-size", 3, "--workers", 0]
+    shared = [*own, "--batch-size", 3, "--workers", 0]
     assert cli("--load", world.model, "--dataset-order", both, "--save", tmp_path / "seq", *shared).status == 0
     start = train_chain(cli, world, tmp_path / "chain", *shared)
     sequence, chain = (torch.load(tmp_path / name / "tones.pth", weights_only=True) for name in ("seq", "chain"))
     assert same_weights(sequence["state_dict"], weights(world.model)), "nothing is trained"
     assert torch.equal(sequence["carry"]["Ridge"]["gram"], chain["carry"]["Ridge"]["gram"])
+    for name in ("colours", "tones"):
+        ran = read_json(tmp_path / "seq" / f"run_{name}.json")
+        assert (ran["iterations"], ran["trainable_tensors"], ran["trainable_values"]) == (0, 0, 0)
+        assert (tmp_path / "seq" / f"log_{name}.jsonl").read_bytes() == b"" and sequence["iteration"] == 0
+        assert {row["iteration"] for row in rows(tmp_path / "seq" / f"metrics_{name}.csv")} == {"0"}
 
     model, features, labels, tests = build(read_checkpoint(world.model)).eval(), [], [], {}
     for number, name in enumerate((world.colours, world.tones)):
@@ -135,6 +139,86 @@ def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monk
         assert [row["top1"] for row in rows(tmp_path / "chain" / f"metrics_{name}.csv")][-1] == top1
         cli("--load", start, *own, "--eval-only", "--eval-datasets", both, "--save", tmp_path / "again", "--workers", 0)
         assert [row["top1"] for row in rows(tmp_path / "again" / f"metrics_{name}.csv")] == [top1]
+
+
+def test_the_example_of_own_modules_of_the_documentation(cli, world, tmp_path):
+    """The CLIP stays, one vector for each block of the text tower trains."""
+    write_example(2, tmp_path / "my.py")
+    done = cli("--load", world.model, "--method", f"{tmp_path}/my.py:Biases", "--train-dataset", world.colours,
+               "--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    found = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)
+    assert same_weights(found["state_dict"], weights(world.model))
+    (name, vector), = found["own"]["Biases"].items()
+    assert name == "vectors.0.vector.weight" and vector.abs().max() > 1e-5
+    ran = read_json(tmp_path / "out" / "run_colours.json")
+    assert (ran["trainable_tensors"], ran["trainable_values"]) == (1, len(vector))
+
+
+@pytest.fixture
+def ridge(cli, world, tmp_path):
+    """ridge(words) -> a run of the closed-form example on one task, into tmp_path / "out"."""
+    write_example(1, tmp_path / "my.py")
+    return lambda *words: cli("--load", world.model, "--method", f"{tmp_path}/my.py:Ridge", "--train-dataset",
+                              world.colours, "--batch-size", 3, "--workers", 0, "--save", tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize("words", [
+    "--iterations 3", "--epochs 1", "--lr 1e-3", "--optimizer sgd", "--warmup-length 0", "--l2 0.1", "--lora", "--we",
+    "--train-mode fc", "--eval-interval 2", "--orthogonal-gradients 2"])
+def test_a_closed_form_rejects_what_acts_in_steps(ridge, tmp_path, words):
+    done = ridge(*words.split())
+    reason = f"{words.split()[0]} with --method {tmp_path}/my.py:Ridge: it is a closed form"
+    assert done.status == 2 and reason in done.err
+    assert len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_method_with_steps_needs_a_length(cli, world, mine, tmp_path):
+    done = cli("--load", world.model, "--train-dataset", world.colours, "--method", f"{mine}:Mine", "--save",
+               tmp_path / "out")
+    assert done.status == 2 and "--iterations N or --epochs N" in done.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["on", "probe"])
+def test_a_closed_form_in_a_dry_run(ridge, tmp_path, mode):
+    """A protocol's number of steps is not its own."""
+    done = ridge(f"--dry-run={mode}")
+    assert done.status == 0 and "Ridge, a closed form: it takes no steps" in done.out, done.out
+    assert "no steps: a closed form passes over the images" in done.out and "trains 0 of " in done.out
+    assert ("not run: a closed form has no steps" in done.out) == (mode == "probe")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_closed_form_of_a_protocol_with_steps(cli, tmp_path):
+    write_example(1, tmp_path / "my.py")
+    done = cli("--method", f"{tmp_path}/my.py:Ridge", "--dataset-order", "toy", "--dry-run")
+    assert done.status == 0 and "no steps: a closed form" in done.out, done.out
+
+
+def test_an_interrupted_pass_is_repeated(ridge, tmp_path, monkeypatch, capsys):
+    """The signal comes within the pass of ``end``; what the interrupted run counted is not counted again."""
+    assert ridge().status == 0
+    expected = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)["carry"]["Ridge"]
+    text = (tmp_path / "my.py").read_text(encoding="utf-8")
+    line = "                answers = F.one"
+    signal = "                if os.path.exists('ask'): os.remove('ask'), os.kill(os.getpid(), 10)\n"
+    assert line in text
+    (tmp_path / "my.py").write_text("import os\n" + text.replace(line, signal + line), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ask").touch()
+    done = ridge("--overwrite")
+    assert done.status == 75 and not (tmp_path / "ask").exists(), done.err
+    assert "colours has no steps to go on from, and begins again with the same command and --resume" in done.err
+    (tmp_path / "out" / "colours.pth").unlink(missing_ok=True)
+    assert ridge("--resume").status == 0
+    again = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)["carry"]["Ridge"]
+    assert torch.equal(again["gram"], expected["gram"])
+    assert torch.equal(again["targets"]["colours"], expected["targets"]["colours"])
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.target)
+def test_the_table_says_which_methods_are_closed_forms(row):
+    assert row.closed_form == row.hook().closed_form
 
 
 def feature(model, image):

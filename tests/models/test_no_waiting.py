@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import src.models.finetune
 import src.models.modeling
+import src.models.resuming
 import src.models.state
 from src.machine.batch import Batch
 from src.machine.device import Device
@@ -107,7 +108,8 @@ def on_meta(make_model, make_state, device, monkeypatch):
     monkeypatch.setattr(src.models.modeling, "_tell_unknown_words", lambda *args: None)  # once a task, may wait
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # the same
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
-    monkeypatch.setattr(src.models.finetune, "packed_where_shorter", lambda model, tokens: tokens)  # the same
+    monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # the same
+    monkeypatch.setattr(src.models.resuming, "digests", lambda tensors: [0] * len(tensors))  # the same
     monkeypatch.setattr(src.models.state, "encode_split", lambda model, split, *args, **options: (  # the same
         list(range(len(split))), torch.empty(len(split), 8, device="meta", dtype=torch.float64)))
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # meta has none

@@ -12,6 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import clip
 import src.models.finetune
 import src.models.modeling
+import src.models.resuming
+import src.models.state
 from src.datasets.common import Split
 from src.datasets.seeds import order_of_epoch
 from src.errors import UserError
@@ -20,8 +22,7 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft
 from src.models.modeling import set_training
-from src.models.state import Settings
-from src.models.training import build_optimizer, train, weighed
+from src.models.training import train, weighed
 
 
 class Record(Hooks):
@@ -126,6 +127,35 @@ def test_a_closed_form_method_takes_no_step(make_model, make_state, optimizer_st
     assert events.count("method losses") == events.count("method after_step") == 3
 
 
+class ClosedForm(Record):
+    """Keeps whether its parameters ask for gradients in ``begin`` and ``end``."""
+
+    closed_form = True
+
+    def note(self, moment):
+        super().note(moment)
+        self.free = [*getattr(self, "free", []), self.state_is_free]
+
+    def begin(self, state):
+        self.state_is_free = any(value.requires_grad for value in state.model.parameters())
+        super().begin(state)
+
+    def end(self, state):
+        self.state_is_free = any(value.requires_grad for value in state.model.parameters())
+        super().end(state)
+
+
+def test_a_closed_form_has_no_step_at_all(make_model, make_state, optimizer_steps):
+    """Of its moments only the first and the last come, and no stream is opened."""
+    state, events = make_state(make_model("vit"), iterations=3), []
+    state.training_stream = lambda: pytest.fail("there is no stream")
+    before, hook = weights(state.model), ClosedForm("method", events)
+    train(state, [hook], lambda state, losses: events.append("report"))
+    assert events == ["method begin", "method end"] and hook.free == [True, False]
+    assert optimizer_steps == [] and state.optimizer is None and state.iteration == 0 and state.learning_rate == 0.0
+    assert same(before, state.model.state_dict())
+
+
 def test_a_closed_form_method_needs_no_trainable_parameter(make_model, make_state):
     class Freeze(Hooks):
         def begin(self, state):
@@ -174,25 +204,6 @@ def test_hooks_see_the_gradient_before_it_is_clipped(make_model, make_state):
     for limit in (None, 1e-3):
         train(make_state(make_model("vit"), iterations=1, max_grad_norm=limit), [Look()])
     assert norms[0] == norms[1] > 1e-3
-
-
-@pytest.mark.parametrize("options", [{}, {"wd": 0.3}, {"beta2": 0.9, "eps": 1e-3, "wd": 0.05}], ids=str)
-def test_the_optimiser_equals_adamw_by_hand(options):
-    generator = torch.Generator().manual_seed(3)
-    draw = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 2), (4,), ())]
-    ours = [torch.nn.Parameter(value.clone()) for value in draw]
-    by_hand = slow.AdamW([value.clone() for value in draw], options.get("beta2", 0.999), options.get("eps", 1e-8),
-                         options.get("wd", 0.0))
-    optimizer = build_optimizer(ours, Settings(iterations=6, lr=0.1, **options))
-    for rate in (0.1, 0.05, 0.02, 0.3, 0.1, 0.01):
-        gradients = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in draw]
-        for value, gradient in zip(ours, gradients, strict=True):
-            value.grad = gradient.clone()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        by_hand.step(gradients, rate)
-    for one, other in zip(ours, by_hand.parameters, strict=True):
-        torch.testing.assert_close(one.detach(), other, rtol=1e-12, atol=1e-14)
 
 
 def test_only_what_is_trained_goes_to_the_optimiser(make_model, make_state):
@@ -340,7 +351,8 @@ def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
         kind, method, limit, meta_device, make_model, make_state, monkeypatch):
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # once a task, and may wait
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
-    monkeypatch.setattr(src.models.finetune, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
+    monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # likewise
+    monkeypatch.setattr(src.models.resuming, "digests", lambda tensors: [0] * len(tensors))  # likewise
     state = make_state(make_model(kind).to("meta"), iterations=3, max_grad_norm=limit)
     state.device, reported = meta_device, []
     train(state, [method(0.1)], lambda state, losses: reported.append(losses))

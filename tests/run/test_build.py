@@ -9,6 +9,7 @@ from cli_files import write_model
 from clip import loader
 from src.args import parse
 from src.datasets.common import Split, Task
+from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models.classifiers import classifier
@@ -42,6 +43,10 @@ def test_warmup(text, iterations, steps):
                         "beta2": 0.999, "eps": 1e-8, "max_grad_norm": None, "batch_norm": "eval"}),
     ("--epochs 3 --batch-size 6", {"iterations": 12}), ("--epochs 2 --batch-size 64", {"iterations": 2}),
     ("--iterations 1 --lr 1e-5,DTD=2e-5", {"lr": 2e-5}), ("--iterations 1 --lr 1e-5,MNIST=2e-5", {"lr": 1e-5}),
+    ("--iterations 9", {"optimizer": "adamw", "schedule": "cosine", "lr_floor": 0.0}),
+    ("--iterations 9 --optimizer sgd --lr-floor 1e-4", {"optimizer": "sgd", "lr_floor": 1e-4}),
+    ("--iterations 9 --schedule onecycle", {"schedule": "onecycle", "warmup": 0}),
+    ("--iterations 9 --schedule constant", {"schedule": "constant", "warmup": 100}),
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
     ("--iterations 1 --batch-norm train", {"batch_norm": "train"}),
@@ -56,6 +61,11 @@ def test_settings(words, expected):
     """Of 20 images: three full batches of 6, and one of 2."""
     settings = build.build_settings(config(words).training, TASK)
     assert {key: getattr(settings, key) for key in expected} == expected
+
+
+def test_a_cycle_of_one_step_is_rejected():
+    with pytest.raises(UserError, match="--schedule onecycle: DTD has a single step"):
+        build.build_settings(config("--iterations 1 --schedule onecycle").training, TASK)
 
 
 @pytest.mark.parametrize(("batch_size", "left"), [
@@ -203,10 +213,10 @@ def test_first_heads(world, words, heads, expected):
 
 
 def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
-    assert build.build_scorer(config("--eval-only").scoring, {"carry": {"Finetune": {"a": 1}}}) == []
+    assert build._scorers(config("--eval-only").scoring, {"carry": {"Finetune": {"a": 1}}}) == []
     (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
                                     "    def load_carry(self, content):\n        self.content = content\n",
                                     encoding="utf-8")
-    scoring = config(f"--eval-only --method {tmp_path}/my.py:Mine").scoring
-    scorer, = build.build_scorer(scoring, {"carry": {"Mine": {"a": 1}}})
+    checkpoint, scoring = {"carry": {"Mine": {"a": 1}}}, config(f"--eval-only --method {tmp_path}/my.py:Mine").scoring
+    scorer, = build._with_carry(build._scorers(scoring, checkpoint), checkpoint)
     assert scorer.content == {"a": 1}

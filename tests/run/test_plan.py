@@ -96,6 +96,19 @@ def test_a_warm_up_that_never_ends(plan, cli, words, world):
     assert warning in planned.out and cli(*words("--warmup-length", 2, "--overwrite")).warnings == []
 
 
+@pytest.mark.parametrize(("more", "fragment"), [
+    ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
+    ("--schedule onecycle", "30 % of the steps"), ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
+def test_how_the_rate_goes(plan, words, more, fragment):
+    command = words(*more.split())
+    if "onecycle" in more:
+        place = command.index("--warmup-length")
+        del command[place:place + 2]
+    last = section(plan(*command), "tasks")[3]
+    assert last.endswith(fragment) or fragment in last and "onecycle" in more
+    assert "never falls" not in last
+
+
 def test_the_whole_plan(plan, words, world):
     done = plan(*words("--method", "lwf", "--l2", 1, "--moving-avg", "--eval-datasets", world.tones))
     assert done.status == 0 and done.out.splitlines()[-1] == "the run would start"
@@ -265,8 +278,8 @@ def test_an_unfinished_task(plan, words, tmp_path):
     numbers = parse([str(word) for word in words()]).numbers()
     write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0,
                                                             "rest": True})
-    assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, goes on after step 2")
-    assert section(plan(*words()), "files")[0].endswith("unfinished, and begun anew")
+    assert section(plan(*words("--resume")), "files")[0].endswith("unfinished, resumes after step 2")
+    assert section(plan(*words()), "files")[0].endswith("unfinished, and started again")
     other = plan(*words("--resume", "--wd", 0.5))
     assert other.status == 2 and "--wd 0 there, 0.5 here" in other.out
     write_checked(tmp_path / "out" / "resume_colours.pth", {"iteration": 2, "config": numbers, "seconds": 1.0})

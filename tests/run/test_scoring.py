@@ -38,7 +38,7 @@ def test_the_first_hook_that_gives_scores_is_heard():
     class Second(Hooks):
         def logits(self, state, images, heads):
             return None if state.scored == ("a",) else [images, heads]
-    state = SimpleNamespace(scored=())
+    state = SimpleNamespace(scored=(), own={})
     scores = MethodScores(state, [Hooks(), Second()])
     assert scores(torch.ones(1), [], ["a"]) is None and scores.by is None
     found = scores(torch.ones(1), ["head"], ["a", "b"])

@@ -15,8 +15,9 @@ pytest_plugins = ["cli_fixtures"]
 
 COMPUTED = {  # fields that are no flags
     Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "flickr_splits_chosen"},
-    Training: {"trained", "pairs", "sequence", "hooks", "reads", "fc_init_given"},
-    Scoring: {"trained", "trains_heads", "evaluation", "in_order", "scorer", "method_given", "eval_split_chosen"},
+    Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "fc_init_given"},
+    Scoring: {"trained", "trains_heads", "pairs", "evaluation", "in_order", "keywords", "keywords_given",
+              "method_given", "eval_split_chosen"},
     Files: {"numbers", "flags", "argv"}, Single: {"prompt_given"}}
 WORDS = ("--train-dataset toy-colours --iterations 3 --lr 2e-3 --seed 7 --method lwf --we --avg-freq 5 --save out "
          "--eval-datasets toy-sizes --max-evaluation-size 9 --workers 2 --train-mode image")
@@ -44,6 +45,17 @@ def test_hooks_have_the_keywords_that_they_take_and_no_others():
     assert [{*keywords} for _, keywords in hooks] == [{*METHODS["lwf"].uses}, {"avg_freq"}]
     assert hooks[1].keywords == {"avg_freq": 5}
     assert command_of(parse("--eval-only --eval-datasets toy-sizes".split())).training.hooks == ()
+
+
+def test_which_keywords_are_given():
+    """Those that no flag gives may be a checkpoint's."""
+    scoring = command_of(parse("--eval-only --eval-datasets toy-sizes --T 3".split())).scoring
+    assert scoring.keywords_given == {"T": 3.0} and scoring.keywords["T"] == 3.0
+    assert {*METHODS["ZSCL"].uses, *METHODS["icarl"].uses} <= {*scoring.keywords}
+
+
+def test_averages_are_named_as_flags():
+    assert command_of(parse(WORDS.split())).training.averages == ("--we",)
 
 
 def test_a_checkpoint_brings_its_seed_unless_one_is_given():

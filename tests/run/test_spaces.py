@@ -401,10 +401,14 @@ def test_evaluation_alone_takes_the_method_and_what_it_carried(cli, own, tmp_pat
     for name in ORDER:
         assert table(tmp_path / "own", name) == {key: row for key, row in table(out, name).items()
                                                  if key[0] == "toy-colours"}
-    done = cli("--load", out / "toy-colours.pth", "--eval-only", *both, "--save", tmp_path / "plain")
-    assert done.status == 0 and done.warnings == []
-    note, = done.err.splitlines()
-    assert note.startswith("note: ") and "Favourite" in note and "--method" in note
+    words = "--load", out / "toy-colours.pth", "--eval-only", *both, "--save", tmp_path / "plain"
+    done = cli(*words)  # a checkpoint must not choose code to run, and plain CLIP would be another score
+    assert done.status == 2 and f"give {' '.join(own)} yourself" in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "plain").exists()
+    done = cli(*words, "--method", "finetune")
+    assert done.status == 0 and done.err == ""
+    assert done.warnings == ["warning: --method has no effect in an evaluation run: finetune is scored as plain CLIP"]
+    assert f"made by --method {own[1]}, which scores in its own way; --method finetune is asked instead" in done.out
     for name in ORDER:
         found = table(tmp_path / "plain", name)["toy-colours", "task"]
         assert_equals_brute_force(found, out / "toy-colours.pth", name, (name,))

@@ -467,6 +467,25 @@ def test_a_teacher_that_is_read_for_each_task_warns_once(silent, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_teacher_that_the_architecture_names_is_noted_once(monkeypatch, capsys):
+    """A file that names no model is taught by the published weights of its shape, which is a guess."""
+    monkeypatch.setattr(module.catalog, "available_models", lambda: ["toy"])
+    file = loader.weights_file("toy", None)
+    settings = config(f"--load {file}")
+    named = module.starting_checkpoint(config("--model toy"))
+    device, silent = Device("cpu", "fp32"), {key: value for key, value in named.items() if key != "model"}
+    capsys.readouterr()
+    opener = module.ZeroshotOpener(settings, silent, device)
+    for _ in range(2):
+        assert same_weights(opener._read(None).state_dict(), named["state_dict"])
+    printed = capsys.readouterr()
+    assert printed.out == ("note: the zero-shot weights are those of toy, by the architecture of --load; --ref-model "
+                           "gives others\n") and printed.err == ""
+    module.ZeroshotOpener(settings, named, device)()
+    module.ZeroshotOpener(settings, silent, device)(str(file))
+    assert "zero-shot weights" not in capsys.readouterr().out, "a name and --ref-model are no guess"
+
+
 def test_a_teacher_that_changes_in_its_folder_is_seen_by_resume(train, world, tmp_path):
     """As for a single file, whose bytes are compared."""
     folder = tmp_path / "teacher"

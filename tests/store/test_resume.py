@@ -65,7 +65,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken(harm, points, capsy
     assert points.read()["iteration"] == 2
     assert capsys.readouterr().err.count("the one before is taken") == points.newest.exists()
     damage(points.previous)
-    assert points.read() is None and "the task begins anew" in capsys.readouterr().err
+    assert points.read() is None and "the task starts again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -185,7 +185,7 @@ def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_
     train(state, first.hooks, lambda state, losses: first.keep_where_due(last=False))
     first.points.wait()
     assert TaskPoints(files(0.1), folder, state, [], "tiny", {"--load": "a"}).iteration == 6
-    with pytest.raises(UserError, match=r"--resume.*resume_tiny.pth.*--wd 0.1 there, 0.2 here.*begin anew"):
+    with pytest.raises(UserError, match=r"--resume.*resume_tiny.pth.*--wd 0.1 there, 0.2 here.*start again"):
         TaskPoints(files(0.2), folder, state, [], "tiny", {"--load": "a"})
     with pytest.raises(UserError, match=r"--resume: .*resume_tiny.pth began with another content of --load "):
         TaskPoints(files(0.1), folder, state, [], "tiny", {"--load": "b"})

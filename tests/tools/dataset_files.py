@@ -116,14 +116,19 @@ def write_aircraft(root):
     return Copy({"train": 100, "val": 100, "test": 100}, {0: "F/A-18", 1: "Boeing 717"}, "fgvc-aircraft-2013b")
 
 
-def write_caltech(root):
+def write_caltech(root, number=2):
     folder = root / "caltech101" / "101_ObjectCategories"
-    put_classes(folder, CALTECH, 2)
+    put_classes(folder, CALTECH, number)
     put(folder / "BACKGROUND_Google" / "image_0001.jpg", 0)
     names = {0: "off-center face", 5: "airplane", 19: "side of a car", 29: "head of a  crocodile",
              83: "snoopy (cartoon beagle)", 100: "yin and yang symbol"}
     assert (CALTECH[5], CALTECH[19], CALTECH[29]) == ("airplanes", "car_side", "crocodile_head")
-    return Copy({"train": 161, "test": 41}, names, "caltech101")
+    return Copy(drawn_sizes(101 * number), names, "caltech101")
+
+
+def drawn_sizes(count):
+    """The sizes of a split that is drawn: four fifths to train on, rounded down."""
+    return {"train": count * 4 // 5, "test": count - count * 4 // 5}
 
 
 def _cifar(root, folder, batches, key, meta, meta_key, names):
@@ -161,10 +166,10 @@ def write_dtd(root):
     return Copy({"train": 47, "val": 47, "test": 47}, {0: "banded", 1: "polka-dotted", 46: "texture 44"}, "dtd")
 
 
-def write_eurosat(root):
-    put_classes(root / "eurosat" / "2750", EUROSAT, 4)
+def write_eurosat(root, number=4):
+    put_classes(root / "eurosat" / "2750", EUROSAT, number)
     names = {0: "annual crop land", 2: "brushland or shrubland", 6: "permanent crop land", 9: "lake or sea"}
-    return Copy({"train": 32, "test": 8}, names, "eurosat")
+    return Copy(drawn_sizes(10 * number), names, "eurosat")
 
 
 def write_flowers(root):
@@ -234,15 +239,16 @@ def write_cars(root, labels=range(196)):
                 "stanford_cars")
 
 
-def write_sun(root):
+def write_sun(root, number=1):
     folder = root / "SUN397"
     names = ["abbey", "apartment_building/outdoor", "bakery/kitchen", "bakery/shop",
              *(f"place_{index:03}" for index in range(390)), "zen_garden", "zoo", "zz/indoor"]
     put_text(folder / "ClassName.txt", "".join(f"/{name[0]}/{name}\n" for name in names))
     for label, name in enumerate(names):
-        put(folder / name[0] / name / f"sun_a{label:03}.jpg", label)
+        for index in range(number):
+            put(folder / name[0] / name / f"sun_a{label:03}_{index:02}.jpg", label)
     put(folder / "a" / "abbey" / "another.jpg", 5)  # the true pictures' names start with sun_
-    return Copy({"train": 317, "test": 80}, {0: "abbey", 1: "apartment building/outdoor", 395: "zoo"}, "SUN397")
+    return Copy(drawn_sizes(397 * number), {0: "abbey", 1: "apartment building/outdoor", 395: "zoo"}, "SUN397")
 
 
 # -- ImageNet and its shifts ------------------------------------------------------------------------------------------
@@ -406,13 +412,14 @@ def write_iwildcam(root):
 # -- captions ---------------------------------------------------------------------------------------------------------
 
 
-def write_conceptual_captions(root):
-    """Four titles, of which one is empty; the last one's image is not there."""
+def write_conceptual_captions(root, odd=True):
+    """Four titles, of which one is empty and the last one's image is not there; two without the ``odd`` ones."""
     folder = root / "conceptual_captions"
+    titles = ["a red disc", "größe, \"quoted\"", "  ", "a dark green light"]
     put_table(folder / "Validation_GCC-1.1.0-Validation_output.csv", [
         {"title": title, "filepath": f"images/{index}.jpg"}
-        for index, title in enumerate(["a red disc", "größe, \"quoted\"", "  ", "a dark green light"])], "\t")
-    for index in range(3):
+        for index, title in enumerate(titles if odd else titles[:2])], "\t")
+    for index in range(3 if odd else 2):
         put(folder / "images" / f"{index}.jpg", 0)
     return Copy({"train": 2}, {}, "conceptual_captions")
 
@@ -423,11 +430,13 @@ def karpathy(split, file, captions, filepath=None):
     return row | ({"filepath": filepath} if filepath else {})
 
 
-def write_coco(root):
-    """The official file has four training images, one without caption; Karpathy's has one more split."""
+def write_coco(root, odd=True):
+    """The official file has three training images, and an ``odd`` one without caption; Karpathy's has one more split.
+    """
     folder = root / "coco"
+    number = 4 if odd else 3
     put_json(folder / "annotations" / "captions_train2014.json", {
-        "images": [{"id": 10 + index, "file_name": f"COCO_train2014_{index:012}.jpg"} for index in range(4)],
+        "images": [{"id": 10 + index, "file_name": f"COCO_train2014_{index:012}.jpg"} for index in range(number)],
         "annotations": [{"id": 1, "image_id": 11, "caption": "a red disc"},
                         {"id": 2, "image_id": 10, "caption": "a blue photo"},
                         {"id": 3, "image_id": 11, "caption": "the same red disc\n"},
@@ -437,7 +446,7 @@ def write_coco(root):
         karpathy("restval", "COCO_val2014_000000000007.jpg", ["a warm photo"], "val2014"),
         karpathy("val", "COCO_val2014_000000000008.jpg", ["a cold photo", "a green disc"], "val2014"),
         karpathy("test", "COCO_val2014_000000000009.jpg", ["a light photo"], "val2014")]})
-    for index in range(4):
+    for index in range(number):
         put(folder / "train2014" / f"COCO_train2014_{index:012}.jpg", 0)
     for index in (7, 8, 9):
         put(folder / "val2014" / f"COCO_val2014_{index:012}.jpg", 0)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from src.datasets.pairs import joint_task
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
+from src.models.attached import build_own
 from src.models.averaging import WeightEnsemble
+from src.models.custom import load_file
 from src.models.evaluation import evaluate
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -27,24 +30,26 @@ from src.models.modx import Contrastive, ModX
 from src.models.penalties import L2
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
-from src.models.training import train
+from src.models.training import train, weighed
 
 BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which two processes take 4 and 3
 LONELY = 22  # the last step has a single image: one of two processes has none
 # The gradient of a key's bias is nothing but rounding, which AdamW must not blow up to a step.
 EPS = 1e-4
+EXPERTS = Path(__file__).parents[2] / "examples" / "methods" / "experts.py"
 
 
 class Watch(Hooks):
     """Keeps the gradients and the logged numbers of each step."""
 
     __module__ = "src.models.watch"  # so that the step counts as one of ours
+    all_used = True
 
     def __init__(self, world):
         self.world, self.gradients, self.numbers = world, [], []
 
     def after_backward(self, state):
-        self.gradients.append({name: value.grad.clone() for name, value in state.model.named_parameters()
+        self.gradients.append({name: value.grad.clone() for name, value in state.named_parameters()
                                if value.grad is not None})
 
     def report(self, state, losses):
@@ -74,6 +79,34 @@ class Coupled(Hooks):
                 "mean": (features[:, 1] * features[:, 2]).mean() + state.model.text_projection.square().mean(),
                 "summed": world.size * features[:, 0].square().sum(), "replayed": replayed[:, 1].square().mean(),
                 "weights": state.model.text_projection.abs().sum()}
+
+
+class Passes(Hooks):
+    """Two passes before the first step: a sum over all images, in order, and the gradient of a mean, shuffled and
+    cropped. The last batch leaves one of two processes without a row. In ``end`` the sum again."""
+
+    def begin(self, state):
+        self.sum = self.sum_of_features(state)
+        for batch in state.once(state.task.split("train"), "gradient", LONELY, train_transform=True, shuffle=True):
+            loss = image_features(state.model, batch.images)[:, 0].square().mean()
+            share = batch.rows / len(state.task.split("train"))
+            (share * weighed(loss, batch.weight)).backward()
+        state.world.average_gradients(state.model.visual)
+        self.slope = state.model.visual.proj.grad.clone()
+        state.model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def sum_of_features(self, state):
+        passed = state.once(state.task.split("train"), "sum", LONELY)
+        return state.world.sum(sum(image_features(state.model, batch.images).sum(dim=0) for batch in passed))
+
+    def losses(self, state, batch):
+        proj, features = state.model.visual.proj, image_features(state.model, batch.images)
+        return {"drawn": (proj * self.slope).sum() + (features * self.sum).sum(dim=1).mean()}
+
+    def end(self, state):
+        with torch.no_grad():
+            state.model.visual.proj += 0.01 * self.sum_of_features(state)
 
 
 class Nothing(Hooks):
@@ -121,11 +154,23 @@ def trained(state, *hooks):
     watch = Watch(state.world)
     train(state, [*hooks, watch], watch.report)
     weights = {name: value.detach().clone() for name, value in state.final_model.state_dict().items()}
+    weights |= {name: value.detach().clone() for name, value in state.named_parameters() if name.startswith("own.")}
     return {"gradients": watch.gradients, "numbers": watch.numbers, "weights": weights}
 
 
 def method(hook, *add_ons, **options):
     return lambda world: trained(state_of(world, **options), hook(), *(add_on() for add_on in add_ons))
+
+
+def own_modules(world, **settings):
+    """A mixture of experts in both towers, of which some have no token in a step."""
+    hook, state = load_file(EXPERTS).Experts(experts=5, rank=4, chosen=1), state_of(world, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        state.own = build_own([hook], state.model, state.device)
+        for value in state.own["Experts"].parameters():
+            torch.nn.init.normal_(value, std=0.3)
+    return trained(state, hook)
 
 
 def replay(world, batch_size=BATCH, **options):
@@ -210,6 +255,9 @@ CASES = {
     "peft": lambda world: adapted(world, lambda model: inject_peft(model, ("c_fc", "c_proj"), 2, 4, dropout=0.0)),
     "unused parameters": method(ImagesOnly),
     "no terms": method(Nothing),
+    "own modules": own_modules,
+    "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
+    "passes": method(Passes),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
         model, ("c_fc", "c_proj"), 2, 4, dropout=0.0), batch_size=LONELY, max_grad_norm=0.05),

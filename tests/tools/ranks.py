@@ -121,4 +121,4 @@ def acted_at(printed):
 
 def steps_done(printed):
     """The steps after which a run was interrupted, or went on."""
-    return [int(step) for step in re.findall(r"goes on after step (\d+)", printed)]
+    return [int(step) for step in re.findall(r"resumes after step (\d+)", printed)]

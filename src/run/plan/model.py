@@ -6,7 +6,7 @@ from typing import Any
 from clip import catalog
 from src.models.memory import weight_copies
 from src.models.training import begin
-from src.run.build import build_hooks, build_state, silent_choices
+from src.run.build import build_task, silent_choices
 from src.run.plan.data import Known, sampled
 from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
@@ -55,15 +55,16 @@ def first_task(run, name, start, zeroshot, plan):
     cannot be built."""
     plain = replace(run.training, fc_init="zero")  # a head of the right shape is all it takes
     with plan.unless_refused():
-        state = build_state(plain, Known(run.datasets), name, start, run.device, zeroshot)
+        state, hooks = build_task(plain, Known(run.datasets), name, start, run.device, zeroshot, run.basis)
         state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
-        memory, hooks = None, build_hooks(run.training, start, run.basis)
+        state.planned = True
+        memory = None
         with plan.unless_refused():
             begin(state, hooks)
             left = {key: value for key, value in start.items() if key != "state_dict" or run.training.pairs}
             memory = weight_copies(state, hooks, {"zero-shot": zeroshot.kept, "checkpoint": left})
-        everything = list(state.model.parameters())
-        trained = [parameter for parameter in everything if parameter.requires_grad]  # once hooks have freed theirs
+        everything = [parameter for module in state.modules() for parameter in module.parameters()]
+        trained = state.trained()  # once hooks have freed theirs
         return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory,
                          silent_choices(run.training, state))
 

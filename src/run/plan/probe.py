@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from src.machine.progress import clock
 from src.models.training import train
-from src.run.build import build_hooks, build_state
+from src.run.build import build_task, is_closed_form
 from src.run.plan.work import settings_of
 
 PROBED = 3  # steps
@@ -27,10 +27,12 @@ class Probe:
 
 
 def probe(run, name, start, zeroshot):
-    """Run the first steps of the first task, of which nothing is kept. -> Probe"""
+    """Run the first steps of the first task, of which nothing is kept. -> Probe, None where it has no steps"""
+    if is_closed_form(run.training):
+        return None
     run.device.forget_peak()
     times = [time.perf_counter()]
-    state = build_state(run.training, run.datasets, name, start, run.device, zeroshot)
+    state, hooks = build_task(run.training, run.datasets, name, start, run.device, zeroshot, run.basis)
     state.world = run.world
     last = min(PROBED, state.settings.iterations)
 
@@ -41,8 +43,7 @@ def probe(run, name, start, zeroshot):
         if state.iteration == last:
             raise Enough
     with contextlib.suppress(Enough), run.device.enough_memory(f"--batch-size {run.training.batch_size}"):
-        train(state, build_hooks(run.training, start, run.basis), report,
-              lambda state, hooks: times.append(time.perf_counter()))
+        train(state, hooks, report, lambda state, hooks: times.append(time.perf_counter()))
     began, begun, *done = times
     return Probe(begun - began, done[0] - begun, (done[-1] - done[0]) / max(1, len(done) - 1) or done[0] - begun,
                  run.device.peak_memory())
@@ -52,7 +53,9 @@ def probe_text(training, datasets, names, probed):
     if not names:
         return "an evaluation has no steps"
     if probed is None:
-        return "not run: see what is missing"
+        settings = settings_of(training, datasets, names[0])
+        return "not run: " + ("a closed form has no steps" if settings and not settings.iterations
+                              else "see what is missing")
     steps = sum(settings_of(training, datasets, name).iterations for name in names)
     return (f"{probed.step:.3f} s a step after a first one of {probed.first:.2f} s; {probed.before:.1f} s before it\n"
             f"{steps} steps in all: about {clock(steps * probed.step + len(names) * probed.before)}, evaluations not "

@@ -10,10 +10,18 @@ from src.run.build import build_hooks, build_settings
 from src.run.plan.data import images_of
 from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
 
+RATES = {  # how the rate of a task goes, by --schedule
+    "cosine": "the rate rises by line to its peak over the warm-up, then falls by cosine to {floor:g}",
+    "onecycle": "the rate rises by half a cosine to its peak over 30 % of the steps, then falls to nothing by another",
+    "constant": "the rate rises by line to its peak over the warm-up and stays there"}
+
 
 def hooks_text(plan, training, start):
     with plan.unless_refused():
-        names = [type(hook).__name__ for hook in build_hooks(training, start)]
+        hooks = build_hooks(training, start)
+        names = [type(hook).__name__ for hook in hooks]
+        if hooks[0].closed_form:
+            return f"{names[0]}, a closed form: it takes no steps"
         last = f"; at the end of a task {names[0]} comes last" if len(names) > 1 else ""
         return f"{' -> '.join(names)}, in this order at each step{last}"
     return "cannot be built"
@@ -29,7 +37,10 @@ def tasks_text(training, datasets, names):
     rows, total, unfinished, smaller = [], 0, False, False
     for number, name in enumerate(names, 1):
         settings, images = settings_of(training, datasets, name), images_of(datasets, name, "train")
-        if settings is None:
+        if settings is not None and not settings.iterations:
+            steps = 0
+            rows.append([f"{number} {name}", images, steps, None, None, None])
+        elif settings is None:
             steps = training.iterations
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
@@ -38,13 +49,15 @@ def tasks_text(training, datasets, names):
             smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
-            unfinished = unfinished or settings.warmup >= steps
+            unfinished = unfinished or training.schedule == "cosine" and settings.warmup >= steps
         total = None if steps is None or total is None else total + steps
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
+    if total == 0:
+        return f"{table}\nno steps: a closed form passes over the images"
     ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
     each = f"{training.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
-    return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; the rate rises by line to its "
-            f"peak over the warm-up, then falls by cosine to 0{ends}")
+    return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; "
+            f"{RATES[training.schedule].format(floor=training.lr_floor)}{ends}")
 
 
 def files_text(run, names, plan):
@@ -72,7 +85,7 @@ def state_of_task(run, name):
         return "new"
     kept = points.read() if files.resume else None
     if kept is None:
-        return "unfinished, and begun anew"
+        return "unfinished, and started again"
     refuse_other_configuration(files, kept, points.newest)
     refuse_other_batches(kept, run.datasets.open(name), run.training.batch_size, points.newest)
-    return f"unfinished, goes on after step {kept['iteration']}"
+    return f"unfinished, resumes after step {kept['iteration']}"

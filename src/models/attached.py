@@ -1,0 +1,114 @@
+"""Modules of a method's own (experts, routers, prefixes, prompts) in the towers, for the time of a forward.
+
+They live beside the CLIP and never in it: outside of ``attached`` the CLIP is plain, so that copies, teachers, merges
+and checkpoints of it carry none of them. Where they go is for them to say, by a method ``places(model)`` that gives
+``(owner, seam, part)``:
+
+| owner | seam | the part | what it gives |
+|---|---|---|---|
+| a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of what the MLP's norm is given | added to the MLP's |
+| a block's ``attn`` | ``beside`` | query, key, value (B, H, L, W/H) -> (B, H, L, W/H) | added to the heads' mix |
+| the CLIP | ``context`` | a tensor (M, W) | the embeddings of positions 1 to M of every text |
+"""
+
+import contextlib
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from src.errors import UserError
+from src.models.hooks import kept_for, named
+
+MISSING = object()
+
+
+@contextlib.contextmanager
+def attached(model, modules):
+    """Put the parts of ``modules`` into their places in the towers of ``model``, and take them out again.
+
+    Backward has to be inside too: blocks that are recomputed run a second time there.
+    """
+    put = []
+    try:
+        for owner, seam, part in places_of(model, modules):
+            put.append((owner, seam, vars(owner).get(seam, MISSING)))
+            vars(owner)[seam] = part  # past nn.Module, which would make it a part of the CLIP
+        yield
+    finally:
+        for owner, seam, before in reversed(put):
+            if before is MISSING:
+                del vars(owner)[seam]
+            else:
+                vars(owner)[seam] = before
+
+
+def places_of(model, modules):
+    """[(owner, seam, part)] of all modules that go into the towers. ValueError for a place that is none or is taken."""
+    found, taken = [], {}
+    for module in modules:
+        for owner, seam, part in module.places(model) if hasattr(module, "places") else ():
+            owner = getattr(owner, "base_layer", owner)  # behind an adapter
+            name, place = type(module).__name__, (id(owner), seam)
+            if getattr(type(owner), seam, MISSING) is not None:
+                raise ValueError(f"{name}.places: {type(owner).__name__} has no seam {seam!r}; blocks and their attn "
+                                 "have 'beside', the CLIP has 'context'")
+            if place in taken:
+                raise ValueError(f"{name}.places: {seam!r} of a {type(owner).__name__} is taken by {taken[place]}; one "
+                                 "part may call another")
+            taken[place] = name
+            found.append((owner, seam, part))
+    return found
+
+
+def build_own(hooks, model, device, stored=None):
+    """Return {name of a hook: the module that it builds beside ``model``}, on the device, with the tensors that a
+    checkpoint has ``stored`` {name of a hook: state dict}. UserError where they do not fit."""
+    own = {}
+    for name, hook in named(hooks).items():
+        module = hook.build(model)
+        if module is not None:
+            _load(module, name, kept_for(stored or {}, name))
+            own[name] = device.place(module)
+    return own
+
+
+def _load(module, name, tensors):
+    if not tensors:
+        return
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:  # it lists every name and shape that differs
+        reason = " ".join(str(error).split("\n\t")[1:2]).strip()
+        raise UserError(f"the modules of {name} in the checkpoint are others than it builds here: {reason} Give the "
+                        "keywords that it was trained with") from None
+
+
+def stored_tensors(own):
+    """{name of a hook: module} -> {name: state dict on the host}, as a checkpoint keeps it."""
+    return {name: {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+            for name, module in own.items()}
+
+
+def trains_in(model, modules, tower):
+    """Whether a module that trains has a part in the ``"image"`` or ``"text"`` tower."""
+    return any(any(parameter.requires_grad for parameter in module.parameters()) and _parts_in(model, module, tower)
+               for module in modules)
+
+
+def rows_alone(model, modules, tower):
+    """Whether what the modules make of a token in a tower depends on nothing else, neither on its place nor on other
+    rows: they have no part there, or promise it by ``token_by_token = True``. Prompts' context is the same in each."""
+    return all(not _parts_in(model, module, tower, besides="context")
+               or getattr(module, "token_by_token", False) and not draws(module) for module in modules)
+
+
+def _parts_in(model, module, tower, besides=None):
+    inside = {id(part) for part in (model.visual if tower == "image" else model.transformer).modules()}
+    return [seam for owner, seam, _ in places_of(model, [module])
+            if seam != besides and (id(owner) in inside or tower == "text" and owner is model)]
+
+
+def draws(module):
+    """Whether a module in training mode gives other values for other rows beside it: dropout and batch norms do."""
+    return any(part.training and (isinstance(part, _BatchNorm) or isinstance(part, nn.Dropout) and part.p)
+               for part in module.modules())

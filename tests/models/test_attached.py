@@ -1,0 +1,249 @@
+"""Modules of a method's own in the towers: felt inside, gone outside, recomputed with the blocks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from clip.packing import PackedTexts
+from src.models.attached import attached, build_own, places_of
+from src.models.finetune import Finetune
+from src.models.lora_injection import apply_shared_lora, inject_lora, merge_lora
+from src.models.memory import weight_copies
+from src.models.modeling import frozen_copy, image_features, recompute_blocks, text_features, tokens_of
+from src.models.resuming import drawn_by_process, moving_tensors
+from src.models.training import Step, begin, train
+
+
+class Experts(nn.Module):
+    """A linear layer beside the MLP of every block of both towers."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16, dtype=torch.float64) for _ in blocks_of(model))
+
+    def places(self, model):
+        return [(block, "beside", expert) for block, expert in zip(blocks_of(model), self.experts, strict=True)]
+
+
+class Mixed(nn.Module):
+    """A gain on the values of every attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, query, key, value):
+        return self.gain * value
+
+    def places(self, model):
+        return [(block.attn, "beside", self) for block in blocks_of(model)]
+
+
+class Prompt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.context = nn.Parameter(torch.randn(2, 16, dtype=torch.float64))
+
+    def places(self, model):
+        return [(model, "context", self.context)]
+
+
+def blocks_of(model):
+    return [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model("vit")
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 16, 16, dtype=torch.float64)
+
+
+def features(model, images):
+    return image_features(model, images), text_features(model, tokens_of(model, ["a photo of a cat.", "the red bird"]))
+
+
+@pytest.mark.parametrize(("make", "image", "text"), [
+    (Experts, True, True), (lambda model: Mixed(), True, True), (lambda model: Prompt(), False, True),
+    (lambda model: nn.Linear(2, 2), False, False)], ids=["experts", "mixed", "prompt", "nowhere"])
+def test_felt_inside_and_gone_outside(model, images, make, image, text):
+    before = features(model, images)
+    with attached(model, [make(model)]):
+        inside = features(model, images)
+    assert [not torch.equal(one, other) for one, other in zip(before, inside, strict=True)] == [image, text]
+    assert all(torch.equal(one, other) for one, other in zip(before, features(model, images), strict=True))
+
+
+def test_gone_after_an_error(model, images):
+    before = features(model, images)
+    with pytest.raises(KeyError), attached(model, [Experts(model), Prompt()]):
+        raise KeyError
+    assert all(torch.equal(one, other) for one, other in zip(before, features(model, images), strict=True))
+
+
+def test_a_copy_is_plain(model, images):
+    before = features(model, images)
+    with attached(model, [Experts(model)]):
+        pass
+    assert all(torch.equal(one, other) for one, other in zip(before, features(frozen_copy(model), images), strict=True))
+
+
+def test_recomputed_blocks_have_the_same_gradients(model, images):
+    plain, recomputing = Experts(model), None
+    recomputing = copy.deepcopy(plain)
+    for own, recompute in ((plain, False), (recomputing, True)):
+        if recompute:
+            recompute_blocks(model)
+        with attached(model, [own]):
+            sum(value.cumsum(1).square().sum() for value in features(model, images)).backward()
+    for one, other in zip(plain.parameters(), recomputing.parameters(), strict=True):
+        assert one.grad.abs().max() > 1e-6
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_beside_an_adapted_attention(model, images, shared):
+    """Adapters that change nothing yet leave the place where it was."""
+    own = Mixed()
+    with attached(model, [own]):
+        expected = features(model, images)
+    inject_lora(model, ["attn", "mlp.c_fc"])
+    if shared:
+        apply_shared_lora(model)
+    with attached(model, [own]):
+        found = features(model, images)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert not any("beside" in vars(module) for module in merge_lora(model).modules())
+
+
+def test_places_that_are_none(model):
+    class Wrong(nn.Module):
+        def places(self, model):
+            return [(model.visual, "beside", nn.Identity())]
+
+    with pytest.raises(ValueError, match=r"Wrong.places: VisionTransformer has no seam 'beside'"):
+        places_of(model, [Wrong()])
+
+
+def test_a_place_for_two(model):
+    with pytest.raises(ValueError, match="'context' of a CLIP is taken by Prompt"):
+        places_of(model, [Prompt(), Prompt()])
+
+
+# -- each place that looks at what trains ------------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Dropout beside every block of both towers, with a gain that trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.gain = nn.Dropout(0.5), nn.Parameter(torch.ones(16, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.dropout(x) * self.gain
+
+    def places(self, model):
+        return [(block, "beside", self) for block in blocks_of(model)]
+
+
+class Owner(Finetune):
+    """Trains one module of its own beside a frozen CLIP."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def build(self, model):
+        return self.make()
+
+    def begin(self, state):
+        state.model.requires_grad_(False)
+        super().begin(state)
+
+
+@pytest.fixture
+def make_own_state(make_model, make_state):
+    """-> make(make_module, **settings): (a state with the module that an Owner builds, [the Owner])"""
+    def make(module, **settings):
+        hooks, state = [Owner(module)], make_state(make_model("vit"), **settings)
+        state.own = build_own(hooks, state.model, state.device)
+        return state, hooks
+    return make
+
+
+def test_what_trains(make_own_state):
+    state, hooks = make_own_state(Prompt)
+    state.model.requires_grad_(False)
+    assert state.modules() == [state.model, state.own["Owner"]]
+    assert [parameter.shape for parameter in state.trained()] == [(2, 16)]
+    assert state.trains("text") and not state.trains("image")
+    assert "own.Owner.context" in dict(state.named_parameters())
+
+
+def test_the_step_and_the_optimiser_have_them(make_own_state):
+    """Gradients reach the module, are clipped together, and move it."""
+    state, hooks = make_own_state(Prompt, iterations=1, max_grad_norm=1e-3, warmup=0)
+    before, seen = state.own["Owner"].context.detach().clone(), []
+    clip = nn.utils.clip_grad_norm_
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(nn.utils, "clip_grad_norm_", lambda parameters, most: seen.extend(parameters) or clip(
+            parameters, most))
+        train(state, hooks)
+    assert seen == [state.own["Owner"].context] and not torch.equal(state.own["Owner"].context, before)
+    assert any(parameter is state.own["Owner"].context for parameter in Step(state, hooks).parameters())
+
+
+def test_resume_points_hold_all_of_them(make_own_state):
+    state, hooks = make_own_state(lambda: nn.BatchNorm1d(4))
+    begin(state, hooks)
+    names = {name for name in moving_tensors(state) if name.startswith("own.")}
+    assert names == {f"own.Owner.{name}" for name in ("weight", "bias", "running_mean", "running_var",
+                                                      "num_batches_tracked")}
+
+
+def test_they_train_and_are_scored_in_their_modes(make_own_state):
+    state, hooks = make_own_state(Noisy)
+    state.own["Owner"].eval()
+    begin(state, hooks)
+    assert state.own["Owner"].dropout.training
+    with state.in_place(state.final_model):
+        assert not state.own["Owner"].dropout.training
+    assert state.own["Owner"].dropout.training
+
+
+def test_who_draws_is_told(make_own_state):
+    """With a method of the framework's own nothing else would tell."""
+    noisy, plain = make_own_state(Noisy), make_own_state(Prompt)
+    assert drawn_by_process(noisy[0], []) == "each process draws the dropout of its own rows"
+    assert drawn_by_process(plain[0], []) is None
+
+
+def test_texts_are_packed_and_images_joined_where_tokens_are_alone(make_own_state):
+    """Context is the same for every text; other modules have to promise it, and must not draw."""
+    class Promised(Experts):
+        token_by_token = True
+
+    class Both(Noisy):
+        token_by_token = True
+
+    model = make_own_state(Prompt)[0].model
+    for module, packed, joined in ((Prompt, True, True), (Noisy, False, False), (Both, False, False),
+                                   (lambda: Experts(model), False, False), (lambda: Promised(model), True, True)):
+        state, _ = make_own_state(module)
+        tokens = tokens_of(state.model, ["a photo of a cat.", "the red bird", "blue"] * 40)
+        assert isinstance(state.packed(tokens), PackedTexts) == packed, module
+        assert state.encodes_rows_alone() == joined, module
+
+
+def test_memory_counts_them(make_own_state):
+    state, hooks = make_own_state(Prompt)
+    begin(state, hooks)
+    copies, unit = (found := weight_copies(state, hooks)).copies, found.unit
+    assert copies["own modules"] * unit == pytest.approx(2 * 16 * 8) and copies["gradients"] == copies["own modules"]
