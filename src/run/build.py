@@ -155,11 +155,21 @@ def build_task(config, datasets, name, checkpoint, device, open_zeroshot, basis=
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
     state = build_state(config, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(config, checkpoint, basis)
+    for add_on in hooks[1:]:
+        if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own:
         refuse_averages(config, state.own)
     return state, hooks
+
+
+def unused_modules(checkpoint, own):
+    """Return a sentence about modules in a checkpoint that no hook has built, for a note; None without any."""
+    kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
+    left = sorted(kept - {name.rpartition(".")[2] for name in own})
+    return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
 
 
 def refuse_averages(config, own):
@@ -214,7 +224,7 @@ def _scorers(config, checkpoint):
     given = config.method if config.given("method") or config.method not in METHODS else None
     if given and made_by["method"] not in (given, None):
         print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
-              f"{given} is asked instead")
+              f"{given} is used instead")
     name = given or made_by["method"]
     if name is None or name in METHODS and name != made_by["method"]:
         return []

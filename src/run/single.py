@@ -44,12 +44,15 @@ def classify(config):
     device = build_device(config)
     checkpoint = starting_checkpoint(config)
     classnames = given or stored_class_names(checkpoint, config.load)
-    head = trained_head(checkpoint, classnames, config, only_last=given is None)
     state, scorers = build_scored(config, checkpoint, device)
+    method, name = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
+    head = None if method.scores_alone else trained_head(checkpoint, classnames, config, only_last=given is None)
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
     with state.in_place(state.model):
         found = classify_split(state.model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
-                               config.batch_size_eval, worker_count(config, task), head, MethodScores(state, scorers))
+                               config.batch_size_eval, worker_count(config, task), head, method, name)
+    if method.by:
+        print(f"note: scored by {method.by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)
@@ -66,6 +69,13 @@ def stored_class_names(checkpoint, path):
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
     return names
+
+
+def dataset_with(checkpoint, classnames):
+    """Return the latest task of a checkpoint with these class names in this order; "images" without one."""
+    history = checkpoint.get("history", [])
+    tasks = (entry["dataset"] for entry in reversed(history))
+    return next((file for file in tasks if other_classes(history, file, classnames) is None), "images")
 
 
 def trained_head(checkpoint, classnames, config, only_last):

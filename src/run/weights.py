@@ -218,6 +218,13 @@ def score_as_trained(config, checkpoint, path):
         print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
+def note_plain(checkpoint, path, use):
+    """Print that ``use`` takes the plain CLIP of a checkpoint whose method scores in its own way."""
+    if "scorer" in checkpoint:
+        print(f"note: {use} takes the plain CLIP of {path}, without what --method {checkpoint['scorer']['method']} "
+              "trained beside it", flush=True)
+
+
 def _initial_checkpoint(config, fetch):
     if config.init == "scratch":
         _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
@@ -360,6 +367,8 @@ class ZeroshotOpener:
             return _published(name, config, self.fetch, quiet)
         base = config.model if config.chosen("model") else None
         source = _opened(config, Source("--ref-model", path, base=base), self.fetch, quiet)
+        if not quiet:
+            note_plain(source, path, "--ref-model")
         if not os.path.isfile(path):
             self.digests[path] = fingerprint(source["state_dict"].items())
         return source
