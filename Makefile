@@ -53,8 +53,8 @@ bench-curves: setup ## how costs grow with classes, sentences, tasks, datasets, 
 clean:           ## remove the virtual environments and the demo's output
 	rm -rf $(VENV) .venv-lowest .venv-newest ckpt/demo
 
-# uv installs in seconds what takes pip minutes; where it cannot be had, pip does the same. Like pip, it is told to
-# compile what it installs: torch's sources alone take 6 s of every process that cannot keep their bytecode.
+# uv installs in seconds what takes pip minutes; where it cannot be had, pip does the same. Like pip, it
+# compiles what it installs: torch's sources alone take 6 s of every process that cannot keep their bytecode.
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet uv && $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN) -r requirements.txt \

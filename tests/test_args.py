@@ -137,7 +137,8 @@ def test_a_run_of_a_version_without_a_flag_had_its_default():
     before = {key: value for key, value in config.numbers().items() if key not in UNSAID}
     assert differences(config.numbers(), before) == []
     other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6"])
-    assert differences(other.numbers(), before) == ["--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
+    assert differences(other.numbers(), before) == [
+        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The example methods of ``examples/methods/``: what has modules of its own trains, resumes, chains and is scored."""
 
 import csv
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,14 @@ import torch
 
 import clip
 from src.datasets import open_task
+from src.datasets.common import Split, Task
+from src.datasets.images import open_upright
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform
+from src.models.attached import attached
+from src.models.classifiers import zeroshot_weights
+from src.models.custom import load_file
+from src.models.penalties import L2
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -121,7 +129,7 @@ def test_evaluation_without_its_modules_would_be_another(sequence, cli, world, e
     torch.save(content, tmp_path / "plain.pth")
     scores = {}
     for name, path, words in (("own", folder / "tones.pth", example[:2]), ("plain", tmp_path / "plain.pth", ())):
-        done = cli("--load", path, *words, "--eval-single", world.image, "--class-names", "red disc,green,blue",
+        done = cli("--load", path, *words, "--eval-single", world.image, "--class-names", ",".join(world.names),
                    "--save", tmp_path / name)
         assert done.status == 0, done.err
         scores[name] = (tmp_path / name / "0.csv").read_text()
@@ -254,3 +262,134 @@ def log_probabilities(model, task):
     texts = model.encode_text(clip.tokenize(task.prompts()))
     texts = texts / texts.norm(dim=1, keepdim=True)
     return (model.logit_scale.exp() * features_of(model, task)[0] @ texts.T).log_softmax(dim=1)
+
+
+# -- plain CLIP in the place of a method is never silent ---------------------------------------------------------------
+
+
+@those(OWN)
+def test_what_takes_the_plain_clip_says_so(sequence, cli, world, tmp_path):
+    path = sequence("out") / "tones.pth"
+    words = {"--export": ("--load", path, "--export", tmp_path / "exported"),
+             "--linear-eval": ("--load", path, "--eval-only", "--linear-eval", world.colours, "--linear-epochs", 1,
+                               "--workers", 0),
+             "--ref-model": ("--load", world.model, "--method", "ZSCL", "--ref-dataset", world.colours, "--ref-model",
+                             path, *(COMMON + STEPS).split(), "--train-dataset", world.tones)}
+    for flag, command in words.items():
+        done = cli(*command)
+        assert done.status == 0, done.err
+        assert f"note: {flag} takes the plain CLIP of " in done.out, flag
+        assert "experts.py:Experts trained beside it" in done.out, flag
+
+
+@those(OWN)
+def test_another_method_leaves_the_modules_alone_and_says_so(sequence, cli, world, tmp_path):
+    path = sequence("out") / "tones.pth"
+    done = cli("--load", path, "--train-dataset", world.colours, *(COMMON + STEPS).split(), "--save", tmp_path / "more")
+    assert done.status == 0 and "note: the modules of Experts in --load are kept and do not act" in done.out
+    before, after = loaded(path), loaded(tmp_path / "more" / "colours.pth")
+    assert equal(before["own"], after["own"]) and "scorer" not in after
+    done = cli("--load", tmp_path / "more" / "colours.pth", "--eval-only", "--eval-datasets", world.colours,
+               "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
+    assert done.status == 0 and last_rows(tmp_path / "scored", "colours") == last_rows(tmp_path / "more", "colours")
+
+
+@those(["ridge"])
+def test_one_image_is_scored_by_the_method(sequence, cli, world, example, tmp_path):
+    """Under the names of the task, whatever the file; under other names by CLIP itself."""
+    path = sequence("out") / "colours.pth"
+    done = cli("--load", path, *example[:2], "--eval-single", world.image, "--precision", "fp64", "--save",
+               tmp_path / "own")
+    assert done.status == 0 and "note: scored by logits:Ridge" in done.out, done.err
+    kept, model = loaded(path)["carry"]["Ridge"], clip.load(str(world.model))[0].double()
+    system = kept["gram"] + 0.3 * torch.eye(len(kept["gram"]))
+    single = Split(lambda index: open_upright(world.image), [0])
+    features, _ = features_of(model, Task("one", (), (), {"train": single}))
+    scores = (features @ torch.linalg.solve(system, kept["targets"]["colours"]))[0].softmax(dim=0)
+    expected = dict(zip(world.names, scores.tolist(), strict=True))
+    with (tmp_path / "own" / "0.csv").open() as file:
+        found = {row["class"]: float(row["probability"]) for row in csv.DictReader(file)}
+    assert found == pytest.approx(expected, abs=1e-6)
+    shared = ("--eval-single", world.image, "--class-names", "light,dark", "--precision", "fp64")
+    plain = cli("--load", world.model, *shared, "--save", tmp_path / "plain")
+    other = cli("--load", path, *example[:2], *shared, "--save", tmp_path / "other")
+    assert plain.status == other.status == 0 and "scored by" not in other.out
+    assert (tmp_path / "plain" / "0.csv").read_bytes() == (tmp_path / "other" / "0.csv").read_bytes()
+
+
+PAIRS = """
+import torch
+from torch import nn
+from src.models.modx import Contrastive
+
+
+class Turned(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.layer = nn.Linear(model.transformer.width, model.transformer.width)
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def places(self, model):
+        return [(model.transformer.resblocks[-1], "beside", self)]
+
+
+class Beside(Contrastive):
+    def build(self, model):
+        return Turned(model)
+
+    def begin(self, state):
+        state.model.requires_grad_(False)
+        super().begin(state)
+"""
+
+
+def test_drift_is_that_of_the_modules_too(cli, world, pairs, tmp_path):
+    """The CLIP stays where it was: texts turn by the module beside it alone."""
+    (tmp_path / "my.py").write_text(PAIRS)
+    done = cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Beside", *(COMMON + STEPS).split(),
+               "--train-dataset", pairs, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    drift, = json.loads((tmp_path / "out" / "run_stream.json").read_text())["drift"].values()
+    assert drift["text_angle"] > 1 and drift["image_angle"] == pytest.approx(0, abs=1e-3), drift
+
+
+def test_an_add_on_has_no_modules(cli, world, monkeypatch, tmp_path):
+    monkeypatch.setattr(L2, "build", lambda hook, model: None)
+    with pytest.raises(ValueError, match="L2: only a method may have modules of its own"):
+        cli("--load", world.model, "--l2", "0.1", *(COMMON + STEPS).split(), "--train-dataset", world.colours)
+
+
+@those(["ewc"])
+def test_the_fisher_pass_is_of_one_dataset(cli, world, example, tmp_path):
+    done = cli("--load", world.model, *example, *COMMON.split(), "--joint", "--train-dataset",
+               f"{world.colours},{world.tones}", "--save", tmp_path / "out")
+    assert done.status == 2 and "leave --joint out" in done.err
+
+
+@those(OWN)
+def test_predictions_are_those_of_towers_with_modules(sequence, cli, world, example, tmp_path):
+    """In training and in evaluation alone, every probability as a loop over the images gives it."""
+    folder = sequence("out")
+    content, task = loaded(folder / "tones.pth"), open_task(world.tones, "")
+    experts = load_file(example[1].rpartition(":")[0])
+    model = clip.load(str(folder / "tones.pth"))[0].double()
+    own = experts.Mixtures(model, 3, 4, 2).double()
+    own.load_state_dict(content["own"]["Experts"])
+    with torch.no_grad(), attached(model, [own]):
+        features, _ = features_of(model, replace(task, splits={"train": task.split("test")}))
+        texts = zeroshot_weights(model, task.classnames, task.templates)
+        expected = (model.logit_scale.exp() * features @ texts).softmax(dim=1).max(dim=1).values
+    done = cli("--load", folder / "tones.pth", *example[:2], "--eval-only", "--eval-datasets", world.tones, "--workers",
+               0, "--precision", "fp64", "--save", tmp_path / "scored")
+    assert done.status == 0, done.err
+    for place in (folder, tmp_path / "scored"):
+        with (place / "predictions_tones.csv").open() as file:
+            found = [float(row["probability"]) for row in csv.DictReader(file)]
+        assert found == pytest.approx(expected.tolist(), abs=1e-6)
+    with torch.no_grad():
+        features, _ = features_of(model, replace(task, splits={"train": task.split("test")}))
+        texts = zeroshot_weights(model, task.classnames, task.templates)
+    without = (model.logit_scale.exp() * features @ texts).softmax(dim=1).max(dim=1).values
+    assert (without - expected).abs().max() > 1e-4, "the modules act"

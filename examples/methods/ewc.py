@@ -6,6 +6,7 @@
 import torch
 
 from src.datasets.seeds import seed_of
+from src.errors import UserError
 from src.models.finetune import Finetune
 from src.models.modeling import image_features, in_eval_mode
 
@@ -22,6 +23,8 @@ class EWC(Finetune):
 
     def begin(self, state):
         super().begin(state)
+        if len(self.classes.scores) > 1:
+            raise UserError("EWC: the Fisher pass is of one dataset; leave --joint out")
         for kept in (self.fisher, self.anchor):
             for name in kept:
                 kept[name] = kept[name].to(state.model.logit_scale)

@@ -36,7 +36,7 @@ class Ridge(Hooks):
         self.targets[state.task.name] = state.world.sum(targets)
 
     def logits(self, state, images, heads):
-        if self.gram is None:  # no task is trained yet
+        if not self.targets.keys() & {*state.scored}:  # nothing is known of these classes: CLIP's own scores
             return None
         features = image_features(state.final_model, images)                                    # (B, D)
         system = self.gram.to(features.device)

@@ -26,7 +26,7 @@ def steps_per_epoch(task, batch_size):
 
 
 def rest_of_epoch(task, batch_size):
-    """Return how many images the smaller last batch of an epoch has, 0 where there is none."""
+    """Return the number of images in the smaller last batch of an epoch, 0 without one."""
     size = len(task.split("train"))
     return 0 if task.pairs or size < batch_size else size % batch_size
 
@@ -78,7 +78,7 @@ class SeededBatches:
         return max(1, min(self.size, self.batch_size) // self.part[1])
 
     def rows(self, step):
-        """How many rows the batch of all processes has at a step."""
+        """Return the number of rows that the batch of all processes has at a step."""
         return min(self.batch_size, self.size - step % self.per_epoch * self.batch_size)
 
     def whole(self):
@@ -192,8 +192,8 @@ def evaluation_batches(split, transform, batch_size, workers=0):
 
 def joined_evaluation_batches(parts, batch_size, workers=0):
     """For each (split, transform) of ``parts``, in order, the iterator that ``evaluation_batches`` gives. All parts
-    come from the same worker processes, which are ahead with the next part while one ends. A part that is not used up
-    when the next one is asked for ends there."""
+    come from the same worker processes, which are ahead with the next part while one ends. Requesting the
+    next part ends one that is not used up."""
     orders = [[[(part, (0, index)) for index in range(first, min(first + batch_size, len(split)))]
                for first in range(0, len(split), batch_size)] for part, (split, _) in enumerate(parts)]
     dataset = JoinedSplits([TransformedSplit(split, transform, 0) for split, transform in parts])
@@ -201,7 +201,7 @@ def joined_evaluation_batches(parts, batch_size, workers=0):
     for order in orders:
         own = itertools.islice(batches, len(order))
         yield _telling_skipped(own, leave_out=True)
-        for _ in own:  # what was not asked for, so that the next part begins at its first batch
+        for _ in own:  # what is left, so that the next part begins at its first batch
             pass
 
 

@@ -127,8 +127,8 @@ class World:
             self._last = int(last)
         return self._told("asked") if self._last is not None and step >= self._last else None
 
-    def asked(self):
-        """Why one of several processes was asked to end, as far as the others know; None where none was."""
+    def reason_to_stop(self):
+        """Return the signal that one of several processes has announced to the others; None without one."""
         return self._told("asked") if self.size > 1 else None
 
     def _ask(self, why):

@@ -16,7 +16,7 @@ INTERRUPTED, UNREAD = 130, 141
 MISSING = ("error: the package {name} is not installed for {python}; activate the environment that has it "
            "(. .venv/bin/activate), or pip install -r requirements.txt")
 BROKEN = ("error: another process of this run has ended without a word, as one that is killed does ({error}). The same "
-          "command with --resume goes on from what was kept")
+          "command with --resume continues from what was kept")
 
 
 def to_its_end(run):
@@ -34,14 +34,14 @@ def to_its_end(run):
         except Interrupted as error:
             if first_process():
                 return _stopped(str(error), STATUS)
-            _world().await_first()  # who tells what is kept
+            _world().await_first()  # it prints what is kept
             return STATUS
         except KeyboardInterrupt:
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except Exception as error:
             if _is_missing_package(error):
                 return _stopped(MISSING.format(name=error.name, python=sys.executable), 2)
-            if isinstance(error, BrokenPipeError) and _nobody_reads():
+            if isinstance(error, BrokenPipeError) and _reader_has_gone():
                 return _stopped("stopped: what reads the output has ended", UNREAD)
             if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
                 return _stopped(BROKEN.format(error=str(error).split(". ")[0]), 1)
@@ -78,8 +78,8 @@ def _is_missing_package(error):
             and error.name not in ("src", "clip"))
 
 
-def _nobody_reads():
-    """Whether stdout is a pipe whose reader has gone, as of ``| head``. Nothing goes there any more then."""
+def _reader_has_gone():
+    """Return whether stdout is a pipe whose reader has ended, as of ``| head``; then discard all later output."""
     stdout, pipe = sys.__stdout__.fileno(), select.poll()
     pipe.register(stdout, select.POLLERR)
     if unread := bool(pipe.poll(0)):
@@ -88,7 +88,7 @@ def _nobody_reads():
 
 
 def _stopped(message, status):
-    """The status to end with; of several processes the first that stops tells why, and all end with its status."""
+    """Return the status to end with: of several processes that of the first that stops, which prints why."""
     if not several_processes() or _world().first_to_stop(status):
         print(message, file=sys.stderr, flush=True)
         return status

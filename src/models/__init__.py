@@ -13,8 +13,8 @@ class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
     on, where it is not the one that it is called by; ``on_pairs`` what the name means on image-text pairs, where it
-    means something; ``only_pairs`` that it means nothing else; ``closed_form`` what the class says, for who may not
-    import it."""
+    means something; ``only_pairs`` that it means nothing else; ``closed_form`` what the class says, for code
+    that may not import it."""
 
     target: str
     uses: tuple = ()

@@ -13,8 +13,8 @@ and checkpoints of it carry none of them. Where they go is for them to say, by a
 
 import contextlib
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
+from torch.nn.modules.dropout import _DropoutNd
 
 from src.errors import UserError
 from src.models.hooks import kept_for, named
@@ -67,8 +67,8 @@ def build_own(hooks, model, device, stored=None):
     for name, hook in named(hooks).items():
         module = hook.build(model)
         if module is not None:
-            _load(module, name, kept_for(stored or {}, name))
-            own[name] = device.place(module)
+            own[name] = device.place(module)  # in the type of its tensors, which loading would round to another
+            _load(own[name], name, kept_for(stored or {}, name))
     return own
 
 
@@ -110,5 +110,9 @@ def _parts_in(model, module, tower, besides=None):
 
 def draws(module):
     """Whether a module in training mode gives other values for other rows beside it: dropout and batch norms do."""
-    return any(part.training and (isinstance(part, _BatchNorm) or isinstance(part, nn.Dropout) and part.p)
-               for part in module.modules())
+    return any(part.training and (isinstance(part, _BatchNorm) or is_dropout(part)) for part in module.modules())
+
+
+def is_dropout(module):
+    """Whether a module is a dropout of any kind that drops something."""
+    return isinstance(module, _DropoutNd) and module.p > 0

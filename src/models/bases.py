@@ -69,7 +69,7 @@ def project(tensor, basis):
 
 def project_one_by_one(values, rows):
     """(n, N) values, (n, k, N) orthonormal rows: each vector loses, in place, its part in the span of its own rows."""
-    part = torch.empty_like(values[0])  # kept: at 10 rows, taking memory anew costs a CPU up to a third of the time
+    part = torch.empty_like(values[0])  # kept: at 10 rows, allocating again costs a CPU up to a third of the time
     for rest, own in zip(values, rows, strict=True):
         for _ in range(PASSES):
             rest -= torch.mv(own.T, own @ rest, out=part)                                # (N, k) x (k,) -> (N,)
@@ -96,7 +96,7 @@ def project_batched(values, rows):
 
 @functools.cache
 def piece_count(values):
-    """Return into how many equal pieces of at least PIECE values a vector is cut: as many as its length allows."""
+    """Return the number of equal pieces of at least PIECE values that a vector is cut into: as its length allows."""
     most = max(1, values // PIECE)
     return next(count for count in range(most, 0, -1) if values % count == 0)
 
@@ -200,7 +200,7 @@ def as_basis(content, energy=0.97):
 
 
 def read_gradients(path, energy=0.97):
-    """Path of a basis or raw file, told apart by its content -> {name: {"basis": (k, numel), "energy": (k,)}}, rows in
+    """Path of a basis or raw file, as its content says -> {name: {"basis": (k, numel), "energy": (k,)}}, rows in
     fp32 (fp64 from an fp64 file) and orthonormal to 1e-5. ``energy`` is for raw snapshots. UserError for other files.
     """
     return as_basis(read_file(path), energy)

@@ -23,7 +23,7 @@ def training_norms(model):
 class StepNorms:
     """``with norms(rows, skipped):`` around each step of a task: the model's batch norms in training mode normalise by
     their running statistics, and leave these, where a batch of ``rows`` has no statistics of its own: one image, or
-    fewer than there are processes. A note tells the first such batch that ``skipped`` images made; what an epoch leaves
+    fewer than there are processes. A note names the first such batch that ``skipped`` images made; what an epoch leaves
     is known before the task begins."""
 
     def __init__(self, model, processes):

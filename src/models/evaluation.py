@@ -1,19 +1,19 @@
 """Accuracy on class data: one pass over the images, several label spaces, every prediction; and single images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import Split, Task
-from src.datasets.loading import evaluation_batches, joined_evaluation_batches
+from src.datasets.loading import joined_evaluation_batches
 from src.datasets.seeds import balanced_subset
 from src.datasets.transforms import EvalTransform
 from src.machine.distributed import World
 from src.models.classifiers import classifier
-from src.models.features import encode_split, uncounted
+from src.models.features import encode_split, numbered_batches, uncounted
 from src.models.helpers import top_k_hits
 from src.models.modeling import image_features, in_eval_mode
 
@@ -239,14 +239,16 @@ def classify_image(model, image, classnames, device, template="a photo of a {c}.
 
 @torch.no_grad()
 def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0,
-                   head=None, logits=None):
+                   head=None, logits=None, name="images"):
     """{position: what ``classify_image`` gives} of those of a split's images that could be decoded; the prompts are
     encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes the place of prompts, and so do
-    the scores of ``logits`` (see ``evaluate``) where it gives some."""
+    the scores of ``logits`` (see ``evaluate``) where it gives some; ``name`` is the dataset that has these classes."""
     task = Task("images", classnames, [template], {})
     scorer = classifier(model, task, device, head)
     if logits is not None and logits.hooks:
-        positions, scores = _by_method(model, split, device, batch_size, workers, scorer, logits)
+        with in_eval_mode(model), device.autocast():
+            batches = numbered_batches(model, split, device, batch_size, workers)
+            positions, scores = _by_method(model, batches, scorer, logits, name)
     else:
         positions, features = encode_split(model, split, device, batch_size, workers)
         scores = scorer(features, model.logit_scale.exp())                          # (N, C)
@@ -255,14 +257,11 @@ def classify_split(model, split, classnames, device, template="a photo of a {c}.
             for position, *row in zip(positions, indices.tolist(), values.tolist(), strict=True)}
 
 
-def _by_method(model, split, device, batch_size, workers, scorer, logits):
+def _by_method(model, batches, scorer, logits, name):
     """-> (positions of the images that could be decoded, scores (N, C) of a method's own, CLIP's where it has none)."""
-    numbered, positions, scores = replace(split, labels=range(len(split))), [], []
-    with in_eval_mode(model), device.autocast():
-        batches = evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers)
-        for batch in device.batches(batches):
-            found = logits(batch.images, [scorer.weights], ["images"])
-            features = image_features(model, batch.images) if found is None else None
-            scores.append(scorer(features, model.logit_scale.exp()) if found is None else found[0])
-            positions += batch.labels.tolist()
+    positions, scores = [], []
+    for batch in batches:
+        own = logits(batch.images, [scorer.weights], [name])
+        scores.append(own[0] if own else scorer(image_features(model, batch.images), model.logit_scale.exp()))
+        positions += batch.labels.tolist()
     return positions, torch.cat(scores)

@@ -16,6 +16,13 @@ def uncounted(name, images, batches):
     return batches
 
 
+def numbered_batches(model, split, device, batch_size, workers):
+    """Iterator over a split's Batches on the device, in order. A row's label is its position: images that cannot be
+    decoded are missing."""
+    numbered = replace(split, labels=range(len(split)))
+    return device.batches(evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers))
+
+
 @torch.no_grad()
 def encode_split(model, split, device, batch_size=128, workers=0, world=None, counted=uncounted, name=""):
     """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
@@ -24,10 +31,9 @@ def encode_split(model, split, device, batch_size=128, workers=0, world=None, co
     if world.size > 1:
         return _encode_together(model, split, device, batch_size, workers, world, counted, name)
     encoder, positions, features = ImageEncoder(model), [], []
-    numbered = replace(split, labels=range(len(split)))  # whatever is skipped, a row knows its place
     with in_eval_mode(model), device.autocast():
-        batches = evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers)
-        for batch in counted(name, len(split), device.batches(batches)):
+        batches = numbered_batches(model, split, device, batch_size, workers)
+        for batch in counted(name, len(split), batches):
             positions.append(batch.labels)
             features.append(encoder(batch.images))
     return torch.cat(positions).tolist(), torch.cat(features)

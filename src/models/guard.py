@@ -10,8 +10,8 @@ from src.errors import UserError
 class FiniteLosses:
     """Stops a run on a non-finite loss, before it reaches the weights.
 
-    Where reading a value waits for the device, the fused optimiser is told there to skip the step, and the value is
-    read a step later.
+    Where reading a value waits for the device, a flag there makes the fused optimiser skip the step, and the host reads
+    the value one step later.
     """
 
     def __init__(self, state):

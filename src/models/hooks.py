@@ -15,7 +15,7 @@ class Hooks:
 
     ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
     (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
-    gradient; --iterations, --epochs and --lr are not asked for.
+    gradient; --iterations, --epochs and --lr are not needed.
     """
 
     other_terms = ()
@@ -37,7 +37,7 @@ class Hooks:
         anchors and streams."""
 
     def groups(self, state):
-        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; asked
+        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; called
         after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
         rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
         return None

@@ -7,13 +7,13 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
 
 import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
 from clip.packing import PackedTexts
 from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
 from src.datasets.seeds import seed_of
+from src.models.attached import draws, is_dropout
 from src.models.modes import TRAIN_MODES
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
@@ -162,8 +162,7 @@ def batch_features(model, batch):
 def encodes_rows_alone(model):
     """Whether what the image tower makes of an image depends on nothing else: batch norms that train see the batch, and
     dropout draws by the place in it."""
-    return not any(module.training and (isinstance(module, _BatchNorm) or isinstance(module, nn.Dropout) and module.p)
-                   for module in model.visual.modules())
+    return not draws(model.visual)
 
 
 def text_features(model, texts):
@@ -175,7 +174,7 @@ def text_features(model, texts):
 def packed_where_shorter(model, tokens):
     """(N, L) -> PackedTexts of texts that will be encoded often, or the tokens where that saves too little. Where
     dropout acts on texts none shares its first tokens, so that each has its own draws."""
-    dropout = any(isinstance(module, nn.Dropout) and module.p for module in model.transformer.modules())
+    dropout = any(map(is_dropout, model.transformer.modules()))
     packed, kind = PackedTexts(tokens, share=not dropout), tokens.device.type
     least = WORTH_PACKING.get(kind, WORTH_PACKING_ELSEWHERE)
     if kind in WORTH_PACKING and tokens.shape[1] == model.context_length:

@@ -37,7 +37,7 @@ def _checked(hook, group):
     for key in ("lr", "weight_decay"):
         value = group.get(key, 0.0)
         if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-            raise UserError(f"{hook}.groups: {key} {value!r} is no number of at least 0")
+            raise UserError(f"{hook}.groups: {key} {value!r} is not a number of at least 0")
     params = [group["params"]] if isinstance(group["params"], torch.Tensor) else group["params"]
     return {**group, "params": [parameter for parameter in params if parameter.requires_grad]}
 
@@ -98,7 +98,7 @@ SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
 def rate_at(step, settings, peak):
-    """The learning rate of a step, counted from 0, where the highest one is ``peak``."""
+    """Return the learning rate at a step, counted from 0, where the highest one is ``peak``."""
     return SCHEDULES[settings.schedule](step, settings, peak)
 
 
@@ -112,7 +112,7 @@ class Schedule:
         self.cycles = settings.schedule == "onecycle" and settings.optimizer in WITH_BETAS
 
     def set(self, step):
-        """Before a step, counted from 0."""
+        """Set the rates before a step, counted from 0."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = rate_at(step, self.settings, peak)
             if self.cycles:

@@ -1,27 +1,30 @@
 """What a task that was interrupted resumes from, and whether the number of processes may change meanwhile."""
 
 import torch
-from torch import nn
 
 from src.errors import UserError
+from src.models.attached import is_dropout
 from src.models.fingerprints import digests
 from src.models.hooks import kept_for, named
 from src.models.memory import tensors_of
 
+PACKAGE = __name__.rpartition(".")[0] + "."  # "src.models.", or that of an installed package
+
 
 def drawn_by_process(state, hooks):
     """Why a run depends on the number of its processes by more than rounding, None where it does not."""
-    if any(isinstance(part, nn.Dropout) and part.p for module in state.modules() for part in module.modules()):
+    if any(map(is_dropout, (part for module in state.modules() for part in module.modules()))):
         return "each process draws the dropout of its own rows"
-    return None if all_ours(hooks) else "a method of one's own may draw in each process"
+    return None if all_built_in(hooks) else "a custom method may draw in each process"
 
 
-def all_ours(hooks):
-    return all(type(hook).__module__.startswith("src.models.") for hook in hooks)
+def all_built_in(hooks):
+    """Whether all hooks are of this package, under whatever name it is installed."""
+    return all(type(hook).__module__.startswith(PACKAGE) for hook in hooks)
 
 
 def state_of_run(state, hooks):
-    """After a step: all that ``restore`` needs and the weights at load do not tell; tensors, not copied, and plain
+    """Return all that ``restore`` needs after a step beside the weights at load: tensors, not copied, and plain
     types."""
     return {
         "iteration": state.iteration,
@@ -66,7 +69,7 @@ class WatchedWeights:
 
     def __init__(self, model):
         self.model = model
-        self.parameters = {name for name, _ in model.named_parameters()}
+        self.names = {plain(name) for name in model.state_dict()}
         self.before = {plain(name): digest for name, digest in self._digests()}
 
     def _digests(self):
@@ -78,13 +81,13 @@ class WatchedWeights:
         return {name for name, digest in self._digests() if self.before.get(plain(name)) != digest}
 
     def refuse_new(self, hook):
-        """UserError where a hook has added parameters to the CLIP that are no adapter's: what trains there would be
-        in a checkpoint that nothing can load."""
-        added = [name for name, _ in self.model.named_parameters()
-                 if plain(name) not in self.parameters and name not in self.parameters and ".lora_" not in name]
+        """UserError where a hook has added parameters or buffers to the CLIP, those of adapters apart: a checkpoint
+        with them could not be loaded."""
+        added = [name for name in self.model.state_dict() if plain(name) not in self.names and ".lora_" not in name]
         if added:
             kind = type(hook).__name__
-            raise UserError(f"{kind} adds the parameter {added[0]} to the CLIP: a checkpoint holds a plain CLIP, so it "
+            sort = "parameter" if added[0] in dict(self.model.named_parameters()) else "buffer"
+            raise UserError(f"{kind} adds the {sort} {added[0]} to the CLIP: a checkpoint holds a plain CLIP, so it "
                             f"would train and be lost. Modules of its own belong into {kind}.build, which returns them")
 
 

@@ -67,10 +67,10 @@ class TrainingState:
 
     ``source`` is the task as the command line names it. ``open_task(name)`` opens another dataset (a reference set,
     say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
-    ``--init``, or of ``path``; ``open_teacher(path)`` the same for one who only asks it for features, under autocast,
-    None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads that
-    they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names the
-    datasets whose heads ``Hooks.logits`` is given, while it is asked. ``world`` is the processes of the run: a batch
+    ``--init``, or of ``path``; ``open_teacher(path)`` is like it, but possibly in the autocast dtype: for features
+    only; None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads
+    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names
+    the datasets whose heads ``Hooks.logits`` receives, during its call. ``world`` is the processes of the run: a batch
     has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
     have built beside the CLIP, {name of the hook: module}. ``signals`` may end a pass over data. ``planned``: a dry
     run, in which hooks begin and a pass over data yields nothing.
@@ -171,19 +171,19 @@ class TrainingState:
         return self.model.logit_scale.detach().exp()
 
     def frozen(self):
-        """The live model as it is now, its adapters merged, copied and frozen: for one who changes it."""
+        """Return a frozen copy of the live model with adapters merged; the caller may modify it."""
         return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
 
     @property
     def at_load(self):
-        """The weights at load as a frozen plain CLIP, for ``begin``: one for all hooks, who leave it as it is. Hold the
-        module or its parameters; tensors taken out of them would keep storage that sharing frees."""
+        """The weights at load as a frozen plain CLIP, for ``begin``: all hooks share it and leave it unchanged. Hold
+        the module or its parameters; tensors taken out of them would keep storage that sharing frees."""
         teacher, self._at_load_in_full = self.teacher, True
         return teacher
 
     @property
     def teacher(self):
-        """As ``at_load``, for one who only asks it for features, under autocast: it may be kept in that type."""
+        """Like ``at_load``, but possibly in the autocast dtype: for features only."""
         if self._begun:
             raise ValueError("state.at_load and state.teacher are there while hooks begin; weights have moved by now")
         if self._at_load is None:
@@ -196,21 +196,21 @@ class TrainingState:
         return self._zeroshot[-1]
 
     def zeroshot_teacher(self, path=None):
-        """As ``zeroshot``, for one who only asks it for features, under autocast."""
+        """Like ``zeroshot``, but possibly in the autocast dtype: for features only."""
         self._zeroshot.append((self.open_teacher or self.open_zeroshot)(path))
         return self._zeroshot[-1]
 
     def lowered(self, copy):
-        """A frozen copy of one's own that is only asked for features under autocast -> itself, in that type."""
+        """Cast a frozen copy that only gives features under autocast to the autocast dtype, in place, and return it."""
         return copy if self.device.autocast_type is None else lower_(copy, self.device.autocast_type)
 
     def forget_copies(self):
-        """The task begins anew."""
+        """Drop the copies of the weights: the task starts again."""
         self._at_load, self._at_load_in_full, self._zeroshot, self._begun = None, False, [], False
 
     def share_copies(self):
         """Once all hooks have begun: of the weights at load only what is neither at rest in the live model nor
-        zero-shot stays a copy, in the autocast type where nobody reads it in full."""
+        zero-shot stays a copy, in the autocast dtype unless a hook reads it in full."""
         common = [resting_weights(self.model), *(dict(tensors_of(zeroshot)) for zeroshot in self._zeroshot)]
         self._zeroshot, self._begun = [], True
         if self._at_load is None:
@@ -274,7 +274,7 @@ class TrainingState:
         end: this process, or another one."""
         with contextlib.closing(batches):
             for batch in batches:
-                if reason := self.signals.reason or self.world.asked():
+                if reason := self.signals.reason or self.world.reason_to_stop():
                     raise Interrupted(reason)
                 yield self._weighed(next(rows), batch)
 

@@ -227,12 +227,22 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
+    for add_on in hooks[1:]:
+        if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own and training.averages:
         raise UserError(f"{training.averages[0]} acts on the weights of CLIP, and {', '.join(state.own)} trains "
                         "modules beside them, which would stay as they are: leave it out")
     return state, hooks
+
+
+def unused_modules(checkpoint, own):
+    """Return a sentence about modules in a checkpoint that no hook has built, for a note; None without any."""
+    kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
+    left = sorted(kept - {name.rpartition(".")[2] for name in own})
+    return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
 
 
 def refuse_mixing(own):
@@ -276,7 +286,7 @@ def _scorers(scoring, checkpoint):
     given = scoring.method if scoring.method_given or scoring.method not in METHODS else None
     if given and made_by["method"] not in (given, None):
         print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
-              f"{given} is asked instead")
+              f"{given} is used instead")
     name = given or made_by["method"]
     if name is None or name in METHODS and name != made_by["method"]:
         return []

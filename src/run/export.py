@@ -27,6 +27,7 @@ from clip.files.layouts import to_transformers
 from clip.tokenizer import VOCABULARY_SIZE
 from src.errors import UserError
 from src.machine.files import atomic_file
+from src.run.weights import note_plain
 from src.store.records import RunFolder
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"  # as open_clip looks for them
@@ -82,6 +83,7 @@ class Export:
         for name in FILES:  # a model without heads leaves none behind, nor one of the other layout
             if name != self.layout.weights:
                 self.folder.file(name).unlink(missing_ok=True)
+        note_plain(checkpoint, checkpoint.get("dataset") or "the checkpoint", "--export")
         architecture, weights = with_all_tokens(checkpoint)
         self._write_tensors(self.layout.weights, self.layout.rename(weights), {
             **self.layout.stamp(architecture), CONFIGURATION: digest(checkpoint.get("config", {}))})

@@ -12,12 +12,14 @@ from src.machine.progress import Progress
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
+from src.models.hooks import Hooks
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
+from src.run.weights import note_plain
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
@@ -115,13 +117,17 @@ class Scorer:
         """A line of what was scored, in the first label space."""
         return ", ".join(f"{dataset} {score}" for dataset, score in self.shown(scores).items()) or "nothing scored"
 
-    def drift(self, start, model):
-        """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a model, on what is scored."""
-        before, found = self.device.place(loader.build(start)).eval(), {}
+    def drift(self, start, state):
+        """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
+        each with its own modules."""
+        after = state.final_model
+        before, _ = build_scored(self.told, start, self.device)
+        found = {}
         for name in filter(is_pairs, self.evaluated):
             images = self._images(self.datasets.open(name))
             images = images.subset(range(min(DRIFT_IMAGES, len(images))))
-            found[stem(name)] = asdict(drift(before, model, images, self.device, self.told.batch_size_eval))
+            with before.in_place(before.model), state.in_place(after):
+                found[stem(name)] = asdict(drift(before.model, after, images, self.device, self.told.batch_size_eval))
         return found
 
     def linear(self, checkpoint):
@@ -129,6 +135,7 @@ class Scorer:
         trained a second time. -> {dataset: {"linear": Scores}}"""
         told, name = self.told, self.told.linear_eval
         file, dataset = stem(name), self.datasets.open(name)
+        note_plain(checkpoint, told.load or checkpoint.get("model"), "--linear-eval")
         layer = KeptLayer(self.files, told.linear_epochs, self.folder, file, dataset.classnames, checkpoint, self.world)
         found = layer.scores()
         if found is None:
@@ -270,6 +277,11 @@ class MethodScores:
     def __init__(self, state, hooks):
         self.state, self.hooks = state, hooks
         self.by = self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
+
+    @property
+    def scores_alone(self):
+        """Whether a hook has ``logits``, which come before trained heads."""
+        return any(type(hook).logits is not Hooks.logits for hook in self.hooks)
 
     def __call__(self, images, heads, names):
         self.state.scored = tuple(names)

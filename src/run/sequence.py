@@ -239,11 +239,19 @@ def note_custom_method(checkpoint, place, method_given):
 
 def warn_of_warmup(length, settings):
     """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
-    short = {name: found for name, found in settings.items() if found.warmup >= found.iterations > 0}
+    short = {name: found for name, found in settings.items() if _ends_in_warmup(found)}
     if not short:
         return
     rates = ", ".join(f"{name}: {found.iterations} steps reach {found.peak_rate:g} of {found.lr:g}"
                       for name, found in itertools.islice(short.items(), 3))
     more = f" and {len(short) - 3} more" if len(short) > 3 else ""
-    print(f"warning: --warmup-length {length} is not shorter than the run, so the rate never falls ({rates}{more}); "
+    falls = next(iter(short.values())).schedule == "cosine"
+    effect = "the rate never falls" if falls else "the rate never reaches its peak"
+    print(f"warning: --warmup-length {length} is not shorter than the run, so {effect} ({rates}{more}); "
           "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)
+
+
+def _ends_in_warmup(settings):
+    """Whether the schedule after the warm-up never acts; a constant rate is there at the last step of the warm-up."""
+    longest = settings.warmup if settings.schedule == "cosine" else settings.warmup - 1
+    return 0 < settings.iterations <= longest

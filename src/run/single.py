@@ -45,16 +45,18 @@ def classify(asked, scoring, weights, hardware):
     device = build_device(hardware)
     checkpoint = starting_checkpoint(weights)
     classnames = given or stored_class_names(checkpoint, weights.load)
-    head, by = trained_head(checkpoint, classnames, only_last=given is None)
+    state, scorers = build_scored(scoring, checkpoint, device)
+    method, name = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
+    head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)
     if head is not None:
         prompt = "; --prompt has no effect" if asked.prompt_given else ""
         print(f"note: the trained head of {by} in {weights.load or weights.model} scores these classes{prompt}")
-    state, scorers = build_scored(scoring, checkpoint, device)
     task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
     with state.in_place(state.model):
         found = classify_split(state.model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
-                               asked.batch_size_eval, worker_count(asked.workers, task), head,
-                               MethodScores(state, scorers))
+                               asked.batch_size_eval, worker_count(asked.workers, task), head, method, name)
+    if method.by:
+        print(f"note: scored by {method.by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)
@@ -71,6 +73,13 @@ def stored_class_names(checkpoint, path):
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
     return names
+
+
+def dataset_with(checkpoint, classnames):
+    """Return the latest task of a checkpoint with these class names in this order; "images" without one."""
+    history = checkpoint.get("history", [])
+    tasks = (entry["dataset"] for entry in reversed(history))
+    return next((file for file in tasks if other_classes(history, file, classnames) is None), "images")
 
 
 def trained_head(checkpoint, classnames, only_last):

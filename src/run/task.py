@@ -10,7 +10,7 @@ from src.models.hooks import named
 from src.models.lora_injection import adapter_state, is_adapted
 from src.models.memory import weight_copies
 from src.models.training import train
-from src.run.build import build_task, scorer_of, silent_choices
+from src.run.build import build_task, scorer_of, silent_choices, unused_modules
 from src.run.scoring import plain_scores, task_and_phase
 from src.run.weights import model_name
 from src.store.checkpoint import finished_checkpoint
@@ -65,7 +65,7 @@ class TaskRun:
     def start(self, state, hooks):
         """Before the first step: say what is held in memory, and what no flag has said."""
         self.memory = weight_copies(state, hooks, {"zero-shot": self.run.open_zeroshot.kept, "checkpoint": self.origin})
-        for choice in silent_choices(self.training, state):
+        for choice in filter(None, [*silent_choices(self.training, state), unused_modules(self.origin, state.own)]):
             self.run.note(choice)
         if not self.run.quiet:
             print(self.memory, flush=True)
@@ -141,7 +141,7 @@ class TaskRun:
         run, state = self.run, self.state
         trained = state.trained()
         run.peak = max(run.peak, run.device.peak_memory())
-        drift = {"drift": run.scorer.drift(self.origin, state.final_model)} if self.training.pairs else {}
+        drift = {"drift": run.scorer.drift(self.origin, state)} if self.training.pairs else {}
         return describe_run(
             run.files, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
             peak_memory_bytes=run.device.peak_memory(), trainable_tensors=len(trained),

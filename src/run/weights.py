@@ -208,6 +208,13 @@ def _as_before(wanted, checkpoint):
     return _opened(wanted, Source("--load", wanted.load, given, "the trained model", base))
 
 
+def note_plain(checkpoint, path, use):
+    """Print that ``use`` takes the plain CLIP of a checkpoint whose method scores in its own way."""
+    if "scorer" in checkpoint:
+        print(f"note: {use} takes the plain CLIP of {path}, without what --method {checkpoint['scorer']['method']} "
+              "trained beside it", flush=True)
+
+
 def _initial_checkpoint(wanted, fetch):
     if wanted.init == "scratch":
         _refuse_unknown_tokens(_architecture(wanted), f"--model-config {wanted.model_config}")
@@ -350,6 +357,8 @@ class ZeroshotOpener:
             return _published(name, wanted, self.fetch, quiet)
         base = wanted.model if wanted.model_chosen else None
         source = _opened(wanted, Source("--ref-model", path, base=base), self.fetch, quiet)
+        if not quiet:
+            note_plain(source, path, "--ref-model")
         if not os.path.isfile(path):
             self.digests[path] = fingerprint(source["state_dict"].items())
         return source

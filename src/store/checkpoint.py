@@ -98,9 +98,9 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
                         scorer=None):
     """What a finished task leaves: tensors and plain types only, weights under plain CLIP names, on the host.
 
-    ``start`` is the checkpoint that the task started from: its history, heads, carry and own modules go on, those of
-    hooks in ``own`` {name: state dict} as they are now. ``scorer``: what ``build.scorer_of`` returned. A linear head of
-    the model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
+    ``start`` is the checkpoint that the task started from: its history, heads, carry and own modules are kept, those
+    of hooks in ``own`` {name: state dict} as they are now. ``scorer``: what ``build.scorer_of`` returned. A linear head
+    of the model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
     A head of other classes under the same name is dropped: the history entry of this task would vouch for it.
     """
     head = getattr(model, "head", None)

@@ -221,7 +221,7 @@ class TaskPoints:
         if self.folder.path is None:
             return "nothing is kept without --save"
         if not self.state.settings.iterations:
-            return f"{self.file} has no steps to go on from, and begins again with the same command and --resume"
+            return f"{self.file} has no steps to resume from, and starts again with the same command and --resume"
         kept = self.points.iteration or self.iteration
         return (f"{self.file} resumes after step {kept} of {self.state.settings.iterations} with the same command and "
                 "--resume")

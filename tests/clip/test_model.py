@@ -417,7 +417,7 @@ def test_what_stands_beside_attention_is_added_to_the_mix_of_the_heads():
 
 
 def texts(*lengths):
-    """Token ids (N, 77) of texts of so many tokens between start and end."""
+    """Token ids (N, 77) of texts with the given numbers of tokens between start and end."""
     tokens = torch.zeros(len(lengths), 77, dtype=torch.long)
     for row, length in zip(tokens, lengths, strict=True):
         row[:length + 2] = torch.tensor([START, *torch.randint(1, START, (length,)).tolist(), END])

@@ -54,7 +54,7 @@ def test_a_good_copy(tmp_path, cli, sized):
                                      "toy-sizes: 3 classes, train 720, val 216, test 504 images: as expected"]
 
 
-CLEANER = {  # as the shared copies, with so many images per class that each drawn half has all, and nothing odd
+CLEANER = {  # as the shared copies, with enough images per class for each drawn half to have all, and nothing odd
     "Caltech101": {"number": 15}, "EuroSAT": {"number": 9}, "SUN397": {"number": 26},
     "coco": {"odd": False}, "conceptual_captions": {"odd": False}}
 

@@ -23,9 +23,9 @@ def python(*words, **options):
 def test_who_reads_the_output_ends_first(words):
     process = python("-m", "src.main", *words.split())
     process.stdout.close()
-    told = process.stderr.read()
-    assert process.wait(60) == 141 and told.splitlines()[-1] == "stopped: what reads the output has ended", told
-    assert "Traceback" not in told and "Exception" not in told
+    printed = process.stderr.read()
+    assert process.wait(60) == 141 and printed.splitlines()[-1] == "stopped: what reads the output has ended", printed
+    assert "Traceback" not in printed and "Exception" not in printed
 
 
 def test_no_stdout_at_all():
@@ -44,9 +44,9 @@ def test_a_pipe_that_breaks_elsewhere_is_an_error(cli, monkeypatch):
 
 def test_a_python_without_the_packages():
     done = python("-S", "-m", "src.main", *EMBEDDED.split())
-    out, told = done.communicate(timeout=60)
-    assert done.returncode == 2 and out == "" and "Traceback" not in told
-    assert f"error: the package torch is not installed for {sys.executable}; activate" in told
+    out, printed = done.communicate(timeout=60)
+    assert done.returncode == 2 and out == "" and "Traceback" not in printed
+    assert f"error: the package torch is not installed for {sys.executable}; activate" in printed
 
 
 @pytest.mark.parametrize("name", ["src.nothing", "src", "torch.nothing", None])

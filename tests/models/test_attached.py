@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clip.packing import PackedTexts
-from src.models.attached import attached, build_own, places_of
+from src.models.attached import attached, build_own, draws, places_of
 from src.models.finetune import Finetune
 from src.models.lora_injection import apply_shared_lora, inject_lora, merge_lora
 from src.models.memory import weight_copies
@@ -247,3 +247,17 @@ def test_memory_counts_them(make_own_state):
     begin(state, hooks)
     copies, unit = (found := weight_copies(state, hooks)).copies, found.unit
     assert copies["own modules"] * unit == pytest.approx(2 * 16 * 8) and copies["gradients"] == copies["own modules"]
+
+
+def test_stored_tensors_keep_every_bit(make_own_state):
+    """A module is built in single precision; what a run in double precision has trained is not rounded to it."""
+    state, hooks = make_own_state(Prompt)
+    stored = {"Owner": {"weight": torch.tensor([[1 / 3]], dtype=torch.float64)}}
+    own = build_own([Owner(lambda: nn.Linear(1, 1, bias=False))], state.model, state.device, stored)
+    assert torch.equal(own["Owner"].weight, stored["Owner"]["weight"])
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout1d, nn.AlphaDropout])
+def test_every_dropout_draws(kind):
+    assert draws(nn.Sequential(kind(0.5))) and not draws(nn.Sequential(kind(0.0)))
+    assert not draws(nn.Sequential(kind(0.5)).eval())

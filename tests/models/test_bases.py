@@ -67,7 +67,7 @@ def test_nearly_collinear_rows(spread):
 
 @pytest.mark.parametrize(("spread", "count"), [(1e-5, 4), (1e-7, 1)])
 def test_rounding_errors_are_no_directions(spread, count):
-    """Rows that differ by what fp32 cannot resolve are one, even where all the energy is asked for."""
+    """Rows that differ by what fp32 cannot resolve are one, even at an energy of 1."""
     rows = normal(1, 300) + spread * normal(4, 300, seed=1)
     assert len(basis_from_gradients(rows, energy=1.0)["basis"]) == count
 

@@ -42,7 +42,7 @@ def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, tas
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """The models whose text tower was asked, call by call."""
+    """The models whose text tower was called, in order."""
     calls, original = [], CLIP.encode_text
     monkeypatch.setattr(CLIP, "encode_text", lambda model, tokens: calls.append(model) or original(model, tokens))
     return calls

@@ -1,4 +1,4 @@
-"""A loss that is no number stops the run before it reaches the weights."""
+"""A non-finite loss stops the run before it reaches the weights."""
 
 import math
 

@@ -5,7 +5,7 @@ import torch
 
 from src.models.evaluation import evaluate
 from src.models.finetune import Finetune
-from src.models.hooks import Hooks
+from src.models.hooks import Hooks, kept_for, named, promises
 from src.models.training import train
 
 
@@ -57,3 +57,21 @@ def test_evaluation_asks_the_hook_and_falls_back_to_plain_scores(
         assert scores == evaluate(state.model, task, device)
     else:
         assert scores["task"].top1 == pytest.approx(100 * labels.count(class_that_is_right) / len(labels))
+
+
+def test_a_promise_is_not_inherited():
+    class Promised(Hooks):
+        all_used = True
+
+    class Heir(Promised):
+        pass
+
+    assert promises(Promised(), "all_used") and not promises(Heir(), "all_used") and not promises(Hooks(), "all_used")
+
+
+def test_names_of_hooks_that_are_called_alike():
+    one, other = (type("Mine", (Hooks,), {"__module__": module})() for module in ("a", "b"))
+    assert named([one, Hooks()]).keys() == {"Mine", "Hooks"}
+    assert named([one, other]) == {"a.Mine": one, "b.Mine": other}
+    assert kept_for({"Mine": 1}, "a.Mine") == 1 and kept_for({"Mine": 1, "a.Mine": 2}, "a.Mine") == 2
+    assert kept_for({}, "Mine") == {}

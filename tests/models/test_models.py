@@ -208,7 +208,7 @@ def test_an_interrupted_pass_is_repeated(ridge, tmp_path, monkeypatch, capsys):
     (tmp_path / "ask").touch()
     done = ridge("--overwrite")
     assert done.status == 75 and not (tmp_path / "ask").exists(), done.err
-    assert "colours has no steps to go on from, and begins again with the same command and --resume" in done.err
+    assert "colours has no steps to resume from, and starts again with the same command and --resume" in done.err
     (tmp_path / "out" / "colours.pth").unlink(missing_ok=True)
     assert ridge("--resume").status == 0
     again = torch.load(tmp_path / "out" / "colours.pth", weights_only=True)["carry"]["Ridge"]

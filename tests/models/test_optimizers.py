@@ -251,8 +251,8 @@ class Nameless(Finetune):
     ([Stranger()], r"^Stranger.groups: a parameter of shape \(3, 2\) belongs to no module"),
     ([Nameless()], "^Nameless.groups: a group has no 'params'"),
     ([Bad({"wd": 0.1})], "^Bad.groups: a group has 'wd'; it may have params, lr, weight_decay"),
-    ([Bad({"lr": -1.0})], "^Bad.groups: lr -1.0 is no number of at least 0"),
-    ([Bad({"weight_decay": "none"})], "^Bad.groups: weight_decay 'none' is no number")], ids=range(8))
+    ([Bad({"lr": -1.0})], "^Bad.groups: lr -1.0 is not a number of at least 0"),
+    ([Bad({"weight_decay": "none"})], "^Bad.groups: weight_decay 'none' is not a number")], ids=range(8))
 def test_groups_that_cannot_be(hooks, message, make_model, make_state):
     """Before the first step."""
     state = make_state(make_model("vit"))

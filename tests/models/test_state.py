@@ -179,7 +179,7 @@ def test_skipped_images_of_a_pass(make_model, make_state, task, capsys):
 
 @pytest.mark.parametrize("planned", [False, True])
 def test_a_pass_with_nothing_to_give(planned, make_model, make_state, task):
-    """Before anything is asked of it, in a dry run too."""
+    """Before the first batch, in a dry run too."""
     state, empty = make_state(make_model("vit")), task.split("test").subset([])
     state.planned = planned
     state.task = dataclasses.replace(task, splits={"train": task.split("train"), "val": empty})

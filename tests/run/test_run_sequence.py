@@ -24,7 +24,9 @@ from cli_files import (
 )
 
 from src.models.bases import read_gradients
+from src.models.state import Settings
 from src.report.sequence import sequence_metrics
+from src.run.sequence import warn_of_warmup
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -352,3 +354,14 @@ def test_zero_shot_recall_of_a_sequence_of_pairs(cli, pairs, tmp_path):
     assert first == second
     table = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert table.count("\n| zero-shot ") == 1 and "| after " not in table
+
+
+@pytest.mark.parametrize(("schedule", "warmup", "iterations", "effect"), [
+    ("cosine", 3, 3, "the rate never falls"), ("cosine", 3, 4, None), ("constant", 3, 2, "the rate never reaches its "),
+    ("constant", 3, 3, None), ("onecycle", 0, 2, None), ("cosine", 3, 0, None)])
+def test_a_warmup_that_does_not_end(capsys, schedule, warmup, iterations, effect):
+    """A constant rate is there at the last step of its warm-up; a closed form has no steps."""
+    settings = Settings(iterations=iterations, lr=1.0, warmup=warmup, schedule=schedule)
+    warn_of_warmup(str(warmup), {"a": settings})
+    warned = capsys.readouterr().err
+    assert effect in warned if effect else warned == ""

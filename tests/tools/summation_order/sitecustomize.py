@@ -34,7 +34,7 @@ def patch(torch):
     for owner, reversed_one, plain in ((functional, reversed_linear, linear),
                                        (functional, reversed_layer_norm, layer_norm),
                                        (torch.Tensor, reversed_matmul, matmul)):
-        reversed_one.plain = plain  # for who counts kernels instead of reading what they compute
+        reversed_one.plain = plain  # for tests that count kernels
         setattr(owner, plain.__name__, reversed_one)
 
 
