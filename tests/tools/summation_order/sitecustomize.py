@@ -3,17 +3,20 @@ the products of a matrix multiplication from the last to the first.
 
     PYTHONPATH=tests/tools/summation_order python -m pytest tests/test_x.py
 
-Results change by rounding only. Torch is patched after its import, never imported here: some tests check that it stays
-unloaded.
+Results change by rounding only. Memory that nothing has written yet holds NaN, not what is left of something else, so
+that a value shows which is read before it is written. Torch is patched after its import, never imported here: some
+tests check that it stays unloaded.
 """
 
+import functools
 import importlib.abc
 import importlib.util
+import math
 import sys
 
 
 def patch(torch):
-    """Replace linear layers, ``@`` and the normalisation of layers."""
+    """Replace linear layers, ``@``, the normalisation of layers and what allocates."""
     functional = torch.nn.functional
     linear, layer_norm, matmul = functional.linear, functional.layer_norm, torch.Tensor.__matmul__
 
@@ -36,6 +39,18 @@ def patch(torch):
                                        (torch.Tensor, reversed_matmul, matmul)):
         reversed_one.plain = plain  # for tests that count kernels
         setattr(owner, plain.__name__, reversed_one)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        setattr(owner, name, filled_with_nan(torch, getattr(owner, name)))
+
+
+def filled_with_nan(torch, allocate):
+    """Return the same function, what it allocates filled where that can hold NaN."""
+    @functools.wraps(allocate)
+    def filled(*args, **kwargs):
+        found = allocate(*args, **kwargs)
+        with torch.no_grad():
+            return found.fill_(math.nan) if found.is_floating_point() else found
+    return filled
 
 
 class PatchTorch(importlib.abc.MetaPathFinder):
