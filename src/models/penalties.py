@@ -9,6 +9,7 @@ class L2(Hooks):
     """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL, arXiv:2303.06628).
     Adapters count by what they add to the weights, |(alpha / r) B A|^2, not by their factors."""
 
+    data = "both"
     other_terms = ("l2",)
     all_used = True
 

@@ -17,11 +17,11 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models import METHODS, active_add_ons, find_method
+from src.models import METHODS, active_add_ons, find_method, takes
 from src.models.attached import build_own
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
-from src.models.hooks import Hooks, kept_for, named
+from src.models.hooks import Hooks, kept_for, named, promises
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
@@ -31,6 +31,7 @@ from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, 
 from src.store.settings import Files
 
 MOST_WORKERS = 8
+DATA = {"classes": "class data", "pairs": "image-text pairs"}  # what a hook may declare beside "both", in words
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
@@ -225,6 +226,7 @@ def adapt(training, model, seed):
 
 def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basis=None):
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
+    refuse_other_data(training)
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
     for add_on in hooks[1:]:
@@ -232,10 +234,31 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
             raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
-    if state.own and training.averages:
-        raise UserError(f"{training.averages[0]} acts on the weights of CLIP, and {', '.join(state.own)} trains "
-                        "modules beside them, which would stay as they are: leave it out")
+    refuse_averages(training, hooks, state.own)
     return state, hooks
+
+
+def refuse_averages(training, hooks, own):
+    """UserError where weights are averaged or merged, and the modules ``own`` beside them are not to be, or cannot."""
+    if not own or not training.averages:
+        return
+    names = ", ".join(own)
+    if not promises(hooks[0], "averaged"):
+        raise UserError(f"{training.averages[0]} averages or merges weights, and {names} trains modules beside CLIP, "
+                        "whose mean need not make sense: leave it out. If it does, write averaged = True into "
+                        f"{type(hooks[0]).__name__}")
+    if training.wise_merge and training.wise_ft_model == "zeroshot":
+        raise UserError(f"--wise-merge with --wise-ft-model zeroshot: zero-shot CLIP has no counterpart of the modules "
+                        f"of {names}; give --wise-ft-model n, or leave it out")
+
+
+def own_modules(hooks, checkpoint, device):
+    """The modules that hooks build for a checkpoint, to look at them before a run; {} without building a model where
+    no class builds any."""
+    if all(type(hook).build is Hooks.build for hook in hooks):
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        return build_own(hooks, loader.build(checkpoint), device, checkpoint.get("own"))
 
 
 def unused_modules(checkpoint, own):
@@ -246,9 +269,25 @@ def unused_modules(checkpoint, own):
 
 
 def refuse_mixing(own):
-    """UserError where weights are mixed with others for a score, and a method's own modules have no part in it."""
+    """UserError where weights are mixed with zero-shot ones for a score, and a method has own modules beside them."""
     if own:
-        raise UserError(f"--wise-ft mixes weights of CLIP, and {', '.join(own)} has modules beside them: leave it out")
+        raise UserError(f"--wise-ft mixes with zero-shot CLIP, which has no counterpart of the modules of "
+                        f"{', '.join(own)}: leave it out. --wise-merge merges them with those at load")
+
+
+def refuse_other_data(training):
+    """UserError where a hook of a training run declares other data than it would train on: of custom methods, whose
+    class has to be imported, only here."""
+    for row, _ in training.hooks:
+        kind = row.hook()
+        data, wanted = getattr(kind, "data", Hooks.data), "pairs" if training.pairs else "classes"
+        if data not in (*DATA, "both"):
+            raise UserError(f'--method {training.method}: {kind.__name__} declares data = {data!r}; write "classes", '
+                            '"pairs" or "both" there')
+        if not takes(data, training.pairs):
+            raise UserError(f"--method {training.method} is not for {DATA[wanted]} ({', '.join(training.trained)}): "
+                            f"{kind.__name__} takes {DATA[data]}. If its terms are right on both, write "
+                            f'data = "both" into the class, and data = "{wanted}" if on {DATA[wanted]} alone')
 
 
 def build_hooks(training, checkpoint, basis=None):
@@ -292,7 +331,8 @@ def _scorers(scoring, checkpoint):
         return []
     keywords = made_by["keywords"] if name == made_by["method"] else {}
     if name in METHODS:
-        return [find_method(name, scoring.pairs).build(scoring.keywords | keywords | scoring.keywords_given)]
+        row = find_method(name, scoring.pairs) or find_method(name, not scoring.pairs)
+        return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
                         f"not choose code to run: give --method {name} yourself")

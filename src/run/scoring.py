@@ -179,7 +179,8 @@ class Scorer:
                                                 if not dataset.pairs}, heads, history, logits, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
-                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
+                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history,
+                                                                scored_by or logits.plain)}
                 continue
             scores[file] = next(evaluations)
             out_of_distribution = told.wilds_split == "ood" and "ood_test" in dataset.splits
@@ -214,13 +215,13 @@ class Scorer:
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
-    def _retrieve(self, model, dataset, file, iteration, task, history):
+    def _retrieve(self, model, dataset, file, iteration, task, history, scored_by):
         found = retrieve(model, self._images(dataset), self.device, self.told.batch_size_eval,
                          worker_count(self.told.workers, dataset), self.retrieval_split, self.world,
                          self.progress.counted, file)
         split = " ".join(filter(None, (self.told.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
-        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split, scored_by))
         return found
 
     def _images(self, dataset):

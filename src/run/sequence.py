@@ -16,7 +16,14 @@ from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
 from src.report.tables import matrix_csv, summary_markdown
-from src.run.build import build_device, build_hooks, build_settings
+from src.run.build import (
+    build_device,
+    build_hooks,
+    build_settings,
+    own_modules,
+    refuse_averages,
+    refuse_other_data,
+)
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
@@ -87,6 +94,8 @@ class Run:
     @in_turn
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        if trained:
+            refuse_other_data(self.training)
         if trained and (kept := scorable(self.scoring, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
         open_data(self.training, self.scoring, self.datasets, trained, self.evaluated)
@@ -114,7 +123,9 @@ class Run:
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
                     refuse_to_replace(self.files, self.folder, name)
         if names:
-            build_hooks(self.training, start)  # a method that cannot be built is refused here
+            hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            if self.training.averages:
+                refuse_averages(self.training, hooks, own_modules(hooks, start, self.device))
         self.open_zeroshot = open_zeroshot
         if names and "ref_model" in self.training.reads:
             open_teacher = self.open_zeroshot if self.training.ref_wise else self.open_zeroshot.teacher

@@ -161,7 +161,8 @@ def _iteration_of(line):
 
 
 def _identity(row):
-    return [(key, str(value)) for key, value in row.items() if key not in SCORES]
+    """A cell that is empty says as much as a column that is missing."""
+    return {key: str(value) for key, value in row.items() if key not in SCORES and str(value)}
 
 
 def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
@@ -194,10 +195,12 @@ def classes_csv(found, classnames):
         for name, hits, images in zip(classnames, found.hits, found.support, strict=True)])
 
 
-def retrieval_row(scores, iteration, task, phase, split):
-    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase."""
+def retrieval_row(scores, iteration, task, phase, split, scored_by=None):
+    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase.
+    ``scored_by``: what is scored, where it is not the plain CLIP."""
     return {"iteration": iteration, "task": task, "phase": phase, "split": split,
-            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS}}
+            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS},
+            **({"scored_by": scored_by} if scored_by else {})}
 
 
 class Journal:
