@@ -152,13 +152,24 @@ def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, exampl
         assert equal(loaded(tmp_path / "broken" / name), loaded(expected / name))
 
 
-@those(OWN)
-@pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
-def test_averages_are_refused(cli, world, example, tmp_path, flag):
-    done = cli("--load", world.model, *example, *COMMON.split(), "--train-dataset", world.colours, flag, "--save",
-               tmp_path / "out")
-    assert done.status == 2 and f"{flag} acts on the weights of CLIP" in done.err
-    assert not list(Path(tmp_path).glob("out/*.pth"))
+@those(["experts"])
+def test_averaged_modules_resume_and_are_scored(sequence, cli, world, example, interrupt, tmp_path):
+    """The checkpoint, its rows and those of an evaluation alone are of the average, which every resume point has."""
+    words = ("--moving-avg", "--mv-avg-decay", "0.5", "--eval-interval", 1, "--save-interval", 1)
+    expected, live = sequence("out", *words), sequence("live")
+    assert not equal(loaded(expected / "tones.pth")["own"], loaded(live / "tones.pth")["own"])
+    interrupt("tones", 2)
+    words = ("--load", world.model, *example, *COMMON.split(), "--dataset-order", f"{world.colours},{world.tones}",
+             *words, "--save", tmp_path / "broken", "--resume")
+    assert cli(*words).status == 130
+    wait_for_writers()
+    interrupt(None)
+    assert cli(*words).status == 0
+    assert equal(loaded(tmp_path / "broken" / "tones.pth"), loaded(expected / "tones.pth"))
+    done = cli("--load", expected / "tones.pth", *example[:2], "--eval-only", "--eval-datasets",
+               f"{world.colours},{world.tones}", "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
+    assert done.status == 0, done.err
+    assert last_rows(tmp_path / "scored", "colours", "tones") == last_rows(expected, "colours", "tones")
 
 
 @those(OWN)

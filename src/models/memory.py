@@ -110,7 +110,9 @@ def weight_copies(state, hooks, kept=None):
     model = state.model
     count = _Count(model)
     seen = {id(state), *map(id, hooks)}  # parts refer to the whole
+    averages = [value for average in state.own_average.values() for value in average.values()]
     held = [*state.copies().items(), *(("own modules", module) for module in state.own.values()),
+            ("ensemble", nn.ParameterList(value for value in averages if value.is_floating_point())),
             *((HOLDERS.get(attribute, f"{type(hook).__name__}.{attribute}"), value)
               for hook in hooks for attribute, value in vars(hook).items()), *(kept or {}).items()]
     for holder, thing in sorted(held, key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else len(FIRST)):

@@ -19,7 +19,7 @@ from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.machine.interruption import Interrupted, Signals
-from src.models.attached import attached, rows_alone, trains_in
+from src.models.attached import attached, holding, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.lora_injection import is_adapted, merge_lora
@@ -72,7 +72,8 @@ class TrainingState:
     that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names
     the datasets whose heads ``Hooks.logits`` receives, during its call. ``world`` is the processes of the run: a batch
     has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
-    have built beside the CLIP, {name of the hook: module}. ``signals`` may end a pass over data. ``planned``: a dry
+    have built beside the CLIP, {name of the hook: module}, ``own_average`` their averages {name of the hook: {name:
+    tensor}} as long as an add-on keeps some. ``signals`` may end a pass over data. ``planned``: a dry
     run, in which hooks begin and a pass over data yields nothing.
     """
 
@@ -95,6 +96,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
     own: dict[str, nn.Module] = field(default_factory=dict)
+    own_average: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     changed: set = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
@@ -124,12 +126,23 @@ class TrainingState:
 
     @contextlib.contextmanager
     def in_place(self, model):
-        """While entered, own modules have their places in a CLIP that is scored, in eval mode."""
+        """While entered, own modules have their places in a CLIP that is scored, in eval mode, and hold their averages
+        where an add-on keeps some."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._averages_held())
             for module in self.own.values():
                 stack.enter_context(in_eval_mode(module))
             stack.enter_context(self.attached(model))
             yield
+
+    @contextlib.contextmanager
+    def _averages_held(self):
+        average, self.own_average = self.own_average, {}  # once, if this is entered within itself
+        try:
+            with holding(self.own, average):
+                yield
+        finally:
+            self.own_average = average
 
     def trains(self, tower):
         """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
