@@ -152,6 +152,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, exampl
         assert equal(loaded(tmp_path / "broken" / name), loaded(expected / name))
 
 
+@pytest.mark.slow
 @those(["experts"])
 def test_averaged_modules_resume_and_are_scored(sequence, cli, world, example, interrupt, tmp_path):
     """The checkpoint, its rows and those of an evaluation alone are of the average, which every resume point has."""

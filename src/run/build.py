@@ -28,6 +28,7 @@ from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
 from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
+from src.store.checkpoint import LEFT_OUT
 from src.store.settings import Files
 
 MOST_WORKERS = 8
@@ -311,6 +312,7 @@ def build_scored(scoring, checkpoint, device, world=None):
     [the method that scores it]; [] for plain CLIP)."""
     model = device.place(loader.build(checkpoint)).eval()
     state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
+    _note_other_scorer(scoring, checkpoint)
     hooks = _with_carry(_scorers(scoring, checkpoint), checkpoint)
     own = build_own(hooks, model, device, checkpoint.get("own"))
     # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
@@ -321,11 +323,7 @@ def build_scored(scoring, checkpoint, device, world=None):
 
 def _scorers(scoring, checkpoint):
     """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
-    made_by = checkpoint.get("scorer") or {"method": None, "keywords": {}}
-    given = scoring.method if scoring.method_given or scoring.method not in METHODS else None
-    if given and made_by["method"] not in (given, None):
-        print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
-              f"{given} is used instead")
+    made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given or made_by["method"]
     if name is None or name in METHODS and name != made_by["method"]:
         return []
@@ -339,7 +337,47 @@ def _scorers(scoring, checkpoint):
     return [find_method(name).build({"set": keywords | scoring.set})]
 
 
+def _given_scorer(scoring):
+    return scoring.method if scoring.method_given or scoring.method not in METHODS else None
+
+
+def _note_other_scorer(scoring, checkpoint):
+    made_by, given = (checkpoint.get("scorer") or {}).get("method"), _given_scorer(scoring)
+    if given and made_by not in (given, None):
+        print(f"note: the checkpoint was made by --method {made_by}, which scores in its own way; --method {given} is "
+              "used instead")
+
+
 def _with_carry(hooks, checkpoint):
+    _require_carry(hooks, checkpoint)
     for name, hook in named(hooks).items():
         hook.load_carry(kept_for(checkpoint.get("carry", {}), name))
     return hooks
+
+
+def _require_carry(hooks, checkpoint):
+    for name in named(hooks):
+        later = kept_for(checkpoint.get(LEFT_OUT, {}), name)
+        if later and not kept_for(checkpoint.get("carry", {}), name):
+            raise UserError(f"{checkpoint.get('dataset')}.pth does not hold what {name} carries from task to task: "
+                            f"--keep-carry last left it out once {later} was finished, and {name} neither scores nor "
+                            "trains on without it. Give the last checkpoint of that run, or run it again with "
+                            "--keep-carry all")
+
+
+def require_carry(scoring, checkpoint):
+    """UserError where a checkpoint is to be scored, and the method that scores it carried what was left out of it."""
+    _require_carry(_scorers(scoring, checkpoint), checkpoint)
+
+
+def untaken_carry(hooks, checkpoint):
+    """Return a sentence about what hooks have carried as far as ``checkpoint`` and none of ``hooks`` takes over, for a
+    warning; None without any."""
+    carry = checkpoint.get("carry", {})
+    taken = {name if name in carry else name.rpartition(".")[2] for name, hook in named(hooks).items()
+             if type(hook).load_carry is not Hooks.load_carry}
+    left = [name for name, content in carry.items() if content and name not in taken]
+    if not left:
+        return None
+    return (f"what {', '.join(left)} carried from task to task is kept in the checkpoints and acts no more: no hook of "
+            "this run takes it over")
