@@ -97,5 +97,8 @@ class WiseMerge(Hooks):
             head = zeroshot_head(self.partner, state.task, state.device).state_dict()
             self.head = {f"head.{name}": value for name, value in head.items()}
 
+    def copies(self):
+        return {"zero-shot": self.partner}  # counted with the weights at load where it is those
+
     def end(self, state):
         interpolate_(state.final_model, {**self.partner.state_dict(), **self.head}, self.alpha)

@@ -77,6 +77,11 @@ class Hooks:
     def load_state_dict(self, content):
         """Restores what ``state_dict`` returned."""
 
+    def copies(self):
+        """{what they are: modules, or {name: tensor}} of the copies of weights, and of other large tensors, that the
+        hook holds once it has begun: for the line "memory:" and the record of a run, which count what is named here."""
+        return {}
+
     def files(self, finished):
         """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint, None for one that
         goes; ``finished`` is False after an interruption."""
