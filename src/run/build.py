@@ -228,8 +228,10 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
     for add_on in hooks[1:]:
-        if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
-            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
+        if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
+            # an evaluation builds the method alone
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules or scores of its own, not an "
+                             "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own and training.averages:
@@ -260,8 +262,8 @@ def build_hooks(training, checkpoint, basis=None):
 
 def scorer_of(training, hooks, own):
     """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
-    the method has no modules of its own and no ``logits``."""
-    if type(hooks[0]).logits is Hooks.logits and not own:
+    the method has no modules of its own and no ``scores``."""
+    if type(hooks[0]).scores is Hooks.scores and not own:
         return None
     row, keywords = training.hooks[0]
     return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}
