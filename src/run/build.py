@@ -227,10 +227,9 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
-    for add_on in hooks[1:]:
+    for add_on in hooks[1:]:  # which an evaluation does not build
         if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
-            # an evaluation builds the method alone
-            raise ValueError(f"{type(add_on).__name__}: only a method may have modules or scores of its own, not an "
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
                              "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
