@@ -64,10 +64,16 @@ class Hooks:
     def end(self, state):
         """The last step is done: merges, bases, exemplars."""
 
-    def logits(self, state, images, heads):
-        """(B, 3, R, R) and classifier weights [(D, C_t)] -> [(B, C_t)], or None for plain CLIP. ``state.scored`` names
-        the datasets of the heads, ``state.final_model`` is the CLIP that is scored; under --eval-only a state has no
-        more than these and its device."""
+    def scores(self, state, images, spaces):
+        """Score images (B, 3, R, R) in all label spaces of --label-space, so that one pass through a tower serves them.
+
+        ``spaces``: {"task": [Classes], "all": [Classes]}, for each label space the datasets whose classes it joins.
+        Return {space: (B, sum of its classes)}; the highest score is the prediction. CLIP, with own modules in its
+        towers, scores the spaces that are left out, and all of them for None; which ones they are must not differ
+        between the batches of a dataset.
+
+        ``state.final_model`` is the CLIP that is scored. Under --eval-only a state has only that, its device and own
+        modules. Add-ons must not define it: they are not there in an evaluation."""
         return None
 
     def state_dict(self):

@@ -78,11 +78,10 @@ class TrainingState:
     say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
     ``--init``, or of ``path``; ``open_teacher(path)`` is like it, but possibly in the autocast dtype: for features
     only; None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads
-    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names
-    the datasets whose heads ``Hooks.logits`` receives, during its call. ``world`` is the processes of the run: a batch
-    has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
-    have built beside the CLIP, {name of the hook: module}. ``signals`` may end a pass over data. ``planned``: a dry
-    run, in which hooks begin and a pass over data yields nothing.
+    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``world`` is the
+    processes of the run: a batch has this one's rows of a global batch, which has ``rows`` in the step under way.
+    ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}. ``signals`` may end a
+    pass over data. ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
     """
 
     model: CLIP
@@ -95,7 +94,6 @@ class TrainingState:
     open_teacher: Callable[..., CLIP] | None = None
     history: list[dict] = field(default_factory=list)
     heads: dict[str, Tensor] = field(default_factory=dict)
-    scored: tuple = ()
     iteration: int = 0
     rows: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -227,9 +227,10 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
-    for add_on in hooks[1:]:
-        if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
-            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
+    for add_on in hooks[1:]:  # which an evaluation does not build
+        if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
+                             "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own and training.averages:
@@ -260,8 +261,8 @@ def build_hooks(training, checkpoint, basis=None):
 
 def scorer_of(training, hooks, own):
     """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
-    the method has no modules of its own and no ``logits``."""
-    if type(hooks[0]).logits is Hooks.logits and not own:
+    the method has no modules of its own and no ``scores``."""
+    if type(hooks[0]).scores is Hooks.scores and not own:
         return None
     row, keywords = training.hooks[0]
     return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}

@@ -12,12 +12,12 @@ from src.machine.progress import Progress
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
-from src.models.hooks import Hooks
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
+from src.run.method_scores import MethodScores
 from src.run.spaces import LabelSpaces
 from src.run.weights import note_plain
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
@@ -167,36 +167,41 @@ class Scorer:
                 self.progress.end_task()
         return log
 
-    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
+    def _score(self, model, iteration, task, train_data, heads, history, method, scored_by=None, mark=None):
         """``mark``: what the names of files of predictions end in; None writes none."""
-        with logits.state.in_place(model):
-            return self._score_in_place(model, iteration, task, train_data, heads, history, logits, scored_by, mark)
+        with method.state.in_place(model):
+            return self._score_in_place(model, iteration, task, train_data, heads, history, method, scored_by, mark)
 
-    def _score_in_place(self, model, iteration, task, train_data, heads, history, logits, scored_by, mark):
+    def _score_in_place(self, model, iteration, task, train_data, heads, history, method, scored_by, mark):
         told, scores = self.told, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
-                                                if not dataset.pairs}, heads, history, logits, mark)
+                                                if not dataset.pairs}, heads, history, method, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
                 scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
+            method.turn_to(file)
             scores[file] = next(evaluations)
             out_of_distribution = told.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {told.eval_split}" if out_of_distribution else told.eval_split
-            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
+            plain = f"head:{file}" if file in heads else "zeroshot"
             for space, found in scores[file].items():
+                by = scored_by or method.by(space) or plain
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
-    def _evaluations(self, model, datasets, heads, history, logits, mark):
+    def _evaluations(self, model, datasets, heads, history, method, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         told, (spaces, opened) = self.told, self.spaces.after(class_tasks(history))
+        sources = self.spaces.sources(class_tasks(history))
+        classifiers = {file: found.named(file, sources[file])
+                       for file, found in self._classifiers(model, opened, heads, method.state.own.values()).items()}
         return evaluate_each(
-            model, datasets, self.device, self._classifiers(model, opened, heads, logits.state.own.values()),
+            model, datasets, self.device, classifiers,
             {file: spaces(file) for file in datasets}, told.eval_split, told.batch_size_eval,
             told.max_evaluation_size, {file: worker_count(told.workers, dataset) for file, dataset in datasets.items()},
-            logits, told.data_location if told.cache_images else None, self.world, self.progress.counted,
+            method, told.data_location if told.cache_images else None, self.world, self.progress.counted,
             None if mark is None else lambda file, space, found: self._keep_predictions(
                 file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
 
@@ -269,25 +274,3 @@ def mixed(head, start, alpha):
     """alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started from."""
     start = start.packed()
     return alpha * head.to(start) + (1 - alpha) * start
-
-
-class MethodScores:
-    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
-
-    def __init__(self, state, hooks):
-        self.state, self.hooks = state, hooks
-        self.by = self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
-
-    @property
-    def scores_alone(self):
-        """Whether a hook has ``logits``, which come before trained heads."""
-        return any(type(hook).logits is not Hooks.logits for hook in self.hooks)
-
-    def __call__(self, images, heads, names):
-        self.state.scored = tuple(names)
-        for hook in self.hooks:
-            scores = hook.logits(self.state, images, heads)
-            self.by = self.plain if scores is None else f"logits:{type(hook).__name__}"
-            if scores is not None:
-                return scores
-        return None
