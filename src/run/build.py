@@ -1,5 +1,5 @@
-"""From the resolved command line to what each part of a run is told, and from that to objects: the device, the state of
-a task, its hooks. Nothing else below the commands reads a Config."""
+"""From the resolved command line to the settings of each part of a run, and from these to objects: the device, the
+state of a task, its hooks. Nothing else below the commands reads a Config."""
 
 import math
 import os
@@ -34,11 +34,11 @@ MOST_WORKERS = 8
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
-# -- what each part of a run is told -----------------------------------------------------------------------------------
+# -- the settings of each part of a run --------------------------------------------------------------------------------
 
 
 def command_of(config):
-    """All that a run is told."""
+    """The settings of a run."""
     return Command(hardware=hardware_of(config), weights=weights_of(config), data=data_of(config),
                    training=training_of(config), scoring=scoring_of(config), files=files_of(config), quiet=config.quiet,
                    seed_given=config.given("seed"))

@@ -107,7 +107,7 @@ def test_class_data_of_one_evaluation_shares_its_worker_processes(make_model, ma
         return dataclasses.replace(task, splits={"test": dataclasses.replace(split, image=lambda index: (
             (tmp_path / name / str(os.getpid())).touch() or split.image(index)))})
     tasks = {name: marked(name, scoring.datasets.open(name)) for name in ("DTD", "MNIST")}
-    scoring.datasets.open, scoring.told = tasks.__getitem__, dataclasses.replace(scoring.told, workers=2)
+    scoring.datasets.open, scoring.settings = tasks.__getitem__, dataclasses.replace(scoring.settings, workers=2)
     assert scoring.trained(state, [Hooks()], "DTD") == expected
     first, second = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in tasks)
     assert first == second and len(first) == 2 and str(os.getpid()) not in first
