@@ -36,5 +36,5 @@ class L2(Hooks):
         return {"added": self.added} if self.added else {}
 
     def load_state_dict(self, content):
-        self.added = [(old_A.to(A), old_B.to(B), scale)
-                      for (A, B, _), (old_A, old_B, scale) in zip(self.added, content["added"], strict=True)]
+        self.added = [(old_A.to(A), old_B.to(B))
+                      for (A, B), (old_A, old_B) in zip(self.added, content["added"], strict=True)]

@@ -287,11 +287,11 @@ def updates_by_site(model):
 
 @torch.no_grad()
 def start_of_updates(model):
-    """A copy of ``updates_by_site`` for ``squared_update``, [] where none of them changes its weight yet."""
+    """Copies of the factors [(A, B)] at each site, for ``squared_update``; [] where none changes its weight yet."""
     found = updates_by_site(model)
     if all(A.any().logical_not() or B.any().logical_not() for A, B, _ in found):
         return []
-    return [(A.detach().clone(), B.detach().clone(), scale) for A, B, scale in found]
+    return [(A.detach().clone(), B.detach().clone()) for A, B, _ in found]
 
 
 def squared_update(model, start=()):
@@ -299,11 +299,12 @@ def squared_update(model, start=()):
     ``start``: what ``start_of_updates`` returned.
 
     |B A|_F^2 = tr((B^T B)(A A^T)) needs r x r matrices only. A shared pair's are computed once and count for each site.
+    Of a start B A - B' A' = (B - B') A + B' (A - A'), so that a small movement is not the difference of large products.
     """
     updates = updates_by_site(model)
     if start:
-        updates = [(torch.cat([A, old_A]), torch.cat([scale * B, -old_scale * old_B], dim=1), 1.0)
-                   for (A, B, scale), (old_A, old_B, old_scale) in zip(updates, start, strict=True)]
+        updates = [(torch.cat([A, A - old_A]), torch.cat([B - old_B, old_B], dim=1), scale)
+                   for (A, B, scale), (old_A, old_B) in zip(updates, start, strict=True)]
     alike = {}  # {shapes: {pair: [A, B, sum of scale^2 over its sites]}}
     for A, B, scale in updates:
         pairs = alike.setdefault((A.shape, B.shape), {})
