@@ -378,9 +378,11 @@ def test_memory_and_resume_points_have_frozen_factors(make_state, make_model, me
 
 
 def flipped(matrix, svd=torch.linalg.svd, **options):
-    """Another singular value decomposition, as right as the first."""
+    """Another singular value decomposition, as right as the first: every second pair of vectors has the other sign."""
     U, S, Vh = svd(matrix, **options)
-    return -U, S, -Vh
+    signs = torch.ones_like(S)
+    signs[::2] = -1
+    return U * signs, S, Vh * signs[:, None]
 
 
 ADD_ONS = {"none": lambda: [], "l2": lambda: [L2(0.3)], "average": lambda: [WeightEnsemble(avg_freq=1)]}
