@@ -29,7 +29,7 @@ FLOORS = {
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory", "src.models.optimizers"),
                    ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints",
-                    "src.models.modes")),
+                    "src.models.modes", "src.models.wrapped")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.measures",), ("src.report.sequence",)),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clip.model import CLIP, Attention, VisionTransformer
+from src.models.wrapped import plain_tensors
 
 # What autocast casts at each use. It reads all else, norms and embeddings, as it is stored.
 CAST_BY_AUTOCAST = {nn.Linear: ("weight", "bias"), nn.Conv2d: ("weight", "bias"),
@@ -43,9 +44,9 @@ def share_(model, weights):
 
 
 def resting_weights(model):
-    """{plain CLIP name: parameter} of what does not train, beneath adapters too."""
-    return {name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
-            if not parameter.requires_grad}
+    """{plain CLIP name: parameter} of what does not train, in wrapped layers too."""
+    return {name: tensor for name, tensor in plain_tensors(model).items()
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad}
 
 
 def tensors_of(model):
@@ -121,7 +122,7 @@ class _Count:
 
     def __init__(self, model):
         self.weights, self.others, self.storages, self.device = {}, {}, set(), model.logit_scale.device
-        named = {name.replace(".base_layer.", "."): value for name, value in tensors_of(model) if ".lora_" not in name}
+        named = plain_tensors(model)
         self.shapes = {name: value.shape for name, value in named.items()}
         self.unit = sum(value.nbytes for name, value in named.items() if _is_clip(name) and value.is_floating_point())
 

@@ -24,7 +24,6 @@ from src.machine.interruption import Interrupted, Signals
 from src.models.attached import attached, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
-from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
 from src.models.modeling import (
     ClassificationHead,
@@ -35,6 +34,7 @@ from src.models.modeling import (
     trains,
 )
 from src.models.optimizers import rate_at
+from src.models.wrapped import is_wrapped, merge, plain_name
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class TrainingState:
 
     @property
     def final_model(self) -> CLIP:
-        """A plain CLIP: the ensemble where one is kept, else the live model, with its adapters merged."""
-        if self.ensemble is None and is_adapted(self.model):
+        """A plain CLIP: the ensemble where one is kept, else the live model, with its wrapped layers merged."""
+        if self.ensemble is None and is_wrapped(self.model):
             if self._merged is None or self._merged[0] != self.iteration:
-                self._merged = self.iteration, merge_lora(self.model)
+                self._merged = self.iteration, merge(self.model)
             return self._merged[1]
         return self.model if self.ensemble is None else self.ensemble
 
@@ -178,8 +178,12 @@ class TrainingState:
         return self.model.logit_scale.detach().exp()
 
     def frozen(self) -> CLIP:
-        """Return a frozen copy of the live model with adapters merged; the caller may modify it."""
-        return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
+        """Return a frozen copy of the live model with wrapped layers merged; the caller may modify it."""
+        return merge(self.model) if is_wrapped(self.model) else frozen_copy(self.model)
+
+    def forget_merged(self) -> None:
+        """Merge again where ``final_model`` is next asked for: weights have changed between two steps."""
+        self._merged = None
 
     @property
     def at_load(self) -> CLIP:
@@ -196,6 +200,12 @@ class TrainingState:
         if self._at_load is None:
             self._at_load = self.frozen()
         return self._at_load
+
+    def at_load_changed(self) -> dict[str, Tensor]:
+        """{plain name: tensor} of what the copy of the weights at load has of weights that hooks changed as they began:
+        where they changed them first, the copy has what they made of them."""
+        changed = {plain_name(name) for name in self.changed}
+        return {name: value for name, value in tensors_of(self._at_load or nn.Module()) if name in changed}
 
     def zeroshot(self, path: str | None = None) -> CLIP:
         """As ``open_zeroshot``; the weights at load share what they have in common with it."""
@@ -214,12 +224,14 @@ class TrainingState:
     def forget_copies(self) -> None:
         """Drop the copies of the weights: the task starts again."""
         self._at_load, self._at_load_in_full, self._zeroshot, self._begun = None, False, [], False
+        self.forget_merged()
 
     def share_copies(self) -> None:
         """Once all hooks have begun: of the weights at load only what is neither at rest in the live model nor
         zero-shot stays a copy, in the autocast dtype unless a hook reads it in full."""
         common = [resting_weights(self.model), *(dict(tensors_of(zeroshot)) for zeroshot in self._zeroshot)]
         self._zeroshot, self._begun = [], True
+        self.forget_merged()
         if self._at_load is None:
             return
         for weights in common:

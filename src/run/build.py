@@ -27,6 +27,7 @@ from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
+from src.models.wrapped import is_wrapped
 from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
 from src.store.settings import Files
 
@@ -153,9 +154,11 @@ def silent_choices(training, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
-    if training.lora and "image" in TRAIN_MODES[training.train_mode].towers and not trains(state.model, "image"):
+    freed = "image" in TRAIN_MODES[training.train_mode].towers
+    if is_wrapped(state.model) and freed and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
-                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)")
+                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)" if training.lora else
+                     "the method wraps no layer of the image tower, which stays as it is")
     return found
 
 
