@@ -23,12 +23,14 @@ from src.models.wrapped import (
     Pair,
     has_lora,
     is_wrapped,
+    merge,
     plain_name,
     put_in,
     wrapped_layers,
 )
 
 FLAG = "--lora-target-modules"
+merge_lora = merge  # of every wrapped layer; scripts know it by this name
 
 
 def drawn_pair(weight, r, alpha, generator):
