@@ -203,7 +203,7 @@ def test_a_configuration_of_another_model(tmp_path):
     config = json.loads((tmp_path / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["layers"] = 9
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(LoadError, match="describes another model .*vision_layers is 9 there, 2 in the weights"):
+    with pytest.raises(LoadError, match="is not the model that .* describes: vision_layers is 2, not 9"):
         loader.read_checkpoint(tmp_path)
 
 
