@@ -38,8 +38,8 @@ TEXT_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_hea
                  "intermediate_size": 2048}
 VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
                    "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "intermediate_size": 3072}
-# Ids with which a text ends, its largest: OpenAI's, and what transformers' first files say instead.
-END_TOKENS = (49407, 2)
+END_TOKEN = 49407  # OpenAI's
+OLD_END_TOKEN = 2  # of transformers' first files: a text ends with its largest id, as everywhere in CLIP
 
 
 def read_config(path):
@@ -164,7 +164,7 @@ def _activation_of(text, vision, name):
     for part in (text, vision):
         if abs(part["layer_norm_eps"] - 1e-5) > 1e-9:
             raise LoadError(f"{name} says layer_norm_eps {part['layer_norm_eps']}; it is 1e-05 here")
-    if text["eos_token_id"] not in (*END_TOKENS, text["vocab_size"] - 1):
+    if text["eos_token_id"] not in (END_TOKEN, OLD_END_TOKEN, text["vocab_size"] - 1):
         raise LoadError(f"{name} says eos_token_id {text['eos_token_id']}; a text ends here with the largest id: "
                         "weights with another tokenizer cannot be used here")
     return activations.pop()
