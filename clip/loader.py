@@ -19,6 +19,7 @@ __all__ = ["ARCHITECTURE", "FORMAT", "MEAN", "STD", "LoadError", "architecture_o
 FORMAT = 1
 # Keys of an architecture that no shape determines: several sizes of images have as many patches.
 NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
+LARGEST_SCALE = 4.7  # CLIP's training keeps it at ln 100; half precision rounds that up
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
 # What stands beside the weights in our checkpoints.
@@ -171,7 +172,10 @@ def read_checkpoint(path, given=None, name="the given architecture"):
     architecture, assumed = _settled(state_dict, weights, given or {}, name, path)
     _check_ours({}, architecture, path)
     require_fit(architecture, state_dict, path)
-    notes = weights.notes
+    notes, scale = weights.notes, float(state_dict["logit_scale"])
+    if scale > LARGEST_SCALE:
+        notes = [*notes, f"{path} has logit_scale {scale:g}: cosines are multiplied by e^{scale:g}. CLIP's is at most "
+                         "ln 100 = 4.605; probabilities are wrong where the file holds the factor itself"]
     if architecture["vocab_size"] > catalog.VOCABULARY_SIZE:
         notes = [*notes, f"{path} has {architecture['vocab_size']} token embeddings: the first "
                          f"{catalog.VOCABULARY_SIZE} are used, as OpenAI's tokenizer numbers them; with another "

@@ -140,8 +140,8 @@ def transformers_architecture(content, processor, name):
     if kind != "clip":
         raise LoadError(f"{name} says model_type {printable(str(kind), 40)}: weights of such a model cannot be used "
                         "here, only those of clip")
-    text = TEXT_DEFAULTS | _mapping(content, "text_config", name)
-    vision = VISION_DEFAULTS | _mapping(content, "vision_config", name)
+    text, vision = (_tower(content, *part, name) for part in (("text_config", TEXT_DEFAULTS),
+                                                              ("vision_config", VISION_DEFAULTS)))
     activation = _activation_of(text, vision, name)
     stated = {
         "embed_dim": content.get("projection_dim", 512), "vision_layers": vision["num_hidden_layers"],
@@ -154,6 +154,13 @@ def transformers_architecture(content, processor, name):
         return stated, []
     statistics, notes = _processor_architecture(processor, stated["image_resolution"], name)
     return stated | statistics, notes
+
+
+def _tower(content, key, defaults, name):
+    """The settings of a tower. ``text_config_dict`` of older files wins over ``text_config``, its defaults too, as in
+    transformers."""
+    older = _mapping(content, f"{key}_dict", name)
+    return defaults | _mapping(content, key, name) | (defaults | older if older else {})
 
 
 def _activation_of(text, vision, name):
@@ -204,6 +211,7 @@ def _square(size, name):
 
 
 def _three(values, name):
+    values = [values] * 3 if type(values) in (int, float) else values
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(type(value) in (int, float)
                                                                            for value in values):
         raise LoadError(f"{name}: mean and standard deviation are three numbers each, not {printable(str(values), 60)}")

@@ -215,7 +215,7 @@ def open_weights(path):
         raise AdapterAlone(adapter)
     weights = _recognised(content, file)
     if path.is_dir() and (others := unread_models(path)):
-        weights.notes.append(f"{path} holds several models: {file.name} is read, not {first_of(others)}")
+        weights.notes.append(f"{path} holds several files of weights: {file.name} is read, not {first_of(others)}")
     return weights
 
 
@@ -252,7 +252,11 @@ def _read_shards(index):
             raise LoadError(f"{index} names {printable(name, 100)}, which is not beside it; fetch all parts of "
                             "the model")
         content = _read_one(shard)
-        tensors |= content if isinstance(content, dict) else {}
+        content = content if isinstance(content, dict) else {}
+        if twice := [str(name) for name in content if name in tensors]:
+            raise LoadError(f"{index}: {first_of(twice)} stands in several of its parts; fetch all parts of the model "
+                            "again")
+        tensors |= content
     missing = [name for name in places if name not in tensors]
     if missing:
         raise LoadError(f"{index}: its parts lack {first_of(missing)}; fetch all parts of the model again")
@@ -287,7 +291,7 @@ def _recognised(content, file):
     found = [(layout, where, prefix, tensors) for where, tensors in groups for layout in LAYOUTS
              for prefix in _prefixes(layout.anchors, tensors)]
     if not found:
-        raise LoadError(_what_is_there(groups, content, file))
+        raise LoadError(_what_is_there(groups, content, file) + _whole_of(file))
     if len(found) > 1:
         places = " and under ".join(printable(where + prefix or "no prefix", 60) for _, where, prefix, _ in found)
         raise LoadError(f"{file} holds several CLIPs, under {places}; save the one that is meant in a file by itself")
@@ -330,6 +334,12 @@ def _prefixes(anchors, tensors):
 
 def _all_in(fragments, names):
     return all(any(fragment in name for name in names) for fragment in fragments)
+
+
+def _whole_of(file):
+    """A hint for a message: the index that names ``file`` as a part of its model."""
+    whole = [index for index in file.parent.glob(f"*{INDEX}") if file.name in index.read_text(errors="replace")]
+    return f"; it is a part of the model of {whole[0].name}, so give that or the folder" if whole else ""
 
 
 def _what_is_there(groups, content, file):

@@ -324,7 +324,8 @@ def test_mismatch_lists_what_differs(file_of):
     weights["extra.weight"] = weights.pop("ln_final.bias")
     weights["visual.proj"] = torch.zeros(64, 9)
     message = refusal(file_of(saved(weights)))
-    for part in ("weights.pt: ", "missing ln_final.bias", "unexpected extra.weight", "visual.proj is (64, 9), not (64, 8)",
+    for part in ("weights.pt: ", "missing ln_final.bias", "unexpected extra.weight", "visual.proj is (64, 9), "
+                 "not (64, 8)",
                  "give a file whose tensors all belong to one CLIP"):
         assert part in message
 
