@@ -237,7 +237,8 @@ def test_class_names_without_a_word_are_a_finding(tmp_path, cli, names):
     (("0_cat", "1_dog"), ["all class names begin with a number or an id"]), (("7 up", "cola"), []),
     (("2 doors", "2 wheels"), []), (("hot%20dog", "cat"), ["1 of 2 class names hold codes of signs"]),
     (('="red"', "blue"), ["1 of 2 class names hold codes of signs"]), (("100% wool", "r&b"), []),
-    (("black &amp; white", "grey"), ["look like lists", "1 of 2 class names hold codes of signs"]), (("copy", "photocopy"), [])])
+    (("black &amp; white", "grey"), ["look like lists", "1 of 2 class names hold codes of signs"]),
+    (("copy", "photocopy"), [])])
 def test_class_names_with_more_than_words_are_a_finding(names, expected):
     split = Split(None, [*range(len(names))])
     found = findings_of("folder:pets", Task("pets", [name.replace("_", " ") for name in names], (), {"train": split}))
