@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from foreign_weights import PREFIXES, WRAPPERS, hugging, open_clip_model, write_folder
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clip import catalog, loader
 from clip.errors import LoadError
@@ -269,11 +269,12 @@ def test_shards_that_are_not_whole(tmp_path, lost):
         content = {}
     elif lost == "twice":
         first, second, *_ = sorted(tmp_path.glob("*-of-*"))
-        second.write_bytes(first.read_bytes())
+        save_file(load_file(second) | {name: 2 * value for name, value in load_file(first).items()}, second)
     else:
         content["weight_map"]["more"] = "../x.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(LoadError, match="model.safetensors.index.json"):
+    why = "index.json: .* stands in several of its parts" if lost == "twice" else "model.safetensors.index.json"
+    with pytest.raises(LoadError, match=why):
         loader.read_checkpoint(tmp_path)
 
 
