@@ -1,7 +1,8 @@
 """Averages and merges of weights: WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge.
 
 An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
-sees, what is saved and what the next task starts from. With adapters, averages and merges act on the merged weights.
+sees, what is saved and what the next task starts from. Averages and merges act on merged weights where layers are
+wrapped.
 
 Of a method that promises it (``Hooks.averaged``), its own module has the same: its average in ``state.own_average``
 while the task trains, and in the module itself once it has ended.
@@ -13,7 +14,7 @@ from src.models.attached import copied, tensors_kept
 from src.models.classifiers import zeroshot_head
 from src.models.helpers import interpolate_, mix_
 from src.models.hooks import Hooks
-from src.models.lora_injection import plain_weights
+from src.models.wrapped import plain_weights
 
 
 class Average(Hooks):
@@ -92,6 +93,16 @@ class WiseEnsemble(WeightEnsemble):
             for name, average in state.own_average.items():
                 mix_(average, self.own_start[name], self.alpha)
 
+    def copies(self):
+        return {"own modules at load": self.own_start}
+
+    def state_dict(self):
+        return {**super().state_dict(), **own_start_of(self)}
+
+    def load_state_dict(self, content):
+        super().load_state_dict(content)
+        self.own_start = content.get("own_start", {})
+
 
 class MovingAverage(Average):
     """At every step ensemble <- d ensemble + (1 - d) live, from the weights at load."""
@@ -123,7 +134,22 @@ class WiseMerge(Hooks):
             self.head = {f"head.{name}": value for name, value in head.items()}
         self.own_start = copied(state.own)
 
+    def copies(self):
+        # The partner is counted with the weights at load where it is those.
+        return {"zero-shot": self.partner, "own modules at load": self.own_start}
+
+    def state_dict(self):
+        return own_start_of(self)
+
+    def load_state_dict(self, content):
+        self.own_start = content["own_start"]
+
     def end(self, state):
         interpolate_(state.final_model, {**self.partner.state_dict(), **self.head}, self.alpha)
         for name, module in state.own.items():
             mix_(state.own_average.get(name) or tensors_kept(module), self.own_start[name], self.alpha)
+
+
+def own_start_of(hook):
+    """What a resume point has of own modules at load: ``begin`` of the method need not make them again to the bit."""
+    return {"own_start": hook.own_start} if hook.own_start else {}

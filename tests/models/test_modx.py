@@ -21,11 +21,12 @@ from src.models import modx
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
-from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft, plain_weights
+from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import image_features, set_training, text_features
 from src.models.modx import LARGEST_SCALE, Contrastive, ModX, contrastive, off_diagonal
 from src.models.penalties import L2
 from src.models.training import train
+from src.models.wrapped import plain_weights
 
 CAPTIONS = (
     ("cat", "a photo of a cat.", "the old car"), ("a drawing of a very old green tree",),
