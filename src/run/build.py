@@ -7,14 +7,14 @@ import torch
 
 from clip import loader
 from src.cli.checks import check_length
-from src.datasets import class_split, pairs, phase_of, stem
+from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import METHODS, active_add_ons, find_method
-from src.models.attached import build_own
+from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.hooks import Hooks, kept_for, named
@@ -162,6 +162,7 @@ def build_task(config, datasets, name, checkpoint, device, open_zeroshot, basis=
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own:
         refuse_averages(config, state.own)
+        refuse_captions(state.own, [name, *config.trained, *config.eval_datasets])
     return state, hooks
 
 
@@ -179,6 +180,15 @@ def refuse_averages(config, own):
     if flags:
         raise UserError(f"{flags[0]} acts on the weights of CLIP, and {', '.join(own)} trains modules beside them, "
                         "which would stay as they are: leave it out")
+
+
+def refuse_captions(own, names):
+    """UserError where image-text pairs are among the datasets, and an own module has a context: it would stand in the
+    place of a caption's first words."""
+    of_pairs = [name for name in names if known_pairs(phase_of(name)[0])]
+    if of_pairs and template_of(own.values()):
+        raise UserError(f"{of_pairs[0]}: {', '.join(own)} puts a context in the place of the first tokens of class "
+                        "prompts, and captions are none; leave image-text pairs out of --eval-datasets and the training data")
 
 
 def refuse_mixing(own):

@@ -18,7 +18,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scored, refuse_mixing, worker_count
+from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.spaces import LabelSpaces
 from src.run.weights import note_plain
@@ -75,6 +75,7 @@ class Scoring:
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
         state, scorers = build_scored(self.config, checkpoint, self.device, self.world)
+        refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)

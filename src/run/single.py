@@ -13,6 +13,7 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
+from src.models.attached import template_of
 from src.models.classifiers import other_classes
 from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
@@ -48,8 +49,9 @@ def classify(config):
     method, name = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
     head = None if method.scores_alone else trained_head(checkpoint, classnames, config, only_last=given is None)
     task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
+    template = prompt_of(config, state.own.values())
     with state.in_place(state.model):
-        found = classify_split(state.model, task.split("test"), classnames, device, config.prompt.replace("{}", "{c}"),
+        found = classify_split(state.model, task.split("test"), classnames, device, template,
                                config.batch_size_eval, worker_count(config, task), head, method, name)
     if method.by:
         print(f"note: scored by {method.by}")
@@ -69,6 +71,14 @@ def stored_class_names(checkpoint, path):
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
     return names
+
+
+def prompt_of(config, modules):
+    """The template of class prompts: the one that own modules ask for, else that of --prompt."""
+    template = template_of(modules)
+    if template is not None and config.given("prompt"):
+        print(f"note: --prompt has no effect: the context in --load was trained with {template!r}")
+    return template or config.prompt.replace("{}", "{c}")
 
 
 def dataset_with(checkpoint, classnames):

@@ -44,7 +44,7 @@ class Mixed(nn.Module):
 class Prompt(nn.Module):
     def __init__(self):
         super().__init__()
-        self.context = nn.Parameter(torch.randn(2, 16, dtype=torch.float64))
+        self.context, self.template = nn.Parameter(torch.randn(2, 16, dtype=torch.float64)), "a a {c}"
 
     def places(self, model):
         return [(model, "context", self.context)]
