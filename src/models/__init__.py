@@ -5,6 +5,7 @@ import inspect
 from dataclasses import dataclass, field
 
 from src.errors import UserError
+from src.models.hooks import Hooks
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Method:
         """Import the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def scores(self):
+        """Whether the class changes what CLIP scores, by modules of its own or by ``logits``; it is imported."""
+        kind = self.hook()
+        return kind.build is not Hooks.build or kind.logits is not Hooks.logits
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""

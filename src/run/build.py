@@ -82,7 +82,11 @@ def silent_choices(config, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
-    if config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+    frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
+    idle = [f"--{name.replace('_', '-')}" for name in ("lora", "train_mode") if config.chosen(name)]
+    if frozen and state.own and idle:
+        found.append(f"{' and '.join(idle)}: no effect, {', '.join(state.own)} keeps all of the CLIP frozen")
+    elif config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
     return found
@@ -188,7 +192,7 @@ def refuse_captions(own, names):
     of_pairs = [name for name in names if known_pairs(phase_of(name)[0])]
     if of_pairs and template_of(own.values()):
         raise UserError(f"{of_pairs[0]}: {', '.join(own)} puts a context in the place of the first tokens of class "
-                        "prompts, and captions are none; leave image-text pairs out of --eval-datasets and the training data")
+                        "prompts, and captions are none; leave image-text pairs out of the data")
 
 
 def refuse_mixing(own):
@@ -236,16 +240,23 @@ def _scorers(config, checkpoint):
         print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
               f"{given} is used instead")
     name = given or made_by["method"]
-    if name is None or name in METHODS and name != made_by["method"]:
+    row = name and (find_method(name, config.pairs) or METHODS[name])  # of other data it has the same modules
+    if name is None or name in METHODS and not row.scores():
         return []
-    keywords = made_by["keywords"] if name == made_by["method"] else {}
+    same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
+    keywords = made_by["keywords"] if same else {}
     if name in METHODS:
-        row = find_method(name, config.pairs)
         return [row.build(config.values | {flag: value for flag, value in keywords.items() if not config.given(flag)})]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
                         f"not choose code to run: give --method {name} yourself")
-    return [find_method(name).build(config.values | {"set": keywords | dict(config.values["set"])})]
+    return [row.build(config.values | {"set": keywords | dict(config.values["set"])})]
+
+
+def class_name(method):
+    """The class behind a value of --method, by whose name checkpoints keep what is a method's: EWC of "ewc.py:EWC"."""
+    target = METHODS[method].target if method in METHODS else method
+    return target.rpartition(":")[2]
 
 
 def _with_carry(hooks, checkpoint):

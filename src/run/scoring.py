@@ -10,6 +10,7 @@ from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
+from src.models.attached import template_of
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
@@ -42,7 +43,7 @@ class Scoring:
         self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
-        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
+        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; what a note has named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
@@ -214,6 +215,9 @@ class Scoring:
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
         have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
+        if self.config.given("template") and template_of(modules) and "--template" not in self._left_out:
+            print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
+            self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 

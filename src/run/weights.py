@@ -19,6 +19,7 @@ from clip.model import CLIP
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
+from src.models import METHODS
 from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
@@ -214,6 +215,9 @@ def score_as_trained(config, checkpoint, path):
     made = checkpoint.get("config", {})
     if not config.given("seed"):  # which cuts class splits
         config.values["seed"] = made.get("seed", config.seed)
+    if config.given("method") and config.method in METHODS and not METHODS[config.method].scores():
+        print(f"warning: --method has no effect in an evaluation run: {config.method} is scored as plain CLIP",
+              file=sys.stderr)
     if ".py:" in made.get("method", "") and not config.given("method") and "scorer" not in checkpoint:
         print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
