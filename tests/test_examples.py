@@ -21,6 +21,7 @@ from example_runs import (
     equal,
     last_rows,
     loaded,
+    quick,
     those,
     wait_for_writers,
 )
@@ -53,6 +54,7 @@ def test_own_modules_train_beside_a_clip_that_stays(finished, world, name, examp
         assert not torch.equal(first[key], second[key]) and not torch.equal(second[key], third[key]), key
 
 
+@quick("ewc", "ridge", "experts")
 def test_a_sequence_equals_a_chain(finished, cli, world, trio, name, example, tmp_path):
     start = world.model
     for task in TASKS:
@@ -109,7 +111,7 @@ def test_interrupted_where_hooks_act(finished, cli, world, trio, name, example, 
     assert_as_if_never_interrupted(tmp_path, finished(name))
 
 
-@those([name if name in ("ewc", "prefixes") else pytest.param(name, marks=pytest.mark.slow) for name in STEPPING])
+@quick("ewc", "prefixes", among=STEPPING)
 def test_interrupted_after_a_step(finished, cli, world, trio, name, example, interrupt, tmp_path):
     words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
              tmp_path, "--resume", "--save-interval", 1)
@@ -179,6 +181,7 @@ def promoted(example, monkeypatch):
     return "promoted"
 
 
+@quick("ridge", "experts")
 def test_promoted_it_computes_the_same_bits(cli, world, trio, example, promoted, tmp_path):
     """From the start, from what the file has left, and where that is scored. ``--ls`` is what both can be given."""
     set_, flag = (("--set", "ls=0.1"), ("--ls", "0.1")) if example.steps else ((), ())
@@ -225,7 +228,8 @@ def test_averages_of_no_steps_are_refused(cli, world, example, tmp_path):
 
 
 @those(["ewc"])
-@pytest.mark.parametrize("words", [("--we", "--avg-freq", "1"), ("--wise-merge",)])
+@pytest.mark.parametrize("words", [
+    ("--we", "--avg-freq", "1"), pytest.param(("--wise-merge",), marks=pytest.mark.slow)])
 def test_averages_are_the_anchor(sequence, world, trio, example, words):
     """What the next task starts from, and is pulled to: not the weights of the last step."""
     folder = sequence("out", *example.words, *words)

@@ -61,6 +61,11 @@ def those(names):
     return pytest.mark.parametrize("name", names, indirect=True)
 
 
+def quick(*names, among=EXAMPLES):
+    """A mark: with all examples ``among`` these, of which those of other names are slow tests."""
+    return those([name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in among])
+
+
 def loaded(path):
     return torch.load(path, weights_only=True)
 
