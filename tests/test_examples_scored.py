@@ -152,7 +152,7 @@ def test_what_takes_the_plain_clip_says_so(finished, cli, world, name, example, 
     path = finished(name) / "tones.pth"
     words = {"--export": ("--load", path, "--export", tmp_path / "exported"),
              "--linear-eval": ("--load", path, "--eval-only", "--linear-eval", world.colours, "--linear-epochs", 1,
-                               "--workers", 0),
+                               "--workers", 0, "--save", tmp_path / "layer"),
              "--ref-model": ("--load", world.model, "--method", "ZSCL", "--ref-dataset", world.colours, "--ref-model",
                              path, *COMMON, *STEPS, "--train-dataset", world.tones)}
     for flag, command in words.items():
