@@ -7,8 +7,10 @@ import argparse
 import difflib
 import os
 import shlex
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from src.cli.flags import FLAGS, GROUPS
 from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, TRAIN, TRAINING
@@ -25,16 +27,21 @@ from src.models import find_method
 UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor")}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
-    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default."""
+    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default.
 
-    values: dict
-    origins: dict
+    ``argv``: the words that gave them. Nobody changes one: what is said otherwise is a new Config.
+    """
+
+    values: Mapping
+    origins: Mapping
     kind: str = TRAIN
-    argv: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
+    argv: tuple = ()
+
+    def __post_init__(self):
+        for name in ("values", "origins"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __getattr__(self, key):
         try:
@@ -52,13 +59,7 @@ class Config:
     @property
     def trained(self):
         """The datasets that are trained on, as the command line names them."""
-        if self.values["dataset_order"]:
-            return self.values["dataset_order"]
-        name = self.values["train_dataset"]
-        try:
-            return () if name is None else names(name) if self.values["joint"] else (name,)
-        except ValueError as error:
-            raise UserError(f"--train-dataset {name}: {error}") from None
+        return trained_names(self.values)
 
     @property
     def loaded(self):
@@ -85,15 +86,27 @@ class Config:
         """Values that can change a result: what two runs must share to be the same."""
         return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.numbers}
 
-    def differences(self, before):
-        """Texts of the values that can change a result and are not those of ``before``, {flag key: plain value}."""
-        before = UNSAID | before
-        return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
-                for key, value in self.numbers().items() if before.get(key) != value]
-
     def plain(self):
         """All values as types that json knows."""
         return {key: _plain(value) for key, value in self.values.items()}
+
+
+def trained_names(values):
+    """The datasets that values by flag key train on, as the command line names them."""
+    if values["dataset_order"]:
+        return values["dataset_order"]
+    name = values["train_dataset"]
+    try:
+        return () if name is None else names(name) if values["joint"] else (name,)
+    except ValueError as error:
+        raise UserError(f"--train-dataset {name}: {error}") from None
+
+
+def differences(numbers, before):
+    """Texts of the ``numbers`` {flag key: plain value} that are not those of ``before``, of the same form."""
+    before = UNSAID | before
+    return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
+            for key, value in numbers.items() if before.get(key) != value]
 
 
 def _plain(value):
@@ -135,9 +148,7 @@ def parse(argv):
         raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                             "; see --help"))
     given = {key: read_value(FLAGS[key], _as_written(text)) for key, text in vars(known).items()}
-    config = resolve(given)
-    config.argv = list(argv)
-    return config
+    return resolve(given, argv)
 
 
 def _as_written(text):
@@ -161,8 +172,8 @@ MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}
 
 
-def resolve(given):
-    """Given values -> Config by precedence: flag, recipe, protocol, default."""
+def resolve(given, argv=()):
+    """Given values -> Config by precedence: flag, recipe, protocol, default. ``argv``: the words that gave them."""
     values = {key: flag.default for key, flag in FLAGS.items()}
     origins = dict.fromkeys(FLAGS, "default")
     kind = _kind(values | given)
@@ -185,29 +196,27 @@ def resolve(given):
     if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
         values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
         origins |= {"model": "flag", "model_name": "default"}
-    return _with_phases(Config(values, origins, kind=kind))
+    return Config(*_with_phases(values, origins, kind), argv=tuple(argv))
 
 
-def _with_phases(config):
-    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase."""
-    values = config.values
-    phased = values["num_phases"] > 1 and config.kind in TRAINING and not values["joint"]
-    if not phased or not all(map(known_pairs, config.trained)):
-        return config
+def _with_phases(values, origins, kind):
+    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase. -> (values,
+    origins, kind)"""
+    phased = values["num_phases"] > 1 and kind in TRAINING and not values["joint"]
+    named = trained_names(values) if phased else ()
+    if not phased or not all(map(known_pairs, named)):
+        return values, origins, kind
     phases = range(1, values["num_phases"] + 1) if values["phase"] == "all" else [values["phase"]]
-    trained = tuple(f"{name}_phase{phase}" for name in config.trained for phase in phases)
-    if len(trained) == 1 and config.kind == TRAIN:
-        values["train_dataset"] = trained[0]
-    else:
-        values |= {"train_dataset": None, "dataset_order": trained}
-        config.origins |= {"train_dataset": "default", "dataset_order": "flag"}
-        config.kind = SEQUENCE
-    return config
+    trained = tuple(f"{name}_phase{phase}" for name in named for phase in phases)
+    if len(trained) == 1 and kind == TRAIN:
+        return values | {"train_dataset": trained[0]}, origins, kind
+    return (values | {"train_dataset": None, "dataset_order": trained},
+            origins | {"train_dataset": "default", "dataset_order": "flag"}, SEQUENCE)
 
 
 def _pairs_layer(values):
     """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
-    if not any(map(known_pairs, Config(values, {}).trained)):
+    if not any(map(known_pairs, trained_names(values))):
         return []
     rate = 5e-4 if values["init"] == "scratch" else 1e-5
     return [("protocol pairs", {"lr": {None: rate}, "wd": 0.01 if values["joint"] else 0.1,

@@ -24,16 +24,18 @@ def main(argv=None):
 
 def _run(argv):
     config = args.parse(argv)
-    checks.check(config)
-    for warning in config.warnings:
+    remarks = checks.check(config)
+    for warning in remarks.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for note in config.notes:
+    for note in remarks.notes:
         print(f"note: {note}")
     if config.kind not in kinds.SCORING and not first_process():
         return 0
     if config.kind in kinds.SCORING and config.dry_run != "off":
+        from src.run.build import command_of
         from src.run.plan import tell_plan
-        return tell_plan(config)
+        return tell_plan(command_of(config), args.all_origins(config), probes=config.dry_run == "probe",
+                         beside=config.beside_loaded)
     return RUNS[config.kind](config) or 0
 
 
@@ -55,13 +57,15 @@ def _train(config, signals):
     from src.datasets.pairs import JOINT
     from src.report.sequence import run_sequence
     from src.report.tables import scores_table, summary_text
+    from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
     from src.run.weights import starting_checkpoint
-    run = Run(config, signals=signals)
+    command = command_of(config)
+    run = Run(command, signals=signals)
     names = [JOINT] if config.joint else list(config.trained)
     run.open(names)  # whatever can be refused is refused before weights are fetched
-    start = starting_checkpoint(config)
+    start = starting_checkpoint(command.weights)
     export = Export(config.export, run.world.first, config.export_format)
     export.claim(start["architecture"], config.overwrite, config.numbers())
     run.claim(names, start)
@@ -79,14 +83,16 @@ def _train(config, signals):
 
 def run_evaluation(config):
     """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
+    from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
     from src.run.weights import starting_checkpoint
     if len(config.loaded) > 1:
         rebuild_sequence(config)
         return
-    run = Run(config, config.save or config.beside_loaded)
-    checkpoint = starting_checkpoint(config)
+    command = command_of(config)
+    run = Run(command, config.save or config.beside_loaded)
+    checkpoint = starting_checkpoint(command.weights)
     export = Export(config.export, run.world.first, config.export_format)
     export.claim(checkpoint["architecture"], config.overwrite)
     with run.shown():
@@ -99,7 +105,7 @@ def _evaluate(config, run, checkpoint):
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
-        print(scores_table(run.scoring.linear(checkpoint)))
+        print(scores_table(run.scorer.linear(checkpoint)))
         return
     run.adopt(checkpoint)
     run.open([])
@@ -118,15 +124,17 @@ def _evaluate(config, run, checkpoint):
 def rebuild_sequence(config):
     """--load A,B,C --eval-only: the matrix of a sequence that was trained by single runs."""
     from src.report.tables import summary_text
+    from src.run.build import command_of
     from src.run.chain import rebuild
-    print("\n" + "\n".join(map(summary_text, rebuild(config).values())))
+    print("\n" + "\n".join(map(summary_text, rebuild(command_of(config)).values())))
 
 
 def run_export(config):
     """--export without training: a checkpoint, or published weights, in the layout of another library."""
+    from src.run.build import weights_of
     from src.run.export import Export
     from src.run.weights import starting_checkpoint
-    checkpoint = starting_checkpoint(config)
+    checkpoint = starting_checkpoint(weights_of(config))
     export = Export(config.export, layout=config.export_format)
     export.claim(checkpoint["architecture"], config.overwrite)
     export.write(checkpoint)
@@ -134,8 +142,9 @@ def run_export(config):
 
 def run_single(config):
     """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
+    from src.run.build import hardware_of, scoring_of, single_of, weights_of
     from src.run.single import classify
-    classify(config)
+    classify(single_of(config), scoring_of(config), weights_of(config), hardware_of(config))
 
 
 def run_list(config):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from src.args import UNSAID, Config, parse
+from src.args import UNSAID, Config, differences, parse
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
 from src.cli.recipes import recipe_names
@@ -108,7 +108,7 @@ def test_defaults_and_origins():
         key: flag.default for key, flag in FLAGS.items() if key != "train_dataset"}
     assert {key for key, origin in config.origins.items() if origin == "flag"} == {"train_dataset", "seed"}
     assert config.given("seed") and not config.given("lr")
-    assert config.argv == ["--train-dataset", "DTD", "--seed", "42"]
+    assert config.argv == ("--train-dataset", "DTD", "--seed", "42")
     with pytest.raises(AttributeError, match="no_such_flag"):
         _ = config.no_such_flag
 
@@ -135,9 +135,10 @@ def test_what_two_runs_must_share():
 def test_a_run_of_a_version_without_a_flag_had_its_default():
     config = parse(["--train-dataset", "DTD", "--iterations", "3"])
     before = {key: value for key, value in config.numbers().items() if key not in UNSAID}
-    assert config.differences(before) == []
+    assert differences(config.numbers(), before) == []
     other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6"])
-    assert other.differences(before) == ["--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
+    assert differences(other.numbers(), before) == [
+        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------
@@ -190,11 +191,11 @@ def test_anything_gives_a_config_or_one_message(start, words):
     with contextlib.suppress(SystemExit):  # an abbreviation of -h, as in -hx
         try:
             config = parse(words)
-            checks.check(config)
+            remarks = checks.check(config)
         except UserError as error:
             assert str(error).strip()
         else:
-            assert isinstance(config, Config) and all(warning.strip() for warning in config.warnings)
+            assert isinstance(config, Config) and all(warning.strip() for warning in remarks.warnings)
 
 
 # -- several files of --load -------------------------------------------------------------------------------------------

@@ -204,8 +204,7 @@ def is_closed_form(config):
 def told_nothing_idle(words):
     """The command as the document has it: no word of it is without effect."""
     config = parse(words)
-    check(config)
-    assert not [warning for warning in config.warnings if "no effect" in warning]
+    assert not [warning for warning in check(config).warnings if "no effect" in warning]
     return config
 
 

@@ -17,7 +17,7 @@ from clip.tokenizer import VOCABULARY_SIZE
 from src.args import parse
 from src.models.hooks import Hooks
 from src.models.training import train
-from src.run.build import build_device, build_hooks, build_state
+from src.run.build import build_device, build_hooks, build_state, command_of
 from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 
@@ -180,16 +180,17 @@ class KeepBatches(Hooks):
 
 @pytest.fixture(scope="module")
 def toy():
-    return starting_checkpoint(parse(COMMAND))
+    return starting_checkpoint(command_of(parse(COMMAND)).weights)
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def run(request, toy):
     """Of a method: (its name, the losses [{name: value}], the hook that kept the batches, what opens datasets)."""
-    config, losses = parse([*COMMAND, *METHODS[request.param]]), []
-    device, datasets = build_device(config), Datasets(config)
-    state = build_state(config, datasets, "toy-digits", toy, device, ZeroshotOpener(config, toy, device))
-    method, = build_hooks(config, toy)
+    command, losses = command_of(parse([*COMMAND, *METHODS[request.param]])), []
+    device, datasets = build_device(command.hardware), Datasets(command.data)
+    opener = ZeroshotOpener(command.weights, toy, device)
+    state = build_state(command.training, datasets, "toy-digits", toy, device, opener)
+    method, = build_hooks(command.training, toy)
     keep = KeepBatches(method)
     train(state, [method, keep], lambda state, terms: losses.append({name: value.item()
                                                                      for name, value in terms.items()}))

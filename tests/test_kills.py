@@ -48,7 +48,7 @@ MORE = {
     "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
 }
 # Where in the code a run may be killed, at a seeded one of its calls.
-STAGES = {"steps": "src.models.training.Step.forward", "evaluation": "src.run.scoring.Scoring._evaluations",
+STAGES = {"steps": "src.models.training.Step.forward", "evaluation": "src.run.scoring.Scorer._evaluations",
           "saving": "src.machine.files.os.replace", "points": "src.store.resume.write_checked"}
 COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quiet --workers 0"
 

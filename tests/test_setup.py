@@ -92,6 +92,12 @@ def test_a_custom_method_imports_what_is_installed(package, elsewhere):
     assert done.returncode == 0 and (elsewhere / "out" / "toy-sizes.pth").is_file(), done.stderr
 
 
+def test_weights_that_cannot_be_read_are_one_message(package, elsewhere):
+    (elsewhere / "broken.pth").write_bytes(b"\x80nonsense")
+    done = run(package, elsewhere, "--load", "broken.pth", "--eval-only", "--eval-datasets", "toy-sizes")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "broken.pth" in done.stderr, done.stderr
+
+
 @pytest.mark.slow
 def test_pip_installs_it_and_refuses_an_editable_installation(tmp_path):
     """Needs no network: nothing but the package is installed, by the setuptools that is here."""

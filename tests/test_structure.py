@@ -1,6 +1,7 @@
 """The shape of the code: imports point down only, and what must hold in every file."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -27,7 +28,8 @@ FLOORS = {
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory", "src.models.optimizers"),
-                   ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints")),
+                   ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints",
+                    "src.models.modes")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.measures",), ("src.report.sequence",)),
@@ -166,6 +168,72 @@ def test_the_command_line_stays_above():
             # finished_checkpoint stores the plain dict of the configuration under its name in the file.
             stored = {"config"} if module == "src.store.checkpoint" else set()
             assert not names & ({"args", "namespace", "config"} - stored)
+
+
+READ_A_CONFIG = ("src.cli", "src.args", "src.main", "src.run.build")
+
+
+def reads_of_a_config(tree):
+    """Lines in which an attribute of a ``config`` is read, and those that give one a value."""
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and (
+        isinstance(node.value, ast.Name) and node.value.id == "config"
+        or isinstance(node.value, ast.Attribute) and node.value.attr in ("config", "_config"))]
+
+
+def test_the_configuration_is_read_by_the_builders_only():
+    """Each part of a run has the frozen settings that it needs."""
+    for module, (path, tree) in sources().items():
+        if module.startswith("src") and not module.startswith(READ_A_CONFIG):
+            assert not reads_of_a_config(tree), path
+
+
+def test_a_read_of_a_configuration_is_seen():
+    tree = ast.parse("config.lr\nself.config.lr\nself._config.values\nother.lr\nconfig['lr']\n")
+    assert reads_of_a_config(tree) == [1, 2, 3]
+
+
+def test_what_the_command_line_says_is_frozen():
+    from src import args
+    from src.run import settings
+    from src.store.settings import Files
+    kinds = [kind for kind in vars(settings).values() if dataclasses.is_dataclass(kind)]
+    assert Files in kinds and len(kinds) == 8
+    assert all(kind.__dataclass_params__.frozen for kind in (*kinds, args.Config))
+    config = args.parse([])
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        config.values["seed"] = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.kind = "evaluation"
+
+
+# -- attributes --------------------------------------------------------------------------------------------------------
+
+
+def born_later(tree):
+    """(class, attribute) of ``self.attribute = ...`` outside ``__init__`` of what ``__init__`` does not set."""
+    found = []
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        methods = {node.name: assigned(node) for node in kind.body if isinstance(node, ast.FunctionDef)}
+        first = methods.pop("__init__", set()) | {target.id for node in kind.body if isinstance(node, ast.AnnAssign)
+                                                  for target in [node.target]}
+        found += [(kind.name, name) for names in methods.values() for name in names - first]
+    return sorted(found)
+
+
+def assigned(function):
+    return {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"}
+
+
+def test_no_attribute_of_a_run_is_born_outside_init():
+    for module, (path, tree) in sources().items():
+        if module.startswith(("src.run", "src.store", "src.args")):
+            assert not born_later(tree), path
+
+
+def test_a_late_attribute_is_seen():
+    code = "class A:\n    def __init__(self):\n        self.a = 1\n    def f(self):\n        self.a, self.b = 2, 3\n"
+    assert born_later(ast.parse(code)) == [("A", "b")]
 
 
 def bare_handlers(tree):

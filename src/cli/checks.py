@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from clip.catalog import architecture_names, is_weights_name
 from clip.errors import LoadError
@@ -17,12 +18,10 @@ from src.datasets import class_split, find_entry, is_pairs, phase_of
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
+from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
-TRAINS = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
-          "image-fc-fixed": ("image",), "fc": ()}  # the towers that a train mode frees
-WITH_HEAD = ("image-fc", "image-fc-fixed", "fc")
 
 CONTRADICTIONS = [
     ("iterations", "epochs", "give the length of a task one way"),
@@ -42,14 +41,29 @@ CONTRADICTIONS = [
 ]
 
 
+class Remarks(NamedTuple):
+    """What a command line is told that contradicts nothing: texts of warnings and of notes."""
+
+    warnings: list
+    notes: list
+
+
+WARNING, NOTE = Remarks._fields
+
+
 def check(config):
-    """Raise UserError on the first contradiction; collect ``config.warnings`` and ``config.notes``."""
+    """Raise UserError on the first contradiction. -> Remarks
+
+    A rule takes the configuration; it may yield (WARNING or NOTE, text).
+    """
+    said = []
     try:
         for rule in (_check_contradictions, *RULES):
-            rule(config)
+            said += rule(config) or ()
     except UserError as error:
         raise UserError(f"{error}{_origins_of(config, str(error))}") from None
-    config.warnings += _without_effect(config)
+    warnings, notes = ([text for kind, text in said if kind == wanted] for wanted in (WARNING, NOTE))
+    return Remarks(warnings + _without_effect(config), notes)
 
 
 def _origins_of(config, message):
@@ -86,18 +100,18 @@ def _check_kind(config):
             raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
                             "--eval-only to evaluate, or see --help")
         if config.method in METHODS:  # of a custom method the class must be imported first
-            check_length(config, METHODS[config.method].closed_form)
+            check_length(config, METHODS[config.method].closed_form, acting_in_steps(config))
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
-            config.warnings.append("without --save the trained weights and metrics are not kept")
+            yield WARNING, "without --save the trained weights and metrics are not kept"
     named = config.eval_datasets or config.dataset_order or config.train_dataset
     if config.kind == EVAL and not (named or config.load or config.linear_eval):
         raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
     if config.kind == EVAL and config.wise_ft and not config.load:
         raise UserError("--wise-ft mixes zero-shot weights with those of --load FILE; give it")
     if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
-        config.warnings.append("--alpha has no effect without --wise-ft")
+        yield WARNING, "--alpha has no effect without --wise-ft"
     if config.kind == EVAL and "seen" in config.label_space and not config.load:
         raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
@@ -114,19 +128,22 @@ STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "
             "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
 
 
-def check_length(config, closed_form):
-    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps."""
-    if not closed_form:
-        if config.iterations is None and config.epochs is None:
-            raise UserError("set the training length: --iterations N or --epochs N")
-        return
+def acting_in_steps(config):
+    """The names of the flags that act and that no closed form reads."""
     acting = [key for key in STEPPING if config.chosen(key)]
     acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
                if config.values[key]]
-    if acting:
-        named = " and ".join(FLAGS[key].name for key in acting)
-        raise UserError(f"{named} with --method {config.method}: it is a closed form, which takes no step and leaves "
-                        "the weights as they are; leave it out")
+    return tuple(FLAGS[key].name for key in acting)
+
+
+def check_length(told, closed_form, acting):
+    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
+    ``told`` has the values of --iterations, --epochs and --method, ``acting`` is what ``acting_in_steps`` returned."""
+    if not closed_form and told.iterations is None and told.epochs is None:
+        raise UserError("set the training length: --iterations N or --epochs N")
+    if closed_form and acting:
+        raise UserError(f"{' and '.join(acting)} with --method {told.method}: it is a closed form, which takes no step "
+                        "and leaves the weights as they are; leave it out")
 
 
 def _check_model(config):
@@ -175,7 +192,7 @@ def _check_method(config):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
     if config.kind in TRAINING and config.trained:
         _check_kind_of_data(config)
-        _check_combination(config, config.method_row)
+        yield from _check_combination(config, config.method_row)
 
 
 def _check_kind_of_data(config):
@@ -193,7 +210,7 @@ def _check_kind_of_data(config):
     if config.num_phases > 1 and not config.pairs:
         raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
                         "in CIFAR100/10")
-    if config.joint and config.train_mode in WITH_HEAD:
+    if config.joint and TRAIN_MODES[config.train_mode].head:
         raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
                         "classes, by their prompts, so no linear head would train; give whole, image or text")
     if config.num_phases > 1 and config.joint:
@@ -207,21 +224,20 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
-    mode = config.train_mode
-    towers = TRAINS[mode]
-    if mode == "image-fc-fixed" and config.fc_init == "zero":
-        raise UserError("--fc-init zero with --train-mode image-fc-fixed: a head that stays zero gives the image tower "
+    mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
+    if trains.head and not trains.head_trains and config.fc_init == "zero":
+        raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "
                         "no gradient")
     texts_distilled = config.distill_text_tower and "distill_text_tower" in method.uses
     if mode in method.refuses and not (mode == "text" and texts_distilled):
         raise UserError(f"--method {config.method} with --train-mode {mode}: {method.refuses[mode]}")
-    if texts_distilled and "text" not in towers:
+    if texts_distilled and "text" not in trains.towers:
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
-    if "image_loss" in method.uses and "image" in towers and not (config.image_loss or config.text_loss):
-        config.notes.append("neither --image-loss nor --text-loss is given: both are used")
-    if config.lora and not towers:
+    if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
+        yield NOTE, "neither --image-loss nor --text-loss is given: both are used"
+    if config.lora and not trains.towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
-    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not towers:
+    if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
         raise UserError(f"gradient projection with --train-mode {mode}: it protects the towers, and this mode trains "
                         "neither")
     if config.orthogonal_gradients and not config.save:
@@ -265,7 +281,7 @@ def _check_splits(config):
     if config.split_file and (config.shots or config.val_fraction):
         raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
     if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
-        config.warnings.append("--shot-seed has no effect without --shots")
+        yield WARNING, "--shot-seed has no effect without --shots"
 
 
 def _check_rates(config):
@@ -277,10 +293,10 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAINS[config.train_mode] and highest >= HIGH_RATE and config.optimizer != "sgd":
+            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
-        config.warnings.append(f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs "
-                               "take 1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+        yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
+                        "1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
 
 
 def _check_optimizer(config):
@@ -384,7 +400,7 @@ DEPENDENT = [
      ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
     ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
-    ("with --train-mode fc: no tower trains", lambda config: TRAINS[config.train_mode],
+    ("with --train-mode fc: no tower trains", lambda config: TRAIN_MODES[config.train_mode].towers,
      ("compile", "grad_checkpointing", "grad_accum")),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",

@@ -26,6 +26,7 @@ from src.cli.values import (
 )
 from src.datasets import expand
 from src.models import METHODS
+from src.models.modes import TRAIN_MODES
 
 DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
           "double": "fp64"}  # as torch calls them
@@ -53,8 +54,7 @@ def training_flags():
              choices=tuple(METHODS), runs=SCORING, example="ZSCL --ref-dataset ImageNet"),
         Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
              repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING, example="strength=0.5 --method my.py:EWC"),
-        Flag("--train-mode", "which parameters train", "whole",
-             choices=("whole", "image", "text", "image-fc", "image-fc-fixed", "fc"), example="image"),
+        Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
              example="folder:photos --epochs 5"),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)

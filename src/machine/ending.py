@@ -8,6 +8,7 @@ import os
 import select
 import sys
 
+from clip.errors import LoadError
 from src.errors import UserError, legible
 from src.machine.interruption import STATUS, Interrupted
 
@@ -28,7 +29,7 @@ def to_its_end(run):
                 status = run()
                 print(end="", flush=True)  # also where there is no stdout at all
                 return _ended(status)
-        except (UserError, *_load_errors()) as error:
+        except (UserError, LoadError) as error:
             return _stopped(f"error: {legible(str(error))}", 2)
         except Interrupted as error:
             if first_process():
@@ -103,9 +104,3 @@ def _ended(status):
 
 def _interrupted_together():
     return _world().interrupted_together() if several_processes() else contextlib.nullcontext()
-
-
-def _load_errors():
-    """``clip.loader.LoadError``, without importing torch for a command line that never got so far."""
-    loader = sys.modules.get("clip.loader")
-    return (loader.LoadError,) if loader else ()

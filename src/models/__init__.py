@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from src.errors import UserError
 from src.models.hooks import Hooks
+from src.models.modes import HEAD_MODES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ DEAF_MODES = {"text": "its distillation reaches only the image tower, which this
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
 
-NO_CLASSES = dict.fromkeys(("image-fc", "image-fc-fixed", "fc"), "image-text pairs have no classes for a head")
+NO_CLASSES = dict.fromkeys(HEAD_MODES, "image-text pairs have no classes for a head")
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),

@@ -14,11 +14,10 @@ from clip.packing import PackedTexts
 from clip.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE
 from src.datasets.seeds import seed_of
 from src.models.attached import draws, is_dropout
+from src.models.modes import TRAIN_MODES
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-TRAIN_MODES = {"whole": ("visual.", *TEXT_TOWER), "image": ("visual.",), "text": TEXT_TOWER,
-               "image-fc": ("visual.", "head."), "image-fc-fixed": ("visual.",), "fc": ("head.",)}
-HEAD_MODES = ("image-fc", "image-fc-fixed", "fc")
+TOWERS = {"image": ("visual.",), "text": TEXT_TOWER}  # how the names of a tower's tensors begin
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
 # Tokens that packing must save, by the kind of device. Elsewhere than on CUDA: below, the additional kernels take
 # longer than what they save. On CUDA packing adds 1,150 operations or more to a step of a ViT-B/16. Measured on an
@@ -65,15 +64,17 @@ class ClassificationHead(nn.Module):
 def select_trainable(model, train_mode):
     """Set requires_grad by the mode: the towers or the ``head`` that it names, never ``logit_scale``. Returns the
     trainable names."""
+    mode = TRAIN_MODES[train_mode]
+    freed = tuple(start for tower in mode.towers for start in TOWERS[tower]) + ("head.",) * mode.head_trains
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(TRAIN_MODES[train_mode]))
+        parameter.requires_grad_(name.startswith(freed))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def trains(model, tower):
     """Whether any parameter of the ``"image"`` or ``"text"`` tower requires a gradient."""
     return any(parameter.requires_grad for name, parameter in model.named_parameters()
-               if name.startswith(TRAIN_MODES[tower]))
+               if name.startswith(TOWERS[tower]))
 
 
 def set_training(model, batch_norm):

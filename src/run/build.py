@@ -1,12 +1,16 @@
-"""From the resolved command line to objects: the device, the state of a task, its hooks."""
+"""From the resolved command line to what each part of a run is told, and from that to objects: the device, the state of
+a task, its hooks. Nothing else below the commands reads a Config."""
 
 import math
 import os
+from dataclasses import fields
 
 import torch
 
 from clip import loader
-from src.cli.checks import check_length
+from src.cli.checks import acting_in_steps, check_length
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, SEQUENCE, TRAINING
 from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
@@ -19,76 +23,144 @@ from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.hooks import Hooks, kept_for, named
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
-from src.models.modeling import HEAD_MODES, TRAIN_MODES, ClassificationHead, select_trainable, trains
+from src.models.modeling import ClassificationHead, select_trainable, trains
+from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
+from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
+from src.store.settings import Files
 
 MOST_WORKERS = 8
+AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
-def build_device(config, index=None):
+# -- what each part of a run is told -----------------------------------------------------------------------------------
+
+
+def command_of(config):
+    """All that a run is told."""
+    return Command(hardware=hardware_of(config), weights=weights_of(config), data=data_of(config),
+                   training=training_of(config), scoring=scoring_of(config), files=files_of(config), quiet=config.quiet,
+                   seed_given=config.given("seed"))
+
+
+def _part(kind, config, **others):
+    """The dataclass ``kind``, whose fields are flags but for ``others``."""
+    flags = {field.name: config.values[field.name] for field in fields(kind) if field.name not in others}
+    return kind(**flags, **others)
+
+
+def hardware_of(config):
+    return _part(Hardware, config)
+
+
+def weights_of(config):
+    return _part(Weights, config, loaded=config.loaded, model_chosen=config.chosen("model"))
+
+
+def data_of(config):
+    return _part(Data, config, trained=tuple(config.trained), flickr_splits_chosen=config.chosen("flickr_splits"))
+
+
+def training_of(config):
+    """Of a run that trains nothing it has no hooks."""
+    rows = [config.method_row, *active_add_ons(config.values).values()] if config.kind in TRAINING else []
+    return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
+                 hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
+                 fc_init_given=config.given("fc_init"), acting=acting_in_steps(config),
+                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]),
+                 freeing=tuple(FLAGS[key].name for key in ("lora", "train_mode") if config.chosen(key)))
+
+
+def scoring_of(config):
+    rows = [row for method in METHODS.values() for row in (method, method.on_pairs) if row]
+    keywords = {key: config.values[key] for row in rows for key in row.uses}
+    return _part(Scoring, config, trained=tuple(config.trained), trains_heads=TRAIN_MODES[config.train_mode].head,
+                 pairs=config.pairs, evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
+                 keywords=keywords, keywords_given={key: keywords[key] for key in keywords if config.given(key)},
+                 method_given=config.given("method"), template_given=config.given("template"),
+                 eval_split_chosen=config.chosen("eval_split"))
+
+
+def hook_row(row, config):
+    """A custom method's keywords are those of --set."""
+    return HookRow(row, {key: config.values[key] for key in row.uses or ("set",)})
+
+
+def files_of(config):
+    flags = {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()}
+    return _part(Files, config, numbers=config.numbers(), flags=flags, argv=config.argv)
+
+
+def single_of(config):
+    return _part(Single, config, prompt_given=config.given("prompt"))
+
+
+# -- objects -----------------------------------------------------------------------------------------------------------
+
+
+def build_device(hardware, index=None):
     """``index``: which of the machine's devices, where each of several processes has one."""
-    if config.deterministic:
+    if hardware.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True)
-    return Device(config.device, config.precision, config.tf32, index)
+    return Device(hardware.device, hardware.precision, hardware.tf32, index)
 
 
-def build_settings(config, task, name=None):
+def build_settings(training, task, name=None):
     """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    iterations = steps_of(config, task)
-    if config.schedule == "onecycle" and iterations == 1:
+    iterations = steps_of(training, task)
+    if training.schedule == "onecycle" and iterations == 1:
         raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
                         "cycle; give more steps, or another --schedule")
     return Settings(
-        iterations=iterations, lr=rate_of(config.lr, name or task.name), batch_size=config.batch_size,
-        wd=config.wd, beta2=config.beta2, eps=config.eps, warmup=warmup_of(config, iterations),
-        optimizer=config.optimizer, schedule=config.schedule, lr_floor=config.lr_floor,
-        compile=config.compile, grad_checkpointing=config.grad_checkpointing, grad_accum=config.grad_accum,
-        max_grad_norm=config.max_grad_norm, seed=config.seed, workers=worker_count(config, task),
-        caption_choice="first" if config.caption_choice == "all" else config.caption_choice,
-        batch_norm=batch_norm_of(config))
+        iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
+        wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
+        optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
+        compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
+        max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
+        caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
+        batch_norm=batch_norm_of(training))
 
 
-def steps_of(config, task):
+def steps_of(training, task):
     """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
-    closed_form = is_closed_form(config)
-    check_length(config, closed_form)
+    closed_form = is_closed_form(training)
+    check_length(training, closed_form, training.acting)
     if closed_form:
         return 0
-    return config.iterations or config.epochs * steps_per_epoch(task, config.batch_size)
+    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size)
 
 
-def is_closed_form(config):
+def is_closed_form(training):
     """Whether the method of a training run takes no steps; its class is imported."""
-    return getattr(config.method_row.hook(), "closed_form", False)
+    return getattr(training.hooks[0].row.hook(), "closed_form", False)
 
 
-def batch_norm_of(config):
+def batch_norm_of(training):
     """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
     weights are random; elsewhere it keeps those of pretrained weights."""
-    if config.batch_norm != "auto":
-        return config.batch_norm
-    return "train" if config.init == "scratch" or config.pairs else "eval"
+    if training.batch_norm != "auto":
+        return training.batch_norm
+    return "train" if training.init == "scratch" or training.pairs else "eval"
 
 
-def silent_choices(config, state):
+def silent_choices(training, state):
     """Return what a task does that no flag of the user's says, a sentence each."""
     found = []
-    if config.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
-        why = "weights are random" if config.init == "scratch" else "as published for image-text pairs"
+    if training.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
+        why = "weights are random" if training.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
     left = rest_of_epoch(state.task, state.settings.batch_size)
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
     frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
-    idle = [f"--{name.replace('_', '-')}" for name in ("lora", "train_mode") if config.chosen(name)]
-    if frozen and state.own and idle:
-        found.append(f"{' and '.join(idle)}: no effect, {', '.join(state.own)} keeps all of the CLIP frozen")
-    elif config.lora and "visual." in TRAIN_MODES[config.train_mode] and not trains(state.model, "image"):
+    if frozen and state.own and training.freeing:
+        found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP frozen")
+    elif training.lora and "image" in TRAIN_MODES[training.train_mode].towers and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
-                     f"{', '.join(config.lora_target_modules)} (--lora-target-modules)")
+                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)")
     return found
 
 
@@ -98,9 +170,9 @@ def rate_of(rates, name):
     return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
 
 
-def warmup_of(config, iterations):
+def warmup_of(training, iterations):
     """The steps of the warm-up; ``onecycle`` has none beside its rise, and a run without steps has none."""
-    return 0 if config.schedule == "onecycle" or not iterations else warmup_steps(config.warmup_length, iterations)
+    return 0 if training.schedule == "onecycle" or not iterations else warmup_steps(training.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):
@@ -108,65 +180,67 @@ def warmup_steps(text, iterations):
     return math.ceil(iterations * float(text[:-1]) / 100) if text.endswith("%") else int(text)
 
 
-def worker_count(config, task):
-    if config.workers != "auto":
-        return config.workers
+def worker_count(workers, task):
+    """``workers``: the value of --workers."""
+    if workers != "auto":
+        return workers
     return 0 if task.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
-def build_state(config, datasets, name, checkpoint, device, open_zeroshot):
+def build_state(training, datasets, name, checkpoint, device, open_zeroshot):
     """The state of one task, its model on the device with the train mode's parameters free."""
     task = datasets.open(name)
     model = device.place(loader.build(checkpoint))
-    if config.train_mode in HEAD_MODES:
-        model.head = first_head(config, checkpoint, model, task, stem(name), device)
-    select_trainable(model, config.train_mode)
-    if config.lora:
-        adapt(config, model, seed_of(config.seed, task.name, "adapters"))
-    return TrainingState(model=model, task=task, device=device, settings=build_settings(config, task, name),
-                         source=",".join(config.trained) if name == pairs.JOINT else name,
+    if TRAIN_MODES[training.train_mode].head:
+        model.head = first_head(training, checkpoint, model, task, stem(name), device)
+    select_trainable(model, training.train_mode)
+    if training.lora:
+        adapt(training, model, seed_of(training.seed, task.name, "adapters"))
+    return TrainingState(model=model, task=task, device=device, settings=build_settings(training, task, name),
+                         source=",".join(training.trained) if name == pairs.JOINT else name,
                          open_task=datasets.open, open_zeroshot=open_zeroshot, open_teacher=open_zeroshot.teacher,
                          history=list(checkpoint.get("history", [])), heads=dict(checkpoint.get("heads", {})))
 
 
-def first_head(config, checkpoint, model, task, file, device):
+def first_head(training, checkpoint, model, task, file, device):
     """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
     follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
-    if file in checkpoint.get("heads", {}) and not config.given("fc_init"):
+    if file in checkpoint.get("heads", {}) and not training.fc_init_given:
         reason = other_classes(checkpoint.get("history", []), file, task.classnames)
         if reason is None:
             require_head_fits(checkpoint["heads"][file], task, model.text_projection.shape[1])
             return ClassificationHead.unpacked(checkpoint["heads"][file], model.logit_scale)
         print(f"note: a new head of {file} is trained, not the one in --load: {reason}")
-    if config.fc_init == "zero":
+    if training.fc_init == "zero":
         weight = model.text_projection.detach().new_zeros(len(task.classnames), model.text_projection.shape[1])
         return ClassificationHead(weight, weight.new_zeros(len(weight)))                # (C, D), (C,)
     return zeroshot_head(model, task, device)
 
 
-def adapt(config, model, seed):
+def adapt(training, model, seed):
     """Low-rank adapters for the towers that the train mode frees: peft's, or our own with shared factors."""
-    if not config.lora_shared:
-        inject_peft(model, config.lora_target_modules, config.lora_r, config.lora_alpha, config.lora_dropout,
-                    config.lora_bias, seed)
+    if not training.lora_shared:
+        inject_peft(model, training.lora_target_modules, training.lora_r, training.lora_alpha, training.lora_dropout,
+                    training.lora_bias, seed)
         return
-    inject_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha,
+    inject_lora(model, training.lora_target_modules, training.lora_r, training.lora_alpha,
                 torch.Generator().manual_seed(seed))
-    apply_shared_lora(model, config.lora_shared_split_qkvo)
+    apply_shared_lora(model, training.lora_shared_split_qkvo)
 
 
-def build_task(config, datasets, name, checkpoint, device, open_zeroshot, basis=None):
+def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basis=None):
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
-    state = build_state(config, datasets, name, checkpoint, device, open_zeroshot)
-    hooks = build_hooks(config, checkpoint, basis)
+    state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
+    hooks = build_hooks(training, checkpoint, basis)
     for add_on in hooks[1:]:
         if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
             raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
-    if state.own:
-        refuse_averages(config, state.own)
-        refuse_captions(state.own, [name, *config.trained, *config.eval_datasets])
+    if state.own and training.averages:
+        raise UserError(f"{training.averages[0]} acts on the weights of CLIP, and {', '.join(state.own)} trains "
+                        "modules beside them, which would stay as they are: leave it out")
+    refuse_captions(state.own, [name, *training.trained, *training.eval_datasets])
     return state, hooks
 
 
@@ -175,15 +249,6 @@ def unused_modules(checkpoint, own):
     kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
     left = sorted(kept - {name.rpartition(".")[2] for name in own})
     return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
-
-
-def refuse_averages(config, own):
-    """UserError where averages and merges of weights would leave a hook's own modules out."""
-    flags = [f"--{name.replace('_', '-')}" for name in ("we", "we_wise", "moving_avg", "wise_merge")
-             if config.values[name]]
-    if flags:
-        raise UserError(f"{flags[0]} acts on the weights of CLIP, and {', '.join(own)} trains modules beside them, "
-                        "which would stay as they are: leave it out")
 
 
 def refuse_captions(own, names):
@@ -201,30 +266,28 @@ def refuse_mixing(own):
         raise UserError(f"--wise-ft mixes weights of CLIP, and {', '.join(own)} has modules beside them: leave it out")
 
 
-def build_hooks(config, checkpoint, basis=None):
+def build_hooks(training, checkpoint, basis=None):
     """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
     project gradients off, where it is not that of the command line."""
-    values = config.values | ({"orthogonal_gradients_path": basis} if basis else {})
-    hooks = [row.build(values) for row in (config.method_row, *active_add_ons(values).values())]
-    return _with_carry(hooks, checkpoint)
+    given = {"orthogonal_gradients_path": basis} if basis else {}
+    return _with_carry([row.build(keywords | given) for row, keywords in training.hooks], checkpoint)
 
 
-def scorer_of(config, hooks, own):
+def scorer_of(training, hooks, own):
     """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
     the method has no modules of its own and no ``logits``."""
-    method = hooks[0]
-    if type(method).logits is Hooks.logits and not own:
+    if type(hooks[0]).logits is Hooks.logits and not own:
         return None
-    keywords = {flag: config.values[flag] for flag in config.method_row.uses}
-    return {"method": config.method, "keywords": keywords or dict(config.values["set"])}
+    row, keywords = training.hooks[0]
+    return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}
 
 
-def build_scored(config, checkpoint, device, world=None):
+def build_scored(scoring, checkpoint, device, world=None):
     """-> (the state of a checkpoint that is scored without training, its model placed and own modules beside it, and
     [the method that scores it]; [] for plain CLIP)."""
     model = device.place(loader.build(checkpoint)).eval()
     state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
-    hooks = _with_carry(_scorers(config, checkpoint), checkpoint)
+    hooks = _with_carry(_scorers(scoring, checkpoint), checkpoint)
     own = build_own(hooks, model, device, checkpoint.get("own"))
     # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
     untrained = {name for name in own if not kept_for(checkpoint.get("own", {}), name)}
@@ -232,25 +295,25 @@ def build_scored(config, checkpoint, device, world=None):
     return state, [hook for name, hook in named(hooks).items() if name not in untrained]
 
 
-def _scorers(config, checkpoint):
+def _scorers(scoring, checkpoint):
     """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
     made_by = checkpoint.get("scorer") or {"method": None, "keywords": {}}
-    given = config.method if config.given("method") or config.method not in METHODS else None
+    given = scoring.method if scoring.method_given or scoring.method not in METHODS else None
     if given and made_by["method"] not in (given, None):
         print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
               f"{given} is used instead")
     name = given or made_by["method"]
-    row = name and (find_method(name, config.pairs) or METHODS[name])  # of other data it has the same modules
+    row = name and (find_method(name, scoring.pairs) or METHODS[name])  # of other data it has the same modules
     if name is None or name in METHODS and not row.scores():
         return []
     same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
     keywords = made_by["keywords"] if same else {}
     if name in METHODS:
-        return [row.build(config.values | {flag: value for flag, value in keywords.items() if not config.given(flag)})]
+        return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
                         f"not choose code to run: give --method {name} yourself")
-    return [row.build(config.values | {"set": keywords | dict(config.values["set"])})]
+    return [row.build({"set": keywords | scoring.set})]
 
 
 def class_name(method):

@@ -10,42 +10,44 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.run.sequence import Run
-from src.run.weights import score_as_trained, starting_checkpoint, weights_before
+from src.run.sequence import Run, note_method
+from src.run.weights import starting_checkpoint, weights_before
 
 
-def rebuild(config):
+def rebuild(command):
     """Score each file of --load on all that the sequence trained on, or on --eval-datasets. -> {space: summary}
 
     Raises UserError, before anything is scored, for files that are no chain.
     """
-    chain = {path: _outline(config, path) for path in config.loaded}
+    weights = command.weights
+    chain = {path: _outline(weights, path) for path in weights.loaded}
     trained, last = _trained(chain), list(chain.values())[-1]
-    run = Run(config)
+    made = last.get("config", {})
+    run = Run(command.as_trained(made))
     if not run.evaluated:
         sources = [_source(entry) for entry in last["history"]]
         run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))
     _require_columns(trained, run.evaluated)
-    score_as_trained(config, last, config.loaded[-1])
+    note_method(command.scoring, last, weights.loaded[-1])
     run.open([])
     run.claim([], last)
     with run.shown():
         rows = [_row_before(run, *next(iter(chain.items())))]
-        for path in config.loaded:
-            rows.append(run.evaluate(_read(config, path, quiet=True)))
-            print(f"{path}: {run.scoring.in_words(rows[-1])}", flush=True)
+        for path in weights.loaded:
+            rows.append(run.evaluate(_read(weights, path, quiet=True)))
+            print(f"{path}: {run.scorer.in_words(rows[-1])}", flush=True)
         return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
-def _read(config, path, quiet=False):
+def _read(weights, path, quiet=False):
     """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it. All
     are outlined before the first is scored, and the memory holds one model at a time."""
-    return starting_checkpoint(dataclasses.replace(config, values=config.values | {"load": path}), quiet=quiet)
+    return starting_checkpoint(dataclasses.replace(weights, load=path), quiet=quiet)
 
 
-def _outline(config, path):
+def _outline(weights, path):
     """A checkpoint without what takes memory."""
-    checkpoint = _read(config, path)
+    checkpoint = _read(weights, path)
     history = checkpoint.get("history")
     if not history or not all(isinstance(entry, dict) and isinstance(entry.get("dataset"), str) for entry in history):
         raise UserError(f"--load {path}: does not say what it was trained on; several files are to be those that the "
@@ -92,18 +94,18 @@ def _require_columns(trained, evaluated):
 
 def _row_before(run, path, checkpoint):
     """Scores of the weights that the sequence started from; None where they are not to be had."""
-    start = _start(run.config, path, checkpoint)
+    start = _start(run.command.weights, path, checkpoint)
     if start is None:
         return None
     scores = run.evaluate(start)
-    print(f"before {path}: {run.scoring.in_words(scores)}", flush=True)
+    print(f"before {path}: {run.scorer.in_words(scores)}", flush=True)
     return scores
 
 
 @in_turn  # of several processes all meet the same, or none goes on
-def _start(config, path, checkpoint):
+def _start(weights, path, checkpoint):
     try:
-        return weights_before(config, checkpoint)
+        return weights_before(weights, checkpoint)
     except (UserError, LoadError) as error:
         print(f"note: no zero-shot row, for {path} does not lead there: {error}", flush=True)
         return None

@@ -13,66 +13,65 @@ OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be the
 class Datasets:
     """Opens each dataset once a run, with the splits and templates that the flags ask for."""
 
-    def __init__(self, config):
-        self._config, self._template = config, _templates(config.template)
-        self._trained = config.trained
+    def __init__(self, data):
+        self.data, self._template = data, _templates(data.template)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
-        options = {"images": self._config.image_dir.get(name), "annotations": self._config.annotations.get(name),
-                   "skip_missing": self._config.skip_bad_images and name.startswith(OWN_TABLES) or None}
-        root = self._config.data_location
+        options = {"images": self.data.image_dir.get(name), "annotations": self.data.annotations.get(name),
+                   "skip_missing": self.data.skip_bad_images and name.startswith(OWN_TABLES) or None}
+        root = self.data.data_location
         task = open_task(name, root, **{key: value for key, value in options.items() if value is not None})
         if name.startswith("pairs:") and not self._only_refers_to(name):
             task = pairs.with_held_out(task, name, root)
         return task
 
     def _open(self, name, trained=False):
-        config, root = self._config, self._config.data_location
-        if name == pairs.JOINT and config.joint:
-            return pairs.joint_task([self.open(part) for part in config.trained])
+        data, root = self.data, self.data.data_location
+        if name == pairs.JOINT and data.joint:
+            return pairs.joint_task([self.open(part) for part in data.trained])
         whole, phase = phase_of(name)
         base, part, parts = class_split(whole)
         task = self._opened(base)
         if part is not None:
-            task = splits.with_classes(task, part, parts, config.seed)
+            task = splits.with_classes(task, part, parts, data.seed)
         if self._template and task.templates is SIMPLE:
             task = dataclasses.replace(task, templates=self._template)
-        if config.wilds_split == "ood" and "ood_test" in task.splits:
+        if data.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
                 **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
         if task.pairs:
-            task = self._trained_pairs(task, whole, phase) if name in self._trained else task
-        elif trained or name in self._trained:
+            task = self._trained_pairs(task, whole, phase) if name in self.data.trained else task
+        elif trained or name in self.data.trained:
             task = self._trained_splits(task)
-        elif config.val_fraction and config.eval_split == "val":
-            task = splits.with_validation(task, config.val_fraction, root)
-        return splits.tolerant(task) if config.skip_bad_images else task
+        elif data.val_fraction and data.eval_split == "val":
+            task = splits.with_validation(task, data.val_fraction, root)
+        return splits.tolerant(task) if data.skip_bad_images else task
 
     def _only_refers_to(self, name):
         """Whether a dataset serves as reference only, which needs no test split."""
-        config = self._config
-        used = {phase_of(other)[0] for other in (*config.trained, *config.eval_datasets)}
-        return name in (config.ref_dataset, config.ref_sentences) and name not in used
+        data = self.data
+        used = {phase_of(other)[0] for other in (*data.trained, *data.eval_datasets)}
+        return name in (data.ref_dataset, data.ref_sentences) and name not in used
 
     def _trained_pairs(self, task, name, phase):
-        config = self._config
+        data = self.data
         if name == "flickr30k":
-            chosen = config.chosen("flickr_splits")
-            task = pairs.with_parts(task, [part for part in config.flickr_splits if chosen or part in task.splits])
+            chosen = data.flickr_splits_chosen
+            task = pairs.with_parts(task, [part for part in data.flickr_splits if chosen or part in task.splits])
         if phase is not None:
-            seed = config.seed if config.phase_seed is None else config.phase_seed
-            task = pairs.with_phase(task, phase, config.num_phases, config.phase_split, seed)
-        return pairs.with_all_captions(task) if config.caption_choice == "all" else task
+            seed = data.seed if data.phase_seed is None else data.phase_seed
+            task = pairs.with_phase(task, phase, data.num_phases, data.phase_split, seed)
+        return pairs.with_all_captions(task) if data.caption_choice == "all" else task
 
     def _trained_splits(self, task):
-        config, root = self._config, self._config.data_location
-        if config.split_file:
-            task = splits.with_split_file(task, config.split_file)
-        if config.val_fraction:
-            task = splits.with_validation(task, config.val_fraction, root)
-        if config.shots:
-            task = splits.with_shots(task, config.shots, config.shot_seed, root)
+        data, root = self.data, self.data.data_location
+        if data.split_file:
+            task = splits.with_split_file(task, data.split_file)
+        if data.val_fraction:
+            task = splits.with_validation(task, data.val_fraction, root)
+        if data.shots:
+            task = splits.with_shots(task, data.shots, data.shot_seed, root)
         return task
 
 

@@ -20,28 +20,28 @@ class KeptLayer:
     nothing. While entered, its log is open. ``start``: the resume point, None without; ``epochs``: how many it
     has done."""
 
-    def __init__(self, config, folder, dataset, classnames, checkpoint, world):
+    def __init__(self, files, epochs, folder, dataset, classnames, checkpoint, world):
         after = checkpoint.get("dataset")
         self.name = f"linear_{dataset}" + (f"_after_{after}" if after else "")
-        self.config, self.folder, self.classnames = config, folder, list(classnames)
+        self.files, self.folder, self.classnames = files, folder, list(classnames)
         self.there = folder.path is not None
-        self.made = {"config": config.numbers(),
+        self.made = {"config": files.numbers,
                      "inputs": {"--load": fingerprint(list(checkpoint["state_dict"].items()))} if self.there else {}}
-        self.points = ResumePoints(folder, self.name, config.save_interval)
-        self.start = self.points.read() if config.resume and self.there else None
+        self.points = ResumePoints(folder, self.name, files.save_interval)
+        self.start = self.points.read() if files.resume and self.there else None
         if self.start:
-            refuse_other_configuration(config, self.start, self.points.newest)
+            refuse_other_configuration(files, self.start, self.points.newest)
             refuse_other_inputs(self.start["inputs"], self.made["inputs"], f"--resume: {self.points.newest}")
         self.epochs, self._head, self._log = self.start["iteration"] if self.start else 0, None, None
         world.require_same(self.epochs, NOT_SHARED.format(folder=folder.path))
         if self.start:
             self._head = self.start["head"]
-            print(f"{self.name}: resumes after epoch {self.epochs} of {config.linear_epochs}", flush=True)
+            print(f"{self.name}: resumes after epoch {self.epochs} of {epochs}", flush=True)
 
     def scores(self):
         """Scores of a finished layer of the same flags and weights; None where there is none, or with --overwrite."""
         path = self.folder.path and self.folder.file(f"{self.name}.pth")
-        if self.config.overwrite or not (path and path.is_file()):
+        if self.files.overwrite or not (path and path.is_file()):
             return None
         try:
             content = read_checked(path)

@@ -9,12 +9,12 @@ from src.errors import UserError
 from src.machine.files import read_json
 
 
-def open_data(config, datasets, trained, evaluated):
+def open_data(training, scoring, datasets, trained, evaluated):
     """Open all that a run will read, and refuse what cannot be trained on, scored or compared on."""
     stems = [stem(name) for name in dict.fromkeys([*trained, *evaluated])]
     if twice := {name for name in stems if stems.count(name) > 1}:
         raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
-    references = _references(config) if trained else []
+    references = _references(training) if trained else []
     for name in dict.fromkeys(phase_of(name)[0] for name in [*trained, *evaluated, *references]):
         _warn_of_findings(name, datasets.open(name))
     for name in trained:
@@ -23,40 +23,40 @@ def open_data(config, datasets, trained, evaluated):
         for fault in () if task.pairs else structural_faults(task, ["train"]):
             raise UserError(fault)
     for name in evaluated:
-        if config.eval_split not in datasets.open(name).splits:
-            raise UserError(f"--eval-split {config.eval_split}: {name} has no such split; it has "
+        if scoring.eval_split not in datasets.open(name).splits:
+            raise UserError(f"--eval-split {scoring.eval_split}: {name} has no such split; it has "
                             f"{', '.join(datasets.open(name).splits)}; --eval-datasets names what to score instead")
-        require_images(datasets.open(name), name, config.eval_split)
+        require_images(datasets.open(name), name, scoring.eval_split)
         if is_own(name) and not is_pairs(name):
-            _warn(structural_faults(datasets.open(name), [config.eval_split]))
+            _warn(structural_faults(datasets.open(name), [scoring.eval_split]))
     if trained:
-        _open_references(config, datasets, trained, config.method_row.uses)
+        _open_references(training, datasets, trained)
 
 
-def open_for_layer(config, datasets, name):
-    """Open what a linear layer is trained on, and refuse what none can be trained or scored on."""
+def open_for_layer(split, datasets, name):
+    """Open what a linear layer is trained on, and refuse what none can be trained on, or scored on in ``split``."""
     if is_pairs(name):
         raise UserError(f"--linear-eval {name}: has captions, not classes")
     task = datasets.open(name)
     _warn_of_findings(name, task)
     require_images(task, name, "train")
-    if not {config.eval_split, "val"} & set(task.splits):
-        raise UserError(f"--linear-eval {name}: has no {config.eval_split} split to score the layer on; it has "
+    if not {split, "val"} & set(task.splits):
+        raise UserError(f"--linear-eval {name}: has no {split} split to score the layer on; it has "
                         f"{', '.join(task.splits)}")
 
 
-def scorable(config, datasets, evaluated):
+def scorable(scoring, datasets, evaluated):
     """``evaluated`` without the datasets that lack the split to score and that the user did not name for evaluation:
     they are trained all the same. A note names each."""
     kept = []
     for name in evaluated:
-        unasked = name not in config.eval_datasets and not config.chosen("eval_split")
+        unasked = name not in scoring.eval_datasets and not scoring.eval_split_chosen
         task = datasets.open(name)
-        lacks = bool(task.splits) and config.eval_split not in task.splits
+        lacks = bool(task.splits) and scoring.eval_split not in task.splits
         # The matrix of a sequence of class data has a column for each task.
-        if unasked and lacks and not (config.dataset_order and not task.pairs):
-            print(f"note: {name} has no {config.eval_split} split: it is trained and not scored; --eval-datasets names "
-                  "what to score")
+        if unasked and lacks and not (scoring.in_order and not task.pairs):
+            print(f"note: {name} has no {scoring.eval_split} split: it is trained and not scored; --eval-datasets "
+                  "names what to score")
         else:
             kept.append(name)
     return kept
@@ -72,11 +72,11 @@ def require_images(task, name, split):
         raise UserError(fault)
 
 
-def _references(config):
+def _references(training):
     """Names of the user's own data that the method reads as references."""
-    flags = {"ref_dataset": [config.ref_dataset], "ref_sentences": [config.ref_sentences],
-             "text_datasets": config.text_datasets or ()}
-    names = [name for flag, named in flags.items() if flag in config.method_row.uses for name in named]
+    flags = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
+             "text_datasets": training.text_datasets or ()}
+    names = [name for flag, named in flags.items() if flag in training.reads for name in named]
     return [name for name in names if name and is_own(name)]
 
 
@@ -92,30 +92,31 @@ def _warn(sentences):
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _open_references(config, datasets, trained, reads):
-    if "ref_sentences" in reads and config.ref_sentences not in (None, "random"):
-        task = datasets.open(config.ref_sentences)
+def _open_references(training, datasets, trained):
+    reads = training.reads
+    if "ref_sentences" in reads and training.ref_sentences not in (None, "random"):
+        task = datasets.open(training.ref_sentences)
         if not (task.sentences or task.classnames):
-            raise UserError(f"--ref-sentences {config.ref_sentences}: the dataset has no sentences, no class names; "
+            raise UserError(f"--ref-sentences {training.ref_sentences}: the dataset has no sentences, no class names; "
                             "take random, conceptual_captions or toy-reference")
-    for name in config.text_datasets if "text_datasets" in reads else ():
+    for name in training.text_datasets if "text_datasets" in reads else ():
         if not datasets.open(name).classnames:
             raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
     if "memory_size" in reads:
         classes = sum(len(datasets.open(name).classnames) for name in trained)
-        if config.memory_size < classes:
-            raise UserError(f"--memory-size {config.memory_size}: less than one exemplar for each of the {classes} "
+        if training.memory_size < classes:
+            raise UserError(f"--memory-size {training.memory_size}: less than one exemplar for each of the {classes} "
                             "classes to train")
     if "ref_dataset" in reads:
-        reference = datasets.open(config.ref_dataset)
+        reference = datasets.open(training.ref_dataset)
         if not len(reference.reference_split):
-            raise UserError(f"--ref-dataset {config.ref_dataset} has no images")
-        if not (reference.classnames or config.ref_sentences or config.text_datasets):
-            raise UserError(f"--ref-dataset {config.ref_dataset} has no class names to make texts of; "
+            raise UserError(f"--ref-dataset {training.ref_dataset} has no images")
+        if not (reference.classnames or training.ref_sentences or training.text_datasets):
+            raise UserError(f"--ref-dataset {training.ref_dataset} has no class names to make texts of; "
                             "give --ref-sentences too")
 
 
-def refuse_to_replace(config, folder, name):
+def refuse_to_replace(files, folder, name):
     """Refuse to overwrite a finished task ``name`` in a RunFolder that was made with another configuration."""
     if folder.path is None or not os.path.exists(folder.file(f"{name}.pth")):
         return
@@ -126,6 +127,6 @@ def refuse_to_replace(config, folder, name):
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
                         "or another --save") from None
-    if changed := config.differences(before):
+    if changed := files.differences(before):
         raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
                         "give --overwrite to replace it, or another --save")

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 from clip import loader
-from src.cli.kinds import EVAL
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.pairs import JOINT
 from src.datasets.seeds import balanced_subset
@@ -16,7 +15,6 @@ from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.hooks import Hooks
 from src.models.linear_probe import linear_evaluation
-from src.models.modeling import HEAD_MODES
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
@@ -30,29 +28,29 @@ SCORES = {ACCURACY: Scores, RETRIEVAL: RetrievalScores}
 DRIFT_IMAGES = 1000  # that tell how far features have turned
 
 
-class Scoring:
-    """Scores models on ``evaluated`` and adds the rows to a RunFolder.
+class Scorer:
+    """Scores models on ``evaluated`` and adds the rows to a RunFolder. ``told``: the Scoring of the command line;
+    ``files``: its Files, which a linear layer is kept by.
 
     Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
-    def __init__(self, config, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
-        self.config, self.datasets, self.device, self.folder = config, datasets, device, folder
+    def __init__(self, told, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
+        self.told, self.files, self.datasets, self.device, self.folder = told, files, datasets, device, folder
         self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
         self.progress, self.trackers = progress or Progress(), trackers or Trackers()
-        self.spaces = LabelSpaces(config.label_space, [name for name in evaluated if not is_pairs(name)],
+        self.spaces = LabelSpaces(told.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
-        self.retrieval_split = None if config.retrieval_split == "auto" else config.retrieval_split
+        self.retrieval_split = None if told.retrieval_split == "auto" else told.retrieval_split
         self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; what a note has named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
-        parts = [part for name in names for part in (self.config.trained if name == JOINT else [name])]
+        parts = [part for name in names for part in (self.told.trained if name == JOINT else [name])]
         parts = [part for part in parts if not is_pairs(part)]
         opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
-        trains_heads = self.config.train_mode in HEAD_MODES
         kept = {file: head for file, head in start.get("heads", {}).items()
-                if not (trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
+                if not (self.told.trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
         for file, head in self._fitting(kept, start.get("history", []), opened).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
@@ -69,13 +67,13 @@ class Scoring:
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
-                             mark="" if keep and self.config.save else None)
+                             mark="" if keep and self.told.save else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        state, scorers = build_scored(self.config, checkpoint, self.device, self.world)
+        state, scorers = build_scored(self.told, checkpoint, self.device, self.world)
         refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
@@ -86,7 +84,8 @@ class Scoring:
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
-        mark = None if self.config.kind != EVAL or not self.config.save else "" if alpha is None else f"_wise{alpha:g}"
+        wise = "" if alpha is None else f"_wise{alpha:g}"
+        mark = wise if self.told.evaluation and self.told.save else None
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
@@ -103,7 +102,7 @@ class Scoring:
         reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
         for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:
             if file in self.named_by_checkpoint:
-                raise UserError(f"--load {self.config.load}: its head of {file} does not belong to the data: "
+                raise UserError(f"--load {self.told.load}: its head of {file} does not belong to the data: "
                                 f"{reasons[file]}. Give the data that it was trained on, or --eval-datasets to score "
                                 "without it")
             print(f"note: the head of {file} in the checkpoint is left out: {reasons[file]}; {file} is scored by its "
@@ -114,7 +113,7 @@ class Scoring:
     def shown(self, scores):
         """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
         return {dataset: found[space] for dataset, found in scores.items()
-                for space in (self.config.label_space[0], RETRIEVAL.space) if space in found}
+                for space in (self.told.label_space[0], RETRIEVAL.space) if space in found}
 
     def in_words(self, scores):
         """A line of what was scored, in the first label space."""
@@ -124,35 +123,34 @@ class Scoring:
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
         each with its own modules."""
         after = state.final_model
-        before, _ = build_scored(self.config, start, self.device)
+        before, _ = build_scored(self.told, start, self.device)
         found = {}
         for name in filter(is_pairs, self.evaluated):
             images = self._images(self.datasets.open(name))
             images = images.subset(range(min(DRIFT_IMAGES, len(images))))
             with before.in_place(before.model), state.in_place(after):
-                found[stem(name)] = asdict(drift(before.model, after, images, self.device,
-                                                 self.config.batch_size_eval))
+                found[stem(name)] = asdict(drift(before.model, after, images, self.device, self.told.batch_size_eval))
         return found
 
     def linear(self, checkpoint):
         """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
         trained a second time. -> {dataset: {"linear": Scores}}"""
-        config, name = self.config, self.config.linear_eval
+        told, name = self.told, self.told.linear_eval
         file, dataset = stem(name), self.datasets.open(name)
-        note_plain(checkpoint, config.load or config.model, "--linear-eval")
-        layer = KeptLayer(config, self.folder, file, dataset.classnames, checkpoint, self.world)
+        note_plain(checkpoint, told.load or checkpoint.get("model"), "--linear-eval")
+        layer = KeptLayer(self.files, told.linear_epochs, self.folder, file, dataset.classnames, checkpoint, self.world)
         found = layer.scores()
         if found is None:
             model = self.device.place(loader.build(checkpoint)).eval()
             with layer:
                 found = linear_evaluation(
-                    model, dataset, self.device, config.linear_epochs, config.linear_lr, config.linear_wd,
-                    config.linear_batch_size, config.linear_percent, config.linear_cache_features, config.seed,
-                    worker_count(config, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
+                    model, dataset, self.device, told.linear_epochs, told.linear_lr, told.linear_wd,
+                    told.linear_batch_size, told.linear_percent, told.linear_cache_features, told.seed,
+                    worker_count(told.workers, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
                     start=layer.start)
             layer.finish(found)
-        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), config.eval_split,
-                          f"linear {config.linear_percent:g}%", "all")
+        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), told.eval_split,
+                          f"linear {told.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
         scores = {file: {"linear": found}}
         self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
@@ -160,14 +158,14 @@ class Scoring:
 
     def _epochs(self, file, layer):
         """What is called after each epoch of a linear layer."""
-        self.progress.task(f"linear layer on {file}", layer.epochs, self.config.linear_epochs, unit="epoch")
+        self.progress.task(f"linear layer on {file}", layer.epochs, self.told.linear_epochs, unit="epoch")
 
         def log(epoch):
             self.progress.step()
             line = {"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]}
             self.progress.tell(line)
             layer.log(line)
-            if epoch["epoch"] + 1 == self.config.linear_epochs:
+            if epoch["epoch"] + 1 == self.told.linear_epochs:
                 self.progress.end_task()
         return log
 
@@ -177,7 +175,7 @@ class Scoring:
             return self._score_in_place(model, iteration, task, train_data, heads, history, logits, scored_by, mark)
 
     def _score_in_place(self, model, iteration, task, train_data, heads, history, logits, scored_by, mark):
-        config, scores = self.config, {}
+        told, scores = self.told, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
                                                 if not dataset.pairs}, heads, history, logits, mark)
@@ -186,8 +184,8 @@ class Scoring:
                 scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
             scores[file] = next(evaluations)
-            out_of_distribution = config.wilds_split == "ood" and "ood_test" in dataset.splits
-            split = f"ood {config.eval_split}" if out_of_distribution else config.eval_split
+            out_of_distribution = told.wilds_split == "ood" and "ood_test" in dataset.splits
+            split = f"ood {told.eval_split}" if out_of_distribution else told.eval_split
             by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
             for space, found in scores[file].items():
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
@@ -195,12 +193,12 @@ class Scoring:
 
     def _evaluations(self, model, datasets, heads, history, logits, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
-        config, (spaces, opened) = self.config, self.spaces.after(class_tasks(history))
+        told, (spaces, opened) = self.told, self.spaces.after(class_tasks(history))
         return evaluate_each(
             model, datasets, self.device, self._classifiers(model, opened, heads, logits.state.own.values()),
-            {file: spaces(file) for file in datasets}, config.eval_split, config.batch_size_eval,
-            config.max_evaluation_size, {file: worker_count(config, dataset) for file, dataset in datasets.items()},
-            logits, config.data_location if config.cache_images else None, self.world, self.progress.counted,
+            {file: spaces(file) for file in datasets}, told.eval_split, told.batch_size_eval,
+            told.max_evaluation_size, {file: worker_count(told.workers, dataset) for file, dataset in datasets.items()},
+            logits, told.data_location if told.cache_images else None, self.world, self.progress.counted,
             None if mark is None else lambda file, space, found: self._keep_predictions(
                 file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
 
@@ -215,23 +213,23 @@ class Scoring:
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
         have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
-        if self.config.given("template") and template_of(modules) and "--template" not in self._left_out:
+        if self.told.template_given and template_of(modules) and "--template" not in self._left_out:
             print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
             self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
-        found = retrieve(model, self._images(dataset), self.device, self.config.batch_size_eval,
-                         worker_count(self.config, dataset), self.retrieval_split, self.world,
+        found = retrieve(model, self._images(dataset), self.device, self.told.batch_size_eval,
+                         worker_count(self.told.workers, dataset), self.retrieval_split, self.world,
                          self.progress.counted, file)
-        split = " ".join(filter(None, (self.config.eval_split, self.retrieval_split)))
+        split = " ".join(filter(None, (self.told.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
         return found
 
     def _images(self, dataset):
-        split, most = dataset.split(self.config.eval_split), self.config.max_evaluation_size
+        split, most = dataset.split(self.told.eval_split), self.told.max_evaluation_size
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
 
 

@@ -6,13 +6,13 @@ import sys
 import time
 
 from clip import loader
-from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.loading import require_shares
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
+from src.models import METHODS
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
@@ -20,9 +20,9 @@ from src.report.tables import matrix_csv, summary_markdown
 from src.run.build import build_device, build_hooks, build_settings
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
-from src.run.scoring import Scoring, plain_scores, scores_of
+from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.task import TaskRun
-from src.run.weights import ZeroshotOpener, score_as_trained
+from src.run.weights import ZeroshotOpener
 from src.store.records import RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
@@ -32,19 +32,22 @@ class Run:
     """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
     or --eval-datasets, or the one trained on."""
 
-    def __init__(self, config, folder=None, signals=None, datasets=None):
-        self.config, self.signals = config, signals or Signals()
+    def __init__(self, command, folder=None, signals=None, open_datasets=Datasets):
+        self.command, self.signals, self.open_datasets = command, signals or Signals(), open_datasets
+        self.training, self.scoring, self.files = command.training, command.scoring, command.files
+        self.quiet = command.quiet
         self.world = this_world()
-        self.device = build_device(config, self.world.local_rank if self.world.size > 1 else None)
+        self.device = build_device(command.hardware, self.world.local_rank if self.world.size > 1 else None)
         with self.signals.unheard():
             self.world.start(self.device.device)
-        self.datasets = datasets or Datasets(config)
-        self.folder = RunFolder(folder or config.save, writes=self.world.first)
-        self.progress = progress(config.quiet or not self.world.first)
-        self.trackers, self.before = open_trackers(config, self.world.first), {}  # {task: steps of those before it}
-        named = [*(config.dataset_order or ()), *config.eval_datasets] or config.trained
-        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named)))
-        self.basis = config.orthogonal_gradients_path
+        self.datasets = open_datasets(command.data)
+        self.folder = RunFolder(folder or self.files.save, writes=self.world.first)
+        self.progress = progress(self.quiet or not self.world.first)
+        self.trackers, self.before = open_trackers(self.files, self.world.first), {}  # {task: steps of those before it}
+        self.evaluated, self.scorer = [], None
+        named = [*(self.training.trained if self.scoring.in_order else ()), *self.scoring.eval_datasets]
+        self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
+        self.basis = self.training.orthogonal_gradients_path
         self.began, self.peak, self.noted = time.perf_counter(), 0, set()
         self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
 
@@ -56,8 +59,8 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scoring = Scoring(self.config, self.datasets, self.device, self.folder, names, self.world,
-                               self.progress, self.trackers)
+        self.scorer = Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
+                             self.progress, self.trackers)
 
     @contextlib.contextmanager
     def shown(self):
@@ -68,28 +71,31 @@ class Run:
     def adopt(self, checkpoint):
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
-        if not self.evaluated:
-            name = dataset_of(checkpoint, self.config.load)
-            self.score_on([name])
-            self.scoring.named_by_checkpoint = (stem(name),)
-        score_as_trained(self.config, checkpoint, self.config.load or self.config.model)
+        load = self.command.weights.load
+        self.command = self.command.as_trained(checkpoint.get("config", {}))
+        self.scoring, self.files = self.command.scoring, self.command.files
+        self.datasets = self.open_datasets(self.command.data)
+        named = () if self.evaluated else (dataset_of(checkpoint, load),)
+        self.score_on(list(named) or self.evaluated)
+        self.scorer.named_by_checkpoint = tuple(map(stem, named))
+        note_method(self.scoring, checkpoint, load or self.command.weights.model)
 
     @in_turn
     def open_for_training(self, name):
         """Refuse a dataset that no linear layer can be trained on."""
-        open_for_layer(self.config, self.datasets, name)
+        open_for_layer(self.scoring.eval_split, self.datasets, name)
 
     @in_turn
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
-        if trained and (kept := scorable(self.config, self.datasets, self.evaluated)) != self.evaluated:
+        if trained and (kept := scorable(self.scoring, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
-        open_data(self.config, self.datasets, trained, self.evaluated)
+        open_data(self.training, self.scoring, self.datasets, trained, self.evaluated)
         for task in map(self.datasets.open, trained):
             if task.pairs:
-                require_shares(len(task.split("train")), self.config.batch_size, self.world.size)
-        settings = {name: build_settings(self.config, self.datasets.open(name), name) for name in trained}
-        warn_of_warmup(self.config.warmup_length, settings)
+                require_shares(len(task.split("train")), self.training.batch_size, self.world.size)
+        settings = {name: build_settings(self.training, self.datasets.open(name), name) for name in trained}
+        warn_of_warmup(self.training.warmup_length, settings)
         lengths = {stem(name): found.iterations for name, found in settings.items()}
         self.before = dict(zip(lengths, itertools.accumulate([0, *lengths.values()]), strict=False))
         self.progress.plan(lengths)
@@ -97,39 +103,41 @@ class Run:
     @in_turn
     def claim(self, names, start):
         """Before anything is written: ``refuse``, and a folder that cannot be written too."""
-        self.refuse(names, start, ZeroshotOpener(self.config, start, self.device))
+        self.refuse(names, start, ZeroshotOpener(self.command.weights, start, self.device))
         self.folder.prepare()
 
     def refuse(self, names, start, open_zeroshot):
         """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
         not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
-        if not self.config.overwrite:
+        if not self.files.overwrite:
             wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
             for name in map(stem, [*names, *wholes]):
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
-                    refuse_to_replace(self.config, self.folder, name)
+                    refuse_to_replace(self.files, self.folder, name)
         if names:
-            build_hooks(self.config, start)  # a method that cannot be built is refused here
+            build_hooks(self.training, start)  # a method that cannot be built is refused here
         self.open_zeroshot = open_zeroshot
-        if names and "ref_model" in self.config.method_row.uses:
-            open_teacher = self.open_zeroshot if self.config.ref_wise else self.open_zeroshot.teacher
-            open_teacher(self.config.ref_model)
-        if names and self.config.wise_merge and self.config.wise_ft_model == "zeroshot":
+        if names and "ref_model" in self.training.reads:
+            open_teacher = self.open_zeroshot if self.training.ref_wise else self.open_zeroshot.teacher
+            open_teacher(self.training.ref_model)
+        if names and self.training.wise_merge and self.training.wise_ft_model == "zeroshot":
             self.open_zeroshot()
-        self.scoring.claim(names, start)
+        self.scorer.claim(names, start)
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
         with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
         ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
         Scores})."""
-        inputs = inputs_of(self.config, start, self.basis, self.open_zeroshot.digests)
+        inputs = {}
+        if self.files.save:
+            inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         return self._finished(name, inputs) if finished else TaskRun(self, name, start, inputs).train()
 
     def is_finished(self, name):
-        return not self.config.overwrite and self.folder.has(f"{stem(name)}.pth")
+        return not self.files.overwrite and self.folder.has(f"{stem(name)}.pth")
 
     def _finished(self, name, inputs):
         """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
@@ -143,9 +151,9 @@ class Run:
                             f"{', '.join(missing)}; train it again with --overwrite, without --resume")
         self.leave_to_the_next(name, checkpoint)
         self.progress.skip(file)
-        ResumePoints(self.folder, file, self.config.save_interval).forget()
-        again = "" if self.config.resume else "; not trained again, which --overwrite would do"
-        print(f"{file}: finished before, {self.scoring.in_words(scores)}{again}", flush=True)
+        ResumePoints(self.folder, file, self.files.save_interval).forget()
+        again = "" if self.files.resume else "; not trained again, which --overwrite would do"
+        print(f"{file}: finished before, {self.scorer.in_words(scores)}{again}", flush=True)
         if changed := code_changes(facts):
             self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
                       "trains with the code at hand")
@@ -154,32 +162,32 @@ class Run:
     def leave_to_the_next(self, name, checkpoint):
         if self._is_last_phase(name):  # which is what the whole dataset leaves
             self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
-        if self.config.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+        if self.training.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
 
     def ends_with(self, name):
         """Whether a task is the last of a sequence."""
-        return self.config.kind == SEQUENCE and name == self.config.trained[-1]
+        return self.training.sequence and name == self.training.trained[-1]
 
     def _is_last_phase(self, name):
-        return phase_of(name)[1] == self.config.num_phases and phase_of(name)[1] is not None
+        return phase_of(name)[1] == self.training.num_phases and phase_of(name)[1] is not None
 
     def evaluate(self, checkpoint, alpha=None):
         """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
-        return self.scoring.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+        return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
 
     def score_start(self, start):
         """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
         were found before."""
-        finished = all(map(self.is_finished, self.config.trained))
-        kept = self.folder.read_json("start.json") if self.config.resume or finished else {}
-        scores = scores_of(kept) if kept.get("config") == self.config.numbers() else {}
+        finished = all(map(self.is_finished, self.training.trained))
+        kept = self.folder.read_json("start.json") if self.files.resume or finished else {}
+        scores = scores_of(kept) if kept.get("config") == self.files.numbers else {}
         known = scores.keys() == {*map(stem, self.evaluated)}
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
         if known:
             return scores
         scores = self.evaluate(start)
-        self.folder.write_json("start.json", {"config": self.config.numbers(), "scores": plain_scores(scores)})
+        self.folder.write_json("start.json", {"config": self.files.numbers, "scores": plain_scores(scores)})
         return scores
 
     def summarise(self, trained, rows, **facts):
@@ -190,7 +198,7 @@ class Run:
         recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
         """
         pairs = any(map(known_pairs, trained))
-        measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.config.label_space)
+        measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.scoring.label_space)
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         if not columns:
@@ -205,12 +213,12 @@ class Run:
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        untrained = self.config.kind == EVAL and "trained_with" not in facts
+        untrained = self.scoring.evaluation and "trained_with" not in facts
         tables = {space: measure.untrained(found) for space, found in summaries.items()} if untrained else summaries
         self.folder.write_text("summary.md", summary_markdown(tables))
         self.folder.write_text("summary.tex", summary_latex(tables))
         self.folder.write_json("run.json", describe_run(
-            self.config, self.device, seconds=round(time.perf_counter() - self.began, 2),
+            self.files, self.device, seconds=round(time.perf_counter() - self.began, 2),
             processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
         if self.folder.writes:
             write_report(self.folder.path)
@@ -220,6 +228,17 @@ class Run:
 def _as_written(checkpoint):
     """Leave out what reading adds, so that the same content can be written again."""
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
+
+
+def note_method(scoring, checkpoint, place):
+    """Say where --method has no effect on scores. And that a checkpoint at ``place`` was trained by a custom method that
+    is not given to score it, where it does not say so itself, as older ones."""
+    made, method = checkpoint.get("config", {}), scoring.method
+    if scoring.method_given and method in METHODS and not METHODS[method].scores():
+        print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
+              file=sys.stderr)
+    if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
+        print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
 def warn_of_warmup(length, settings):

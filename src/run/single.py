@@ -31,28 +31,32 @@ IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
-def classify(config):
-    """Print the table and, under --save, keep it with a picture of each image."""
-    paths = named_images(config.eval_single)
-    alone = len(paths) == 1 and not os.path.isdir(config.eval_single)
-    folder = RunFolder(config.save)
+def classify(asked, scoring, weights, hardware):
+    """Print the table and, under --save, keep it with a picture of each image. ``asked``: a Single; ``scoring``: which
+    method scores them."""
+    paths = named_images(asked.eval_single)
+    alone = len(paths) == 1 and not os.path.isdir(asked.eval_single)
+    folder = RunFolder(asked.save)
     names = picture_names(paths) if folder.writes else {}
-    _refuse_to_mix(folder, paths, names.values(), config.eval_single)
+    _refuse_to_mix(folder, paths, names.values(), asked.eval_single)
     folder.prepare()
     if alone:
         open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
-    given = read_class_names(config.class_names) if config.class_names else None
-    device = build_device(config)
-    checkpoint = starting_checkpoint(config)
-    classnames = given or stored_class_names(checkpoint, config.load)
-    state, scorers = build_scored(config, checkpoint, device)
+    given = read_class_names(asked.class_names) if asked.class_names else None
+    device = build_device(hardware)
+    checkpoint = starting_checkpoint(weights)
+    classnames = given or stored_class_names(checkpoint, weights.load)
+    state, scorers = build_scored(scoring, checkpoint, device)
     method, name = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
-    head = None if method.scores_alone else trained_head(checkpoint, classnames, config, only_last=given is None)
-    task = task_of(paths, classnames, in_memory=len(paths) <= config.batch_size_eval, skip=config.skip_bad_images)
-    template = prompt_of(config, state.own.values())
+    head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)
+    if head is not None:
+        prompt = "; --prompt has no effect" if asked.prompt_given else ""
+        print(f"note: the trained head of {by} in {weights.load or weights.model} scores these classes{prompt}")
+    task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
+    template = prompt_of(asked, state.own.values())
     with state.in_place(state.model):
         found = classify_split(state.model, task.split("test"), classnames, device, template,
-                               config.batch_size_eval, worker_count(config, task), head, method, name)
+                               asked.batch_size_eval, worker_count(asked.workers, task), head, method, name)
     if method.by:
         print(f"note: scored by {method.by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
@@ -73,12 +77,12 @@ def stored_class_names(checkpoint, path):
     return names
 
 
-def prompt_of(config, modules):
+def prompt_of(asked, modules):
     """The template of class prompts: the one that own modules ask for, else that of --prompt."""
     template = template_of(modules)
-    if template is not None and config.given("prompt"):
+    if template is not None and asked.prompt_given:
         print(f"note: --prompt has no effect: the context in --load was trained with {template!r}")
-    return template or config.prompt.replace("{}", "{c}")
+    return template or asked.prompt.replace("{}", "{c}")
 
 
 def dataset_with(checkpoint, classnames):
@@ -88,20 +92,19 @@ def dataset_with(checkpoint, classnames):
     return next((file for file in tasks if other_classes(history, file, classnames) is None), "images")
 
 
-def trained_head(checkpoint, classnames, config, only_last):
-    """Return the packed head (C, D + 1) of a checkpoint that was trained on these class names in this order, that of
-    the latest such task, or ``only_last`` of the last task alone; None without one. A note says what scores."""
+def trained_head(checkpoint, classnames, only_last):
+    """Return the packed head (C, D + 1) of a checkpoint that was trained on these class names in this order, and the
+    task that it is of: the latest such task, or ``only_last`` the last task alone. (None, None) without one; a note
+    says so where there are others."""
     history, heads = checkpoint.get("history", []), checkpoint.get("heads", {})
     tasks = [entry["dataset"] for entry in reversed(history)][:1 if only_last else None]
     fitting = [file for file in tasks if file in heads and other_classes(history, file, classnames) is None]
     if fitting:
-        prompt = "; --prompt has no effect" if config.given("prompt") else ""
-        print(f"note: the trained head of {fitting[0]} in {config.load or config.model} scores these classes{prompt}")
-        return heads[fitting[0]]
+        return heads[fitting[0]], fitting[0]
     if heads:
         print(f"note: images are compared with prompts of the class names: the trained heads of {', '.join(heads)} are "
               "of other classes, or of another order")
-    return None
+    return None, None
 
 
 def _keep(folder, found, names, alone):

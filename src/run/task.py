@@ -23,15 +23,15 @@ class TaskRun:
     into the model and out of the checkpoint. ``inputs``: what ``inputs_of`` says of it."""
 
     def __init__(self, run, name, origin, inputs):
-        self.run, self.config, self.name, self.file, self.origin = run, run.config, name, stem(name), origin
+        self.run, self.training, self.name, self.file, self.origin = run, run.training, name, stem(name), origin
         run.device.forget_peak()
-        self.state, self.hooks = build_task(self.config, run.datasets, name, origin, run.device, run.open_zeroshot,
+        self.state, self.hooks = build_task(self.training, run.datasets, name, origin, run.device, run.open_zeroshot,
                                             run.basis)
-        if not self.config.pairs:  # whose drift is measured against them
+        if not self.training.pairs:  # whose drift is measured against them
             del origin["state_dict"]
         self.state.world, self.state.signals = run.world, run.signals
-        self.points = TaskPoints(self.config, run.folder, self.state, self.hooks, self.file, inputs)
-        self.journal = Journal(run.folder, self.file, self.state.settings.iterations, self.config.log_interval,
+        self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs)
+        self.journal = Journal(run.folder, self.file, self.state.settings.iterations, run.files.log_interval,
                                run.world.means, self.points.iteration, run.progress, run.trackers)
         self.memory = None  # counted once hooks have begun
         run.trackers.begin(self.file, self.points.iteration, run.before.get(self.file, 0))
@@ -39,7 +39,7 @@ class TaskRun:
     def train(self):
         """-> (the finished checkpoint, {dataset: Scores})"""
         with self.interruptible():
-            with self.run.device.enough_memory(f"--batch-size {self.config.batch_size}"):
+            with self.run.device.enough_memory(f"--batch-size {self.training.batch_size}"):
                 train(self.state, self.hooks, self.step_done, self.start, self.points.interrupted, self.resumed)
             scores = self.score_at_end()
             checkpoint = self.keep(scores)
@@ -65,9 +65,9 @@ class TaskRun:
     def start(self, state, hooks):
         """Before the first step: say what is held in memory, and what no flag has said."""
         self.memory = weight_copies(state, hooks, {"zero-shot": self.run.open_zeroshot.kept, "checkpoint": self.origin})
-        for choice in filter(None, [*silent_choices(self.config, state), unused_modules(self.origin, state.own)]):
+        for choice in filter(None, [*silent_choices(self.training, state), unused_modules(self.origin, state.own)]):
             self.run.note(choice)
-        if not self.config.quiet:
+        if not self.run.quiet:
             print(self.memory, flush=True)
         self.points.begin()
 
@@ -90,21 +90,21 @@ class TaskRun:
     @property
     def rhythm(self):
         """The number of steps from one score to the next; None for the end only."""
-        if self.config.eval_every_epoch:
+        if self.training.eval_every_epoch:
             return steps_per_epoch(self.state.task, self.state.settings.batch_size)
-        return self.config.eval_interval
+        return self.training.eval_interval
 
     def score(self):
         """Score the weights between two steps. A signal breaks it off; the resume point says that it is to be done
         again."""
         with self.points.kept_if_interrupted(while_scoring=True), self.run.world.interrupted_together(), \
                 self.run.signals.released():
-            self.run.scoring.trained(self.state, self.hooks, self.file)
+            self.run.scorer.trained(self.state, self.hooks, self.file)
 
     def score_at_end(self):
         """Score the weights that the task leaves; those of the last task with every image's prediction."""
         with self.run.signals.released():
-            return self.run.scoring.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name))
+            return self.run.scorer.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name))
 
     def keep(self, scores):
         """Write all that the task leaves, its checkpoint last: where that is, all the rest is too."""
@@ -119,7 +119,7 @@ class TaskRun:
         run.folder.write_checkpoint(self.file, checkpoint)
         run.leave_to_the_next(self.name, checkpoint)
         run.world.wait()  # what the first process has written is there for all
-        print(f"{self.file}: {state.iteration} steps in {seconds:.1f} s, {run.scoring.in_words(scores)}", flush=True)
+        print(f"{self.file}: {state.iteration} steps in {seconds:.1f} s, {run.scorer.in_words(scores)}", flush=True)
         return checkpoint
 
     def _scored_at(self):
@@ -131,19 +131,19 @@ class TaskRun:
         state = self.state
         return finished_checkpoint(
             state.final_model, self.origin, dataset=self.file, source=state.source, task=state.task,
-            metrics={dataset: score.summary() for dataset, score in self.run.scoring.shown(scores).items()},
+            metrics={dataset: score.summary() for dataset, score in self.run.scorer.shown(scores).items()},
             iteration=state.iteration,
             carry={name: kept for name, hook in named(self.hooks).items() if (kept := hook.carry())},
-            own=stored_tensors(state.own), scorer=scorer_of(self.config, self.hooks, state.own),
-            config=self.config.numbers(), name=model_name(self.config, self.origin))
+            own=stored_tensors(state.own), scorer=scorer_of(self.training, self.hooks, state.own),
+            config=self.run.files.numbers, name=model_name(self.origin))
 
     def _description(self, seconds):
         run, state = self.run, self.state
         trained = state.trained()
         run.peak = max(run.peak, run.device.peak_memory())
-        drift = {"drift": run.scoring.drift(self.origin, state)} if self.config.pairs else {}
+        drift = {"drift": run.scorer.drift(self.origin, state)} if self.training.pairs else {}
         return describe_run(
-            self.config, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
+            run.files, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
             peak_memory_bytes=run.device.peak_memory(), trainable_tensors=len(trained),
             trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
 

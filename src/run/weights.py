@@ -19,25 +19,24 @@ from clip.model import CLIP
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.models import METHODS
 from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
 
 
 @in_turn
-def starting_checkpoint(config, fetch=True, quiet=False):
+def starting_checkpoint(wanted, fetch=True, quiet=False):
     """The checkpoint that the run starts from: ``--load``, random weights, or published ones. Without ``fetch``,
     nothing is downloaded: see above, and hub.Absent where nothing is known of absent weights. ``quiet``: a file that
     was read before is read without its warnings and notes."""
-    if config.load:
-        given, name = _given_architecture(config)
-        chosen = config.model if config.chosen("model") else None
-        checkpoint = _opened(config, Source("--load", config.load, given, name, chosen), fetch, quiet)
+    if wanted.load:
+        given, name = _given_architecture(wanted)
+        chosen = wanted.model if wanted.model_chosen else None
+        checkpoint = _opened(wanted, Source("--load", wanted.load, given, name, chosen), fetch, quiet)
         if chosen and _names_weights(chosen) and "adapter" not in checkpoint:
             raise UserError(f"--model {chosen} names weights, and so does --load; leave one away")
         return checkpoint
-    return _initial_checkpoint(config, fetch)
+    return _initial_checkpoint(wanted, fetch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,25 +51,25 @@ class Source:
     base: str | None = None
 
 
-def _opened(config, source, fetch=True, quiet=False):
+def _opened(wanted, source, fetch=True, quiet=False):
     """The checkpoint of a Source; that of an adapter is its base with the adapter merged."""
     flag, text = source.flag, source.text
     try:
-        checkpoint = _read_source(config, source, fetch, quiet)
+        checkpoint = _read_source(wanted, source, fetch, quiet)
     except loader.OtherArchitecture as error:
         raise UserError(f"{flag} {error}; leave --model away or load another file") from None
     except AdapterAlone as alone:
-        checkpoint = _on_its_base(config, source, alone.adapter, fetch, quiet)
+        checkpoint = _on_its_base(wanted, source, alone.adapter, fetch, quiet)
     _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {text}")
     return checkpoint
 
 
-def _read_source(config, source, fetch, quiet):
+def _read_source(wanted, source, fetch, quiet):
     flag, text, given, name = source.flag, source.text, source.given, source.name
     if os.path.exists(text):
         return read_weights(flag, text, given, name, quiet)
     if text in catalog.architecture_names():
-        checkpoint = _named(text, config, fetch)
+        checkpoint = _named(text, wanted, fetch)
         loader.refuse_other(given or {}, checkpoint["architecture"], text, name, text)
         return checkpoint
     if not (hub.is_name(text) or hub.is_repository(text)):
@@ -110,7 +109,7 @@ def read_weights(flag, path, given=None, name=None, quiet=False):
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
-def _on_its_base(config, source, adapter, fetch, quiet):
+def _on_its_base(wanted, source, adapter, fetch, quiet):
     """The checkpoint of --model, or of the model that an adapter's configuration names, with the adapter merged."""
     flag, base = source.flag, source.base or adapter.base
     if base is None:
@@ -118,7 +117,7 @@ def _on_its_base(config, source, adapter, fetch, quiet):
     if base in hub.open_clip_names() and not os.path.exists(base):
         raise UserError(f"{flag} {source.text} is an adapter, and {base} names no weights; {BASES}")
     try:
-        found = _base(config, Source("--model", base, source.given, source.name), fetch, quiet)
+        found = _base(wanted, Source("--model", base, source.given, source.name), fetch, quiet)
     except (LoadError, OSError) as error:
         if isinstance(error, hub.Absent):
             raise
@@ -132,11 +131,11 @@ def _on_its_base(config, source, adapter, fetch, quiet):
     return {**found, "state_dict": weights, "model": base, "adapter": source.text}
 
 
-def _base(config, source, fetch, quiet):
+def _base(wanted, source, fetch, quiet):
     """The checkpoint of the model that an adapter belongs to: names come before paths, as for --model."""
     if source.text not in catalog.architecture_names():
-        return _read_source(config, source, fetch, quiet)
-    found = _named(source.text, config, fetch)
+        return _read_source(wanted, source, fetch, quiet)
+    found = _named(source.text, wanted, fetch)
     loader.refuse_other(source.given or {}, catalog.completed(found["architecture"]), source.text, source.name,
                         source.text)
     return found
@@ -163,63 +162,50 @@ WAYS_OUT = {
     "--ref-model": "lay its open_clip_config.json, or config.json and preprocessor_config.json, beside it"}
 
 
-def _given_architecture(config):
+def _given_architecture(wanted):
     """(keys of the architecture that the user chose, its name); (None, None) where the file decides. With --load, a
     block of --model-config may hold just the keys that the file does not state."""
     try:
-        if config.model_config:
-            return catalog.read_architecture(config.model_name, config.model_config, partial=True), config.model_name
+        if wanted.model_config:
+            return catalog.read_architecture(wanted.model_name, wanted.model_config, partial=True), wanted.model_name
     except ValueError as error:
         raise UserError(f"--model-config: {error}") from None
-    if not config.chosen("model") or _names_weights(config.model):
+    if not wanted.model_chosen or _names_weights(wanted.model):
         return None, None
-    block = _architecture(config)
-    if config.model in catalog.architecture_names():
+    block = _architecture(wanted)
+    if wanted.model in catalog.architecture_names():
         block = catalog.completed(block)
-        return block | {"vision_heads": catalog.vision_heads(block)}, config.model
+        return block | {"vision_heads": catalog.vision_heads(block)}, wanted.model
     # open_clip's name of an architecture: mean and standard deviation differ between its pretrained weights.
-    return {key: value for key, value in block.items() if key not in ("mean", "std")}, config.model
+    return {key: value for key, value in block.items() if key not in ("mean", "std")}, wanted.model
 
 
 MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
 
 
-def weights_before(config, checkpoint):
+def weights_before(wanted, checkpoint):
     """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
     where nothing is. Raises UserError or LoadError where they are not to be had."""
-    made = checkpoint.get("config") or {"model": model_name(config, checkpoint)}
-    values = config.values | dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made}
-    if values["load"] is None and values["model"] is None:
+    made = checkpoint.get("config") or {"model": model_name(checkpoint)}
+    before = dataclasses.replace(wanted, **dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made})
+    if before.load is None and before.model is None:
         raise UserError("nothing is stored of where its training started")
-    if values["load"] and not (os.path.exists(values["load"]) or catalog.is_weights_name(values["load"])):
-        raise UserError(f"its training started from {values['load']}, which is not there")
-    before = dataclasses.replace(config, values=values)
+    if before.load and not (os.path.exists(before.load) or catalog.is_weights_name(before.load)):
+        raise UserError(f"its training started from {before.load}, which is not there")
     start = _as_before(before, checkpoint) if before.load else starting_checkpoint(before)
     if not _same_architecture(start["architecture"], checkpoint["architecture"]):
-        raise UserError(f"its training started from {values['load'] or values['model']}, which holds another "
-                        "architecture now")
+        raise UserError(f"its training started from {before.load or before.model}, which holds another architecture "
+                        "now")
     return start
 
 
 @in_turn
-def _as_before(config, checkpoint):
+def _as_before(wanted, checkpoint):
     """Read --load, with the trained model's keys where the file does not state them, and its model where the file is an
     adapter."""
     given = {key: value for key, value in checkpoint["architecture"].items() if key in loader.NOT_SHAPES}
     base = checkpoint.get("model")
-    return _opened(config, Source("--load", config.load, given, "the trained model", base))
-
-
-def score_as_trained(config, checkpoint, path):
-    """Before a checkpoint is scored: take over what scores depend on and was not given."""
-    made = checkpoint.get("config", {})
-    if not config.given("seed"):  # which cuts class splits
-        config.values["seed"] = made.get("seed", config.seed)
-    if config.given("method") and config.method in METHODS and not METHODS[config.method].scores():
-        print(f"warning: --method has no effect in an evaluation run: {config.method} is scored as plain CLIP",
-              file=sys.stderr)
-    if ".py:" in made.get("method", "") and not config.given("method") and "scorer" not in checkpoint:
-        print(f"note: {path} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
+    return _opened(wanted, Source("--load", wanted.load, given, "the trained model", base))
 
 
 def note_plain(checkpoint, path, use):
@@ -229,36 +215,36 @@ def note_plain(checkpoint, path, use):
               "trained beside it", flush=True)
 
 
-def _initial_checkpoint(config, fetch):
-    if config.init == "scratch":
-        _refuse_unknown_tokens(_architecture(config), f"--model-config {config.model_config}")
-        _reject_more_than_memory(config, loader.least_values(_architecture(config)))
+def _initial_checkpoint(wanted, fetch):
+    if wanted.init == "scratch":
+        _refuse_unknown_tokens(_architecture(wanted), f"--model-config {wanted.model_config}")
+        _reject_more_than_memory(wanted, loader.least_values(_architecture(wanted)))
         with torch.random.fork_rng():
-            torch.manual_seed(seed_of(config.seed, "init"))
-            model = CLIP(**_architecture(config))
+            torch.manual_seed(seed_of(wanted.seed, "init"))
+            model = CLIP(**_architecture(wanted))
         return {"architecture": model.architecture, "state_dict": model.state_dict(),
-                "model": config.model_name or config.model}
-    return _published(config.model, config, fetch)
+                "model": wanted.model_name or wanted.model}
+    return _published(wanted.model, wanted, fetch)
 
 
-def _published(name, config, fetch=True, quiet=False):
+def _published(name, wanted, fetch=True, quiet=False):
     """The checkpoint of a published model, a file, a folder or a name of other libraries: what --model takes."""
     if name in catalog.architecture_names():
-        return _named(name, config, fetch)
-    return {**_opened(config, Source("--model", name), fetch, quiet), "model": name}
+        return _named(name, wanted, fetch)
+    return {**_opened(wanted, Source("--model", name), fetch, quiet), "model": name}
 
 
-def _named(name, config, fetch):
+def _named(name, wanted, fetch):
     """The checkpoint of weights that OpenAI has published, or that come with the package."""
-    missing = None if fetch else to_fetch(name, config)
+    missing = None if fetch else to_fetch(name, wanted)
     if missing:
         return {**without_weights(catalog.read_architecture(name)), "model": name, "absent": missing}
-    return {**loader.read_checkpoint(loader.weights_file(name, config.clip_cache)), "model": name}
+    return {**loader.read_checkpoint(loader.weights_file(name, wanted.clip_cache)), "model": name}
 
 
-def to_fetch(name, config):
+def to_fetch(name, wanted):
     """Note that published weights are not there yet; None where they are."""
-    place = loader.weights_place(name, config.clip_cache)
+    place = loader.weights_place(name, wanted.clip_cache)
     return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
                                          f"{catalog.archive_address(name)}")
 
@@ -277,24 +263,24 @@ def _refuse_unknown_tokens(architecture, source):
                         f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
 
 
-def _reject_more_than_memory(config, values):
+def _reject_more_than_memory(wanted, values):
     """Refuse a size that would make the machine swap."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * values > memory:
-        raise UserError(f"--model-name {config.model_name or config.model}: {values:,} weights or more take "
+        raise UserError(f"--model-name {wanted.model_name or wanted.model}: {values:,} weights or more take "
                         f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
-                        f"{config.model_config} wrong?")
+                        f"{wanted.model_config} wrong?")
 
 
-def _architecture(config):
+def _architecture(wanted):
     try:
-        if config.model_config:
-            return catalog.read_architecture(config.model_name, config.model_config)
-        if config.model in catalog.architecture_names():
-            return catalog.read_architecture(config.model)
-        return hub.open_clip_block(config.model)
+        if wanted.model_config:
+            return catalog.read_architecture(wanted.model_name, wanted.model_config)
+        if wanted.model in catalog.architecture_names():
+            return catalog.read_architecture(wanted.model)
+        return hub.open_clip_block(wanted.model)
     except ValueError as error:
-        raise UserError(f"{'--model-config' if config.model_config else '--model'}: {error}") from None
+        raise UserError(f"{'--model-config' if wanted.model_config else '--model'}: {error}") from None
 
 
 def _same_architecture(one, other):
@@ -304,7 +290,7 @@ def _same_architecture(one, other):
     return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
 
 
-def model_name(config, checkpoint):
+def model_name(checkpoint):
     """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
     if checkpoint.get("model"):
         return checkpoint["model"]
@@ -322,14 +308,14 @@ class ZeroshotOpener:
 
     fetch = True  # whether absent weights are downloaded
 
-    def __init__(self, config, checkpoint, device):
-        self._config, self._checkpoint, self._device = config, checkpoint, device
+    def __init__(self, wanted, checkpoint, device):
+        self._wanted, self._checkpoint, self._device = wanted, checkpoint, device
         self.digests, self._warned_of = {}, set()
-        self._reads_in_full = config.wise_ft or config.wise_merge and config.wise_ft_model == "zeroshot"
+        self._reads_in_full = wanted.wise_ft or wanted.wise_merge and wanted.wise_ft_model == "zeroshot"
         self.kept = {}                                                      # {(path, autocast type or None): CLIP}
 
     def __call__(self, path=None):
-        if self._config.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
+        if self._wanted.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
             return self._read(path)
         return self._keep(path)
 
@@ -346,8 +332,8 @@ class ZeroshotOpener:
 
     @in_turn
     def _read(self, path):
-        config, features = self._config, self._checkpoint["architecture"]["embed_dim"]
-        if path is None and config.init == "scratch":
+        wanted, features = self._wanted, self._checkpoint["architecture"]["embed_dim"]
+        if path is None and wanted.init == "scratch":
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
         source = self._source(path)
         if source["architecture"]["embed_dim"] != features:
@@ -359,7 +345,7 @@ class ZeroshotOpener:
 
     def _source(self, path):
         """The checkpoint that ``_read`` builds. What is read again, for a later task, is read without its warnings."""
-        config, name = self._config, path or model_name(self._config, self._checkpoint)
+        wanted, name = self._wanted, path or model_name(self._checkpoint)
         if name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
         quiet = name in self._warned_of
@@ -368,9 +354,9 @@ class ZeroshotOpener:
             if not quiet and not self._checkpoint.get("model"):
                 print(f"note: the zero-shot weights are those of {name}, by the architecture of --load; --ref-model "
                       "gives others")
-            return _published(name, config, self.fetch, quiet)
-        base = config.model if config.chosen("model") else None
-        source = _opened(config, Source("--ref-model", path, base=base), self.fetch, quiet)
+            return _published(name, wanted, self.fetch, quiet)
+        base = wanted.model if wanted.model_chosen else None
+        source = _opened(wanted, Source("--ref-model", path, base=base), self.fetch, quiet)
         if not quiet:
             note_plain(source, path, "--ref-model")
         if not os.path.isfile(path):

@@ -260,11 +260,11 @@ def _json_number(value):
     return value if math.isfinite(value) else str(value)
 
 
-def describe_run(config, device, **facts):
+def describe_run(files, device, **facts):
     """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware."""
     return {
-        "flags": {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()},
-        "command": config.argv, "seed": config.seed, "precision": device.precision, "hardware": device.describe(),
+        "flags": files.flags, "command": list(files.argv), "seed": files.seed, "precision": device.precision,
+        "hardware": device.describe(),
         "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),
         "commit": _commit(), **facts,
     }

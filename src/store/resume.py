@@ -98,24 +98,22 @@ def _on_host(content):
     return content
 
 
-def inputs_of(config, start, basis=None, teachers=None):
+def inputs_of(start, teacher=None, basis=None, teachers=None):
     """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
-    teacher's, a basis. What a name stands for may have changed. Where nothing is kept, nothing is read: {}.
-    ``teachers``: {value of --ref-model: digest} of those that are not a single file."""
-    if not config.save:
-        return {}
+    teacher's, a basis. What a name stands for may have changed. ``teacher``: the value of --ref-model. ``teachers``:
+    {value of --ref-model: digest} of those that are not a single file."""
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
     found = {"--load": fingerprint(named)}
-    if config.ref_model and config.ref_model in (teachers or {}):
-        found["--ref-model"] = teachers[config.ref_model]
-    elif config.ref_model and os.path.isfile(config.ref_model):  # other kinds that no method reads have no digest
-        found["--ref-model"] = digest_of(config.ref_model)
+    if teacher and teacher in (teachers or {}):
+        found["--ref-model"] = teachers[teacher]
+    elif teacher and os.path.isfile(teacher):  # other kinds that no method reads have no digest
+        found["--ref-model"] = digest_of(teacher)
     return found | ({"--orthogonal-gradients-path": digest_of(basis)} if basis else {})
 
 
-def refuse_other_configuration(config, content, path):
+def refuse_other_configuration(files, content, path):
     """Refuse to go on from a resume point that was made with other values of what can change a result."""
-    if changed := config.differences(content["config"]):
+    if changed := files.differences(content["config"]):
         raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
                         "or leave --resume out to start again")
 
@@ -144,11 +142,11 @@ class TaskPoints:
     """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps.
     ``inputs``: what ``inputs_of`` says of it."""
 
-    def __init__(self, config, folder, state, hooks, file, inputs):
-        self.config, self.folder, self.state, self.hooks, self.file = config, folder, state, hooks, file
+    def __init__(self, files, folder, state, hooks, file, inputs):
+        self.files, self.folder, self.state, self.hooks, self.file = files, folder, state, hooks, file
         self.inputs = inputs
-        self.points = ResumePoints(folder, file, config.save_interval)
-        self.interrupted = self._read() if config.resume else None
+        self.points = ResumePoints(folder, file, files.save_interval)
+        self.interrupted = self._read() if files.resume else None
         found = self.interrupted or {"iteration": 0, "seconds": 0.0}
         self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
         self.unscored = found.get("unscored", False)  # after the step that it goes on from
@@ -161,7 +159,7 @@ class TaskPoints:
     def _read(self):
         content = self.points.read()
         if content:
-            refuse_other_configuration(self.config, content, self.points.newest)
+            refuse_other_configuration(self.files, content, self.points.newest)
             refuse_other_batches(content, self.state.task, self.state.settings.batch_size, self.points.newest)
         self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
         if content:
@@ -192,7 +190,7 @@ class TaskPoints:
         self.interrupted = None  # its tensors are in their places
 
     def keep(self, unscored=False):
-        self.points.keep({"config": self.config.numbers(), "inputs": self.inputs, "seconds": self.seconds,
+        self.points.keep({"config": self.files.numbers, "inputs": self.inputs, "seconds": self.seconds,
                           "unscored": unscored, "processes": self.state.world.size, "rest": True,
                           **state_of_run(self.state, self.hooks)})
 

@@ -16,11 +16,11 @@ RUN_FILE = "wandb_run.json"  # in the run's folder: which run of theirs --resume
 VARIABLES = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "dir": "WANDB_DIR", "id": "WANDB_RUN_ID"}
 
 
-def open_trackers(config, writes=True):
-    """The Trackers that a Config asks for; none in a process that does not write. Imports their packages, and writes
-    nothing yet. UserError where a package is missing, or the folder that one needs."""
-    wanted = [kind for key, kind in (("tensorboard", TensorBoard), ("wandb", WandB)) if config.values[key] and writes]
-    return Trackers([kind(config) for kind in wanted])
+def open_trackers(files, writes=True):
+    """The Trackers that the Files of a run ask for; none in a process that does not write. Imports their packages, and
+    writes nothing yet. UserError where a package is missing, or the folder that one needs."""
+    wanted = [kind for asked, kind in ((files.tensorboard, TensorBoard), (files.wandb, WandB)) if asked and writes]
+    return Trackers([kind(files) for kind in wanted])
 
 
 def _package(flag, module, package):
@@ -76,11 +76,11 @@ class Trackers:
 class TensorBoard:
     """``<save>/tensorboard/<task>/``, a run of theirs for each task, whose steps are its own."""
 
-    def __init__(self, config):
-        if not config.save:
+    def __init__(self, files):
+        if not files.save:
             raise UserError("--tensorboard writes to <save>/tensorboard; give --save DIR")
         self._writer = _package("--tensorboard", "torch.utils.tensorboard", "tensorboard").SummaryWriter
-        self._folder, self._writers = Path(config.save) / "tensorboard", {}
+        self._folder, self._writers = Path(files.save) / "tensorboard", {}
 
     def begin(self, task, after, before):
         # What an interrupted run logged of later steps, or an overwritten one of all, is hidden.
@@ -109,9 +109,9 @@ class WandB:
     """One run of theirs, whose steps count through all tasks; with --resume the one that was interrupted. What their
     variables say, such as WANDB_MODE, WANDB_PROJECT, WANDB_NAME and WANDB_DIR, comes first."""
 
-    def __init__(self, config):
+    def __init__(self, files):
         self._wandb = _package("--wandb", "wandb", "wandb")
-        self._config, self._run, self._before, self._step = config, None, 0, 0
+        self._files, self._run, self._before, self._step = files, None, 0, 0
 
     def begin(self, task, after, before):
         self._before = before
@@ -131,15 +131,15 @@ class WandB:
     def _started(self):
         if self._run is None:
             options = {"project": PROJECT}
-            if self._config.save:
-                folder = Path(self._config.save)
+            if self._files.save:
+                folder = Path(self._files.save)
                 options |= {"name": folder.resolve().name, "dir": str(folder), "id": self._id(folder / RUN_FILE)}
             chosen = {key: value for key, value in options.items() if VARIABLES[key] not in os.environ}
-            self._run = self._wandb.init(config=self._config.plain(), resume="allow", **chosen)
+            self._run = self._wandb.init(config=self._files.values(), resume="allow", **chosen)
         return self._run
 
     def _id(self, file):
-        if self._config.resume and file.is_file():
+        if self._files.resume and file.is_file():
             try:
                 return str(read_json(file)["id"])
             except (OSError, ValueError, TypeError, KeyError):

@@ -67,8 +67,7 @@ def test_the_example_of_a_flag_acts(flag, tmp_path, monkeypatch):
         Path(path).touch()
     if ".py:" in config.method:
         Path(config.method.partition(":")[0]).touch()
-    check(config)
-    assert not [warning for warning in config.warnings if "no effect" in warning]
+    assert not [warning for warning in check(config).warnings if "no effect" in warning]
     assert config.given(flag.key) and config.kind in flag.runs
 
 

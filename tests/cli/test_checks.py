@@ -40,11 +40,10 @@ CONSONANT = re.compile(r"(?:one|uni|use|uint|url)\w*", re.IGNORECASE)  # words w
 
 
 def checked(words):
-    """The checked Config of a command line; its warnings and notes read well."""
-    config = parse(words.split())
-    checks.check(config)
-    assert wrong_articles(" | ".join([*config.warnings, *config.notes])) == []
-    return config
+    """The remarks of the checks about a command line; they read well."""
+    remarks = checks.check(parse(words.split()))
+    assert wrong_articles(" | ".join([*remarks.warnings, *remarks.notes])) == []
+    return remarks
 
 
 def wrong_articles(text):
@@ -250,7 +249,9 @@ def test_which_distillation_is_used_is_told(words, told):
 
 
 def test_a_rate_may_be_named_as_the_dataset_is_given():
-    assert checked(f"{TASK} --lr 1e-5,toy-colours=2e-5").lr["toy-colours"] == 2e-5
+    words = f"{TASK} --lr 1e-5,toy-colours=2e-5"
+    checked(words)
+    assert parse(words.split()).lr["toy-colours"] == 2e-5
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
 
 

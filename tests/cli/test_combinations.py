@@ -12,7 +12,7 @@ from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS
 from src.models.training import train
-from src.run.build import build_device, build_hooks, build_state
+from src.run.build import build_device, build_hooks, build_state, command_of, weights_of
 from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 from src.store.checkpoint import finished_checkpoint
@@ -57,7 +57,7 @@ def reason(method, mode, lora, add_on):
 def first_task(world):
     """The checkpoint of a first icarl task, so that a second one has a memory."""
     config = parse(words(world, "icarl", "whole", "weights", "nothing", world.tones))
-    return run(config, world.tones, starting_checkpoint(config))[1]
+    return run(config, world.tones, starting_checkpoint(weights_of(config)))[1]
 
 
 def words(world, method, mode, lora, add_on, dataset):
@@ -68,10 +68,12 @@ def words(world, method, mode, lora, add_on, dataset):
 
 
 def run(config, name, start):
-    device, datasets = build_device(config), Datasets(config)
-    state = build_state(config, datasets, name, start, device, ZeroshotOpener(config, start, device))
+    command = command_of(config)
+    device, datasets = build_device(command.hardware), Datasets(command.data)
+    opener = ZeroshotOpener(command.weights, start, device)
+    state = build_state(command.training, datasets, name, start, device, opener)
     before = {key: value.detach().clone() for key, value in named_parameters(state.model)}
-    hooks, terms = build_hooks(config, start), []
+    hooks, terms = build_hooks(command.training, start), []
     train(state, hooks, lambda state, losses: terms.append(losses))
     carry = {type(hook).__name__: hook.carry() for hook in hooks}
     finished = finished_checkpoint(state.final_model, start, dataset=state.task.name, source=name, task=state.task,
@@ -141,7 +143,7 @@ def test_it_runs_on_pairs_or_is_refused(world, pairs, combination):
         assert_refused(config, expected)
         return
     checks.check(config)
-    start = starting_checkpoint(config)
+    start = starting_checkpoint(weights_of(config))
     (state, before, terms), finished = run(config, pairs, start)
     assert all(value.isfinite() for losses in terms for value in losses.values())
     assert ("off_diagonal" in terms[0]) == (method == "modx") and "contrastive" in terms[0]

@@ -185,14 +185,15 @@ def test_a_recipe_is_not_a_number_of_its_own():
 def test_a_recipe_does_nothing_where_nothing_is_trained(own, words):
     own("flags: {batch-size-eval: 3, template: simple}")
     config = checked(f"{words} --recipe my.yaml")
-    assert len(config.warnings) == 1 and config.warnings[0].startswith("--recipe has no effect")
+    warning, = checks.check(config).warnings
+    assert warning.startswith("--recipe has no effect")
     assert config.batch_size_eval == 128 and config.template is None
 
 
 def test_recipes_are_trusted_and_flags_are_warned_of(own):
     own("flags: {lr: 1e-3, avg-freq: 5, T: 3, shot-seed: 4}")
-    assert checked(f"{TASK} --recipe my.yaml").warnings == []
-    assert len(checked(f"{TASK} --recipe my.yaml --avg-freq 6 --T 4").warnings) == 2
+    assert checks.check(checked(f"{TASK} --recipe my.yaml")).warnings == []
+    assert len(checks.check(checked(f"{TASK} --recipe my.yaml --avg-freq 6 --T 4")).warnings) == 2
 
 
 # -- origins -----------------------------------------------------------------------------------------------------------

@@ -190,6 +190,7 @@ def test_attention_equals_torch(causal):
 def test_attention_calls_its_output_projection():
     """torch's own attention reads the weight past the module, so that an adapter there would do nothing."""
     attention, seen = Attention(48, 3), []
+    nn.init.normal_(attention.in_proj_weight)
     attention.out_proj.register_forward_hook(lambda module, args, output: seen.append(output) or output + 1)
     result = attention(torch.randn(2, 7, 48))
     assert len(seen) == 1 and torch.equal(result, seen[0] + 1)
@@ -401,6 +402,7 @@ def fill_in(owner, seam, part):
 
 def test_what_stands_beside_a_block_is_added_to_its_mlp():
     block, x = ResidualAttentionBlock(64, 2).double(), torch.randn(3, 5, 64, dtype=torch.float64)
+    nn.init.normal_(block.attn.in_proj_weight)
     plain, behind_attention = block(x), x + block.attn(block.ln_1(x))
     fill_in(block, "beside", lambda x: 3 * x.square())
     torch.testing.assert_close(block(x), plain + 3 * behind_attention.square(), rtol=1e-12, atol=1e-12)

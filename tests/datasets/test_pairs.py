@@ -12,6 +12,7 @@ from src.args import parse
 from src.cli.checks import check
 from src.datasets.pairs import boundaries, joined, joint_task, with_all_captions, with_phase
 from src.errors import UserError
+from src.run.build import data_of
 from src.run.datasets import Datasets
 
 pytest_plugins = ["cli_fixtures"]
@@ -73,7 +74,7 @@ def test_phase_boundaries():
 
 
 def test_phases_are_disjoint_and_complete(pairs):
-    task = Datasets(parse(["--train-dataset", pairs, "--epochs", "1"])).open(pairs)
+    task = Datasets(data_of(parse(["--train-dataset", pairs, "--epochs", "1"]))).open(pairs)
     for how in ("contiguous", "random"):
         parts = [with_phase(task, phase, 3, how, seed=1).split("train") for phase in (1, 2, 3)]
         assert [len(part) for part in parts] == [7, 7, 8]
@@ -152,7 +153,7 @@ def test_joint_classes_are_each_told_apart_among_their_own(cli, world, tmp_path)
     assert done.status == 0, done.err
     terms = [line["task"] for line in lines(tmp_path / "out" / "log_joint.jsonl")]
     assert all(0 < term < math.log(3) + 1 for term in terms)
-    tasks = [Datasets(parse(["--train-dataset", name, "--epochs", "1"])).open(name)
+    tasks = [Datasets(data_of(parse(["--train-dataset", name, "--epochs", "1"]))).open(name)
              for name in (world.colours, world.tones)]
     joint = joint_task(tasks)
     assert joint.split("train").labels == [*tasks[0].split("train").labels,
@@ -164,7 +165,7 @@ def test_joint_classes_are_each_told_apart_among_their_own(cli, world, tmp_path)
 
 
 def test_captions_as_items_and_splits_together(pairs):
-    task = Datasets(parse(["--train-dataset", pairs, "--epochs", "1"])).open(pairs)
+    task = Datasets(data_of(parse(["--train-dataset", pairs, "--epochs", "1"]))).open(pairs)
     items = with_all_captions(task).split("train")
     assert len(items) == 44 and [len(captions) for captions in items.captions] == [1] * 44
     assert items.image(2).tobytes() == task.split("train").image(1).tobytes()
@@ -247,6 +248,4 @@ def test_the_names_of_mod_x_s_architectures():
     "--eval-only --linear-eval ImageNet --linear-lr 0.3 --linear-wd 1e-6 --linear-epochs 100 --linear-batch-size 256 "
     "--save S"])
 def test_each_old_command_line_has_its_new_one(words):
-    config = parse(words.split())
-    check(config)
-    assert config.warnings == []
+    assert check(parse(words.split())).warnings == []

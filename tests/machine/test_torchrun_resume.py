@@ -23,7 +23,7 @@ from this_machine import THREADS, python_path
 
 from src.machine.interruption import STATUS
 from src.main import main
-from src.run.scoring import Scoring
+from src.run.scoring import Scorer
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -182,12 +182,12 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
 
 def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monkeypatch):
     """After the fourth step, in one process."""
-    folder, trained = tmp_path / "out", Scoring.trained
+    folder, trained = tmp_path / "out", Scorer.trained
 
     def interrupted(self, state, hooks, file):
-        monkeypatch.setattr(Scoring, "trained", trained)
+        monkeypatch.setattr(Scorer, "trained", trained)
         os.kill(os.getpid(), signal.SIGTERM)
-    monkeypatch.setattr(Scoring, "trained", interrupted)
+    monkeypatch.setattr(Scorer, "trained", interrupted)
     assert main(words(folder)) == STATUS
     assert read_rows(folder / "metrics_colours.csv")[-1]["iteration"] == "0"
     assert main(words(folder)) == 0

@@ -21,7 +21,7 @@ from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.modeling import ClassificationHead, text_features
 from src.models.training import train as run_training
-from src.run.build import first_head
+from src.run.build import first_head, training_of
 from src.store.records import Journal
 
 pytest_plugins = ["cli_fixtures"]
@@ -58,7 +58,7 @@ def moving(kind, mode):
 
 
 def head_for(model, task, device, *words):
-    return first_head(parse(list(words)), {}, model, task, task.name, device)
+    return first_head(training_of(parse(list(words))), {}, model, task, task.name, device)
 
 
 @pytest.fixture
@@ -331,7 +331,8 @@ def test_a_new_head_asks_the_text_tower_once_and_a_kept_one_never(make_model, ta
     head = head_for(model, task, device)
     assert len(asked) == 1 and len(asked[0]) == 12, "four classes, three templates"
     history = [{"dataset": "tiny", "classnames": list(task.classnames)}]
-    kept = first_head(parse([]), {"heads": {"tiny": head.packed()}, "history": history}, model, task, "tiny", device)
+    checkpoint = {"heads": {"tiny": head.packed()}, "history": history}
+    kept = first_head(training_of(parse([])), checkpoint, model, task, "tiny", device)
     assert len(asked) == 1 and torch.equal(kept.weight, head.weight)
 
 

@@ -14,6 +14,7 @@ from src.models.evaluation import Scores
 from src.report import measures, page
 from src.report.figures import write_pictures
 from src.report.runs import read_run
+from src.run.build import command_of
 from src.run.sequence import Run
 from src.store.records import RunFolder
 
@@ -292,7 +293,7 @@ def test_only_the_first_process_writes_a_report(world, tmp_path, monkeypatch):
     monkeypatch.setattr("src.run.sequence.write_report", reports.append)
     rows = [{"toy-colours": {"task": Scores(50.0, 90.0, 5, 10)}}] * 2
     for first in (False, True):
-        run = Run(parse(["--dataset-order", "toy-colours", "--iterations", "1", "--model", "toy"]))
+        run = Run(command_of(parse(["--dataset-order", "toy-colours", "--iterations", "1", "--model", "toy"])))
         run.folder = RunFolder(tmp_path / "run", writes=first)
         run.summarise(["toy-colours"], rows)
         assert reports == ([tmp_path / "run"] if first else [])

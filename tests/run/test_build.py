@@ -16,9 +16,10 @@ from src.models.classifiers import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
-from src.models.modeling import HEAD_MODES, TRAIN_MODES
+from src.models.modes import HEAD_MODES, TRAIN_MODES
 from src.models.state import Settings
 from src.run import build, weights
+from src.run.build import command_of
 from src.run.datasets import Datasets
 from src.templates.collections import SIMPLE
 
@@ -28,7 +29,7 @@ TASK = Task("DTD", ["a", "b"], SIMPLE, {"train": Split(lambda index: None, [0, 1
 
 
 def config(words=""):
-    return parse(words.split())
+    return command_of(parse(words.split()))
 
 
 @pytest.mark.parametrize(("text", "iterations", "steps"), [
@@ -58,13 +59,13 @@ def test_warmup(text, iterations, steps):
 ])
 def test_settings(words, expected):
     """Of 20 images: three full batches of 6, and one of 2."""
-    settings = build.build_settings(config(words), TASK)
+    settings = build.build_settings(config(words).training, TASK)
     assert {key: getattr(settings, key) for key in expected} == expected
 
 
 def test_a_cycle_of_one_step_is_rejected():
     with pytest.raises(UserError, match="--schedule onecycle: DTD has a single step"):
-        build.build_settings(config("--iterations 1 --schedule onecycle"), TASK)
+        build.build_settings(config("--iterations 1 --schedule onecycle").training, TASK)
 
 
 @pytest.mark.parametrize(("batch_size", "left"), [
@@ -75,9 +76,10 @@ def test_a_last_batch_without_statistics_is_told(batch_size, left, make_model, m
     for kind, mode, processes in (("resnet", "whole", 3), ("resnet", "whole", 1), ("vit", "whole", 3),
                                   ("resnet", "text", 3)):
         state = make_state(make_model(kind), mode)
-        state.task, state.settings, state.world = TASK, build.build_settings(config(words), TASK), World(0, processes)
+        training = config(words).training
+        state.task, state.settings, state.world = TASK, build.build_settings(training, TASK), World(0, processes)
         is_noted = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
-        assert build.silent_choices(config(words), state) == [
+        assert build.silent_choices(training, state) == [
             f"the last batch of an epoch has {left}: its step normalises by the running statistics of batch norms"
         ] * bool(is_noted)
 
@@ -98,7 +100,7 @@ def test_the_peak_that_a_rate_reaches(warmup, iterations, peak):
     ("resnet", "--batch-norm eval --lora", ["--lora adapts no layer of this image tower", "mlp.c_proj"]),
     ("vit", "--lora", []), ("resnet", "--batch-norm eval --lora --train-mode text", [])])
 def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragments):
-    settings = config(f"--iterations 1 {words}")
+    settings = config(f"--iterations 1 {words}").training
     state = make_state(make_model(kind), settings.train_mode)
     state.settings = build.build_settings(settings, TASK)
     if settings.lora:
@@ -112,8 +114,8 @@ def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragment
 def test_workers(monkeypatch, cores, in_memory, expected):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     task = types.SimpleNamespace(in_memory=in_memory)
-    assert build.worker_count(config(), task) == expected
-    assert build.worker_count(config("--workers 2"), task) == 2
+    assert build.worker_count(config().training.workers, task) == expected
+    assert build.worker_count(config("--workers 2").training.workers, task) == 2
 
 
 @pytest.mark.parametrize(("words", "kind", "attributes"), [
@@ -127,7 +129,7 @@ def test_workers(monkeypatch, cores, in_memory, expected):
     ("--method ZSCL --ref-dataset DTD --text-datasets A,B", ZSCL, {"text_datasets": ("A", "B")}),
 ])
 def test_hooks(words, kind, attributes):
-    hook, = build.build_hooks(config(words), {})
+    hook, = build.build_hooks(config(words).training, {})
     assert type(hook) is kind
     assert {name: getattr(hook, name) for name in attributes} == attributes
 
@@ -136,30 +138,30 @@ def test_a_hook_gets_what_it_carried(monkeypatch):
     class Memory(Hooks):
         def load_carry(self, content):
             self.content = content
-    row = types.SimpleNamespace(build=lambda values: Memory())
+    row = types.SimpleNamespace(uses=(), build=lambda values: Memory())
     monkeypatch.setattr("src.args.find_method", lambda name, pairs=False: row)
-    assert build.build_hooks(config(), {"carry": {"Memory": {"a": 1}, "Other": {}}})[0].content == {"a": 1}
-    assert build.build_hooks(config(), {})[0].content == {}
+    assert build.build_hooks(config().training, {"carry": {"Memory": {"a": 1}, "Other": {}}})[0].content == {"a": 1}
+    assert build.build_hooks(config().training, {})[0].content == {}
 
 
 def test_deterministic(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     try:
-        build.build_device(config("--deterministic --device cpu"))
+        build.build_device(config("--deterministic --device cpu").hardware)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 def state_of(settings, name, start, device):
-    return build.build_state(settings, Datasets(settings), name, start, device,
-                             weights.ZeroshotOpener(settings, start, device))
+    return build.build_state(settings.training, Datasets(settings.data), name, start, device,
+                             weights.ZeroshotOpener(settings.weights, start, device))
 
 
 def test_state_of_a_task(world, tmp_path):
     write_model(tmp_path / "model.pth")
     settings = config(f"--load {tmp_path}/model.pth --iterations 2 --train-mode image --train-dataset {world.colours}")
-    start = weights.starting_checkpoint(settings) | {"history": [{"dataset": "before"}]}
+    start = weights.starting_checkpoint(settings.weights) | {"history": [{"dataset": "before"}]}
     state = state_of(settings, world.colours, start, Device("cpu", "fp32"))
     trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("visual.") for name in trained)
@@ -178,7 +180,7 @@ def test_rates(name, rate):
 @pytest.mark.parametrize("train_mode", TRAIN_MODES)
 def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
     settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
-    start = weights.starting_checkpoint(settings)
+    start = weights.starting_checkpoint(settings.weights)
     state = state_of(settings, world.colours, start, Device("cpu", "fp64"))
     assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
     if state.head is not None:
@@ -199,10 +201,11 @@ def test_first_heads(world, words, heads, expected):
     kept = torch.arange(3 * 17.0).view(3, 17)
     settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
     history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]
-    checkpoint = weights.starting_checkpoint(settings) | {"heads": dict.fromkeys(heads, kept), "history": history}
+    checkpoint = weights.starting_checkpoint(settings.weights)
+    checkpoint |= {"heads": dict.fromkeys(heads, kept), "history": history}
     device = Device("cpu", "fp32")
-    model, task = device.place(loader.build(checkpoint)), Datasets(settings).open(world.colours)
-    found = build.first_head(settings, checkpoint, model, task, "colours", device).packed()
+    model, task = device.place(loader.build(checkpoint)), Datasets(settings.data).open(world.colours)
+    found = build.first_head(settings.training, checkpoint, model, task, "colours", device).packed()
     scaled = model.logit_scale.exp() * classifier(model, task, device).weights.T
     wanted = {"kept": kept, "zero": torch.zeros(3, 17), "zeroshot": torch.cat([scaled, torch.zeros(3, 1)], dim=1)}
     torch.testing.assert_close(found, wanted[expected].detach())
@@ -210,11 +213,10 @@ def test_first_heads(world, words, heads, expected):
 
 
 def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
-    assert build._scorers(config("--eval-only"), {"carry": {"Finetune": {"a": 1}}}) == []
+    assert build._scorers(config("--eval-only").scoring, {"carry": {"Finetune": {"a": 1}}}) == []
     (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
                                     "    def load_carry(self, content):\n        self.content = content\n",
                                     encoding="utf-8")
-    checkpoint = {"carry": {"Mine": {"a": 1}}}
-    scorer, = build._with_carry(build._scorers(config(f"--eval-only --method {tmp_path}/my.py:Mine"), checkpoint),
-                                checkpoint)
+    checkpoint, scoring = {"carry": {"Mine": {"a": 1}}}, config(f"--eval-only --method {tmp_path}/my.py:Mine").scoring
+    scorer, = build._with_carry(build._scorers(scoring, checkpoint), checkpoint)
     assert scorer.content == {"a": 1}

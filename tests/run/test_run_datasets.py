@@ -3,13 +3,14 @@
 import pytest
 
 from src.args import parse
+from src.run.build import data_of
 from src.run.datasets import Datasets
 
 pytest_plugins = ["cli_fixtures"]
 
 
 def config(words=""):
-    return parse(words.split())
+    return data_of(parse(words.split()))
 
 
 def sizes(task):
@@ -20,7 +21,7 @@ def sizes(task):
     ([], "a photo of a {c}.", 1), (["--template", "DTD"], "a photo of a {c} texture.", 8),
     (["--template", "my {c}!"], "my {c}!", 1)])
 def test_templates_of_data_without_its_own(world, tmp_path, words, first, number):
-    datasets = Datasets(parse([*words, "--data-location", str(tmp_path)]))
+    datasets = Datasets(data_of(parse([*words, "--data-location", str(tmp_path)])))
     templates = datasets.open(world.colours).templates
     assert templates[0] == first and len(templates) == number
     own = datasets.open("toy-colours").templates

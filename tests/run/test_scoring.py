@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from clip.model import CLIP
-from src.cli.kinds import EVAL
+from src.args import parse
 from src.models.classifiers import zeroshot_head
 from src.models.hooks import Hooks
-from src.run.scoring import MethodScores, Scoring, class_tasks, task_and_phase
+from src.run.build import scoring_of
+from src.run.scoring import MethodScores, Scorer, class_tasks, task_and_phase
 
 
 def test_class_data_of_a_history():
@@ -52,15 +53,13 @@ def make_scoring(make_task, device):
     """-> make() of two datasets, scored without worker processes, the rows kept in ``folder.rows``. Their names are
     known ones, their images noise."""
     tasks = {"DTD": make_task(4, "DTD"), "MNIST": make_task(3, "MNIST")}
-    config = SimpleNamespace(
-        label_space=("task", "all"), retrieval_split="auto", eval_split="test", batch_size_eval=8, workers=0,
-        max_evaluation_size=None, cache_images=False, data_location=".", wilds_split="id", method="finetune",
-        kind=EVAL, save=None, given=lambda flag: False)
+    told = scoring_of(parse("--eval-only --eval-datasets DTD,MNIST --label-space task,all --batch-size-eval 8 "
+                            "--workers 0".split()))
 
     def make():
         rows = []
         folder = SimpleNamespace(rows=rows, add_metrics=lambda file, row: rows.append((file, row)))
-        return Scoring(config, SimpleNamespace(open=tasks.__getitem__), device, folder, list(tasks))
+        return Scorer(told, None, SimpleNamespace(open=tasks.__getitem__), device, folder, list(tasks))
     return make
 
 
@@ -119,7 +118,7 @@ def test_class_data_of_one_evaluation_shares_its_worker_processes(make_model, ma
         return dataclasses.replace(task, splits={"test": dataclasses.replace(split, image=lambda index: (
             (tmp_path / name / str(os.getpid())).touch() or split.image(index)))})
     tasks = {name: marked(name, scoring.datasets.open(name)) for name in ("DTD", "MNIST")}
-    scoring.datasets.open, scoring.config.workers = tasks.__getitem__, 2
+    scoring.datasets.open, scoring.told = tasks.__getitem__, dataclasses.replace(scoring.told, workers=2)
     assert scoring.trained(state, [Hooks()], "DTD") == expected
     first, second = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in tasks)
     assert first == second and len(first) == 2 and str(os.getpid()) not in first

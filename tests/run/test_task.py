@@ -15,7 +15,7 @@ from src.datasets import open_task
 from src.datasets.seeds import balanced_subset
 from src.models.evaluation import SUBSET_SEED
 from src.models.lora_injection import load_adapter, plain_weights
-from src.run.build import adapt
+from src.run.build import adapt, training_of
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -195,7 +195,7 @@ def test_the_adapter_file_alone_rebuilds_the_merged_weights(train, world, tmp_pa
     saved = weights(tmp_path / "out" / "colours.pth")
     config = parse(["--load", str(world.model), "--train-dataset", world.colours, "--iterations", "1", *words])
     model = loader.build(loader.read_checkpoint(world.model))
-    adapt(config, model, seed=1)
+    adapt(training_of(config), model, seed=1)
     load_adapter(model, torch.load(tmp_path / "out" / "colours.lora.pth", weights_only=True))
     for name, value in plain_weights(model).items():
         torch.testing.assert_close(value, saved[name], rtol=1e-6, atol=1e-6)

@@ -19,12 +19,13 @@ from src.args import parse
 from src.errors import UserError
 from src.machine.device import Device
 from src.run import weights as module
+from src.run.build import weights_of
 
 pytest_plugins = ["cli_fixtures"]
 
 
 def config(words=""):
-    return parse(words.split())
+    return weights_of(parse(words.split()))
 
 
 def test_random_weights_come_from_the_seed():
@@ -55,9 +56,9 @@ def test_the_file_decides_unless_a_model_is_given(world):
 @pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B/32", "ViT-L/14@336px", "RN50", "RN50x4", "tiny-vit"])
 def test_architectures_are_told_apart(name):
     from clip.catalog import read_architecture
-    found = module.model_name(config(), {"architecture": read_architecture(name)})
+    found = module.model_name({"architecture": read_architecture(name)})
     assert found == (name if name != "tiny-vit" else None)
-    assert module.model_name(config(), {"model": "mine", "architecture": {}}) == "mine"
+    assert module.model_name({"model": "mine", "architecture": {}}) == "mine"
 
 
 def test_teachers(world, tmp_path):

@@ -11,6 +11,7 @@ from cli_files import lines, listing, rows
 from src.args import parse
 from src.errors import UserError
 from src.models.evaluation import Scores
+from src.run.build import files_of
 from src.store.records import Journal, RunFolder, code_changes, describe_run, metrics_row
 
 ROW = metrics_row(Scores(50.0, 75.0, 5, 8), 10, "DTD", "test")
@@ -125,12 +126,12 @@ def test_a_log_that_the_disk_refuses_is_told_once(tmp_path, capsys):
 def test_description(monkeypatch):
     config = parse(["--train-dataset", "DTD", "--epochs", "2", "--text-datasets", "A,B"])
     device = SimpleNamespace(precision="fp32", describe=lambda: "cpu")
-    found = describe_run(config, device, seconds=3)
+    found = describe_run(files_of(config), device, seconds=3)
     assert json.loads(json.dumps(found)) == found
     assert found["flags"]["text_datasets"] == {"value": ["A", "B"], "origin": "flag"}
-    assert found["seconds"] == 3 and found["hardware"] == "cpu" and found["command"] == config.argv
+    assert found["seconds"] == 3 and found["hardware"] == "cpu" and found["command"] == list(config.argv)
     monkeypatch.setattr("src.store.records.PACKAGES", ("torch", "no-such-package"))
-    versions = describe_run(config, device)["versions"]
+    versions = describe_run(files_of(config), device)["versions"]
     assert versions["torch"] and versions["no-such-package"] is None
 
 
@@ -150,4 +151,4 @@ def test_description_without_git(monkeypatch):
         raise FileNotFoundError("git")
     monkeypatch.setattr("subprocess.run", missing)
     device = SimpleNamespace(precision="fp32", describe=lambda: "cpu")
-    assert describe_run(parse([]), device)["commit"] is None
+    assert describe_run(files_of(parse([])), device)["commit"] is None

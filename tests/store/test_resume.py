@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import errno
-import functools
 import hashlib
 import os
 import random
@@ -14,7 +13,7 @@ import numpy
 import pytest
 import torch
 
-from src.args import Config
+from src.args import parse
 from src.errors import UserError
 from src.machine.interruption import Interrupted
 from src.models.averaging import MovingAverage, WeightEnsemble
@@ -22,6 +21,7 @@ from src.models.finetune import ZSCL, Finetune
 from src.models.hooks import Hooks
 from src.models.resuming import state_of_run
 from src.models.training import train
+from src.run.build import files_of
 from src.store.records import RunFolder
 from src.store.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
 
@@ -177,19 +177,18 @@ def test_draws_without_a_generator_do_not_tell_how_long_a_process_has_lived(step
 
 
 def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_state):
-    def config(rate):
-        made = SimpleNamespace(resume=True, save_interval="1", numbers=lambda: {"wd": rate, "seed": 1})
-        made.differences = functools.partial(Config.differences, made)
-        return made
+    def files(rate):
+        told = files_of(parse(["--train-dataset", "DTD", "--save", str(tmp_path), "--resume", "--save-interval", "1"]))
+        return dataclasses.replace(told, numbers={"wd": rate, "seed": 1})
     state, folder = make_state(make_model("vit")), RunFolder(tmp_path)
-    first = TaskPoints(config(0.1), folder, state, [Finetune()], "tiny", {"--load": "a"})
+    first = TaskPoints(files(0.1), folder, state, [Finetune()], "tiny", {"--load": "a"})
     train(state, first.hooks, lambda state, losses: first.keep_where_due(last=False))
     first.points.wait()
-    assert TaskPoints(config(0.1), folder, state, [], "tiny", {"--load": "a"}).iteration == 6
+    assert TaskPoints(files(0.1), folder, state, [], "tiny", {"--load": "a"}).iteration == 6
     with pytest.raises(UserError, match=r"--resume.*resume_tiny.pth.*--wd 0.1 there, 0.2 here.*start again"):
-        TaskPoints(config(0.2), folder, state, [], "tiny", {"--load": "a"})
+        TaskPoints(files(0.2), folder, state, [], "tiny", {"--load": "a"})
     with pytest.raises(UserError, match=r"--resume: .*resume_tiny.pth began with another content of --load "):
-        TaskPoints(config(0.1), folder, state, [], "tiny", {"--load": "b"})
+        TaskPoints(files(0.1), folder, state, [], "tiny", {"--load": "b"})
 
 
 @pytest.mark.parametrize(("batch_size", "pairs", "refused"), [
@@ -199,18 +198,18 @@ def test_a_point_of_a_version_that_dropped_the_rest_of_an_epoch(batch_size, pair
     """Of 23 images; where there is no rest, or it is dropped as then, its steps are today's."""
     state = make_state(make_model("vit"), batch_size=batch_size, iterations=1)
     state.task = dataclasses.replace(state.task, pairs=pairs)
-    config = SimpleNamespace(resume=True, save_interval="1", numbers=dict, differences=lambda other: [])
-    points = TaskPoints(config, RunFolder(tmp_path), state, [], "tiny", {})
+    files = SimpleNamespace(resume=True, save_interval="1", numbers={}, differences=lambda other: [])
+    points = TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {})
     points.points.keep({"iteration": 1, "config": {}, "seconds": 1.0})
     points.points.wait()
     with pytest.raises(UserError, match=f"left out the last {23 % batch_size} of 23 images of each epoch .*--resume") \
             if refused else contextlib.nullcontext():
-        assert TaskPoints(config, RunFolder(tmp_path), state, [], "tiny", {}).iteration == 1
+        assert TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {}).iteration == 1
 
 
 def test_inputs_are_told_by_their_content(tmp_path):
-    def inputs(start, basis=None, **files):
-        return inputs_of(SimpleNamespace(save="out", ref_model=None, **files), start, basis)
+    def inputs(start, basis=None):
+        return inputs_of(start, basis=basis)
     start, file = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}, tmp_path / "basis.pth"
     again = {"state_dict": {"a": torch.zeros(3)}, "heads": {"x": torch.ones(2, 2)}}
     assert inputs(start) == inputs(again) and list(inputs(start)) == ["--load"]

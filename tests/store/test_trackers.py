@@ -13,6 +13,7 @@ from cli_files import BATCH, RATE, STEPS, lines, listing, read_json
 from src.args import parse
 from src.errors import UserError
 from src.models.evaluation import Scores
+from src.run.build import files_of
 from src.store.trackers import Trackers, open_trackers
 
 pytest_plugins = ["cli_fixtures"]
@@ -75,7 +76,7 @@ def test_tensorboard_of_a_sequence(cli, world, tmp_path):
 
 
 def tensorboard(save, *words):
-    return open_trackers(parse(["--train-dataset", "DTD", "--save", str(save), "--tensorboard", *words]))
+    return open_trackers(files_of(parse(["--train-dataset", "DTD", "--save", str(save), "--tensorboard", *words])))
 
 
 def next_second():
@@ -150,7 +151,7 @@ def test_wandb_of_a_sequence(cli, world, tmp_path, wandb):
 
 
 def wandb_tracker(save, *words):
-    return open_trackers(parse(["--train-dataset", "DTD", "--save", str(save), "--wandb", *words]))
+    return open_trackers(files_of(parse(["--train-dataset", "DTD", "--save", str(save), "--wandb", *words])))
 
 
 def test_resume_goes_on_with_the_same_run(tmp_path, wandb):
@@ -211,7 +212,7 @@ def test_several_scores_at_one_step_are_told_apart():
 
 def test_only_the_first_process_has_trackers(tmp_path, wandb):
     config = parse(["--train-dataset", "DTD", "--save", str(tmp_path), "--wandb", "--tensorboard"])
-    with open_trackers(config, writes=False) as trackers:
+    with open_trackers(files_of(config), writes=False) as trackers:
         trackers.begin("DTD")
         trackers.line({"iteration": 1, "loss": 1.0})
     assert not wandb and not listing(tmp_path)

@@ -46,7 +46,7 @@ ENVIRONMENTS = {
          "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait would take each other's cores
          "TEST_THREADS": "2", "PYTHONHASHSEED": "42"}, busy=True),
     "sums": Environment(
-        "matrix products and layer norms summed in another order",
+        "matrix products and layer norms summed in another order, unwritten memory is NaN",
         {"PYTHONPATH": str(ROOT / "tests" / "tools" / "summation_order")}),
     "lowest": Environment(
         "lowest versions of requirements.txt, Python 3.10", python="python3.10", resolution="lowest-direct"),

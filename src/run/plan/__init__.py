@@ -10,8 +10,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.args import all_origins
-from src.cli.kinds import EVAL
 from src.datasets.pairs import JOINT
 from src.errors import UserError
 from src.machine.files import reading_only
@@ -23,10 +21,14 @@ from src.run.plan.work import files_text, hooks_text, tasks_text
 from src.run.sequence import Run
 
 
-def tell_plan(config):
-    """Print what the run of a checked Config would do. -> its exit status, 2 where it would be refused."""
+def tell_plan(command, origins, probes, beside=None):
+    """Print what the run of a Command would do. -> its exit status, 2 where it would be refused.
+
+    ``origins``: all values of the command line by their origin, as text. ``probes``: run the first steps. ``beside``:
+    where an evaluation without --save writes.
+    """
     with reading_only():
-        plan = make_plan(config)
+        plan = make_plan(command, origins, probes, beside)
     for title, text in plan.parts.items():
         print(f"{title}\n{text}\n")
     if plan.refusals:
@@ -56,46 +58,48 @@ class Plan:
             self.refusals.append(reason)
 
 
-def make_plan(config):
-    plan, datasets = Plan(), PlannedDatasets(config)
-    run = Run(config, config.save or config.beside_loaded, datasets=datasets)
-    start, weights = planned_start(config)
-    if config.kind == EVAL and not config.linear_eval:
+def make_plan(command, origins, probes, beside):
+    plan = Plan()
+    run = Run(command, command.files.save or beside, open_datasets=PlannedDatasets)
+    start, weights = planned_start(command.weights)
+    evaluation, linear = command.scoring.evaluation, command.scoring.linear_eval
+    if evaluation and not linear:
         run.adopt(start)
-    names = [] if config.kind == EVAL else [JOINT] if config.joint else list(config.trained)
-    zeroshot = PlannedZeroshot(config, start, run.device)
+    training, datasets = run.training, run.datasets
+    names = [] if evaluation else [JOINT] if training.joint else list(training.trained)
+    zeroshot = PlannedZeroshot(command.weights, start, run.device)
     probed = None
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        data_table(config, datasets, run, names)  # opens all, so that whatever is missing is refused
-        refuse(plan, run, datasets, names, start, zeroshot)
-        table = data_table(config, datasets, run, names)  # without what is not scored
-        first = first_task(config, run, names[0], start, zeroshot, plan) if names else None
+        data_table(run, names)  # opens all, so that whatever is missing is refused
+        refuse(plan, run, names, start, zeroshot)
+        table = data_table(run, names)  # without what is not scored
+        first = first_task(run, names[0], start, zeroshot, plan) if names else None
         complete = not (plan.refusals or datasets.fetched or weights or zeroshot.absent)
-        if config.dry_run == "probe" and names and complete:
+        if probes and names and complete:
             with plan.unless_refused():
-                probed = probe(config, run, names[0], start, zeroshot)
+                probed = probe(run, names[0], start, zeroshot)
     lines = [text for text in dict.fromkeys((weights, *zeroshot.absent.values())) if text]
-    plan.parts |= {"values by origin": all_origins(config),
-                   f"data under {config.data_location}": "\n".join([table, *datasets.fetched.values()])}
-    plan.parts["model"] = "\n".join([model_text(config, start, run.device, first), *lines])
+    plan.parts |= {"values by origin": origins,
+                   f"data under {command.data.data_location}": "\n".join([table, *datasets.fetched.values()])}
+    plan.parts["model"] = "\n".join([model_text(run, start, first), *lines])
     if names:
-        plan.parts["method"] = hooks_text(plan, config, start)
-        plan.parts["tasks"] = tasks_text(config, datasets, names)
+        plan.parts["method"] = hooks_text(plan, training, start)
+        plan.parts["tasks"] = tasks_text(training, datasets, names)
         plan.parts["memory of the first task"] = memory_text(first)
-    plan.parts["files"] = files_text(config, run, names, plan)
-    if config.dry_run == "probe":
-        plan.parts["probe"] = probe_text(config, datasets, names, probed)
+    plan.parts["files"] = files_text(run, names, plan)
+    if probes:
+        plan.parts["probe"] = probe_text(training, datasets, names, probed)
     if notes := printed.getvalue().strip():
         plan.parts["messages on the way"] = notes
     return plan
 
 
-def refuse(plan, run, datasets, names, start, zeroshot):
+def refuse(plan, run, names, start, zeroshot):
     """All that stops the run before it begins. Data that is not there has no findings."""
-    config = run.config
+    files, scoring, datasets = run.files, run.scoring, run.datasets
     try:
-        run.open_for_training(config.linear_eval) if config.linear_eval else run.open(names)
+        run.open_for_training(scoring.linear_eval) if scoring.linear_eval else run.open(names)
     except UserError as error:
         if not datasets.refused:
             plan.refuse(str(error))
@@ -104,12 +108,12 @@ def refuse(plan, run, datasets, names, start, zeroshot):
     with plan.unless_refused():
         if not datasets.refused:
             run.refuse(names, start, zeroshot)
-            if config.kind == EVAL and config.wise_ft:
+            if scoring.evaluation and scoring.wise_ft:
                 zeroshot()
     with plan.unless_refused():
-        export = Export(config.export, layout=config.export_format)
-        export.refuse(start["architecture"], config.overwrite, config.numbers() if names else None)
-    for flag, folder in (("--save", config.save), ("--export", config.export)):
+        export = Export(files.export, layout=files.export_format)
+        export.refuse(start["architecture"], files.overwrite, files.numbers if names else None)
+    for flag, folder in (("--save", files.save), ("--export", files.export)):
         if folder and not may_be_written(Path(folder)):
             plan.refuse(f"{flag} {folder}: cannot be written; give another")
 

@@ -20,9 +20,9 @@ class PlannedDatasets(Datasets):
     """As Datasets, but what is not there ends nothing: ``fetched`` {name: what the run would download}, ``refused``
     {name: why it cannot be opened}. In its place is a Task of what the table of datasets says, without images."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.root, self.fetched, self.refused = config.data_location, {}, {}
+    def __init__(self, data):
+        super().__init__(data)
+        self.root, self.fetched, self.refused = data.data_location, {}, {}
 
     def _as_it_comes(self, name):
         entry = find_entry(name)
@@ -68,30 +68,31 @@ def no_image(index):
     raise UserError("the images are not there")
 
 
-def roles(config, run, names):
+def roles(run, names):
     """{dataset: what the run takes it for}"""
-    reads = config.method_row.uses if names else ()
+    training, linear = run.training, run.scoring.linear_eval
+    reads = training.reads if names else ()
     found = {}
     for role, those in (
-            ("training", config.trained if names else ()),
-            ("linear layer", [config.linear_eval] if config.linear_eval else []),
-            ("evaluation", [] if config.linear_eval else run.evaluated),
-            ("reference", [config.ref_dataset] if "ref_dataset" in reads and config.ref_dataset else []),
-            ("sentences", [config.ref_sentences] if "ref_sentences" in reads and config.ref_sentences
-             and config.ref_sentences != "random" else []),
-            ("prompts", config.text_datasets if "text_datasets" in reads else [])):
+            ("training", training.trained if names else ()),
+            ("linear layer", [linear] if linear else []),
+            ("evaluation", [] if linear else run.evaluated),
+            ("reference", [training.ref_dataset] if "ref_dataset" in reads and training.ref_dataset else []),
+            ("sentences", [training.ref_sentences] if "ref_sentences" in reads and training.ref_sentences
+             and training.ref_sentences != "random" else []),
+            ("prompts", training.text_datasets if "text_datasets" in reads else [])):
         for name in those:
             found.setdefault(name, []).append(role)
     return found
 
 
-def data_table(config, datasets, run, names):
-    rows = []
-    for name, taken in roles(config, run, names).items():
+def data_table(run, names):
+    rows, datasets, split = [], run.datasets, run.scoring.eval_split
+    for name, taken in roles(run, names).items():
         count = functools.partial(images_of, datasets, name)
-        rows.append([name, ", ".join(taken), classes_of(datasets, name), count("train"), count(config.eval_split),
+        rows.append([name, ", ".join(taken), classes_of(datasets, name), count("train"), count(split),
                      datasets.state_of(name)])
-    return markdown_table(["dataset", "for", "classes", "train", config.eval_split, "state"], rows)
+    return markdown_table(["dataset", "for", "classes", "train", split, "state"], rows)
 
 
 def images_of(datasets, name, split):

@@ -11,12 +11,12 @@ from src.run.plan.data import Known, sampled
 from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
-def planned_start(config):
+def planned_start(weights):
     """-> (the checkpoint that the run starts from, what would be fetched for it or None). Raises LoadError where
     nothing is known of weights that would be fetched."""
-    if config.load:  # of several files of a sequence the last, which knows of all its tasks
-        config = replace(config, values=config.values | {"load": config.loaded[-1]})
-    start = starting_checkpoint(config, fetch=False)
+    if weights.load:  # of several files of a sequence the last, which knows of all its tasks
+        weights = replace(weights, load=weights.loaded[-1])
+    start = starting_checkpoint(weights, fetch=False)
     return start, start.pop("absent", None)
 
 
@@ -26,8 +26,8 @@ class PlannedZeroshot(ZeroshotOpener):
 
     fetch = False
 
-    def __init__(self, config, checkpoint, device):
-        super().__init__(config, checkpoint, device)
+    def __init__(self, wanted, checkpoint, device):
+        super().__init__(wanted, checkpoint, device)
         self.absent = {}
 
     def _source(self, path):
@@ -50,10 +50,10 @@ class FirstTask:
     choices: list = field(default_factory=list)  # made for the user: see build.silent_choices
 
 
-def first_task(config, run, name, start, zeroshot, plan):
+def first_task(run, name, start, zeroshot, plan):
     """Build the first task and let its hooks begin on a few classes and sentences. -> FirstTask, or None where it
     cannot be built."""
-    plain = replace(config, values=config.values | {"fc_init": "zero"})  # a head of the right shape is all it takes
+    plain = replace(run.training, fc_init="zero")  # a head of the right shape is all it takes
     with plan.unless_refused():
         state, hooks = build_task(plain, Known(run.datasets), name, start, run.device, zeroshot, run.basis)
         state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
@@ -61,27 +61,27 @@ def first_task(config, run, name, start, zeroshot, plan):
         memory = None
         with plan.unless_refused():
             begin(state, hooks)
-            left = {key: value for key, value in start.items() if key != "state_dict" or config.pairs}
+            left = {key: value for key, value in start.items() if key != "state_dict" or run.training.pairs}
             memory = weight_copies(state, hooks, {"zero-shot": zeroshot.kept, "checkpoint": left})
         everything = [parameter for module in state.modules() for parameter in module.parameters()]
         trained = state.trained()  # once hooks have freed theirs
         return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory,
-                         silent_choices(config, state))
+                         silent_choices(run.training, state))
 
 
 def values_of(parameters):
     return sum(parameter.numel() for parameter in parameters)
 
 
-def model_text(config, start, device, first):
-    name = model_name(config, start) or "an architecture of its own"
-    source = f"weights of {config.load}" if config.load else "random weights" if config.init == "scratch" else (
+def model_text(run, start, first):
+    name, weights, device = model_name(start) or "an architecture of its own", run.command.weights, run.device
+    source = f"weights of {weights.load}" if weights.load else "random weights" if weights.init == "scratch" else (
         "published weights" if name in catalog.ARCHIVES or name not in catalog.architecture_names()
         else "weights that come with the package")
     where = f"{name}, {source}, on {device.describe()} in {device.precision}"
     if first is None:
         return f"{where}, {values_of(start['state_dict'].values()):,} values"
-    how = f"--train-mode {config.train_mode}{' with adapters' if config.lora else ''}"
+    how = f"--train-mode {run.training.train_mode}{' with adapters' if run.training.lora else ''}"
     return "\n".join([where, f"{how} trains {first.tensors} of {first.all_tensors} tensors, {first.values:,} of "
                       f"{first.all_values:,} values ({100 * first.values / first.all_values:.2f} %)", *first.choices])
 

@@ -26,13 +26,13 @@ class Probe:
     peak: int
 
 
-def probe(config, run, name, start, zeroshot):
+def probe(run, name, start, zeroshot):
     """Run the first steps of the first task, of which nothing is kept. -> Probe, None where it has no steps"""
-    if is_closed_form(config):
+    if is_closed_form(run.training):
         return None
     run.device.forget_peak()
     times = [time.perf_counter()]
-    state, hooks = build_task(config, run.datasets, name, start, run.device, zeroshot, run.basis)
+    state, hooks = build_task(run.training, run.datasets, name, start, run.device, zeroshot, run.basis)
     state.world = run.world
     last = min(PROBED, state.settings.iterations)
 
@@ -42,21 +42,21 @@ def probe(config, run, name, start, zeroshot):
         times.append(time.perf_counter())
         if state.iteration == last:
             raise Enough
-    with contextlib.suppress(Enough), run.device.enough_memory(f"--batch-size {config.batch_size}"):
+    with contextlib.suppress(Enough), run.device.enough_memory(f"--batch-size {run.training.batch_size}"):
         train(state, hooks, report, lambda state, hooks: times.append(time.perf_counter()))
     began, begun, *done = times
     return Probe(begun - began, done[0] - begun, (done[-1] - done[0]) / max(1, len(done) - 1) or done[0] - begun,
                  run.device.peak_memory())
 
 
-def probe_text(config, datasets, names, probed):
+def probe_text(training, datasets, names, probed):
     if not names:
         return "an evaluation has no steps"
     if probed is None:
-        settings = settings_of(config, datasets, names[0])
+        settings = settings_of(training, datasets, names[0])
         return "not run: " + ("a closed form has no steps" if settings and not settings.iterations
                               else "see what is missing")
-    steps = sum(settings_of(config, datasets, name).iterations for name in names)
+    steps = sum(settings_of(training, datasets, name).iterations for name in names)
     return (f"{probed.step:.3f} s a step after a first one of {probed.first:.2f} s; {probed.before:.1f} s before it\n"
             f"{steps} steps in all: about {clock(steps * probed.step + len(names) * probed.before)}, evaluations not "
             f"counted\npeak memory {probed.peak / 2 ** 30:.2f} GiB")

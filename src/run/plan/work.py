@@ -2,7 +2,6 @@
 
 import contextlib
 
-from src.cli.kinds import EVAL, SEQUENCE
 from src.datasets import stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.errors import UserError
@@ -17,9 +16,9 @@ RATES = {  # how the rate of a task goes, by --schedule
     "constant": "the rate rises by line to its peak over the warm-up and stays there"}
 
 
-def hooks_text(plan, config, start):
+def hooks_text(plan, training, start):
     with plan.unless_refused():
-        hooks = build_hooks(config, start)
+        hooks = build_hooks(training, start)
         names = [type(hook).__name__ for hook in hooks]
         if hooks[0].closed_form:
             return f"{names[0]}, a closed form: it takes no steps"
@@ -28,21 +27,21 @@ def hooks_text(plan, config, start):
     return "cannot be built"
 
 
-def settings_of(config, datasets, name):
+def settings_of(training, datasets, name):
     """The Settings of a task, None where its number of steps is unknown."""
     with contextlib.suppress(UserError):
-        return build_settings(config, datasets.open(name), name)
+        return build_settings(training, datasets.open(name), name)
 
 
-def tasks_text(config, datasets, names):
+def tasks_text(training, datasets, names):
     rows, total, unfinished, smaller = [], 0, False, False
     for number, name in enumerate(names, 1):
-        settings, images = settings_of(config, datasets, name), images_of(datasets, name, "train")
+        settings, images = settings_of(training, datasets, name), images_of(datasets, name, "train")
         if settings is not None and not settings.iterations:
             steps = 0
             rows.append([f"{number} {name}", images, steps, None, None, None])
         elif settings is None:
-            steps = config.iterations
+            steps = training.iterations
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             task, steps = datasets.open(name), settings.iterations
@@ -50,42 +49,43 @@ def tasks_text(config, datasets, names):
             smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
-            unfinished = unfinished or config.schedule == "cosine" and settings.warmup >= steps
+            unfinished = unfinished or training.schedule == "cosine" and settings.warmup >= steps
         total = None if steps is None or total is None else total + steps
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
     if total == 0:
         return f"{table}\nno steps: a closed form passes over the images"
     ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
-    each = f"{config.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
+    each = f"{training.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
     return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; "
-            f"{RATES[config.schedule].format(floor=config.lr_floor)}{ends}")
+            f"{RATES[training.schedule].format(floor=training.lr_floor)}{ends}")
 
 
-def files_text(config, run, names, plan):
-    if run.folder.path is None or config.kind == EVAL and not config.save and not config.load:
+def files_text(run, names, plan):
+    scoring = run.scoring
+    if run.folder.path is None or scoring.evaluation and not scoring.save and not scoring.load:
         return "nothing is kept without --save"
-    if config.kind == EVAL:
-        scored = [config.linear_eval] if config.linear_eval else run.evaluated
+    if scoring.evaluation:
+        scored = [scoring.linear_eval] if scoring.linear_eval else run.evaluated
         return "\n".join(f"{run.folder.file(f'metrics_{stem(name)}.csv')}" for name in scored)
     lines = []
     for name in names:
         with plan.unless_refused():
-            lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(config, run, name)}")
-    beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if config.kind == SEQUENCE else "")
+            lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(run, name)}")
+    beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if run.training.sequence else "")
     return "\n".join([*lines, f"{run.folder.path}: {beside} beside them"])
 
 
-def state_of_task(config, run, name):
+def state_of_task(run, name):
     """What an earlier run has left of a task, and what comes of it."""
-    folder, file = run.folder, stem(name)
+    folder, files, file = run.folder, run.files, stem(name)
     if folder.has(f"{file}.pth"):
-        return "finished, and replaced" if config.overwrite else "finished, and skipped"
-    points = ResumePoints(folder, file, config.save_interval)
+        return "finished, and replaced" if files.overwrite else "finished, and skipped"
+    points = ResumePoints(folder, file, files.save_interval)
     if not (points.newest.exists() or points.previous.exists()):
         return "new"
-    kept = points.read() if config.resume else None
+    kept = points.read() if files.resume else None
     if kept is None:
         return "unfinished, and started again"
-    refuse_other_configuration(config, kept, points.newest)
-    refuse_other_batches(kept, run.datasets.open(name), config.batch_size, points.newest)
+    refuse_other_configuration(files, kept, points.newest)
+    refuse_other_batches(kept, run.datasets.open(name), run.training.batch_size, points.newest)
     return f"unfinished, resumes after step {kept['iteration']}"

@@ -3,17 +3,21 @@ the products of a matrix multiplication from the last to the first.
 
     PYTHONPATH=tests/tools/summation_order python -m pytest tests/test_x.py
 
-Results change by rounding only. Torch is patched after its import, never imported here: some tests check that it stays
-unloaded.
+Results change by rounding only. Memory that nothing has written yet holds NaN, not what is left of something else, so
+that a value shows which is read before it is written. Torch is patched after its import, never imported here: some
+tests check that it stays unloaded.
 """
 
+import ctypes
+import functools
+import importlib
 import importlib.abc
 import importlib.util
 import sys
 
 
 def patch(torch):
-    """Replace linear layers, ``@`` and the normalisation of layers."""
+    """Replace linear layers, ``@``, the normalisation of layers and what allocates."""
     functional = torch.nn.functional
     linear, layer_norm, matmul = functional.linear, functional.layer_norm, torch.Tensor.__matmul__
 
@@ -36,6 +40,22 @@ def patch(torch):
                                        (torch.Tensor, reversed_matmul, matmul)):
         reversed_one.plain = plain  # for tests that count kernels
         setattr(owner, plain.__name__, reversed_one)
+    # Which functions `with torch.device(...)` acts on is found once: before they are others.
+    importlib.import_module("torch.utils._device")._device_constructors()
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        setattr(owner, name, filled_with_nan(torch, getattr(owner, name)))
+
+
+def filled_with_nan(torch, allocate):
+    """Return the same function, what it allocates on the host filled where that can hold NaN, past torch, so that no
+    counter of operations sees it."""
+    @functools.wraps(allocate)
+    def filled(*args, **kwargs):
+        found = allocate(*args, **kwargs)
+        if type(found) is torch.Tensor and found.device.type == "cpu" and found.is_floating_point():
+            ctypes.memset(found.data_ptr(), 0xFF, found.nbytes)  # of all types of floats a NaN
+        return found
+    return filled
 
 
 class PatchTorch(importlib.abc.MetaPathFinder):

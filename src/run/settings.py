@@ -1,0 +1,218 @@
+"""What each part of a run is told by the command line. Frozen; ``src.run.build`` makes them from a Config.
+
+A field that says nothing else has the name and the value of a flag.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from src.store.settings import Files
+
+
+@dataclass(frozen=True)
+class Hardware:
+    device: str
+    precision: str
+    tf32: bool
+    deterministic: bool
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a run starts from and is taught by. ``loaded``: the files of --load. ``model_chosen``: whether a
+    flag or a recipe gives --model."""
+
+    load: str | None
+    init: str
+    seed: int
+    model: str | None
+    model_config: str | None
+    model_name: str | None
+    clip_cache: str
+    ref_wise: bool
+    wise_ft: bool
+    wise_merge: bool
+    wise_ft_model: str
+    loaded: tuple
+    model_chosen: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    """How datasets are opened. ``trained`` names those that are trained on; ``flickr_splits_chosen``: whether a flag or
+    a recipe gives --flickr-splits."""
+
+    data_location: str
+    image_dir: dict
+    annotations: dict
+    skip_bad_images: bool
+    template: str | None
+    seed: int
+    joint: bool
+    wilds_split: str
+    eval_split: str
+    eval_datasets: tuple
+    ref_dataset: str | None
+    ref_sentences: str | None
+    split_file: str | None
+    val_fraction: float | None
+    shots: int | None
+    shot_seed: int
+    flickr_splits: tuple
+    caption_choice: str
+    num_phases: int
+    phase_split: str
+    phase_seed: int | None
+    trained: tuple
+    flickr_splits_chosen: bool
+
+
+class HookRow(NamedTuple):
+    """A row of METHODS or ADD_ONS, and {flag key: value} of the keywords that it takes."""
+
+    row: Any
+    keywords: dict
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a task trains. ``trained`` names the tasks, ``pairs``: whether they are image-text pairs, ``sequence``:
+    whether they are one. ``hooks``: [HookRow] of the method and of the add-ons; ``reads``: the flags that the method
+    takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of averages and merges of
+    weights; ``freeing``: those that say which of CLIP's weights train. ``fc_init_given``: whether --fc-init is."""
+
+    method: str
+    iterations: int | None
+    epochs: int | None
+    lr: dict
+    batch_size: int
+    wd: float
+    beta2: float
+    eps: float
+    optimizer: str
+    schedule: str
+    lr_floor: float
+    warmup_length: str
+    max_grad_norm: float | None
+    batch_norm: str
+    seed: int
+    workers: Any
+    caption_choice: str
+    compile: bool
+    grad_checkpointing: bool
+    grad_accum: int
+    init: str
+    train_mode: str
+    fc_init: str
+    lora: bool
+    lora_r: int
+    lora_alpha: float
+    lora_dropout: float
+    lora_target_modules: tuple
+    lora_bias: str
+    lora_shared: bool
+    lora_shared_split_qkvo: bool
+    eval_datasets: tuple
+    eval_interval: int | None
+    eval_every_epoch: bool
+    num_phases: int
+    joint: bool
+    ref_model: str | None
+    ref_wise: bool
+    ref_dataset: str | None
+    ref_sentences: str | None
+    text_datasets: tuple
+    memory_size: int
+    wise_merge: bool
+    wise_ft_model: str
+    orthogonal_gradients: int | None
+    orthogonal_gradients_path: str | None
+    trained: tuple
+    pairs: bool
+    sequence: bool
+    hooks: tuple
+    reads: tuple
+    acting: tuple
+    averages: tuple
+    freeing: tuple
+    fc_init_given: bool
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored, and how. ``trained`` names what is trained on, ``trains_heads``: whether linear heads are.
+    ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are
+    scored, which has a column for each task. ``keywords``: {flag key: value} of all that a method of METHODS takes,
+    ``keywords_given`` those that flags give. ``method_given`` and ``template_given``: whether --method and --template
+    are; ``eval_split_chosen``: whether a flag or a recipe gives --eval-split."""
+
+    label_space: tuple
+    retrieval_split: str
+    eval_datasets: tuple
+    eval_split: str
+    wilds_split: str
+    max_evaluation_size: int | None
+    batch_size_eval: int
+    workers: Any
+    cache_images: bool
+    data_location: str
+    save: str | None
+    load: str | None
+    wise_ft: bool
+    method: str
+    set: dict
+    seed: int
+    linear_eval: str | None
+    linear_epochs: int
+    linear_lr: float
+    linear_wd: float
+    linear_batch_size: int
+    linear_percent: float
+    linear_cache_features: bool
+    trained: tuple
+    trains_heads: bool
+    pairs: bool
+    evaluation: bool
+    in_order: bool
+    keywords: dict
+    keywords_given: dict
+    method_given: bool
+    template_given: bool
+    eval_split_chosen: bool
+
+
+@dataclass(frozen=True)
+class Single:
+    """What --eval-single classifies."""
+
+    eval_single: str
+    class_names: str | None
+    prompt: str
+    batch_size_eval: int
+    workers: Any
+    skip_bad_images: bool
+    save: str | None
+    prompt_given: bool
+
+
+@dataclass(frozen=True)
+class Command:
+    """All that a run is told. ``seed_given``: whether --seed is."""
+
+    hardware: Hardware
+    weights: Weights
+    data: Data
+    training: Training
+    scoring: Scoring
+    files: Files
+    quiet: bool
+    seed_given: bool
+
+    def as_trained(self, made):
+        """The same with what scores depend on and no flag gives as ``made``, the stored flags of a checkpoint, has it:
+        the seed, which cuts class splits."""
+        seed = made.get("seed")
+        if self.seed_given or seed is None:
+            return self
+        return replace(self, data=replace(self.data, seed=seed), scoring=replace(self.scoring, seed=seed),
+                       files=self.files.with_seed(seed))

@@ -1,0 +1,41 @@
+"""What a command line says of the files of a run."""
+
+from dataclasses import dataclass, replace
+
+from src.args import differences
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run writes, how often, and what is written of the command line itself.
+
+    ``numbers``: {flag key: value} of what can change a result. ``flags``: {flag key: {"value", "origin"}} of all flags.
+    ``argv``: the words of the command line. Other fields are flags of that name.
+    """
+
+    save: str | None
+    resume: bool
+    overwrite: bool
+    save_interval: str
+    log_interval: int
+    tensorboard: bool
+    wandb: bool
+    export: str | None
+    export_format: str
+    seed: int
+    numbers: dict
+    flags: dict
+    argv: list
+
+    def differences(self, before):
+        """Texts of the values that can change a result and are not those of ``before``, {flag key: plain value}."""
+        return differences(self.numbers, before)
+
+    def values(self):
+        """{flag key: value} of all flags."""
+        return {key: flag["value"] for key, flag in self.flags.items()}
+
+    def with_seed(self, seed):
+        """The same for another seed."""
+        flags = self.flags | {"seed": {**self.flags["seed"], "value": seed}}
+        return replace(self, seed=seed, numbers=self.numbers | {"seed": seed}, flags=flags)
