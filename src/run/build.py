@@ -157,7 +157,8 @@ def silent_choices(training, state):
                      "running statistics of batch norms")
     frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
     if frozen and state.own and training.freeing:
-        found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP frozen")
+        found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP "
+                     "frozen")
     elif training.lora and "image" in TRAIN_MODES[training.train_mode].towers and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(training.lora_target_modules)} (--lora-target-modules)")

@@ -231,8 +231,8 @@ def _as_written(checkpoint):
 
 
 def note_method(scoring, checkpoint, place):
-    """Say where --method has no effect on scores. And that a checkpoint at ``place`` was trained by a custom method that
-    is not given to score it, where it does not say so itself, as older ones."""
+    """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
+    not given to score it: older checkpoints do not say so themselves."""
     made, method = checkpoint.get("config", {}), scoring.method
     if scoring.method_given and method in METHODS and not METHODS[method].scores():
         print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
