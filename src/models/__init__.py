@@ -5,6 +5,7 @@ import inspect
 from dataclasses import dataclass, field
 
 from src.errors import UserError
+from src.models.hooks import Hooks
 from src.models.modes import HEAD_MODES
 
 
@@ -29,6 +30,11 @@ class Method:
         """Import the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def scores(self):
+        """Whether the class changes what CLIP scores, by modules of its own or by ``scores``; it is imported."""
+        kind = self.hook()
+        return kind.build is not Hooks.build or kind.scores is not Hooks.scores
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""

@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
+from src.models import METHODS
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
@@ -77,7 +78,7 @@ class Run:
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
         self.score_on(list(named) or self.evaluated)
         self.scorer.named_by_checkpoint = tuple(map(stem, named))
-        note_custom_method(checkpoint, load or self.command.weights.model, self.scoring.method_given)
+        note_method(self.scoring, checkpoint, load or self.command.weights.model)
 
     @in_turn
     def open_for_training(self, name):
@@ -229,11 +230,14 @@ def _as_written(checkpoint):
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
-def note_custom_method(checkpoint, place, method_given):
-    """Say that a checkpoint at ``place`` was trained by a custom method that is not given to score it, where it does
-    not say so itself, as older ones."""
-    made = checkpoint.get("config", {})
-    if ".py:" in made.get("method", "") and not method_given and "scorer" not in checkpoint:
+def note_method(scoring, checkpoint, place):
+    """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
+    not given to score it: older checkpoints do not say so themselves."""
+    made, method = checkpoint.get("config", {}), scoring.method
+    if scoring.method_given and method in METHODS and not METHODS[method].scores():
+        print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
+              file=sys.stderr)
+    if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
         print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 
