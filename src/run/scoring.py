@@ -221,7 +221,7 @@ class Scorer:
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
         have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
-        if self.told.template_given and template_of(modules) and "--template" not in self._left_out:
+        if self.settings.template_given and template_of(modules) and "--template" not in self._left_out:
             print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
             self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
