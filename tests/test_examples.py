@@ -4,6 +4,7 @@ file or among METHODS. What they score is in test_examples_scored.py."""
 import contextlib
 import importlib.util
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from example_runs import (
 )
 
 import clip
+from src.args import parse
 from src.cli.flags import FLAGS
 from src.datasets import open_task
 from src.datasets.seeds import seed_of
@@ -36,6 +38,17 @@ from src.models.penalties import L2
 from src.models.state import TrainingState
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
+
+
+def test_documents_name_them(name, example):
+    """With a command in each head that is one, and in a file that is read at once."""
+    text = (FOLDER / example.file).read_text(encoding="utf-8")
+    command, = re.findall(r"^    python -m src.main (.*)$", text, re.MULTILINE)
+    assert parse(command.split()).method == f"examples/methods/{example.file}:{example.kind}"
+    assert len(text.splitlines()) < 150
+    document = (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| \[(\w+\.py)\]", document, re.MULTILINE)
+    assert sorted(table) == sorted(path.name for path in FOLDER.glob("*.py")) and example.file in table
 
 
 @those(OWN)

@@ -167,7 +167,7 @@ def test_class_prompts_are_those_of_the_context(make_own_state, make_task):
     with attached(state.model, state.own.values()):
         built = ZeroshotClassifiers(state.device)(state.model, {"two": make_task(2)}, state.own.values())["two"]
         texts = text_features(state.model, tokens_of(state.model, ["a a cat", "a a red bird"]))
-    torch.testing.assert_close(built.weights.T, texts, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(built.classes.weights.T, texts, rtol=1e-12, atol=1e-12)
     plain = make_own_state(lambda: nn.Linear(1, 1))[0]
     assert plain.prompts(make_task(2)) == ["a photo of a cat.", "a photo of a red bird."]
     begin(state, hooks)
