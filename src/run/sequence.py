@@ -17,15 +17,26 @@ from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
 from src.report.tables import matrix_csv, summary_markdown
-from src.run.build import build_device, build_hooks, build_settings
+from src.run.build import (
+    build_device,
+    build_hooks,
+    build_settings,
+    own_modules,
+    refuse_averages,
+    refuse_other_data,
+    untaken_carry,
+)
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.task import TaskRun
 from src.run.weights import ZeroshotOpener
+from src.store.checkpoint import carry_bytes, in_words
 from src.store.records import RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
+
+LARGE_CARRY = 100 * 2 ** 20  # bytes in each checkpoint that a note names
 
 
 class Run:
@@ -48,6 +59,7 @@ class Run:
         named = [*(self.training.trained if self.scoring.in_order else ()), *self.scoring.eval_datasets]
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
         self.basis = self.training.orthogonal_gradients_path
+        self.with_carry = []  # files of finished tasks whose carry may be left out
         self.began, self.peak, self.noted = time.perf_counter(), 0, set()
         self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
 
@@ -88,6 +100,8 @@ class Run:
     @in_turn
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        if trained:
+            refuse_other_data(self.training)
         if trained and (kept := scorable(self.scoring, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
         open_data(self.training, self.scoring, self.datasets, trained, self.evaluated)
@@ -115,7 +129,11 @@ class Run:
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
                     refuse_to_replace(self.files, self.folder, name)
         if names:
-            build_hooks(self.training, start)  # a method that cannot be built is refused here
+            hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            if left := untaken_carry(hooks, start):
+                print(f"warning: {left}", file=sys.stderr, flush=True)
+            if self.training.averages:
+                refuse_averages(self.training, hooks, own_modules(hooks, start, self.device))
         self.open_zeroshot = open_zeroshot
         if names and "ref_model" in self.training.reads:
             open_teacher = self.open_zeroshot if self.training.ref_wise else self.open_zeroshot.teacher
@@ -160,10 +178,24 @@ class Run:
         return checkpoint, scores
 
     def leave_to_the_next(self, name, checkpoint):
+        """Do what is due once the checkpoint of a task is complete."""
+        files = [stem(name)]
         if self._is_last_phase(name):  # which is what the whole dataset leaves
-            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
+            files.append(stem(phase_of(name)[0]))
+            self.folder.write_checkpoint(files[-1], checkpoint)
+        if self.files.keep_carry == "last":
+            for file in self.with_carry:
+                self.folder.leave_carry_out(file, later=f"{files[0]}.pth")
+        self.with_carry = files if checkpoint.get("carry") else []
+        self._note_large_carry(checkpoint)
         if self.training.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
+
+    def _note_large_carry(self, checkpoint):
+        several, sizes = len(self.training.trained) > 1 and self.training.sequence, carry_bytes(checkpoint)
+        if several and self.files.keep_carry == "all" and self.folder.path and sum(sizes.values()) >= LARGE_CARRY:
+            self.note(f"{in_words(sizes)} stand in the checkpoint of each task; --keep-carry last leaves them to the "
+                      "last one alone")
 
     def ends_with(self, name):
         """Whether a task is the last of a sequence."""

@@ -9,7 +9,7 @@ from src.cli import checks
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, TRAIN
 from src.errors import UserError
-from src.models import METHODS
+from src.models import METHODS, takes
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"
 PAIRS = "--train-dataset coco --iterations 1 --lr 1e-5 --save out"
@@ -82,7 +82,7 @@ def test_flag_of_another_kind_of_run(kind, flag):
 
 
 @pytest.mark.parametrize(("method", "key"), [
-    (name, key) for name, method in METHODS.items() if not method.only_pairs
+    (name, key) for name, method in METHODS.items() if takes(method.data, pairs=False)
     for key in sorted({key for other in METHODS.values() for key in other.uses} - set(method.uses))])
 def test_flag_of_another_method(method, key):
     warnings = checked(f"{TASK} --method {method} {NEEDED.get(method, '')} {word(FLAGS[key])}").warnings
