@@ -144,6 +144,7 @@ class Distill(Finetune):
         self.feature_mse, self.ablation_loss_2 = feature_mse, ablation_loss_2
         self.text_tower_weight = self.weight * text_tower_weight if distill_text_tower else None
         self.ref_batch_size, self.cache_ref_features = ref_batch_size, cache_ref_features
+        self.teacher = None
 
     def reference(self, state):
         """-> Reference."""
@@ -163,6 +164,9 @@ class Distill(Finetune):
         with state.device.autocast():
             for visit in state.first_visits(*stream) if keeps else ():
                 self.teacher_features(visit)
+
+    def copies(self):
+        return {"teacher": [self.teacher, self.teacher_features.table]} if self.teacher else {}
 
     def keeps_features(self, state, images):
         """Whether the teacher's features of so many reference images are worth a table: a process that asks for fewer

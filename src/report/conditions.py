@@ -15,7 +15,7 @@ TITLES = {"family": "data family", "reference": "reference set", "shots": "shots
 ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
 COOP_LISTS = "coop"  # a value of --split-file that means the lists under --data-location
 WITHOUT_COOP_LIST = frozenset({"CIFAR100", "MNIST"})
-SEAMS = ("build", "logits", "scores")  # members of Hooks, by which a method scores in another way than plain CLIP
+SEAMS = ("build", "scores")  # members of Hooks, by which a method scores in another way than plain CLIP
 TASK_IDS = {"task": "given", "seen": "not given", "all": "not given"}  # {label space: ...}
 
 
@@ -156,5 +156,5 @@ def router_of(name, values, pairs=False):
     if "router" in row.uses:
         return values["router"]
     kind = row.hook()
-    plain = all(getattr(kind, seam, None) is getattr(Hooks, seam, None) for seam in SEAMS)
+    plain = all(getattr(kind, seam) is getattr(Hooks, seam) for seam in SEAMS)
     return getattr(kind, "router", "none" if plain else UNKNOWN)

@@ -8,7 +8,6 @@ from report_files import write_pairs_run, write_run
 
 from src.args import parse
 from src.models import METHODS
-from src.models.hooks import Hooks
 from src.report.conditions import (
     TITLES,
     UNKNOWN,
@@ -126,7 +125,7 @@ class Plain(Finetune):
     pass
 
 class Scores(Hooks):
-    def SEAM(self, state, images, heads):
+    def scores(self, state, images, spaces):
         return None
 
 class Modules(Hooks):
@@ -141,8 +140,7 @@ class Says(Scores):
 @pytest.mark.parametrize(("name", "router"), [("Plain", "none"), ("Scores", UNKNOWN), ("Modules", UNKNOWN),
                                               ("Says", "batch")])
 def test_the_router_of_a_class(tmp_path, name, router):
-    seam = "scores" if hasattr(Hooks, "scores") else "logits"
-    (tmp_path / "my.py").write_text(METHOD_FILE.replace("SEAM", seam), encoding="utf-8")
+    (tmp_path / "my.py").write_text(METHOD_FILE, encoding="utf-8")
     assert router_of(f"{tmp_path / 'my.py'}:{name}", {}) == router
 
 
