@@ -365,8 +365,6 @@ def _without_effect(config):
         idle.setdefault("--export-format", "has no effect without --export")
     if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
         idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
-    if config.kind == EVAL and config.given("method") and config.method in METHODS:
-        idle["--method"] = f"has no effect in {a_run(config.kind)}: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given

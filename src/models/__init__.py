@@ -5,6 +5,7 @@ import inspect
 from dataclasses import dataclass, field
 
 from src.errors import UserError
+from src.models.hooks import Hooks
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Method:
         """Import the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def scores(self):
+        """Whether the class changes what CLIP scores, by modules of its own or by ``scores``; it is imported."""
+        kind = self.hook()
+        return kind.build is not Hooks.build or kind.scores is not Hooks.scores
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""

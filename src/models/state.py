@@ -21,7 +21,7 @@ from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.machine.interruption import Interrupted, Signals
-from src.models.attached import attached, holding, rows_alone, trains_in
+from src.models.attached import attached, holding, prompted, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
@@ -158,6 +158,10 @@ class TrainingState:
     def encodes_rows_alone(self) -> bool:
         """Whether what the image tower makes of an image depends on nothing else in the batch."""
         return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
+
+    def prompts(self, task: Task) -> list[str]:
+        """One prompt for each class of a Task, as own modules ask for it."""
+        return prompted(task, self.own.values()).prompts()
 
     def packed(self, tokens: Tensor) -> PackedTexts | Tensor:
         """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too

@@ -11,14 +11,14 @@ from clip import loader
 from src.cli.checks import acting_in_steps, check_length
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
-from src.datasets import class_split, pairs, phase_of, stem
+from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import METHODS, active_add_ons, find_method, takes
-from src.models.attached import build_own
+from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.hooks import Hooks, kept_for, named, promises
@@ -71,7 +71,8 @@ def training_of(config):
     return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
                  hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
                  fc_init_given=config.given("fc_init"), acting=acting_in_steps(config),
-                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]))
+                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]),
+                 freeing=tuple(FLAGS[key].name for key in ("lora", "train_mode") if config.chosen(key)))
 
 
 def scoring_of(config):
@@ -80,7 +81,8 @@ def scoring_of(config):
     return _part(Scoring, config, trained=tuple(config.trained), trains_heads=TRAIN_MODES[config.train_mode].head,
                  pairs=config.pairs, evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
                  keywords=keywords, keywords_given={key: keywords[key] for key in keywords if config.given(key)},
-                 method_given=config.given("method"), eval_split_chosen=config.chosen("eval_split"))
+                 method_given=config.given("method"), template_given=config.given("template"),
+                 eval_split_chosen=config.chosen("eval_split"))
 
 
 def hook_row(row, config):
@@ -156,8 +158,12 @@ def silent_choices(training, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
+    frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
     freed = "image" in TRAIN_MODES[training.train_mode].towers
-    if is_wrapped(state.model) and freed and not trains(state.model, "image"):
+    if frozen and state.own and training.freeing:
+        found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP "
+                     "frozen")
+    elif is_wrapped(state.model) and freed and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(training.lora_target_modules)} (--lora-target-modules)" if training.lora else
                      "the method wraps no layer of the image tower, which stays as it is")
@@ -240,6 +246,7 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     refuse_averages(training, hooks, state.own)
+    refuse_captions(state.own, [name, *training.trained, *training.eval_datasets])
     return state, hooks
 
 
@@ -271,6 +278,15 @@ def unused_modules(checkpoint, own):
     kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
     left = sorted(kept - {name.rpartition(".")[2] for name in own})
     return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
+
+
+def refuse_captions(own, names):
+    """UserError where image-text pairs are among the datasets, and an own module has a context: it would stand in the
+    place of a caption's first words."""
+    of_pairs = [name for name in names if known_pairs(phase_of(name)[0])]
+    if of_pairs and template_of(own.values()):
+        raise UserError(f"{of_pairs[0]}: {', '.join(own)} puts a context in the place of the first tokens of class "
+                        "prompts, and captions are none; leave image-text pairs out of the data")
 
 
 def refuse_mixing(own):
@@ -329,16 +345,24 @@ def _scorers(scoring, checkpoint):
     """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
     made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given or made_by["method"]
-    if name is None or name in METHODS and name != made_by["method"]:
+    # On other data a name has the same modules.
+    row = name and (find_method(name, scoring.pairs) or find_method(name, not scoring.pairs))
+    if name is None or name in METHODS and not row.scores():
         return []
-    keywords = made_by["keywords"] if name == made_by["method"] else {}
+    same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
+    keywords = made_by["keywords"] if same else {}
     if name in METHODS:
-        row = find_method(name, scoring.pairs) or find_method(name, not scoring.pairs)
         return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
                         f"not choose code to run: give --method {name} yourself")
-    return [find_method(name).build({"set": keywords | scoring.set})]
+    return [row.build({"set": keywords | scoring.set})]
+
+
+def class_name(method):
+    """The class behind a value of --method, by whose name checkpoints keep what is a method's: EWC of "ewc.py:EWC"."""
+    target = METHODS[method].target if method in METHODS else method
+    return target.rpartition(":")[2]
 
 
 def _given_scorer(scoring):

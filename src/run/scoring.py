@@ -9,13 +9,14 @@ from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
+from src.models.attached import template_of
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scored, refuse_mixing, worker_count
+from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.method_scores import MethodScores
 from src.run.spaces import LabelSpaces
@@ -41,7 +42,7 @@ class Scorer:
         self.spaces = LabelSpaces(settings.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if settings.retrieval_split == "auto" else settings.retrieval_split
-        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
+        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; what a note has named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
@@ -73,6 +74,7 @@ class Scorer:
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
         state, scorers = build_scored(self.settings, checkpoint, self.device, self.world)
+        refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
@@ -220,6 +222,9 @@ class Scorer:
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
         have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
+        if self.settings.template_given and template_of(modules) and "--template" not in self._left_out:
+            print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
+            self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import sys
 import time
+from dataclasses import asdict
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
@@ -12,6 +13,8 @@ from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
+from src.models import METHODS
+from src.report.conditions import conditions_of
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
@@ -89,7 +92,7 @@ class Run:
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
         self.score_on(list(named) or self.evaluated)
         self.scorer.named_by_checkpoint = tuple(map(stem, named))
-        note_custom_method(checkpoint, load or self.command.weights.model, self.scoring.method_given)
+        note_method(self.scoring, checkpoint, load or self.command.weights.model)
 
     @in_turn
     def open_for_training(self, name):
@@ -230,6 +233,8 @@ class Run:
         """
         pairs = any(map(known_pairs, trained))
         measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.scoring.label_space)
+        untrained = self.scoring.evaluation and "trained_with" not in facts
+        named, trained_with = trained, [] if untrained else facts.get("trained_with", [self.files.values()])
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         if not columns:
@@ -239,12 +244,12 @@ class Run:
         for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
-            summaries[space] = measure.summarise(trained, chosen, space, self.device.precision)
+            summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
+                "conditions": asdict(self._conditions(named, trained_with, space))}
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        untrained = self.scoring.evaluation and "trained_with" not in facts
         tables = {space: measure.untrained(found) for space, found in summaries.items()} if untrained else summaries
         self.folder.write_text("summary.md", summary_markdown(tables))
         self.folder.write_text("summary.tex", summary_latex(tables))
@@ -255,17 +260,28 @@ class Run:
             write_report(self.folder.path)
         return summaries
 
+    def _conditions(self, names, trained_with, space):
+        """What the numbers on the trained ``names`` hold for. A checkpoint chooses among METHODS what scores it, where
+        --method is not given."""
+        methods = [self.scoring.method]
+        if self.scoring.evaluation and not self.scoring.method_given:
+            methods = [made["method"] for made in trained_with if made.get("method") in METHODS]
+        return conditions_of(names, self.files.values(), trained_with, methods, space, space == RETRIEVAL.space)
+
 
 def _as_written(checkpoint):
     """Leave out what reading adds, so that the same content can be written again."""
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
-def note_custom_method(checkpoint, place, method_given):
-    """Say that a checkpoint at ``place`` was trained by a custom method that is not given to score it, where it does
-    not say so itself, as older ones."""
-    made = checkpoint.get("config", {})
-    if ".py:" in made.get("method", "") and not method_given and "scorer" not in checkpoint:
+def note_method(scoring, checkpoint, place):
+    """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
+    not given to score it: older checkpoints do not say so themselves."""
+    made, method = checkpoint.get("config", {}), scoring.method
+    if scoring.method_given and method in METHODS and not METHODS[method].scores():
+        print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
+              file=sys.stderr)
+    if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
         print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
+from src.models.attached import template_of
 from src.models.classifiers import other_classes
 from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
@@ -52,10 +53,10 @@ def classify(asked, scoring, weights, hardware):
         prompt = "; --prompt has no effect" if asked.prompt_given else ""
         print(f"note: the trained head of {by} in {weights.load or weights.model} scores these classes{prompt}")
     task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
+    template = prompt_of(asked, state.own.values())
     with state.in_place(state.model):
-        found = classify_split(state.model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
-                               asked.batch_size_eval, worker_count(asked.workers, task), head,
-                               method if scorers else None, name, source)
+        found = classify_split(state.model, task.split("test"), classnames, device, template, asked.batch_size_eval,
+                               worker_count(asked.workers, task), head, method if scorers else None, name, source)
     if by := method.by("task"):
         print(f"note: scored by {by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
@@ -74,6 +75,14 @@ def stored_class_names(checkpoint, path):
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
     return names
+
+
+def prompt_of(asked, modules):
+    """The template of class prompts: the one that own modules ask for, else that of --prompt."""
+    template = template_of(modules)
+    if template is not None and asked.prompt_given:
+        print(f"note: --prompt has no effect: the context in --load was trained with {template!r}")
+    return template or asked.prompt.replace("{}", "{c}")
 
 
 def dataset_with(checkpoint, classnames):

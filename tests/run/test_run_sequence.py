@@ -152,7 +152,7 @@ def test_sequence_files(cli, world, tmp_path):
             "summary.tex"} <= listing(out)
     summary = read_json(out / "summary.json")
     assert summary.keys() == {"transfer", "avg", "last", "forgetting", "bwt", "zero_shot", "datasets", "matrix",
-                              "label_space", "precision"}
+                              "conditions", "label_space", "precision"}
     assert summary["label_space"] == "task" and summary["precision"] == "fp32"
     tables = {name: table(out, name) for name in ("colours", "tones")}
     keys = [("", 0), ("colours", 20), ("tones", 20)]
