@@ -453,6 +453,7 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_rewritten_stays_whole(ridge, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -531,6 +532,7 @@ def test_a_large_carry_is_told_once(ewc, monkeypatch, tmp_path):
     assert read_json(tmp_path / "all" / "run_tones.json")["carry_bytes"] == {"EWC": 20}
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_bytes_of_carry_where_they_are_known(ewc, tmp_path):
     assert "carries" not in ewc("out", "--dry-run").out
     assert ewc("out").status == 0
