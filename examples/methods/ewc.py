@@ -8,8 +8,8 @@ import torch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.finetune import Finetune
-from src.models.lora_injection import is_adapted
 from src.models.modeling import image_features, in_eval_mode
+from src.models.wrapped import is_wrapped
 
 
 class EWC(Finetune):
@@ -26,7 +26,7 @@ class EWC(Finetune):
         super().begin(state)
         if len(self.classes.scores) > 1:
             raise UserError("EWC: the Fisher pass is of one dataset; leave --joint out")
-        if is_adapted(state.model):
+        if is_wrapped(state.model):
             raise UserError("EWC: adapters are merged after a task, and the next one has others; leave --lora out")
         for kept in (self.fisher, self.anchor):
             for name in kept:

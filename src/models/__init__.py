@@ -31,14 +31,14 @@ class Method:
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
 
-    def scores(self):
-        """Whether the class changes what CLIP scores, by modules of its own or by ``logits``; it is imported."""
+    def scores_itself(self):
+        """Whether the class changes what CLIP scores, by modules of its own or by ``scores``; it is imported."""
         kind = self.hook()
-        return kind.build is not Hooks.build or kind.logits is not Hooks.logits
+        return kind.build is not Hooks.build or kind.scores is not Hooks.scores
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
-        return self.hook()(**{flag: values[flag] for flag in self.uses})
+        return _without_logits(self.hook()(**{flag: values[flag] for flag in self.uses}), self.target)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,15 @@ class OwnMethod(Method):
             inspect.signature(hook).bind(**values["set"])
         except TypeError as error:
             raise UserError(f"--method {self.target}: {error}; give --set key=value for its keywords") from None
-        return hook(**values["set"])
+        return _without_logits(hook(**values["set"]), self.target)
+
+
+def _without_logits(hook, target):
+    """Return the hook. UserError where its class still scores images as in 0.1, which would have no effect."""
+    if hasattr(type(hook), "logits"):
+        raise UserError(f"--method {target}: {type(hook).__name__} defines logits, which nothing calls any more; "
+                        "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
+    return hook
 
 
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2",

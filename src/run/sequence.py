@@ -234,7 +234,7 @@ def note_method(scoring, checkpoint, place):
     """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
     not given to score it: older checkpoints do not say so themselves."""
     made, method = checkpoint.get("config", {}), scoring.method
-    if scoring.method_given and method in METHODS and not METHODS[method].scores():
+    if scoring.method_given and method in METHODS and not METHODS[method].scores_itself():
         print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
               file=sys.stderr)
     if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:

@@ -12,11 +12,12 @@ from src.errors import UserError
 from src.models.attached import attached, build_own, draws, places_of
 from src.models.classifiers import ZeroshotClassifiers
 from src.models.finetune import Finetune
-from src.models.lora_injection import apply_shared_lora, inject_lora, merge_lora
+from src.models.lora_injection import apply_shared_lora, inject_lora
 from src.models.memory import weight_copies
 from src.models.modeling import frozen_copy, image_features, recompute_blocks, text_features, tokens_of
 from src.models.resuming import drawn_by_process, moving_tensors
 from src.models.training import Step, begin, train
+from src.models.wrapped import merge
 
 
 class Experts(nn.Module):
@@ -122,7 +123,7 @@ def test_beside_an_adapted_attention(model, images, shared):
         found = features(model, images)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    assert not any("beside" in vars(module) for module in merge_lora(model).modules())
+    assert not any("beside" in vars(module) for module in merge(model).modules())
 
 
 def test_places_that_are_none(model):
@@ -166,7 +167,7 @@ def test_class_prompts_are_those_of_the_context(make_own_state, make_task):
     with attached(state.model, state.own.values()):
         built = ZeroshotClassifiers(state.device)(state.model, {"two": make_task(2)}, state.own.values())["two"]
         texts = text_features(state.model, tokens_of(state.model, ["a a cat", "a a red bird"]))
-    torch.testing.assert_close(built.weights.T, texts, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(built.classes.weights.T, texts, rtol=1e-12, atol=1e-12)
     plain = make_own_state(lambda: nn.Linear(1, 1))[0]
     assert plain.prompts(make_task(2)) == ["a photo of a cat.", "a photo of a red bird."]
     begin(state, hooks)
