@@ -144,6 +144,28 @@ def assert_as_if_never_interrupted(folder, expected):
     assert last_rows(folder, *TASKS) == last_rows(expected, *TASKS)
 
 
+@pytest.mark.slow
+@those(["experts"])
+def test_averaged_modules_resume_and_are_scored(sequence, finished, cli, world, trio, name, example, interrupt,
+                                                tmp_path):
+    """The checkpoint, its rows and those of an evaluation alone are of the average, which every resume point has."""
+    averages = ("--moving-avg", "--mv-avg-decay", "0.5", "--save-interval", 1)
+    expected = sequence("out", *example.words, *averages)
+    assert not equal(loaded(expected / "tones.pth")["own"], loaded(finished(name) / "tones.pth")["own"])
+    words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), *averages,
+             "--save", tmp_path / "broken", "--resume")
+    interrupt("tones", 2)
+    assert cli(*words).status == 130
+    wait_for_writers()
+    interrupt(None)
+    assert cli(*words).status == 0
+    assert_as_if_never_interrupted(tmp_path / "broken", expected)
+    done = cli("--load", expected / "shades.pth", *example.method, "--eval-only", "--eval-datasets",
+               ",".join(trio.values()), *COMMON, "--save", tmp_path / "scored")
+    assert done.status == 0, done.err
+    assert last_rows(tmp_path / "scored", *TASKS) == last_rows(expected, *TASKS)
+
+
 MOVES = """
 import torch
 from src.models.finetune import Finetune
@@ -224,12 +246,12 @@ def test_promoted_it_computes_the_same_bits(cli, world, trio, example, promoted,
 # -- beside other parts of the framework -------------------------------------------------------------------------------
 
 
-@those(OWN)
+@those(["prompts", "prefixes"])
 @pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
 def test_averages_are_refused(cli, world, example, tmp_path, flag):
     done = cli("--load", world.model, *example.words, *COMMON, "--train-dataset", world.colours, flag, "--save",
                tmp_path / "out")
-    assert done.status == 2 and f"{flag} acts on the weights of CLIP" in done.err
+    assert done.status == 2 and f"{flag} averages or merges weights" in done.err
     assert not list(Path(tmp_path).glob("out/*.pth"))
 
 

@@ -281,12 +281,14 @@ def test_prompts_of_the_user_do_not_take_the_place_of_those_trained_with(finishe
 
 @those(["prompts"])
 def test_captions_have_no_context(finished, cli, world, pairs, name, example, tmp_path):
-    for words in (("--load", world.model, *example.length, *COMMON, "--train-dataset", world.colours, "--eval-datasets",
-                   f"{world.colours},{pairs}"),
-                  ("--load", world.model, *example.length, *COMMON, "--train-dataset", pairs),
-                  ("--load", finished(name) / "colours.pth", "--eval-only", "--eval-datasets", pairs, *ALONE)):
+    scored, trained = "captions are none; leave image-text pairs out", "Prompts takes class data"
+    for words, reason in (
+            (("--load", world.model, *example.length, *COMMON, "--train-dataset", world.colours, "--eval-datasets",
+              f"{world.colours},{pairs}"), scored),
+            (("--load", world.model, *example.length, *COMMON, "--train-dataset", pairs), trained),
+            (("--load", finished(name) / "colours.pth", "--eval-only", "--eval-datasets", pairs, *ALONE), scored)):
         done = cli(*words, *example.method, "--save", tmp_path / "out")
-        assert done.status == 2 and "captions are none; leave image-text pairs out" in done.err, done.err
+        assert done.status == 2 and reason in done.err, done.err
         assert pairs in done.err and not (tmp_path / "out").exists()
 
 

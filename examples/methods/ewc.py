@@ -63,6 +63,9 @@ class EWC(Finetune):
             label = torch.multinomial(log.detach().exp().cpu(), 1, generator=generator).item()
             yield torch.autograd.grad(log[label], weights, allow_unused=False)
 
+    def copies(self):
+        return {"Fisher information": self.fisher, "weights of the last task": self.anchor}
+
     def carry(self):
         return {name: {key: value.cpu() for key, value in kept.items()}
                 for name, kept in (("fisher", self.fisher), ("anchor", self.anchor))}

@@ -56,6 +56,7 @@ class Prefixes(Finetune):
     """Fine-tunes prefixes of ``length`` keys and values beside a frozen CLIP; all tasks share them."""
 
     all_used = True
+    router = "none"
 
     def __init__(self, ls=0.0, length=4):
         super().__init__(ls)

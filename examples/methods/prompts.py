@@ -27,6 +27,7 @@ class Prompts(Finetune):
     before the names of any classes, those of no task too."""
 
     all_used = True
+    router = "none"
 
     def __init__(self, ls=0.0, length=4):
         super().__init__(ls)

@@ -213,6 +213,9 @@ def _check_kind_of_data(config):
     if config.joint and TRAIN_MODES[config.train_mode].head:
         raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
                         "classes, by their prompts, so no linear head would train; give whole, image or text")
+    if config.pairs and TRAIN_MODES[config.train_mode].head:
+        raise UserError(f"--train-mode {config.train_mode}: image-text pairs have no classes for a head; give whole, "
+                        "image or text")
     if config.num_phases > 1 and config.joint:
         raise UserError("--joint with --num-phases: all data are trained at once")
     if config.phase != "all" and config.phase > config.num_phases:

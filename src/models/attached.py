@@ -118,6 +118,37 @@ def stored_tensors(own):
             for name, module in own.items()}
 
 
+def tensors_kept(module):
+    """Return {name: parameter or buffer} of what a module is saved with, themselves; one that has two names once."""
+    kept = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        kept.setdefault(id(value), (name, value))
+    return dict(kept.values())
+
+
+def copied(own):
+    """{name of a hook: module} -> {name: {name: tensor}}, copies of what the modules are saved with."""
+    return {name: {key: value.detach().clone() for key, value in tensors_kept(module).items()}
+            for name, module in own.items()}
+
+
+@contextlib.contextmanager
+def holding(own, tensors):
+    """While entered, modules {name of a hook: module} hold the values of ``tensors``, of the form of ``copied``, in the
+    place of their own, and these hold theirs: no value is copied."""
+    pairs = [(value, tensors[name][key]) for name in tensors for key, value in tensors_kept(own[name]).items()]
+    _swap(pairs)
+    try:
+        yield
+    finally:
+        _swap(pairs)
+
+
+def _swap(pairs):
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
+
+
 def trains_in(model, modules, tower):
     """Whether a module that trains has a part in the ``"image"`` or ``"text"`` tower."""
     return any(any(parameter.requires_grad for parameter in module.parameters()) and _parts_in(model, module, tower)

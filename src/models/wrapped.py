@@ -289,7 +289,7 @@ def updates_by_site(model):
 def start_of_updates(model):
     """Copies of the factors [(A, B)] at each site, for ``squared_update``; [] where none changes its weight yet."""
     found = updates_by_site(model)
-    if all(A.any().logical_not() or B.any().logical_not() for A, B, _ in found):
+    if not found or not torch.stack([A.any() & B.any() for A, B, _ in found]).any():
         return []
     return [(A.detach().clone(), B.detach().clone()) for A, B, _ in found]
 

@@ -10,6 +10,7 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
+from src.run.build import require_carry
 from src.run.sequence import Run, note_method
 from src.run.weights import starting_checkpoint, weights_before
 
@@ -31,6 +32,8 @@ def rebuild(command):
     note_method(command.scoring, last, weights.loaded[-1])
     run.open([])
     run.claim([], last)
+    for checkpoint in chain.values():
+        require_carry(run.scoring, checkpoint)
     with run.shown():
         rows = [_row_before(run, *next(iter(chain.items())))]
         for path in weights.loaded:

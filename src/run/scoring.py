@@ -183,7 +183,8 @@ class Scorer:
                                                 if not dataset.pairs}, heads, history, method, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
-                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
+                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history,
+                                                                scored_by or method.plain)}
                 continue
             method.turn_to(file)
             scores[file] = next(evaluations)
@@ -227,13 +228,13 @@ class Scorer:
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
-    def _retrieve(self, model, dataset, file, iteration, task, history):
+    def _retrieve(self, model, dataset, file, iteration, task, history, scored_by):
         found = retrieve(model, self._images(dataset), self.device, self.settings.batch_size_eval,
                          worker_count(self.settings.workers, dataset), self.retrieval_split, self.world,
                          self.progress.counted, file)
         split = " ".join(filter(None, (self.settings.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
-        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split, scored_by))
         return found
 
     def _images(self, dataset):

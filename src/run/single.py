@@ -55,9 +55,8 @@ def classify(asked, scoring, weights, hardware):
     task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
     template = prompt_of(asked, state.own.values())
     with state.in_place(state.model):
-        found = classify_split(state.model, task.split("test"), classnames, device, template,
-                               asked.batch_size_eval, worker_count(asked.workers, task), head,
-                               method if scorers else None, name, source)
+        found = classify_split(state.model, task.split("test"), classnames, device, template, asked.batch_size_eval,
+                               worker_count(asked.workers, task), head, method if scorers else None, name, source)
     if by := method.by("task"):
         print(f"note: scored by {by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
