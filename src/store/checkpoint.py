@@ -19,7 +19,7 @@ SEAL = "\nclip-continual sha256 {}\n"
 SEAL_SIZE = len(SEAL.format(64 * "0"))
 SEAL_PATTERN = re.compile(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode())
 CHUNK = 1 << 24
-LEFT_OUT = "carry_left_out"  # {name of a hook: the file after which a checkpoint did no longer hold what it carried}
+LEFT_OUT = "carry_left_out"  # {name of a hook: the file that was finished when its carry was left out}
 
 
 class CheckpointError(UserError):
