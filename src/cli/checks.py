@@ -138,7 +138,8 @@ def acting_in_steps(config):
 
 def check_length(settings, closed_form, acting):
     """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
-    ``settings`` has the values of --iterations, --epochs and --method; ``acting``: what ``acting_in_steps`` returned."""
+    ``settings`` has the values of --iterations, --epochs and --method; ``acting`` is what ``acting_in_steps``
+    returned."""
     if not closed_form and settings.iterations is None and settings.epochs is None:
         raise UserError("set the training length: --iterations N or --epochs N")
     if closed_form and acting:
