@@ -42,7 +42,7 @@ CONTRADICTIONS = [
 
 
 class Remarks(NamedTuple):
-    """What a command line is told that contradicts nothing: texts of warnings and of notes."""
+    """What is said about a command line that contradicts nothing: texts of warnings and of notes."""
 
     warnings: list
     notes: list
@@ -136,14 +136,15 @@ def acting_in_steps(config):
     return tuple(FLAGS[key].name for key in acting)
 
 
-def check_length(told, closed_form, acting):
+def check_length(settings, closed_form, acting):
     """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
-    ``told`` has the values of --iterations, --epochs and --method, ``acting`` is what ``acting_in_steps`` returned."""
-    if not closed_form and told.iterations is None and told.epochs is None:
+    ``settings`` has the values of --iterations, --epochs and --method; ``acting`` is what ``acting_in_steps``
+    returned."""
+    if not closed_form and settings.iterations is None and settings.epochs is None:
         raise UserError("set the training length: --iterations N or --epochs N")
     if closed_form and acting:
-        raise UserError(f"{' and '.join(acting)} with --method {told.method}: it is a closed form, which takes no step "
-                        "and leaves the weights as they are; leave it out")
+        raise UserError(f"{' and '.join(acting)} with --method {settings.method}: it is a closed form, which takes no "
+                        "step and leaves the weights as they are; leave it out")
 
 
 def _check_model(config):

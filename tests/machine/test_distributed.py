@@ -41,7 +41,7 @@ def torchrun(*words, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
                           check=False, env=os.environ | {"OMP_NUM_THREADS": str(THREADS),
-                                                         "PYTHONPATH": python_path(ROOT, TOOLS)})
+                                                         "PYTHONPATH": python_path(ROOT, TOOLS.parent, TOOLS)})
 
 
 def task_words(world, root):
