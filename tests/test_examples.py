@@ -397,6 +397,23 @@ def test_drift_is_that_of_the_modules_too(cli, world, pairs, tmp_path):
     assert drift["text_angle"] > 1 and drift["image_angle"] == pytest.approx(0, abs=1e-3), drift
 
 
+def test_drift_of_another_method_is_from_the_plain_clip(cli, world, pairs, tmp_path):
+    """A task by a built-in method begins at the CLIP of a checkpoint; the modules of another do not act beside it."""
+    (tmp_path / "my.py").write_text(PAIRS)
+    words = (*COMMON[:-2], *STEPS, "--train-dataset", pairs, "--save")
+    assert cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Beside", *words, tmp_path / "out").status == 0
+    done = cli("--load", tmp_path / "out" / "stream.pth", *words, tmp_path / "next")
+    assert done.status == 0, done.err
+    without = {key: value for key, value in loaded(tmp_path / "out" / "stream.pth").items()
+               if key not in ("own", "scorer")}
+    torch.save(without, tmp_path / "without.pth")
+    plain = cli("--load", tmp_path / "without.pth", *words, tmp_path / "plain")
+    assert plain.status == 0, plain.err
+    after, alone = (json.loads((tmp_path / name / "run_stream.json").read_text())["drift"]
+                    for name in ("next", "plain"))
+    assert after == alone
+
+
 # -- right values ------------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import inspect
 from dataclasses import dataclass, field
 
 from src.errors import UserError
-from src.models.hooks import Hooks
+from src.models.hooks import scores_by_itself
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class Method:
         return getattr(importlib.import_module(module), name)
 
     def scores(self):
-        """Whether the class changes what CLIP scores, by modules of its own or by ``scores``; it is imported."""
-        kind = self.hook()
-        return kind.build is not Hooks.build or kind.scores is not Hooks.scores
+        """Whether the class changes what CLIP scores; it is imported."""
+        return scores_by_itself(self.hook())
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""

@@ -121,6 +121,12 @@ class Hooks:
         """Takes over what the previous task's ``carry`` returned."""
 
 
+def scores_by_itself(kind: type) -> bool:
+    """Whether a class of hooks changes what CLIP scores: by a module of its own, or by ``scores``."""
+    return any(getattr(kind, seam, plain) is not plain for seam, plain in
+               (("build", Hooks.build), ("scores", Hooks.scores)))
+
+
 def named(hooks: Sequence[Hooks]) -> dict[str, Hooks]:
     """{name: hook}, under which resume points and checkpoints keep what is theirs: that of the class, with its module
     where two are called alike."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from src.cli.protocols import PROTOCOLS
 from src.datasets import DATASETS, class_split, phase_of
 from src.models import METHODS, find_method
-from src.models.hooks import Hooks
+from src.models.hooks import scores_by_itself
 
 UNKNOWN = "unknown"
 TITLES = {"family": "data family", "reference": "reference set", "shots": "shots", "router": "router",
@@ -15,7 +15,6 @@ TITLES = {"family": "data family", "reference": "reference set", "shots": "shots
 ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
 COOP_LISTS = "coop"  # a value of --split-file that means the lists under --data-location
 WITHOUT_COOP_LIST = frozenset({"CIFAR100", "MNIST"})
-SEAMS = ("build", "scores")  # members of Hooks, by which a method scores in another way than plain CLIP
 TASK_IDS = {"task": "given", "seen": "not given", "all": "not given"}  # {label space: ...}
 
 
@@ -149,12 +148,13 @@ def shots_of(values):
 
 def router_of(name, values, pairs=False):
     """What the method called ``name`` chooses its parts by at test: "none", "sample" or "batch", by its flag or by what
-    its class says in ``router``. UNKNOWN of a class that scores in its own way and does not say."""
+    its class says in ``router``. UNKNOWN of a class that scores in its own way and does not say, and of a function that
+    makes the hook."""
     row = find_method(name, pairs)
     if row is None:
         return "none"
     if "router" in row.uses:
         return values["router"]
     kind = row.hook()
-    plain = all(getattr(kind, seam) is getattr(Hooks, seam) for seam in SEAMS)
+    plain = isinstance(kind, type) and not scores_by_itself(kind)
     return getattr(kind, "router", "none" if plain else UNKNOWN)

@@ -21,7 +21,7 @@ from src.models import METHODS, active_add_ons, find_method, takes
 from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
-from src.models.hooks import Hooks, kept_for, named, promises
+from src.models.hooks import Hooks, kept_for, named, promises, scores_by_itself
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
@@ -240,7 +240,7 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
     for add_on in hooks[1:]:  # which an evaluation does not build
-        if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
+        if scores_by_itself(type(add_on)):
             raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
                              "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again

@@ -1,6 +1,6 @@
 """What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
@@ -121,9 +121,9 @@ class Scorer:
 
     def drift(self, start, state):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
-        each with its own modules."""
-        after = state.final_model
-        before, _ = build_scored(self.settings, start, self.device)
+        each with the modules of the method that trains the task."""
+        after, trains = state.final_model, replace(self.settings, method_given=True)
+        before, _ = build_scored(trains, start, self.device)
         found = {}
         for name in filter(is_pairs, self.evaluated):
             images = self._images(self.datasets.open(name))
@@ -198,8 +198,8 @@ class Scorer:
 
     def _evaluations(self, model, datasets, heads, history, method, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
-        settings, (spaces, opened) = self.settings, self.spaces.after(class_tasks(history))
-        sources = self.spaces.sources(class_tasks(history))
+        settings, tasks = self.settings, class_tasks(history)
+        (spaces, opened), sources = self.spaces.after(tasks), self.spaces.sources(tasks)
         classifiers = {file: found.named(file, sources[file])
                        for file, found in self._classifiers(model, opened, heads, method.state.own.values()).items()}
         return evaluate_each(

@@ -134,11 +134,14 @@ class Modules(Hooks):
 
 class Says(Scores):
     router = "batch"
+
+def make():
+    return Plain()
 """
 
 
 @pytest.mark.parametrize(("name", "router"), [("Plain", "none"), ("Scores", UNKNOWN), ("Modules", UNKNOWN),
-                                              ("Says", "batch")])
+                                              ("Says", "batch"), ("make", UNKNOWN)])
 def test_the_router_of_a_class(tmp_path, name, router):
     (tmp_path / "my.py").write_text(METHOD_FILE, encoding="utf-8")
     assert router_of(f"{tmp_path / 'my.py'}:{name}", {}) == router

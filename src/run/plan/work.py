@@ -38,11 +38,8 @@ def tasks_text(training, datasets, names):
     rows, total, unfinished, smaller = [], 0, False, False
     for number, name in enumerate(names, 1):
         settings, images = settings_of(training, datasets, name), images_of(datasets, name, "train")
-        if settings is not None and not settings.iterations:
-            steps = 0
-            rows.append([f"{number} {name}", images, steps, None, None, None])
-        elif settings is None:
-            steps = training.iterations
+        if settings is None or not settings.iterations:
+            steps = training.iterations if settings is None else 0
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             task, steps = datasets.open(name), settings.iterations
