@@ -21,6 +21,7 @@ from src.cli.values import (
     real,
     rhythm,
     shares,
+    some_of,
     warmup,
     whole,
 )
@@ -238,6 +239,29 @@ def memory_flags():
     ]
 
 
+def inflora_flags():
+    return [
+        Flag("--inflora-rank", "rank of the update B A, of which B trains", 128, whole(1),
+             example="10 --method inflora"),
+        Flag("--inflora-sites", "projections of each block that are adapted; the A of k and v keeps off what earlier "
+             "tasks need, that of q and o is drawn", ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
+             shown="q,k,v,o", example="k,v --method inflora"),
+        Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
+             example="1 --method inflora"),
+        Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),
+        Flag("--inflora-memory", "what a task leaves: gpm, a basis of the protected inputs; dualgpm, where these take "
+             "more than half of the width, a basis of all others", "gpm", choices=("gpm", "dualgpm"),
+             example="dualgpm --method inflora"),
+        Flag("--inflora-energy", "share of the squared singular values of the inputs' covariance that is protected",
+             0.95, real(above=0, high=1), example="0.98 --method inflora"),
+        Flag("--inflora-energy-step", "what each later task adds to that share: (lame - lamb) / T of the authors' CIL "
+             "configurations", 0.0, real(0, 1), shown="0", example="0.005 --method inflora"),
+        Flag("--inflora-statistics", "inputs that a task protects: clean, one pass with the final weights in "
+             "evaluation mode; code, with dropout, and those of every training step beside them", "clean",
+             choices=("clean", "code"), example="code --method inflora"),
+    ]
+
+
 def image_text_flags():
     return [
         switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,),
@@ -364,7 +388,7 @@ GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "image-text pairs and linear evaluation": image_text_flags(), "evaluation": evaluation_flags(),
-    "data": data_flags(), "output": output_flags(),
+    "InfLoRA": inflora_flags(), "image-text pairs and linear evaluation": image_text_flags(),
+    "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}

@@ -90,6 +90,16 @@ def label_spaces(text):
     return found
 
 
+def some_of(choices):
+    """``k,v`` -> ("k", "v"), each one of ``choices``, in their order."""
+    def parse(text):
+        found = names(text)
+        if strangers := [name for name in found if name not in choices]:
+            raise ValueError(f"{strangers[0]} is none of {', '.join(choices)}")
+        return tuple(name for name in choices if name in found)
+    return parse
+
+
 def parts(text):
     """``train+val`` -> ("train", "val")"""
     found = tuple(text.split("+"))

@@ -74,6 +74,7 @@ REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
+NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -85,6 +86,9 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
+    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER,
+                      uses=("ls", "inflora_rank", "inflora_sites", "inflora_scale", "inflora_dropout",
+                            "inflora_memory", "inflora_energy", "inflora_energy_step", "inflora_statistics")),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.

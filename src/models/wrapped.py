@@ -49,16 +49,20 @@ class Factors(nn.Module):
 
 
 class Pair(Factors):
-    """Two factors as they are given: a Parameter trains, any other tensor is frozen, a copy of it as a buffer."""
+    """Two factors as they are given: a Parameter trains, any other tensor is frozen, a copy of it as a buffer.
+    ``dropout`` acts on what the branch is given, in training only."""
 
-    def __init__(self, A, B, scale=1.0):
+    def __init__(self, A, B, scale=1.0, dropout=0.0):
         super().__init__()
         for name, factor in (("A", A), ("B", B)):
             if isinstance(factor, nn.Parameter):
                 self.register_parameter(name, factor)
             else:
                 self.register_buffer(name, factor.detach().clone(memory_format=torch.contiguous_format))
-        self.scale = scale
+        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x):
+        return super().forward(self.dropout(x))
 
 
 class WrappedLayer(nn.Module):
