@@ -49,10 +49,10 @@ class InfLoRA(Finetune):
         self.tokens = clip.tokenize(prompts, state.model.context_length).to(state.model.logit_scale.device)
         if self.counts_steps:
             self.steps = self._moments(state).sums
-        found = {name: self.directions(name, moment)
-                 for name, moment in self._inputs(state, state.model, "inputs before").items()}
-        if not state.planned:
-            self._tell_spare_rows(found)
+        if state.planned:
+            found = {name: torch.zeros(self.rank, width) for name, width in self.widths.items()}
+        else:
+            found = self._directions(state)
         factors = {}
         for site, weight in weights.items():
             A = found[_attention(site)] if _projection(site) in PROTECTED else self._drawn(state, site, weight)
@@ -82,6 +82,18 @@ class InfLoRA(Finetune):
         self.tasks += 1
 
     # -- factors -------------------------------------------------------------------------------------------------------
+
+    def _directions(self, state):
+        """{attention: A (r, d)} of k and v. Print where fewer than r directions are left."""
+        found = {name: self.directions(name, moment)
+                 for name, moment in self._inputs(state, state.model, "inputs before").items()}
+        left = {name: int(A.any(dim=1).sum()) for name, A in found.items()}
+        if short := [name for name in left if left[name] < self.rank]:
+            fewest = min(short, key=left.get)
+            print(f"note: {len(short)} of {len(left)} attentions have fewer than {self.rank} directions "
+                  f"(--inflora-rank) that no earlier task protects: {fewest} has the fewest, {left[fewest]} of "
+                  f"{self.widths[fewest]}")
+        return found
 
     def directions(self, name, moment):
         """C (d, d) of an attention -> A (r, d): the leading left singular vectors of what of C is free, over sqrt(3).
@@ -167,15 +179,6 @@ class InfLoRA(Finetune):
         if self.counts_steps and state.settings.compile:
             raise UserError("--inflora-statistics code with --compile: it looks into the towers at every step; leave "
                             "one of them out")
-
-    def _tell_spare_rows(self, found):
-        """Print where fewer than r directions are left."""
-        left = {name: int(A.any(dim=1).sum()) for name, A in found.items()}
-        fewest = min(left, key=left.get, default=None)
-        if left and left[fewest] < self.rank:
-            short = sum(count < self.rank for count in left.values())
-            print(f"note: {short} of {len(left)} attentions have fewer than {self.rank} directions (--inflora-rank) "
-                  f"that no earlier task protects: {fewest} has the fewest, {left[fewest]} of {self.widths[fewest]}")
 
 
 def _attention(site):
