@@ -1,5 +1,6 @@
 """InfLoRA against its formulas, written out with plain torch and numpy, in float64 on a ViT of two blocks."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -10,22 +11,28 @@ import torch
 import torch.nn.functional as F
 from cli_files import same_weights
 from conftest import tiny_clip, tiny_task
+from example_runs import COMMON, STEPS, equal, last_rows, loaded, wait_for_writers
 
 import clip
+from src.main import main
 from src.models.inflora import InfLoRA
 from src.models.modeling import image_features, select_trainable, text_features, tokens_of
 from src.models.resuming import state_of_run
+from src.models.state import TrainingState
 from src.models.training import begin, train
+
+pytest_plugins = ["cli_fixtures", "example_fixtures"]
 
 BLOCKS = {"visual.transformer.resblocks.0": 16, "visual.transformer.resblocks.1": 16, "transformer.resblocks.0": 16}
 NAMES = [f"{block}.attn" for block in BLOCKS]
+EPS = 1e-4  # where a gradient is nothing but rounding, AdamW must not blow it up to a step
 TASKS = {"tiny": 4, "tiny-other": 2, "tiny-third": 3}
 FEW = {"inflora_rank": 3, "inflora_dropout": 0.0, "inflora_energy": 0.9}
 
 
 def task_state(make_state, task, model, **settings):
     """A state of one of TASKS before its first step."""
-    settings = {"warmup": 0, "schedule": "constant", "iterations": 3, "wd": 0.01, **settings}
+    settings = {"warmup": 0, "schedule": "constant", "iterations": 3, "wd": 0.01, "eps": EPS, **settings}
     return dataclasses.replace(make_state(model, **settings), task=tiny_task(TASKS[task], task))
 
 
@@ -81,8 +88,8 @@ def drawn_moment(rank=16, seed=0, width=16):
 class Written:
     """The method from its formulas: no hook, no wrapped layer, no helper of the framework's but the data's."""
 
-    def __init__(self, rank, share, step=0.0, dual=False, code=False, sites="qkvo", scale=None):
-        self.rank, self.share, self.increase, self.dual, self.code = rank, share, step, dual, code
+    def __init__(self, rank, share, step=0.0, code=False, sites="qkvo", scale=None):
+        self.rank, self.share, self.increase, self.code = rank, share, step, code
         self.sites, self.scale = sites, 2 / math.sqrt(rank) if scale is None else scale
         self.protected, self.losses = {}, []  # {attention: (d, m) of what is protected, also where it is most of d}
 
@@ -103,14 +110,16 @@ class Written:
             for projection in self.sites:
                 A[name, projection] = torch.from_numpy(rows) if projection in "kv" else drawn[name, projection]
                 B[name, projection] = torch.zeros(16, self.rank, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.AdamW(B.values(), lr=state.settings.lr, weight_decay=state.settings.wd, foreach=False)
+        optimizer = torch.optim.AdamW(B.values(), lr=state.settings.lr, weight_decay=state.settings.wd, eps=EPS,
+                                      foreach=False)
         during = {name: torch.zeros(16, 16, dtype=torch.float64) for name in names}
         for batch in state.training_stream():
-            with torch.no_grad():
-                model_now = copy.deepcopy(model)
-                model_now.load_state_dict(self.weights(model, A, B))
-                for name, moment in self.sums(model_now, [batch.images], tokens).items():
-                    during[name] += moment
+            if self.code:
+                with torch.no_grad():
+                    now = copy.deepcopy(model)
+                    now.load_state_dict(self.weights(model, A, B))
+                    for name, moment in self.sums(now, [batch.images], tokens).items():
+                        during[name] += moment
             logits, _ = torch.func.functional_call(model, self.weights(model, A, B), (batch.images, tokens))
             loss = F.cross_entropy(logits, batch.labels, label_smoothing=0.2)
             optimizer.zero_grad()
@@ -122,7 +131,7 @@ class Written:
             after = self.sums(model, passes("inputs after"), tokens)
         share = min(1.0, self.share + number * self.increase)
         for name in names:
-            self.update(name, (after[name] + during[name] if self.code else after[name]).numpy(), share)
+            self.update(name, (after[name] + during[name]).numpy(), share)
 
     def weights(self, model, A, B):
         """W + s B A of all sites, as a state dict."""
@@ -142,8 +151,7 @@ class Written:
         found, handles = {name: torch.zeros(16, 16, dtype=torch.float64) for name in NAMES}, []
         for name in NAMES:
             def add(_, inputs, name=name):
-                for x in inputs[0].detach().flatten(0, 1):
-                    found[name] += torch.outer(x, x)
+                found[name] += torch.einsum("bli,blj->ij", inputs[0].detach(), inputs[0].detach())
             handles.append(model.get_submodule(name).register_forward_pre_hook(add))
         for number, images in enumerate(batches):
             model.encode_image(images)
@@ -171,9 +179,9 @@ class Written:
 VARIANTS = {
     "the port": ({}, {}),
     "code": ({"inflora_statistics": "code"}, {"code": True}),
-    "cil": ({"inflora_memory": "dualgpm", "inflora_sites": ("k", "v"), "inflora_scale": 1.0, "inflora_energy": 0.9997,
-             "inflora_energy_step": 0.0001},
-            {"share": 0.9997, "step": 0.0001, "sites": "kv", "scale": 1.0, "dual": True}),
+    "cil": ({"inflora_memory": "dualgpm", "inflora_sites": ("k", "v"), "inflora_scale": 1.0, "inflora_energy": 0.993,
+             "inflora_energy_step": 0.002},
+            {"share": 0.993, "step": 0.002, "sites": "kv", "scale": 1.0}),
 }
 
 
@@ -375,3 +383,142 @@ def test_a_resumed_task_has_the_same_bits_though_vectors_flip(make_state, monkey
         kept = kept or points[1]
         found.append((state.final_model.state_dict(), hook.bases))
     assert same_weights(found[0][0], found[1][0]) and same_weights(found[0][1], found[1][1])
+
+
+# -- by the command line -----------------------------------------------------------------------------------------------
+
+ORDER = ("colours", "tones", "shades")
+WORDS = ("--method", "inflora", "--inflora-rank", 3, "--inflora-energy", 0.999, "--inflora-memory", "dualgpm",
+         "--inflora-energy-step", 0.0004, *STEPS)
+CODE = ("--inflora-statistics", "code")
+
+
+def command(world, trio, save, *words):
+    return [str(word) for word in ("--load", world.model, *WORDS, *COMMON, "--dataset-order", ",".join(trio.values()),
+                                   "--save", save, *words)]
+
+
+@pytest.fixture(scope="module")
+def left(world, trio, tmp_path_factory):
+    """-> left(words): the folder of the three tasks, run once; no test may change it."""
+    folders = {}
+
+    def of(*words):
+        if words not in folders:
+            folders[words] = tmp_path_factory.mktemp("left") / "out"
+            assert main(command(world, trio, folders[words], *words)) == 0
+        return folders[words]
+    return of
+
+
+def assert_same(folder, expected):
+    for task in ORDER:
+        assert equal(loaded(folder / f"{task}.pth"), loaded(expected / f"{task}.pth"), {"config", "history"}), task
+    assert last_rows(folder, *ORDER) == last_rows(expected, *ORDER)
+
+
+def test_a_chain_is_the_sequence(left, cli, world, trio, tmp_path):
+    start = world.model
+    for task in ORDER:
+        done = cli("--load", start, *WORDS, *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
+                   "--eval-datasets", ",".join(trio.values()))
+        assert done.status == 0, done.err
+        start = tmp_path / f"{task}.pth"
+    assert_same(tmp_path, left())
+    carry = loaded(start)["carry"]["InfLoRA"]
+    assert carry["tasks"] == 3 and carry["allowed"] and len(carry["bases"]) == 2
+
+
+def test_an_evaluation_has_the_scores_of_training(left, cli, trio, tmp_path):
+    """In both label spaces, by plain CLIP."""
+    done = cli("--load", left() / "shades.pth", "--eval-only", "--eval-datasets", ",".join(trio.values()), *COMMON,
+               "--save", tmp_path)
+    assert done.status == 0, done.err
+    rows = last_rows(tmp_path, *ORDER)
+    assert rows == last_rows(left(), *ORDER) and {space for _, space in rows} == {"task", "all"}
+    assert {row["scored_by"] for row in rows.values()} == {"zeroshot"}
+
+
+@contextlib.contextmanager
+def broken(moment, task):
+    """While entered, Ctrl-C comes at the end of ``begin`` or ``end`` of a task, or within its passes before or after
+    the steps."""
+    def late(original):
+        def call(hook, state):
+            original(hook, state)
+            if state.task.name == task:
+                raise KeyboardInterrupt
+        return call
+
+    def within(original):
+        def once(state, split, purpose, *words, **options):
+            for number, batch in enumerate(original(state, split, purpose, *words, **options)):
+                if number and state.task.name == task and purpose == moment:
+                    raise KeyboardInterrupt
+                yield batch
+        return once
+    owner, name, wrapped = (InfLoRA, moment, late) if moment in ("begin", "end") else (TrainingState, "once", within)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, wrapped(getattr(owner, name)))
+        yield
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("moment", "words"), [
+    ("inputs after", ()), pytest.param("begin", (), marks=SLOW), pytest.param("inputs before", (), marks=SLOW),
+    pytest.param("end", (), marks=SLOW), pytest.param("inputs after", CODE, marks=SLOW)])
+def test_interrupted_where_it_passes_over_images(left, cli, world, trio, moment, words, tmp_path):
+    """In the second task, which begins with what the first has left."""
+    words = command(world, trio, tmp_path, *words, "--resume", "--save-interval", 1)
+    with broken(moment, "tones"):
+        assert cli(*words).status == 130
+    wait_for_writers()
+    assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
+    done = cli(*words)
+    assert done.status == 0, done.err
+    assert_same(tmp_path, left(*(CODE if CODE[0] in words else ())))
+
+
+@pytest.mark.parametrize("words", [pytest.param((), marks=SLOW), CODE])
+def test_interrupted_after_a_step(left, cli, world, trio, interrupt, words, tmp_path):
+    words = command(world, trio, tmp_path, *words, "--resume", "--save-interval", 1)
+    interrupt("tones", 2)
+    assert cli(*words).status == 130
+    wait_for_writers()
+    interrupt(None)
+    done = cli(*words)
+    assert done.status == 0 and "after step 1 of 3" in done.out, done.err
+    assert_same(tmp_path, left(*(CODE if CODE[0] in words else ())))
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    (("--lora",), "leave --lora out"), (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
+    (("--inflora-sites", "k,x"), "x is none of q, k, v, o"),
+    (("--inflora-energy", "1.1"), "expected a number, above 0 and at most 1"),
+    ((*CODE, "--compile"), "--inflora-statistics code with --compile")])
+def test_what_is_refused(cli, world, tmp_path, words, reason, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: name)  # a compiler
+    done = cli("--load", world.model, *WORDS, *COMMON, "--train-dataset", world.colours, *words, "--save",
+               tmp_path / "out")
+    assert done.status == 2 and reason in done.err, done.err
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_resnet_s_image_tower_stays(cli, tmp_path):
+    words = ("--model", "toy", "--train-dataset", "toy-sizes", "--iterations", 1, "--batch-size", 8, "--method",
+             "inflora", "--max-evaluation-size", 8, "--lr", 1e-5)
+    done = cli(*words, "--save", tmp_path / "out")
+    assert done.status == 0 and "the method wraps no layer of the image tower, which stays as it is" in done.out
+    assert all(name.startswith("transformer.") for name in loaded(
+        tmp_path / "out" / "toy-sizes.pth")["carry"]["InfLoRA"]["bases"])
+    done = cli(*words, "--train-mode", "image", "--save", tmp_path / "image")
+    assert done.status == 2 and "the tower that trains is a ResNet" in done.err
+
+
+@pytest.mark.slow
+def test_trained_values_on_vit_b_16(cli):
+    """12 blocks of width 768 and 12 of 512, four projections, B of rank 128."""
+    done = cli("--recipe", "inflora", "--dataset-order", "mtil-1", "--init", "scratch", "--dry-run")
+    assert "7,864,320 of 157,485,057 values" in done.out

@@ -24,6 +24,7 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
+from src.models.inflora import InfLoRA
 from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
@@ -229,6 +230,18 @@ def scored(world):
             "linear": asdict(linear_evaluation(model, task, device, epochs=2, batch_size=6, world=world))}
 
 
+def inflora(world, **options):
+    """Two tasks, of which the second keeps off what the first needs."""
+    carry, found = {}, {}
+    for task in ("tiny", "tiny-other"):
+        hook = InfLoRA(inflora_rank=3, inflora_dropout=0.0, inflora_energy=0.99, **options)
+        hook.load_carry(carry)
+        found[task] = trained(state_of(world, task, batch_size=LONELY), hook)
+        carry = hook.carry()
+    found["protected"] = {name: basis @ basis.mT for name, basis in carry["bases"].items()}
+    return found
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -259,6 +272,8 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
+    "inflora": inflora,
+    "inflora code": lambda world: inflora(world, inflora_statistics="code", inflora_memory="dualgpm"),
     "frozen factors": method(wrapping.FrozenInputs),
     "core": method(wrapping.NullCore, lambda: L2(0.3), lambda: WeightEnsemble(avg_freq=1)),
     "split weights, no share": method(wrapping.Split, lambda: L2(0.3), batch_size=LONELY),
