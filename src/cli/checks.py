@@ -203,8 +203,9 @@ def _check_kind_of_data(config):
         raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
-        data = ("image-text pairs: it distils over the prompts of classes" if config.pairs
-                else "class data: it compares the pairs of a batch")
+        distils = "image_loss" in METHODS[config.method].uses
+        data = ("class data: it compares the pairs of a batch" if not config.pairs else
+                f"image-text pairs: it {'distils' if distils else 'learns'} over the prompts of classes")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
     if config.joint and config.method == "icarl":
         raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
@@ -239,6 +240,8 @@ def _check_combination(config, method):
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
     if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
         yield NOTE, "neither --image-loss nor --text-loss is given: both are used"
+    if method.wraps:
+        _check_wrapping(config)
     if config.lora and not trains.towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
     if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
@@ -246,6 +249,17 @@ def _check_combination(config, method):
                         "neither")
     if config.orthogonal_gradients and not config.save:
         raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
+
+
+def _check_wrapping(config):
+    """A method that wraps layers of CLIP beside what acts on the layers' own weights, or wraps them too."""
+    if config.lora:
+        raise UserError(f"--lora with --method {config.method}: it wraps layers of CLIP itself, and two kinds of "
+                        "factors would train the same weights; leave --lora out")
+    for key in ("orthogonal_gradients", "orthogonal_gradients_path"):
+        if config.values[key]:
+            raise UserError(f"{FLAGS[key].name} with --method {config.method}: its factors are made again in each "
+                            f"task, so a basis would protect nothing; leave {FLAGS[key].name} out")
 
 
 def _check_parts(config):

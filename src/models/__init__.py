@@ -13,7 +13,8 @@ class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
     on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
-    pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
+    pairs. ``wraps``: it wraps layers of CLIP itself, as --lora does. ``data`` and ``closed_form`` of a method repeat
+    what the class says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
@@ -21,6 +22,7 @@ class Method:
     refuses: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
+    wraps: bool = False
     data: str = "classes"
     closed_form: bool = False
 
@@ -74,6 +76,7 @@ REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
+NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -85,6 +88,8 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
+    "nusa-cl": Method("src.models.nusa:NuSA", uses=("ls", "nusa_rank", "nusa_energy", "nusa_dropout", "nusa_train"),
+                      refuses=NO_TOWER, wraps=True),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
