@@ -229,6 +229,9 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    for key, reason in method.excludes.items():
+        if config.values[key]:
+            raise UserError(f"--method {config.method} with {FLAGS[key].name}: {reason}")
     mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
     if trains.head and not trains.head_trains and config.fc_init == "zero":
         raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "
@@ -240,8 +243,6 @@ def _check_combination(config, method):
         raise UserError(f"--distill-text-tower with --train-mode {mode}: this mode does not train the text tower")
     if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
         yield NOTE, "neither --image-loss nor --text-loss is given: both are used"
-    if method.wraps:
-        _check_wrapping(config)
     if config.lora and not trains.towers:
         raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
     if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
@@ -249,17 +250,6 @@ def _check_combination(config, method):
                         "neither")
     if config.orthogonal_gradients and not config.save:
         raise UserError("--orthogonal-gradients writes its basis to <save>/grad_<DATASET>.pth; give --save DIR")
-
-
-def _check_wrapping(config):
-    """A method that wraps layers of CLIP beside what acts on the layers' own weights, or wraps them too."""
-    if config.lora:
-        raise UserError(f"--lora with --method {config.method}: it wraps layers of CLIP itself, and two kinds of "
-                        "factors would train the same weights; leave --lora out")
-    for key in ("orthogonal_gradients", "orthogonal_gradients_path"):
-        if config.values[key]:
-            raise UserError(f"{FLAGS[key].name} with --method {config.method}: its factors are made again in each "
-                            f"task, so a basis would protect nothing; leave {FLAGS[key].name} out")
 
 
 def _check_parts(config):

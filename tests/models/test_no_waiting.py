@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import src.models.finetune
 import src.models.modeling
+import src.models.nusa
 import src.models.resuming
 import src.models.state
 from src.machine.batch import Batch
@@ -34,6 +35,7 @@ from src.models.icarl import ICaRL
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.training import train
 from src.store.records import Journal, RunFolder
@@ -199,6 +201,13 @@ def test_pairs(method, on_meta):
     assert not waits and "contrastive" in losses
 
 
+def test_null_spaces(on_meta, monkeypatch):
+    """Which directions they are takes a decomposition of each weight, once a task."""
+    monkeypatch.setattr(src.models.nusa, "least_used", lambda weight, energy, rank: (
+        weight.new_zeros(len(weight), 4), weight.new_zeros(4, weight.shape[1]), 4))
+    assert steps(on_meta(), NuSA(nusa_rank=4, nusa_dropout=0.0))[0] == set()
+
+
 @pytest.mark.parametrize("mode", ["image", "text", "image-fc", "fc"])
 def test_train_modes(mode, on_meta):
     assert steps(on_meta(mode=mode, max_grad_norm=1.0), Finetune())[0] == set()
@@ -259,7 +268,7 @@ def test_a_scored_batch(keeps, task):
 
 def test_nothing_that_the_command_line_names_is_left_out():
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, *(type(add("")) for add in ADDED.values())}
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, NuSA, *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 
