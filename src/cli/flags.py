@@ -262,6 +262,18 @@ def inflora_flags():
     ]
 
 
+def nusa_flags():
+    return [
+        Flag("--nusa-rank", "the most directions of a weight in which a task may move it; the update's scale is "
+             "2 / sqrt(rank)", 128, whole(1), example="64 --method nusa-cl"),
+        Flag("--nusa-energy", "share of a weight's squared singular values whose directions no task moves", 0.95,
+             real(above=0, high=0.999999), example="0.9 --method nusa-cl"),
+        Flag("--nusa-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method nusa-cl"),
+        Flag("--nusa-train", "what trains of the update U M V: M alone (m), or singular vectors too (m,vn and m,un,vn)",
+             "m", choices=("m", "m,vn", "m,un,vn"), example="m,vn --method nusa-cl"),
+    ]
+
+
 def image_text_flags():
     return [
         switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,),
@@ -388,7 +400,8 @@ GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "InfLoRA": inflora_flags(), "image-text pairs and linear evaluation": image_text_flags(),
+    "InfLoRA": inflora_flags(), "NuSA-CL": nusa_flags(),
+    "image-text pairs and linear evaluation": image_text_flags(),
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}

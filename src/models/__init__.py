@@ -11,14 +11,16 @@ from src.models.hooks import scores_by_itself
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
+    the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
+    called by; ``on_pairs`` another class that the name stands for on image-text
     pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
+    excludes: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
     data: str = "classes"
@@ -75,6 +77,11 @@ DEAF_MODES = {"text": "its distillation reaches only the image tower, which this
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
 NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
+# What a method that wraps layers of CLIP in each task cannot go with.
+BESIDE_FACTORS = {
+    "lora": "it wraps layers of CLIP itself, and two kinds of factors would train the same weights; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
+                    "its factors are made again in each task, so a basis would protect nothing; leave it out")}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -86,9 +93,11 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
-    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER,
+    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, excludes=BESIDE_FACTORS,
                       uses=("ls", "inflora_rank", "inflora_sites", "inflora_scale", "inflora_dropout",
                             "inflora_memory", "inflora_energy", "inflora_energy_step", "inflora_statistics")),
+    "nusa-cl": Method("src.models.nusa:NuSA", uses=("ls", "nusa_rank", "nusa_energy", "nusa_dropout", "nusa_train"),
+                      refuses=NO_TOWER, excludes=BESIDE_FACTORS),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.

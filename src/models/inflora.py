@@ -12,7 +12,7 @@ from src.models.algebra import ROUNDING, complement, directions, grow, leading, 
 from src.models.finetune import Finetune
 from src.models.modeling import in_eval_mode
 from src.models.taps import Moments, is_of_images
-from src.models.wrapped import Pair, sites, wrap
+from src.models.wrapped import Pair, attention_sites, towers_in_words, wrap
 
 ALPHA = 2.0  # of the scale ALPHA / sqrt(rank) that the port to CLIP has
 PROTECTED = ("k", "v")  # the projections whose A is made of what they are given; that of q and o is drawn
@@ -41,8 +41,11 @@ class InfLoRA(Finetune):
         self.tasks, self.bases, self.allowed = 0, {}, set()  # {attention: (d, m)}; those whose basis is what is allowed
 
     def begin(self, state):
-        weights = {site: weight for site, weight in sites(state.model).items() if _projection(site) in self.sites}
-        self._refuse(state, weights)
+        weights = attention_sites(state.model, "inflora", self.sites)
+        if self.counts_steps and state.settings.compile:
+            raise UserError("--inflora-statistics code with --compile: it looks into the towers at every step; leave "
+                            "one of them out")
+        print(f"inflora adapts {', '.join(self.sites)} of {towers_in_words(weights)}")
         self.widths = {_attention(site): weight.shape[1] for site, weight in weights.items()
                        if _projection(site) in PROTECTED}
         prompts = [prompt for task in state.task.parts or [state.task] for prompt in state.prompts(task)]
@@ -169,16 +172,6 @@ class InfLoRA(Finetune):
 
     def copies(self):
         return {"inputs of the steps": self.steps}
-
-    # -- words ---------------------------------------------------------------------------------------------------------
-
-    def _refuse(self, state, weights):
-        if not weights:
-            raise UserError("--method inflora: it adapts the attention of transformer blocks, and the tower that "
-                            "trains is a ResNet, which has none; give --train-mode whole or text, or a ViT by --model")
-        if self.counts_steps and state.settings.compile:
-            raise UserError("--inflora-statistics code with --compile: it looks into the towers at every step; leave "
-                            "one of them out")
 
 
 def _attention(site):

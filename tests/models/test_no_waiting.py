@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import src.models.finetune
 import src.models.modeling
+import src.models.nusa
 import src.models.resuming
 import src.models.state
 from src.machine.batch import Batch
@@ -31,9 +32,11 @@ from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker, tracked_parameters
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
+from src.models.inflora import InfLoRA
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.training import train
 from src.store.records import Journal, RunFolder
@@ -199,6 +202,22 @@ def test_pairs(method, on_meta):
     assert not waits and "contrastive" in losses
 
 
+def test_null_spaces(on_meta, monkeypatch):
+    """Which directions they are takes a decomposition of each weight, once a task."""
+    monkeypatch.setattr(src.models.nusa, "least_used", lambda weight, energy, rank: (
+        weight.new_zeros(len(weight), 4), weight.new_zeros(4, weight.shape[1]), 4))
+    assert steps(on_meta(), NuSA(nusa_rank=4, nusa_dropout=0.0))[0] == set()
+
+
+@pytest.mark.parametrize("statistics", ["clean", "code"])
+def test_inputs_of_earlier_tasks(on_meta, monkeypatch, statistics):
+    """Which directions they take is decomposed on the host, once a task."""
+    monkeypatch.setattr(InfLoRA, "_directions", lambda hook, state: {
+        name: torch.zeros(4, width) for name, width in hook.widths.items()})
+    hook = InfLoRA(inflora_rank=4, inflora_dropout=0.0, inflora_statistics=statistics)
+    assert steps(on_meta(), hook)[0] == set()
+
+
 @pytest.mark.parametrize("mode", ["image", "text", "image-fc", "fc"])
 def test_train_modes(mode, on_meta):
     assert steps(on_meta(mode=mode, max_grad_norm=1.0), Finetune())[0] == set()
@@ -259,7 +278,7 @@ def test_a_scored_batch(keeps, task):
 
 def test_nothing_that_the_command_line_names_is_left_out():
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, *(type(add("")) for add in ADDED.values())}
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, InfLoRA, NuSA, *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 

@@ -29,6 +29,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
@@ -276,6 +277,7 @@ CASES = {
     "inflora code": lambda world: inflora(world, inflora_statistics="code", inflora_memory="dualgpm"),
     "frozen factors": method(wrapping.FrozenInputs),
     "core": method(wrapping.NullCore, lambda: L2(0.3), lambda: WeightEnsemble(avg_freq=1)),
+    "null space": method(lambda: NuSA(ls=0.1, nusa_rank=4, nusa_energy=0.8, nusa_dropout=0.0)),
     "split weights, no share": method(wrapping.Split, lambda: L2(0.3), batch_size=LONELY),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
