@@ -37,8 +37,8 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "lora-split": "--method finetune --lora --lora-shared --lora-shared-split-qkvo",
     "ogd": "--method finetune --orthogonal-gradients 10",
     "inflora": "--method inflora --inflora-rank 128 --inflora-sites q,k,v,o --inflora-dropout 0.25 "
-               "--inflora-memory gpm --inflora-energy 0.95 --optimizer adamw --lr 3e-4 --wd 0.01 --schedule cosine --warmup-length 5% "
-               "--iterations 1000 --batch-size 16 --ls 0.2 --precision fp32",
+               "--inflora-memory gpm --inflora-energy 0.95 --optimizer adamw --lr 3e-4 --wd 0.01 --schedule cosine "
+               "--warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 --precision fp32",
     "nusa-cl": "--method nusa-cl --nusa-rank 128 --nusa-energy 0.95 --nusa-dropout 0.25 --optimizer adamw --lr 3e-4 "
                "--wd 0.01 --schedule cosine --warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 "
                "--precision fp32",

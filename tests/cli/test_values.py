@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.cli.values import auto_or, names, rates, real, shares, warmup, whole
+from src.cli.values import auto_or, names, rates, real, shares, some_of, warmup, whole
 
 
 @pytest.mark.parametrize(("parse", "text", "value"), [
@@ -12,6 +12,7 @@ from src.cli.values import auto_or, names, rates, real, shares, warmup, whole
     (rates, "1e-5", {None: 1e-5}),
     (rates, "1e-5,Aircraft=5e-5,MNIST=5e-5", {None: 1e-5, "Aircraft": 5e-5, "MNIST": 5e-5}),
     (rates, "folder:a=b=2e-5, 1e-5", {"folder:a=b": 2e-5, None: 1e-5}),
+    (some_of("qkvo"), "v,k", ("k", "v")), (some_of("qkvo"), "o", ("o",)),
     (shares, "0.5", (0.5,)), (shares, "0,0.25,1", (0.0, 0.25, 1.0)),
     (warmup, "100", "100"), (warmup, "0", "0"), (warmup, "20%", "20%"), (warmup, "0.5%", "0.5%"),
     (auto_or(whole(0)), "auto", "auto"), (auto_or(whole(0)), "3", 3),
