@@ -74,6 +74,9 @@ REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
+KEEPLORA = ("keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
+            "keeplora_feature_energy", "keeplora_weight_side")
+NO_ATTENTION = "it trains the attention of the towers, and this mode trains neither"
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -85,6 +88,9 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
+    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=("ls", *KEEPLORA), refuses={"fc": NO_ATTENTION}),
+    "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=("ls", *KEEPLORA), refuses={
+        "fc": NO_ATTENTION, "image-fc": "its heads add to the scores of class prompts, which this mode has not"}),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
