@@ -203,8 +203,9 @@ def _check_kind_of_data(config):
         raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
-        data = ("image-text pairs: it distils over the prompts of classes" if config.pairs
-                else "class data: it compares the pairs of a batch")
+        distils = "image_loss" in METHODS[config.method].uses
+        data = ("class data: it compares the pairs of a batch" if not config.pairs else
+                f"image-text pairs: it {'distils' if distils else 'learns'} over the prompts of classes")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
     if config.joint and config.method == "icarl":
         raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
@@ -228,6 +229,9 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    for key, reason in method.excludes.items():
+        if config.values[key]:
+            raise UserError(f"--method {config.method} with {FLAGS[key].name}: {reason}")
     mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
     if trains.head and not trains.head_trains and config.fc_init == "zero":
         raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "

@@ -11,14 +11,16 @@ from src.models.hooks import scores_by_itself
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
+    the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
+    called by; ``on_pairs`` another class that the name stands for on image-text
     pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
+    excludes: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
     data: str = "classes"
@@ -74,9 +76,16 @@ REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
-KEEPLORA = ("keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
+NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
+# What a method that wraps layers of CLIP in each task cannot go with.
+BESIDE_FACTORS = {
+    "lora": "it wraps layers of CLIP itself, and two kinds of factors would train the same weights; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
+                    "its factors are made again in each task, so a basis would protect nothing; leave it out")}
+KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
-NO_ATTENTION = "it trains the attention of the towers, and this mode trains neither"
+NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
+                           "its heads add to the scores of class prompts, and this mode has none")
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -88,9 +97,9 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
-    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=("ls", *KEEPLORA), refuses={"fc": NO_ATTENTION}),
-    "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=("ls", *KEEPLORA), refuses={
-        "fc": NO_ATTENTION, "image-fc": "its heads add to the scores of class prompts, which this mode has not"}),
+    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=KEEPLORA, refuses=NO_TOWER, excludes=BESIDE_FACTORS),
+    "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
+                            excludes=BESIDE_FACTORS),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.

@@ -21,6 +21,7 @@ class KeepLoRAPlus(KeepLoRA):
     """
 
     all_used = True
+    averaged = True
     router = "none"
 
     def __init__(self, **options):
