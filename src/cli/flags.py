@@ -231,6 +231,24 @@ def lora_flags():
     ]
 
 
+def keeplora_flags():
+    return [
+        Flag("--keeplora-rank", "rank of its updates", 16, whole(1), example="8 --method keeplora"),
+        Flag("--keeplora-alpha", "their scale is alpha / rank", 1.0, real(above=0), shown="1",
+             example="2 --method keeplora"),
+        Flag("--keeplora-image-energy", "share of its squared singular values below which the directions of a weight "
+             "of the image tower stay that are protected before the first task", 0.85, real(0, 1),
+             example="0.5 --method keeplora"),
+        Flag("--keeplora-text-energy", "the same of the text tower", 0.2, real(0, 1),
+             example="0.5 --method keeplora"),
+        Flag("--keeplora-feature-energy", "least share of a task's inputs that is protected after it", 0.99,
+             real(above=0, high=1), example="0.9 --method keeplora"),
+        Flag("--keeplora-weight-side", "which directions of a weight are protected before the first task: those of its "
+             "input, as the paper has it, or of its output, as the authors' code", "input",
+             choices=("input", "output"), example="output --method keeplora"),
+    ]
+
+
 def memory_flags():
     return [
         Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1), example="2000 --method icarl"),
@@ -400,7 +418,7 @@ GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "InfLoRA": inflora_flags(), "NuSA-CL": nusa_flags(),
+    "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
     "image-text pairs and linear evaluation": image_text_flags(),
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }

@@ -82,6 +82,10 @@ BESIDE_FACTORS = {
     "lora": "it wraps layers of CLIP itself, and two kinds of factors would train the same weights; leave it out",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
                     "its factors are made again in each task, so a basis would protect nothing; leave it out")}
+KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
+            "keeplora_feature_energy", "keeplora_weight_side")
+NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
+                           "its heads add to the scores of class prompts, and this mode has none")
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -98,6 +102,9 @@ METHODS = {
                             "inflora_memory", "inflora_energy", "inflora_energy_step", "inflora_statistics")),
     "nusa-cl": Method("src.models.nusa:NuSA", uses=("ls", "nusa_rank", "nusa_energy", "nusa_dropout", "nusa_train"),
                       refuses=NO_TOWER, excludes=BESIDE_FACTORS),
+    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=KEEPLORA, refuses=NO_TOWER, excludes=BESIDE_FACTORS),
+    "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
+                            excludes=BESIDE_FACTORS),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.

@@ -12,7 +12,7 @@ from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS, takes
 from src.models.training import train
-from src.run.build import build_device, build_hooks, build_state, command_of, weights_of
+from src.run.build import build_device, build_task, command_of, weights_of
 from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 from src.store.checkpoint import finished_checkpoint
@@ -48,7 +48,7 @@ def reason(method, mode, lora, add_on):
     if texts and "text" not in MODES[mode]:
         return "this mode does not train the text tower"
     if method in WRAPPING:
-        return reason_of_wrapping(mode, lora, add_on)
+        return reason_of_wrapping(method, mode, lora, add_on)
     if lora != "weights" and mode == "fc":
         return "adapters go to the towers, and this mode trains neither"
     if add_on == "ogd" and mode == "fc":
@@ -56,7 +56,7 @@ def reason(method, mode, lora, add_on):
     return None
 
 
-def reason_of_wrapping(mode, lora, add_on):
+def reason_of_wrapping(method, mode, lora, add_on):
     """Of a method that wraps layers itself."""
     if lora != "weights":
         return "it wraps layers of CLIP itself, and two kinds of factors would train the same weights"
@@ -64,6 +64,8 @@ def reason_of_wrapping(mode, lora, add_on):
         return "its factors are made again in each task, so a basis would protect nothing"
     if mode == "fc":
         return "it adapts the towers, and this mode trains neither"
+    if method == "keeplora-plus" and mode in ("image-fc", "image-fc-fixed"):
+        return "its heads add to the scores of class prompts, and this mode has none"
     return None
 
 
@@ -85,8 +87,8 @@ def run(config, name, start):
     command = command_of(config)
     device, datasets = build_device(command.hardware), Datasets(command.data)
     opener = ZeroshotOpener(command.weights, start, device)
-    state = build_state(command.training, datasets, name, start, device, opener)
-    hooks, terms, before = build_hooks(command.training, start), [], {}
+    state, hooks = build_task(command.training, datasets, name, start, device, opener)
+    terms, before = [], {}
     train(state, hooks, lambda state, losses: terms.append(losses), lambda state, hooks: before.update(
         {key: value.detach().clone() for key, value in named_parameters(state.model)}))
     carry = {type(hook).__name__: hook.carry() for hook in hooks}
