@@ -228,6 +228,9 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    for key, reason in method.excludes.items():
+        if config.values[key]:
+            raise UserError(f"--method {config.method} with {FLAGS[key].name}: {reason}")
     mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
     if trains.head and not trains.head_trains and config.fc_init == "zero":
         raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "

@@ -11,14 +11,16 @@ from src.models.hooks import scores_by_itself
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
+    the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
+    called by; ``on_pairs`` another class that the name stands for on image-text
     pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
+    excludes: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
     data: str = "classes"
@@ -83,6 +85,10 @@ METHODS = {
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
+    "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
+                  refuses={"fc": "it holds the towers, and this mode trains neither"},
+                  excludes={"lora": "adapters are merged after a task and the next one has others, so nothing would be "
+                                    "held; leave it out, or train adapters by --method finetune"}),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
 }
