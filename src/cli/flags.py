@@ -292,6 +292,18 @@ def nusa_flags():
     ]
 
 
+def consolidation_flags():
+    return [
+        Flag("--ewc-strength", "lambda: half of it weighs the squared distance from the last task's weights, each "
+             "times its Fisher information", 1000.0, real(0), shown="1000", example="10 --method ewc"),
+        Flag("--ewc-fisher", "squared gradients of log p of each image's label (empirical), of a label drawn from p "
+             "(true), or the empirical ones times p (weighted)", "empirical",
+             choices=("empirical", "true", "weighted"), example="true --method ewc"),
+        Flag("--ewc-decay", "share of the earlier tasks' Fisher information that a new task's is added to", 1.0,
+             real(0, 1), shown="1", example="0.9 --method ewc"),
+    ]
+
+
 def image_text_flags():
     return [
         switch("--joint", "train on the datasets of --train-dataset A,B as one", runs=(TRAIN,),
@@ -418,7 +430,7 @@ GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
+    "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
     "image-text pairs and linear evaluation": image_text_flags(),
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }

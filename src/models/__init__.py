@@ -95,6 +95,10 @@ METHODS = {
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
+    "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
+                  refuses={"fc": "it holds the towers, and this mode trains neither"},
+                  excludes={"lora": "adapters are merged after a task and the next one has others, so nothing would be "
+                                    "held; leave it out, or train adapters by --method finetune"}),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
     "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, excludes=BESIDE_FACTORS,

@@ -281,13 +281,14 @@ class TrainingState:
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
-             drop_last: bool = False) -> Iterator[Batch]:
+             drop_last: bool = False, captions: str | None = None) -> Iterator[Batch]:
         """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
 
         Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
         images, so most passes go in ``modeling.in_eval_mode(state.model)``. The evaluation transform, or crops drawn by
         ``purpose``; in the order of the split, or with ``shuffle`` in one drawn by ``purpose``. The last batch has the
-        images that are left, unless ``drop_last``. Labels are the split's, ``batch.indices`` (B,) the positions in it.
+        images that are left, unless ``drop_last``. Labels are the split's, or with ``captions`` ("random", "first") the
+        numbers of an image's captions, drawn by ``purpose``; ``batch.indices`` (B,) are the positions in the split.
 
         Processes share the images: each gets its rows of every batch, and all get the same number of batches, of which
         the last may have 0 rows. ``state.world.sum`` makes the statistic of all images from those of each process;
@@ -304,7 +305,8 @@ class TrainingState:
         if self.planned:
             return iter(())
         transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
-        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part)
+        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part,
+                               captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
 
     def _until_asked(self, rows: Iterator[int], batches: Iterator[Batch]) -> Iterator[Batch]:

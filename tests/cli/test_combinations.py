@@ -41,6 +41,10 @@ def reason(method, mode, lora, add_on):
     texts = add_on == "texts" and method in DISTILLING
     if lora != "weights" and add_on == "ogd":
         return "adapters are drawn again after merging"
+    if method == "ewc" and lora != "weights":
+        return "adapters are merged after a task and the next one has others"
+    if method == "ewc" and mode == "fc":
+        return "it holds the towers, and this mode trains neither"
     if method in DISTILLING and mode == "fc":
         return "its distillation reaches the towers, and this mode trains neither"
     if method in DISTILLING and mode == "text" and not texts:
@@ -147,6 +151,8 @@ def reason_on_pairs(method, mode, lora, add_on):
         return "it distils over the prompts of classes"
     if METHODS[method].data == "classes" and not METHODS[method].on_pairs:
         return "it learns over the prompts of classes"
+    if method == "ewc" and lora != "weights" and mode in ("whole", "image", "text"):
+        return "adapters are merged after a task and the next one has others"
     if mode not in ("whole", "image", "text"):
         return "image-text pairs have no classes for a head"
     return None

@@ -137,6 +137,24 @@ def test_a_shuffled_pass_is_drawn_by_its_purpose(make_model, make_state):
     assert [index for pair in zip(*cut, strict=True) for index in indices(pair)] == indices(shuffled)
 
 
+@pytest.mark.parametrize("choice", ["first", "random"])
+def test_a_pass_over_pairs_gives_numbers_of_captions(choice, make_model, make_state, task):
+    """One of the image's own, the first or one drawn by the purpose."""
+    split = task.split("train").subset(range(6))
+    captions = [("a", "b", "c")[:1 + index % 3] for index in range(6)]
+    split = dataclasses.replace(split, captions=captions)
+    state = make_state(make_model("vit"))
+    found = {batch.indices[row].item(): batch.labels[row].item()
+             for batch in state.once(split, "pass", 4, shuffle=True, captions=choice)
+             for row in range(len(batch.labels))}
+    first = [sum(map(len, captions[:index])) for index in range(6)]
+    seed = seed_of(42, "tiny", "pass")
+    drawn = [0 if choice == "first" else seed_of(seed, 0, index, "caption") % len(captions[index])
+             for index in range(6)]
+    assert found == {index: first[index] + drawn[index] for index in range(6)}
+    assert choice == "first" or any(drawn)
+
+
 def test_crops_of_a_pass_are_drawn_by_its_purpose(make_model, make_state, device, task):
     """The same ones however the images are batched and shared."""
     state, split = make_state(make_model("vit")), task.split("train")
