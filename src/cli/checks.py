@@ -301,10 +301,16 @@ def _check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE and config.optimizer != "sgd":
+            and _moves_weights(config) and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
                         "1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _moves_weights(config):
+    """Whether an optimiser moves pretrained weights themselves, and not factors beside them or a head alone."""
+    row = config.method_row
+    return TRAIN_MODES[config.train_mode].towers and not (config.lora or row.wraps or row.closed_form)
 
 
 def _check_optimizer(config):

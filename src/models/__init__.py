@@ -13,8 +13,9 @@ class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
     the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
-    called by; ``on_pairs`` another class that the name stands for on image-text
-    pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
+    called by; ``on_pairs`` another class that the name stands for on image-text pairs. ``wraps``: it trains factors of
+    wrapped layers in place of weights, as --lora does. ``data`` and ``closed_form`` of a method repeat what the class
+    says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
@@ -23,6 +24,7 @@ class Method:
     excludes: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
+    wraps: bool = False
     data: str = "classes"
     closed_form: bool = False
 
@@ -101,14 +103,15 @@ METHODS = {
                                     "held; leave it out, or train adapters by --method finetune"}),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
-    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, excludes=BESIDE_FACTORS,
+    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, wraps=True, excludes=BESIDE_FACTORS,
                       uses=("ls", "inflora_rank", "inflora_sites", "inflora_scale", "inflora_dropout",
                             "inflora_memory", "inflora_energy", "inflora_energy_step", "inflora_statistics")),
     "nusa-cl": Method("src.models.nusa:NuSA", uses=("ls", "nusa_rank", "nusa_energy", "nusa_dropout", "nusa_train"),
-                      refuses=NO_TOWER, excludes=BESIDE_FACTORS),
-    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=KEEPLORA, refuses=NO_TOWER, excludes=BESIDE_FACTORS),
+                      refuses=NO_TOWER, wraps=True, excludes=BESIDE_FACTORS),
+    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=KEEPLORA, refuses=NO_TOWER, wraps=True,
+                       excludes=BESIDE_FACTORS),
     "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
-                            excludes=BESIDE_FACTORS),
+                            wraps=True, excludes=BESIDE_FACTORS),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.

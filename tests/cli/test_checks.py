@@ -256,6 +256,14 @@ def test_a_rate_may_be_named_as_the_dataset_is_given():
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
 
 
+@pytest.mark.parametrize(("words", "warned"), [
+    ("", True), ("--method ewc", True), ("--train-mode image-fc", True), ("--train-mode fc", False), ("--lora", False),
+    *((f"--method {name}", False) for name, method in METHODS.items() if method.wraps)])
+def test_a_high_rate_is_one_of_pretrained_weights(words, warned):
+    """Factors beside weights, and heads, take rates of 1e-3."""
+    assert any("is high" in told for told in checked(f"{TASK} --lr 1e-3 --load {__file__} {words}").warnings) == warned
+
+
 @pytest.mark.parametrize(("processes", "words", "fragments"), [
     (2, "--batch-size 5", ["--batch-size 5", "2 processes", "give 4"]),
     (3, "--batch-size 2", ["--batch-size 2", "3 processes", "give 3"]),
