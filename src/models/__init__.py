@@ -85,6 +85,10 @@ METHODS = {
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
+    "rail": Method("src.models.rail:Rail", closed_form=True,
+                   uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
+    "ridge": Method("src.models.bounds:Ridge", uses=("rail_ridge",), closed_form=True),
+    "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
