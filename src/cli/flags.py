@@ -245,8 +245,8 @@ def frozen_feature_flags():
              runs=SCORING, example="dual --method rail"),
         Flag("--rail-width", "random features H of the primal form; it carries H x H numbers from task to task", 15000,
              whole(1), runs=SCORING, example="1000 --method rail"),
-        Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for any "
-             "model of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
+        Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for "
+             "all models of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
              choices=("seeded", "published"), runs=SCORING, example="published --method rail --model ViT-B/16"),
         Flag("--rail-ridge", "strength of ridge regression, in rail and in ridge", parse=real(above=0),
              shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge"),

@@ -87,7 +87,7 @@ METHODS = {
                    data="pairs"),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
-    "ridge": Method("src.models.bounds:Ridge", uses=("rail_ridge",), closed_form=True),
+    "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 

@@ -117,7 +117,7 @@ class Means:
         self.sums = dict(content.get("sums", {}))
 
 
-class Ridge(FrozenFeatures):
+class FrozenRidge(FrozenFeatures):
     """The answers are f W, W being the ridge regression of the one-hot labels of all tasks on f."""
 
     def __init__(self, rail_ridge=None):
