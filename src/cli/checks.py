@@ -203,7 +203,8 @@ def _check_kind_of_data(config):
         raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
-        data = ("image-text pairs: it distils over the prompts of classes" if config.pairs
+        needs = "learns classes" if METHODS[config.method].closed_form else "distils over the prompts of classes"
+        data = (f"image-text pairs: it {needs}" if config.pairs
                 else "class data: it compares the pairs of a batch")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
     if config.joint and config.method == "icarl":

@@ -36,6 +36,10 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "lora-shared": "--method finetune --lora --lora-shared",
     "lora-split": "--method finetune --lora --lora-shared --lora-shared-split-qkvo",
     "ogd": "--method finetune --orthogonal-gradients 10",
+    "rail": "--method rail --batch-size 128",
+    "rail-dual": "--method rail --rail-form dual --batch-size 128",
+    "ridge": "--method ridge",
+    "class-means": "--method class-means",
 }
 PUBLISHED = {  # Transfer / Avg / Last of order I and of order II
     "finetune": ("44.6 / 55.9 / 77.3", "46.6 / 56.2 / 67.4"),
@@ -46,6 +50,11 @@ PUBLISHED = {  # Transfer / Avg / Last of order I and of order II
     "zscl-star": ("62.2 / 72.6 / 84.5", "59.8 / 71.8 / 83.3"),
     "zscl": ("68.1 / 75.4 / 83.6", "64.2 / 74.5 / 83.4"),
 }
+# Methods of 2024 and later: not in ZSCL's tables, and without a script of their own beside scripts/recipe.sh.
+NEWER = {"rail": {"xtail-1": "62.4 / 70.7 / 79.1"},
+         "rail-dual": {"mtil-1-coop": "69.4 / 77.8 / 86.8", "xtail-1": "62.4 / 71.9 / 82.4"}, "ridge": {},
+         "class-means": {}}
+SCRIPTED = [name for name in TABLE if name not in NEWER]
 MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()
 TASK = "--train-dataset toy-colours --iterations 3 --save out"
 
@@ -107,7 +116,8 @@ def test_a_recipe_is_its_flags_typed(name, order):
 def test_published_numbers(name):
     found = {order: " / ".join(numbers[key] for key in ("transfer", "avg", "last"))
              for order, numbers in read_recipe(name).published.items()}
-    assert found == (dict(zip(("mtil-1", "mtil-2"), PUBLISHED[name], strict=True)) if name in PUBLISHED else {})
+    older = dict(zip(("mtil-1", "mtil-2"), PUBLISHED[name], strict=True)) if name in PUBLISHED else {}
+    assert found == NEWER.get(name, older)
 
 
 def test_published_numbers_are_those_of_the_published_matrices():
@@ -363,7 +373,7 @@ def options(command):
     return {word: None if after.startswith("--") else after for word, after in pairs if word.startswith("--")}
 
 
-@pytest.mark.parametrize("name", [*TABLE, *CHAINS, "recipe"])
+@pytest.mark.parametrize("name", [*SCRIPTED, *CHAINS, "recipe"])
 def test_a_script_says_how_it_is_run(name):
     text = script(name)
     assert text.startswith("#!/bin/sh\n# ") and f"#     sh scripts/{name}.sh" in text and "\nset -e\n" in text
@@ -371,7 +381,7 @@ def test_a_script_says_how_it_is_run(name):
     assert subprocess.run(["sh", "-n", str(SCRIPTS / f"{name}.sh")], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_a_script_gives_the_published_numbers(name):
     found = re.findall(r"\d\d\.\d / \d\d\.\d / \d\d\.\d", script(name))
     assert found == list(PUBLISHED.get(name, ()))
@@ -379,7 +389,7 @@ def test_a_script_gives_the_published_numbers(name):
         assert f"mtil-1 {found[0]}, mtil-2 {found[1]}; not measured here" in script(name)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "ogd"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTED if name != "ogd"])
 def test_a_script_runs_its_recipe(record, name):
     status, [command], _ = record(name)
     assert status == 0

@@ -114,7 +114,8 @@ def test_ridge_solves_the_normal_equations_and_leaves_its_sums(kind):
     found = algebra.ridge(gram, targets, .3)
     expected = np.linalg.solve(kept.double().numpy() + .3 * np.eye(7), targets.double().numpy())
     assert found.dtype == torch.float64 and torch.equal(gram, kept)
-    assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+    tolerance = 1e-12 if kind == torch.float64 else 1e-6  # where a product by blocks is not symmetric to the bit
+    assert np.allclose(found.numpy(), expected, rtol=0, atol=tolerance)
 
 
 def test_ridge_in_place_uses_up_its_gram_matrix():

@@ -44,7 +44,7 @@ def features_of(task, split, model, device):
 
 @pytest.fixture
 def score(make_state, tasks, model, device):
-    """-> score(hook, name): trained on "first" and "second", the scores of a task's test images in both label spaces."""
+    """-> score(hook, name): once "first" and "second" are trained, scores of a task's test images."""
     classes = {name: classifier(model, task, device).named(name, name).classes for name, task in tasks.items()}
 
     @torch.no_grad()

@@ -10,8 +10,7 @@ import slow_reference as slow
 import torch
 from cli_files import read_json, rows
 from conftest import random_images, tiny_clip
-from example_runs import TASKS, equal, last_rows, loaded
-from test_examples import assert_as_if_never_interrupted, broken
+from example_runs import COMMON, TASKS, assert_as_if_never_interrupted, broken, equal, last_rows, loaded
 from torch import nn
 
 import src.models.rail
@@ -316,7 +315,6 @@ def test_the_gram_matrix_grows_in_place(learn, state_of):
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 
-COMMON = "--batch-size 4 --workers 0 --precision fp64 --label-space task,all".split()
 ALONE = COMMON[2:]
 RUNS = {"primal": ["--method", "rail", "--rail-width", WIDTH, "--rail-beta", "0.5"],
         "dual": ["--method", "rail", "--rail-form", "dual", "--rail-gamma", "0.5", "--rail-beta", "0.5"],
@@ -380,8 +378,7 @@ def test_a_chain_is_one_process(trained, cli, world, trio, name, tmp_path):
 def test_interrupted_it_resumes_with_the_same_bits(trained, cli, world, trio, name, moment, tmp_path):
     words = ("--load", world.model, *RUNS[name], *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
              tmp_path, "--resume")
-    row = METHODS[RUNS[name][1]]
-    with broken(row, moment, "tones"):
+    with broken(METHODS[RUNS[name][1]].hook(), moment, "tones"):
         assert cli(*words).status == 130
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
