@@ -188,7 +188,8 @@ def shortened(config):
     words = [word for key in ("ref_dataset", "ref_sentences") if config.values[key] in EMBEDDED
              for word in (FLAGS[key].name, EMBEDDED[config.values[key]])]
     if is_closed_form(config):
-        return words + SHORT_EPOCH.split()
+        narrow = config.method == "rail" and config.rail_form == "primal"
+        return words + (f"{SHORT_EPOCH} --rail-width 64" if narrow else SHORT_EPOCH).split()
     if config.kind in TRAINING:
         return words + (SHORT_EPOCH if config.given("epochs") else SHORT).split()
     if config.eval_only:
@@ -197,8 +198,8 @@ def shortened(config):
 
 
 def is_closed_form(config):
-    """A custom method of a training run that takes no steps."""
-    return config.kind in TRAINING and ".py:" in config.method and config.method_row.hook().closed_form
+    """Whether the method of a training run takes no steps."""
+    return config.kind in TRAINING and config.method_row.hook().closed_form
 
 
 def told_nothing_idle(words):

@@ -203,12 +203,17 @@ def _check_kind_of_data(config):
         raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
-        distils = "image_loss" in METHODS[config.method].uses
-        data = ("class data: it compares the pairs of a batch" if not config.pairs else
-                f"image-text pairs: it {'distils' if distils else 'learns'} over the prompts of classes")
+        row = METHODS[config.method]
+        needs = ("learns classes" if row.closed_form else "distils over the prompts of classes"
+                 if "image_loss" in row.uses else "learns over the prompts of classes")
+        data = (f"image-text pairs: it {needs}" if config.pairs
+                else "class data: it compares the pairs of a batch")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
     if config.joint and config.method == "icarl":
         raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
+    if config.joint and config.method_row.closed_form:
+        raise UserError(f"--joint with --method {config.method}: a closed form learns each dataset apart; "
+                        "give them by --dataset-order, in any order: what it learns is the same")
     if config.num_phases > 1 and not config.pairs:
         raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
                         "in CIFAR100/10")
@@ -419,6 +424,8 @@ DEPENDENT = [
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
       "lora_shared_split_qkvo")),
+    ("with --rail-form dual", lambda config: config.rail_form == "primal", ("rail_width", "rail_projection")),
+    ("with --rail-form primal: it has no kernel", lambda config: config.rail_form == "dual", ("rail_gamma",)),
     ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
     ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
     ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(

@@ -112,6 +112,10 @@ METHODS = {
                        excludes=BESIDE_FACTORS),
     "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
                             wraps=True, excludes=BESIDE_FACTORS),
+    "rail": Method("src.models.rail:Rail", closed_form=True,
+                   uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
+    "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
+    "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
