@@ -324,8 +324,12 @@ def data_flags():
              runs=SCORING, example="0.1"),
         Flag("--shots", "training images a class", parse=whole(1), shown="all", example="16"),
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
-        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
-             metavar="FILE", example="split.json"),
+        Flag("--shots-file", "json file that lists the training images, as every few-shot run leaves it in "
+             "<save>/shots.json; with --shots K it must list K of each class", metavar="FILE",
+             example="ckpt/few/shots.json --train-dataset DTD --epochs 5"),
+        Flag("--split-file", "json file of other people's split of --train-dataset; or a folder of CoOp's split files, "
+             "which also name the classes; coop means --data-location", runs=SCORING, metavar="FILE",
+             example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
                "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),

@@ -4,15 +4,16 @@ A list is tied to the listing of files it was drawn from, so that a changed fold
 another split.
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from src.datasets.common import listing_digest
 from src.datasets.seeds import balanced_halves, order_of_epoch, seed_of, shuffled_classes
+from src.datasets.shots import shots_of
 from src.errors import UserError
-from src.machine.files import atomic_file, may_write, read_json
+from src.machine.files import atomic_file, digest_of, may_write, read_json
 
 FOLDER = "splits"  # under --data-location
 RANDOM_SEED, TRAIN_SHARE = 42, 0.8
@@ -33,7 +34,7 @@ def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
     ``files``: the sorted listing as relative POSIX paths, which the lists point into.
     """
     path = Path(root) / FOLDER / f"{name}.json"
-    listing = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    listing = listing_digest(files)
     if path.is_file():
         return _read(path, name, len(files), listing, parts)
     lists = draw()
@@ -86,7 +87,8 @@ def with_shots(task, shots, seed, root):
     lists = stored_lists(root, _list_name(task, f"{shots}shot_seed{seed}"), train.listing(),
                          lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
-                   train_data=_named(task, f"{shots} shots seed {seed}"))
+                   train_data=_named(task, f"{shots} shots seed {seed}"),
+                   shots=shots_of(task.classnames, train, lists["train"]))
 
 
 def draw_shots(labels, shots, seed):
@@ -108,16 +110,24 @@ def with_split_file(task, path):
                         f"({error})") from None
     if not named or named.keys() - {"train", "val", "test"}:
         raise UserError(f"--split-file {path}: has the parts {', '.join(named) or 'none'}; give train, val, test")
-    everything = [task.split(part) for part in task.splits if part in ("train", "val", "test")]
+    by_name = images_by_name(task)
+    splits = {part: find_images(rows, by_name, f"--split-file {path}:") for part, rows in named.items()}
+    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"),
+                   lists={**task.lists, "--split-file": digest_of(path)})
+
+
+def images_by_name(task, parts=("train", "val", "test")):
+    """{last part of its path: [(path, Split, index there)]} of the images of ``parts``, as far as there are such."""
     by_name = {}
-    for split in everything:
+    for split in (task.split(part) for part in task.splits if part in parts):
         for index, file in enumerate(split.listing()):
             by_name.setdefault(file.rsplit("/", 1)[-1], []).append((file, split, index))
-    splits = {part: _find_all(rows, by_name, path) for part, rows in named.items()}
-    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"))
+    return by_name
 
 
-def _find_all(names, by_name, path):
+def find_images(names, by_name, what):
+    """The Split of the images whose paths end as ``names``, in their order. ``by_name`` is what ``images_by_name``
+    gives; ``what`` begins the error of a name that fits none or several."""
     from src.datasets.common import Split
     found = []
     for name in names:
@@ -126,10 +136,10 @@ def _find_all(names, by_name, path):
             if f"/{file}".endswith(f"/{name}"):
                 matches.setdefault(file, (split, index))
         if not matches:
-            raise UserError(f"--split-file {path}: names {name}, which this dataset does not have")
+            raise UserError(f"{what} names {name}, which this dataset does not have")
         if len(matches) > 1 and name not in matches:
-            raise UserError(f"--split-file {path}: names {name}, which fits {' and '.join(sorted(matches)[:2])}; give "
-                            "more of its path")
+            raise UserError(f"{what} names {name}, which fits {' and '.join(sorted(matches)[:2])}; give more of its "
+                            "path")
         found.append(matches[name] if name in matches else next(iter(matches.values())))
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],

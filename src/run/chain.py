@@ -10,7 +10,7 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.run.sequence import Run, note_custom_method
+from src.run.sequence import Run, as_trained, note_custom_method
 from src.run.weights import starting_checkpoint, weights_before
 
 
@@ -22,8 +22,7 @@ def rebuild(command):
     weights = command.weights
     chain = {path: _outline(weights, path) for path in weights.loaded}
     trained, last = _trained(chain), list(chain.values())[-1]
-    made = last.get("config", {})
-    run = Run(command.as_trained(made))
+    run = Run(as_trained(command, last))
     if not run.evaluated:
         sources = [_source(entry) for entry in last["history"]]
         run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 
-from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits
+from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_of, splits
+from src.datasets.shots import with_shots_file
 from src.errors import UserError
 from src.templates.collections import SIMPLE, TEMPLATES
 
@@ -15,6 +16,7 @@ class Datasets:
 
     def __init__(self, data):
         self.data, self._template = data, _templates(data.template)
+        self._lists = coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
@@ -33,6 +35,8 @@ class Datasets:
         whole, phase = phase_of(name)
         base, part, parts = class_split(whole)
         task = self._opened(base)
+        if self._lists and not self._only_refers_to(whole):
+            task = self._with_lists(base, task)
         if part is not None:
             task = splits.with_classes(task, part, parts, data.seed)
         if self._template and task.templates is SIMPLE:
@@ -47,6 +51,10 @@ class Datasets:
         elif data.val_fraction and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
+
+    def _with_lists(self, name, task):
+        """The dataset ``name``, split by the lists of --split-file DIR."""
+        return coop.with_lists(task, self._lists)
 
     def _only_refers_to(self, name):
         """Whether a dataset serves as reference only, which needs no test split."""
@@ -66,10 +74,14 @@ class Datasets:
 
     def _trained_splits(self, task):
         data, root = self.data, self.data.data_location
-        if data.split_file:
+        if self._lists and not coop.has_list(class_split(task.name)[0]) and "val" not in task.splits:
+            task = coop.with_own_split(task, root)
+        if data.split_file and not self._lists:
             task = splits.with_split_file(task, data.split_file)
         if data.val_fraction:
             task = splits.with_validation(task, data.val_fraction, root)
+        if data.shots_file:
+            return with_shots_file(task, data.shots_file, data.shots)
         if data.shots:
             task = splits.with_shots(task, data.shots, data.shot_seed, root)
         return task

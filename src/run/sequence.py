@@ -8,6 +8,8 @@ import time
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.loading import require_shares
+from src.datasets.shots import FILE as SHOTS
+from src.datasets.shots import with_entry
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
@@ -71,7 +73,7 @@ class Run:
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
         load = self.command.weights.load
-        self.command = self.command.as_trained(checkpoint.get("config", {}))
+        self.command = as_trained(self.command, checkpoint)
         self.scoring, self.files = self.command.scoring, self.command.files
         self.datasets = self.open_datasets(self.command.data)
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
@@ -131,9 +133,17 @@ class Run:
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
+            inputs |= lists_of(self.datasets.open(name))
+        self._keep_shots(name)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         return self._finished(name, inputs) if finished else TaskRun(self, name, start, inputs).train()
+
+    def _keep_shots(self, name):
+        """Add the images of a few-shot task to the list that --shots-file reads."""
+        task = self.datasets.open(name)
+        if task.shots:
+            self.folder.write_json(SHOTS, with_entry(self.folder.read_json(SHOTS), task.name, task.shots))
 
     def is_finished(self, name):
         return not self.files.overwrite and self.folder.has(f"{stem(name)}.pth")
@@ -222,6 +232,20 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+
+def as_trained(command, checkpoint):
+    """The command with what scores depend on and no flag gives as the checkpoint was trained; a note names the split
+    files."""
+    found = command.as_trained(checkpoint.get("config", {}))
+    if found.data.split_file != command.data.split_file:
+        print(f"note: --split-file {found.data.split_file}, as the checkpoint was trained")
+    return found
+
+
+def lists_of(task):
+    """{flag and file: digest} of the lists of others that split a Task, or the parts that it joins."""
+    return {flag: digest for part in (task, *task.parts) for flag, digest in part.lists.items()}
 
 
 def _as_written(checkpoint):

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 
 from src.store.settings import Files
 
+# How data are cut into classes and splits, {flag key: whether a value of it holds for whatever is scored}. A split file
+# of one dataset holds for that one only.
+CUTS = {"seed": lambda value: True, "split_file": lambda value: not value.endswith(".json")}
+
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -58,6 +63,7 @@ class Data:
     val_fraction: float | None
     shots: int | None
     shot_seed: int
+    shots_file: str | None
     flickr_splits: tuple
     caption_choice: str
     num_phases: int
@@ -194,7 +200,7 @@ class Single:
 
 @dataclass(frozen=True)
 class Command:
-    """All that a run is told. ``seed_given``: whether --seed is."""
+    """All that a run is told. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
 
     hardware: Hardware
     weights: Weights
@@ -203,13 +209,14 @@ class Command:
     scoring: Scoring
     files: Files
     quiet: bool
-    seed_given: bool
+    cuts_given: tuple
 
     def as_trained(self, made):
-        """The same with what scores depend on and no flag gives as ``made``, the stored flags of a checkpoint, has it:
-        the seed, which cuts class splits."""
-        seed = made.get("seed")
-        if self.seed_given or seed is None:
+        """The same with the CUTS that no flag gives as ``made``, the stored flags of a checkpoint, has them."""
+        found = {key: made[key] for key, holds in CUTS.items()
+                 if key not in self.cuts_given and made.get(key) is not None and holds(made[key])}
+        if not found:
             return self
-        return replace(self, data=replace(self.data, seed=seed), scoring=replace(self.scoring, seed=seed),
-                       files=self.files.with_seed(seed))
+        scored = {key: value for key, value in found.items() if hasattr(self.scoring, key)}
+        return replace(self, data=replace(self.data, **found), scoring=replace(self.scoring, **scored),
+                       files=self.files.with_values(found))
