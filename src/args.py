@@ -24,7 +24,7 @@ from src.machine.files import named_paths
 from src.models import find_method
 
 # What earlier versions, which lacked these flags, did: a run of theirs has the same configuration.
-UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor")}
+UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor", "class_order")}
 
 
 @dataclass(frozen=True)

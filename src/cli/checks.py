@@ -15,7 +15,7 @@ from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
-from src.datasets.coop import WORD
+from src.datasets.coop import DIKI, WORD
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
@@ -281,7 +281,9 @@ def _check_splits(config):
     if of_one and not config.train_dataset:
         raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or a folder of "
                         "split files")
-    if config.split_file and config.val_fraction:
+    if config.val_fraction == DIKI and (of_one or not config.split_file):
+        raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
+    if config.split_file and config.val_fraction not in (None, DIKI):
         raise UserError("--split-file fixes the splits; it excludes --val-fraction")
     if config.kind in TRAINING and config.given("shot_seed") and (config.shots_file or not config.shots):
         yield WARNING, ("--shot-seed has no effect with --shots-file, which lists the images" if config.shots_file else
@@ -398,6 +400,8 @@ LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linea
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("without class splits, such as CIFAR100/10", lambda config: any(class_split(name)[1] for name in config.trained),
+     ("class_order",)),
     ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
     ("on image-text pairs: they have no classes", lambda config: not config.pairs,
      ("shots", "shots_file", "val_fraction", "ls")),

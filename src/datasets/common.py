@@ -105,7 +105,8 @@ class Task:
 
     def split(self, name):
         if name not in self.splits:
-            raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}")
+            raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
+                            "list another")
         split = self.splits[name]
         return split() if callable(split) else split
 

@@ -5,11 +5,12 @@ Aircraft has the text lists of its own archive, ``images_variant_<part>.txt``. N
 """
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
 from src.datasets.common import some
-from src.datasets.splits import find_images, images_by_name, with_validation
+from src.datasets.splits import find_images, images_by_name, split_of, with_validation
 from src.errors import UserError
 from src.machine.files import digest_of, read_json, read_lines
 
@@ -23,6 +24,8 @@ VARIANTS = "Aircraft"  # the dataset with text lists
 VARIANT_LISTS = {part: f"images_variant_{part}.txt" for part in PARTS}
 OWN_VAL = 0.2  # of each class of train, where no list exists: the share that CoOp's own rule holds out
 OWN_SPLIT = "own split"
+DIKI = "diki"  # the value of --val-fraction that means: where no list exists, as DIKI's code draws
+DIKI_DRAWS, DIKI_SEED = ("CIFAR100", "MNIST"), 42
 
 
 def folder_of(split_file, root):
@@ -125,8 +128,8 @@ def _lines(path):
 
 def _split_by(task, parts, classnames, paths):
     what = f"--split-file: {paths[0]}"
-    by_name = images_by_name(task)
-    found = {part: find_images([path.lstrip("/") for path, _, _ in rows], by_name, what)
+    by_name = images_by_name(task.split(part) for part in PARTS if part in task.splits)
+    found = {part: split_of(find_images([path.lstrip("/") for path, _, _ in rows], by_name, what))
              for part, rows in parts.items()}
     _refuse_twice(found, what)
     _refuse_other_labels(task, parts, found, classnames, what)
@@ -179,3 +182,37 @@ def with_own_split(task, root):
     print(f"note: {task.name}: no list exists of it, so its split is ours: {100 * OWN_VAL:g} % of each class of train "
           "become val; not comparable with papers that drew another")
     return replace(with_validation(task, OWN_VAL, root), train_data=f"{OWN_SPLIT}, val {OWN_VAL:g}")
+
+
+def with_diki_split(task, labels):
+    """Train and val of a dataset as DIKI's code draws them (Tang et al., 2024): train by one draw and val by the next,
+    so that most of val trains too; a note counts it. ``labels``: {dataset: labels of its train part} of all datasets of
+    the sequence that it draws, in order, since each draw moves the ones after it."""
+    train, val = drawn_like_diki(labels)[task.name]
+    split = task.split("train")
+    both = len(set(train) & set(val))
+    print(f"note: {task.name}: no list exists of it, so its split is ours, drawn as DIKI's code does: {both} of its "
+          f"{len(val)} val images are training images too")
+    return replace(task, splits={**task.splits, "train": split.subset(train), "val": split.subset(val)},
+                   train_data=f"{OWN_SPLIT}, drawn as by DIKI")
+
+
+def drawn_like_diki(labels):
+    """{dataset: (train indices, val indices)} by Python's generator: the first pass over the datasets gives train, the
+    second val; in each the classes, in the order in which they appear, are shuffled and a fifth of each is val."""
+    generator = random.Random(DIKI_SEED)
+    passes = [{name: _shuffled_halves(found, generator) for name, found in labels.items()} for _ in ("train", "val")]
+    return {name: (passes[0][name][0], passes[1][name][1]) for name in labels}
+
+
+def _shuffled_halves(labels, generator):
+    by_class = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
+    train, val = [], []
+    for members in by_class.values():
+        generator.shuffle(members)
+        cut = round(OWN_VAL * len(members))
+        val += members[:cut]
+        train += members[cut:]
+    return train, val

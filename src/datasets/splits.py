@@ -9,8 +9,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from src.datasets.class_orders import class_bounds, class_order
 from src.datasets.common import listing_digest
-from src.datasets.seeds import balanced_halves, order_of_epoch, seed_of, shuffled_classes
+from src.datasets.seeds import balanced_halves, seed_of, shuffled_classes
 from src.datasets.shots import shots_of
 from src.errors import UserError
 from src.machine.files import atomic_file, digest_of, may_write, read_json
@@ -99,7 +100,8 @@ def draw_shots(labels, shots, seed):
 def with_split_file(task, path):
     """Splits as a json file of other people's gives them: {"train": [[image path, label, class name], ...], ...}.
 
-    Images are found by the end of their path; labels stay this framework's.
+    Images are found by the end of their path; labels stay this framework's. Parts that the file does not list keep
+    their images but those that it lists in others.
     """
     try:
         content = read_json(path)
@@ -110,25 +112,33 @@ def with_split_file(task, path):
                         f"({error})") from None
     if not named or named.keys() - {"train", "val", "test"}:
         raise UserError(f"--split-file {path}: has the parts {', '.join(named) or 'none'}; give train, val, test")
-    by_name = images_by_name(task)
-    splits = {part: find_images(rows, by_name, f"--split-file {path}:") for part, rows in named.items()}
+    parts = {part: task.split(part) for part in ("train", "val", "test") if part in task.splits}
+    by_name = images_by_name(parts.values())
+    found = {part: find_images(rows, by_name, f"--split-file {path}:") for part, rows in named.items()}
+    splits = {part: split_of(places) for part, places in found.items()}
+    taken = {(id(split), index) for places in found.values() for split, index in places}
+    for part, split in parts.items():
+        kept = [index for index in range(len(split)) if (id(split), index) not in taken]
+        if part not in named and len(kept) < len(split):
+            print(f"note: --split-file {path}: {len(split) - len(kept)} images of {part} are listed in other parts and "
+                  "leave it")
+            splits[part] = split.subset(kept)
     return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"),
                    lists={**task.lists, "--split-file": digest_of(path)})
 
 
-def images_by_name(task, parts=("train", "val", "test")):
-    """{last part of its path: [(path, Split, index there)]} of the images of ``parts``, as far as there are such."""
+def images_by_name(splits):
+    """{last part of its path: [(path, Split, index there)]} of all images."""
     by_name = {}
-    for split in (task.split(part) for part in task.splits if part in parts):
+    for split in splits:
         for index, file in enumerate(split.listing()):
             by_name.setdefault(file.rsplit("/", 1)[-1], []).append((file, split, index))
     return by_name
 
 
 def find_images(names, by_name, what):
-    """The Split of the images whose paths end as ``names``, in their order. ``by_name`` is what ``images_by_name``
-    gives; ``what`` begins the error of a name that fits none or several."""
-    from src.datasets.common import Split
+    """[(Split, index there)] of the images whose paths end as ``names``, in their order. ``by_name`` is what
+    ``images_by_name`` gives; ``what`` begins the error of a name that fits none or several."""
     found = []
     for name in names:
         matches = {}
@@ -141,6 +151,12 @@ def find_images(names, by_name, what):
             raise UserError(f"{what} names {name}, which fits {' and '.join(sorted(matches)[:2])}; give more of its "
                             "path")
         found.append(matches[name] if name in matches else next(iter(matches.values())))
+    return found
+
+
+def split_of(found):
+    """The Split of [(Split, index there)]."""
+    from src.datasets.common import Split
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],
                  [split.listing()[index] for split, index in found],
@@ -148,12 +164,12 @@ def find_images(names, by_name, what):
                  if all(split.path for split, _ in found) else None)
 
 
-def with_classes(task, part, parts, seed):
-    """Class split ``part`` of ``parts``: the classes in a seeded order, cut at floor(C k / parts); all images of those
-    classes, labels counted from 0."""
-    classes = len(task.classnames)
-    order = order_of_epoch(classes, seed_of(seed, task.name, "class order"), 0)
-    chosen = order[classes * (part - 1) // parts:classes * part // parts]
+def with_classes(task, part, parts, seed, order="seed"):
+    """Class split ``part`` of ``parts``: the classes in the order that ``class_order`` gives, cut at floor(C k / parts)
+    or, where ``parts`` is (base classes, step), at those; all images of those classes, labels counted from 0."""
+    order = class_order(task.name, len(task.classnames), order, seed)
+    first, last = class_bounds(len(task.classnames), part, parts)
+    chosen = order.numbers[first:last]
     place = {label: position for position, label in enumerate(chosen)}
 
     def cut(split):
@@ -164,8 +180,9 @@ def with_classes(task, part, parts, seed):
                             "splits")
         kept = split.subset([index for index, label in enumerate(split.labels) if label in place])
         return replace(kept, labels=[place[label] for label in kept.labels])
-    name = f"{task.name}-{part}of{parts}"
-    return replace(task, name=name, place=f"{task.place or task.name}-{part}of{parts}_order{seed}",
+    cut_at = "+".join(map(str, parts)) if isinstance(parts, tuple) else parts
+    return replace(task, name=f"{task.name}-{part}of{cut_at}", lists=task.lists | order.lists,
+                   place=f"{task.place or task.name}-{part}of{cut_at}_order{order.mark}",
                    classnames=[task.classnames[label] for label in chosen],
                    splits={key: cut(split) for key, split in task.splits.items()})
 

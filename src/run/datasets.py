@@ -4,8 +4,10 @@ import dataclasses
 import functools
 
 from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_of, splits
+from src.datasets.published_folders import with_remark
 from src.datasets.shots import with_shots_file
 from src.errors import UserError
+from src.run.settings import FOR_ALL
 from src.templates.collections import SIMPLE, TEMPLATES
 
 OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
@@ -15,7 +17,8 @@ class Datasets:
     """Opens each dataset once a run, with the splits and templates that the flags ask for."""
 
     def __init__(self, data):
-        self.data, self._template = data, _templates(data.template)
+        self._for_all = (data.template or "").startswith(FOR_ALL)
+        self.data, self._template = data, _templates(data.template and data.template.removeprefix(FOR_ALL))
         self._lists = coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
@@ -38,8 +41,8 @@ class Datasets:
         if self._lists and not self._only_refers_to(whole):
             task = self._with_lists(base, task)
         if part is not None:
-            task = splits.with_classes(task, part, parts, data.seed)
-        if self._template and task.templates is SIMPLE:
+            task = splits.with_classes(task, part, parts, data.seed, data.class_order)
+        if self._template and (self._for_all or task.templates is SIMPLE):
             task = dataclasses.replace(task, templates=self._template)
         if data.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
@@ -48,7 +51,7 @@ class Datasets:
             task = self._trained_pairs(task, whole, phase) if name in self.data.trained else task
         elif trained or name in self.data.trained:
             task = self._trained_splits(task)
-        elif data.val_fraction and data.eval_split == "val":
+        elif data.val_fraction not in (None, coop.DIKI) and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
 
@@ -74,17 +77,27 @@ class Datasets:
 
     def _trained_splits(self, task):
         data, root = self.data, self.data.data_location
+        if data.class_order == "pilot" and not data.split_file:
+            task = with_remark(task, class_split(task.name)[0])
         if self._lists and not coop.has_list(class_split(task.name)[0]) and "val" not in task.splits:
-            task = coop.with_own_split(task, root)
+            task = self._own_split(task)
         if data.split_file and not self._lists:
             task = splits.with_split_file(task, data.split_file)
-        if data.val_fraction:
+        if data.val_fraction not in (None, coop.DIKI):
             task = splits.with_validation(task, data.val_fraction, root)
         if data.shots_file:
             return with_shots_file(task, data.shots_file, data.shots)
         if data.shots:
             task = splits.with_shots(task, data.shots, data.shot_seed, root)
         return task
+
+
+    def _own_split(self, task):
+        """Train and val of a dataset that has no list among those of --split-file DIR."""
+        if self.data.val_fraction != coop.DIKI or task.name not in coop.DIKI_DRAWS:
+            return coop.with_own_split(task, self.data.data_location)
+        drawn = [name for name in self.data.trained if name in coop.DIKI_DRAWS]
+        return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 
 def _templates(name):

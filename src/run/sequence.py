@@ -134,10 +134,13 @@ class Run:
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
             inputs |= lists_of(self.datasets.open(name))
-        self._keep_shots(name)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
-        return self._finished(name, inputs) if finished else TaskRun(self, name, start, inputs).train()
+        if finished:
+            return self._finished(name, inputs)
+        task = TaskRun(self, name, start, inputs)  # refuses a resume point of other inputs
+        self._keep_shots(name)
+        return task.train()
 
     def _keep_shots(self, name):
         """Add the images of a few-shot task to the list that --shots-file reads."""
@@ -235,11 +238,12 @@ class Run:
 
 
 def as_trained(command, checkpoint):
-    """The command with what scores depend on and no flag gives as the checkpoint was trained; a note names the split
-    files."""
+    """The command with what scores depend on and no flag gives as the checkpoint was trained; notes say so of all but
+    the seed."""
     found = command.as_trained(checkpoint.get("config", {}))
-    if found.data.split_file != command.data.split_file:
-        print(f"note: --split-file {found.data.split_file}, as the checkpoint was trained")
+    for key in ("split_file", "class_order", "template"):
+        if getattr(found.data, key) != getattr(command.data, key):
+            print(f"note: --{key.replace('_', '-')} {getattr(found.data, key)}, as the checkpoint was trained")
     return found
 
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from src.store.settings import Files
 
-# How data are cut into classes and splits, {flag key: whether a value of it holds for whatever is scored}. A split file
-# of one dataset holds for that one only.
-CUTS = {"seed": lambda value: True, "split_file": lambda value: not value.endswith(".json")}
+FOR_ALL = "all:"  # before a template that replaces those of all data
+# How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
+# split file of one dataset holds for that one only.
+CUTS = {"seed": lambda value: True, "split_file": lambda value: not value.endswith(".json"),
+        "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
 
 
 
@@ -53,6 +55,7 @@ class Data:
     skip_bad_images: bool
     template: str | None
     seed: int
+    class_order: str
     joint: bool
     wilds_split: str
     eval_split: str
@@ -60,7 +63,7 @@ class Data:
     ref_dataset: str | None
     ref_sentences: str | None
     split_file: str | None
-    val_fraction: float | None
+    val_fraction: float | str | None
     shots: int | None
     shot_seed: int
     shots_file: str | None

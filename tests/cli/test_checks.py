@@ -221,6 +221,8 @@ def test_warnings(words, fragments):
     ("--dataset-order toy --split-file " + __file__, ["--split-file", "--train-dataset"]),
     (f"{TASK} --split-file {__file__} --val-fraction 0.5", ["--split-file", "--val-fraction"]),
     (f"{TASK} --split-file coop --val-fraction 0.5", ["--split-file", "--val-fraction"]),
+    (f"{TASK} --val-fraction diki", ["--val-fraction diki", "--split-file DIR"]),
+    (f"{TASK} --val-fraction diki --split-file {__file__}", ["--val-fraction diki", "--split-file DIR"]),
     ("--dataset-order toy --split-file /no/lists", ["--split-file /no/lists", "no such file or folder", "coop"]),
     (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
     ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),

@@ -6,7 +6,7 @@ from src.args import parse
 from src.cli import checks
 from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
-from src.datasets import DATASETS
+from src.datasets import DATASETS, expand
 
 MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()
 MTIL_2 = "StanfordCars Food MNIST OxfordPet Flowers SUN397 Aircraft Caltech101 DTD EuroSAT CIFAR100".split()
@@ -64,6 +64,29 @@ def test_xtail_has_the_published_number_of_classes():
     for name in ("xtail-1", "xtail-2"):
         classes = [DATASETS[task].classes for task in PROTOCOLS[name].order]
         assert len(classes) == 10 and sum(classes) == 1101
+
+
+CIL = {"cil-zscl-cifar100-10": ("CIFAR100/10", 10), "cil-zscl-cifar100-20": ("CIFAR100/20", 20),
+       "cil-zscl-cifar100-50": ("CIFAR100/50", 50), "cil-zscl-tinyimagenet-100-5": ("TinyImageNet/100+5", 21),
+       "cil-zscl-tinyimagenet-100-10": ("TinyImageNet/100+10", 11),
+       "cil-zscl-tinyimagenet-100-20": ("TinyImageNet/100+20", 6), "cil-pilot-cifar100-10": ("CIFAR100/10", 10),
+       "cil-pilot-imagenetr-10": ("ImageNetR/10", 10), "cil-pilot-cub200-10": ("CUB200/10", 10)}
+
+
+@pytest.mark.parametrize("name", CIL)
+def test_class_incremental_presets(name):
+    order, tasks = CIL[name]
+    config = parse(["--dataset-order", name])
+    assert config.dataset_order == expand((order,)) and len(config.dataset_order) == tasks
+    line = name.split("-")[1]
+    assert config.class_order == line and config.label_space == ("seen",) and config.origins["lr"] == f"protocol {name}"
+    assert config.template == {"zscl": "all:a bad photo of a {c}.", "pilot": "all:a photo of a {c}."}[line]
+    assert (config.epochs, config.iterations, config.batch_size, config.ls) == (1, None, 64, 0.2)
+    checks.check(config)
+
+
+def test_every_preset_of_the_class_incremental_setting_is_tested():
+    assert {name for name in PROTOCOLS if name.startswith("cil-")} == CIL.keys()
 
 
 def test_values_for_one_method_only():

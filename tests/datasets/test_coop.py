@@ -1,12 +1,14 @@
 """CoOp's lists: their formats, their classes, what is refused, and what happens where none exists."""
 
+import random
+
 import pytest
 from cli_files import BATCH, RATE, read_json, rows
 from dataset_files import CALTECH, label_of, put_json, put_text
 
 from src.args import parse
 from src.datasets import open_task
-from src.datasets.coop import LISTS, VARIANT_LISTS, find_lists, folder_of, with_lists
+from src.datasets.coop import LISTS, VARIANT_LISTS, drawn_like_diki, find_lists, folder_of, with_lists
 from src.errors import UserError
 from src.run.build import data_of
 from src.run.datasets import Datasets
@@ -209,6 +211,40 @@ def test_a_dataset_without_a_list_has_our_own_split_and_says_so(datasets, capsys
     assert {part: len(task.split(part)) for part in PARTS} == {"train": 100, "val": 100, "test": 100}
     assert task.train_data == "own split, val 0.2"
     assert "note: CIFAR100: no list exists of it, so its split is ours" in capsys.readouterr().out
+
+
+def as_diki_draws(sets):
+    """{dataset: (train, val)} by the global generator, as a program that seeds it once and asks for train, then val."""
+    random.seed(42)
+    found = {name: [] for name in sets}
+    for _ in range(2):
+        for name, labels in sets.items():
+            train, val = set(), set()
+            for label in dict.fromkeys(labels):
+                places = [place for place, other in enumerate(labels) if other == label]
+                random.shuffle(places)
+                for number, place in enumerate(places):
+                    (val if number < round(len(places) * 0.2) else train).add(place)
+            found[name].append((train, val))
+    return {name: (draws[0][0], draws[1][1]) for name, draws in found.items()}
+
+
+@pytest.mark.parametrize("order", [("CIFAR100", "MNIST"), ("MNIST", "CIFAR100")])
+def test_the_draws_of_diki(order):
+    """Train of the first pass, val of the second: four fifths of val are training images. Each order has its own."""
+    kinds = {"CIFAR100": [index * 7 % 10 for index in range(500)], "MNIST": [index * 3 % 5 for index in range(203)]}
+    sets = {name: kinds[name] for name in order}
+    found = {name: tuple(map(set, halves)) for name, halves in drawn_like_diki(sets).items()}
+    assert found == as_diki_draws(sets)
+    assert found != as_diki_draws(dict(reversed(sets.items())))
+    train, val = found["CIFAR100"]
+    assert (len(train), len(val)) == (400, 100) and 65 < len(train & val) < 95
+
+
+def test_a_dataset_without_a_list_as_diki_draws_it(datasets, capsys):
+    task = datasets("--dataset-order DTD,CIFAR100 --iterations 1 --val-fraction diki").open("CIFAR100")
+    assert task.train_data == "own split, drawn as by DIKI" and {"train", "val", "test"} == {*task.splits}
+    assert "no list exists of it, so its split is ours, drawn as DIKI's code does" in capsys.readouterr().out
 
 
 def test_what_is_scored_only_is_split_by_the_lists_too(datasets, capsys):

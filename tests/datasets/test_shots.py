@@ -210,6 +210,7 @@ def test_a_list_that_was_changed_since_a_task_was_trained_on_it(train, tmp_path)
     shutil.copy(tmp_path / "seed1" / FILE, file)
     done = train(tmp_path / "out", "--shots-file", file)
     assert done.status == 2 and "another content of --shots-file (colours)" in done.err, done.err
+    assert read_json(tmp_path / "out" / FILE) == read_json(tmp_path / "seed0" / FILE), "what was trained on is kept"
 
 
 def test_a_run_without_shots_writes_no_list(train, tmp_path):

@@ -39,13 +39,13 @@ class PlannedDatasets(Datasets):
     def _with_lists(self, name, task):
         """As it comes where it is not here; lists that are missing are a refusal."""
         try:
-            if name in self.fetched or name in self.refused:
-                coop.has_list(name) and coop.find_lists(name, self._lists)
-                return task
-            return super()._with_lists(name, task)
+            if name not in self.fetched and name not in self.refused:
+                return super()._with_lists(name, task)
+            if coop.has_list(name):
+                coop.find_lists(name, self._lists)
         except UserError as error:
             self.refused[name] = str(error)
-            return task
+        return task
 
     def state_of(self, name):
         """Of a dataset that was asked for."""
