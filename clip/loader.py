@@ -19,6 +19,7 @@ __all__ = ["ARCHITECTURE", "FORMAT", "MEAN", "STD", "LoadError", "architecture_o
 FORMAT = 1
 # Keys of an architecture that no shape determines: several sizes of images have as many patches.
 NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
+LARGEST_SCALE = 4.7  # CLIP's training keeps it at ln 100; half precision rounds that up
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
 # What stands beside the weights in our checkpoints.
@@ -51,29 +52,35 @@ def load(name, device="cpu", cache=None, architecture=None):
 
 def build(checkpoint):
     """What ``read_checkpoint`` gave -> CLIP in the weights' type, every tensor matched."""
-    architecture, weights = checkpoint["architecture"], checkpoint["state_dict"]
-    stored = sum(value.numel() for value in weights.values())
-    if least_values(architecture) > MOST_BEYOND * stored + SLACK:  # building it could take any memory
-        raise LoadError(f"the weights do not fit the architecture: it has {least_values(architecture):,} values or "
-                        f"more, the file {stored:,}{_as_published(weights)}")
-    model = CLIP(**architecture).to(weights["token_embedding.weight"].dtype)
-    load_strictly(model, weights)
+    weights = checkpoint["state_dict"]
+    model = CLIP(**checkpoint["architecture"]).to(weights["token_embedding.weight"].dtype)
+    model.load_state_dict(weights)
     return model
 
 
-def load_strictly(model, state_dict):
-    """Load with every name and shape matched, or raise LoadError with what differs."""
-    own = model.state_dict()
-    differences = [f"missing {name}" for name in own if name not in state_dict]
-    differences += [f"unexpected {printable(name, 100)}" for name in state_dict if name not in own]
-    differences += [f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
-                    for name, value in state_dict.items() if name in own and value.shape != own[name].shape]
-    if differences:
-        shown = "; ".join(differences[:MOST_SHOWN])
+def require_fit(architecture, state_dict, path):
+    """LoadError where the tensors of the file ``path`` are not those of the architecture, name for name and shape for
+    shape: it lists what differs and says what to do."""
+    stored = sum(value.numel() for value in state_dict.values())
+    if least_values(architecture) > MOST_BEYOND * stored + SLACK:  # listing its tensors could take any memory
+        raise LoadError(f"{path}: the weights do not fit the architecture: it has {least_values(architecture):,} "
+                        f"values or more, the file {stored:,}{_as_published(state_dict)}; {OTHER_SHAPES}")
+    with torch.device("meta"):
+        own = CLIP(**architecture).state_dict()
+    missing = [f"missing {name}" for name in own if name not in state_dict]
+    unexpected = [f"unexpected {printable(name, 100)}" for name in state_dict if name not in own]
+    misshapen = [f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
+                 for name, value in state_dict.items() if name in own and value.shape != own[name].shape]
+    if differences := missing + unexpected + misshapen:
         more = len(differences) - MOST_SHOWN
-        raise LoadError(f"the weights do not fit the architecture: {shown}{f' and {more} more' if more > 0 else ''}"
-                        f"{_as_published(state_dict)}")
-    model.load_state_dict(state_dict)
+        way_out = OTHER_SHAPES if misshapen else OTHER_NAMES
+        raise LoadError(f"{path}: the weights do not fit the architecture: {'; '.join(differences[:MOST_SHOWN])}"
+                        f"{f' and {more} more' if more > 0 else ''}{_as_published(state_dict)}; {way_out}")
+
+
+OTHER_NAMES = "save the whole state_dict() of one CLIP into a file, and nothing else, and give that"
+OTHER_SHAPES = ("give a file whose tensors all belong to one CLIP, as OpenAI, open_clip or transformers lay them out, "
+                "or fetch it again")
 
 
 def _as_published(state_dict):
@@ -164,7 +171,16 @@ def read_checkpoint(path, given=None, name="the given architecture"):
     state_dict = _checked_tensors(weights.tensors, path)
     architecture, assumed = _settled(state_dict, weights, given or {}, name, path)
     _check_ours({}, architecture, path)
-    return {"architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": weights.notes}
+    require_fit(architecture, state_dict, path)
+    notes, scale = weights.notes, float(state_dict["logit_scale"])
+    if scale > LARGEST_SCALE:
+        notes = [*notes, f"{path} has logit_scale {scale:g}: cosines are multiplied by e^{scale:g}. CLIP's is at most "
+                         "ln 100 = 4.605; probabilities are wrong where the file holds the factor itself"]
+    if architecture["vocab_size"] > catalog.VOCABULARY_SIZE:
+        notes = [*notes, f"{path} has {architecture['vocab_size']} token embeddings: the first "
+                         f"{catalog.VOCABULARY_SIZE} are used, as OpenAI's tokenizer numbers them; with another "
+                         "tokenizer every score is wrong"]
+    return {"architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": notes}
 
 
 def _our_checkpoint(content, given, name, path):
@@ -181,18 +197,19 @@ def _our_checkpoint(content, given, name, path):
     architecture = catalog.completed(architecture)
     holds = content.get("model") or "another architecture"
     refuse_other(given, architecture | {"vision_heads": catalog.vision_heads(architecture)}, holds, name, path)
+    require_fit(architecture, state_dict, path)
     return {**content, "architecture": architecture, "state_dict": state_dict, "assumed": assumed, "notes": []}
 
 
 def _settled(state_dict, weights, given, name, path):
     """(architecture, assumed): keys from the shapes, the file or its configuration, ``given``, else assumed."""
     stated, source = (weights.stated, weights.source) if weights else ({}, "")
-    by_shape = architecture_of(state_dict)
+    by_shape = _by_shape(state_dict, path)
     usual = catalog.DEFAULTS | {key: by_shape.pop(key) for key in NOT_SHAPES if key in by_shape}
     for key in stated.keys() - usual.keys() - {"vision_mlp_width", "transformer_mlp_width"}:
         if stated[key] != by_shape.get(key):
-            raise LoadError(f"{source} describes another model than {path}: {key} is {stated[key]} there, "
-                            f"{by_shape.get(key)} in the weights; lay the weights into a folder without it")
+            raise LoadError(f"{path} is not the model that {source} describes: {key} is {by_shape.get(key)}, not "
+                            f"{stated[key]}; lay the weights into a folder without it")
     refuse_other(given, by_shape | stated, published_name(by_shape) or "another architecture", name, path)
     known = {key: value for key, value in (given | stated).items() if key in usual and value is not None}
     if "image_resolution" in known:
@@ -200,6 +217,13 @@ def _settled(state_dict, weights, given, name, path):
     assumed = {key: value for key, value in usual.items() if key not in known}
     _refuse_unsure_heads(by_shape | usual, assumed, path)
     return {**by_shape, **known, **assumed}, assumed
+
+
+def _by_shape(state_dict, path):
+    try:
+        return architecture_of(state_dict)
+    except LoadError as error:
+        raise LoadError(f"{path}: {error}; {OTHER_SHAPES}") from None
 
 
 def refuse_other(given, known, holds, name, path):
@@ -219,7 +243,9 @@ def _refuse_size(size, usual, by_shape, path):
     layers = by_shape["vision_layers"]
     step = 2 ** (len(layers) + 1) if isinstance(layers, list) else by_shape["vision_patch_size"]
     if size // step != usual // step:
-        raise LoadError(f"{path} has positions for images of {usual} pixels, not of {size} (image_resolution)")
+        last = usual // step * step + step - 1
+        raise LoadError(f"{path} has positions for images of {usual} pixels, not of {size}: image_resolution may be "
+                        f"{usual // step * step} to {last} in --model-config or the configuration beside the file")
 
 
 def _refuse_unsure_heads(architecture, assumed, path):
@@ -260,7 +286,8 @@ def _check_format(checkpoint, path):
     found = checkpoint.get("format", FORMAT)
     if type(found) is not int or found != FORMAT:
         shown = found if type(found) is int and abs(found) < 1e9 else f"of type {type(found).__name__}"
-        raise LoadError(f"{path} has format {shown}; this version reads format {FORMAT}")
+        raise LoadError(f"{path} has format {shown}; this version reads format {FORMAT}: load it with the version that "
+                        "wrote it, or export it there")
 
 
 def _checked_tensors(tensors, path):
@@ -269,11 +296,13 @@ def _checked_tensors(tensors, path):
     state_dict = {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
                   for name, value in tensors.items()}
     if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
-        raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it)")
+        raise LoadError(f"{path} does not hold a CLIP (no visual.conv1.weight and token_embedding.weight in it); "
+                        f"{OTHER_NAMES}")
     strange = next((name for name, value in state_dict.items() if value.dtype not in WEIGHT_TYPES), None)
     if strange or not state_dict["token_embedding.weight"].is_floating_point():
         name = strange or "token_embedding.weight"
-        raise LoadError(f"{path}: {printable(name, 100)} is of type {state_dict[name].dtype}, which weights are not")
+        raise LoadError(f"{path}: {printable(name, 100)} is of type {state_dict[name].dtype}, which weights are not; "
+                        "save them as float32, float16 or bfloat16 (quantised weights cannot be read)")
     broken = next((name for name, value in state_dict.items() if not value.isfinite().all()), None)
     if broken:
         raise LoadError(f"{path}: {printable(broken, 100)} holds NaN or infinity, so every score would be wrong; load "

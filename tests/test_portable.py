@@ -55,7 +55,8 @@ def test_the_probe_changes_rounding_only():
 def test_the_probe_fills_memory_that_nothing_has_written():
     code = ("import torch; x = torch.ones(2)\n"
             "for new in (torch.empty(2), torch.empty_like(x), x.new_empty(2)): assert new.isnan().all()\n"
-            "assert torch.empty(2, dtype=torch.long).shape == torch.empty(2, requires_grad=True).shape == (2,)")
+            "assert torch.empty(2, dtype=torch.long).shape == torch.empty(2, requires_grad=True).shape == (2,)\n"
+            "with torch.device('meta'): assert torch.empty(2).is_meta")
     subprocess.run([sys.executable, "-c", code], check=True,
                    env=os.environ | {"PYTHONPATH": str(TOOLS / "summation_order")})
 

@@ -29,7 +29,7 @@ FLOORS = {
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory", "src.models.optimizers"),
                    ("src.models.helpers", "src.models.hooks", "src.models.attached", "src.models.fingerprints",
-                    "src.models.modes")),
+                    "src.models.modes", "src.models.wrapped")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.measures",), ("src.report.sequence",)),
@@ -52,10 +52,20 @@ def sources():
     return found
 
 
+def executed(tree):
+    """The nodes of a tree without what stands under ``if TYPE_CHECKING``, which only names types for annotations."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        of_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        waiting += node.orelse if of_types else ast.iter_child_nodes(node)
+
+
 def imports(tree, modules):
     """Every module that a tree imports anywhere, ours by their full name; and those that its tables name."""
     found = set()
-    for node in ast.walk(tree):
+    for node in executed(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -110,8 +120,8 @@ def test_an_arrow_up_is_seen(module, target):
 
 def test_imports_are_found_wherever_they_stand():
     tree = ast.parse("import os\ndef f():\n    from src import args\n    from src.models.hooks import Hooks\n"
-                     "T = 'src.models.finetune:Finetune'\n")
-    assert imports(tree, set(sources())) == {"os", "src.args", "src.models.hooks", "src.models.finetune"}
+                     "T = 'src.models.finetune:Finetune'\nif TYPE_CHECKING:\n    import torch\nelse:\n    import re\n")
+    assert imports(tree, set(sources())) == {"os", "re", "src.args", "src.models.hooks", "src.models.finetune"}
 
 
 def circles(graph):

@@ -26,6 +26,8 @@ MOST_MODULES = 100_000  # a tree that names itself twice in each level would hav
 MOST_SHARING = 16  # tensors may share storages, but not be many times the file together: they are copied later
 ITEM = 8  # bytes that an item of a list or dict is taken for
 CHUNK = 1 << 24
+WAY_OUT = ("copy or fetch it again if it is cut off or damaged; if it holds more than tensors and plain values, save "
+           "the model's state_dict() alone, by torch.save")
 
 
 class Refused(ValueError):
@@ -56,7 +58,8 @@ def read(file, size, name):
         raise
     except Exception as error:  # damaged bytes can make nearly anything of an instruction fail
         reason = str(error) if isinstance(error, Refused) else f"it is damaged: {error or type(error).__name__}"
-        raise LoadError(f"{name} is not a file of weights that can be read safely ({printable(reason)})") from None
+        raise LoadError(f"{name} is not a file of weights that can be read safely ({printable(reason)}); {WAY_OUT}"
+                        ) from None
 
 
 # -- where the bytes of tensors are ------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTH = 64
 BICUBIC = 3  # Pillow's number
+AGAIN = "fetch it again, or lay the weights into a folder without it"
 
 # Keys of open_clip's files, and the values that need nothing beyond OpenAI's CLIP.
-MODEL_DEFAULTS = {"custom_text": None, "init_logit_scale": None, "init_logit_bias": None, "multimodal_cfg": None,
-                  "nonscalar_logit_scale": False}
+MODEL_DEFAULTS = {"custom_text": None, "init_logit_scale": None, "init_logit_bias": None, "multimodal_cfg": None}
 TOWER_DEFAULTS = {
     "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False, "pos_embed_type": "learnable",
     "final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "block_type": None, "qk_norm": False,
@@ -38,6 +38,7 @@ TEXT_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_hea
                  "intermediate_size": 2048}
 VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
                    "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "intermediate_size": 3072}
+END_TOKEN = 49407  # OpenAI's
 OLD_END_TOKEN = 2  # of transformers' first files: a text ends with its largest id, as everywhere in CLIP
 
 
@@ -46,9 +47,9 @@ def read_config(path):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path} cannot be read as json ({printable(str(error))})") from None
+        raise LoadError(f"{path} cannot be read as json ({printable(str(error))}); {AGAIN}") from None
     if not isinstance(content, dict):
-        raise LoadError(f"{path} holds no mapping of keys to values")
+        raise LoadError(f"{path} holds a {type(content).__name__}, not a mapping of keys to values; {AGAIN}")
     return content
 
 
@@ -61,7 +62,8 @@ def rejects_bad_values(read):
         except LoadError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-            raise LoadError(f"{arguments[-1]} does not describe a CLIP ({printable(str(error))})") from None
+            raise LoadError(f"{arguments[-1]} does not describe a CLIP ({type(error).__name__}: "
+                            f"{printable(str(error))}); {AGAIN}") from None
     return call
 
 
@@ -110,7 +112,8 @@ def _otherwise_resized(name, other):
 
 
 def _refuse_other_models(model, vision, text, name):
-    known = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text", "output_dict", "cast_dtype"}
+    known = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text", "output_dict", "cast_dtype",
+             "nonscalar_logit_scale"}
     unsupported = [f"{key} {value}" for key, value in model.items()
                    if key not in known and value not in (MODEL_DEFAULTS.get(key), None, False)]
     for part, tower in (("vision_cfg", vision), ("text_cfg", text)):
@@ -137,8 +140,8 @@ def transformers_architecture(content, processor, name):
     if kind != "clip":
         raise LoadError(f"{name} says model_type {printable(str(kind), 40)}: weights of such a model cannot be used "
                         "here, only those of clip")
-    text = TEXT_DEFAULTS | _mapping(content, "text_config", name)
-    vision = VISION_DEFAULTS | _mapping(content, "vision_config", name)
+    text, vision = (_tower(content, *part, name) for part in (("text_config", TEXT_DEFAULTS),
+                                                              ("vision_config", VISION_DEFAULTS)))
     activation = _activation_of(text, vision, name)
     stated = {
         "embed_dim": content.get("projection_dim", 512), "vision_layers": vision["num_hidden_layers"],
@@ -153,6 +156,13 @@ def transformers_architecture(content, processor, name):
     return stated | statistics, notes
 
 
+def _tower(content, key, defaults, name):
+    """The settings of a tower. ``text_config_dict`` of older files wins over ``text_config``, its defaults too, as in
+    transformers."""
+    older = _mapping(content, f"{key}_dict", name)
+    return defaults | _mapping(content, key, name) | (defaults | older if older else {})
+
+
 def _activation_of(text, vision, name):
     activations = {text["hidden_act"], vision["hidden_act"]}
     if not activations <= {"gelu", "quick_gelu"} or len(activations) > 1:
@@ -161,8 +171,9 @@ def _activation_of(text, vision, name):
     for part in (text, vision):
         if abs(part["layer_norm_eps"] - 1e-5) > 1e-9:
             raise LoadError(f"{name} says layer_norm_eps {part['layer_norm_eps']}; it is 1e-05 here")
-    if text["eos_token_id"] not in (OLD_END_TOKEN, text["vocab_size"] - 1):
-        raise LoadError(f"{name} says eos_token_id {text['eos_token_id']}; a text ends here with the largest id")
+    if text["eos_token_id"] not in (END_TOKEN, OLD_END_TOKEN, text["vocab_size"] - 1):
+        raise LoadError(f"{name} says eos_token_id {text['eos_token_id']}; a text ends here with the largest id: "
+                        "weights with another tokenizer cannot be used here")
     return activations.pop()
 
 
@@ -188,7 +199,7 @@ def _processor_architecture(processor, size, name):
 def _mapping(content, key, name):
     value = content.get(key) or {}
     if not isinstance(value, dict):
-        raise LoadError(f"{name}: {key} holds no mapping of keys to values")
+        raise LoadError(f"{name}: {key} holds {printable(str(value), 40)}, not a mapping of keys to values; {AGAIN}")
     return value
 
 
@@ -200,6 +211,7 @@ def _square(size, name):
 
 
 def _three(values, name):
+    values = [values] * 3 if type(values) in (int, float) else values
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(type(value) in (int, float)
                                                                            for value in values):
         raise LoadError(f"{name}: mean and standard deviation are three numbers each, not {printable(str(values), 60)}")

@@ -89,9 +89,11 @@ def weights_of_folder(folder):
 
 
 def unread_models(folder):
-    """Names of the files of a folder that hold its model in another layout than the one that ``weights_of_folder``
-    reads."""
-    return [file.name for file in list(_models_in(folder).values())[1:]]
+    """Names of the files of a folder that may hold another model than the one that ``weights_of_folder`` reads: of
+    another layout, or of the same in another format."""
+    first, *others = _models_in(folder).items()
+    same = [name for name in FOLDERS[first[0]] if name != first[1].name and (folder / name).is_file()]
+    return [*same, *(file.name for _, file in others)]
 
 
 def _models_in(folder):

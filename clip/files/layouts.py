@@ -204,7 +204,7 @@ def open_weights(path):
     path = Path(path)
     file = weights_of_folder(path) if path.is_dir() else path
     if not file.is_file():
-        raise LoadError(f"no such file: {file}")
+        raise LoadError(f"{file}: no such file")
     content = _content_of(file)
     content = {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(
         content, dict) else {}
@@ -215,7 +215,7 @@ def open_weights(path):
         raise AdapterAlone(adapter)
     weights = _recognised(content, file)
     if path.is_dir() and (others := unread_models(path)):
-        weights.notes.append(f"{path} holds several models: {file.name} is read, not {first_of(others)}")
+        weights.notes.append(f"{path} holds several files of weights: {file.name} is read, not {first_of(others)}")
     return weights
 
 
@@ -243,7 +243,8 @@ def _read_shards(index):
     """{name: tensor} of all the files that an index names; each tensor lies in one, beside the index."""
     places = configs.read_config(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise LoadError(f"{index} has no weight_map, so it is no index of weights")
+        raise LoadError(f"{index} has no weight_map, so it is no index of weights; fetch it again, or give the folder "
+                        "of a model")
     tensors = {}
     for name in sorted(set(places.values())):
         shard = index.parent / name
@@ -251,10 +252,14 @@ def _read_shards(index):
             raise LoadError(f"{index} names {printable(name, 100)}, which is not beside it; fetch all parts of "
                             "the model")
         content = _read_one(shard)
-        tensors |= content if isinstance(content, dict) else {}
+        content = content if isinstance(content, dict) else {}
+        if twice := [str(name) for name in content if name in tensors]:
+            raise LoadError(f"{index}: {first_of(twice)} stands in several of its parts; fetch all parts of the model "
+                            "again")
+        tensors |= content
     missing = [name for name in places if name not in tensors]
     if missing:
-        raise LoadError(f"{index}: its parts lack {first_of(missing)}")
+        raise LoadError(f"{index}: its parts lack {first_of(missing)}; fetch all parts of the model again")
     return tensors
 
 
@@ -270,14 +275,15 @@ def _read_safetensors(path):
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # as in clip.files.archive: damaged bytes can make nearly anything fail
-        raise LoadError(f"{path} is not a safetensors file that can be read ({printable(str(error))})") from None
+        raise LoadError(f"{path} is not a safetensors file that can be read ({printable(str(error))}); fetch or copy "
+                        "it again") from None
 
 
 # -- recognition -------------------------------------------------------------------------------------------------------
 
 
 def _recognised(content, file):
-    groups = list(_groups(content))
+    groups = list(_groups(content, file))
     for what, fragments in NEVER:
         if any(_all_in(fragments, tensors) for _, tensors in groups):
             raise LoadError(f"{file} holds {what} which does not have the tensors of OpenAI's CLIP: it cannot be used "
@@ -285,7 +291,7 @@ def _recognised(content, file):
     found = [(layout, where, prefix, tensors) for where, tensors in groups for layout in LAYOUTS
              for prefix in _prefixes(layout.anchors, tensors)]
     if not found:
-        raise LoadError(_what_is_there(groups, content, file))
+        raise LoadError(_what_is_there(groups, content, file) + _whole_of(file))
     if len(found) > 1:
         places = " and under ".join(printable(where + prefix or "no prefix", 60) for _, where, prefix, _ in found)
         raise LoadError(f"{file} holds several CLIPs, under {places}; save the one that is meant in a file by itself")
@@ -294,27 +300,29 @@ def _recognised(content, file):
     outside = [name for name in tensors if not name.startswith(prefix)]
     stated, source, notes = layout.stated_by(inside, file)
     left = {name: tensor for name, tensor in layout.rename(inside).items() if name not in NOT_WEIGHTS}
+    if left.get("logit_scale", torch.zeros(())).shape == (1,):  # open_clip's nonscalar_logit_scale
+        left["logit_scale"] = left["logit_scale"].reshape(())
     if outside:
         notes = [*notes, f"{file}: {len(outside)} tensors outside {printable(where + prefix, 60)} are left out "
                          f"({first_of(outside)})"]
     return Weights(left, stated, source, notes)
 
 
-def _groups(content, where="", depth=0):
+def _groups(content, file, where="", depth=0):
     """(where, {name: tensor}) of a mapping and of those in it, without the parts of names that wrappers put in."""
     tensors = {}
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
             if plain in tensors:
-                raise LoadError(f"two tensors are called {printable(plain, 100)} once the prefixes of wrappers "
+                raise LoadError(f"{file}: two tensors are called {printable(plain, 100)} once the prefixes of wrappers "
                                 "(module., _orig_mod.) are gone; save the one that is meant")
             tensors[plain] = value
     if tensors:
         yield where, tensors
     for name, value in content.items() if depth < MOST_DEPTH else ():
         if isinstance(name, str) and isinstance(value, dict):
-            yield from _groups(value, f"{where}{name}: ", depth + 1)
+            yield from _groups(value, file, f"{where}{name}: ", depth + 1)
 
 
 def _prefixes(anchors, tensors):
@@ -328,15 +336,22 @@ def _all_in(fragments, names):
     return all(any(fragment in name for name in names) for fragment in fragments)
 
 
+def _whole_of(file):
+    """A hint for a message: the index that names ``file`` as a part of its model."""
+    whole = [index for index in file.parent.glob(f"*{INDEX}") if file.name in index.read_text(errors="replace")]
+    return f"; it is a part of the model of {whole[0].name}, so give that or the folder" if whole else ""
+
+
 def _what_is_there(groups, content, file):
     """Describe a file in which no layout was recognised."""
     if not groups:
         return f"{file} does not hold a CLIP: there is no tensor in it" + (
-            f", only {first_of(list(content))}" if content else "")
+            f", only {first_of(list(content))}" if content else "") + "; save the model's state_dict() and give that"
     where, tensors = max(groups, key=lambda group: len(group[1]))
     names, what = list(tensors), next((what for what, fragments in STRANGERS if _all_in(fragments, tensors)), None)
     prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
     shared = f" all begin with {printable(prefix, 60)}." if prefix else ""
     return (f"{file} does not hold a CLIP{f' but {what}' if what else ''}: it lacks the names of OpenAI and open_clip "
-            "(visual.conv1.weight, token_embedding.weight) and of transformers (text_model., vision_model.). Its "
-            f"tensors{f' in {printable(where, 40)[:-2]}' if where else ''}{shared}: {first_of(names)}")
+            "(visual.conv1.weight, token_embedding.weight) and of transformers (text_model., vision_model.); give a "
+            f"file with both towers. Its tensors{f' in {printable(where, 40)[:-2]}' if where else ''}{shared}: "
+            f"{first_of(names)}")

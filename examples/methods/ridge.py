@@ -35,15 +35,17 @@ class Ridge(Hooks):
         self.gram = earlier + state.world.sum(gram)
         self.targets[state.task.name] = state.world.sum(targets)
 
-    def logits(self, state, images, heads):
-        if not self.targets.keys() & {*state.scored}:  # nothing is known of these classes: CLIP's own scores
+    def scores(self, state, images, spaces):
+        asked = {classes.name: classes for space in spaces.values() for classes in space}
+        if not self.targets.keys() & asked.keys():  # nothing is known of these classes: CLIP's own scores
             return None
         features = image_features(state.final_model, images)                                    # (B, D)
         system = self.gram.to(features.device)
         system = system + self.strength * torch.eye(len(system), dtype=system.dtype, device=system.device)
         known = {name: torch.linalg.solve(system, target.to(system)) for name, target in self.targets.items()}
-        return [features.double() @ known[name] if name in known else similarity(features, head.T, 1.0).double()
-                for name, head in zip(state.scored, heads, strict=True)]                        # [(B, C_t)]
+        found = {name: features.double() @ known[name] if name in known
+                 else similarity(features, classes.weights.T, 1.0).double() for name, classes in asked.items()}
+        return {space: torch.cat([found[part.name] for part in parts], dim=1) for space, parts in spaces.items()}
 
     def carry(self):
         return {"gram": self.gram, "targets": self.targets}

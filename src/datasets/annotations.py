@@ -94,12 +94,14 @@ def _json_captions(name, path, content):
 
 def _official(name, path, content):
     try:
-        captions = {row["id"]: [] for row in content["images"]}
+        captions = {str(row["id"]): [] for row in content["images"]}
         if len(captions) < len(content["images"]):
             raise TypeError("two images have the same id")
         for row in content["annotations"]:
-            captions[row["image_id"]].append(str(row["caption"] or "").strip())
-        return [Captioned(None, _string(row["file_name"]), captions[row["id"]]) for row in content["images"]]
+            if str(row["image_id"]) not in captions:
+                raise TypeError(f"an annotation is of the image {reprlib.repr(row['image_id'])}, which is not listed")
+            captions[str(row["image_id"])].append(str(row["caption"] or "").strip())
+        return [Captioned(None, _string(row["file_name"]), captions[str(row["id"])]) for row in content["images"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{name}: {path} is not COCO's caption format ({_misfit(error)})") from None
 

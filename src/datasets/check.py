@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from src.datasets import PREFIXES, find_entry, open_task
+from src.datasets.class_names import CODED
 from src.datasets.common import some
 from src.errors import UserError
 from src.machine.files import digest_of
@@ -19,6 +20,8 @@ NAMES = 10    # class names that are printed
 NO_WORD = re.compile(  # a number such as 3 or 1.0, an id of WordNet, "class 7", true and false
     r"[\d.,_+-]+|n\d{8}|(?:class|cls|category|cat|label|id)[\s_-]*\d+|true|false|yes|no", re.IGNORECASE)
 LIST = re.compile(r"\[.*\]|\{.*\}|[^|;]+[|;].+", re.DOTALL)  # ['red'], red|green
+NUMBERED = re.compile(r"(n\d{8}|\d+)[\s._:-]+.*[^\W\d]", re.DOTALL)  # 001.Albatross, n02085620-Chihuahua, 0_cat
+COPY = re.compile(r"\s*(\(\d+\)|(-\s*)?\bcopy(\s*\(?\d+\)?)?)$", re.IGNORECASE)  # cat (1), cat - Copy, cat copy 2
 
 
 @dataclass
@@ -71,7 +74,8 @@ def findings_of(name, task):
         return []
     if task.pairs:
         return list(task.findings)
-    return [*task.findings, *_too_few_classes(task), *_no_words(task), *_lists(task), *_alike_names(task)]
+    return [*task.findings, *_too_few_classes(task), *_no_words(task), *_numbered(task), *_lists(task), *_coded(task),
+            *_alike_names(task)]
 
 
 def _too_few_classes(task):
@@ -87,6 +91,24 @@ def _no_words(task):
         return []
     return [f"{task.name}: all class names are numbers, ids or yes and no ({some(names, SHOWN)}), so the prompts say "
             "nothing; give words: classnames.txt in a folder, a column class_name in a table"]
+
+
+def _numbered(task):
+    """Class names that each have a number or an id of their own before the words, as the folders of CUB-200 have."""
+    found = [NUMBERED.fullmatch(name) for name in task.classnames]
+    if len(found) < 2 or not all(found) or len({match[1] for match in found}) < len(found):
+        return []
+    return [f"{task.name}: all class names begin with a number or an id ({some(task.classnames, SHOWN)}), which the "
+            "prompts then hold; give the words alone: classnames.txt in a folder, a column class_name in a table"]
+
+
+def _coded(task):
+    """Class names with signs that a program put in for others."""
+    names = [name for name in task.classnames if CODED.search(name)]
+    if not names:
+        return []
+    return [f"{task.name}: {len(names)} of {len(task.classnames)} class names hold codes of signs or formulas "
+            f"({some(names, SHOWN)}), which the prompts then hold; write the signs themselves"]
 
 
 def _lists(task):
@@ -119,13 +141,20 @@ def _plain(name):
 
 
 def _as_read(name):
-    """A class name without capitals, spaces, hidden characters and forms of letters, such as those of full width."""
+    """A class name without capitals, spaces, marks of copies, hidden characters and forms of letters, such as those of
+    full width."""
     shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
-    return _plain(unicodedata.normalize("NFKC", shown))
+    return _plain(_without_copy(unicodedata.normalize("NFKC", shown)))
+
+
+def _without_copy(name):
+    return COPY.sub("", name.replace("_", " ")) or name
 
 
 def _difference(names):
-    return "capitals or spaces" if len(set(map(_plain, names))) == 1 else "hidden characters or forms of letters"
+    if len(set(map(_plain, names))) == 1:
+        return "capitals or spaces"
+    return "the mark of a copy" if any(map(COPY.search, names)) else "hidden characters or forms of letters"
 
 
 def _example(task, label):

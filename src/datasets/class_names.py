@@ -18,16 +18,20 @@ from clip.files.plain_yaml import PlainLoader
 from src.datasets.common import some
 from src.datasets.imagenet import NAMES_FILE, class_names
 from src.datasets.rows import HALF, LABEL_COLUMNS, column_key
+from src.datasets.texts import read_text
 from src.errors import UserError
-from src.machine.files import atomic_file, parse_json, read_lines
+from src.machine.files import RepeatedKey, atomic_file, parse_json
 
 WORDNET = re.compile(r"n\d{8}")
 AFTER_ID = re.compile(r"n\d{8}[\s,:;]+(\d+\s+)?(.+)")
 AFTER_NUMBER = re.compile(r"(\d+)\s*(?:\s-\s|[\s,:;.)=])\s*(.+)")
 BEFORE_NUMBER = re.compile(r"(.+?)\s*[,:;=\t]\s*(\d+)")
 QUOTED = re.compile(r"""(["'])(.+)\1,?""")
+BULLET = re.compile(r"[-*\u2022]\s+(.+)")
+MARKUP = re.compile(r"[{}]|^[\[\]],?$|^</?\w+>$")  # of a list or a mapping that no reader here knows
+CODED = re.compile(r'%[0-9a-fA-F]{2}|^=".*"$|&\w+;')  # hot%20dog, ="red", black &amp; white
 FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".yaml", ".yml")  # endings of files, which are no class names
-TABLES, YAML = {".csv": ",", ".tsv": "\t"}, (".yaml", ".yml")
+TABLES, YAML = (".csv", ".tsv"), (".yaml", ".yml")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 NAME_COLUMNS = ("name", "names", *LABEL_COLUMNS)
 NUMBER_COLUMNS = ("id", "index", "number", "label_id", "class_id", "idx", "label")
@@ -35,6 +39,7 @@ HOLDERS = ("id2label", "names", "classes", "class_names", "labels", "categories"
 ASSIGNED = re.compile(r"\w+\s*=\s*(?=[\[{(])")
 OPENS = re.compile(r"""[\[{(]\s*(["']|\d+\s*:)""")  # of what can only be meant as a list or a mapping
 SHOWN = 3
+WANTED = "a file with one class name per line, or names joined by commas, as in cat,dog"
 
 
 def read_class_names(text):
@@ -47,10 +52,10 @@ def read_class_names(text):
                 file.write("\n".join(class_names()) + "\n")
         if not os.path.exists(path) and "," in str(text):
             return _noted(_joined(str(text)))
-        lines = read_lines(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--class-names {text}: cannot be read ({error}); give a file with one class name per line, or "
-                        "names joined by commas, as in cat,dog") from None
+    except OSError as error:
+        raise UserError(f"--class-names {text}: cannot be written ({error}); give {WANTED}") from None
+    content = read_text(f"--class-names {text}", path, WANTED)
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"--class-names {text}: holds no names; one class name per line")
     found = _of_yaml(text, path) if path.suffix.lower() in YAML else _literal(text, path, "\n".join(lines))
@@ -74,6 +79,9 @@ def _of_lines(text, path, lines):
         lines = [line for line in lines if not line.startswith("# ")]
     if not lines:
         raise UserError(f"--class-names {text}: holds no names; one class name per line")
+    if odd := next((line for line in lines if MARKUP.search(line)), None):
+        raise UserError(f"--class-names {text}: {odd!r} looks like a part of a list in another language; give one name "
+                        "per line")
     ids = [AFTER_ID.fullmatch(line) for line in lines]
     if any(ids):
         if not all(ids):
@@ -91,6 +99,10 @@ def _of_lines(text, path, lines):
         return names
     if len(lines) > 1 and all(QUOTED.fullmatch(line) for line in lines):
         return _without_ids(text, [QUOTED.fullmatch(line)[2].strip() for line in lines], "the quotation mark")
+    if len(lines) > 1 and all(BULLET.fullmatch(line) for line in lines):
+        return _without_ids(text, [BULLET.fullmatch(line)[1] for line in lines], "the mark")
+    if len(lines) > 1 and all(len(line) > 1 and line[-1] in ",;" for line in lines[:-1]):
+        return _without_ids(text, [line.rstrip(" ,;") for line in lines], f"the {lines[0][-1]}", "after")
     return _numbered(text, lines) or _of_table(text, path, lines) or _as_they_are(text, lines)
 
 
@@ -104,11 +116,13 @@ def _numbered(text, lines):
 
 
 def _of_table(text, path, lines):
-    """Names of a csv or tsv, from its only column or the one that its first line calls name; None for other files."""
-    if path.suffix.lower() not in TABLES:
+    """Names of a csv or tsv with any separator, or of lines with tabs, from the only column or the one that the first
+    line calls name; None for other files."""
+    if path.suffix.lower() not in TABLES and not all("\t" in line for line in lines):
         return None
+    separator = max(SEPARATORS, key=lambda mark: sum(mark in line for line in lines))
     try:
-        header, *rows = csv.reader(lines, delimiter=TABLES[path.suffix.lower()], skipinitialspace=True)
+        header, *rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     except csv.Error as error:
         raise UserError(f"--class-names {text}: cannot be read as a table ({error})") from None
     keys = [column_key(column) for column in header]
@@ -127,6 +141,11 @@ def _of_table(text, path, lines):
 
 
 def _as_they_are(text, lines):
+    if coded := [line for line in lines if CODED.search(line)]:
+        print(f"note: --class-names {text}: {some(coded, SHOWN)} holds codes of signs, which are part of the name")
+    if len(lines) > 1 and column_key(lines[0]) in NAME_COLUMNS:
+        print(f"note: --class-names {text}: the first line, {lines[0]!r}, is the name of a class; remove it if it is a "
+              "heading")
     if len(lines) > 1 and any(WORDNET.search(line) for line in lines):
         print(f"note: --class-names {text}: holds ids of WordNet, which CLIP does not know as words")
     elif len(lines) > 1 and all(AFTER_NUMBER.fullmatch(line) for line in lines):
@@ -174,6 +193,8 @@ def _of_yaml(text, path):
 def _parsed(content):
     try:
         return parse_json(content)
+    except RepeatedKey:
+        raise
     except ValueError:
         return ast.literal_eval(content)
 
@@ -207,6 +228,8 @@ def _of_objects(text, objects):
 def _in_order(text, mapping):
     """The names of {number: name} or {name: number} by their numbers; of {id: name} as they stand there."""
     if all(type(value) is int for value in mapping.values()):
+        if len(set(mapping.values())) < len(mapping):
+            raise UserError(f"--class-names {text}: two names have the same number; give each its own")
         mapping = {number: name for name, number in mapping.items()}
     keys = [str(key) for key in mapping]
     if all(re.fullmatch(r"\d{1,18}", key) for key in keys):

@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ class Entry:
     downloads: bool = False
     pairs: bool = False
 
-    def open(self, name, root, **options):
+    def open(self, name: str, root: str | Path, **options: Any) -> "Task":
         module, function = self.target.split(":")
         return getattr(importlib.import_module(module), function)(name, root, **options)
 
 
-def own_path(name):
+def own_path(name: str) -> Path:
     """``csv:~/table.csv`` -> the Path behind the colon; an unknown ``~name`` stays as it is."""
     return Path(os.path.expanduser(name.partition(":")[2]))
 
@@ -53,26 +53,26 @@ class Split:
     video: Any = None
     path: Callable[[int], Any] | None = None  # where an image lies
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, indices):
+    def subset(self, indices: Sequence[int]) -> "Split":
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
                      self.files and [self.files[index] for index in indices],
                      self.captions and [self.captions[index] for index in indices],
                      path=self.path and (lambda position: self.path(indices[position])))
 
-    def listing(self):
+    def listing(self) -> Sequence[str]:
         """Names to tie an index list to: the files, or the labels of what is not in files."""
         return self.files or [f"{index} {label}" for index, label in enumerate(self.labels)]
 
 
-def listing_digest(files):
+def listing_digest(files: Sequence[str]) -> str:
     """What tells a listing from others, in hex."""
     return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def file_split(folder, files, labels, read):
+def file_split(folder: Path, files: Sequence[str], labels: Sequence[int], read: Callable[[Path], Any]) -> Split:
     """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` gives an image."""
     return Split(lambda index: read(folder / files[index]), labels, files, path=lambda index: folder / files[index])
 
@@ -103,7 +103,7 @@ class Task:
     lists: dict = field(default_factory=dict)  # {flag and file: digest} of the lists of others that split it
     shots: dict = field(default_factory=dict)  # what a shots file says of it, where it has a few images a class
 
-    def split(self, name):
+    def split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
                             "list another")
@@ -111,28 +111,28 @@ class Task:
         return split() if callable(split) else split
 
     @property
-    def reference_split(self):
+    def reference_split(self) -> Split:
         """Training images, or the test images of a dataset that has no others."""
         return self.split("train" if "train" in self.splits else "test")
 
-    def prompts(self, template=None):
+    def prompts(self, template: str | None = None) -> list[str]:
         """One prompt a class, by the first template unless another is given."""
         return [fill(template or self.templates[0], name) for name in self.classnames]
 
 
-def fill(template, classname):
+def fill(template: str, classname: str) -> str:
     """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
     article = "an" if classname[:1].lower() in "aeiou" else "a"
     return template.replace("{a}", article).replace("{c}", classname)
 
 
-def some(names, most=5):
+def some(names: Iterable[str], most: int = 5) -> str:
     """``["a", "b", "c"], 2`` -> ``"a, b and 1 more"``."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def missing(name, path, root):
+def missing(name: str, path: str | Path, root: str | Path) -> UserError:
     """The error for a dataset that has to be fetched by hand."""
     return UserError(f"{name} is not at {path} (--data-location {root}) and must be fetched by hand; "
                      f"see section {name} of datasets.md")

@@ -38,7 +38,9 @@ def open_folder(name, root):
     two ways."""
     path = own_path(name)
     if not os.path.isdir(path):
-        raise UserError(f"{name}: no such folder: {path}; give folder:PATH of a folder that holds one folder per class")
+        what = f"{path} is a file, not a folder" if os.path.isfile(path) else f"no such folder: {path}"
+        raise UserError(f"{name}: {what}; give folder:PATH of a folder that holds one folder per class (an archive "
+                        "must be unpacked; a table is csv:FILE or pairs:FILE)")
     listing = listing_of(path)
     parts = _parts(name, path, listing)
     folders = {part: _children(listing.folders, base) for part, base in parts.items()}
@@ -307,7 +309,8 @@ def _classnames(name, path, folders):
         print(f"{name}: {NAMES_FILE} names the folders: {_pairs(folders, named)}")
         return named
     if len(lines) != len(folders):
-        raise UserError(f"{name}: {NAMES_FILE} has {len(lines)} lines for {len(folders)} class folders")
+        raise UserError(f"{name}: {NAMES_FILE} has {len(lines)} lines for {len(folders)} class folders; give "
+                        "one line with the name of each")
     order = _by_their_names(lines, folders)
     how = "by their own names" if order else "by number" if (order := _numbered(folders)) else "in sorted order"
     order = order or folders

@@ -4,6 +4,7 @@ Encoding, byte order mark, separator and quoting are detected, column names are 
 two ways, or in none, is a UserError with the columns and lines in question.
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -37,7 +38,8 @@ DOUBLED, ESCAPED, BARE = ({"doublequote": True}, {"doublequote": False, "escapec
                           {"quoting": csv.QUOTE_NONE})
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of what may be half of a character, as texts cut within an emoji hold
 HALF = re.compile("[\ud800-\udfff]")             # for which no encoding exists
-MISSING = frozenset({"nan", "NaN", "None", "null", "<NA>", "N/A", "n/a", "#N/A"})  # what programs write for nothing
+# What programs write for nothing.
+MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"})
 PICTURE = re.compile(r".+\.(jpe?g|png|gif|bmp|webp|tiff?|jfif|heic|avif)$", re.IGNORECASE)
 
 
@@ -76,12 +78,23 @@ def read_table(name, path, text, **wanted):
         return json_table(name, path, parse_records(name, path, text), **wanted)
     if not text.strip():
         raise UserError(f"{name}: {path} holds no rows")
-    separator = _separator(name, path, text, wanted)
-    header, rows = _split(name, path, text, separator)
+    with _cells_of_any_length():
+        separator = _separator(name, path, text, wanted)
+        header, rows = _split(name, path, text, separator)
     keys = [column_key(column) for column in header]
     columns = _columns(name, path, header, wanted, f"separated by {SEPARATORS.get(separator, repr(separator))}")
     found = [Row(f"line {line}", dict(itertools.zip_longest(keys, cells))) for line, cells in rows]
     return _table(name, path, found, columns)
+
+
+@contextlib.contextmanager
+def _cells_of_any_length():
+    """The text is in memory already, and a caption may be a whole page."""
+    before = csv.field_size_limit(2 ** 31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def column_key(column):

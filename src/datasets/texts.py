@@ -23,7 +23,8 @@ def read_text(name, path, wanted):
     if ".tar" in path.name and not path.name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt")):
         raise UserError(f"{name}: {SHARDS}")
     if not os.path.isfile(path):
-        raise UserError(f"{name}: no such file: {path}; give {wanted}")
+        what = f"{path} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path}"
+        raise UserError(f"{name}: {what}; give {wanted}")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,8 @@
 """A batch on its way from the loader to the device."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from torch import Tensor
 
 
 class Batch(NamedTuple):
@@ -12,11 +14,11 @@ class Batch(NamedTuple):
     Of the task's own batches: ``rows`` is their number over all processes, ``weight`` is B / (``rows`` / processes),
     1 unless processes have unequal shares. A process whose share is empty has B = 0 and weight 0."""
 
-    images: Any
-    labels: Any
+    images: Tensor | None
+    labels: Tensor
     skipped: int = 0
-    features: Any = None
-    labels_on_host: Any = None
-    indices: Any = None
+    features: Tensor | None = None
+    labels_on_host: Tensor | None = None
+    indices: Tensor | None = None
     rows: int | None = None
     weight: float = 1.0

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import socket
 from pathlib import Path
@@ -26,12 +27,25 @@ def read_json(path):
     return parse_json(Path(path).read_text(encoding="utf-8-sig"))
 
 
+class RepeatedKey(ValueError):
+    """An object of json that gives two values to a key."""
+
+
 def parse_json(text):
-    """As json.loads, with a ValueError also for what is nested too deeply."""
+    """As json.loads, with a ValueError also for what is nested too deeply, and for a key that stands twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise RepeatedKey(f"the key {reprlib.repr(twice)} stands twice in an object")
+    return found
 
 
 def reject_nul(text):

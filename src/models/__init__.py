@@ -32,7 +32,7 @@ class Method:
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
-        return self.hook()(**{flag: values[flag] for flag in self.uses})
+        return _without_logits(self.hook()(**{flag: values[flag] for flag in self.uses}), self.target)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,15 @@ class OwnMethod(Method):
             inspect.signature(hook).bind(**values["set"])
         except TypeError as error:
             raise UserError(f"--method {self.target}: {error}; give --set key=value for its keywords") from None
-        return hook(**values["set"])
+        return _without_logits(hook(**values["set"]), self.target)
+
+
+def _without_logits(hook, target):
+    """Return the hook. UserError where its class still scores images as in 0.1, which would have no effect."""
+    if hasattr(type(hook), "logits"):
+        raise UserError(f"--method {target}: {type(hook).__name__} defines logits, which nothing calls any more; "
+                        "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
+    return hook
 
 
 DISTILLATION = ("ls", "T", "image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2",

@@ -1,13 +1,14 @@
 """Averages and merges of weights: WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge.
 
 An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
-sees, what is saved and what the next task starts from. With adapters, averages and merges act on the merged weights.
+sees, what is saved and what the next task starts from. Averages and merges act on merged weights where layers are
+wrapped.
 """
 
 from src.models.classifiers import zeroshot_head
 from src.models.helpers import interpolate_
 from src.models.hooks import Hooks
-from src.models.lora_injection import plain_weights
+from src.models.wrapped import plain_weights
 
 
 class Average(Hooks):
@@ -96,6 +97,9 @@ class WiseMerge(Hooks):
         if state.head is not None and not hasattr(self.partner, "head"):
             head = zeroshot_head(self.partner, state.task, state.device).state_dict()
             self.head = {f"head.{name}": value for name, value in head.items()}
+
+    def copies(self):
+        return {"zero-shot": self.partner}  # counted with the weights at load where it is those
 
     def end(self, state):
         interpolate_(state.final_model, {**self.partner.state_dict(), **self.head}, self.alpha)

@@ -21,21 +21,22 @@ def training_norms(model):
 
 
 class StepNorms:
-    """``with norms(rows, skipped):`` around each step of a task: the model's batch norms in training mode normalise by
-    their running statistics, and leave these, where a batch of ``rows`` has no statistics of its own: one image, or
-    fewer than there are processes. A note names the first such batch that ``skipped`` images made; what an epoch leaves
-    is known before the task begins."""
+    """``with norms(rows, skipped):`` around each step of a task, and around its batch of reference images: the model's
+    batch norms in training mode normalise by their running statistics, and leave these, where a batch of ``rows`` has
+    no statistics of its own: one image, or fewer than there are processes. A note names the first such batch that
+    ``skipped`` images made, of what ``images`` says; what an epoch leaves is known before the task begins."""
 
-    def __init__(self, model, processes):
-        self._norms, self._least, self._noted = training_norms(model), least_rows(processes), False
+    def __init__(self, model, processes, images="images"):
+        self._model, self._least, self._images, self._noted = model, least_rows(processes), images, False
 
     @contextlib.contextmanager
     def __call__(self, rows, skipped=0):
-        few = self._norms if rows < self._least else ()
+        few = training_norms(self._model) if rows < self._least else ()
         if few and skipped and not self._noted:
             self._noted = True
-            print(f"note: {skipped} of {rows + skipped} images of a batch could not be decoded: its step normalises by "
-                  "the running statistics of batch norms, as each step with a single image does", flush=True)
+            print(f"note: {skipped} of {rows + skipped} {self._images} of a batch could not be decoded: the rest is "
+                  "normalised by the running statistics of batch norms, as each batch of a single image is",
+                  flush=True)
         for norm in few:
             norm.eval()
         try:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +26,37 @@ def zeroshot_weights(model, classnames, templates):
     return F.normalize(means, dim=-1).T
 
 
-@dataclass
-class Classifier:
-    """Scores of one dataset's classes: s * cosine with zero-shot ``weights`` (D, C), or a trained linear ``head``,
-    whose ``weights`` are its own over s."""
+@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no one truth value
+class Classes:
+    """The C classes of one dataset, which images are scored against.
 
+    ``name``: what files call the dataset, and what ``state.task.name`` was while it was trained on; ``source``: the
+    dataset as the command line names it. Both are "" where the classes are of no known dataset. ``templates``: prompts
+    with {c} for the class name. ``weights`` (D, C): zero-shot, unit columns; those of a trained head are its own over
+    s.
+    """
+
+    name: str
+    source: str
     classnames: Sequence[str]
+    templates: Sequence[str]
     weights: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """CLIP's own scores of one dataset's ``classes``: s * cosine with their weights, or a trained linear ``head``."""
+
+    classes: Classes
     head: ClassificationHead | None = None
 
     def __call__(self, features, scale):
         """(B, D) -> (B, C)"""
-        return similarity(features, self.weights.T, scale) if self.head is None else self.head(features)
+        return similarity(features, self.classes.weights.T, scale) if self.head is None else self.head(features)
+
+    def named(self, name, source):
+        """Return the same scores, their classes called so."""
+        return replace(self, classes=replace(self.classes, name=name, source=source))
 
 
 def other_classes(history, file, classnames):
@@ -71,9 +90,11 @@ def classifier(model, task, device, head=None):
     if head is not None:
         require_head_fits(head, task, model.text_projection.shape[1])
         head = ClassificationHead.unpacked(head, model.logit_scale)
-        return Classifier(task.classnames, head.weight.T / model.logit_scale.exp(), head)
-    with in_eval_mode(model), device.autocast():
-        return Classifier(task.classnames, zeroshot_weights(model, task.classnames, task.templates))
+        weights = head.weight.T / model.logit_scale.exp()
+    else:
+        with in_eval_mode(model), device.autocast():
+            weights = zeroshot_weights(model, task.classnames, task.templates)
+    return Classifier(Classes(task.name, "", task.classnames, task.templates, weights), head)
 
 
 class ZeroshotClassifiers:
@@ -104,7 +125,7 @@ class ZeroshotClassifiers:
 @torch.no_grad()
 def head_of(built, model):
     """The ClassificationHead that scores as a model's zero-shot Classifier does: weight s * text features, bias 0."""
-    weights = built.weights.T                                                        # (C, D)
+    weights = built.classes.weights.T                                                # (C, D)
     return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
 
 

@@ -48,15 +48,15 @@ def mean_per_class(hits, support):
     return 100 * sum(shares) / len(shares)
 
 
-def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, logits=None, cache=None,
+def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, method=None, cache=None,
              classifiers=None, spaces=None, name=None, world=None):
     """{label space: Scores} of a model on one split of a task, from one pass over its images.
 
     ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
     ``classifiers`` has the Classifier of each of them, by name; ``name`` is the task's own there. None of these: the
     task's own classes, zero-shot, as "task".
-    ``max_size`` images are drawn evenly over the classes. ``logits(images, heads, names) -> [(B, C_t)] or None``,
-    heads being the classifiers' weights [(D, C_t)], takes the place of CLIP's own scores where it gives some.
+    ``max_size`` images are drawn evenly over the classes. ``method(images, {space: [Classes]})`` gives {space: (B, sum
+    of its classes)}, or None; its scores take the place of CLIP's in the label spaces that it gives.
     ``cache``: folder under which decoded images are kept. Each process of ``world`` scores a share of the images,
     ``batch_size`` at a time, and has all the scores.
     """
@@ -64,12 +64,12 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     classifiers = classifiers or {name: classifier(model, task, device)}
     joined = {name: spaces or {"task": (name,)}}
     return next(evaluate_each(model, {name: task}, device, classifiers, joined, split, batch_size, max_size,
-                              {name: workers}, logits, cache, world))
+                              {name: workers}, method, cache, world))
 
 
 @torch.no_grad()
 def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
-                  logits=None, cache=None, world=None, counted=uncounted, keep=None):
+                  method=None, cache=None, world=None, counted=uncounted, keep=None):
     """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
     are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
 
@@ -84,7 +84,7 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
         yield {} if name not in scored else _scores(model, name, scored[name], next(loaded), device, classifiers,
-                                                    spaces[name], logits, world, counted, keep)
+                                                    spaces[name], method, world, counted, keep)
 
 
 @dataclass(frozen=True)
@@ -146,28 +146,35 @@ class Predictions:
     support: Sequence[int]
 
 
-def _scores(model, own, images, batches, device, classifiers, spaces, logits, world, counted, keep):
+def _scores(model, own, images, batches, device, classifiers, spaces, method, world, counted, keep):
     """{label space: Scores} of the ``own`` dataset's _Images, of which ``batches`` are this process's."""
-    tallies = {space: _Tally(own, [(part, len(classifiers[part].classnames)) for part in names], images, device, world,
-                             keep is not None)
+    classes = {space: [classifiers[part].classes for part in names] for space, names in spaces.items()}
+    tallies = {space: _Tally(own, [(part, len(classifiers[part].classes.classnames)) for part in names], images, device,
+                             world, keep is not None)
                for space, names in spaces.items()}
-    needed = list(dict.fromkeys(part for names in spaces.values() for part in names))
-    heads = [classifiers[part].weights for part in needed]
     share = len(range(world.rank, len(images.split), world.size))
     with in_eval_mode(model), device.autocast():
         for batch in counted(own, share, device.batches(batches)):
-            scores = logits and logits(batch.images, heads, needed)
-            if not scores:
-                features = image_features(model, batch.images)
-                scores = [classifiers[part](features, model.logit_scale.exp()) for part in needed]
-            scores = dict(zip(needed, scores, strict=True))
-            for tally in tallies.values():
-                tally.add(scores, batch)
+            scores = (method(batch.images, classes) if method else None) or {}
+            left = {space: names for space, names in spaces.items() if space not in scores}
+            scores = _plain_scores(model, batch.images, classifiers, left) | scores
+            for space, tally in tallies.items():
+                tally.add(scores[space], batch)
     found = {space: tally.scores() for space, tally in tallies.items()}
     if keep is not None:
         for space, tally in tallies.items():
             keep(own, space, tally.collect())
     return found
+
+
+def _plain_scores(model, images, classifiers, spaces):
+    """{label space: (B, sum of its classes)} by CLIP, from one pass through its image tower; none without spaces."""
+    if not spaces:
+        return {}
+    features, scale = image_features(model, images), model.logit_scale.exp()
+    needed = dict.fromkeys(part for names in spaces.values() for part in names)
+    scores = {part: classifiers[part](features, scale) for part in needed}
+    return {space: torch.cat([scores[part] for part in names], dim=1) for space, names in spaces.items()}
 
 
 class _Tally:
@@ -182,9 +189,9 @@ class _Tally:
         self.hits, self.predictions = torch.zeros(self.k, dtype=torch.long, device=device.device), []
         self.by_class = torch.zeros(2, sizes[own], dtype=torch.long, device=device.device)  # top-1 hits, images
 
-    def add(self, scores, batch):
-        """{dataset: (B, C)}, and the Batch with its (B,) labels among the own classes."""
-        joined, labels = torch.cat([scores[name] for name in self.names], dim=1), batch.labels  # (B, sum of C)
+    def add(self, joined, batch):
+        """Scores (B, sum of C) of a Batch, whose (B,) labels are among the own classes."""
+        labels = batch.labels
         hits = top_k_hits(joined, labels + self.first, self.k)                             # (B, k)
         self.hits += hits.sum(dim=0)
         self.total += len(labels)
@@ -239,16 +246,16 @@ def classify_image(model, image, classnames, device, template="a photo of a {c}.
 
 @torch.no_grad()
 def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0,
-                   head=None, logits=None, name="images"):
+                   head=None, method=None, name="", source=""):
     """{position: what ``classify_image`` gives} of those of a split's images that could be decoded; the prompts are
     encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes the place of prompts, and so do
-    the scores of ``logits`` (see ``evaluate``) where it gives some; ``name`` is the dataset that has these classes."""
-    task = Task("images", classnames, [template], {})
-    scorer = classifier(model, task, device, head)
-    if logits is not None and logits.hooks:
+    the scores of ``method`` (see ``evaluate``), whose label space is "task", where it gives some. ``name`` and
+    ``source``: those of Classes."""
+    scorer = classifier(model, Task("images", classnames, [template], {}), device, head).named(name, source)
+    if method is not None:
         with in_eval_mode(model), device.autocast():
             batches = numbered_batches(model, split, device, batch_size, workers)
-            positions, scores = _by_method(model, batches, scorer, logits, name)
+            positions, scores = _by_method(model, batches, scorer, method)
     else:
         positions, features = encode_split(model, split, device, batch_size, workers)
         scores = scorer(features, model.logit_scale.exp())                          # (N, C)
@@ -257,11 +264,12 @@ def classify_split(model, split, classnames, device, template="a photo of a {c}.
             for position, *row in zip(positions, indices.tolist(), values.tolist(), strict=True)}
 
 
-def _by_method(model, batches, scorer, logits, name):
+def _by_method(model, batches, scorer, method):
     """-> (positions of the images that could be decoded, scores (N, C) of a method's own, CLIP's where it has none)."""
     positions, scores = [], []
     for batch in batches:
-        own = logits(batch.images, [scorer.weights], [name])
-        scores.append(own[0] if own else scorer(image_features(model, batch.images), model.logit_scale.exp()))
+        own = (method(batch.images, {"task": [scorer.classes]}) or {}).get("task")
+        plain = own is None
+        scores.append(scorer(image_features(model, batch.images), model.logit_scale.exp()) if plain else own)
         positions += batch.labels.tolist()
     return positions, torch.cat(scores)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.seeds import order_of_epoch, seed_of
+from src.models.batch_norms import StepNorms
 from src.models.helpers import distillation, image_pairs, interpolate_, similarity, teacher_entropy
 from src.models.hooks import Hooks
 from src.models.modeling import (
@@ -144,6 +145,7 @@ class Distill(Finetune):
         self.feature_mse, self.ablation_loss_2 = feature_mse, ablation_loss_2
         self.text_tower_weight = self.weight * text_tower_weight if distill_text_tower else None
         self.ref_batch_size, self.cache_ref_features = ref_batch_size, cache_ref_features
+        self.teacher = None
 
     def reference(self, state):
         """-> Reference."""
@@ -155,6 +157,7 @@ class Distill(Finetune):
         self.teacher, self.reference_tokens = reference.teacher, reference.tokens
         with state.device.autocast():
             self.reference_texts = constant_text_features(self.teacher, reference.tokens)    # (M, D), once a task
+        self.norms = StepNorms(state.model, state.world.size, "reference images")
         self.batch_size = self.ref_batch_size or state.settings.batch_size
         stream = reference.images, "reference", self.batch_size
         self.reference_images = state.stream(*stream)
@@ -163,6 +166,9 @@ class Distill(Finetune):
         with state.device.autocast():
             for visit in state.first_visits(*stream) if keeps else ():
                 self.teacher_features(visit)
+
+    def copies(self):
+        return {"teacher": [self.teacher, self.teacher_features.table]} if self.teacher else {}
 
     def keeps_features(self, state, images):
         """Whether the teacher's features of so many reference images are worth a table: a process that asks for fewer
@@ -184,7 +190,8 @@ class Distill(Finetune):
         if not self.needs_student(state):
             return batch, None
         if batch.features is not None or model.parts > 1 or not state.encodes_rows_alone():
-            return batch, image_features(model, reference.images)
+            with self.norms(len(reference.labels) * state.world.size, reference.skipped):
+                return batch, image_features(model, reference.images)
         images = torch.cat([batch.images, reference.images])
         own, student = image_features(model, images).split([len(batch.images), len(reference.images)])
         return batch._replace(features=own), student

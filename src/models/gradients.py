@@ -72,6 +72,9 @@ class GradientTracker(Hooks):
                 raise UserError(f"--orthogonal-gradients {self.count}: nothing that it tracks is trained here (weights "
                                 "of attention, MLP, norms and convolutions); leave it out")
 
+    def copies(self):
+        return {"gradient basis": [self.old, self.protected], "weights at load": self.start}
+
     def earlier(self):
         """{name: {"basis": (k, numel), "energy": (k,)}} to project off and to extend."""
         return read_gradients(self.path, self.energy)

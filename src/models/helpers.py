@@ -1,19 +1,22 @@
 """Pure functions: one formula each, to be checked by hand arithmetic."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def similarity(image_features, text_features, scale):
+def similarity(image_features: Tensor, text_features: Tensor, scale: Tensor | float) -> Tensor:
     """scale * cosine, both sides L2-normalised before: (B, D) x (C, D) -> (B, C). Never in a low precision."""
     with torch.autocast(image_features.device.type, enabled=False):
         return scale * image_features @ text_features.T
 
 
-def distillation(teacher_logits, student_logits, T):
+def distillation(teacher_logits: Tensor, student_logits: Tensor, T: float) -> Tensor:
     """T^2 * mean over rows of CE(softmax(teacher / T), student / T), (B, M) x (B, M) -> scalar (Hinton et al., 2015).
 
     A cross-entropy: its gradient is the KL divergence's, its value is larger by the teacher's entropy.
@@ -21,13 +24,13 @@ def distillation(teacher_logits, student_logits, T):
     return T ** 2 * F.cross_entropy(student_logits / T, F.softmax(teacher_logits / T, dim=-1))
 
 
-def teacher_entropy(teacher_logits, T):
+def teacher_entropy(teacher_logits: Tensor, T: float) -> Tensor:
     """What ``distillation`` exceeds the KL by: T^2 * mean entropy of softmax(teacher / T), (B, M) -> scalar."""
     log_probabilities = F.log_softmax(teacher_logits / T, dim=-1)
     return -T ** 2 * (log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
 
 
-def image_pairs(features, scale, others=None, first=0):
+def image_pairs(features: Tensor, scale: Tensor | float, others: Tensor | None = None, first: int = 0) -> Tensor:
     """scale * cosine between the images of a batch, (B, D) -> (B, B), an image with itself pushed to -1e4: it is not
     compared with itself. ``others`` (N, D): a larger batch that these images are the rows of from ``first`` on; then
     (B, N)."""
@@ -37,7 +40,7 @@ def image_pairs(features, scale, others=None, first=0):
     return logits.masked_fill(own, -1e4)
 
 
-def learning_rate(step, total, warmup, peak, floor=0.0):
+def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float = 0.0) -> float:
     """Linear warm-up to ``peak`` over the first ``warmup`` steps, then cosine to ``floor`` at ``total``; counts from 0.
 
     (k + 1) / W in the warm-up, then (1 + cos(pi (k - W) / (N - W))) / 2 of the way down. Any N, also N <= W.
@@ -47,12 +50,12 @@ def learning_rate(step, total, warmup, peak, floor=0.0):
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def warmed_up(step, warmup, peak):
+def warmed_up(step: int, warmup: int, peak: float) -> float:
     """Linear warm-up to ``peak`` over the first ``warmup`` steps, (k + 1) / W, then ``peak``; step counts from 0."""
     return peak * (step + 1) / warmup if step < warmup else peak
 
 
-def one_cycle(step, total, start, top, end):
+def one_cycle(step: int, total: int, start: float, top: float, end: float) -> float:
     """From ``start`` to ``top`` at step 0.3 N - 1 and on to ``end`` at step N - 1, each by half a cosine (Smith and
     Topin, 2018, as torch's OneCycleLR counts); step counts from 0. Below 4 steps there is no rise."""
     turn = 0.3 * total - 1
@@ -63,7 +66,7 @@ def one_cycle(step, total, start, top, end):
     return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
 
 
-def top_k_hits(logits, labels, k):
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """(B, C), (B,) -> bool (B, k): column j tells whether the true class is among the j + 1 highest scores.
 
     Equal scores rank by class number, as argmax does. A score that is not a number is never a hit.
@@ -75,7 +78,7 @@ def top_k_hits(logits, labels, k):
     return ahead[:, None] < torch.arange(1, k + 1, device=logits.device)
 
 
-def l2_distance(tensors, anchors):
+def l2_distance(tensors: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
     """Sum over all values of (tensor - anchor)^2; two lists of equal shapes -> scalar."""
     if len(tensors) != len(anchors):
         raise ValueError(f"{len(tensors)} tensors and {len(anchors)} anchors")
@@ -88,7 +91,7 @@ class SquaredDistance(torch.autograd.Function):
     derivative is not available."""
 
     @staticmethod
-    def forward(context, anchors, *tensors):
+    def forward(context: Any, anchors: Sequence[Tensor], *tensors: Tensor) -> Tensor:
         context.anchors = anchors
         context.save_for_backward(*tensors)
         norms = torch._foreach_norm(torch._foreach_sub(tensors, anchors))
@@ -96,14 +99,14 @@ class SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient):
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slopes = torch._foreach_sub(context.saved_tensors, context.anchors)
         torch._foreach_mul_(slopes, 2 * gradient)
         return None, *slopes
 
 
 @torch.no_grad()
-def interpolate_(model, weights, share):
+def interpolate_(model: nn.Module, weights: Mapping[str, Tensor], share: float) -> None:
     """In place: model <- share * model + (1 - share) * weights, {name: tensor} for each of the model's parameters and
     floating buffers; counts stay."""
     pairs = [(value, weights[name]) for name, value in model.state_dict().items() if value.is_floating_point()]

@@ -1,6 +1,18 @@
 """Hooks: what a method or an add-on may do, and when. A run is one visible list of them, ``[method, *add_ons]``."""
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for annotations: at run time a table of methods imports neither torch nor towers
+    from torch import Tensor, nn
+
+    from clip.model import CLIP
+    from src.machine.batch import Batch
+    from src.models.classifiers import Classes
+    from src.models.state import TrainingState
 
 
 class Hooks:
@@ -18,11 +30,11 @@ class Hooks:
     gradient; --iterations, --epochs and --lr are not needed.
     """
 
-    other_terms = ()
-    all_used = False
-    closed_form = False
+    other_terms: Sequence[str] = ()
+    all_used: bool = False
+    closed_form: bool = False
 
-    def build(self, model):
+    def build(self, model: CLIP) -> nn.Module | None:
         """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
         may hold it as well.
 
@@ -32,17 +44,17 @@ class Hooks:
         """
         return None
 
-    def begin(self, state):
+    def begin(self, state: TrainingState) -> None:
         """Before the optimiser is built: may freeze parameters, let the module of ``build`` grow, make teachers,
         anchors and streams."""
 
-    def groups(self, state):
+    def groups(self, state: TrainingState) -> list[dict[str, Any]] | None:
         """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; called
         after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
         rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
         return None
 
-    def losses(self, state, batch):
+    def losses(self, state: TrainingState, batch: Batch) -> dict[str, Tensor]:
         """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
         batch has features instead of images: ``modeling.batch_features`` takes either.
 
@@ -55,58 +67,70 @@ class Hooks:
         names it; a mean over no rows counts as 0."""
         return {}
 
-    def after_backward(self, state):
+    def after_backward(self, state: TrainingState) -> None:
         """Gradients are whole and unscaled here: snapshots and projections."""
 
-    def after_step(self, state):
+    def after_step(self, state: TrainingState) -> None:
         """The optimiser has moved the weights: projection of the update, then averages."""
 
-    def end(self, state):
+    def end(self, state: TrainingState) -> None:
         """The last step is done: merges, bases, exemplars."""
 
-    def logits(self, state, images, heads):
-        """(B, 3, R, R) and classifier weights [(D, C_t)] -> [(B, C_t)], or None for plain CLIP. ``state.scored`` names
-        the datasets of the heads, ``state.final_model`` is the CLIP that is scored; under --eval-only a state has no
-        more than these and its device."""
+    def scores(self, state: TrainingState, images: Tensor,
+               spaces: dict[str, list[Classes]]) -> dict[str, Tensor] | None:
+        """Score images (B, 3, R, R) in all label spaces of --label-space, so that one pass through a tower serves them.
+
+        ``spaces``: {"task": [Classes], "all": [Classes]}, for each label space the datasets whose classes it joins.
+        Return {space: (B, sum of its classes)}; the highest score is the prediction. CLIP, with own modules in its
+        towers, scores the spaces that are left out, and all of them for None; which ones they are must not differ
+        between the batches of a dataset.
+
+        ``state.final_model`` is the CLIP that is scored. Under --eval-only a state has only that, its device and own
+        modules. Add-ons must not define it: they are not there in an evaluation."""
         return None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What an exact resume inside the task needs."""
         return {}
 
-    def load_state_dict(self, content):
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
 
-    def files(self, finished):
+    def copies(self) -> dict[str, Any]:
+        """{what they are: modules, or {name: tensor}} of the copies of weights, and of other large tensors, that the
+        hook holds once it has begun: for the line "memory:" and the record of a run, which count what is named here."""
+        return {}
+
+    def files(self, finished: bool) -> dict[str, Any]:
         """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint, None for one that
         goes; ``finished`` is False after an interruption."""
         return {}
 
-    def carry(self):
+    def carry(self) -> dict[str, Any]:
         """What the next task or inference needs: tensors and plain types only."""
         return {}
 
-    def load_carry(self, content):
+    def load_carry(self, content: dict[str, Any]) -> None:
         """Takes over what the previous task's ``carry`` returned."""
 
 
-def named(hooks):
+def named(hooks: Sequence[Hooks]) -> dict[str, Hooks]:
     """{name: hook}, under which resume points and checkpoints keep what is theirs: that of the class, with its module
     where two are called alike."""
     alike = Counter(type(hook).__name__ for hook in hooks)
     return {_name(type(hook), alike[type(hook).__name__] > 1): hook for hook in hooks}
 
 
-def _name(kind, qualified):
+def _name(kind: type[Hooks], qualified: bool) -> str:
     return f"{kind.__module__}.{kind.__name__}" if qualified else kind.__name__
 
 
-def kept_for(content, name):
+def kept_for(content: Mapping[str, Any], name: str) -> Any:
     """What ``content`` {name of a hook: anything} has for the hook of a name, by the bare name of its class where the
     full one is missing; {} without."""
     return content.get(name, content.get(name.rpartition(".")[2], {}))
 
 
-def promises(hook, name):
+def promises(hook: Hooks, name: str) -> bool:
     """Whether a hook's very class says True: what a class promises, a subclass may break."""
     return bool(vars(type(hook)).get(name, False))

@@ -10,85 +10,42 @@ import difflib
 import json
 import math
 import re
-from collections import namedtuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from clip.model import ModifiedResNet, ResidualAttentionBlock, mix
+from clip.model import Attention, ModifiedResNet, ResidualAttentionBlock
 from src.errors import UserError
+from src.models.wrapped import (
+    BASE,
+    PEFT,
+    PROJECTIONS,
+    Pair,
+    has_lora,
+    is_wrapped,
+    merge,
+    plain_name,
+    put_in,
+    wrapped_layers,
+)
 
 FLAG = "--lora-target-modules"
-WHOLE = slice(None)
-PEFT = "default"  # peft's name for the only adapter of a model
+merge_lora = merge  # of every wrapped layer; scripts know it by this name
 
 
-class Pair(nn.Module):
-    """The factors A (r, in) and B (out, r) of a weight (out, in): (..., in) -> (alpha/r) B A x, (..., out)."""
-
-    def __init__(self, weight, r, alpha, generator):
-        super().__init__()
-        out_features, in_features = weight.shape
-        # Drawn on the host in fp32, so that a seed means the same factors on every device and in every precision.
-        start = torch.empty(r, in_features, dtype=torch.float32, device="cpu")
-        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)  # as peft: U(-1/sqrt(in), 1/sqrt(in))
-        self.A = nn.Parameter(start.to(weight))
-        self.B = nn.Parameter(weight.new_zeros(out_features, r))
-        self.scale = alpha / r
-
-    def forward(self, x):
-        low = F.linear(x, self.A)                                               # (..., in) x (r, in) -> (..., r)
-        return F.linear(self.scale * low, self.B)                               # (..., r) x (out, r) -> (..., out)
+def drawn_pair(weight, r, alpha, generator):
+    """The pair of a weight (out, in): A (r, in) drawn, B (out, r) zero, and (alpha/r) their scale."""
+    out_features, in_features = weight.shape
+    # Drawn on the host in fp32, so that a seed means the same factors on every device and in every precision.
+    start = torch.empty(r, in_features, dtype=torch.float32, device="cpu")
+    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)  # as peft: U(-1/sqrt(in), 1/sqrt(in))
+    return Pair(nn.Parameter(start.to(weight)), nn.Parameter(weight.new_zeros(out_features, r)), alpha / r)
 
 
-PeftPair = namedtuple("PeftPair", "A B scale")  # peft's factors under our names
-
-
-class AdaptedLinear(nn.Module):
-    """A linear layer and its pair, (..., in) -> (..., out)."""
-
-    def __init__(self, base_layer, r, alpha, generator):
-        super().__init__()
-        self.base_layer = base_layer
-        self.lora_pair = Pair(base_layer.weight.detach(), r, alpha, generator)
-
-    def forward(self, x):
-        return self.base_layer(x) + self.lora_pair(x)
-
-    def updates(self):
-        return [("weight", WHOLE, self.lora_pair)]
-
-    def sharing_keys(self, name, split_qkvo):
-        layer_type = next((part for part in ("attn", "mlp") if part in name.split(".")), "other")
-        return [(layer_type, self.base_layer.in_features, self.base_layer.out_features)]
-
-
-class AdaptedAttention(nn.Module):
-    """CLIP's self-attention with a pair each for q, k, v and o, (B, L, W) -> (B, L, W)."""
-
-    def __init__(self, base_layer, r, alpha, generator):
-        super().__init__()
-        self.base_layer, self.width = base_layer, base_layer.out_proj.in_features
-        weights = (*base_layer.in_proj_weight.detach().chunk(3), base_layer.out_proj.weight.detach())  # 4 x (W, W)
-        self.lora_pairs = nn.ModuleDict({projection: Pair(weight, r, alpha, generator)
-                                         for projection, weight in zip("qkvo", weights, strict=True)})
-
-    def forward(self, x, attend=F.scaled_dot_product_attention):
-        base = self.base_layer
-        qkv = F.linear(x, base.in_proj_weight, base.in_proj_bias)                          # (B, L, 3W)
-        qkv = qkv + torch.cat([self.lora_pairs[projection](x) for projection in "qkv"], dim=-1)
-        mixed = mix(qkv, base.heads, attend, base.beside)                                               # (B, L, W)
-        return base.out_proj(mixed) + self.lora_pairs["o"](mixed)
-
-    def updates(self):
-        *fused, out = self.lora_pairs.values()
-        return [*(("in_proj_weight", slice(row * self.width, (row + 1) * self.width), pair)
-                  for row, pair in enumerate(fused)), ("out_proj.weight", WHOLE, out)]
-
-    def sharing_keys(self, name, split_qkvo):
-        size = (self.width, self.base_layer.heads)
-        return [("attn", projection, *size) if split_qkvo else ("attn", *size) for projection in self.lora_pairs]
+def pairs_of_attention(attention, r, alpha, generator):
+    """{projection: its pair} of q, k, v and o."""
+    weights = (*attention.in_proj_weight.detach().chunk(3), attention.out_proj.weight.detach())  # 4 x (W, W)
+    return {name: drawn_pair(weight, r, alpha, generator) for name, weight in zip(PROJECTIONS, weights, strict=True)}
 
 
 # -- which modules -----------------------------------------------------------------------------------------------------
@@ -105,8 +62,8 @@ def adaptable_sites(model):
 def _select(model, targets, blocks):
     """The sites that the targets name by their ending, in the model's order, where the weights require a gradient.
     With ``blocks`` a target may also name the attention block around ``out_proj``."""
-    if is_adapted(model):
-        raise ValueError("the model has adapters already: merge_lora first")
+    if is_wrapped(model):
+        raise ValueError("the model has adapters already: merge first")
     if not targets:
         raise UserError(f"{FLAG}: it names no module; its default is attn.out_proj,mlp.c_fc,mlp.c_proj")
     sites, chosen = adaptable_sites(model), set()
@@ -150,15 +107,14 @@ def inject_lora(model, targets, r=8, alpha=16, generator=None):
     gradient are adapted; after it the factors are all that does, apart from ``head.*``. ``generator`` is the host's.
     UserError for a target that names nothing, or nothing that is trained.
     """
-    names = _select(model, targets, blocks=True)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.startswith("head."))
+    names, layers = _select(model, targets, blocks=True), {}
     for name in names:
-        kind, place = AdaptedLinear, name
-        if name.endswith(".out_proj"):
-            kind, place = AdaptedAttention, name.removesuffix(".out_proj")
-        base_layer = model.get_submodule(place)
-        model.set_submodule(place, kind(base_layer, r, alpha, generator).train(base_layer.training))
+        place = name.removesuffix(".out_proj")
+        layer = model.get_submodule(place)
+        attends = isinstance(layer, Attention)
+        layers[place] = (pairs_of_attention(layer, r, alpha, generator) if attends
+                         else drawn_pair(layer.weight.detach(), r, alpha, generator))
+    put_in(model, layers)
     model.lora_settings = {"r": r, "alpha": alpha, "targets": list(targets), "sites": names, "shared": False,
                            "split_qkvo": False}
     return names
@@ -173,11 +129,21 @@ def apply_shared_lora(model, split_qkvo=False):
     if not hasattr(model, "lora_settings") or model.lora_settings["shared"]:
         raise ValueError("apply_shared_lora takes a model that inject_lora has adapted and that does not share yet")
     masters = {}
-    for name, module, updates in _adapted(model):
-        for key, (_, _, pair) in zip(module.sharing_keys(name, split_qkvo), updates, strict=True):
+    for name, module, updates in wrapped_layers(model):
+        for key, (_, _, pair) in zip(_sharing_keys(name, module, split_qkvo), updates, strict=True):
             master = masters.setdefault(key, pair)
             pair.A, pair.B = master.A, master.B
     model.lora_settings |= {"shared": True, "split_qkvo": split_qkvo}
+
+
+def _sharing_keys(name, module, split_qkvo):
+    """The key of each of a wrapped layer's pairs."""
+    base = module.base_layer
+    if isinstance(base, Attention):
+        size = (module.width, base.heads)
+        return [("attn", projection, *size) if split_qkvo else ("attn", *size) for projection in module.lora_pairs]
+    layer_type = next((part for part in ("attn", "mlp") if part in name.split(".")), "other")
+    return [(layer_type, base.in_features, base.out_features)]
 
 
 def inject_peft(model, targets, r=8, alpha=16, dropout=0.1, bias="none", seed=0):
@@ -200,80 +166,9 @@ def inject_peft(model, targets, r=8, alpha=16, dropout=0.1, bias="none", seed=0)
     for name, parameter in model.named_parameters():
         if id(parameter) in before:
             parameter.requires_grad_(before[id(parameter)] and (parameter.requires_grad or name.startswith("head.")))
-    for _, module, _ in _adapted(model):
+    for _, module, _ in wrapped_layers(model):
         module.train(module.base_layer.training)
     return names
-
-
-def is_adapted(model):
-    """Whether the model has adapters, ours or peft's."""
-    return hasattr(model, "lora_settings") or hasattr(model, "peft_config")
-
-
-def _adapted(model):
-    """(name, module, [(weight's name in base_layer, rows, pair)]) of every adapted module."""
-    for name, module in model.named_modules():
-        if isinstance(module, AdaptedLinear | AdaptedAttention):
-            yield name, module, module.updates()
-        elif isinstance(getattr(module, "lora_A", None), nn.ModuleDict):
-            pair = PeftPair(module.lora_A[PEFT].weight, module.lora_B[PEFT].weight, module.scaling[PEFT])
-            yield name, module, [("weight", WHOLE, pair)]
-
-
-def adapter_parameters(model):
-    """The trainable factors, a shared one once for each of its sites; [] without adapters."""
-    return [factor for _, _, updates in _adapted(model) for _, _, pair in updates for factor in (pair.A, pair.B)]
-
-
-# -- what the adapted model stands for ---------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def plain_weights(model):
-    """{plain CLIP name: tensor}, detached, in the order of a plain ``state_dict()``: W + (alpha/r) B A where adapted,
-    everything else the model's own tensors, not copies."""
-    weights = {key.replace(".base_layer.", "."): value for key, value in model.state_dict().items()
-               if ".lora_" not in key}
-    for name, _, updates in _adapted(model):
-        for key in {f"{name}.{weight}" for weight, _, _ in updates}:
-            weights[key] = weights[key].clone()
-        for weight, rows, pair in updates:
-            weights[f"{name}.{weight}"][rows].addmm_(pair.B, pair.A, alpha=pair.scale)  # (out, r) x (r, in)
-    return weights
-
-
-@torch.no_grad()
-def merge_lora(model):
-    """An independent plain CLIP in eval mode, without gradients, with W + (alpha/r) B A as its weights; a ``head`` is
-    copied with it. ``model`` stays as it is."""
-    merged = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, module, updates in list(_adapted(merged)):
-        for weight, rows, pair in updates:
-            module.base_layer.get_parameter(weight)[rows].addmm_(pair.B, pair.A, alpha=pair.scale)
-        merged.set_submodule(name, module.base_layer)
-    for attribute in ("lora_settings", "peft_config"):
-        vars(merged).pop(attribute, None)
-    return merged
-
-
-def squared_update(model):
-    """Sum over adapted weights of |(alpha/r) B A|_F^2, a scalar with gradient (0 without adapters).
-
-    |B A|_F^2 = tr((B^T B)(A A^T)) needs r x r matrices only. A shared pair's are computed once and count for each site.
-    """
-    alike = {}  # {shapes: {pair: [A, B, sum of scale^2 over its sites]}}
-    for _, _, updates in _adapted(model):
-        for _, _, pair in updates:
-            pairs = alike.setdefault((pair.A.shape, pair.B.shape), {})
-            pairs.setdefault((id(pair.A), id(pair.B)), [pair.A, pair.B, 0.0])[2] += pair.scale ** 2
-    total = model.logit_scale.new_zeros(())
-    with torch.autocast(model.logit_scale.device.type, enabled=False):
-        for pairs in alike.values():
-            A, B, factors = zip(*pairs.values(), strict=True)
-            A, B = torch.stack(A), torch.stack(B)                                # (n, r, in), (n, out, r)
-            traces = ((B.mT @ B) * (A @ A.mT)).sum(dim=(1, 2))                   # (n, r, r) x (n, r, r) -> (n,)
-            total = total + traces @ torch.tensor(factors).to(traces, non_blocking=True)
-    return total
 
 
 # -- the adapter's file ------------------------------------------------------------------------------------------------
@@ -283,9 +178,14 @@ def adapter_state(model):
     """The adapter alone, plain types and tensors on the host: {"peft": peft's state dict, "config": its settings}, or
     {"lora": {name: factor}, "r", "alpha", "targets", "sites", "shared", "split_qkvo"} with a shared factor under its
     first name; "sites" are the names of the adapted layers.
+
+    Of layers that a method has wrapped: {"updates": {plain weight name: [{"rows": (first, last + 1), "A", "B",
+    "scale"}]}}, which on the weights that they were trained on make the merged ones.
     """
-    if not is_adapted(model):
+    if not is_wrapped(model):
         raise ValueError("the model has no adapter")
+    if not has_lora(model):
+        return {"updates": _updates(model)}
     if hasattr(model, "lora_settings"):
         factors = {name: _on_host(value) for name, value in model.named_parameters() if ".lora_" in name}
         return {"lora": factors, **copy.deepcopy(model.lora_settings)}
@@ -294,6 +194,16 @@ def adapter_state(model):
     settings = json.dumps(model.peft_config[PEFT].to_dict(), default=sorted)  # plain types: no enumerations, no sets
     return {"peft": {name: _on_host(value) for name, value in found.items() if not name.startswith("head.")},
             "config": json.loads(settings)}
+
+
+def _updates(model):
+    found = {}
+    for name, module, updates in wrapped_layers(model):
+        for weight, rows, pair in updates:
+            first, end, _ = rows.indices(len(module.get_parameter(f"{BASE}.{weight}")))
+            found.setdefault(plain_name(f"{name}.{weight}"), []).append(
+                {"rows": (first, end), "A": _on_host(pair.A), "B": _on_host(pair.B), "scale": pair.scale})
+    return found
 
 
 def _on_host(value):

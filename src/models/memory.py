@@ -3,21 +3,18 @@
 A copy is counted in units of the model's own weights, by bytes: a teacher in bfloat16 beside fp32 weights counts 0.5.
 """
 
-import types
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from clip.model import CLIP, Attention, VisionTransformer
+from src.models.wrapped import plain_tensors
 
 # What autocast casts at each use. It reads all else, norms and embeddings, as it is stored.
 CAST_BY_AUTOCAST = {nn.Linear: ("weight", "bias"), nn.Conv2d: ("weight", "bias"),
                     Attention: ("in_proj_weight", "in_proj_bias"), VisionTransformer: ("proj",),
                     CLIP: ("text_projection",)}
-# Attributes of hooks by what they hold; others are named Class.attribute.
-HOLDERS = {"teacher": "teacher", "teacher_features": "teacher", "partner": "zero-shot", "start": "weights at load",
-           "old": "gradient basis", "protected": "gradient basis"}
 FIRST = ("model", "ensemble", "teacher")  # who counts for what several hold; then by the order of the hooks
 OPTIMISER = {"gradients": 1, "AdamW": 2}  # tensors beside each trainable one
 
@@ -47,9 +44,9 @@ def share_(model, weights):
 
 
 def resting_weights(model):
-    """{plain CLIP name: parameter} of what does not train, beneath adapters too."""
-    return {name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
-            if not parameter.requires_grad}
+    """{plain CLIP name: parameter} of what does not train, in wrapped layers too."""
+    return {name: tensor for name, tensor in plain_tensors(model).items()
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad}
 
 
 def tensors_of(model):
@@ -101,20 +98,17 @@ def _size(number):
 
 
 def weight_copies(state, hooks, kept=None):
-    """-> Memory of a task after ``training.begin``: what is alive on the model's device, each storage counted for the
-    first who holds it, and what gradients and the optimiser will add.
+    """-> Memory of a task after ``training.begin``: what the state, its hooks (``Hooks.copies``) and the run name, on
+    the model's device, each storage counted for the first who holds it, and what gradients and the optimiser will add.
 
-    ``kept`` {holder: anything} is what the run holds beside the task. Looked into are modules, dicts, lists, tuples and
-    objects; not data sets, generators and functions.
+    ``kept`` {holder: modules, dicts, lists or tensors} is what the run holds beside the task.
     """
     model = state.model
     count = _Count(model)
-    seen = {id(state), *map(id, hooks)}  # parts refer to the whole
     held = [*state.copies().items(), *(("own modules", module) for module in state.own.values()),
-            *((HOLDERS.get(attribute, f"{type(hook).__name__}.{attribute}"), value)
-              for hook in hooks for attribute, value in vars(hook).items()), *(kept or {}).items()]
+            *(found for hook in hooks for found in hook.copies().items()), *(kept or {}).items()]
     for holder, thing in sorted(held, key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else len(FIRST)):
-        count.add(holder, thing, seen)
+        count.add(holder, thing)
     trainable = sum(parameter.nbytes for parameter in state.trained())
     beside = OPTIMISER | ({"gradients between processes": 1} if state.world.size > 1 else {})
     arithmetic = {holder: number * trainable / count.unit for holder, number in beside.items() if trainable}
@@ -128,37 +122,30 @@ class _Count:
 
     def __init__(self, model):
         self.weights, self.others, self.storages, self.device = {}, {}, set(), model.logit_scale.device
-        named = {name.replace(".base_layer.", "."): value for name, value in tensors_of(model) if ".lora_" not in name}
+        named = plain_tensors(model)
         self.shapes = {name: value.shape for name, value in named.items()}
         self.unit = sum(value.nbytes for name, value in named.items() if _is_clip(name) and value.is_floating_point())
 
-    def add(self, holder, thing, seen):
-        for tensor, is_weight in self._held(thing, None, seen):
+    def add(self, holder, thing):
+        for tensor, is_weight in self._held(thing, None):
             if tensor.device == self.device and tensor.nbytes and storage_of(tensor) not in self.storages:
                 self.storages.add(storage_of(tensor))
                 where = self.weights if is_weight else self.others
                 where[holder] = where.get(holder, 0) + tensor.nbytes
 
-    def _held(self, thing, name, seen):
-        """(tensor, whether it belongs to a copy of the model) of all that a thing holds, which a dict has under
-        ``name``, a list under ()."""
+    def _held(self, thing, name):
+        """(tensor, whether it belongs to a copy of the model) of all in modules, dicts, lists and tensors, which a dict
+        has under ``name``, a list under ()."""
         if isinstance(thing, torch.Tensor):
             yield thing, isinstance(thing, nn.Parameter) or self._has_a_weight_s_place(thing, name)
-            return
-        if id(thing) in seen or _is_closed(thing):
-            return
-        seen.add(id(thing))
-        if isinstance(thing, nn.Module):
+        elif isinstance(thing, nn.Module):
             yield from ((value, True) for _, value in tensors_of(thing) if value.is_floating_point())
-            return
-        if isinstance(thing, dict):
-            inside = thing.items()
+        elif isinstance(thing, dict):
+            for key, value in thing.items():
+                yield from self._held(value, key)
         elif isinstance(thing, (list, tuple)):
-            inside = (((), value) for value in thing)
-        else:
-            inside = ((None, value) for value in vars(thing).values())
-        for key, value in inside:
-            yield from self._held(value, key, seen)
+            for value in thing:
+                yield from self._held(value, ())
 
     def _has_a_weight_s_place(self, tensor, name):
         if name == ():  # a list has no names; vectors of a weight's length are too common to tell
@@ -168,11 +155,3 @@ class _Count:
 
 def _is_clip(name):
     return not name.startswith("head.")
-
-
-def _is_closed(thing):
-    """Whether there is no looking into a thing: plain values, functions, data sets."""
-    if isinstance(thing, (dict, list, tuple)):
-        return False
-    return (not hasattr(thing, "__dict__") or isinstance(thing, (type, types.ModuleType)) or hasattr(thing, "__code__")
-            or type(thing).__module__.startswith("src.datasets"))

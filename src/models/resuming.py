@@ -7,6 +7,7 @@ from src.models.attached import is_dropout
 from src.models.fingerprints import digests
 from src.models.hooks import kept_for, named
 from src.models.memory import tensors_of
+from src.models.wrapped import BESIDE_LORA, added_names, has_lora, plain_name, refuse_lost, wrapped_layers
 
 PACKAGE = __name__.rpartition(".")[0] + "."  # "src.models.", or that of an installed package
 
@@ -44,7 +45,11 @@ def restore(state, hooks, content):
     if wrong:
         raise UserError(f"--resume: other tensors move than when the task was interrupted, such as {wrong[0]}")
     for name, value in content["moving"].items():
+        if found[name].shape != value.shape:
+            raise UserError(f"--resume: {name} has the shape {tuple(found[name].shape)}, and {tuple(value.shape)} when "
+                            "the task was interrupted: begin chose another size. Leave --resume out to start again")
         found[name].copy_(value)
+    state.forget_merged()
     if state.optimizer:
         state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
@@ -56,12 +61,14 @@ def restore(state, hooks, content):
 
 
 def moving_tensors(state):
-    """{name: what the weights at load do not tell}: the CLIP's parameters that require a gradient, the statistics of
-    batch norms, weights at rest that hooks changed as they began, and all of own modules."""
+    """{name: what the weights at load do not tell}: the CLIP's parameters that require a gradient, its buffers (the
+    statistics of batch norms, frozen factors of wrapped layers), weights at rest that hooks changed as they began, also
+    in the copy of the weights at load, and all of own modules."""
     kept = {*(name for name, value in state.model.named_parameters() if not value.requires_grad), "token_rows"}
     kept -= state.changed
     own = {f"own.{name}.{key}": value for name, module in state.own.items() for key, value in tensors_of(module)}
-    return {name: value for name, value in tensors_of(state.model) if name not in kept} | own
+    at_load = {f"at_load.{name}": value for name, value in state.at_load_changed().items()}
+    return {name: value for name, value in tensors_of(state.model) if name not in kept} | own | at_load
 
 
 class WatchedWeights:
@@ -69,8 +76,14 @@ class WatchedWeights:
 
     def __init__(self, model):
         self.model = model
-        self.names = {plain(name) for name in model.state_dict()}
-        self.before = {plain(name): digest for name, digest in self._digests()}
+        self.names = self._plain_names()
+        self.wrapped, self.has_lora = {name for name, _, _ in wrapped_layers(model)}, has_lora(model)
+        self.before = {plain_name(name): digest for name, digest in self._digests()}
+
+    def _plain_names(self):
+        """The names of a checkpoint of the CLIP, without what wraps its layers."""
+        wrapping = added_names(self.model)
+        return {plain_name(name): name for name in self.model.state_dict() if name not in wrapping}
 
     def _digests(self):
         names, tensors = zip(*tensors_of(self.model), strict=True)
@@ -78,19 +91,23 @@ class WatchedWeights:
 
     def changed(self):
         """Return the names of the tensors that are others by now."""
-        return {name for name, digest in self._digests() if self.before.get(plain(name)) != digest}
+        return {name for name, digest in self._digests() if self.before.get(plain_name(name)) != digest}
 
     def refuse_new(self, hook):
-        """UserError where a hook has added parameters or buffers to the CLIP, those of adapters apart: a checkpoint
-        with them could not be loaded."""
-        added = [name for name in self.model.state_dict() if plain(name) not in self.names and ".lora_" not in name]
+        """UserError where a hook has added parameters or buffers to the CLIP, or has taken some away: a checkpoint
+        could not be loaded. What wraps a layer may add what a merge makes part of the layer's weights."""
+        kind, names = type(hook).__name__, self._plain_names()
+        added = [name for plain, name in names.items() if plain not in self.names]
         if added:
-            kind = type(hook).__name__
             sort = "parameter" if added[0] in dict(self.model.named_parameters()) else "buffer"
             raise UserError(f"{kind} adds the {sort} {added[0]} to the CLIP: a checkpoint holds a plain CLIP, so it "
-                            f"would train and be lost. Modules of its own belong into {kind}.build, which returns them")
-
-
-def plain(name):
-    """The name that a tensor of an adapted layer has without the adapter."""
-    return name.replace(".base_layer.", ".")
+                            f"would train and be lost. Modules of its own belong into {kind}.build, which returns "
+                            "them; low-rank updates of weights belong into wrapped layers (src.models.wrapped)")
+        gone = self.names.keys() - names.keys()
+        if gone:
+            raise UserError(f"{kind} takes {min(gone)} out of the CLIP: no checkpoint of it could be loaded. What "
+                            "stands in for a layer holds that layer as base_layer (src.models.wrapped)")
+        new = {name for name, _, _ in wrapped_layers(self.model)} - self.wrapped
+        if new and self.has_lora:
+            raise UserError(BESIDE_LORA)
+        refuse_lost(self.model, new, kind)

@@ -2,15 +2,17 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clip.model import CLIP
-from src.datasets.common import Task
+from clip.packing import PackedTexts
+from src.datasets.common import Split, Task
 from src.datasets.loading import SeededBatches, batches_of_pass, first_visits, pass_batches, training_batches
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -22,10 +24,17 @@ from src.machine.interruption import Interrupted, Signals
 from src.models.attached import attached, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
-from src.models.lora_injection import is_adapted, merge_lora
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
-from src.models.modeling import encodes_rows_alone, frozen_copy, in_eval_mode, packed_where_shorter, trains
+from src.models.modeling import (
+    ClassificationHead,
+    encodes_rows_alone,
+    frozen_copy,
+    in_eval_mode,
+    packed_where_shorter,
+    trains,
+)
 from src.models.optimizers import rate_at
+from src.models.wrapped import is_wrapped, merge, plain_name
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Settings:
     lr_floor: float = 0.0
 
     @property
-    def peak_rate(self):
+    def peak_rate(self) -> float:
         """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up, or the steps of
         ``onecycle`` pass its peak by."""
         if self.schedule == "onecycle":
@@ -69,11 +78,10 @@ class TrainingState:
     say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
     ``--init``, or of ``path``; ``open_teacher(path)`` is like it, but possibly in the autocast dtype: for features
     only; None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads
-    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``scored`` names
-    the datasets whose heads ``Hooks.logits`` receives, during its call. ``world`` is the processes of the run: a batch
-    has this one's rows of a global batch, which has ``rows`` in the step under way. ``own`` are the modules that hooks
-    have built beside the CLIP, {name of the hook: module}. ``signals`` may end a pass over data. ``planned``: a dry
-    run, in which hooks begin and a pass over data yields nothing.
+    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``world`` is the
+    processes of the run: a batch has this one's rows of a global batch, which has ``rows`` in the step under way.
+    ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}. ``signals`` may end a
+    pass over data. ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
     """
 
     model: CLIP
@@ -84,9 +92,8 @@ class TrainingState:
     open_task: Callable[..., Task] | None = None
     open_zeroshot: Callable[..., CLIP] | None = None
     open_teacher: Callable[..., CLIP] | None = None
-    history: list = field(default_factory=list)
-    heads: dict = field(default_factory=dict)
-    scored: tuple = ()
+    history: list[dict] = field(default_factory=list)
+    heads: dict[str, Tensor] = field(default_factory=dict)
     iteration: int = 0
     rows: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +102,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
     own: dict[str, nn.Module] = field(default_factory=dict)
-    changed: set = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
+    changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
@@ -104,26 +111,26 @@ class TrainingState:
     _begun: bool = False
     _zeroshot: list = field(default_factory=list)  # handed out since the task began
 
-    def modules(self):
+    def modules(self) -> list[nn.Module]:
         """All that trains: the live CLIP, and the hooks' own modules beside it."""
         return [self.model, *self.own.values()]
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of ``modules()``; those of own modules are called own.<hook>.<name>."""
         yield from self.model.named_parameters()
         for name, module in self.own.items():
             yield from ((f"own.{name}.{key}", parameter) for key, parameter in module.named_parameters())
 
-    def trained(self):
+    def trained(self) -> list[nn.Parameter]:
         """The parameters that require a gradient."""
         return [parameter for _, parameter in self.named_parameters() if parameter.requires_grad]
 
-    def attached(self, model=None):
+    def attached(self, model: CLIP | None = None) -> AbstractContextManager:
         """While entered, own modules have their places in the towers of a CLIP, the live one unless given."""
         return attached(model or self.model, self.own.values())
 
     @contextlib.contextmanager
-    def in_place(self, model):
+    def in_place(self, model: CLIP) -> Iterator[None]:
         """While entered, own modules have their places in a CLIP that is scored, in eval mode."""
         with contextlib.ExitStack() as stack:
             for module in self.own.values():
@@ -131,15 +138,15 @@ class TrainingState:
             stack.enter_context(self.attached(model))
             yield
 
-    def trains(self, tower):
+    def trains(self, tower: str) -> bool:
         """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
         return trains(self.model, tower) or trains_in(self.model, self.own.values(), tower)
 
-    def encodes_rows_alone(self):
+    def encodes_rows_alone(self) -> bool:
         """Whether what the image tower makes of an image depends on nothing else in the batch."""
         return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
 
-    def packed(self, tokens):
+    def packed(self, tokens: Tensor) -> PackedTexts | Tensor:
         """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too
         little, or where an own module has to see each text by itself."""
         if not rows_alone(self.model, self.own.values(), "text"):
@@ -147,42 +154,46 @@ class TrainingState:
         return packed_where_shorter(self.model, tokens)
 
     @property
-    def final_model(self):
-        """A plain CLIP: the ensemble where one is kept, else the live model, with its adapters merged."""
-        if self.ensemble is None and is_adapted(self.model):
+    def final_model(self) -> CLIP:
+        """A plain CLIP: the ensemble where one is kept, else the live model, with its wrapped layers merged."""
+        if self.ensemble is None and is_wrapped(self.model):
             if self._merged is None or self._merged[0] != self.iteration:
-                self._merged = self.iteration, merge_lora(self.model)
+                self._merged = self.iteration, merge(self.model)
             return self._merged[1]
         return self.model if self.ensemble is None else self.ensemble
 
     @property
-    def head(self):
+    def head(self) -> ClassificationHead | None:
         """The ClassificationHead of the fc modes, else None."""
         return getattr(self.model, "head", None)
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> float:
         """That of the last step; 0 for a method that has nothing to optimise."""
         return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
 
     @property
-    def scale(self):
+    def scale(self) -> Tensor:
         """s = exp(logit_scale), never trained on class data."""
         return self.model.logit_scale.detach().exp()
 
-    def frozen(self):
-        """Return a frozen copy of the live model with adapters merged; the caller may modify it."""
-        return merge_lora(self.model) if is_adapted(self.model) else frozen_copy(self.model)
+    def frozen(self) -> CLIP:
+        """Return a frozen copy of the live model with wrapped layers merged; the caller may modify it."""
+        return merge(self.model) if is_wrapped(self.model) else frozen_copy(self.model)
+
+    def forget_merged(self) -> None:
+        """Merge again where ``final_model`` is next asked for: weights have changed between two steps."""
+        self._merged = None
 
     @property
-    def at_load(self):
+    def at_load(self) -> CLIP:
         """The weights at load as a frozen plain CLIP, for ``begin``: all hooks share it and leave it unchanged. Hold
         the module or its parameters; tensors taken out of them would keep storage that sharing frees."""
         teacher, self._at_load_in_full = self.teacher, True
         return teacher
 
     @property
-    def teacher(self):
+    def teacher(self) -> CLIP:
         """Like ``at_load``, but possibly in the autocast dtype: for features only."""
         if self._begun:
             raise ValueError("state.at_load and state.teacher are there while hooks begin; weights have moved by now")
@@ -190,29 +201,37 @@ class TrainingState:
             self._at_load = self.frozen()
         return self._at_load
 
-    def zeroshot(self, path=None):
+    def at_load_changed(self) -> dict[str, Tensor]:
+        """{plain name: tensor} of what the copy of the weights at load has of weights that hooks changed as they began:
+        where they changed them first, the copy has what they made of them."""
+        changed = {plain_name(name) for name in self.changed}
+        return {name: value for name, value in tensors_of(self._at_load or nn.Module()) if name in changed}
+
+    def zeroshot(self, path: str | None = None) -> CLIP:
         """As ``open_zeroshot``; the weights at load share what they have in common with it."""
         self._zeroshot.append(self.open_zeroshot(path))
         return self._zeroshot[-1]
 
-    def zeroshot_teacher(self, path=None):
+    def zeroshot_teacher(self, path: str | None = None) -> CLIP:
         """Like ``zeroshot``, but possibly in the autocast dtype: for features only."""
         self._zeroshot.append((self.open_teacher or self.open_zeroshot)(path))
         return self._zeroshot[-1]
 
-    def lowered(self, copy):
+    def lowered(self, copy: CLIP) -> CLIP:
         """Cast a frozen copy that only gives features under autocast to the autocast dtype, in place, and return it."""
         return copy if self.device.autocast_type is None else lower_(copy, self.device.autocast_type)
 
-    def forget_copies(self):
+    def forget_copies(self) -> None:
         """Drop the copies of the weights: the task starts again."""
         self._at_load, self._at_load_in_full, self._zeroshot, self._begun = None, False, [], False
+        self.forget_merged()
 
-    def share_copies(self):
+    def share_copies(self) -> None:
         """Once all hooks have begun: of the weights at load only what is neither at rest in the live model nor
         zero-shot stays a copy, in the autocast dtype unless a hook reads it in full."""
         common = [resting_weights(self.model), *(dict(tensors_of(zeroshot)) for zeroshot in self._zeroshot)]
         self._zeroshot, self._begun = [], True
+        self.forget_merged()
         if self._at_load is None:
             return
         for weights in common:
@@ -221,13 +240,14 @@ class TrainingState:
             lower_(self._at_load, self.device.autocast_type,
                    {storage_of(value) for weights in common for value in weights.values()})
 
-    def copies(self):
+    def copies(self) -> dict[str, CLIP]:
         """{holder: CLIP} of the copies of the weights that the state holds itself."""
         at_load = "weights at load" if self._at_load_in_full else "teacher"
         found = {"model": self.model, "ensemble": self.ensemble, at_load: self._at_load}
         return {holder: copy for holder, copy in found.items() if copy is not None}
 
-    def stream(self, split, purpose, batch_size, train_transform=False, captions=None, rest=False):
+    def stream(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False,
+               captions: str | None = None, rest: bool = False) -> Iterator[Batch]:
         """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
         whose number is then the label. Full batches, unless ``rest`` asks for what is left of an epoch too."""
         require_statistics(self, min(batch_size, len(split)))
@@ -236,14 +256,15 @@ class TrainingState:
                                    self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
         return self.device.batches(batches)
 
-    def first_visits(self, split, purpose, batch_size):
+    def first_visits(self, split: Split, purpose: str, batch_size: int) -> Iterator[Batch]:
         """Of the batches that such a stream had before the current step, those in which an image came for the first
         time; none at the first step. What a cache has to go through again after an interruption."""
         batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
                                self.iteration, self.settings.workers, self.world.part)
         return self.device.batches(batches if self.iteration else ())
 
-    def once(self, split, purpose, batch_size, train_transform=False, shuffle=False, drop_last=False):
+    def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
+             drop_last: bool = False) -> Iterator[Batch]:
         """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
 
         Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
@@ -269,7 +290,7 @@ class TrainingState:
         batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part)
         return self._until_asked(map(len, whole), self.device.batches(batches))
 
-    def _until_asked(self, rows, batches):
+    def _until_asked(self, rows: Iterator[int], batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a pass, each with what it is of the ``rows`` of all processes, until a signal asks the run to
         end: this process, or another one."""
         with contextlib.closing(batches):
@@ -278,17 +299,17 @@ class TrainingState:
                     raise Interrupted(reason)
                 yield self._weighed(next(rows), batch)
 
-    def _words_for(self, split):
+    def _words_for(self, split: Split) -> str:
         """"the train split of DTD", where the task at hand has it."""
         own = (name for name in self.task.splits if self.task.split(name).listing() == split.listing())
         name = next(own, None)
         return f"the {name} split of {self.task.name}" if name else f"a split that {self.task.name} does not have"
 
-    def seed_of(self, purpose):
+    def seed_of(self, purpose: str) -> int:
         """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
         return seed_of(self.settings.seed, self.task.name, purpose)
 
-    def training_stream(self):
+    def training_stream(self) -> Iterator[Batch]:
         """The task's batches: crops drawn again at each visit; or, where only a head trains, features under the
         evaluation transform, which are constant and are encoded once. Of an epoch the last batch has what is left of
         the images. Pairs come under the evaluation transform, with captions drawn again, in full batches only."""
@@ -302,19 +323,19 @@ class TrainingState:
         order = self._order(len(split), self.iteration)
         return map(self._weighed, map(order.rows, itertools.count(self.iteration)), batches)
 
-    def _order(self, size, start):
+    def _order(self, size: int, start: int) -> SeededBatches:
         """The order of the task's images, from a step on."""
         return SeededBatches(size, self.settings.batch_size, self.seed_of("train"), start, self.settings.iterations,
                              self.world.part, rest=not self.task.pairs)
 
-    def _weighed(self, rows, batch):
+    def _weighed(self, rows: int, batch: Batch) -> Batch:
         """A batch of the task with what it is of the ``rows`` of all processes. Skipped images, which only one process
         alone may have, are none of them."""
         own, processes = len(batch.labels), self.world.size
         rows = rows if processes > 1 else own
         return batch._replace(rows=rows, weight=own * processes / rows if rows else 0.0)
 
-    def _feature_batches(self, split):
+    def _feature_batches(self, split: Split) -> Iterator[Batch]:
         """An interrupted run encodes all that it did at first, in the same batches: others round in other ways."""
         every, left = (self._order(len(split), first) for first in (0, self.iteration))
         if not len(left):

@@ -1,5 +1,5 @@
-"""From the resolved command line to what each part of a run is told, and from that to objects: the device, the state of
-a task, its hooks. Nothing else below the commands reads a Config."""
+"""From the resolved command line to the settings of each part of a run, and from these to objects: the device, the
+state of a task, its hooks. Nothing else below the commands reads a Config."""
 
 import math
 import os
@@ -27,6 +27,7 @@ from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
+from src.models.wrapped import is_wrapped
 from src.run.settings import CUTS, Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
 from src.store.settings import Files
 
@@ -34,11 +35,11 @@ MOST_WORKERS = 8
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
-# -- what each part of a run is told -----------------------------------------------------------------------------------
+# -- the settings of each part of a run --------------------------------------------------------------------------------
 
 
 def command_of(config):
-    """All that a run is told."""
+    """The settings of a run."""
     return Command(hardware=hardware_of(config), weights=weights_of(config), data=data_of(config),
                    training=training_of(config), scoring=scoring_of(config), files=files_of(config), quiet=config.quiet,
                    cuts_given=tuple(key for key in CUTS if config.origins[key] != "default"))
@@ -153,9 +154,11 @@ def silent_choices(training, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
-    if training.lora and "image" in TRAIN_MODES[training.train_mode].towers and not trains(state.model, "image"):
+    freed = "image" in TRAIN_MODES[training.train_mode].towers
+    if is_wrapped(state.model) and freed and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
-                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)")
+                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)" if training.lora else
+                     "the method wraps no layer of the image tower, which stays as it is")
     return found
 
 
@@ -227,9 +230,10 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
-    for add_on in hooks[1:]:
-        if type(add_on).build is not Hooks.build:  # an evaluation builds the method alone
-            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, not an add-on")
+    for add_on in hooks[1:]:  # which an evaluation does not build
+        if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
+            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
+                             "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     if state.own and training.averages:
@@ -260,8 +264,8 @@ def build_hooks(training, checkpoint, basis=None):
 
 def scorer_of(training, hooks, own):
     """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
-    the method has no modules of its own and no ``logits``."""
-    if type(hooks[0]).logits is Hooks.logits and not own:
+    the method has no modules of its own and no ``scores``."""
+    if type(hooks[0]).scores is Hooks.scores and not own:
         return None
     row, keywords = training.hooks[0]
     return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}

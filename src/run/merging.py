@@ -18,7 +18,8 @@ from clip.files.adapters import ROOT
 from clip.files.hub import adapters_below, first_of
 from clip.files.layouts import WRAPPERS, from_transformers, to_transformers
 from src.errors import UserError
-from src.models.lora_injection import apply_shared_lora, inject_lora, load_adapter, plain_weights
+from src.models.lora_injection import apply_shared_lora, inject_lora, load_adapter
+from src.models.wrapped import plain_weights
 
 # What a configuration of any kind may say. The second row has no say in what is merged.
 EVERY = ("peft_type", "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "layers_to_transform",

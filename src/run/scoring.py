@@ -12,12 +12,12 @@ from src.machine.progress import Progress
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
-from src.models.hooks import Hooks
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
+from src.run.method_scores import MethodScores
 from src.run.spaces import LabelSpaces
 from src.run.weights import note_plain
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
@@ -28,28 +28,28 @@ DRIFT_IMAGES = 1000  # that tell how far features have turned
 
 
 class Scorer:
-    """Scores models on ``evaluated`` and adds the rows to a RunFolder. ``told``: the Scoring of the command line;
+    """Scores models on ``evaluated`` and adds the rows to a RunFolder. ``settings``: the Scoring of the command line;
     ``files``: its Files, which a linear layer is kept by.
 
     Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
-    def __init__(self, told, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
-        self.told, self.files, self.datasets, self.device, self.folder = told, files, datasets, device, folder
+    def __init__(self, settings, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
+        self.settings, self.files, self.datasets, self.device, self.folder = settings, files, datasets, device, folder
         self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
         self.progress, self.trackers = progress or Progress(), trackers or Trackers()
-        self.spaces = LabelSpaces(told.label_space, [name for name in evaluated if not is_pairs(name)],
+        self.spaces = LabelSpaces(settings.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
-        self.retrieval_split = None if told.retrieval_split == "auto" else told.retrieval_split
+        self.retrieval_split = None if settings.retrieval_split == "auto" else settings.retrieval_split
         self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
-        parts = [part for name in names for part in (self.told.trained if name == JOINT else [name])]
+        parts = [part for name in names for part in (self.settings.trained if name == JOINT else [name])]
         parts = [part for part in parts if not is_pairs(part)]
         opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
         kept = {file: head for file, head in start.get("heads", {}).items()
-                if not (self.told.trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
+                if not (self.settings.trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
         for file, head in self._fitting(kept, start.get("history", []), opened).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
@@ -66,13 +66,13 @@ class Scorer:
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
-                             mark="" if keep and self.told.save else None)
+                             mark="" if keep and self.settings.save else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
-        state, scorers = build_scored(self.told, checkpoint, self.device, self.world)
+        state, scorers = build_scored(self.settings, checkpoint, self.device, self.world)
         model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
@@ -83,7 +83,7 @@ class Scorer:
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})
             heads = {file: mixed(head, head_of(starts[file], zeroshot), alpha) for file, head in heads.items()}
         wise = "" if alpha is None else f"_wise{alpha:g}"
-        mark = wise if self.told.evaluation and self.told.save else None
+        mark = wise if self.settings.evaluation and self.settings.save else None
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
@@ -100,7 +100,7 @@ class Scorer:
         reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
         for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:
             if file in self.named_by_checkpoint:
-                raise UserError(f"--load {self.told.load}: its head of {file} does not belong to the data: "
+                raise UserError(f"--load {self.settings.load}: its head of {file} does not belong to the data: "
                                 f"{reasons[file]}. Give the data that it was trained on, or --eval-datasets to score "
                                 "without it")
             print(f"note: the head of {file} in the checkpoint is left out: {reasons[file]}; {file} is scored by its "
@@ -111,7 +111,7 @@ class Scorer:
     def shown(self, scores):
         """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
         return {dataset: found[space] for dataset, found in scores.items()
-                for space in (self.told.label_space[0], RETRIEVAL.space) if space in found}
+                for space in (self.settings.label_space[0], RETRIEVAL.space) if space in found}
 
     def in_words(self, scores):
         """A line of what was scored, in the first label space."""
@@ -121,34 +121,36 @@ class Scorer:
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
         each with its own modules."""
         after = state.final_model
-        before, _ = build_scored(self.told, start, self.device)
+        before, _ = build_scored(self.settings, start, self.device)
         found = {}
         for name in filter(is_pairs, self.evaluated):
             images = self._images(self.datasets.open(name))
             images = images.subset(range(min(DRIFT_IMAGES, len(images))))
             with before.in_place(before.model), state.in_place(after):
-                found[stem(name)] = asdict(drift(before.model, after, images, self.device, self.told.batch_size_eval))
+                found[stem(name)] = asdict(drift(before.model, after, images, self.device,
+                                                 self.settings.batch_size_eval))
         return found
 
     def linear(self, checkpoint):
         """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
         trained a second time. -> {dataset: {"linear": Scores}}"""
-        told, name = self.told, self.told.linear_eval
+        settings, name = self.settings, self.settings.linear_eval
         file, dataset = stem(name), self.datasets.open(name)
-        note_plain(checkpoint, told.load or checkpoint.get("model"), "--linear-eval")
-        layer = KeptLayer(self.files, told.linear_epochs, self.folder, file, dataset.classnames, checkpoint, self.world)
+        note_plain(checkpoint, settings.load or checkpoint.get("model"), "--linear-eval")
+        layer = KeptLayer(self.files, settings.linear_epochs, self.folder, file, dataset.classnames, checkpoint,
+                          self.world)
         found = layer.scores()
         if found is None:
             model = self.device.place(loader.build(checkpoint)).eval()
             with layer:
                 found = linear_evaluation(
-                    model, dataset, self.device, told.linear_epochs, told.linear_lr, told.linear_wd,
-                    told.linear_batch_size, told.linear_percent, told.linear_cache_features, told.seed,
-                    worker_count(told.workers, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
+                    model, dataset, self.device, settings.linear_epochs, settings.linear_lr, settings.linear_wd,
+                    settings.linear_batch_size, settings.linear_percent, settings.linear_cache_features, settings.seed,
+                    worker_count(settings.workers, dataset), self.world, self._epochs(file, layer), keep=layer.keep,
                     start=layer.start)
             layer.finish(found)
-        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), told.eval_split,
-                          f"linear {told.linear_percent:g}%", "all")
+        row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), settings.eval_split,
+                          f"linear {settings.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
         scores = {file: {"linear": found}}
         self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
@@ -156,47 +158,53 @@ class Scorer:
 
     def _epochs(self, file, layer):
         """What is called after each epoch of a linear layer."""
-        self.progress.task(f"linear layer on {file}", layer.epochs, self.told.linear_epochs, unit="epoch")
+        self.progress.task(f"linear layer on {file}", layer.epochs, self.settings.linear_epochs, unit="epoch")
 
         def log(epoch):
             self.progress.step()
             line = {"iteration": epoch["epoch"] + 1, "loss": epoch["loss"], "lr": epoch["lr"]}
             self.progress.tell(line)
             layer.log(line)
-            if epoch["epoch"] + 1 == self.told.linear_epochs:
+            if epoch["epoch"] + 1 == self.settings.linear_epochs:
                 self.progress.end_task()
         return log
 
-    def _score(self, model, iteration, task, train_data, heads, history, logits, scored_by=None, mark=None):
+    def _score(self, model, iteration, task, train_data, heads, history, method, scored_by=None, mark=None):
         """``mark``: what the names of files of predictions end in; None writes none."""
-        with logits.state.in_place(model):
-            return self._score_in_place(model, iteration, task, train_data, heads, history, logits, scored_by, mark)
+        with method.state.in_place(model):
+            return self._score_in_place(model, iteration, task, train_data, heads, history, method, scored_by, mark)
 
-    def _score_in_place(self, model, iteration, task, train_data, heads, history, logits, scored_by, mark):
-        told, scores = self.told, {}
+    def _score_in_place(self, model, iteration, task, train_data, heads, history, method, scored_by, mark):
+        settings, scores = self.settings, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
-                                                if not dataset.pairs}, heads, history, logits, mark)
+                                                if not dataset.pairs}, heads, history, method, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
                 scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
                 continue
+            method.turn_to(file)
             scores[file] = next(evaluations)
-            out_of_distribution = told.wilds_split == "ood" and "ood_test" in dataset.splits
-            split = f"ood {told.eval_split}" if out_of_distribution else told.eval_split
-            by = scored_by or logits.by or (f"head:{file}" if file in heads else "zeroshot")
+            out_of_distribution = settings.wilds_split == "ood" and "ood_test" in dataset.splits
+            split = f"ood {settings.eval_split}" if out_of_distribution else settings.eval_split
+            plain = f"head:{file}" if file in heads else "zeroshot"
             for space, found in scores[file].items():
+                by = scored_by or method.by(space) or plain
                 self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
         return scores
 
-    def _evaluations(self, model, datasets, heads, history, logits, mark):
+    def _evaluations(self, model, datasets, heads, history, method, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
-        told, (spaces, opened) = self.told, self.spaces.after(class_tasks(history))
+        settings, (spaces, opened) = self.settings, self.spaces.after(class_tasks(history))
+        sources = self.spaces.sources(class_tasks(history))
+        classifiers = {file: found.named(file, sources[file])
+                       for file, found in self._classifiers(model, opened, heads, method.state.own.values()).items()}
         return evaluate_each(
-            model, datasets, self.device, self._classifiers(model, opened, heads, logits.state.own.values()),
-            {file: spaces(file) for file in datasets}, told.eval_split, told.batch_size_eval,
-            told.max_evaluation_size, {file: worker_count(told.workers, dataset) for file, dataset in datasets.items()},
-            logits, told.data_location if told.cache_images else None, self.world, self.progress.counted,
+            model, datasets, self.device, classifiers,
+            {file: spaces(file) for file in datasets}, settings.eval_split, settings.batch_size_eval,
+            settings.max_evaluation_size,
+            {file: worker_count(settings.workers, dataset) for file, dataset in datasets.items()},
+            method, settings.data_location if settings.cache_images else None, self.world, self.progress.counted,
             None if mark is None else lambda file, space, found: self._keep_predictions(
                 file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
 
@@ -215,16 +223,16 @@ class Scorer:
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history):
-        found = retrieve(model, self._images(dataset), self.device, self.told.batch_size_eval,
-                         worker_count(self.told.workers, dataset), self.retrieval_split, self.world,
+        found = retrieve(model, self._images(dataset), self.device, self.settings.batch_size_eval,
+                         worker_count(self.settings.workers, dataset), self.retrieval_split, self.world,
                          self.progress.counted, file)
-        split = " ".join(filter(None, (self.told.eval_split, self.retrieval_split)))
+        split = " ".join(filter(None, (self.settings.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
         return found
 
     def _images(self, dataset):
-        split, most = dataset.split(self.told.eval_split), self.told.max_evaluation_size
+        split, most = dataset.split(self.settings.eval_split), self.settings.max_evaluation_size
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
 
 
@@ -269,25 +277,3 @@ def mixed(head, start, alpha):
     """alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started from."""
     start = start.packed()
     return alpha * head.to(start) + (1 - alpha) * start
-
-
-class MethodScores:
-    """(images, heads, names) -> the scores of the first hook that gives some, or None; ``by`` tells whose they were."""
-
-    def __init__(self, state, hooks):
-        self.state, self.hooks = state, hooks
-        self.by = self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
-
-    @property
-    def scores_alone(self):
-        """Whether a hook has ``logits``, which come before trained heads."""
-        return any(type(hook).logits is not Hooks.logits for hook in self.hooks)
-
-    def __call__(self, images, heads, names):
-        self.state.scored = tuple(names)
-        for hook in self.hooks:
-            scores = hook.logits(self.state, images, heads)
-            self.by = self.plain if scores is None else f"logits:{type(hook).__name__}"
-            if scores is not None:
-                return scores
-        return None

@@ -1,4 +1,4 @@
-"""What each part of a run is told by the command line. Frozen; ``src.run.build`` makes them from a Config.
+"""The settings of each part of a run, from the command line. Frozen; ``src.run.build`` makes them from a Config.
 
 A field that says nothing else has the name and the value of a flag.
 """
@@ -203,7 +203,7 @@ class Single:
 
 @dataclass(frozen=True)
 class Command:
-    """All that a run is told. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
+    """The settings of a run. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
 
     hardware: Hardware
     weights: Weights

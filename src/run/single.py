@@ -19,7 +19,7 @@ from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
 from src.report.figures import write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, build_scored, worker_count
-from src.run.scoring import MethodScores
+from src.run.method_scores import MethodScores
 from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
@@ -46,7 +46,7 @@ def classify(asked, scoring, weights, hardware):
     checkpoint = starting_checkpoint(weights)
     classnames = given or stored_class_names(checkpoint, weights.load)
     state, scorers = build_scored(scoring, checkpoint, device)
-    method, name = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
+    method, (name, source) = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
     head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)
     if head is not None:
         prompt = "; --prompt has no effect" if asked.prompt_given else ""
@@ -54,9 +54,10 @@ def classify(asked, scoring, weights, hardware):
     task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
     with state.in_place(state.model):
         found = classify_split(state.model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
-                               asked.batch_size_eval, worker_count(asked.workers, task), head, method, name)
-    if method.by:
-        print(f"note: scored by {method.by}")
+                               asked.batch_size_eval, worker_count(asked.workers, task), head,
+                               method if scorers else None, name, source)
+    if by := method.by("task"):
+        print(f"note: scored by {by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
     if folder.writes:
         _keep(folder, found, names, alone)
@@ -76,10 +77,11 @@ def stored_class_names(checkpoint, path):
 
 
 def dataset_with(checkpoint, classnames):
-    """Return the latest task of a checkpoint with these class names in this order; "images" without one."""
+    """Return the latest task of a checkpoint with these class names in this order, as (what files call it, what the
+    command line called it); ("", "") without one."""
     history = checkpoint.get("history", [])
-    tasks = (entry["dataset"] for entry in reversed(history))
-    return next((file for file in tasks if other_classes(history, file, classnames) is None), "images")
+    tasks = ((entry["dataset"], entry.get("source", entry["dataset"])) for entry in reversed(history))
+    return next((task for task in tasks if other_classes(history, task[0], classnames) is None), ("", ""))
 
 
 def trained_head(checkpoint, classnames, only_last):

@@ -38,15 +38,22 @@ class LabelSpaces:
 
     def after(self, history):
         """Once the tasks of ``history`` are trained -> (file -> {space: files whose classes it joins}, {file: Task})"""
-        names, seen = {stem(name): name for name in self.evaluated}, {}
-        if self.spaces != ("task",):
-            seen = {entry["dataset"]: entry.get("source", entry["dataset"]) for entry in history}
-            names |= {file: source for file, source in seen.items() if file not in names}
-        parts = {"seen": tuple(seen), "all": tuple(names)}
+        names = self.sources(history)
+        parts = {"seen": tuple(self._seen(history)), "all": tuple(names)}
 
         def spaces(file):
             return {space: parts.get(space, (file,)) for space in self.spaces}
         return spaces, {file: self.open_task(name) for file, name in names.items()}
+
+    def sources(self, history):
+        """{file: the dataset as the command line names it} of all that ``after`` opens."""
+        names = {stem(name): name for name in self.evaluated}
+        return names | {file: source for file, source in self._seen(history).items() if file not in names}
+
+    def _seen(self, history):
+        if self.spaces == ("task",):
+            return {}
+        return {entry["dataset"]: entry.get("source", entry["dataset"]) for entry in history}
 
     def _refuse_other_classes(self, history, names):
         """Class splits are cut by --seed: a sequence that goes on with another seed would meet classes twice."""

@@ -7,9 +7,10 @@ from src.datasets.loading import steps_per_epoch
 from src.machine.interruption import Interrupted
 from src.models.attached import stored_tensors
 from src.models.hooks import named
-from src.models.lora_injection import adapter_state, is_adapted
+from src.models.lora_injection import adapter_state
 from src.models.memory import weight_copies
 from src.models.training import train
+from src.models.wrapped import has_lora
 from src.run.build import build_task, scorer_of, silent_choices, unused_modules
 from src.run.scoring import plain_scores, task_and_phase
 from src.run.weights import model_name
@@ -114,7 +115,7 @@ class TaskRun:
         run.folder.write_json(f"run_{self.file}.json", {**self._description(seconds), "inputs": self.points.inputs,
                                                         "scores": plain_scores(scores)})
         self._write_files(finished=True)
-        if is_adapted(state.model):
+        if has_lora(state.model):
             run.folder.write_tensors(f"{self.file}.lora.pth", adapter_state(state.model))
         run.folder.write_checkpoint(self.file, checkpoint)
         run.leave_to_the_next(self.name, checkpoint)

@@ -96,7 +96,12 @@ def _warned(notes):
 def read_weights(flag, path, given=None, name=None, quiet=False):
     """Read the checkpoint that ``flag`` names, a file or a folder. Warn of the assumed keys of its architecture and of
     tensors left out. ``given``: keys of the architecture ``name`` that the user chose."""
-    checkpoint = loader.read_checkpoint(path, given, name)
+    try:
+        checkpoint = loader.read_checkpoint(path, given, name)
+    except (loader.OtherArchitecture, AdapterAlone):
+        raise
+    except LoadError as error:
+        raise LoadError(f"{flag} {error}" if str(error).startswith(str(path)) else f"{flag} {path}: {error}") from None
     if quiet:
         return checkpoint
     if checkpoint["assumed"]:
@@ -259,8 +264,9 @@ def without_weights(architecture):
 
 def _refuse_unknown_tokens(architecture, source):
     if not architecture.get("vocabulary") and architecture["vocab_size"] < catalog.VOCABULARY_SIZE:
-        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; "
-                        f"the tokenizer has {catalog.VOCABULARY_SIZE} ids")
+        raise UserError(f"{source}: has {architecture['vocab_size']} token embeddings and no vocabulary; the tokenizer "
+                        f"has {catalog.VOCABULARY_SIZE} ids. Weights with another tokenizer cannot be used; give "
+                        f"vocab_size {catalog.VOCABULARY_SIZE} where they are random")
 
 
 def _reject_more_than_memory(wanted, values):
@@ -337,8 +343,9 @@ class ZeroshotOpener:
             raise UserError("--init scratch has no zero-shot weights to teach from; give --ref-model FILE")
         source = self._source(path)
         if source["architecture"]["embed_dim"] != features:
-            raise UserError(f"--ref-model {path}: its features have {source['architecture']['embed_dim']} values, "
-                            f"the model's {features}")
+            raise UserError(f"--ref-model {path or source.get('model')}: its features have "
+                            f"{source['architecture']['embed_dim']} values, the model's {features}; give a teacher of "
+                            "the same embed_dim")
         with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
             model = loader.build(source)
         return self._device.place(model).eval().requires_grad_(False)

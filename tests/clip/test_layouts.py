@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from foreign_weights import PREFIXES, WRAPPERS, hugging, open_clip_model, write_folder
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clip import catalog, loader
 from clip.errors import LoadError
@@ -184,6 +184,41 @@ def test_the_model_of_a_folder_that_is_not_read_is_named(tmp_path):
     assert "open_clip_model.safetensors is read, not model.safetensors" in note
 
 
+def test_another_format_of_the_same_model_is_named(tmp_path):
+    write_folder(tmp_path, "transformers", False, 64, {})
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    note, = open_weights(tmp_path).notes
+    assert "model.safetensors is read, not pytorch_model.bin" in note
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_configuration_of_older_transformers(tmp_path, alone):
+    """``text_config_dict`` wins over ``text_config``, which may lack what it says, or be absent."""
+    from transformers import CLIPConfig
+    theirs = write_folder(tmp_path, "transformers", False, 64, {})
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    for part in ("text_config", "vision_config"):
+        content[f"{part}_dict"] = dict(content[part])
+        del content[part]["hidden_act"]
+        if alone:
+            del content[part]
+    path.write_text(json.dumps(content))
+    read = CLIPConfig.from_pretrained(tmp_path)
+    assert read.text_config.hidden_act == read.vision_config.hidden_act == "gelu"
+    assert assert_same(tmp_path, theirs)["architecture"]["activation"] == "gelu"
+    stated, _ = configs.transformers_architecture(
+        {"text_config": {"hidden_act": "gelu"}, "vision_config": {"hidden_act": "gelu"}, "text_config_dict": {"x": 1},
+         "vision_config_dict": {"hidden_act": "quick_gelu"}}, None, "a.json")
+    assert stated["activation"] == "quick_gelu"  # the default that text_config_dict brings
+
+
+def test_one_number_for_all_channels():
+    """As open_clip takes it."""
+    stated, _ = configs.open_clip_preprocessing({"mean": 0.5, "std": 0.25}, 224, "a.json")
+    assert stated == {"mean": [0.5] * 3, "std": [0.25] * 3}
+
+
 def test_a_file_of_a_folder_follows_its_configuration(tmp_path):
     theirs = write_folder(tmp_path, "open_clip", False, 80, {})
     assert assert_same(tmp_path / "open_clip_model.safetensors", theirs)["assumed"] == {}
@@ -203,7 +238,7 @@ def test_a_configuration_of_another_model(tmp_path):
     config = json.loads((tmp_path / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["layers"] = 9
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(LoadError, match="describes another model .*vision_layers is 9 there, 2 in the weights"):
+    with pytest.raises(LoadError, match="is not the model that .* describes: vision_layers is 2, not 9"):
         loader.read_checkpoint(tmp_path)
 
 
@@ -221,7 +256,7 @@ def test_values_of_other_types_in_a_configuration(name, content):
             configs.transformers_architecture(*((content, None) if name == "transformers" else ({}, content)), "a.json")
 
 
-@pytest.mark.parametrize("lost", ["part", "tensor", "map", "outside"])
+@pytest.mark.parametrize("lost", ["part", "tensor", "map", "outside", "twice"])
 def test_shards_that_are_not_whole(tmp_path, lost):
     write_folder(tmp_path, "sharded", True, 64, {})
     index = tmp_path / "model.safetensors.index.json"
@@ -232,11 +267,27 @@ def test_shards_that_are_not_whole(tmp_path, lost):
         content["weight_map"]["more"] = content["weight_map"]["logit_scale"]
     elif lost == "map":
         content = {}
+    elif lost == "twice":
+        first, second, *_ = sorted(tmp_path.glob("*-of-*"))
+        save_file(load_file(second) | {name: 2 * value for name, value in load_file(first).items()}, second)
     else:
         content["weight_map"]["more"] = "../x.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(LoadError, match="model.safetensors.index.json"):
+    why = "index.json: .* stands in several of its parts" if lost == "twice" else "model.safetensors.index.json"
+    with pytest.raises(LoadError, match=why):
         loader.read_checkpoint(tmp_path)
+
+
+def test_a_shard_by_itself_is_a_part(tmp_path):
+    write_folder(tmp_path, "sharded", True, 64, {})
+    with pytest.raises(LoadError, match="part of the model of model.safetensors.index.json, so give that or"):
+        loader.read_checkpoint(next(tmp_path.glob("*-of-*")))
+
+
+@pytest.mark.parametrize(("value", "notes"), [(4.6055, 0), (14.3, 1), (100.0, 1)])
+def test_a_scale_that_is_no_logarithm_is_noted(quick, tmp_path, value, notes):
+    torch.save(quick.state_dict() | {"logit_scale": torch.tensor(value)}, tmp_path / "a.pt")
+    assert sum(f"logit_scale {value:g}" in note for note in loader.read_checkpoint(tmp_path / "a.pt")["notes"]) == notes
 
 
 @pytest.mark.parametrize(("names", "fragment"), [

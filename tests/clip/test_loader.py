@@ -324,8 +324,38 @@ def test_mismatch_lists_what_differs(file_of):
     weights["extra.weight"] = weights.pop("ln_final.bias")
     weights["visual.proj"] = torch.zeros(64, 9)
     message = refusal(file_of(saved(weights)))
-    for part in ("missing ln_final.bias", "unexpected extra.weight", "visual.proj is (64, 9), not (64, 8)"):
+    for part in ("weights.pt: ", "missing ln_final.bias", "unexpected extra.weight", "visual.proj is (64, 9), "
+                 "not (64, 8)",
+                 "give a file whose tensors all belong to one CLIP"):
         assert part in message
+
+
+@pytest.mark.parametrize(("change", "part"), [
+    (lambda weights: weights.pop("logit_scale"), "missing logit_scale"),
+    (lambda weights: weights.update(head=torch.zeros(3)), "unexpected head")])
+def test_weights_that_are_a_part_or_more_than_a_clip(change, part, file_of):
+    weights = CLIP(**TINY).state_dict()
+    change(weights)
+    message = refusal(file_of(saved(weights)))
+    assert "weights.pt: " in message and f"{part}; save the whole state_dict() of one CLIP" in message
+
+
+def test_the_scale_of_open_clip_s_option(file_of):
+    """One value in a list of one: open_clip's nonscalar_logit_scale."""
+    weights = CLIP(**TINY).state_dict()
+    found = read_checkpoint(file_of(saved({**weights, "logit_scale": torch.tensor([2.5])})))["state_dict"]
+    assert found["logit_scale"].shape == () and found["logit_scale"] == 2.5
+    message = refusal(file_of(saved({**weights, "logit_scale": torch.tensor([2.5, 3])})))
+    assert "logit_scale is (2,), not ()" in message
+
+
+def test_more_tokens_than_the_tokenizer_has_are_noted(file_of, monkeypatch):
+    weights = CLIP(**TINY).state_dict()
+    path = file_of(saved(weights))
+    assert not read_checkpoint(path)["notes"]
+    monkeypatch.setattr(loader.catalog, "VOCABULARY_SIZE", TINY["vocab_size"] - 1)
+    [note] = read_checkpoint(path)["notes"]
+    assert f"has {TINY['vocab_size']} token embeddings" in note and "another tokenizer" in note
 
 
 def test_long_mismatch_is_cut_and_counted(file_of):
@@ -342,8 +372,8 @@ def test_another_model_is_recognised_by_its_shapes(name):
     shapes = {"token_embedding.weight": (49408, architecture["transformer_width"])}
     weights = {**published_shapes(architecture), **{key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}}
     assert loader.published_name(loader.architecture_of(weights)) == name
-    with pytest.raises(LoadError, match=f"the weights have the shapes of {name}$"):
-        loader.load_strictly(CLIP(**TINY), weights)
+    with pytest.raises(LoadError, match=f"^a.pt: .*; the weights have the shapes of {name}; give a file"):
+        loader.require_fit(CLIP(**TINY).architecture, weights, "a.pt")
 
 
 def published_shapes(architecture):
@@ -409,15 +439,6 @@ def test_names_in_a_message_are_plain(file_of):
     weights = {**CLIP(**TINY).state_dict(), "\x1b[31m\n" + 1000 * "x": torch.zeros(1)}
     message = refusal(file_of(saved(weights)))
     assert message.isprintable() and len(message) < 400
-
-
-def test_load_strictly_changes_nothing_where_the_weights_do_not_fit():
-    model = CLIP(**TINY)
-    before = model.text_projection.clone()
-    other = {**CLIP(**TINY).state_dict(), "more": torch.zeros(1)}
-    with pytest.raises(LoadError, match="unexpected more"):
-        loader.load_strictly(model, other)
-    assert torch.equal(model.text_projection, before)
 
 
 @pytest.mark.parametrize("changes", [{"embed_dim": 16}, {"transformer_layers": 2}, {"vision_layers": 2}])

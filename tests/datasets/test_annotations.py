@@ -23,6 +23,9 @@ FORMS = {  # format -> (name of the file, its content)
     "Karpathy": ("dataset_coco.json", json.dumps({"images": [
         karpathy("train", file, texts) for file, texts in CAPTIONS.items()]})),
     "official": ("captions_train2017.json", json.dumps(OFFICIAL)),
+    "ids as texts": ("captions_train2017.json", json.dumps({
+        "images": [{**image, "id": str(image["id"])} for image in OFFICIAL["images"]],
+        "annotations": OFFICIAL["annotations"]})),
     "a list": ("a.json", json.dumps([{"image": file, "caption": text, "image_id": "coco_1"}
                                      for file, _, text in ROWS])),
     "a list of lists": ("a.json", json.dumps([{"image": file, "caption": texts} for file, texts in CAPTIONS.items()])),
@@ -87,9 +90,10 @@ def test_cells_of_lists(tmp_path, capsys, cell, texts):
 
 def test_captions_that_stand_for_nothing_are_noted(tmp_path, capsys):
     path = tmp_path / "a.csv"
-    path.write_text("image,caption\n1.jpg,nan\n2.jpg,a dog\n3.jpg,None\n", encoding="utf-8")
-    assert [row.captions for row in read_captions("pairs", path, "")] == [["nan"], ["a dog"], ["None"]]
-    assert "2 captions of " in capsys.readouterr().out
+    path.write_text("image,caption\n1.jpg,nan\n2.jpg,a dog\n3.jpg,None\n4.jpg,NULL\n5.jpg,NA\n", encoding="utf-8")
+    texts = [row.captions for row in read_captions("pairs", path, "")]
+    assert texts == [["nan"], ["a dog"], ["None"], ["NULL"], ["NA"]]
+    assert "4 captions of " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("parts", [["train", "test"], ["test"]])
@@ -109,6 +113,10 @@ REFUSED = {
                   ["COCO", "caption"]),
     "an id twice": ("a.json", json.dumps({"images": [{"id": 1, "file_name": name} for name in "ab"], "annotations": [
         {"image_id": 1, "caption": "x"}]}), ["COCO", "two images have the same id"]),
+    "an image that is not listed": ("a.json", json.dumps({
+        "images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 7, "caption": "x"}]}),
+        ["an annotation is of the image 7, which is not listed"]),
+    "a key twice": ("a.json", '[{"image": "1.jpg", "caption": "a", "caption": "b"}]', ["'caption' stands twice"]),
     "a mapping": ("a.json", '{"a": 1, "b": 2}', ["no captions", "Karpathy"]),
     "an image that is none": ("a.json", '[{"image": {"bytes": 1}, "caption": "a"}]', ["entry 1", "text belongs"]),
     "a caption of captions": ("a.json", '[{"image": "1.jpg", "caption": [["a"]]}]', ["entry 1", "text belongs"]),

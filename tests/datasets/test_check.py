@@ -12,7 +12,7 @@ from dataset_files import WRITERS, encoded, errors_of, write_cars
 from this_machine import is_instant
 
 from src.datasets import DATASETS
-from src.datasets.check import structural_faults
+from src.datasets.check import findings_of, structural_faults
 from src.datasets.common import Split, Task
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
@@ -201,6 +201,9 @@ ALIKE = [
                            "(red/0.png, red\u200b/0.png)"),
     (("red", "\uff52\uff45\uff44"), "2 classes differ by hidden characters or forms of letters only: 'red', "
                                    "'\uff52\uff45\uff44' (red/0.png, \uff52\uff45\uff44/0.png)"),
+    (("cat", "cat (1)"), "2 classes differ by the mark of a copy only: 'cat', 'cat (1)' (cat/0.png, cat (1)/0.png)"),
+    (("cat", "cat - Copy"), "2 classes differ by the mark of a copy only: 'cat', 'cat - Copy' (cat/0.png, "
+                            "cat - Copy/0.png)"),
 ]
 
 
@@ -226,6 +229,20 @@ def test_class_names_without_a_word_are_a_finding(tmp_path, cli, names):
     assert status == 1 and any("all class names are numbers, ids or yes and no" in line for line in lines)
     (tmp_path / "pets" / "classnames.txt").write_text("ant\nbee\ncat\n"[:4 * len(names)], encoding="utf-8")
     assert checked(cli, tmp_path / "pets")[0] == 0
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (("001.Black_footed_Albatross", "002.Laysan_Albatross"), ["all class names begin with a number or an id"]),
+    (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ["all class names begin with a number or an id"]),
+    (("0_cat", "1_dog"), ["all class names begin with a number or an id"]), (("7 up", "cola"), []),
+    (("2 doors", "2 wheels"), []), (("hot%20dog", "cat"), ["1 of 2 class names hold codes of signs"]),
+    (('="red"', "blue"), ["1 of 2 class names hold codes of signs"]), (("100% wool", "r&b"), []),
+    (("black &amp; white", "grey"), ["look like lists", "1 of 2 class names hold codes of signs"]),
+    (("copy", "photocopy"), [])])
+def test_class_names_with_more_than_words_are_a_finding(names, expected):
+    split = Split(None, [*range(len(names))])
+    found = findings_of("folder:pets", Task("pets", [name.replace("_", " ") for name in names], (), {"train": split}))
+    assert len(found) == len(expected) and all(text in line for text, line in zip(expected, found, strict=True)), found
 
 
 @pytest.mark.parametrize(("labels", "number"), [

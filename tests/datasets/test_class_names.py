@@ -71,6 +71,9 @@ FORMS = {  # how a list of names is written -> what a note has of it
     "with a comment": ("# of ImageNet\n" + "\n".join(NAMES), "no names"),
     "a tuple": (str(tuple(NAMES)), ""), "assigned": (f"classes = {NAMES}", ""),
     "a key of names": (json.dumps({"names": NAMES}), "order"),
+    "a list with marks": ("- tench\n- great white shark\n* cat\n", "the mark before"),
+    "commas at the ends": ("tench,\ngreat white shark,\ncat\n", "the , after"),
+    "columns with tabs": ("name\tnombre\n" + "\n".join(f"{name}\tx" for name in NAMES), "column name"),
     "categories": (json.dumps({"categories": [{"id": 9 - number, "name": name} for number, name in
                                               reversed([*enumerate(reversed(NAMES))])]}), "order"),
 }
@@ -89,6 +92,9 @@ TABLES = {  # file -> what a note has of it
     "a.csv": ("index,name\n2,cat\n0,tench\n1,great white shark\n", "column name"),
     "b.csv": ("Name\n" + "\n".join(NAMES) + "\n", "column Name"),
     "c.csv": ("class,wnid\n" + "\n".join(map(",".join, zip(NAMES, IDS, strict=True))), "column class"),
+    "semicolons.csv": ("class_id;class_name\n1;great white shark\n0;tench\n2;cat\n", "column class_name"),
+    "pipes.csv": ("id|name\n0|tench\n1|great white shark\n2|cat\n", "column name"),
+    "tabs.csv": ("id\tname\n0\ttench\n1\tgreat white shark\n2\tcat\n", "column name"),
     "d.tsv": ("id\tlabel\n" + "\n".join(f"{number}\t{name}" for number, name in enumerate(NAMES)), "column label"),
     "e.csv": ("\n".join(f"{name},{number}" for number, name in enumerate(NAMES)), "after"),
     "f.yaml": ("nc: 3\nnames:\n  0: tench\n  1: great white shark\n  2: cat\n", "order"),
@@ -108,7 +114,10 @@ def test_tables_of_names(tmp_path, capsys, name):
     ("a.csv", "red,round\nblue,square\n"), ("a.csv", "name,number\nred,1\nblue\n"), ("a.yaml", "names: {a: [}\n"),
     ("a.yaml", "just text\n"), ("a.json", '[{"name": "a"}]'),
     ("a.json", '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]'),
-    ("a.json", '["half \\ud83d", "b"]')])
+    ("a.json", '{"0": "cat", "0": "dog", "1": "eel"}'), ("a.json", '{"cat": 0, "dog": 0}'),
+    ("a.csv", "cat;Katze\ndog;Hund\n"), ("a.txt", "cat\tKatze\ndog\tHund\n"),
+    ("a.pbtxt", 'item {\n  id: 1\n  name: "cat"\n}\n'), ("a.txt", "<classes>\ncat\n</classes>\n"),
+    ("a.txt", "{'cat',\n'dog'}\n"), ("a.txt", "{'cat', 'dog'}\n"), ("a.json", '["half \\ud83d", "b"]')])
 def test_tables_that_are_refused(tmp_path, name, content):
     put_text(tmp_path / name, content)
     with pytest.raises(UserError, match=rf"--class-names .*{name}"):
@@ -116,11 +125,18 @@ def test_tables_that_are_refused(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(("content", "noted"), [
-    ("2 eel\n0 cat\n", "do not count them"), ("tench n01440764\ncat n02123045\n", "WordNet"), ("cat\n", "only class")])
+    ("2 eel\n0 cat\n", "do not count them"), ("tench n01440764\ncat n02123045\n", "WordNet"), ("cat\n", "only class"),
+    ("class name\ncat\ndog\n", "remove it if it is a heading"), ("hot%20dog\ncat\n", "codes of signs")])
 def test_what_may_not_be_meant_is_noted(tmp_path, capsys, content, noted):
     put_text(tmp_path / "names.txt", content)
     assert read_class_names(tmp_path / "names.txt") == content.splitlines()
     assert noted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings(tmp_path, encoding):
+    (tmp_path / "names.txt").write_bytes("cat\r\nKäfer\r\n".encode(encoding))
+    assert read_class_names(tmp_path / "names.txt") == ["cat", "Käfer"]
 
 
 def test_more_than_ten_numbers_are_no_words(tmp_path):

@@ -216,6 +216,12 @@ def test_a_layout_that_can_be_read_in_two_ways_is_refused(tmp_path, case):
         assert fragment.format(path=tmp_path / "pets") in message
 
 
+def test_a_file_where_a_folder_is_expected(tmp_path):
+    (tmp_path / "pets.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="pets.zip is a file, not a folder; give folder:PATH .*must be unpacked"):
+        opened(tmp_path / "pets.zip", tmp_path)
+
+
 def test_classes_of_folders_are_warned_of(tmp_path):
     files(tmp_path, *(f"{kind}/{name}/{index}.png" for kind, names in (("birds", "owl crow"), ("fish", "cod eel"))
                       for name in names.split() for index in (1, 2)))

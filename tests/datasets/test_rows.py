@@ -1,5 +1,7 @@
 """What a table of a user's is made of: encoding, separator, quoting, the names of its columns."""
 
+import csv
+
 import pytest
 
 from src.datasets.rows import column_key, part_of, read_table, split_of
@@ -52,6 +54,24 @@ QUOTED = {  # the cell as it stands there -> the text that is meant
 def test_quoting(read, cell, end):
     meant = QUOTED[cell]
     assert read(f"image,caption{end}0.png,{cell}{end}1.png,plain{end}") == [("0.png", meant), ("1.png", "plain")]
+
+
+def test_a_cell_may_be_longer_than_csv_s_own_limit(read):
+    text, limit = "word " * 40_000, csv.field_size_limit()
+    assert read(f"image,caption\n0.png,{text}\n") == [("0.png", text.strip())]
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("content", [
+    '[{"image": "0.png", "caption": "a", "caption": "b"}]', '{"image": "0.png", "image": "1.png", "caption": "a"}\n'])
+def test_a_key_twice_in_json_is_refused_like_a_column(read, content):
+    with pytest.raises(UserError, match="the key '(caption|image)' stands twice in an object"):
+        read(content, "a.jsonl" if content[0] == "{" else "a.json")
+
+
+def test_a_folder_where_a_file_is_expected(tmp_path):
+    with pytest.raises(UserError, match=f"^csv:a: {tmp_path} is a folder, not a file; give csv:FILE"):
+        read_text("csv:a", tmp_path, "csv:FILE")
 
 
 def test_quotation_marks_that_would_swallow_lines_are_text(read):

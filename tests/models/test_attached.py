@@ -9,11 +9,12 @@ from torch import nn
 from clip.packing import PackedTexts
 from src.models.attached import attached, build_own, draws, places_of
 from src.models.finetune import Finetune
-from src.models.lora_injection import apply_shared_lora, inject_lora, merge_lora
+from src.models.lora_injection import apply_shared_lora, inject_lora
 from src.models.memory import weight_copies
 from src.models.modeling import frozen_copy, image_features, recompute_blocks, text_features, tokens_of
 from src.models.resuming import drawn_by_process, moving_tensors
 from src.models.training import Step, begin, train
+from src.models.wrapped import merge
 
 
 class Experts(nn.Module):
@@ -119,7 +120,7 @@ def test_beside_an_adapted_attention(model, images, shared):
         found = features(model, images)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    assert not any("beside" in vars(module) for module in merge_lora(model).modules())
+    assert not any("beside" in vars(module) for module in merge(model).modules())
 
 
 def test_places_that_are_none(model):

@@ -35,8 +35,23 @@ def test_a_batch_of_which_skipped_images_leave_one_is_noted_once(bad, notes, mak
     after = [value for name, value in state.model.named_buffers() if "running" in name]
     assert len(before) > 10 and all(torch.equal(*pair) for pair in zip(before, after, strict=True)) == (notes == 1)
     printed = capsys.readouterr().out
-    assert printed.count("its step normalises by the running statistics") == notes
+    assert printed.count("the rest is normalised by the running statistics") == notes
     assert printed.count("3 of 4 images of a batch could not be decoded") == notes
+
+
+@pytest.mark.parametrize(("bad", "notes"), [(3, 1), (2, 0), (0, 0)])
+def test_reference_images_of_which_one_is_left_have_no_statistics(bad, notes, make_model, make_state, task, capsys):
+    """Three steps, whose batches of the task always have statistics: those of reference images count as well, unless
+    one of their four is left."""
+    reference = task.split("train").subset(range(4))
+    some = dataclasses.replace(reference, image=lambda index: None if index >= 4 - bad else reference.image(index))
+    state = make_state(make_model("resnet"), batch_norm="train", iterations=3)
+    state.open_task = lambda name: dataclasses.replace(task, name=name, splits={"train": some})
+    train(state, [ZSCL("few", ref_batch_size=4)])
+    counted = {int(value) for name, value in state.model.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counted == {3 if notes else 6}
+    assert capsys.readouterr().out.count("3 of 4 reference images of a batch could not be decoded: the rest is "
+                                         "normalised by the running statistics") == notes
 
 
 @pytest.mark.parametrize(("options", "size"), [({"batch_size": 1}, 23), ({}, 1)])

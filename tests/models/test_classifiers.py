@@ -33,7 +33,7 @@ def test_a_zeroshot_head_scores_as_the_zeroshot_classifier(kind, make_model, tas
     features = torch.randn(5, 8, dtype=torch.float64)
     scale = model.logit_scale.exp()
     torch.testing.assert_close(by_head(features, scale), plain(features, scale))
-    torch.testing.assert_close(by_head.weights, plain.weights)
+    torch.testing.assert_close(by_head.classes.weights, plain.classes.weights)
 
 
 # -- classifiers that are kept -----------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_a_classifier_is_built_once_for_a_text_tower(make_model, three_tasks, de
     assert len(encoded) == 3 and all(second[name] is first[name] for name in three_tasks)
     for name, task in three_tasks.items():
         fresh = classifier(model, task, device)
-        assert torch.equal(second[name].weights, fresh.weights) and second[name].classnames == fresh.classnames
+        assert torch.equal(second[name].classes.weights, fresh.classes.weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -89,21 +89,21 @@ def test_one_ulp_of_any_text_tensor_builds_anew(make_model, dtype):
 
 def test_a_changed_tower_builds_anew_and_the_old_classifiers_go(make_model, task, device, encoded):
     model, kept = make_model("vit"), ZeroshotClassifiers(device)
-    old = weakref.ref(kept(model, {"tiny": task})["tiny"].weights)
+    old = weakref.ref(kept(model, {"tiny": task})["tiny"].classes.weights)
     with torch.no_grad():
         one_ulp_up(model.text_projection)
         new = kept(model, {"tiny": task})["tiny"]
-    assert len(encoded) == 2 and torch.equal(new.weights, classifier(model, task, device).weights)
+    assert len(encoded) == 2 and torch.equal(new.classes.weights, classifier(model, task, device).classes.weights)
     gc.collect()
     assert old() is None
 
 
 def test_swapped_tensors_build_anew(make_model, task, device, encoded):
     model, kept = make_model("vit"), ZeroshotClassifiers(device)
-    before = kept(model, {"tiny": task})["tiny"].weights
+    before = kept(model, {"tiny": task})["tiny"].classes.weights
     block = model.transformer.resblocks[0]
     block.ln_1.weight, block.ln_2.weight = block.ln_2.weight, block.ln_1.weight
-    after = kept(model, {"tiny": task})["tiny"].weights
+    after = kept(model, {"tiny": task})["tiny"].classes.weights
     assert len(encoded) == 2 and not torch.equal(before, after)
 
 
@@ -116,8 +116,8 @@ def test_other_prompts_and_another_precision_build_anew(make_model, task, encode
     kept(model, {"same words": dataclasses.replace(task, name="other")})
     assert len(encoded) == 3
     kept.device = Device("cpu", "bf16")
-    low = kept(model, {"tiny": task})["tiny"].weights
-    assert len(encoded) == 4 and torch.equal(low, classifier(model, task, kept.device).weights)
+    low = kept(model, {"tiny": task})["tiny"].classes.weights
+    assert len(encoded) == 4 and torch.equal(low, classifier(model, task, kept.device).classes.weights)
 
 
 @pytest.mark.parametrize(("history", "reason"), [

@@ -85,25 +85,54 @@ def test_a_subset_as_large_as_the_split_is_the_split(make_model, task, device):
 def test_other_scores_take_the_place_of_the_models_own(make_model, task, device):
     asked = []
 
-    def first_class(images, heads, names):
-        assert names == ["tiny"]
-        asked.append((tuple(images.shape), [tuple(head.shape) for head in heads]))
-        return [torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(len(images), 4)]
-    scores = evaluate(make_model("vit"), task, device, batch_size=20, logits=first_class)
+    def first_class(images, spaces):
+        classes, = spaces["task"]
+        assert spaces.keys() == {"task"} and (classes.name, classes.source) == ("tiny", "")
+        asked.append((tuple(images.shape), tuple(classes.weights.shape)))
+        return {"task": torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(len(images), 4)}
+    scores = evaluate(make_model("vit"), task, device, batch_size=20, method=first_class)
     labels = task.split("test").labels
     assert scores.top1 == pytest.approx(100 * sum(label == 0 for label in labels) / 31)
-    assert asked == [((20, 3, 16, 16), [(8, 4)]), ((11, 3, 16, 16), [(8, 4)])]
+    assert asked == [((20, 3, 16, 16), (8, 4)), ((11, 3, 16, 16), (8, 4))]
 
 
 def test_no_other_scores_leave_the_models_own(make_model, task, device):
     model = make_model("vit")
-    assert evaluate(model, task, device, logits=lambda images, heads, names: None) == evaluate(model, task, device)
+    for nothing in (None, {}):
+        found = evaluate(model, task, device, method=lambda images, spaces, nothing=nothing: nothing)
+        assert found == evaluate(model, task, device)
 
 
-def test_heads_given_to_other_scores_are_the_zeroshot_weights(make_model, task, device):
+def test_classes_given_to_other_scores_have_prompts_and_zeroshot_weights(make_model, task, device):
     model, seen = make_model("vit"), []
-    evaluate(model, task, device, logits=lambda images, heads, names: seen.extend(heads))
-    torch.testing.assert_close(seen[0], zeroshot_weights(model, task.classnames, task.templates))
+    evaluate(model, task, device, method=lambda images, spaces: seen.extend(spaces["task"]))
+    torch.testing.assert_close(seen[0].weights, zeroshot_weights(model, task.classnames, task.templates))
+    assert (seen[0].classnames, seen[0].templates) == (task.classnames, task.templates)
+
+
+@pytest.mark.parametrize("given", [(), ("task",), ("task", "all"), ("seen", "task", "all")], ids=len)
+def test_label_spaces_that_are_left_out_are_those_of_clip(given, make_model, three_tasks, device, monkeypatch):
+    """One pass through the image tower gives all that are left; none is made where nothing is."""
+    model, passes, features_of = make_model("vit", seed=3), [], evaluation.image_features
+    classifiers = {part: classifier(model, task, device) for part, task in three_tasks.items()}
+    spaces = {"task": ("one",), "seen": ("one", "two"), "all": tuple(NAMES)}
+    arguments = model, three_tasks["one"], device
+    options = {"classifiers": classifiers, "spaces": spaces, "batch_size": 31}
+    plain = evaluation.evaluate(*arguments, **options)
+    monkeypatch.setattr(evaluation, "image_features",
+                        lambda model, images: passes.append(len(images)) or features_of(model, images))
+
+    def first_class(images, asked):
+        assert {space: tuple(part.name for part in parts) for space, parts in asked.items()} == spaces
+        sizes = {space: sum(len(part.classnames) for part in parts) for space, parts in asked.items()}
+        return {space: torch.eye(sizes[space])[0].expand(len(images), -1) for space in given}
+    found = evaluation.evaluate(*arguments, **options, method=first_class)
+    labels = three_tasks["one"].split("test").labels
+    first = 100 * labels.count(0) / 31
+    expected = {space: first if space in given else plain[space].top1 for space in spaces}
+    assert {space: scores.top1 for space, scores in found.items()} == pytest.approx(expected)
+    assert all(found[space] == plain[space] for space in spaces if space not in given)
+    assert passes == [31] * (len(given) < 3) and first not in [scores.top1 for scores in plain.values()]
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "train"])
@@ -128,9 +157,9 @@ def test_a_model_in_eval_mode_stays_in_it(make_model, task, device):
 def test_evaluation_leaves_no_gradient(make_model, task, device):
     seen = []
 
-    def watched(images, heads, names):
+    def watched(images, spaces):
         seen.append(torch.is_grad_enabled())
-    evaluate(make_model("vit"), task, device, logits=watched)
+    evaluate(make_model("vit"), task, device, method=watched)
     assert seen == [False] and torch.is_grad_enabled()
 
 

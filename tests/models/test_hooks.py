@@ -12,9 +12,10 @@ from src.models.training import train
 class TheLabelAbove(Hooks):
     """Scores that always favour class 1, whatever the image."""
 
-    def logits(self, state, images, heads):
-        return [torch.nn.functional.one_hot(torch.ones(len(images), dtype=torch.long), head.shape[1]).double()
-                for head in heads]
+    def scores(self, state, images, spaces):
+        ones = torch.ones(len(images), dtype=torch.long)
+        return {space: torch.nn.functional.one_hot(ones, len(classes.classnames)).double()
+                for space, (classes,) in spaces.items()}
 
 
 def trained(make_model, make_state, hooks):
@@ -29,7 +30,7 @@ def test_a_hook_with_nothing_overridden_says_nothing():
     assert hook.begin(state) is None
     assert hook.losses(state, None) == {}
     assert hook.after_backward(state) is hook.after_step(state) is hook.end(state) is None
-    assert hook.logits(state, None, []) is None
+    assert hook.scores(state, None, {}) is None
     assert hook.state_dict() == {} == hook.carry() == hook.files(True) == hook.files(False)
     assert hook.load_state_dict({}) is None is hook.load_carry({})
 
@@ -51,7 +52,7 @@ def test_terms_written_into_one_answer_are_not_in_the_next():
 def test_evaluation_asks_the_hook_and_falls_back_to_plain_scores(
         hook, class_that_is_right, make_model, make_state, task, device):
     state = make_state(make_model("vit"))
-    scores = evaluate(state.model, task, device, logits=lambda images, heads, names: hook.logits(state, images, heads))
+    scores = evaluate(state.model, task, device, method=lambda images, spaces: hook.scores(state, images, spaces))
     labels = task.split("test").labels
     if class_that_is_right is None:
         assert scores == evaluate(state.model, task, device)

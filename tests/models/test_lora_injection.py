@@ -16,13 +16,10 @@ from src.models.lora_injection import (
     apply_shared_lora,
     inject_lora,
     inject_peft,
-    is_adapted,
     load_adapter,
-    merge_lora,
-    plain_weights,
-    squared_update,
 )
 from src.models.modeling import select_trainable
+from src.models.wrapped import is_wrapped, merge, plain_weights, squared_update
 
 DEFAULTS = ("attn.out_proj", "mlp.c_fc", "mlp.c_proj")
 ALL = ("attn", "mlp.c_fc", "mlp.c_proj")
@@ -173,7 +170,7 @@ def test_a_target_that_matches_nothing(plain, how, target, near):
         inject(plain, how, ["mlp.c_fc", target])
     message = str(error.value)
     assert f"--lora-target-modules {target}:" in message and near in message.partition("near matches")[2]
-    assert "list_clip_layers.py" in message and not is_adapted(plain) and before - trainable(plain) == {"logit_scale"}
+    assert "list_clip_layers.py" in message and not is_wrapped(plain) and before - trainable(plain) == {"logit_scale"}
 
 
 def test_no_target_at_all(plain, how):
@@ -188,9 +185,9 @@ def test_the_attention_pool_is_refused_with_the_reason(make_model, how, target):
 
 
 def test_an_adapted_model_is_not_adapted_again(adapted):
-    with pytest.raises(ValueError, match="merge_lora"):
+    with pytest.raises(ValueError, match="merge first"):
         inject_lora(adapted, DEFAULTS)
-    with pytest.raises(ValueError, match="merge_lora"):
+    with pytest.raises(ValueError, match="merge first"):
         inject_peft(adapted, DEFAULTS)
 
 
@@ -239,7 +236,7 @@ def test_peft_trains_the_biases_that_were_asked_for(plain, bias, train_mode):
             model.get_parameter(name).add_(1)
     changed = {name for name, value in plain_weights(model).items() if not torch.equal(value, plain.state_dict()[name])}
     assert changed == wanted
-    assert close(features(merge_lora(model)), features(model))
+    assert close(features(merge(model)), features(model))
     content = adapter_state(model)
     again = inject(copy.deepcopy(plain), "peft", targets, train_mode, bias=bias)
     load_adapter(again, content)
@@ -312,7 +309,7 @@ def test_every_site_moves_its_output_and_has_a_gradient(plain, how):
 
 def adaptable_sites_of(how, model):
     """What must be adapted by the merged model's registry: one pair a linear layer, four an attention block."""
-    sites = adaptable_sites(merge_lora(model))
+    sites = adaptable_sites(merge(model))
     return [name for name in sites for _ in range(4 if how != "peft" and name.endswith("out_proj") else 1)]
 
 
@@ -443,7 +440,7 @@ def test_shared_factors_are_the_same_objects_after_a_copy_and_a_state_dict(plain
 def test_merged_and_unmerged_agree(make_model, kind, how, dtype, tolerance):
     plain = make_model(kind, dtype=dtype)
     model = draw(inject(copy.deepcopy(plain), how))
-    merged, size = merge_lora(model), features(model).abs().max()
+    merged, size = merge(model), features(model).abs().max()
     assert (features(merged) - features(model)).abs().max() < tolerance * size
     assert (features(plain) - features(model)).abs().max() > 1e-2 * size
     plain.load_state_dict(plain_weights(model))
@@ -465,15 +462,15 @@ def test_plain_weights_are_those_set_by_hand_and_copy_nothing_else(plain, adapte
 
 def test_plain_weights_of_a_model_without_adapters(plain):
     weights = plain_weights(plain)
-    assert list(weights) == list(plain.state_dict()) and not is_adapted(plain)
+    assert list(weights) == list(plain.state_dict()) and not is_wrapped(plain)
     assert all(value.data_ptr() == plain.state_dict()[name].data_ptr() for name, value in weights.items())
 
 
 def test_merging_leaves_a_plain_model(plain, adapted):
     adapted.train()
     before = copy.deepcopy(adapted.state_dict())
-    merged = merge_lora(adapted)
-    assert not is_adapted(merged) and is_adapted(adapted) and vars(merged).keys() == vars(plain).keys()
+    merged = merge(adapted)
+    assert not is_wrapped(merged) and is_wrapped(adapted) and vars(merged).keys() == vars(plain).keys()
     assert [type(module) for module in merged.modules()] == [type(module) for module in plain.modules()]
     assert not any(module.training for module in merged.modules()) and all(m.training for m in adapted.modules())
     assert not trainable(merged) and trainable(adapted)
@@ -487,7 +484,7 @@ def test_merging_leaves_a_plain_model(plain, adapted):
 
 
 def test_merging_a_model_without_adapters_is_a_frozen_copy(plain):
-    merged = merge_lora(plain.train())
+    merged = merge(plain.train())
     assert same_weights(merged.state_dict(), plain.state_dict()) and not trainable(merged) and trainable(plain)
     assert close(features(merged), features(plain.eval()))
     shared = {value.data_ptr() for value in merged.parameters()} & {value.data_ptr() for value in plain.parameters()}
@@ -496,7 +493,7 @@ def test_merging_a_model_without_adapters_is_a_frozen_copy(plain):
 
 def test_a_head_is_merged_as_a_copy_and_kept_in_the_plain_weights(adapted):
     adapted.head = nn.Linear(8, 3, dtype=torch.float64)
-    merged = merge_lora(adapted)
+    merged = merge(adapted)
     assert torch.equal(merged.head.weight, adapted.head.weight) and merged.head.weight is not adapted.head.weight
     assert not merged.head.weight.requires_grad and adapted.head.weight.requires_grad
     assert list(plain_weights(adapted)) == list(merged.state_dict())

@@ -281,20 +281,22 @@ def test_processes_hold_gradients_twice(make_model, make_state):
     assert found.copies["gradients between processes"] == found.copies["gradients"]
 
 
-def test_what_the_run_keeps_and_what_a_method_of_one_s_own_holds(make_model, make_state):
+def test_what_the_run_keeps_and_what_a_custom_method_names(make_model, make_state):
     class Own(Hooks):
         def begin(self, state):
-            weights = {name: value.detach().clone() for name, value in state.model.named_parameters()}
-            self.box = SimpleNamespace(old=[weights], cycle=self, features=torch.zeros(5, 8),
-                                       ask=state.model.encode_text)
-            self.matrices = [weights["text_projection"].clone(), torch.zeros(7, 3)]
+            self.weights = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+            self.matrices = [self.weights["text_projection"].clone(), torch.zeros(7, 3)]
+            self.scratch = torch.zeros(100)
+
+        def copies(self):
+            return {"anchor": {"old": self.weights, "features": torch.zeros(5, 8)}, "matrices": self.matrices}
     state = first_task_of(make_state, make_model, mode="fc")
     hook, kept = Own(), make_model("vit", seed=3, dtype=torch.float32)
     begin(state, [hook])
     found = weight_copies(state, [hook], {"zero-shot": {None: kept}, "again": kept})
     matrix = state.model.text_projection.numel() / values(state.model)
-    assert found.copies == pytest.approx({"model": 1, "Own.box": 1, "Own.matrices": matrix, "zero-shot": 1})
-    assert found.others == {"Own.box": 160, "Own.matrices": 84}
+    assert found.copies == pytest.approx({"model": 1, "anchor": 1, "matrices": matrix, "zero-shot": 1})
+    assert found.others == {"anchor": 160, "matrices": 84}
 
 
 def test_words():

@@ -107,8 +107,8 @@ def write_example(number, path):
 
 
 def test_the_closed_form_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
-    """Ridge regression through the logits seam against scikit-learn's, over two tasks in one process, in a chain, and
-    scored again without training. It takes no step, and says so wherever steps are counted."""
+    """Ridge regression by its own scores against scikit-learn's, over two tasks in one process, in a chain, and scored
+    again without training. It takes no step, and says so wherever steps are counted."""
     from sklearn.linear_model import Ridge
     write_example(1, tmp_path / "my.py")
     both, own = f"{world.colours},{world.tones}", ["--method", f"{tmp_path}/my.py:Ridge", "--set", "strength=0.5"]

@@ -206,7 +206,7 @@ def test_first_heads(world, words, heads, expected):
     device = Device("cpu", "fp32")
     model, task = device.place(loader.build(checkpoint)), Datasets(settings.data).open(world.colours)
     found = build.first_head(settings.training, checkpoint, model, task, "colours", device).packed()
-    scaled = model.logit_scale.exp() * classifier(model, task, device).weights.T
+    scaled = model.logit_scale.exp() * classifier(model, task, device).classes.weights.T
     wanted = {"kept": kept, "zero": torch.zeros(3, 17), "zeroshot": torch.cat([scaled, torch.zeros(3, 1)], dim=1)}
     torch.testing.assert_close(found, wanted[expected].detach())
     assert torch.equal(kept, torch.arange(3 * 17.0).view(3, 17))

@@ -1,4 +1,4 @@
-"""What a run scores: histories read, phases named, whose scores count, what is not done twice. Whole runs are in
+"""What a run scores: histories read, phases named, what is not done twice. Whole runs are in
 test_run and test_pairs."""
 
 import dataclasses
@@ -13,7 +13,7 @@ from src.args import parse
 from src.models.classifiers import zeroshot_head
 from src.models.hooks import Hooks
 from src.run.build import scoring_of
-from src.run.scoring import MethodScores, Scorer, class_tasks, task_and_phase
+from src.run.scoring import Scorer, class_tasks, task_and_phase
 
 
 def test_class_data_of_a_history():
@@ -32,17 +32,6 @@ def test_what_rows_of_retrieval_say_of_a_task():
     assert task_and_phase("coco_phase2", "coco_phase2") == ("coco", 2)
     assert task_and_phase("stream_phase3", "pairs:/x/stream.csv_phase3") == ("stream", 3)
     assert task_and_phase("x_phase2", "folder:/data/x_phase2") == ("x_phase2", "")
-
-
-def test_the_first_hook_that_gives_scores_is_heard():
-    class Second(Hooks):
-        def logits(self, state, images, heads):
-            return None if state.scored == ("a",) else [images, heads]
-    state = SimpleNamespace(scored=(), own={})
-    scores = MethodScores(state, [Hooks(), Second()])
-    assert scores(torch.ones(1), [], ["a"]) is None and scores.by is None
-    found = scores(torch.ones(1), ["head"], ["a", "b"])
-    assert found[1] == ["head"] and scores.by == "logits:Second" and state.scored == ("a", "b")
 
 
 # -- what is not done twice --------------------------------------------------------------------------------------------
@@ -118,7 +107,7 @@ def test_class_data_of_one_evaluation_shares_its_worker_processes(make_model, ma
         return dataclasses.replace(task, splits={"test": dataclasses.replace(split, image=lambda index: (
             (tmp_path / name / str(os.getpid())).touch() or split.image(index)))})
     tasks = {name: marked(name, scoring.datasets.open(name)) for name in ("DTD", "MNIST")}
-    scoring.datasets.open, scoring.told = tasks.__getitem__, dataclasses.replace(scoring.told, workers=2)
+    scoring.datasets.open, scoring.settings = tasks.__getitem__, dataclasses.replace(scoring.settings, workers=2)
     assert scoring.trained(state, [Hooks()], "DTD") == expected
     first, second = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in tasks)
     assert first == second and len(first) == 2 and str(os.getpid()) not in first

@@ -357,10 +357,11 @@ class Favourite(Finetune):
     def end(self, state):
         self.bonuses[state.task.name] = self.bonus * (torch.arange(len(state.task.classnames)) == 1)
 
-    def logits(self, state, images, heads):
-        ASKED.append((state.scored, [tuple(head.shape) for head in heads]))
+    def scores(self, state, images, spaces):
+        ASKED.append(spaces)
         features = image_features(state.final_model, images)
-        return [features @ head + self.bonuses.get(name, 0) for name, head in zip(state.scored, heads, strict=True)]
+        return {space: torch.cat([features @ part.weights + self.bonuses.get(part.name, 0) for part in parts], dim=1)
+                for space, parts in spaces.items()}
 
     def carry(self):
         return {"bonuses": self.bonuses}
@@ -387,8 +388,14 @@ def test_a_method_s_own_scores(cli, own, tmp_path):
     assert colours["toy-colours", "task"]["top1"] in eighth and float(colours["toy-sizes", "task"]["top1"]) > 25
     assert colours["toy-sizes", "all"]["top1"] == "0.0000", "a class of the other task is answered"
     asked = sys.modules["own_method_my"].ASKED
-    assert set(scored for scored, _ in asked) == {ORDER, ORDER[::-1]}
-    assert all(shapes == [(shapes[0][0], CLASSES[name]) for name in scored] for scored, shapes in asked)
+    names = [{space: tuple(part.name for part in parts) for space, parts in spaces.items()} for spaces in asked]
+    unseen = [{"task": (name,), "all": ORDER} for name in ORDER]
+    seen = [{"task": (name,), "seen": known, "all": ORDER} for known in (ORDER[:1], ORDER) for name in known]
+    assert all(found in names for found in [*unseen, *seen]) and all(found in [*unseen, *seen] for found in names)
+    for part in (part for spaces in asked for parts in spaces.values() for part in parts):
+        task = open_task(part.name, "")
+        assert (part.source, part.classnames, part.templates) == (part.name, task.classnames, task.templates)
+        assert part.weights.shape[1] == CLASSES[part.name]
 
 
 def test_evaluation_alone_takes_the_method_and_what_it_carried(cli, own, tmp_path):

@@ -14,7 +14,8 @@ from src.cli.flags import FLAGS
 from src.datasets import open_task
 from src.datasets.seeds import balanced_subset
 from src.models.evaluation import SUBSET_SEED
-from src.models.lora_injection import load_adapter, plain_weights
+from src.models.lora_injection import load_adapter
+from src.models.wrapped import plain_weights
 from src.run.build import adapt, training_of
 
 pytest_plugins = ["cli_fixtures"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import wrapping
 from conftest import CLASSNAMES, SENTENCES, reference_task, tiny_clip, tiny_task
 
 from src.datasets.common import Split, Task
@@ -258,6 +259,9 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
+    "frozen factors": method(wrapping.FrozenInputs),
+    "core": method(wrapping.NullCore, lambda: L2(0.3), lambda: WeightEnsemble(avg_freq=1)),
+    "split weights, no share": method(wrapping.Split, lambda: L2(0.3), batch_size=LONELY),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
         model, ("c_fc", "c_proj"), 2, 4, dropout=0.0), batch_size=LONELY, max_grad_norm=0.05),

@@ -8,10 +8,11 @@ that a value shows which is read before it is written. Torch is patched after it
 tests check that it stays unloaded.
 """
 
+import ctypes
 import functools
+import importlib
 import importlib.abc
 import importlib.util
-import math
 import sys
 
 
@@ -39,17 +40,21 @@ def patch(torch):
                                        (torch.Tensor, reversed_matmul, matmul)):
         reversed_one.plain = plain  # for tests that count kernels
         setattr(owner, plain.__name__, reversed_one)
+    # Which functions `with torch.device(...)` acts on is found once: before they are others.
+    importlib.import_module("torch.utils._device")._device_constructors()
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         setattr(owner, name, filled_with_nan(torch, getattr(owner, name)))
 
 
 def filled_with_nan(torch, allocate):
-    """Return the same function, what it allocates filled where that can hold NaN."""
+    """Return the same function, what it allocates on the host filled where that can hold NaN, past torch, so that no
+    counter of operations sees it."""
     @functools.wraps(allocate)
     def filled(*args, **kwargs):
         found = allocate(*args, **kwargs)
-        with torch.no_grad():
-            return found.fill_(math.nan) if found.is_floating_point() else found
+        if type(found) is torch.Tensor and found.device.type == "cpu" and found.is_floating_point():
+            ctypes.memset(found.data_ptr(), 0xFF, found.nbytes)  # of all types of floats a NaN
+        return found
     return filled
 
 

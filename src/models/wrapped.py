@@ -1,0 +1,352 @@
+"""Wrapped layers: a layer of CLIP's with low-rank updates of its weights, W + scale B A.
+
+The family is open. A member holds the layer as ``base_layer`` and lists its ``updates()``; ``--lora`` injects some
+(``src.models.lora_injection``), a method others: in ``begin``, by ``wrap`` or by a class of its own. What is scored,
+saved and carried on is the merged model, a plain CLIP, whatever wraps its layers.
+
+| site | its weight | who wraps it |
+|---|---|---|
+| a block's ``attn.q``, ``attn.k``, ``attn.v`` | a third of ``attn.in_proj_weight`` (W, W) | WrappedAttention |
+| a block's ``attn.o`` | ``attn.out_proj.weight`` (W, W) | WrappedAttention |
+| a block's ``mlp.c_fc``, ``mlp.c_proj`` | ``weight`` (out, in) | WrappedLinear |
+"""
+
+import copy
+from collections import namedtuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clip.model import Attention, ResidualAttentionBlock, mix
+from src.errors import UserError
+
+BASE = "base_layer"
+WHOLE = slice(None)
+PROJECTIONS = "qkvo"
+PEFT = "default"  # peft's name for the only adapter of a model
+PeftPair = namedtuple("PeftPair", "A B scale")  # peft's factors under our names
+MARKS_OF_LORA = ("lora_settings", "peft_config")  # attributes of a CLIP that --lora has adapted
+BESIDE_LORA = ("--lora: the method wraps layers of CLIP itself, and two kinds of factors would train the same weights; "
+               "leave --lora out")
+
+
+# -- members -----------------------------------------------------------------------------------------------------------
+
+
+class Factors(nn.Module):
+    """The update ``scale`` B A of a weight (out, in), as a branch (..., in) -> (..., out).
+
+    A subclass has ``A`` (r, in) and ``B`` (out, r): parameters, which train, buffers, which do not, or computed of
+    both. What its ``forward`` adds in training only, such as a dropout, no merge knows.
+    """
+
+    scale = 1.0
+
+    def forward(self, x):
+        low = F.linear(x, self.A)                                               # (..., in) x (r, in) -> (..., r)
+        return F.linear(self.scale * low, self.B)                               # (..., r) x (out, r) -> (..., out)
+
+
+class Pair(Factors):
+    """Two factors as they are given: a Parameter trains, any other tensor is frozen, a copy of it as a buffer."""
+
+    def __init__(self, A, B, scale=1.0):
+        super().__init__()
+        for name, factor in (("A", A), ("B", B)):
+            if isinstance(factor, nn.Parameter):
+                self.register_parameter(name, factor)
+            else:
+                self.register_buffer(name, factor.detach().clone(memory_format=torch.contiguous_format))
+        self.scale = scale
+
+
+class WrappedLayer(nn.Module):
+    """A layer of CLIP's and what a method adds to it. A subclass gives ``forward``, with the layer's own arguments."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+
+    def updates(self):
+        """Return what a merge adds, [(name of a weight in ``base_layer``, its rows, Factors)]; without any it leaves
+        the layer as it is. In eval mode ``forward`` has to give what the merged layer gives."""
+        return []
+
+
+class WrappedLinear(WrappedLayer):
+    """A linear layer and its factors, (..., in) -> (..., out)."""
+
+    def __init__(self, base_layer, pair):
+        super().__init__(base_layer)
+        self.lora_pair = pair
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_pair(x)
+
+    def updates(self):
+        return [("weight", WHOLE, self.lora_pair)]
+
+
+class WrappedAttention(WrappedLayer):
+    """CLIP's self-attention with factors for some of q, k, v and o, (B, L, W) -> (B, L, W)."""
+
+    def __init__(self, base_layer, pairs):
+        super().__init__(base_layer)
+        self.width = base_layer.out_proj.in_features
+        self.lora_pairs = nn.ModuleDict({name: pairs[name] for name in PROJECTIONS if name in pairs})
+
+    def forward(self, x, attend=F.scaled_dot_product_attention):
+        base, pairs = self.base_layer, self.lora_pairs
+        qkv = F.linear(x, base.in_proj_weight, base.in_proj_bias)                          # (B, L, 3W)
+        if pairs.keys() != {"o"}:
+            added = [pairs[name](x) if name in pairs else qkv.new_zeros(x.shape) for name in "qkv"]
+            qkv = qkv + torch.cat(added, dim=-1)
+        mixed = mix(qkv, base.heads, attend, base.beside)                                  # (B, L, W)
+        return base.out_proj(mixed) + pairs["o"](mixed) if "o" in pairs else base.out_proj(mixed)
+
+    def updates(self):
+        return [self._place_of(name) + (pair,) for name, pair in self.lora_pairs.items()]
+
+    def _place_of(self, name):
+        if name == "o":
+            return "out_proj.weight", WHOLE
+        start = PROJECTIONS.index(name) * self.width
+        return "in_proj_weight", slice(start, start + self.width)
+
+
+def updates_of(module):
+    """The ``updates()`` of a module that wraps a layer, of peft's too; None of any other module."""
+    if isinstance(module, WrappedLayer):
+        return module.updates()
+    if isinstance(getattr(module, "lora_A", None), nn.ModuleDict):
+        return [("weight", WHOLE, PeftPair(module.lora_A[PEFT].weight, module.lora_B[PEFT].weight,
+                                           module.scaling[PEFT]))]
+    return None
+
+
+def wrapped_layers(model):
+    """Yield (name, module, updates) of every module that wraps a layer, outer ones first."""
+    for name, module in model.named_modules():
+        updates = updates_of(module)
+        if updates is not None:
+            yield name, module, updates
+
+
+def is_wrapped(model):
+    """Whether the model has wrapped layers, of --lora or of a method."""
+    return next(wrapped_layers(model), None) is not None
+
+
+def has_lora(model):
+    """Whether --lora has adapted the model."""
+    return any(hasattr(model, mark) for mark in MARKS_OF_LORA)
+
+
+# -- injection by a method ---------------------------------------------------------------------------------------------
+
+
+def sites(model):
+    """Return {site: its weight (out, in)} of all that ``wrap`` takes, in the model's order: in the blocks of the towers
+    that train, not wrapped yet. Weights are views without gradient: what is written into one changes the CLIP.
+
+    UserError with --lora, whose adapters are there first.
+    """
+    if has_lora(model):
+        raise UserError(BESIDE_LORA)
+    found = {}
+    for name, block in model.named_modules():
+        if isinstance(block, ResidualAttentionBlock):
+            found |= {f"{name}.{site}": weight.detach() for site, weight in _weights_of(block) if weight.requires_grad}
+    return found
+
+
+def _weights_of(block):
+    """(site, weight) of what a block has to be wrapped."""
+    if isinstance(block.attn, Attention):
+        for name, weight in zip("qkv", block.attn.in_proj_weight.chunk(3), strict=True):
+            yield f"attn.{name}", weight
+        yield "attn.o", block.attn.out_proj.weight
+    for name in ("c_fc", "c_proj"):
+        layer = block.mlp.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            yield f"mlp.{name}", layer.weight
+
+
+def wrap(model, factors):
+    """Wrap layers in place. ``factors`` {site: Factors} for some of ``sites(model)``, of its weight's type and device.
+
+    Afterwards the factors' parameters and a ``head`` are all that trains. UserError with --lora; ValueError for what is
+    not a site, or factors that do not fit.
+    """
+    found = sites(model)
+    for site, update in factors.items():
+        if site not in found:
+            raise ValueError(f"wrap: {site!r} is not among sites(model): no such layer, wrapped before, or in a tower "
+                             "that --train-mode does not train")
+        _require_fit(site, update, found[site])
+    layers = {}
+    for site, update in factors.items():
+        path, _, part = site.rpartition(".")
+        if part in PROJECTIONS:
+            layers.setdefault(path, {})[part] = update
+        else:
+            layers[site] = update
+    put_in(model, layers)
+
+
+def _require_fit(site, update, weight):
+    A, B = update.A, update.B
+    shapes = (A.shape[-1], B.shape[0]) == tuple(reversed(weight.shape)) and A.shape[0] == B.shape[-1]
+    if not shapes or {(A.dtype, A.device), (B.dtype, B.device)} != {(weight.dtype, weight.device)}:
+        raise ValueError(f"wrap: the factors of {site}, A {_described(A)} and B {_described(B)}, do not fit its weight "
+                         f"{_described(weight)}: A is (r, in) and B (out, r)")
+
+
+def _described(tensor):
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+
+
+def put_in(model, layers):
+    """In place: {name of a linear layer: Factors, of an attention: {projection: Factors}}. Of the CLIP's own parameters
+    only those of a ``head`` train from then on; those that wrap layers stay as they are."""
+    for name, parameter in plain_tensors(model).items():
+        if isinstance(parameter, nn.Parameter):
+            parameter.requires_grad_(parameter.requires_grad and name.startswith("head."))
+    for name, factors in layers.items():
+        base_layer = model.get_submodule(name)
+        kind = WrappedAttention if isinstance(base_layer, Attention) else WrappedLinear
+        model.set_submodule(name, kind(base_layer, factors).train(base_layer.training))
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def plain_name(name):
+    """The name that a tensor of a wrapped layer has in the plain CLIP."""
+    return ".".join(part for part in name.split(".") if part != BASE)
+
+
+def added_names(model):
+    """The set of names of all parameters and buffers that wrapping has added to the CLIP."""
+    found = set()
+    for name, module, _ in wrapped_layers(model):
+        tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        found |= {f"{name}.{key}" for key, _ in tensors if not key.startswith(f"{BASE}.")}
+    return found
+
+
+def plain_tensors(model):
+    """{plain CLIP name: parameter or buffer}, themselves, without those that wrapping has added."""
+    added = added_names(model)
+    return {plain_name(name): value for tensors in (model.named_parameters(), model.named_buffers())
+            for name, value in tensors if name not in added}
+
+
+def added_parameters(model):
+    """The parameters that wrapping has added and that train, each once."""
+    added = added_names(model)
+    return [value for name, value in model.named_parameters() if name in added and value.requires_grad]
+
+
+# -- what the wrapped model stands for ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def plain_weights(model):
+    """{plain CLIP name: tensor}, detached, in the order of a plain ``state_dict()``: W + scale B A where wrapped,
+    everything else the model's own tensors, not copies."""
+    added = added_names(model)
+    weights = {plain_name(key): value for key, value in model.state_dict().items() if key not in added}
+    for name, _, updates in wrapped_layers(model):
+        for key in {plain_name(f"{name}.{weight}") for weight, _, _ in updates}:
+            weights[key] = weights[key].clone()
+        for weight, rows, pair in updates:
+            weights[plain_name(f"{name}.{weight}")][rows].addmm_(pair.B, pair.A, alpha=pair.scale)  # (out, r) x (r, in)
+    return weights
+
+
+@torch.no_grad()
+def merge(model):
+    """Return an independent plain CLIP in eval mode, without gradients, with W + scale B A as its weights; a ``head``
+    is copied with it. ``model`` stays as it is."""
+    merged = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, module, updates in reversed([*wrapped_layers(merged)]):  # a layer inside of a wrapped one first
+        for weight, rows, pair in updates:
+            module.base_layer.get_parameter(weight)[rows].addmm_(pair.B, pair.A, alpha=pair.scale)
+        merged.set_submodule(name, module.base_layer)
+    for mark in MARKS_OF_LORA:
+        vars(merged).pop(mark, None)
+    return merged
+
+
+def updates_by_site(model):
+    """[(A, B, scale)] of all updates, a shared pair once for each of its sites."""
+    return [(pair.A, pair.B, pair.scale) for _, _, updates in wrapped_layers(model) for _, _, pair in updates]
+
+
+@torch.no_grad()
+def start_of_updates(model):
+    """Copies of the factors [(A, B)] at each site, for ``squared_update``; [] where none changes its weight yet."""
+    found = updates_by_site(model)
+    if all(A.any().logical_not() or B.any().logical_not() for A, B, _ in found):
+        return []
+    return [(A.detach().clone(), B.detach().clone()) for A, B, _ in found]
+
+
+def squared_update(model, start=()):
+    """Sum over wrapped weights of |scale B A - its value at the start|_F^2, a scalar with gradient (0 without any).
+    ``start``: what ``start_of_updates`` returned.
+
+    |B A|_F^2 = tr((B^T B)(A A^T)) needs r x r matrices only. A shared pair's are computed once and count for each site.
+    Of a start B A - B' A' = (B - B') A + B' (A - A'), so that a small movement is not the difference of large products.
+    """
+    updates = updates_by_site(model)
+    if start:
+        updates = [(torch.cat([A, A - old_A]), torch.cat([B - old_B, old_B], dim=1), scale)
+                   for (A, B, scale), (old_A, old_B) in zip(updates, start, strict=True)]
+    alike = {}  # {shapes: {pair: [A, B, sum of scale^2 over its sites]}}
+    for A, B, scale in updates:
+        pairs = alike.setdefault((A.shape, B.shape), {})
+        pairs.setdefault((id(A), id(B)), [A, B, 0.0])[2] += scale ** 2
+    total = model.logit_scale.new_zeros(())
+    with torch.autocast(model.logit_scale.device.type, enabled=False):
+        for pairs in alike.values():
+            A, B, factors = zip(*pairs.values(), strict=True)
+            A, B = torch.stack(A), torch.stack(B)                                # (n, r, in), (n, out, r)
+            traces = ((B.mT @ B) * (A @ A.mT)).sum(dim=(1, 2))                   # (n, r, r) x (n, r, r) -> (n,)
+            total = total + traces @ torch.tensor(factors).to(traces, non_blocking=True)
+    return total
+
+
+# -- what a method may not wrap ----------------------------------------------------------------------------------------
+
+
+def refuse_lost(model, names, kind):
+    """UserError where the wrapped layers of ``names``, new ones of a method called ``kind``, hold what a merge or a
+    resume point would lose: a trained parameter that no update depends on, a tensor that is not registered."""
+    for name, module, updates in wrapped_layers(model):
+        if name not in names:
+            continue
+        where = f"{kind} wraps {name} and"
+        trained = {key: value for key, value in module.named_parameters()
+                   if value.requires_grad and not key.startswith(f"{BASE}.")}
+        unmerged = trained.keys() - _merged_parameters(trained, updates)
+        if unmerged:
+            raise UserError(f"{where} trains its parameter {min(unmerged)}, on which none of its updates() depends: a "
+                            f"merge would lose it. Modules that no weight can hold belong into {kind}.build")
+        for part, inner in module.named_modules():
+            loose = [key for key, value in vars(inner).items() if isinstance(value, torch.Tensor)]
+            if loose and not f"{part}.".startswith(f"{BASE}."):
+                raise UserError(f"{where} keeps the tensor {loose[0]} as a plain attribute, which no resume point "
+                                "holds; register_buffer makes it part of one")
+
+
+def _merged_parameters(trained, updates):
+    """The names of the ``trained`` {name: parameter} that the updates depend on."""
+    with torch.enable_grad():
+        factors = [factor for _, _, pair in updates for factor in (pair.A, pair.B) if factor.requires_grad]
+        if not factors or not trained:
+            return set()
+        slopes = torch.autograd.grad(sum(factor.sum() for factor in factors), [*trained.values()], allow_unused=True)
+    return {name for name, slope in zip(trained, slopes, strict=True) if slope is not None}
