@@ -164,7 +164,8 @@ def _hyphenated(word):
 
 
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
-ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
+ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export", "split_file",
+           "shots_file"}
 LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
 ORIGINS = ("flag", "recipe", "protocol", "default")
