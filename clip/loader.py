@@ -23,8 +23,8 @@ LARGEST_SCALE = 4.7  # CLIP's training keeps it at ln 100; half precision rounds
 MOST_SHOWN = 10  # of what does not fit
 MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
 # What stands beside the weights in our checkpoints.
-OURS = {"history": list, "heads": dict, "carry": dict, "config": dict, "iteration": int, "dataset": str,
-        "model": (str, type(None))}
+OURS = {"history": list, "heads": dict, "carry": dict, "carry_left_out": dict, "config": dict, "iteration": int,
+        "dataset": str, "model": (str, type(None))}
 
 
 class OtherArchitecture(LoadError):

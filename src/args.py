@@ -31,7 +31,7 @@ UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor
 class Config:
     """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default.
 
-    ``argv``: the words that gave them. Nobody changes one: what is said otherwise is a new Config.
+    ``argv``: the words that gave them. It is never changed: another value makes a new Config.
     """
 
     values: Mapping

@@ -1,183 +1,169 @@
-"""The example methods of ``examples/methods/``: what has modules of its own trains, resumes, chains and is scored."""
+"""The example methods of ``examples/methods/`` train: to the same bits interrupted or not, in one run or several, in a
+file or among METHODS. What they score is in test_examples_scored.py."""
 
-import csv
+import contextlib
+import importlib.util
 import json
-import threading
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from example_runs import (
+    COMMON,
+    EXAMPLES,
+    FOLDER,
+    OWN,
+    STEPPING,
+    STEPS,
+    TASKS,
+    equal,
+    last_rows,
+    loaded,
+    quick,
+    those,
+    wait_for_writers,
+)
 
 import clip
+from src.args import parse
+from src.cli.flags import FLAGS
 from src.datasets import open_task
-from src.datasets.common import Split, Task
-from src.datasets.images import open_upright
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform
-from src.models.attached import attached
-from src.models.classifiers import zeroshot_weights
-from src.models.custom import load_file
+from src.models import METHODS, Method
 from src.models.penalties import L2
+from src.models.state import TrainingState
 
-pytest_plugins = ["cli_fixtures"]
-
-ROOT = Path(__file__).parents[1]
-METHODS = ROOT / "examples" / "methods"
-STEPS = " --lr 1e-2 --warmup-length 0 --iterations 3"
-EXAMPLES = {"experts": f"--method {METHODS / 'experts.py'}:Experts --set experts=3 --set rank=4" + STEPS,
-            "ewc": f"--method {METHODS / 'ewc.py'}:EWC --set strength=1e4" + STEPS,
-            "ridge": f"--method {METHODS / 'ridge.py'}:Ridge --set strength=0.3"}
-COMMON = "--batch-size 4 --workers 0 --precision fp64"
-OWN = ("experts",)
-SCORING = {"experts": "with:Experts", "ridge": "logits:Ridge"}
+pytest_plugins = ["cli_fixtures", "example_fixtures"]
 
 
-def loaded(path):
-    return torch.load(path, weights_only=True)
-
-
-def equal(one, other):
-    """Whether nested contents are equal, tensors to the bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one if key != "config")
-    return one == other
-
-
-def last_rows(folder, *datasets):
-    """{dataset: the last row of its metrics}"""
-    return {name: list(csv.DictReader((folder / f"metrics_{name}.csv").open()))[-1] for name in datasets}
-
-
-def wait_for_writers():
-    """Resume points are written by a thread, which a process that ends would wait for."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-
-
-@pytest.fixture(params=EXAMPLES)
-def name(request):
-    return request.param
-
-
-@pytest.fixture
-def example(name):
-    return EXAMPLES[name].split()
-
-
-def those(names):
-    return pytest.mark.parametrize("name", names, indirect=True)
-
-
-@pytest.fixture
-def sequence(cli, world, example, tmp_path):
-    """-> sequence(folder, word, ...): both tasks of the tiny world by the example."""
-    def call(name, *words):
-        done = cli("--load", world.model, *example, *COMMON.split(), "--dataset-order",
-                   f"{world.colours},{world.tones}", "--save", tmp_path / name, *words)
-        assert done.status == 0, done.err
-        return tmp_path / name
-    return call
+def test_documents_name_them(name, example):
+    """With a command in each head that is one, and in a file that is read at once."""
+    text = (FOLDER / example.file).read_text(encoding="utf-8")
+    command, = re.findall(r"^    python -m src.main (.*)$", text, re.MULTILINE)
+    assert parse(command.split()).method == f"examples/methods/{example.file}:{example.kind}"
+    assert len(text.splitlines()) < 150
+    document = (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| \[(\w+\.py)\]", document, re.MULTILINE)
+    assert sorted(table) == sorted(path.name for path in FOLDER.glob("*.py")) and example.file in table
 
 
 @those(OWN)
-def test_own_modules_train_beside_a_clip_that_stays(sequence, world):
-    folder = sequence("out")
-    start, first, second = loaded(world.model), loaded(folder / "colours.pth"), loaded(folder / "tones.pth")
-    for checkpoint in (first, second):
+def test_own_modules_train_beside_a_clip_that_stays(finished, world, name, example):
+    """And go on training in each task."""
+    folder, start = finished(name), loaded(world.model)
+    checkpoints = [loaded(folder / f"{task}.pth") for task in TASKS]
+    for checkpoint in checkpoints:
         assert checkpoint["state_dict"].keys() == start["state_dict"].keys()
         assert all(torch.equal(value.double(), start["state_dict"][name].double())
                    for name, value in checkpoint["state_dict"].items())
-    (name, ours), = first["own"].items()
-    assert any(value.abs().sum() > 0 for key, value in ours.items() if key.endswith("up"))
-    assert not equal(first["own"], second["own"]) and second["scorer"]["method"].endswith(f":{name}")
+        assert checkpoint["own"].keys() == {example.kind}
+        assert checkpoint["scorer"]["method"] == example.method[1]
+    first, second, third = (checkpoint["own"][example.kind] for checkpoint in checkpoints)
+    for key in first.keys() - {"router.weight"}:
+        assert not torch.equal(first[key], second[key]) and not torch.equal(second[key], third[key]), key
 
 
-def test_a_sequence_equals_a_chain(sequence, cli, world, example, tmp_path):
-    folder, start = sequence("out"), world.model
-    for number, task in enumerate((world.colours, world.tones)):
-        done = cli("--load", start, *example, *COMMON.split(), "--train-dataset", task, "--save", tmp_path / "chain",
-                   "--eval-datasets", f"{world.colours},{world.tones}")
+@quick("ewc", "ridge", "experts")
+def test_a_sequence_equals_a_chain(finished, cli, world, trio, name, example, tmp_path):
+    start = world.model
+    for task in TASKS:
+        done = cli("--load", start, *example.words, *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
+                   "--eval-datasets", ",".join(trio.values()))
         assert done.status == 0, done.err
-        start = tmp_path / "chain" / f"{('colours', 'tones')[number]}.pth"
-        assert equal({**loaded(start), "history": 0}, {**loaded(folder / start.name), "history": 0})
+        start = tmp_path / f"{task}.pth"
+        assert equal(loaded(start), loaded(finished(name) / start.name), {"config", "history"})
 
 
-@those(SCORING)
-def test_evaluation_gives_the_rows_of_training(sequence, cli, world, name, example, tmp_path):
-    folder = sequence("out")
-    words = ("--load", folder / "tones.pth", "--eval-only", "--eval-datasets", f"{world.colours},{world.tones}",
-             "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
+# -- interrupted -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def broken(example, moment, task):
+    """While entered, Ctrl-C comes at the end of ``begin`` or ``end`` of a task, or after the first batch of a pass."""
+    def late(original):
+        def call(hook, state):
+            original(hook, state)
+            if state.task.name == task:
+                raise KeyboardInterrupt
+        return call
+
+    def within(original):
+        def once(state, *words, **options):
+            for number, batch in enumerate(original(state, *words, **options)):
+                if number and state.task.name == task:
+                    raise KeyboardInterrupt
+                yield batch
+        return once
+    owner, name, wrapped = {"pass": (TrainingState, "once", within)}.get(moment, (example.hook(), moment, late))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, wrapped(getattr(owner, name)))
+        yield
+
+
+QUICK = {("ewc", "pass"), ("ridge", "pass"), ("experts", "begin"), ("prompts", "end")}
+MOMENTS = [(name, moment) for name in EXAMPLES for moment in ("begin", "end", "pass")
+           if moment != "pass" or name in ("ewc", "ridge")]
+
+
+@pytest.mark.parametrize(("name", "moment"), [
+    pytest.param(*row, marks=() if row in QUICK else pytest.mark.slow) for row in MOMENTS], indirect=["name"])
+def test_interrupted_where_hooks_act(finished, cli, world, trio, name, example, moment, tmp_path):
+    """In the second task, which begins with what the first has left."""
+    words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
+             tmp_path, "--resume", "--save-interval", 1)
+    with broken(example, moment, "tones"):
+        assert cli(*words).status == 130
+    wait_for_writers()
+    assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
-    assert done.status == 2 and f"give {example[0]} {example[1]} yourself" in done.err
-    assert not (tmp_path / "scored").exists()
-    done = cli(*words, *example[:2])  # its keywords come from the checkpoint
     assert done.status == 0, done.err
-    expected, found = (last_rows(place, "colours", "tones") for place in (folder, tmp_path / "scored"))
-    assert found == expected and all(row["scored_by"] == SCORING[name] for row in found.values())
+    assert_as_if_never_interrupted(tmp_path, finished(name))
 
 
-@those(SCORING)
-def test_evaluation_without_its_modules_would_be_another(sequence, cli, world, example, tmp_path):
-    """The test above would pass if the modules did nothing."""
-    folder = sequence("out")
-    content = loaded(folder / "tones.pth")
-    content = {key: value for key, value in content.items() if key not in ("own", "scorer")}
-    torch.save(content, tmp_path / "plain.pth")
-    scores = {}
-    for name, path, words in (("own", folder / "tones.pth", example[:2]), ("plain", tmp_path / "plain.pth", ())):
-        done = cli("--load", path, *words, "--eval-single", world.image, "--class-names", ",".join(world.names),
-                   "--save", tmp_path / name)
-        assert done.status == 0, done.err
-        scores[name] = (tmp_path / name / "0.csv").read_text()
-    assert scores["own"] != scores["plain"]
-
-
-@those(["experts", "ewc"])
-def test_an_interrupted_run_ends_with_the_same_bits(sequence, cli, world, example, interrupt, tmp_path):
-    expected = sequence("out")
+@quick("ewc", "prefixes", among=STEPPING)
+def test_interrupted_after_a_step(finished, cli, world, trio, name, example, interrupt, tmp_path):
+    words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
+             tmp_path, "--resume", "--save-interval", 1)
     interrupt("tones", 2)
-    words = ("--load", world.model, *example, *COMMON.split(), "--dataset-order", f"{world.colours},{world.tones}",
-             "--save", tmp_path / "broken", "--resume", "--save-interval", 1)
     assert cli(*words).status == 130
     wait_for_writers()
-    assert (tmp_path / "broken" / "resume_tones.pth").is_file()
+    assert (tmp_path / "resume_tones.pth").is_file()
     interrupt(None)
     done = cli(*words)
     assert done.status == 0 and "after step 1 of 3" in done.out, done.err
-    for name in ("colours.pth", "tones.pth"):
-        assert equal(loaded(tmp_path / "broken" / name), loaded(expected / name))
+    assert_as_if_never_interrupted(tmp_path, finished(name))
 
 
-@those(OWN)
-@pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
-def test_averages_are_refused(cli, world, example, tmp_path, flag):
-    done = cli("--load", world.model, *example, *COMMON.split(), "--train-dataset", world.colours, flag, "--save",
-               tmp_path / "out")
-    assert done.status == 2 and f"{flag} acts on the weights of CLIP" in done.err
-    assert not list(Path(tmp_path).glob("out/*.pth"))
+def assert_as_if_never_interrupted(folder, expected):
+    for task in TASKS:
+        assert equal(loaded(folder / f"{task}.pth"), loaded(expected / f"{task}.pth")), task
+    assert last_rows(folder, *TASKS) == last_rows(expected, *TASKS)
 
 
-@those(OWN)
-def test_other_keywords_than_trained_with_are_refused(sequence, cli, world, example, tmp_path):
-    folder = sequence("out")
-    done = cli("--load", folder / "tones.pth", *example[:2], "--set", "experts=5", "--eval-only", "--eval-datasets",
-               world.colours, "--workers", 0)
-    assert done.status == 2 and "are others than it builds here" in done.err and "Traceback" not in done.err
-
-
-def test_a_method_that_adds_to_the_clip_is_refused(cli, world, tmp_path):
-    path = tmp_path / "my.py"
-    path.write_text("import torch\nfrom src.models.finetune import Finetune\n\n\nclass Prompted(Finetune):\n"
-                    "    def begin(self, state):\n        super().begin(state)\n"
-                    "        state.model.prompt = torch.nn.Parameter(torch.zeros(3))\n")
-    done = cli("--load", world.model, "--method", f"{path}:Prompted", *(COMMON + STEPS).split(), "--train-dataset",
-               world.colours, "--save", tmp_path / "out")
-    assert done.status == 2 and "Prompted adds the parameter prompt to the CLIP" in done.err
-    assert "Prompted.build" in done.err
+@pytest.mark.slow
+@those(["experts"])
+def test_averaged_modules_resume_and_are_scored(sequence, finished, cli, world, trio, name, example, interrupt,
+                                                tmp_path):
+    """The checkpoint, its rows and those of an evaluation alone are of the average, which every resume point has."""
+    averages = ("--moving-avg", "--mv-avg-decay", "0.5", "--save-interval", 1)
+    expected = sequence("out", *example.words, *averages)
+    assert not equal(loaded(expected / "tones.pth")["own"], loaded(finished(name) / "tones.pth")["own"])
+    words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), *averages,
+             "--save", tmp_path / "broken", "--resume")
+    interrupt("tones", 2)
+    assert cli(*words).status == 130
+    wait_for_writers()
+    interrupt(None)
+    assert cli(*words).status == 0
+    assert_as_if_never_interrupted(tmp_path / "broken", expected)
+    done = cli("--load", expected / "shades.pth", *example.method, "--eval-only", "--eval-datasets",
+               ",".join(trio.values()), *COMMON, "--save", tmp_path / "scored")
+    assert done.status == 0, done.err
+    assert last_rows(tmp_path / "scored", *TASKS) == last_rows(expected, *TASKS)
 
 
 MOVES = """
@@ -200,8 +186,8 @@ class Moves(Finetune):
 
 def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, tmp_path):
     (tmp_path / "my.py").write_text(MOVES.replace("{log!r}", repr(str(tmp_path / "log"))))
-    words = ("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Moves", *COMMON.split(), *STEPS.split(),
-             "--train-dataset", world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
+    words = ("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Moves", *COMMON, *STEPS, "--train-dataset",
+             world.colours, "--save", tmp_path / "out", "--resume", "--save-interval", 1)
     interrupt("colours", 2)
     assert cli(*words).status == 130
     wait_for_writers()
@@ -213,108 +199,164 @@ def test_weights_at_rest_that_begin_changed_are_resumed(cli, world, interrupt, t
     assert abs(first - second) > 1e-6 and moved.mean().item() == pytest.approx(first, abs=1e-6)
 
 
+# -- moved into the framework ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def promoted(example, monkeypatch):
+    """The name of the example among METHODS, its file a module of src.models."""
+    module = f"src.models.example_{example.kind.lower()}"
+    spec = importlib.util.spec_from_file_location(module, FOLDER / example.file)
+    found = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, module, found)
+    spec.loader.exec_module(found)
+    uses = ("ls",) if example.steps else ()
+    monkeypatch.setitem(METHODS, "promoted", Method(f"{module}:{example.kind}", uses, closed_form=not example.steps))
+    monkeypatch.setitem(FLAGS, "method", replace(FLAGS["method"], choices=tuple(METHODS)))
+    return "promoted"
+
+
+@quick("ridge", "experts")
+def test_promoted_it_computes_the_same_bits(cli, world, trio, example, promoted, tmp_path):
+    """From the start, from what the file has left, and where that is scored. ``--ls`` is what both can be given."""
+    set_, flag = (("--set", "ls=0.1"), ("--ls", "0.1")) if example.steps else ((), ())
+    both = "--eval-datasets", f"{trio['colours']},{trio['tones']}"
+
+    def trained(words, start, task, save):
+        done = cli("--load", start, *words, *example.length, *COMMON, "--train-dataset", trio[task], *both, "--save",
+                   tmp_path / save)
+        assert done.status == 0, done.err
+        return tmp_path / save / f"{task}.pth"
+
+    by_file, by_name = (*example.method, *set_), ("--method", promoted, *flag)
+    first = trained(by_file, world.model, "colours", "file")
+    same = trained(by_name, world.model, "colours", "name")
+    assert equal(loaded(same), loaded(first), {"config", "scorer"})
+    second = trained(by_file, first, "tones", "file")
+    assert equal(loaded(trained(by_name, first, "tones", "after the file")), loaded(second), {"config", "scorer"})
+    plain = ["warning: --method has no effect in an evaluation run: promoted is scored as plain CLIP"]
+    for path, words in ((second, by_name[:2]), (trained(by_name, same, "tones", "name"), ())):
+        done = cli("--load", path, *words, "--eval-only", *both, *COMMON[2:], "--save", tmp_path / "scored")
+        assert done.status == 0 and done.warnings == (plain if words and example.scored_by == "zeroshot" else [])
+        rows = last_rows(tmp_path / "scored", "colours", "tones")
+        assert rows == last_rows(tmp_path / "file", "colours", "tones")
+        assert {row["scored_by"] for row in rows.values()} == {example.scored_by}
+
+
+# -- beside other parts of the framework -------------------------------------------------------------------------------
+
+
+@those(["prompts", "prefixes"])
+@pytest.mark.parametrize("flag", ["--we", "--moving-avg", "--wise-merge", "--we-wise"])
+def test_averages_are_refused(cli, world, example, tmp_path, flag):
+    done = cli("--load", world.model, *example.words, *COMMON, "--train-dataset", world.colours, flag, "--save",
+               tmp_path / "out")
+    assert done.status == 2 and f"{flag} averages or merges weights" in done.err
+    assert not list(Path(tmp_path).glob("out/*.pth"))
+
+
 @those(["ridge"])
-def test_ridge_is_its_normal_equations(sequence, cli, world, example, tmp_path):
-    """The sums over the images of both tasks, to 1e-10, whatever the batch."""
-    kept = loaded(sequence("out") / "tones.pth")["carry"]["Ridge"]
-    other = loaded(sequence("by seven", "--batch-size", "7") / "tones.pth")["carry"]["Ridge"]
-    model = clip.load(str(world.model))[0].double()
-    features = {name: features_of(model, open_task(source, "")) for name, source in (
-        ("colours", world.colours), ("tones", world.tones))}
-    torch.testing.assert_close(kept["gram"], sum(x.T @ x for x, _ in features.values()), rtol=0, atol=1e-10)
-    torch.testing.assert_close(other["gram"], kept["gram"], rtol=0, atol=1e-10)
-    for name, (x, labels) in features.items():
-        expected = x.T @ torch.nn.functional.one_hot(labels).double()
-        torch.testing.assert_close(kept["targets"][name], expected, rtol=0, atol=1e-10)
-
-
-@torch.no_grad()
-def features_of(model, task):
-    """-> ((N, D) unit features of the training images, their labels)"""
-    split, transform = task.split("train"), EvalTransform(model.image_resolution)
-    pixels = torch.stack([transform(split.image(index)) for index in range(len(split))]).double() / 255
-    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (model.mean, model.std))
-    features = model.encode_image((pixels - mean) / std)
-    return features / features.norm(dim=1, keepdim=True), torch.tensor(split.labels)
+def test_averages_of_no_steps_are_refused(cli, world, example, tmp_path):
+    done = cli("--load", world.model, *example.words, *COMMON, "--train-dataset", world.colours, "--we", "--save",
+               tmp_path / "out")
+    assert done.status == 2 and "--we with --method" in done.err and "takes no step" in done.err
 
 
 @those(["ewc"])
-def test_fisher_information_of_some_weights_by_differences(sequence, world):
-    """The mean over images of (log p(y | x; theta + h) - log p(y | x; theta - h))^2 / 4 h^2, y drawn as there."""
-    folder, task = sequence("out"), open_task(world.colours, "")
-    fisher = loaded(folder / "colours.pth")["carry"]["EWC"]["fisher"]
-    model = clip.load(str(folder / "colours.pth"))[0].double().requires_grad_(False)
-    drawn = [torch.Generator().manual_seed(seed_of(seed_of(42, task.name, "labels"), place)) for place in range(18)]
-    labels = torch.stack([torch.multinomial(row.exp(), 1, generator=generator)[0]
-                          for row, generator in zip(log_probabilities(model, task), drawn, strict=True)])
-    for name, place in (("visual.proj", (3, 5)), ("text_projection", (1, 2)), ("ln_final.weight", (4,))):
-        weight, values = model.get_parameter(name), []
-        for step in (1e-5, -2e-5):
-            weight[place] += step
-            values.append(log_probabilities(model, task).gather(1, labels[:, None])[:, 0])
-        weight[place] += 1e-5
-        expected = ((values[0] - values[1]) / 2e-5).square().mean()
-        assert expected > 1e-12 and fisher[name][place] == pytest.approx(expected.item(), rel=1e-4), name
+@pytest.mark.parametrize("words", [
+    ("--we", "--avg-freq", "1"), pytest.param(("--wise-merge",), marks=pytest.mark.slow)])
+def test_averages_are_the_anchor(sequence, world, trio, example, words):
+    """What the next task starts from, and is pulled to: not the weights of the last step."""
+    folder = sequence("out", *example.words, *words)
+    for task in TASKS:
+        checkpoint = loaded(folder / f"{task}.pth")
+        anchor = checkpoint["carry"]["EWC"]["anchor"]
+        assert len(anchor) > 20 and all(torch.equal(value, checkpoint["state_dict"][name])
+                                        for name, value in anchor.items())
 
 
-def log_probabilities(model, task):
-    """(N, C) of the training images, by one prompt a class."""
-    texts = model.encode_text(clip.tokenize(task.prompts()))
-    texts = texts / texts.norm(dim=1, keepdim=True)
-    return (model.logit_scale.exp() * features_of(model, task)[0] @ texts.T).log_softmax(dim=1)
-
-
-# -- plain CLIP in the place of a method is never silent ---------------------------------------------------------------
+@those(["ewc"])
+@pytest.mark.parametrize("flag", ["--joint", "--lora"])
+def test_what_the_fisher_pass_cannot_be_of(cli, world, example, flag, tmp_path):
+    trained = f"{world.colours},{world.tones}" if flag == "--joint" else world.colours
+    done = cli("--load", world.model, *example.words, *COMMON, flag, "--train-dataset", trained, "--save", tmp_path)
+    assert done.status == 2 and f"leave {flag} out" in done.err
 
 
 @those(OWN)
-def test_what_takes_the_plain_clip_says_so(sequence, cli, world, tmp_path):
-    path = sequence("out") / "tones.pth"
-    words = {"--export": ("--load", path, "--export", tmp_path / "exported"),
-             "--linear-eval": ("--load", path, "--eval-only", "--linear-eval", world.colours, "--linear-epochs", 1,
-                               "--workers", 0),
-             "--ref-model": ("--load", world.model, "--method", "ZSCL", "--ref-dataset", world.colours, "--ref-model",
-                             path, *(COMMON + STEPS).split(), "--train-dataset", world.tones)}
-    for flag, command in words.items():
-        done = cli(*command)
-        assert done.status == 0, done.err
-        assert f"note: {flag} takes the plain CLIP of " in done.out, flag
-        assert "experts.py:Experts trained beside it" in done.out, flag
+def test_flags_for_a_clip_that_stays_are_named(cli, world, example, tmp_path):
+    done = cli("--load", world.model, *example.words, *COMMON, "--train-dataset", world.colours, "--lora",
+               "--train-mode", "image", "--save", tmp_path)
+    assert done.status == 0, done.err
+    assert f"note: --lora and --train-mode: no effect, {example.kind} keeps all of the CLIP frozen" in done.out
+    assert "adapts no layer" not in done.out
 
 
-@those(OWN)
-def test_another_method_leaves_the_modules_alone_and_says_so(sequence, cli, world, tmp_path):
-    path = sequence("out") / "tones.pth"
-    done = cli("--load", path, "--train-dataset", world.colours, *(COMMON + STEPS).split(), "--save", tmp_path / "more")
-    assert done.status == 0 and "note: the modules of Experts in --load are kept and do not act" in done.out
-    before, after = loaded(path), loaded(tmp_path / "more" / "colours.pth")
-    assert equal(before["own"], after["own"]) and "scorer" not in after
-    done = cli("--load", tmp_path / "more" / "colours.pth", "--eval-only", "--eval-datasets", world.colours,
-               "--workers", 0, "--precision", "fp64", "--save", tmp_path / "scored")
-    assert done.status == 0 and last_rows(tmp_path / "scored", "colours") == last_rows(tmp_path / "more", "colours")
+TAUGHT = """
+import torch
+from src.models.custom import load_file
+from src.models.finetune import {base}
+from src.models.modeling import image_features, text_features
+
+Experts = load_file({experts!r}).Experts
 
 
-@those(["ridge"])
-def test_one_image_is_scored_by_the_method(sequence, cli, world, example, tmp_path):
-    """Under the names of the task, whatever the file; under other names by CLIP itself."""
-    path = sequence("out") / "colours.pth"
-    done = cli("--load", path, *example[:2], "--eval-single", world.image, "--precision", "fp64", "--save",
-               tmp_path / "own")
-    assert done.status == 0 and "note: scored by logits:Ridge" in done.out, done.err
-    kept, model = loaded(path)["carry"]["Ridge"], clip.load(str(world.model))[0].double()
-    system = kept["gram"] + 0.3 * torch.eye(len(kept["gram"]))
-    single = Split(lambda index: open_upright(world.image), [0])
-    features, _ = features_of(model, Task("one", (), (), {"train": single}))
-    scores = (features @ torch.linalg.solve(system, kept["targets"]["colours"]))[0].softmax(dim=0)
-    expected = dict(zip(world.names, scores.tolist(), strict=True))
-    with (tmp_path / "own" / "0.csv").open() as file:
-        found = {row["class"]: float(row["probability"]) for row in csv.DictReader(file)}
-    assert found == pytest.approx(expected, abs=1e-6)
-    shared = ("--eval-single", world.image, "--class-names", "light,dark", "--precision", "fp64")
-    plain = cli("--load", world.model, *shared, "--save", tmp_path / "plain")
-    other = cli("--load", path, *example[:2], *shared, "--save", tmp_path / "other")
-    assert plain.status == other.status == 0 and "scored by" not in other.out
-    assert (tmp_path / "plain" / "0.csv").read_bytes() == (tmp_path / "other" / "0.csv").read_bytes()
+class Taught({base}):
+    \"\"\"Experts that learn from a teacher, and the distance of both from what the teacher was as the task began.\"\"\"
+
+    def build(self, model):
+        return Experts().build(model)
+
+    def begin(self, state):
+        state.model.requires_grad_(False)
+        super().begin(state)
+        self.images, self.before = next(state.stream(state.task.split("train"), "probe", 4)).images, None
+
+    @torch.no_grad()
+    def distance(self, model):
+        return image_features(model, self.images), text_features(model, self.reference_tokens)
+
+    def losses(self, state, batch):
+        now, live = self.distance(self.teacher), self.distance(state.model)
+        self.before = self.before or now
+        moved = [max((one - other).abs().max().item() for one, other in zip(found, self.before))
+                 for found in (now, live)]
+        with open({log!r}, "a") as file:
+            print(*moved, file=file)
+        return super().losses(state, batch)
+"""
+
+
+@pytest.mark.parametrize(("base", "words"), [
+    ("ZSCL", ("--set", "ref_dataset={loose}", "--set", "ref_model={model}")), ("LwF", ())])
+def test_a_teacher_stays_while_experts_train(cli, world, base, words, tmp_path):
+    """One that shares its weights with the live CLIP, in whose blocks the experts stand: LwF's, or the same file's."""
+    (tmp_path / "my.py").write_text(TAUGHT.format(base=base, experts=str(FOLDER / "experts.py"),
+                                                  log=str(tmp_path / "log")))
+    words = [word.format(loose=world.loose, model=world.model) for word in words]
+    done = cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Taught", *words, *COMMON, *STEPS,
+               "--train-dataset", world.colours, "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    teacher, student = zip(*(map(float, line.split()) for line in (tmp_path / "log").read_text().splitlines()),
+                           strict=True)
+    assert teacher == (0.0, 0.0, 0.0) and student[0] == 0.0 and min(student[1:]) > 1e-4
+
+
+def test_a_method_that_adds_to_the_clip_is_refused(cli, world, tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text("import torch\nfrom src.models.finetune import Finetune\n\n\nclass Prompted(Finetune):\n"
+                    "    def begin(self, state):\n        super().begin(state)\n"
+                    "        state.model.prompt = torch.nn.Parameter(torch.zeros(3))\n")
+    done = cli("--load", world.model, "--method", f"{path}:Prompted", *COMMON, *STEPS, "--train-dataset",
+               world.colours, "--save", tmp_path / "out")
+    assert done.status == 2 and "Prompted adds the parameter prompt to the CLIP" in done.err
+    assert "Prompted.build" in done.err
+
+
+def test_an_add_on_has_no_modules(cli, world, monkeypatch):
+    monkeypatch.setattr(L2, "build", lambda hook, model: None)
+    with pytest.raises(ValueError, match="L2: only a method may have modules of its own"):
+        cli("--load", world.model, "--l2", "0.1", *COMMON, *STEPS, "--train-dataset", world.colours)
 
 
 PAIRS = """
@@ -348,48 +390,79 @@ class Beside(Contrastive):
 def test_drift_is_that_of_the_modules_too(cli, world, pairs, tmp_path):
     """The CLIP stays where it was: texts turn by the module beside it alone."""
     (tmp_path / "my.py").write_text(PAIRS)
-    done = cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Beside", *(COMMON + STEPS).split(),
+    done = cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Beside", *COMMON[:-2], *STEPS,
                "--train-dataset", pairs, "--save", tmp_path / "out")
     assert done.status == 0, done.err
     drift, = json.loads((tmp_path / "out" / "run_stream.json").read_text())["drift"].values()
     assert drift["text_angle"] > 1 and drift["image_angle"] == pytest.approx(0, abs=1e-3), drift
 
 
-def test_an_add_on_has_no_modules(cli, world, monkeypatch, tmp_path):
-    monkeypatch.setattr(L2, "build", lambda hook, model: None)
-    with pytest.raises(ValueError, match="L2: only a method may have modules of its own"):
-        cli("--load", world.model, "--l2", "0.1", *(COMMON + STEPS).split(), "--train-dataset", world.colours)
+def test_drift_of_another_method_is_from_the_plain_clip(cli, world, pairs, tmp_path):
+    """A task by a built-in method begins at the CLIP of a checkpoint; the modules of another do not act beside it."""
+    (tmp_path / "my.py").write_text(PAIRS)
+    words = (*COMMON[:-2], *STEPS, "--train-dataset", pairs, "--save")
+    assert cli("--load", world.model, "--method", f"{tmp_path / 'my.py'}:Beside", *words, tmp_path / "out").status == 0
+    done = cli("--load", tmp_path / "out" / "stream.pth", *words, tmp_path / "next")
+    assert done.status == 0, done.err
+    without = {key: value for key, value in loaded(tmp_path / "out" / "stream.pth").items()
+               if key not in ("own", "scorer")}
+    torch.save(without, tmp_path / "without.pth")
+    plain = cli("--load", tmp_path / "without.pth", *words, tmp_path / "plain")
+    assert plain.status == 0, plain.err
+    after, alone = (json.loads((tmp_path / name / "run_stream.json").read_text())["drift"]
+                    for name in ("next", "plain"))
+    assert after == alone
+
+
+# -- right values ------------------------------------------------------------------------------------------------------
+
+
+@those(["ridge"])
+def test_ridge_is_its_normal_equations(finished, sequence, world, trio, name, example):
+    """The sums over the images of all tasks, to 1e-10, whatever the batch."""
+    kept = loaded(finished(name) / "shades.pth")["carry"]["Ridge"]
+    other = loaded(sequence("by seven", *example.words, "--batch-size", "7") / "shades.pth")["carry"]["Ridge"]
+    model = clip.load(str(world.model))[0].double()
+    features = {task: features_of(model, open_task(trio[task], "")) for task in TASKS}
+    torch.testing.assert_close(kept["gram"], sum(x.T @ x for x, _ in features.values()), rtol=0, atol=1e-10)
+    torch.testing.assert_close(other["gram"], kept["gram"], rtol=0, atol=1e-10)
+    for task, (x, labels) in features.items():
+        expected = x.T @ torch.nn.functional.one_hot(labels).double()
+        torch.testing.assert_close(kept["targets"][task], expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def features_of(model, task):
+    """-> ((N, D) unit features of the training images, their labels)"""
+    split, transform = task.split("train"), EvalTransform(model.image_resolution)
+    pixels = torch.stack([transform(split.image(index)) for index in range(len(split))]).double() / 255
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (model.mean, model.std))
+    features = model.encode_image((pixels - mean) / std)
+    return features / features.norm(dim=1, keepdim=True), torch.tensor(split.labels)
 
 
 @those(["ewc"])
-def test_the_fisher_pass_is_of_one_dataset(cli, world, example, tmp_path):
-    done = cli("--load", world.model, *example, *COMMON.split(), "--joint", "--train-dataset",
-               f"{world.colours},{world.tones}", "--save", tmp_path / "out")
-    assert done.status == 2 and "leave --joint out" in done.err
+def test_fisher_information_of_some_weights_by_differences(finished, world, name):
+    """The mean over images of (log p(y | x; theta + h) - log p(y | x; theta - h))^2 / 4 h^2, y drawn as there."""
+    folder, task = finished(name), open_task(world.colours, "")
+    fisher = loaded(folder / "colours.pth")["carry"]["EWC"]["fisher"]
+    model = clip.load(str(folder / "colours.pth"))[0].double().requires_grad_(False)
+    drawn = [torch.Generator().manual_seed(seed_of(seed_of(42, task.name, "labels"), place)) for place in range(18)]
+    labels = torch.stack([torch.multinomial(row.exp(), 1, generator=generator)[0]
+                          for row, generator in zip(log_probabilities(model, task), drawn, strict=True)])
+    for weight_name, place in (("visual.proj", (3, 5)), ("text_projection", (1, 2)), ("ln_final.weight", (4,))):
+        weight, values = model.get_parameter(weight_name), []
+        for step in (1e-5, -2e-5):
+            weight[place] += step
+            values.append(log_probabilities(model, task).gather(1, labels[:, None])[:, 0])
+        weight[place] += 1e-5
+        expected = ((values[0] - values[1]) / 2e-5).square().mean()
+        assert expected > 1e-12
+        assert fisher[weight_name][place] == pytest.approx(expected.item(), rel=1e-4), weight_name
 
 
-@those(OWN)
-def test_predictions_are_those_of_towers_with_modules(sequence, cli, world, example, tmp_path):
-    """In training and in evaluation alone, every probability as a loop over the images gives it."""
-    folder = sequence("out")
-    content, task = loaded(folder / "tones.pth"), open_task(world.tones, "")
-    experts = load_file(example[1].rpartition(":")[0])
-    model = clip.load(str(folder / "tones.pth"))[0].double()
-    own = experts.Mixtures(model, 3, 4, 2).double()
-    own.load_state_dict(content["own"]["Experts"])
-    with torch.no_grad(), attached(model, [own]):
-        features, _ = features_of(model, replace(task, splits={"train": task.split("test")}))
-        texts = zeroshot_weights(model, task.classnames, task.templates)
-        expected = (model.logit_scale.exp() * features @ texts).softmax(dim=1).max(dim=1).values
-    done = cli("--load", folder / "tones.pth", *example[:2], "--eval-only", "--eval-datasets", world.tones, "--workers",
-               0, "--precision", "fp64", "--save", tmp_path / "scored")
-    assert done.status == 0, done.err
-    for place in (folder, tmp_path / "scored"):
-        with (place / "predictions_tones.csv").open() as file:
-            found = [float(row["probability"]) for row in csv.DictReader(file)]
-        assert found == pytest.approx(expected.tolist(), abs=1e-6)
-    with torch.no_grad():
-        features, _ = features_of(model, replace(task, splits={"train": task.split("test")}))
-        texts = zeroshot_weights(model, task.classnames, task.templates)
-    without = (model.logit_scale.exp() * features @ texts).softmax(dim=1).max(dim=1).values
-    assert (without - expected).abs().max() > 1e-4, "the modules act"
+def log_probabilities(model, task):
+    """(N, C) of the training images, by one prompt a class."""
+    texts = model.encode_text(clip.tokenize(task.prompts()))
+    texts = texts / texts.norm(dim=1, keepdim=True)
+    return (model.logit_scale.exp() * features_of(model, task)[0] @ texts.T).log_softmax(dim=1)

@@ -32,7 +32,8 @@ FLOORS = {
                     "src.models.modes", "src.models.wrapped")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
-    "src.report": (("*",), ("src.report.tables",), ("src.report.measures",), ("src.report.sequence",)),
+    "src.report": (("*",), ("src.report.tables",), ("src.report.measures",),
+                   ("src.report.conditions", "src.report.sequence")),
     "clip": (("clip",), ("clip.loader",), ("*",), ("clip.files",), ("clip.errors",)),
 }
 MOST_ROOMS = 13  # on the landing of src/

@@ -9,6 +9,7 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.finetune import Finetune
 from src.models.modeling import image_features, in_eval_mode
+from src.models.wrapped import is_wrapped
 
 
 class EWC(Finetune):
@@ -25,6 +26,8 @@ class EWC(Finetune):
         super().begin(state)
         if len(self.classes.scores) > 1:
             raise UserError("EWC: the Fisher pass is of one dataset; leave --joint out")
+        if is_wrapped(state.model):
+            raise UserError("EWC: adapters are merged after a task, and the next one has others; leave --lora out")
         for kept in (self.fisher, self.anchor):
             for name in kept:
                 kept[name] = kept[name].to(state.model.logit_scale)
@@ -38,6 +41,7 @@ class EWC(Finetune):
         return losses
 
     def end(self, state):
+        state.model.load_state_dict(state.final_model.state_dict())  # an average, where one is kept, is what stays
         trained = {name: value for name, value in state.model.named_parameters() if value.requires_grad}
         squares = {name: torch.zeros_like(value) for name, value in trained.items()}
         split = state.task.split("train")
@@ -58,6 +62,9 @@ class EWC(Finetune):
             generator = torch.Generator().manual_seed(seed_of(state.seed_of("labels"), place))
             label = torch.multinomial(log.detach().exp().cpu(), 1, generator=generator).item()
             yield torch.autograd.grad(log[label], weights, allow_unused=False)
+
+    def copies(self):
+        return {"Fisher information": self.fisher, "weights of the last task": self.anchor}
 
     def carry(self):
         return {name: {key: value.cpu() for key, value in kept.items()}

@@ -51,6 +51,9 @@ def blocks_of(model):
 class Experts(Finetune):
     """Fine-tunes a mixture of experts beside a frozen CLIP; all tasks share them."""
 
+    averaged = True  # along one run no expert changes places with another
+    router = "sample"
+
     def __init__(self, ls=0.0, experts=4, rank=8, chosen=2):
         super().__init__(ls)
         self.experts, self.rank, self.chosen = experts, rank, chosen

@@ -17,6 +17,7 @@ class Ridge(Hooks):
     the order of images, and of tasks, changes nothing. A class of no task is scored by its prompts."""
 
     closed_form = True
+    router = "none"
 
     def __init__(self, strength=1.0):
         self.strength, self.gram, self.targets = strength, None, {}
@@ -36,15 +37,15 @@ class Ridge(Hooks):
         self.targets[state.task.name] = state.world.sum(targets)
 
     def scores(self, state, images, spaces):
-        asked = {classes.name: classes for space in spaces.values() for classes in space}
-        if not self.targets.keys() & asked.keys():  # nothing is known of these classes: CLIP's own scores
+        scored = {classes.name: classes for space in spaces.values() for classes in space}
+        if not self.targets.keys() & scored.keys():  # nothing is known of these classes: CLIP's own scores
             return None
         features = image_features(state.final_model, images)                                    # (B, D)
         system = self.gram.to(features.device)
         system = system + self.strength * torch.eye(len(system), dtype=system.dtype, device=system.device)
         known = {name: torch.linalg.solve(system, target.to(system)) for name, target in self.targets.items()}
         found = {name: features.double() @ known[name] if name in known
-                 else similarity(features, classes.weights.T, 1.0).double() for name, classes in asked.items()}
+                 else similarity(features, classes.weights.T, 1.0).double() for name, classes in scored.items()}
         return {space: torch.cat([found[part.name] for part in parts], dim=1) for space, parts in spaces.items()}
 
     def carry(self):

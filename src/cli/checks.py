@@ -43,7 +43,7 @@ CONTRADICTIONS = [
 
 
 class Remarks(NamedTuple):
-    """What a command line is told that contradicts nothing: texts of warnings and of notes."""
+    """What is said about a command line that contradicts nothing: texts of warnings and of notes."""
 
     warnings: list
     notes: list
@@ -137,14 +137,15 @@ def acting_in_steps(config):
     return tuple(FLAGS[key].name for key in acting)
 
 
-def check_length(told, closed_form, acting):
+def check_length(settings, closed_form, acting):
     """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
-    ``told`` has the values of --iterations, --epochs and --method, ``acting`` is what ``acting_in_steps`` returned."""
-    if not closed_form and told.iterations is None and told.epochs is None:
+    ``settings`` has the values of --iterations, --epochs and --method; ``acting`` is what ``acting_in_steps``
+    returned."""
+    if not closed_form and settings.iterations is None and settings.epochs is None:
         raise UserError("set the training length: --iterations N or --epochs N")
     if closed_form and acting:
-        raise UserError(f"{' and '.join(acting)} with --method {told.method}: it is a closed form, which takes no step "
-                        "and leaves the weights as they are; leave it out")
+        raise UserError(f"{' and '.join(acting)} with --method {settings.method}: it is a closed form, which takes no "
+                        "step and leaves the weights as they are; leave it out")
 
 
 def _check_model(config):
@@ -214,6 +215,9 @@ def _check_kind_of_data(config):
     if config.joint and TRAIN_MODES[config.train_mode].head:
         raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
                         "classes, by their prompts, so no linear head would train; give whole, image or text")
+    if config.pairs and TRAIN_MODES[config.train_mode].head:
+        raise UserError(f"--train-mode {config.train_mode}: image-text pairs have no classes for a head; give whole, "
+                        "image or text")
     if config.num_phases > 1 and config.joint:
         raise UserError("--joint with --num-phases: all data are trained at once")
     if config.phase != "all" and config.phase > config.num_phases:
@@ -371,8 +375,6 @@ def _without_effect(config):
         idle.setdefault("--export-format", "has no effect without --export")
     if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
         idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
-    if config.kind == EVAL and config.given("method") and config.method in METHODS:
-        idle["--method"] = f"has no effect in {a_run(config.kind)}: {config.method} is scored as plain CLIP"
     if config.kind in TRAINING:
         owned = {key for method in METHODS.values() for key in method.uses}
         idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given

@@ -112,6 +112,9 @@ def checkpoint_flags():
                runs=SCORING, numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
                "--export DIR holds of another one", runs=EXPORTING, numbers=False),
+        Flag("--keep-carry", "which checkpoints of a sequence hold what its method carries from task to task: all, or "
+             "only the last one, for what is large", "all", choices=("all", "last"), runs=(SEQUENCE,), numbers=False,
+             example="last --dataset-order DTD,Flowers --iterations 1000 --method my.py:EWC"),
         Flag("--save-interval", "steps (of a linear layer epochs) or time between resume points, such as 500 or 10m",
              "10m", rhythm, runs=SCORING, numbers=False, example="500"),
     ]

@@ -2,7 +2,8 @@
 
     about: One sentence.
     flags: {method: finetune, we: true, avg-freq: 100}
-    published: {mtil-1: {transfer: 68.1, avg: 75.4, last: 83.6}}    # may be left out, as about may
+    published:                                                      # may be left out, as about may
+      mtil-1: {transfer: 68.1, avg: 75.4, last: 83.6, family: ZSCL, router: none, source: "arXiv:2303.06628"}
 """
 
 import difflib
@@ -20,7 +21,8 @@ PARTS = {"about": str, "flags": dict, "published": dict}
 @dataclass(frozen=True)
 class Recipe:
     """``flags``: {name without its dashes: texts}, one text unless the file has a list; ``published``: {order: {number:
-    text}}. All is text, read by whoever knows what it means."""
+    text}}, beside the numbers "family" (whose splits and prompts), "router" (none, sample or batch) and "source". All
+    is text, read by whoever knows what it means."""
 
     flags: dict
     about: str = ""

@@ -20,7 +20,7 @@ from src.datasets.imagenet import NAMES_FILE, class_names
 from src.datasets.rows import HALF, LABEL_COLUMNS, column_key
 from src.datasets.texts import read_text
 from src.errors import UserError
-from src.machine.files import RepeatedKey, atomic_file, parse_json
+from src.machine.files import MOST_LETTERS, RepeatedKey, atomic_file, parse_json
 
 WORDNET = re.compile(r"n\d{8}")
 AFTER_ID = re.compile(r"n\d{8}[\s,:;]+(\d+\s+)?(.+)")
@@ -54,6 +54,8 @@ def read_class_names(text):
             return _noted(_joined(str(text)))
     except OSError as error:
         raise UserError(f"--class-names {text}: cannot be written ({error}); give {WANTED}") from None
+    if os.path.isfile(path) and os.path.getsize(path) > MOST_LETTERS:
+        raise UserError(f"--class-names {text}: holds more than {MOST_LETTERS:,} bytes; give {WANTED}")
     content = read_text(f"--class-names {text}", path, WANTED)
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:

@@ -5,16 +5,15 @@ import inspect
 from dataclasses import dataclass, field
 
 from src.errors import UserError
-from src.models.modes import HEAD_MODES
+from src.models.hooks import scores_by_itself
 
 
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
     ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by; ``on_pairs`` what the name means on image-text pairs, where it
-    means something; ``only_pairs`` that it means nothing else; ``closed_form`` what the class says, for code
-    that may not import it."""
+    on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
+    pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
@@ -22,13 +21,17 @@ class Method:
     refuses: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
-    only_pairs: bool = False
+    data: str = "classes"
     closed_form: bool = False
 
     def hook(self):
         """Import the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def scores(self):
+        """Whether the class changes what CLIP scores; it is imported."""
+        return scores_by_itself(self.hook())
 
     def build(self, values):
         """The hooks, from a mapping of flag names to values."""
@@ -72,18 +75,16 @@ DEAF_MODES = {"text": "its distillation reaches only the image tower, which this
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
 
-NO_CLASSES = dict.fromkeys(HEAD_MODES, "image-text pairs have no classes for a head")
-
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
-                       on_pairs=Method("src.models.modx:Contrastive", refuses=NO_CLASSES)),
+                       on_pairs=Method("src.models.modx:Contrastive", data="pairs")),
     "lwf": Method("src.models.finetune:LwF", uses=(*DISTILLATION, *REFERENCE_TEXTS), refuses=DEAF_MODES),
     "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=DEAF_MODES,
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
-                   refuses=NO_CLASSES, only_pairs=True),
+                   data="pairs"),
 }
 
 # Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
@@ -102,13 +103,16 @@ ADD_ONS = {
 
 def find_method(name, pairs=False):
     """The row of a name in METHODS, or one for ``path/to/file.py:Class``; on image-text ``pairs`` or on class data.
-    None where the method is not for such data."""
+    None where the method is not for such data. What data a custom method takes, only its class says."""
     if name not in METHODS:
         return OwnMethod(name)
     row = METHODS[name]
-    if pairs:
-        return row if row.only_pairs else row.on_pairs
-    return None if row.only_pairs else row
+    return next((found for found in (row, row.on_pairs) if found and takes(found.data, pairs)), None)
+
+
+def takes(data, pairs):
+    """Whether a method that declares ``data`` takes image-text ``pairs``, or class data."""
+    return data in ("both", "pairs" if pairs else "classes")
 
 
 def active_add_ons(values):

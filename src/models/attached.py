@@ -9,13 +9,18 @@ and checkpoints of it carry none of them. Where they go is for them to say, by a
 | a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of what the MLP's norm is given | added to the MLP's |
 | a block's ``attn`` | ``beside`` | query, key, value (B, H, L, W/H) -> (B, H, L, W/H) | added to the heads' mix |
 | the CLIP | ``context`` | a tensor (M, W) | the embeddings of positions 1 to M of every text |
+
+A module with a context says by ``template`` what class prompts look like, in training and in every score: M tokens that
+the context replaces, then the class name, such as "a a a a {c}.".
 """
 
 import contextlib
+from dataclasses import replace
 
 from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
 from torch.nn.modules.dropout import _DropoutNd
 
+from clip.tokenizer import encode
 from src.errors import UserError
 from src.models.hooks import kept_for, named
 
@@ -67,9 +72,33 @@ def build_own(hooks, model, device, stored=None):
     for name, hook in named(hooks).items():
         module = hook.build(model)
         if module is not None:
+            _require_template(name, module, model)
             own[name] = device.place(module)  # in the type of its tensors, which loading would round to another
             _load(own[name], name, kept_for(stored or {}, name))
     return own
+
+
+def _require_template(name, module, model):
+    """ValueError where a context would stand in the place of class names, UserError where it leaves them no room."""
+    template = template_of([module]) or ""
+    for length in (len(part) for _, seam, part in places_of(model, [module]) if seam == "context"):
+        if "{c}" not in template or len(encode(template.partition("{c}")[0])) < length:
+            raise ValueError(f"{name}: a context of {length} vectors needs a template with as many tokens before "
+                             f"{{c}}, which it replaces; that of {type(module).__name__} is {template!r}")
+        if length + 3 > model.context_length:  # start, context, one token of a name, end
+            raise UserError(f"{name}: a context of {length} vectors leaves no room for class names; texts of this "
+                            f"model have {model.context_length} tokens")
+
+
+def template_of(modules):
+    """The template of class prompts that one of ``modules`` asks for; None where none does."""
+    return next((module.template for module in modules if getattr(module, "template", None)), None)
+
+
+def prompted(task, modules):
+    """A Task with the class prompts that ``modules`` ask for; the task itself where none does."""
+    template = template_of(modules)
+    return task if template is None else replace(task, templates=(template,))
 
 
 def _load(module, name, tensors):
@@ -87,6 +116,37 @@ def stored_tensors(own):
     """{name of a hook: module} -> {name: state dict on the host}, as a checkpoint keeps it."""
     return {name: {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
             for name, module in own.items()}
+
+
+def tensors_kept(module):
+    """Return {name: parameter or buffer} of what a module is saved with, themselves; one that has two names once."""
+    kept = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        kept.setdefault(id(value), (name, value))
+    return dict(kept.values())
+
+
+def copied(own):
+    """{name of a hook: module} -> {name: {name: tensor}}, copies of what the modules are saved with."""
+    return {name: {key: value.detach().clone() for key, value in tensors_kept(module).items()}
+            for name, module in own.items()}
+
+
+@contextlib.contextmanager
+def holding(own, tensors):
+    """While entered, modules {name of a hook: module} hold the values of ``tensors``, of the form of ``copied``, in the
+    place of their own, and these hold theirs: no value is copied."""
+    pairs = [(value, tensors[name][key]) for name in tensors for key, value in tensors_kept(own[name]).items()]
+    _swap(pairs)
+    try:
+        yield
+    finally:
+        _swap(pairs)
+
+
+def _swap(pairs):
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
 
 
 def trains_in(model, modules, tower):

@@ -3,10 +3,16 @@
 An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
 sees, what is saved and what the next task starts from. Averages and merges act on merged weights where layers are
 wrapped.
+
+Of a method that promises it (``Hooks.averaged``), its own module has the same: its average in ``state.own_average``
+while the task trains, and in the module itself once it has ended.
 """
 
+import torch
+
+from src.models.attached import copied, tensors_kept
 from src.models.classifiers import zeroshot_head
-from src.models.helpers import interpolate_
+from src.models.helpers import interpolate_, mix_
 from src.models.hooks import Hooks
 from src.models.wrapped import plain_weights
 
@@ -14,16 +20,31 @@ from src.models.wrapped import plain_weights
 class Average(Hooks):
     """Keeps ``state.ensemble``, from the weights at load on."""
 
+    data = "both"
+
     def begin(self, state):
-        state.ensemble = state.frozen()
+        state.ensemble, state.own_average = state.frozen(), copied(state.own)
 
     def mix(self, state, weight):
         """ensemble <- weight * ensemble + (1 - weight) * live; counts (integer buffers) are the live ones."""
-        live = plain_weights(state.model)
-        interpolate_(state.ensemble, live, weight)
-        for name, kept in state.ensemble.state_dict().items():
+        self._mix(state.ensemble.state_dict(), plain_weights(state.model), weight)
+        for name, average in state.own_average.items():
+            self._mix(average, tensors_kept(state.own[name]), weight)
+
+    def _mix(self, average, live, weight):
+        """{name: tensor} each."""
+        mix_(average, live, weight)
+        for name, kept in average.items():
             if not kept.is_floating_point():
                 kept.copy_(live[name])
+
+    @torch.no_grad()
+    def end(self, state):
+        """No step comes any more, and what is scored and saved is the average: own modules become theirs."""
+        for name, average in state.own_average.items():
+            for key, value in tensors_kept(state.own[name]).items():
+                value.copy_(average[key])
+        state.own_average = {}
 
 
 class WeightEnsemble(Average):
@@ -62,13 +83,25 @@ class WiseEnsemble(WeightEnsemble):
 
     def begin(self, state):
         super().begin(state)
-        self.start = state.at_load
+        self.start, self.own_start = state.at_load, copied(state.own)
 
     def after_step(self, state):
         before = self.updates
         super().after_step(state)
         if self.updates > before:
             interpolate_(state.ensemble, self.start.state_dict(), self.alpha)
+            for name, average in state.own_average.items():
+                mix_(average, self.own_start[name], self.alpha)
+
+    def copies(self):
+        return {"own modules at load": self.own_start}
+
+    def state_dict(self):
+        return {**super().state_dict(), **own_start_of(self)}
+
+    def load_state_dict(self, content):
+        super().load_state_dict(content)
+        self.own_start = content.get("own_start", {})
 
 
 class MovingAverage(Average):
@@ -85,8 +118,10 @@ class MovingAverage(Average):
 
 class WiseMerge(Hooks):
     """At the end, on the weights that will be saved: theta <- a theta + (1 - a) partner (WiSE-FT, Wortsman et al.,
-    2022, arXiv:2109.01903). ``wise_ft_model``: the weights at load ("n") or zero-shot CLIP ("zeroshot")."""
+    2022, arXiv:2109.01903). ``wise_ft_model``: the weights at load ("n") or zero-shot CLIP ("zeroshot"), which has no
+    counterpart of own modules."""
 
+    data = "both"
     all_used = True
 
     def __init__(self, wise_ft_alpha=0.8, wise_ft_model="n"):
@@ -97,9 +132,24 @@ class WiseMerge(Hooks):
         if state.head is not None and not hasattr(self.partner, "head"):
             head = zeroshot_head(self.partner, state.task, state.device).state_dict()
             self.head = {f"head.{name}": value for name, value in head.items()}
+        self.own_start = copied(state.own)
 
     def copies(self):
-        return {"zero-shot": self.partner}  # counted with the weights at load where it is those
+        # The partner is counted with the weights at load where it is those.
+        return {"zero-shot": self.partner, "own modules at load": self.own_start}
+
+    def state_dict(self):
+        return own_start_of(self)
+
+    def load_state_dict(self, content):
+        self.own_start = content["own_start"]
 
     def end(self, state):
         interpolate_(state.final_model, {**self.partner.state_dict(), **self.head}, self.alpha)
+        for name, module in state.own.items():
+            mix_(state.own_average.get(name) or tensors_kept(module), self.own_start[name], self.alpha)
+
+
+def own_start_of(hook):
+    """What a resume point has of own modules at load: ``begin`` of the method need not make them again to the bit."""
+    return {"own_start": hook.own_start} if hook.own_start else {}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from src.datasets.common import fill
 from src.errors import UserError
+from src.models.attached import prompted
 from src.models.fingerprints import text_fingerprint
 from src.models.helpers import similarity
 from src.models.modeling import ClassificationHead, constant_text_features, in_eval_mode, tokens_of
@@ -109,7 +110,7 @@ class ZeroshotClassifiers:
         ``modules``: those that have places in it."""
         if tasks:
             self._forget_others((text_fingerprint(model, modules), self.device.autocast_type))
-        return {name: self._of(model, task) for name, task in tasks.items()}
+        return {name: self._of(model, prompted(task, modules)) for name, task in tasks.items()}
 
     def _forget_others(self, tower):
         if tower != self._tower:

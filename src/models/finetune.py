@@ -33,8 +33,8 @@ class Finetune(Hooks):
         self.label_smoothing = ls
 
     def begin(self, state):
-        scores = [Prompts(state, part.prompts()) for part in state.task.parts] or [
-            state.head or Prompts(state, state.task.prompts())]
+        scores = [Prompts(state, state.prompts(part)) for part in state.task.parts] or [
+            state.head or Prompts(state, state.prompts(state.task))]
         self.classes = ClassesOfTasks(scores, [len(part.classnames) for part in state.task.parts or [state.task]])
 
     def losses(self, state, batch):

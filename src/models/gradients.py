@@ -47,6 +47,7 @@ class GradientTracker(Hooks):
     In memory the bases are fp32, stacked by equal shapes; those for which a CUDA device has no room stay on the host.
     """
 
+    data = "both"
     all_used = True
 
     def __init__(self, orthogonal_gradients=None, orthogonal_gradients_path=None, orthogonal_target="update",

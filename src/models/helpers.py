@@ -109,5 +109,12 @@ class SquaredDistance(torch.autograd.Function):
 def interpolate_(model: nn.Module, weights: Mapping[str, Tensor], share: float) -> None:
     """In place: model <- share * model + (1 - share) * weights, {name: tensor} for each of the model's parameters and
     floating buffers; counts stay."""
-    pairs = [(value, weights[name]) for name, value in model.state_dict().items() if value.is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - share)
+    mix_(model.state_dict(), weights, share)
+
+
+@torch.no_grad()
+def mix_(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], share: float) -> None:
+    """In place: tensors <- share * tensors + (1 - share) * others, {name: tensor} each; integers stay."""
+    pairs = [(value, others[name]) for name, value in tensors.items() if value.is_floating_point()]
+    if pairs:  # a module need not have any
+        torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1 - share)

@@ -21,17 +21,24 @@ class Hooks:
     The loop owns the optimiser and sums the named terms; a hook never steps and never logs by itself
     (``state.metrics[name] = detached tensor`` is logged, never summed).
 
+    ``data``: what it can train on, "classes", "pairs" (of images and texts) or "both". A run on other data is refused.
+
     ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
     images, penalties and sums. ``all_used`` promises that every trained parameter has a gradient in every step, so that
     several processes need not search for those without; a subclass has to promise it again.
+
+    ``averaged`` promises that the module of ``build`` may be averaged and merged like the weights of CLIP; else --we,
+    --we-wise, --moving-avg and --wise-merge are refused beside it. A subclass has to promise it again.
 
     ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
     (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
     gradient; --iterations, --epochs and --lr are not needed.
     """
 
+    data: str = "classes"
     other_terms: Sequence[str] = ()
     all_used: bool = False
+    averaged: bool = False
     closed_form: bool = False
 
     def build(self, model: CLIP) -> nn.Module | None:
@@ -112,6 +119,12 @@ class Hooks:
 
     def load_carry(self, content: dict[str, Any]) -> None:
         """Takes over what the previous task's ``carry`` returned."""
+
+
+def scores_by_itself(kind: type) -> bool:
+    """Whether a class of hooks changes what CLIP scores: by a module of its own, or by ``scores``."""
+    return any(getattr(kind, seam, plain) is not plain for seam, plain in
+               (("build", Hooks.build), ("scores", Hooks.scores)))
 
 
 def named(hooks: Sequence[Hooks]) -> dict[str, Hooks]:

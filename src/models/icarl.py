@@ -127,5 +127,5 @@ def _class_scores(state, entry, task):
     file = stem(entry["source"])
     head = state.heads.get(file)
     if head is None or other_classes(state.history, file, task.classnames):
-        return Prompts(state, task.prompts())
+        return Prompts(state, state.prompts(task))
     return ClassificationHead.unpacked(head, state.model.logit_scale).requires_grad_(False)

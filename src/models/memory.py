@@ -105,7 +105,9 @@ def weight_copies(state, hooks, kept=None):
     """
     model = state.model
     count = _Count(model)
+    averages = [value for average in state.own_average.values() for value in average.values()]
     held = [*state.copies().items(), *(("own modules", module) for module in state.own.values()),
+            ("ensemble", nn.ParameterList(value for value in averages if value.is_floating_point())),
             *(found for hook in hooks for found in hook.copies().items()), *(kept or {}).items()]
     for holder, thing in sorted(held, key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else len(FIRST)):
         count.add(holder, thing)

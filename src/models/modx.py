@@ -18,6 +18,7 @@ class Contrastive(Hooks):
     """1/2 [CE(e^s M, y) + CE(e^s M^T, y)] over the cosines M = I T^T of a batch of N pairs, y_i = i; s is trained and
     kept in [0, ln 100]."""
 
+    data = "pairs"
     all_used = True
 
     def begin(self, state):

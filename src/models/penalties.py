@@ -10,6 +10,7 @@ class L2(Hooks):
     Wrapped layers count by how what they add to the weights moves, |(alpha / r) B A|^2 of adapters, not by their
     factors."""
 
+    data = "both"
     other_terms = ("l2",)
     all_used = True
 

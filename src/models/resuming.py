@@ -33,6 +33,7 @@ def state_of_run(state, hooks):
         "optimizer": state.optimizer.state_dict() if state.optimizer else None,
         "scaler": state.scaler.state_dict(),
         "ensemble": None if state.ensemble is None else state.ensemble.state_dict(),
+        **({"own_average": state.own_average} if state.own_average else {}),
         "hooks": {name: kept for name, hook in named(hooks).items() if (kept := hook.state_dict())},
     }
 
@@ -55,6 +56,9 @@ def restore(state, hooks, content):
     state.scaler.load_state_dict(content["scaler"])
     if state.ensemble is not None:
         state.ensemble.load_state_dict(content["ensemble"])
+    for name, average in state.own_average.items():
+        for key, value in average.items():
+            value.copy_(content["own_average"][name][key])
     for name, hook in named(hooks).items():
         if kept := kept_for(content["hooks"], name):
             hook.load_state_dict(kept)

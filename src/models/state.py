@@ -21,7 +21,7 @@ from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.machine.interruption import Interrupted, Signals
-from src.models.attached import attached, rows_alone, trains_in
+from src.models.attached import attached, holding, prompted, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
@@ -80,8 +80,9 @@ class TrainingState:
     only; None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads
     that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``world`` is the
     processes of the run: a batch has this one's rows of a global batch, which has ``rows`` in the step under way.
-    ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}. ``signals`` may end a
-    pass over data. ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
+    ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}, ``own_average`` their
+    averages {name of the hook: {name: tensor}} as long as an add-on keeps some. ``signals`` may end a pass over data.
+    ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
     """
 
     model: CLIP
@@ -102,6 +103,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
     own: dict[str, nn.Module] = field(default_factory=dict)
+    own_average: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
@@ -131,12 +133,23 @@ class TrainingState:
 
     @contextlib.contextmanager
     def in_place(self, model: CLIP) -> Iterator[None]:
-        """While entered, own modules have their places in a CLIP that is scored, in eval mode."""
+        """While entered, own modules have their places in a CLIP that is scored, in eval mode, and hold their averages
+        where an add-on keeps some."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._averages_held())
             for module in self.own.values():
                 stack.enter_context(in_eval_mode(module))
             stack.enter_context(self.attached(model))
             yield
+
+    @contextlib.contextmanager
+    def _averages_held(self) -> Iterator[None]:
+        average, self.own_average = self.own_average, {}  # once, if this is entered within itself
+        try:
+            with holding(self.own, average):
+                yield
+        finally:
+            self.own_average = average
 
     def trains(self, tower: str) -> bool:
         """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
@@ -145,6 +158,10 @@ class TrainingState:
     def encodes_rows_alone(self) -> bool:
         """Whether what the image tower makes of an image depends on nothing else in the batch."""
         return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
+
+    def prompts(self, task: Task) -> list[str]:
+        """One prompt for each class of a Task, as own modules ask for it."""
+        return prompted(task, self.own.values()).prompts()
 
     def packed(self, tokens: Tensor) -> PackedTexts | Tensor:
         """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too

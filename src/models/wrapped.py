@@ -289,7 +289,7 @@ def updates_by_site(model):
 def start_of_updates(model):
     """Copies of the factors [(A, B)] at each site, for ``squared_update``; [] where none changes its weight yet."""
     found = updates_by_site(model)
-    if all(A.any().logical_not() or B.any().logical_not() for A, B, _ in found):
+    if not found or not torch.stack([A.any() & B.any() for A, B, _ in found]).any():
         return []
     return [(A.detach().clone(), B.detach().clone()) for A, B, _ in found]
 
@@ -301,18 +301,18 @@ def squared_update(model, start=()):
     |B A|_F^2 = tr((B^T B)(A A^T)) needs r x r matrices only. A shared pair's are computed once and count for each site.
     Of a start B A - B' A' = (B - B') A + B' (A - A'), so that a small movement is not the difference of large products.
     """
-    updates = updates_by_site(model)
-    if start:
-        updates = [(torch.cat([A, A - old_A]), torch.cat([B - old_B, old_B], dim=1), scale)
-                   for (A, B, scale), (old_A, old_B) in zip(updates, start, strict=True)]
-    alike = {}  # {shapes: {pair: [A, B, sum of scale^2 over its sites]}}
-    for A, B, scale in updates:
-        pairs = alike.setdefault((A.shape, B.shape), {})
-        pairs.setdefault((id(A), id(B)), [A, B, 0.0])[2] += scale ** 2
+    updates, distinct = updates_by_site(model), {}  # {pair: [A, B, their start, sum of scale^2 over its sites]}
+    for (A, B, scale), before in zip(updates, start or [None] * len(updates), strict=True):
+        distinct.setdefault((id(A), id(B)), [A, B, before, 0.0])[3] += scale ** 2
+    alike = {}  # {shapes: [(A, B, sum of scale^2)]}
+    for A, B, before, factor in distinct.values():
+        if before is not None:
+            A, B = torch.cat([A, A - before[0]]), torch.cat([B - before[1], before[1]], dim=1)
+        alike.setdefault((A.shape, B.shape), []).append((A, B, factor))
     total = model.logit_scale.new_zeros(())
     with torch.autocast(model.logit_scale.device.type, enabled=False):
         for pairs in alike.values():
-            A, B, factors = zip(*pairs.values(), strict=True)
+            A, B, factors = zip(*pairs, strict=True)
             A, B = torch.stack(A), torch.stack(B)                                # (n, r, in), (n, out, r)
             traces = ((B.mT @ B) * (A @ A.mT)).sum(dim=(1, 2))                   # (n, r, r) x (n, r, r) -> (n,)
             total = total + traces @ torch.tensor(factors).to(traces, non_blocking=True)

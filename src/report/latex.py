@@ -1,5 +1,6 @@
 """Tables as LaTeX in the style of booktabs, with what their numbers are in the caption."""
 
+from src.report.conditions import head_of
 from src.report.measures import defined, measure_of
 from src.report.tables import cell_text, summary_cells
 
@@ -44,7 +45,8 @@ def summary_latex(summaries):
     tables = []
     for space, summary in summaries.items():
         *above, (header, rows) = summary_cells(summary)
-        tables += [latex_table(*cells, f"Top-1 accuracy in percent after each task, among the classes of: {space}.")
-                   for cells in above]
-        tables.append(latex_table(header, rows, definitions_caption(space)))
+        head = f"{head_of(summary)}."
+        tables += [latex_table(*cells, f"Top-1 accuracy in percent after each task, among the classes of: {space}. "
+                               f"{head}") for cells in above]
+        tables.append(latex_table(header, rows, f"{head} {definitions_caption(space)}"))
     return HEAD + "\n".join(tables)

@@ -3,6 +3,7 @@
 import math
 import statistics
 
+from src.report.conditions import are_conditions
 from src.report.sequence import sequence_metrics, summarise, summarise_retrieval
 
 SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
@@ -211,6 +212,8 @@ def defined(space):
 def is_summary(content):
     """Whether the content of a ``summary.json`` is complete."""
     if not isinstance(content, dict) or not are_names(content.get("datasets")):
+        return False
+    if not are_conditions(content.get("conditions", {})):
         return False
     return measure_of(content.get("label_space")).is_summary(content)
 

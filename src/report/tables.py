@@ -3,6 +3,7 @@
 import csv
 import io
 
+from src.report.conditions import head_of
 from src.report.measures import ACCURACY, RETRIEVAL, defined, measure_of
 
 
@@ -40,11 +41,11 @@ def summary_cells(summary):
 
 def numbers_text(summary):
     """Without the rows of the tasks one by one: those of image-text pairs have no other."""
-    return markdown_table(*summary_cells(summary)[-1])
+    return f"{head_of(summary)}\n\n{markdown_table(*summary_cells(summary)[-1])}"
 
 
 def summary_text(summary):
-    return "\n\n".join(markdown_table(*cells) for cells in summary_cells(summary)) + "\n"
+    return "\n\n".join([head_of(summary), *(markdown_table(*cells) for cells in summary_cells(summary))]) + "\n"
 
 
 def definitions_text(space):

@@ -14,22 +14,26 @@ ROOM = 8  # pixels around a point that no label covers
 
 
 def write_tradeoff(tables, folder):
-    """``tradeoff.png`` of a comparison, {label space or "retrieval": [Row]}, for the first of them. -> names of the
-    rows that are not in it, since they lack one of the two numbers; nothing is drawn where all do."""
-    space, rows = next(iter(tables.items()))
-    keys = measure_of(space).axes
-    shown = [row for row in rows if None not in (row.numbers[key] for key in keys)]
-    if shown:
-        with style():
-            write_png(draw_tradeoff(shown, keys), Path(folder) / "tradeoff.png")
-    return [row.name for row in rows if row not in shown]
+    """``tradeoff.png`` of the first [Table] of a comparison, and ``tradeoff_2.png`` and so on of those that are apart
+    from it in the same label space. -> names of the rows that are in none, since they lack one of the two numbers;
+    nothing is drawn where all of a table do."""
+    keys, left_out = measure_of(tables[0].space).axes, []
+    for number, table in enumerate((table for table in tables if table.space == tables[0].space), start=1):
+        shown = [row for row in table.rows if None not in (row.numbers[key] for key in keys)]
+        left_out += [row.name for row in table.rows if row not in shown]
+        if shown:
+            with style():
+                write_png(draw_tradeoff(shown, keys, table.conditions.text()),
+                          Path(folder) / f"tradeoff{f'_{number}' if number > 1 else ''}.png")
+    return list(dict.fromkeys(left_out))
 
 
-def draw_tradeoff(rows, keys):
-    """``keys``: {number: what its axis says}, first across, then up. Runs are filled points with the deviation of their
-    seeds, references hollow ones."""
+def draw_tradeoff(rows, keys, head=""):
+    """``keys``: {number: what its axis says}, first across, then up; ``head``: the line above all. Runs are filled
+    points with the deviation of their seeds, references hollow ones."""
     figure = new_figure(*SIZE)
     axes = figure.add_axes((0.1, 0.12, 0.86, 0.8))
+    figure.text(0.02, 0.985, head, va="top", fontsize=6.5, color=GREY)
     across, up = keys
     axes.set_xlabel(keys[across])
     axes.set_ylabel(keys[up])

@@ -11,17 +11,17 @@ from clip import loader
 from src.cli.checks import acting_in_steps, check_length
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
-from src.datasets import class_split, pairs, phase_of, stem
+from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models import METHODS, active_add_ons, find_method
-from src.models.attached import build_own
+from src.models import METHODS, active_add_ons, find_method, takes
+from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
-from src.models.hooks import Hooks, kept_for, named
+from src.models.hooks import Hooks, kept_for, named, promises, scores_by_itself
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
@@ -29,9 +29,11 @@ from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
 from src.models.wrapped import is_wrapped
 from src.run.settings import CUTS, Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
+from src.store.checkpoint import LEFT_OUT
 from src.store.settings import Files
 
 MOST_WORKERS = 8
+DATA = {"classes": "class data", "pairs": "image-text pairs"}  # what a hook may declare beside "both", in words
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
@@ -69,7 +71,8 @@ def training_of(config):
     return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
                  hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
                  fc_init_given=config.given("fc_init"), acting=acting_in_steps(config),
-                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]))
+                 averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]),
+                 freeing=tuple(FLAGS[key].name for key in ("lora", "train_mode") if config.chosen(key)))
 
 
 def scoring_of(config):
@@ -78,7 +81,8 @@ def scoring_of(config):
     return _part(Scoring, config, trained=tuple(config.trained), trains_heads=TRAIN_MODES[config.train_mode].head,
                  pairs=config.pairs, evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
                  keywords=keywords, keywords_given={key: keywords[key] for key in keywords if config.given(key)},
-                 method_given=config.given("method"), eval_split_chosen=config.chosen("eval_split"))
+                 method_given=config.given("method"), template_given=config.given("template"),
+                 eval_split_chosen=config.chosen("eval_split"))
 
 
 def hook_row(row, config):
@@ -154,8 +158,12 @@ def silent_choices(training, state):
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
+    frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
     freed = "image" in TRAIN_MODES[training.train_mode].towers
-    if is_wrapped(state.model) and freed and not trains(state.model, "image"):
+    if frozen and state.own and training.freeing:
+        found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP "
+                     "frozen")
+    elif is_wrapped(state.model) and freed and not trains(state.model, "image"):
         found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
                      f"{', '.join(training.lora_target_modules)} (--lora-target-modules)" if training.lora else
                      "the method wraps no layer of the image tower, which stays as it is")
@@ -228,18 +236,41 @@ def adapt(training, model, seed):
 
 def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basis=None):
     """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
+    refuse_other_data(training)
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
     for add_on in hooks[1:]:  # which an evaluation does not build
-        if type(add_on).build is not Hooks.build or type(add_on).scores is not Hooks.scores:
+        if scores_by_itself(type(add_on)):
             raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
                              "add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
-    if state.own and training.averages:
-        raise UserError(f"{training.averages[0]} acts on the weights of CLIP, and {', '.join(state.own)} trains "
-                        "modules beside them, which would stay as they are: leave it out")
+    refuse_averages(training, hooks, state.own)
+    refuse_captions(state.own, [name, *training.trained, *training.eval_datasets])
     return state, hooks
+
+
+def refuse_averages(training, hooks, own):
+    """UserError where weights are averaged or merged, and the modules ``own`` beside them are not to be, or cannot."""
+    if not own or not training.averages:
+        return
+    names = ", ".join(own)
+    if not promises(hooks[0], "averaged"):
+        raise UserError(f"{training.averages[0]} averages or merges weights, and {names} trains modules beside CLIP, "
+                        "whose mean need not make sense: leave it out. If it does, write averaged = True into "
+                        f"{type(hooks[0]).__name__}")
+    if training.wise_merge and training.wise_ft_model == "zeroshot":
+        raise UserError(f"--wise-merge with --wise-ft-model zeroshot: zero-shot CLIP has no counterpart of the modules "
+                        f"of {names}; give --wise-ft-model n, or leave it out")
+
+
+def own_modules(hooks, checkpoint, device):
+    """The modules that hooks build for a checkpoint, to look at them before a run; {} without building a model where
+    no class builds any."""
+    if all(type(hook).build is Hooks.build for hook in hooks):
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        return build_own(hooks, loader.build(checkpoint), device, checkpoint.get("own"))
 
 
 def unused_modules(checkpoint, own):
@@ -249,10 +280,35 @@ def unused_modules(checkpoint, own):
     return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
 
 
+def refuse_captions(own, names):
+    """UserError where image-text pairs are among the datasets, and an own module has a context: it would stand in the
+    place of a caption's first words."""
+    of_pairs = [name for name in names if known_pairs(phase_of(name)[0])]
+    if of_pairs and template_of(own.values()):
+        raise UserError(f"{of_pairs[0]}: {', '.join(own)} puts a context in the place of the first tokens of class "
+                        "prompts, and captions are none; leave image-text pairs out of the data")
+
+
 def refuse_mixing(own):
-    """UserError where weights are mixed with others for a score, and a method's own modules have no part in it."""
+    """UserError where weights are mixed with zero-shot ones for a score, and a method has own modules beside them."""
     if own:
-        raise UserError(f"--wise-ft mixes weights of CLIP, and {', '.join(own)} has modules beside them: leave it out")
+        raise UserError(f"--wise-ft mixes with zero-shot CLIP, which has no counterpart of the modules of "
+                        f"{', '.join(own)}: leave it out. --wise-merge merges them with those at load")
+
+
+def refuse_other_data(training):
+    """UserError where a hook of a training run declares other data than it would train on: of custom methods, whose
+    class has to be imported, only here."""
+    for row, _ in training.hooks:
+        kind = row.hook()
+        data, wanted = getattr(kind, "data", Hooks.data), "pairs" if training.pairs else "classes"
+        if data not in (*DATA, "both"):
+            raise UserError(f'--method {training.method}: {kind.__name__} declares data = {data!r}; write "classes", '
+                            '"pairs" or "both" there')
+        if not takes(data, training.pairs):
+            raise UserError(f"--method {training.method} is not for {DATA[wanted]} ({', '.join(training.trained)}): "
+                            f"{kind.__name__} takes {DATA[data]}. If its terms are right on both, write "
+                            f'data = "both" into the class, and data = "{wanted}" if on {DATA[wanted]} alone')
 
 
 def build_hooks(training, checkpoint, basis=None):
@@ -276,6 +332,7 @@ def build_scored(scoring, checkpoint, device, world=None):
     [the method that scores it]; [] for plain CLIP)."""
     model = device.place(loader.build(checkpoint)).eval()
     state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
+    _note_other_scorer(scoring, checkpoint)
     hooks = _with_carry(_scorers(scoring, checkpoint), checkpoint)
     own = build_own(hooks, model, device, checkpoint.get("own"))
     # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
@@ -286,24 +343,69 @@ def build_scored(scoring, checkpoint, device, world=None):
 
 def _scorers(scoring, checkpoint):
     """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
-    made_by = checkpoint.get("scorer") or {"method": None, "keywords": {}}
-    given = scoring.method if scoring.method_given or scoring.method not in METHODS else None
-    if given and made_by["method"] not in (given, None):
-        print(f"note: the checkpoint was made by --method {made_by['method']}, which scores in its own way; --method "
-              f"{given} is used instead")
+    made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given or made_by["method"]
-    if name is None or name in METHODS and name != made_by["method"]:
+    # On other data a name has the same modules.
+    row = name and (find_method(name, scoring.pairs) or find_method(name, not scoring.pairs))
+    if name is None or name in METHODS and not row.scores():
         return []
-    keywords = made_by["keywords"] if name == made_by["method"] else {}
+    same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
+    keywords = made_by["keywords"] if same else {}
     if name in METHODS:
-        return [find_method(name, scoring.pairs).build(scoring.keywords | keywords | scoring.keywords_given)]
+        return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
                         f"not choose code to run: give --method {name} yourself")
-    return [find_method(name).build({"set": keywords | scoring.set})]
+    return [row.build({"set": keywords | scoring.set})]
+
+
+def class_name(method):
+    """The class behind a value of --method, by whose name checkpoints keep what is a method's: EWC of "ewc.py:EWC"."""
+    target = METHODS[method].target if method in METHODS else method
+    return target.rpartition(":")[2]
+
+
+def _given_scorer(scoring):
+    return scoring.method if scoring.method_given or scoring.method not in METHODS else None
+
+
+def _note_other_scorer(scoring, checkpoint):
+    made_by, given = (checkpoint.get("scorer") or {}).get("method"), _given_scorer(scoring)
+    if given and made_by not in (given, None):
+        print(f"note: the checkpoint was made by --method {made_by}, which scores in its own way; --method {given} is "
+              "used instead")
 
 
 def _with_carry(hooks, checkpoint):
+    _require_carry(hooks, checkpoint)
     for name, hook in named(hooks).items():
         hook.load_carry(kept_for(checkpoint.get("carry", {}), name))
     return hooks
+
+
+def _require_carry(hooks, checkpoint):
+    for name in named(hooks):
+        later = kept_for(checkpoint.get(LEFT_OUT, {}), name)
+        if later and not kept_for(checkpoint.get("carry", {}), name):
+            raise UserError(f"{checkpoint.get('dataset')}.pth does not hold what {name} carries from task to task: "
+                            f"--keep-carry last left it out once {later} was finished, and {name} neither scores nor "
+                            "trains on without it. Give the last checkpoint of that run, or run it again with "
+                            "--keep-carry all")
+
+
+def require_carry(scoring, checkpoint):
+    """UserError where a checkpoint is to be scored, and the method that scores it carried what was left out of it."""
+    _require_carry(_scorers(scoring, checkpoint), checkpoint)
+
+
+def untaken_carry(hooks, checkpoint):
+    """Return a sentence about what hooks have carried as far as ``checkpoint`` and none of ``hooks`` takes over, for a
+    warning; None without any."""
+    carry = checkpoint.get("carry", {})
+    taken = {name if name in carry else name.rpartition(".")[2] for name, hook in named(hooks).items()
+             if type(hook).load_carry is not Hooks.load_carry}
+    left = [name for name, content in carry.items() if content and name not in taken]
+    if not left:
+        return None
+    return (f"what {', '.join(left)} carried from task to task is kept in the checkpoints and acts no more: no hook of "
+            "this run takes it over")

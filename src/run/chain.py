@@ -10,7 +10,8 @@ from src.cli.flags import FLAGS
 from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
-from src.run.sequence import Run, as_trained, note_custom_method
+from src.run.build import require_carry
+from src.run.sequence import Run, as_trained, note_method
 from src.run.weights import starting_checkpoint, weights_before
 
 
@@ -27,9 +28,11 @@ def rebuild(command):
         sources = [_source(entry) for entry in last["history"]]
         run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))
     _require_columns(trained, run.evaluated)
-    note_custom_method(last, weights.loaded[-1], command.scoring.method_given)
+    note_method(command.scoring, last, weights.loaded[-1])
     run.open([])
     run.claim([], last)
+    for checkpoint in chain.values():
+        require_carry(run.scoring, checkpoint)
     with run.shown():
         rows = [_row_before(run, *next(iter(chain.items())))]
         for path in weights.loaded:

@@ -7,8 +7,7 @@ from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_
 from src.datasets.published_folders import with_remark
 from src.datasets.shots import with_shots_file
 from src.errors import UserError
-from src.run.settings import FOR_ALL
-from src.templates.collections import SIMPLE, TEMPLATES
+from src.templates.collections import FOR_ALL, SIMPLE, TEMPLATES
 
 OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
@@ -90,7 +89,6 @@ class Datasets:
         if data.shots:
             task = splits.with_shots(task, data.shots, data.shot_seed, root)
         return task
-
 
     def _own_split(self, task):
         """Train and val of a dataset that has no list among those of --split-file DIR."""

@@ -1,6 +1,6 @@
 """What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
@@ -9,13 +9,14 @@ from src.datasets.seeds import balanced_subset
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
+from src.models.attached import template_of
 from src.models.classifiers import ZeroshotClassifiers, classifier, head_of, other_classes, require_head_fits
 from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scored, refuse_mixing, worker_count
+from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
 from src.run.method_scores import MethodScores
 from src.run.spaces import LabelSpaces
@@ -41,7 +42,7 @@ class Scorer:
         self.spaces = LabelSpaces(settings.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if settings.retrieval_split == "auto" else settings.retrieval_split
-        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; heads that a note named
+        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; what a note has named
 
     def claim(self, names, start):
         """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
@@ -73,6 +74,7 @@ class Scorer:
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
         state, scorers = build_scored(self.settings, checkpoint, self.device, self.world)
+        refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
@@ -119,9 +121,9 @@ class Scorer:
 
     def drift(self, start, state):
         """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
-        each with its own modules."""
-        after = state.final_model
-        before, _ = build_scored(self.settings, start, self.device)
+        each with the modules of the method that trains the task."""
+        after, trains = state.final_model, replace(self.settings, method_given=True)
+        before, _ = build_scored(trains, start, self.device)
         found = {}
         for name in filter(is_pairs, self.evaluated):
             images = self._images(self.datasets.open(name))
@@ -181,7 +183,8 @@ class Scorer:
                                                 if not dataset.pairs}, heads, history, method, mark)
         for file, dataset in datasets.items():
             if dataset.pairs:
-                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history)}
+                scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history,
+                                                                scored_by or method.plain)}
                 continue
             method.turn_to(file)
             scores[file] = next(evaluations)
@@ -195,8 +198,8 @@ class Scorer:
 
     def _evaluations(self, model, datasets, heads, history, method, mark):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
-        settings, (spaces, opened) = self.settings, self.spaces.after(class_tasks(history))
-        sources = self.spaces.sources(class_tasks(history))
+        settings, tasks = self.settings, class_tasks(history)
+        (spaces, opened), sources = self.spaces.after(tasks), self.spaces.sources(tasks)
         classifiers = {file: found.named(file, sources[file])
                        for file, found in self._classifiers(model, opened, heads, method.state.own.values()).items()}
         return evaluate_each(
@@ -219,16 +222,19 @@ class Scorer:
         """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
         have places in the model."""
         untrained = {file: found for file, found in opened.items() if file not in heads}
+        if self.settings.template_given and template_of(modules) and "--template" not in self._left_out:
+            print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
+            self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
-    def _retrieve(self, model, dataset, file, iteration, task, history):
+    def _retrieve(self, model, dataset, file, iteration, task, history, scored_by):
         found = retrieve(model, self._images(dataset), self.device, self.settings.batch_size_eval,
                          worker_count(self.settings.workers, dataset), self.retrieval_split, self.world,
                          self.progress.counted, file)
         split = " ".join(filter(None, (self.settings.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
-        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split))
+        self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split, scored_by))
         return found
 
     def _images(self, dataset):

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import sys
 import time
+from dataclasses import asdict
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
@@ -14,19 +15,32 @@ from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
+from src.models import METHODS
+from src.report.conditions import conditions_of
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
 from src.report.tables import matrix_csv, summary_markdown
-from src.run.build import build_device, build_hooks, build_settings
+from src.run.build import (
+    build_device,
+    build_hooks,
+    build_settings,
+    own_modules,
+    refuse_averages,
+    refuse_other_data,
+    untaken_carry,
+)
 from src.run.datasets import Datasets, dataset_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.task import TaskRun
 from src.run.weights import ZeroshotOpener
+from src.store.checkpoint import carry_bytes, in_words
 from src.store.records import RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
+
+LARGE_CARRY = 100 * 2 ** 20  # bytes in each checkpoint that a note names
 
 
 class Run:
@@ -49,6 +63,7 @@ class Run:
         named = [*(self.training.trained if self.scoring.in_order else ()), *self.scoring.eval_datasets]
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
         self.basis = self.training.orthogonal_gradients_path
+        self.with_carry = []  # files of finished tasks whose carry may be left out
         self.began, self.peak, self.noted = time.perf_counter(), 0, set()
         self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
 
@@ -79,7 +94,7 @@ class Run:
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
         self.score_on(list(named) or self.evaluated)
         self.scorer.named_by_checkpoint = tuple(map(stem, named))
-        note_custom_method(checkpoint, load or self.command.weights.model, self.scoring.method_given)
+        note_method(self.scoring, checkpoint, load or self.command.weights.model)
 
     @in_turn
     def open_for_training(self, name):
@@ -89,6 +104,8 @@ class Run:
     @in_turn
     def open(self, trained):
         """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        if trained:
+            refuse_other_data(self.training)
         if trained and (kept := scorable(self.scoring, self.datasets, self.evaluated)) != self.evaluated:
             self.score_on(kept)
         open_data(self.training, self.scoring, self.datasets, trained, self.evaluated)
@@ -116,7 +133,11 @@ class Run:
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
                     refuse_to_replace(self.files, self.folder, name)
         if names:
-            build_hooks(self.training, start)  # a method that cannot be built is refused here
+            hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            if left := untaken_carry(hooks, start):
+                print(f"warning: {left}", file=sys.stderr, flush=True)
+            if self.training.averages:
+                refuse_averages(self.training, hooks, own_modules(hooks, start, self.device))
         self.open_zeroshot = open_zeroshot
         if names and "ref_model" in self.training.reads:
             open_teacher = self.open_zeroshot if self.training.ref_wise else self.open_zeroshot.teacher
@@ -172,10 +193,24 @@ class Run:
         return checkpoint, scores
 
     def leave_to_the_next(self, name, checkpoint):
+        """Do what is due once the checkpoint of a task is complete."""
+        files = [stem(name)]
         if self._is_last_phase(name):  # which is what the whole dataset leaves
-            self.folder.write_checkpoint(stem(phase_of(name)[0]), checkpoint)
+            files.append(stem(phase_of(name)[0]))
+            self.folder.write_checkpoint(files[-1], checkpoint)
+        if self.files.keep_carry == "last":
+            for file in self.with_carry:
+                self.folder.leave_carry_out(file, later=f"{files[0]}.pth")
+        self.with_carry = files if checkpoint.get("carry") else []
+        self._note_large_carry(checkpoint)
         if self.training.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
             self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
+
+    def _note_large_carry(self, checkpoint):
+        several, sizes = len(self.training.trained) > 1 and self.training.sequence, carry_bytes(checkpoint)
+        if several and self.files.keep_carry == "all" and self.folder.path and sum(sizes.values()) >= LARGE_CARRY:
+            self.note(f"{in_words(sizes)} stand in the checkpoint of each task; --keep-carry last leaves them to the "
+                      "last one alone")
 
     def ends_with(self, name):
         """Whether a task is the last of a sequence."""
@@ -211,6 +246,8 @@ class Run:
         """
         pairs = any(map(known_pairs, trained))
         measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.scoring.label_space)
+        untrained = self.scoring.evaluation and "trained_with" not in facts
+        named, trained_with = trained, [] if untrained else facts.get("trained_with", [self.files.values()])
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         if not columns:
@@ -220,12 +257,12 @@ class Run:
         for number, space in enumerate(spaces):
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
-            summaries[space] = measure.summarise(trained, chosen, space, self.device.precision)
+            summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
+                "conditions": asdict(self._conditions(named, trained_with, space))}
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:
                 self.folder.write_text(f"matrix_{score}{mark}.csv", matrix_csv(trained, columns, chosen, score))
-        untrained = self.scoring.evaluation and "trained_with" not in facts
         tables = {space: measure.untrained(found) for space, found in summaries.items()} if untrained else summaries
         self.folder.write_text("summary.md", summary_markdown(tables))
         self.folder.write_text("summary.tex", summary_latex(tables))
@@ -235,6 +272,14 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+    def _conditions(self, names, trained_with, space):
+        """What the numbers on the trained ``names`` hold for. A checkpoint chooses among METHODS what scores it, where
+        --method is not given."""
+        methods = [self.scoring.method]
+        if self.scoring.evaluation and not self.scoring.method_given:
+            methods = [made["method"] for made in trained_with if made.get("method") in METHODS]
+        return conditions_of(names, self.files.values(), trained_with, methods, space, space == RETRIEVAL.space)
 
 
 def as_trained(command, checkpoint):
@@ -257,11 +302,14 @@ def _as_written(checkpoint):
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
-def note_custom_method(checkpoint, place, method_given):
-    """Say that a checkpoint at ``place`` was trained by a custom method that is not given to score it, where it does
-    not say so itself, as older ones."""
-    made = checkpoint.get("config", {})
-    if ".py:" in made.get("method", "") and not method_given and "scorer" not in checkpoint:
+def note_method(scoring, checkpoint, place):
+    """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
+    not given to score it: older checkpoints do not say so themselves."""
+    made, method = checkpoint.get("config", {}), scoring.method
+    if scoring.method_given and method in METHODS and not METHODS[method].scores():
+        print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
+              file=sys.stderr)
+    if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
         print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.store.settings import Files
+from src.templates.collections import FOR_ALL
 
-FOR_ALL = "all:"  # before a template that replaces those of all data
 # How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
 # split file of one dataset holds for that one only.
 CUTS = {"seed": lambda value: True, "split_file": lambda value: not value.endswith(".json"),
         "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
-
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Training:
     """How a task trains. ``trained`` names the tasks, ``pairs``: whether they are image-text pairs, ``sequence``:
     whether they are one. ``hooks``: [HookRow] of the method and of the add-ons; ``reads``: the flags that the method
     takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of averages and merges of
-    weights. ``fc_init_given``: whether --fc-init is."""
+    weights; ``freeing``: those that say which of CLIP's weights train. ``fc_init_given``: whether --fc-init is."""
 
     method: str
     iterations: int | None
@@ -121,6 +120,7 @@ class Training:
     lora_bias: str
     lora_shared: bool
     lora_shared_split_qkvo: bool
+    eval_datasets: tuple
     eval_interval: int | None
     eval_every_epoch: bool
     num_phases: int
@@ -142,6 +142,7 @@ class Training:
     reads: tuple
     acting: tuple
     averages: tuple
+    freeing: tuple
     fc_init_given: bool
 
 
@@ -150,8 +151,8 @@ class Scoring:
     """What is scored, and how. ``trained`` names what is trained on, ``trains_heads``: whether linear heads are.
     ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are
     scored, which has a column for each task. ``keywords``: {flag key: value} of all that a method of METHODS takes,
-    ``keywords_given`` those that flags give. ``method_given``: whether --method is; ``eval_split_chosen``: whether a
-    flag or a recipe gives --eval-split."""
+    ``keywords_given`` those that flags give. ``method_given`` and ``template_given``: whether --method and --template
+    are; ``eval_split_chosen``: whether a flag or a recipe gives --eval-split."""
 
     label_space: tuple
     retrieval_split: str
@@ -184,6 +185,7 @@ class Scoring:
     keywords: dict
     keywords_given: dict
     method_given: bool
+    template_given: bool
     eval_split_chosen: bool
 
 

@@ -13,6 +13,7 @@ from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
 from src.datasets.splits import tolerant
 from src.errors import UserError
+from src.models.attached import template_of
 from src.models.classifiers import other_classes
 from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
@@ -30,18 +31,18 @@ IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
-def classify(asked, scoring, weights, hardware):
-    """Print the table and, under --save, keep it with a picture of each image. ``asked``: a Single; ``scoring``: which
+def classify(single, scoring, weights, hardware):
+    """Print the table and, under --save, keep it with a picture of each image. ``single``: a Single; ``scoring``: which
     method scores them."""
-    paths = named_images(asked.eval_single)
-    alone = len(paths) == 1 and not os.path.isdir(asked.eval_single)
-    folder = RunFolder(asked.save)
+    paths = named_images(single.eval_single)
+    alone = len(paths) == 1 and not os.path.isdir(single.eval_single)
+    folder = RunFolder(single.save)
     names = picture_names(paths) if folder.writes else {}
-    _refuse_to_mix(folder, paths, names.values(), asked.eval_single)
+    _refuse_to_mix(folder, paths, names.values(), single.eval_single)
     folder.prepare()
     if alone:
         open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
-    given = read_class_names(asked.class_names) if asked.class_names else None
+    given = read_class_names(single.class_names) if single.class_names else None
     device = build_device(hardware)
     checkpoint = starting_checkpoint(weights)
     classnames = given or stored_class_names(checkpoint, weights.load)
@@ -49,13 +50,13 @@ def classify(asked, scoring, weights, hardware):
     method, (name, source) = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
     head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)
     if head is not None:
-        prompt = "; --prompt has no effect" if asked.prompt_given else ""
+        prompt = "; --prompt has no effect" if single.prompt_given else ""
         print(f"note: the trained head of {by} in {weights.load or weights.model} scores these classes{prompt}")
-    task = task_of(paths, classnames, in_memory=len(paths) <= asked.batch_size_eval, skip=asked.skip_bad_images)
+    task = task_of(paths, classnames, in_memory=len(paths) <= single.batch_size_eval, skip=single.skip_bad_images)
+    template = prompt_of(single, state.own.values())
     with state.in_place(state.model):
-        found = classify_split(state.model, task.split("test"), classnames, device, asked.prompt.replace("{}", "{c}"),
-                               asked.batch_size_eval, worker_count(asked.workers, task), head,
-                               method if scorers else None, name, source)
+        found = classify_split(state.model, task.split("test"), classnames, device, template, single.batch_size_eval,
+                               worker_count(single.workers, task), head, method if scorers else None, name, source)
     if by := method.by("task"):
         print(f"note: scored by {by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
@@ -74,6 +75,14 @@ def stored_class_names(checkpoint, path):
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     print(f"note: the {len(names)} class names are those of {last.get('dataset')} in {path}: {shown}")
     return names
+
+
+def prompt_of(single, modules):
+    """The template of class prompts: the one that own modules ask for, else that of --prompt."""
+    template = template_of(modules)
+    if template is not None and single.prompt_given:
+        print(f"note: --prompt has no effect: the context in --load was trained with {template!r}")
+    return template or single.prompt.replace("{}", "{c}")
 
 
 def dataset_with(checkpoint, classnames):

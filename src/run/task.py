@@ -14,7 +14,7 @@ from src.models.wrapped import has_lora
 from src.run.build import build_task, scorer_of, silent_choices, unused_modules
 from src.run.scoring import plain_scores, task_and_phase
 from src.run.weights import model_name
-from src.store.checkpoint import finished_checkpoint
+from src.store.checkpoint import carry_bytes, finished_checkpoint
 from src.store.records import Journal, describe_run
 from src.store.resume import TaskPoints
 
@@ -112,8 +112,8 @@ class TaskRun:
         run, state, seconds = self.run, self.state, self.points.seconds
         run.folder.forget_other_iterations({(self.file, ""), task_and_phase(self.file, self.name)}, self._scored_at())
         checkpoint = self._checkpoint(scores)
-        run.folder.write_json(f"run_{self.file}.json", {**self._description(seconds), "inputs": self.points.inputs,
-                                                        "scores": plain_scores(scores)})
+        facts = {**self._description(seconds, checkpoint), "inputs": self.points.inputs, "scores": plain_scores(scores)}
+        run.folder.write_json(f"run_{self.file}.json", facts)
         self._write_files(finished=True)
         if has_lora(state.model):
             run.folder.write_tensors(f"{self.file}.lora.pth", adapter_state(state.model))
@@ -138,15 +138,16 @@ class TaskRun:
             own=stored_tensors(state.own), scorer=scorer_of(self.training, self.hooks, state.own),
             config=self.run.files.numbers, name=model_name(self.origin))
 
-    def _description(self, seconds):
+    def _description(self, seconds, checkpoint):
         run, state = self.run, self.state
         trained = state.trained()
         run.peak = max(run.peak, run.device.peak_memory())
         drift = {"drift": run.scorer.drift(self.origin, state)} if self.training.pairs else {}
+        carried = {"carry_bytes": sizes} if (sizes := carry_bytes(checkpoint)) else {}
         return describe_run(
             run.files, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
             peak_memory_bytes=run.device.peak_memory(), trainable_tensors=len(trained),
-            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift)
+            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift, **carried)
 
     def _write_files(self, finished):
         for hook in self.hooks:

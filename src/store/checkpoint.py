@@ -19,6 +19,7 @@ SEAL = "\nclip-continual sha256 {}\n"
 SEAL_SIZE = len(SEAL.format(64 * "0"))
 SEAL_PATTERN = re.compile(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode())
 CHUNK = 1 << 24
+LEFT_OUT = "carry_left_out"  # {name of a hook: the file that was finished when its carry was left out}
 
 
 class CheckpointError(UserError):
@@ -119,7 +120,37 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
                      "train_data": task.train_data, "metrics": metrics}],
         "heads": {**heads, **({} if head is None else {dataset: head.packed()})},
         "carry": {**start.get("carry", {}), **carry},
+        **({LEFT_OUT: left} if (left := _still_left_out(start, carry)) else {}),
         **({"own": kept} if (kept := {**start.get("own", {}), **(own or {})}) else {}),
         **({"scorer": scorer} if scorer else {}),
         "config": config,
     }
+
+
+def _still_left_out(start, carry):
+    """What the checkpoint ``start`` lacks of its hooks' carry, and a task with ``carry`` has not made again."""
+    return {name: file for name, file in start.get(LEFT_OUT, {}).items() if name not in carry}
+
+
+def without_carry(checkpoint, later):
+    """The checkpoint of a task without what its hooks carried, which the ``later`` file has in its newest state."""
+    return {**checkpoint, "carry": {},
+            LEFT_OUT: {**checkpoint.get(LEFT_OUT, {}), **dict.fromkeys(checkpoint["carry"], later)}}
+
+
+def carry_bytes(checkpoint):
+    """{name of a hook: bytes of the tensors that a checkpoint has of its carry}, of hooks that have any."""
+    found = {name: _bytes_of(content) for name, content in checkpoint.get("carry", {}).items()}
+    return {name: number for name, number in found.items() if number}
+
+
+def _bytes_of(content):
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(_bytes_of, parts))
+
+
+def in_words(sizes):
+    """{name of a hook: bytes} of what hooks carry -> "640.0 MiB that EWC carries"."""
+    return f"{sum(sizes.values()) / 2 ** 20:.1f} MiB that {' and '.join(sizes)} carr{'ies' if len(sizes) == 1 else 'y'}"

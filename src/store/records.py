@@ -15,13 +15,15 @@ import sys
 import time
 from pathlib import Path
 
+from clip.errors import LoadError
+from clip.files.archive import read_file
 from src.errors import UserError, legible
 from src.machine.distributed import World
 from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
 from src.machine.progress import Progress
 from src.report.measures import RECALLS
 from src.report.tables import rows_csv
-from src.store.checkpoint import save_tensors
+from src.store.checkpoint import save_tensors, without_carry
 from src.store.trackers import Trackers
 
 SCORES = ("top1", "top5", "pm0", "pm10", "mean_per_class", *RECALLS)
@@ -141,6 +143,18 @@ class RunFolder:
     def write_checkpoint(self, dataset, checkpoint):
         self.write_tensors(f"{dataset}.pth", checkpoint)
 
+    def leave_carry_out(self, dataset, later):
+        """Rewrite a finished checkpoint without what its hooks carried, which the ``later`` file has by now. One that
+        cannot be rewritten stays whole: a warning says so."""
+        if not self.writes:
+            return
+        path = self.file(f"{dataset}.pth")
+        try:
+            self.write_checkpoint(dataset, without_carry(read_file(path), later))
+        except (OSError, UserError, LoadError) as error:
+            print(f"warning: --keep-carry last: {path} still holds what its hooks carried: {error}", file=sys.stderr,
+                  flush=True)
+
     def open_log(self, dataset, after=0):
         """``log_<dataset>.jsonl``, with those lines that it has of the first ``after`` steps."""
         if not self.writes:
@@ -161,7 +175,8 @@ def _iteration_of(line):
 
 
 def _identity(row):
-    return [(key, str(value)) for key, value in row.items() if key not in SCORES]
+    """A cell that is empty says as much as a column that is missing."""
+    return {key: str(value) for key, value in row.items() if key not in SCORES and str(value)}
 
 
 def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
@@ -194,10 +209,12 @@ def classes_csv(found, classnames):
         for name, hits, images in zip(classnames, found.hits, found.support, strict=True)])
 
 
-def retrieval_row(scores, iteration, task, phase, split):
-    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase."""
+def retrieval_row(scores, iteration, task, phase, split, scored_by=None):
+    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase.
+    ``scored_by``: what is scored, where it is not the plain CLIP."""
     return {"iteration": iteration, "task": task, "phase": phase, "split": split,
-            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS}}
+            **{name: f"{getattr(scores, name):.4f}" for name in RECALLS},
+            **({"scored_by": scored_by} if scored_by else {})}
 
 
 class Journal:

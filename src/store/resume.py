@@ -181,6 +181,7 @@ class TaskPoints:
     def begin(self):
         """Before the first step."""
         if self.interrupted:
+            self._refuse_other_processes(self.interrupted)  # begin may have put dropout into the towers
             before, now = self._processes_of(self.interrupted), self.state.world.size
             others = "" if before == now else f", with {now} processes where it had {before}: the same up to rounding"
             print(f"{self.file}: resumes after step {self.iteration} of {self.state.settings.iterations}{others}",

@@ -17,6 +17,7 @@ class Files:
     resume: bool
     overwrite: bool
     save_interval: str
+    keep_carry: str
     log_interval: int
     tensorboard: bool
     wandb: bool

@@ -50,6 +50,8 @@ PET = ["a photo of a {c}, a type of pet."]
 
 SUN = ["a photo of a {c}.", "a photo of the {c}."]
 
+FOR_ALL = "all:"  # before what --template names, where it replaces the prompts of all data
+
 # What --template can name.
 TEMPLATES = {"simple": SIMPLE, "Aircraft": AIRCRAFT, "Caltech101": CALTECH, "StanfordCars": CARS, "CIFAR": CIFAR,
              "CUB200": BIRDS, "DTD": DTD, "EuroSAT": EUROSAT, "Flowers": FLOWERS, "FMOW": FMOW, "Food": FOOD,

@@ -10,7 +10,7 @@ from cli_files import BATCH
 from src.args import parse
 from src.cli import checks
 from src.errors import UserError
-from src.models import METHODS
+from src.models import METHODS, takes
 from src.models.training import train
 from src.run.build import build_device, build_hooks, build_state, command_of, weights_of
 from src.run.datasets import Datasets
@@ -28,7 +28,7 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
-CLASS_METHODS = [name for name, method in METHODS.items() if not method.only_pairs]
+CLASS_METHODS = [name for name, method in METHODS.items() if takes(method.data, pairs=False)]
 COMBINATIONS = sorted({
     *((method, mode, "weights", add_on) for method, mode, add_on in itertools.product(CLASS_METHODS, MODES, ADD_ONS)),
     *((method, mode, lora, "nothing") for method, mode, lora in itertools.product(CLASS_METHODS, MODES, LORA)),

@@ -413,7 +413,8 @@ def test_claimed_architecture_is_not_built_before_it_is_compared(changes, file_o
 
 
 @pytest.mark.parametrize("part", [{"history": 3}, {"carry": []}, {"heads": None}, {"model": {}}, {"iteration": "x"},
-                                  {"format": torch.zeros(3)}, {"format": "1"}, {"architecture": {"embed_dim": [[[]]]}}])
+                                  {"carry_left_out": "x"}, {"format": torch.zeros(3)}, {"format": "1"},
+                                  {"architecture": {"embed_dim": [[[]]]}}])
 def test_parts_of_our_checkpoint_of_other_types(part, file_of):
     content = {"format": 1, "state_dict": CLIP(**TINY).state_dict(), "architecture": TINY, **part}
     assert next(iter(part)) in refusal(file_of(saved(content)))

@@ -340,10 +340,11 @@ def test_a_split_file(trained_on, tmp_path):
 NAMES = {
     "empty": (b"", 2), "blank": (b"\n \n\t\n", 2), "one": (b"red disc", 0), "twice": (b"red\nred\n", 0),
     "a mark before": (b"\xef\xbb\xbfred\ngreen\n", 0), "carriage returns": (b"red\r\ngreen\r\n", 0),
-    "no UTF-8": (b"caf\xe9\n", 2), "UTF-16": ("red\n".encode("utf-16"), 2), "binary": (bytes(range(256)), 2),
+    "no UTF-8": (b"caf\xe9\n", 2), "UTF-16": ("red\n".encode("utf-16"), 0), "binary": (bytes(range(256)), 2),
     "NUL": (b"red\0green\n", 2), "other scripts": ("猫\nكلب\n😀\n".encode(), 0),
     "a long line": (b"red disc " * 10_000, 0),
-    "many letters": (b"x" * (1 << 25), 2), "braces": (b"{}\n{0}\n%s\n{c}\n", 0), "an escape": (b"\x1b[2Jred\n", 0),
+    "many letters": (b"x" * (1 << 25), 2), "braces": (b'["{}", "{0}", "%s", "{c}"]', 0), "markup": (b"item {\n}\n", 2),
+    "an escape": (b"\x1b[2Jred\n", 0),
 }
 
 

@@ -121,6 +121,23 @@ def test_phases_do_not_replace_what_the_whole_dataset_left(train, tmp_path):
     assert train(tmp_path / "phases", "--num-phases", 2).status == 0, "phases may be run again"
 
 
+def test_mixes_of_weights_are_rows_of_their_own(cli, pairs, tmp_path):
+    """Each alpha has one, and none replaces the row that training has written."""
+    cli("--model", "toy", "--train-dataset", pairs, "--iterations", 5, "--batch-size", BATCH, "--lr", 0.1,
+        "--warmup-length", 0, "--workers", 0, "--save", tmp_path / "out")
+    trained, = rows(tmp_path / "out" / "metrics_stream.csv")
+    done = cli("--load", tmp_path / "out" / "stream.pth", "--eval-only", "--eval-datasets", pairs, "--wise-ft",
+               "--alpha", "0,0.5,1", "--save", tmp_path / "out", "--workers", 0)
+    assert done.status == 0, done.err
+    found = {row.pop("scored_by"): row for row in rows(tmp_path / "out" / "metrics_stream.csv")}
+    assert list(found) == ["", "wise 0", "wise 0.5", "wise 1"] and found[""] == found["wise 1"] == trained
+    cli("--model", "toy", "--eval-only", "--eval-datasets", pairs, "--save", tmp_path / "start", "--workers", 0)
+    start, = rows(tmp_path / "start" / "metrics_stream.csv")
+    recalls = ("i2t_r1", "t2i_r1", "rsum")
+    assert [found["wise 0"][name] for name in recalls] == [start[name] for name in recalls]
+    assert [trained[name] for name in recalls] != [start[name] for name in recalls]
+
+
 def test_pairs_and_classes_are_scored_side_by_side(cli, train, world, pairs, tmp_path):
     train(tmp_path / "out", "--eval-datasets", f"{pairs},{world.colours}")
     assert rows(tmp_path / "out" / "metrics_colours.csv")[0]["scored_by"] == "zeroshot"

@@ -1,6 +1,7 @@
 """Several processes are one: losses, gradients, weights, scores and files, of two gloo processes. By torchrun where it
 is said so, which takes a while to start."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ import pytest
 import ranks
 import torch
 from cli_files import BATCH, listing, read_json, rows, weights
+from example_runs import EXAMPLES
 from this_machine import THREADS, python_path
 
 from src import datasets
+from src.cli.checks import STEPPING
 from src.datasets.loading import SeededBatches, require_shares
 from src.errors import UserError
 from src.machine.device import Device
@@ -30,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "tools"
 PRECISE = dict(rtol=0, atol=1e-10)
 FAULTY = ("indivisible", "small reference", "broken")
-RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share"]
+RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share", *EXAMPLES]
 
 
 def torchrun(*words, processes=2):
@@ -38,7 +41,7 @@ def torchrun(*words, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run([*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
                           check=False, env=os.environ | {"OMP_NUM_THREADS": str(THREADS),
-                                                         "PYTHONPATH": python_path(ROOT, TOOLS)})
+                                                         "PYTHONPATH": python_path(ROOT, TOOLS.parent, TOOLS)})
 
 
 def task_words(world, root):
@@ -70,8 +73,19 @@ def commands(world, root, save):
     }
     shared = task_words(world, root)
     found = {name: [*shared, *words, "--save", save / name] for name, words in every.items()}
+    found |= {name: [*example_words(example, shared), *sequence, "--save", save / name]
+              for name, example in EXAMPLES.items()}
     found["scored"] = [word for word in found["scored"] if word not in ("--epochs", 2)]
     return {name: [str(word) for word in words] for name, words in found.items()}
+
+
+def example_words(example, shared):
+    """A closed form takes what has nothing to do with steps."""
+    if example.steps:
+        return [*shared, *example.words[:-len(example.length)]]
+    kept = [pair for pair in zip(shared[::2], shared[1::2], strict=True)
+            if pair[0].removeprefix("--").replace("-", "_") not in STEPPING]
+    return [*itertools.chain(*kept), *example.words]
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +286,8 @@ def test_scores_of_an_evaluation(alone, together):
 def test_one_process_speaks(together):
     told = (together / "told.txt").read_text()
     told_tasks = [line.split(":")[0] for line in told.splitlines() if " steps in " in line]
-    assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", *["colours"] * 4]
+    assert told_tasks == ["colours", "colours", "colours", "colours", "tones", "colours", "tones", *["colours"] * 4,
+                          *["colours", "tones"] * len(EXAMPLES)]
     assert "Warning" not in told and told.count("warning: --wd has no effect in an evaluation run") == 1, told
 
 

@@ -1,13 +1,16 @@
 """Modules of a method's own in the towers: felt inside, gone outside, recomputed with the blocks."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from clip.packing import PackedTexts
+from src.errors import UserError
 from src.models.attached import attached, build_own, draws, places_of
+from src.models.classifiers import ZeroshotClassifiers
 from src.models.finetune import Finetune
 from src.models.lora_injection import apply_shared_lora, inject_lora
 from src.models.memory import weight_copies
@@ -45,7 +48,7 @@ class Mixed(nn.Module):
 class Prompt(nn.Module):
     def __init__(self):
         super().__init__()
-        self.context = nn.Parameter(torch.randn(2, 16, dtype=torch.float64))
+        self.context, self.template = nn.Parameter(torch.randn(2, 16, dtype=torch.float64)), "a a {c}"
 
     def places(self, model):
         return [(model, "context", self.context)]
@@ -135,6 +138,43 @@ def test_places_that_are_none(model):
 def test_a_place_for_two(model):
     with pytest.raises(ValueError, match="'context' of a CLIP is taken by Prompt"):
         places_of(model, [Prompt(), Prompt()])
+
+
+@pytest.mark.parametrize("template", ["", "a {c}.", "a photo of", "{c} of a a", "{c}"])
+def test_a_context_in_the_place_of_class_names(model, device, template):
+    """The first two tokens of a prompt are the context's, so that a name has to come behind them."""
+    prompt = Prompt()
+    prompt.template = template
+    with pytest.raises(ValueError, match=r"Owner: a context of 2 vectors needs a template with as many tokens before"):
+        build_own([Owner(lambda: prompt)], model, device)
+
+
+def test_a_context_leaves_room(model, device):
+    """Of 14 tokens a start, an end and one of a name are not the context's."""
+    prompt = Prompt()
+    prompt.template = f"{'a ' * 12}{{c}}"
+    for length in (11, 12):
+        prompt.context = nn.Parameter(torch.zeros(length, 16))
+        with pytest.raises(UserError, match="of 12 vectors leaves no room") if length == 12 else nullcontext():
+            build_own([Owner(lambda: prompt)], model, device)
+
+
+def test_class_prompts_are_those_of_the_context(make_own_state, make_task):
+    """In training and in zero-shot classifiers; other texts stay."""
+    state, hooks = make_own_state(Prompt)
+    assert state.prompts(make_task(2)) == ["a a cat", "a a red bird"]
+    assert state.task.prompts()[:2] == ["a photo of a cat.", "a photo of a red bird."]
+    with attached(state.model, state.own.values()):
+        built = ZeroshotClassifiers(state.device)(state.model, {"two": make_task(2)}, state.own.values())["two"]
+        texts = text_features(state.model, tokens_of(state.model, ["a a cat", "a a red bird"]))
+    torch.testing.assert_close(built.classes.weights.T, texts, rtol=1e-12, atol=1e-12)
+    plain = make_own_state(lambda: nn.Linear(1, 1))[0]
+    assert plain.prompts(make_task(2)) == ["a photo of a cat.", "a photo of a red bird."]
+    begin(state, hooks)
+    with attached(state.model, state.own.values()):
+        scores = hooks[0].classes.scores[0](texts)
+        names = text_features(state.model, tokens_of(state.model, [f"a a {name}" for name in state.task.classnames]))
+    torch.testing.assert_close(scores, state.scale * texts @ names.T, rtol=1e-12, atol=1e-12)
 
 
 # -- each place that looks at what trains ------------------------------------------------------------------------------

@@ -1,12 +1,22 @@
 """Averages and merges of weights against closed forms, on runs of a few real steps."""
 
+import copy
+import itertools
+
 import pytest
 import torch
+from cli_files import STEPS
+from torch import nn
 
+from src.models.attached import build_own, tensors_kept
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.finetune import Finetune
 from src.models.hooks import Hooks
-from src.models.training import train
+from src.models.memory import weight_copies
+from src.models.resuming import state_of_run
+from src.models.training import begin, train
+
+pytest_plugins = ["cli_fixtures"]
 
 
 class Trail(Hooks):
@@ -105,3 +115,212 @@ def test_the_average_is_the_final_model_and_a_plain_clip(make_state, make_model,
     assert state.final_model is state.ensemble is not state.model
     assert list(copied(state.final_model)) == list(weights[0]) and differs(copied(state.final_model), weights[-1])
     assert not any(value.requires_grad for value in state.final_model.parameters())
+
+
+# -- modules of a method's own -----------------------------------------------------------------------------------------
+
+
+class Gains(nn.Module):
+    """Beside every text block: a gain that two names share, a running sum and a count."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((16,), 0.5, dtype=torch.float64))
+        self.same = self.gain
+        self.register_buffer("sum", torch.zeros(16, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        if self.training:
+            self.sum += x.detach().flatten(0, -2).mean(dim=0)
+            self.count += 1
+        return self.gain * x
+
+    def places(self, model):
+        return [(block, "beside", self) for block in model.transformer.resblocks]
+
+
+class Owner(Finetune):
+    averaged = True
+
+    def build(self, model):
+        return Gains()
+
+
+class Restless(Owner):
+    """Begins with another gain each time."""
+
+    averaged = True
+    draws = itertools.count(1)
+
+    def begin(self, state):
+        super().begin(state)
+        with torch.no_grad():
+            state.own["Restless"].gain += 0.01 * next(self.draws)
+
+
+class OwnTrail(Trail):
+    """The own module's tensors too."""
+
+    def begin(self, state):
+        super().begin(state)
+        self.own = [self.copied(state)]
+
+    def after_step(self, state):
+        super().after_step(state)
+        self.own.append(self.copied(state))
+
+    def copied(self, state):
+        return {name: value.detach().clone() for name, value in tensors_kept(*state.own.values()).items()}
+
+
+@pytest.fixture
+def owned(make_model, make_state):
+    """owned(add-on, ...) -> (state, trail) of a run with an own module. ``points`` takes what each step could resume
+    from, ``interrupted`` is one of them; ``report`` is called after each step."""
+    def call(*add_ons, method=Owner, points=None, interrupted=None, report=lambda state: None):
+        hooks, state = [method(), trail := OwnTrail(), *add_ons], make_state(make_model("vit"), iterations=3)
+        state.own = build_own(hooks, state.model, state.device)
+
+        def step_done(state, losses):
+            report(state)
+            if points is not None:
+                points.append(copy.deepcopy(state_of_run(state, hooks)))
+
+        train(state, hooks, step_done, interrupted=interrupted)
+        return state, trail
+    return call
+
+
+OWN_SHARES = [
+    (WeightEnsemble(1), (1 / 4, 1 / 4, 1 / 4, 1 / 4)), (MovingAverage(0.5), (1 / 8, 1 / 8, 1 / 4, 1 / 2)),
+    (WiseEnsemble(3, 0.9), (0.9 / 2 + 0.1, 0, 0, 0.9 / 2)), (WiseMerge(0.75), (1 / 4, 0, 0, 3 / 4)),
+    ((WeightEnsemble(3), WiseMerge(0.5)), (1 / 4 + 1 / 2, 0, 0, 1 / 4)),
+    ((WiseMerge(0.5), WeightEnsemble(3)), (1 / 4 + 1 / 2, 0, 0, 1 / 4))]
+
+
+@pytest.mark.parametrize(("add_ons", "shares"), OWN_SHARES)
+def test_own_modules_have_the_average_of_the_clip(owned, add_ons, shares):
+    """Of the CLIP's weights the same shares are tested above; the count is the last one."""
+    state, trail = owned(*(add_ons if isinstance(add_ons, tuple) else [add_ons]))
+    assert differs(trail.own[0], trail.own[1]) and trail.own[3]["count"] > trail.own[1]["count"] > 0
+    found = tensors_kept(state.own["Owner"])
+    assert found.keys() == {"gain", "sum", "count"} and state.own["Owner"].same is found["gain"]
+    for name in ("gain", "sum"):
+        expected = sum(share * own[name] for share, own in zip(shares, trail.own, strict=True))
+        torch.testing.assert_close(found[name].detach(), expected, rtol=1e-12, atol=1e-12)
+    assert found["count"] == trail.own[3]["count"]
+    assert state.own_average == {}
+    expected = sum(share * weights["ln_final.bias"] for share, weights in zip(shares, trail.weights, strict=True))
+    torch.testing.assert_close(state.final_model.ln_final.bias.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_scores_between_two_steps_are_those_of_averages_and_move_no_bit(owned):
+    seen = []
+
+    def report(state):
+        with state.in_place(state.final_model), state.in_place(state.final_model):
+            seen.append(state.own["Owner"].gain.detach().clone())
+
+    _, plain = owned()
+    state, trail = owned(MovingAverage(0.5), report=report)
+    assert all(not differs(one, other) for one, other in zip(plain.own, trail.own, strict=True))
+    gains = [own["gain"] for own in trail.own]
+    torch.testing.assert_close(seen[0], (gains[0] + gains[1]) / 2, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(seen[1], (gains[0] + gains[1] + 2 * gains[2]) / 4, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("add_on", [WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge])
+def test_an_interrupted_average_of_own_modules_ends_with_the_same_bits(owned, add_on):
+    words, points = {"avg_freq": 1} if issubclass(add_on, WeightEnsemble) else {}, []
+    whole, _ = owned(add_on(**words), method=Restless, points=points)
+    again, trail = owned(add_on(**words), method=Restless, interrupted=points[1])
+    assert ("own_average" in points[1]) == (add_on is not WiseMerge)
+    assert not torch.equal(trail.own[0]["gain"], points[1]["moving"]["own.Restless.gain"])
+    assert not differs(tensors_kept(whole.own["Restless"]), tensors_kept(again.own["Restless"]))
+    assert not differs(copied(whole.final_model), copied(again.final_model))
+
+
+def test_memory_counts_the_average_of_own_modules(make_model, make_state):
+    found = []
+    for add_ons in ([], [MovingAverage()]):
+        hooks, state = [Owner(), *add_ons], make_state(make_model("vit"))
+        state.own = build_own(hooks, state.model, state.device)
+        begin(state, hooks)
+        memory = weight_copies(state, hooks)
+        found.append(memory.copies.get("ensemble", 0) * memory.unit - memory.copies["model"] * memory.unit)
+    assert found[1] == pytest.approx(2 * 16 * 8)  # the gain and the sum beside a whole CLIP
+
+
+OWNERS = """
+import torch
+from torch import nn
+from src.models.finetune import Finetune
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return self.gain * x
+
+    def places(self, model):
+        return [(model.transformer.resblocks[-1], "beside", self)]
+
+
+class Promised(Finetune):
+    averaged = True
+
+    def build(self, model):
+        return Gain()
+
+
+class Heir(Promised):
+    pass
+
+
+class Plain(Finetune):
+    averaged = False
+
+    def build(self, model):
+        return None
+"""
+
+
+@pytest.fixture
+def run_owner(cli, world, tmp_path):
+    """run_owner(class of OWNERS, word, ...) -> a sequence of two tasks into tmp_path / "out"."""
+    (tmp_path / "my.py").write_text(OWNERS, encoding="utf-8")
+    return lambda name, *words: cli(
+        "--load", world.model, "--method", f"{tmp_path}/my.py:{name}", "--dataset-order",
+        f"{world.colours},{world.tones}", "--iterations", STEPS, "--batch-size", 4, "--lr", "9e-5", "--warmup-length",
+        0, "--workers", 0, "--save", tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize("flag", ["--we", "--we-wise", "--moving-avg", "--wise-merge"])
+def test_modules_without_the_promise_are_refused_before_anything_is_written(run_owner, tmp_path, flag):
+    done = run_owner("Heir", flag)
+    assert done.status == 2 and f"{flag} averages or merges weights, and Heir trains modules" in done.err
+    assert "write averaged = True into Heir" in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_promise_needs_a_counterpart(run_owner, cli, world, tmp_path):
+    """Zero-shot CLIP has no modules beside it."""
+    done = run_owner("Promised", "--wise-merge", "--wise-ft-model", "zeroshot", "--dry-run")
+    assert done.status == 2 and "zero-shot CLIP has no counterpart of the modules of Promised" in done.out
+    assert not (tmp_path / "out").exists()
+    method = ("--method", f"{tmp_path}/my.py:Promised", "--workers", 0)
+    done = cli("--model", "toy", *method, "--train-dataset", world.colours, "--iterations", 1, "--lr", "9e-5",
+               "--wise-merge", "--save", tmp_path / "out")
+    assert done.status == 0, done.err
+    done = cli("--load", tmp_path / "out" / "colours.pth", *method, "--eval-only", "--eval-datasets", world.colours,
+               "--wise-ft", "--save", tmp_path / "mixed")
+    assert done.status == 2 and "no counterpart of the modules of Promised" in done.err, done.err
+    assert not (tmp_path / "mixed").exists()
+
+
+def test_without_modules_no_promise_is_needed(run_owner, tmp_path):
+    assert run_owner("Plain", "--we").status == 0 and (tmp_path / "out" / "tones.pth").exists()

@@ -13,7 +13,7 @@ from src.cli.flags import FLAGS
 from src.datasets import open_task
 from src.datasets.transforms import EvalTransform
 from src.machine.device import Device
-from src.models import ADD_ONS, METHODS, active_add_ons, find_method
+from src.models import ADD_ONS, METHODS, active_add_ons, find_method, takes
 from src.models.hooks import Hooks
 from src.models.modeling import image_features
 
@@ -216,9 +216,88 @@ def test_an_interrupted_pass_is_repeated(ridge, tmp_path, monkeypatch, capsys):
     assert torch.equal(again["targets"]["colours"], expected["targets"]["colours"])
 
 
-@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.target)
-def test_the_table_says_which_methods_are_closed_forms(row):
-    assert row.closed_form == row.hook().closed_form
+@pytest.mark.parametrize("row", [found for row in METHODS.values() for found in (row, row.on_pairs) if found],
+                         ids=lambda row: row.target)
+def test_the_table_repeats_what_the_classes_of_methods_declare(row):
+    assert (row.closed_form, row.data) == (row.hook().closed_form, row.hook().data)
+
+
+@pytest.mark.parametrize("row", ADD_ONS.values(), ids=lambda row: row.target)
+def test_every_add_on_goes_with_either_kind_of_data(row):
+    assert row.hook().data == "both"
+
+
+@pytest.mark.parametrize(("data", "pairs", "classes"), [("classes", False, True), ("pairs", True, False),
+                                                        ("both", True, True)])
+def test_which_data_a_declaration_takes(data, pairs, classes):
+    assert (takes(data, pairs=True), takes(data, pairs=False)) == (pairs, classes)
+
+
+DECLARED = """
+from src.models.finetune import Finetune
+from src.models.modx import Contrastive
+from src.models.hooks import Hooks
+
+
+class Silent(Finetune):
+    pass
+
+
+class Heir(Contrastive):
+    pass
+
+
+class Wide(Hooks):
+    data = "both"
+    all_used = True
+
+    def begin(self, state):
+        state.model.logit_scale.requires_grad_(True)
+
+    def losses(self, state, batch):
+        return {"pull": sum(value.square().sum() for value in state.trained())}
+
+
+class Odd(Finetune):
+    data = "images"
+"""
+
+
+@pytest.fixture
+def declared(cli, world, pairs, tmp_path):
+    """declared(name, kind, *words) -> a run of a class of DECLARED on "pairs" or "classes", into tmp_path / "out"."""
+    (tmp_path / "my.py").write_text(DECLARED, encoding="utf-8")
+    return lambda name, kind, *words: cli(
+        "--load", world.model, "--method", f"{tmp_path}/my.py:{name}", "--train-dataset",
+        pairs if kind == "pairs" else world.colours, "--iterations", 2, "--batch-size", BATCH, "--lr", "1e-5",
+        "--warmup-length", 0, "--workers", 0, "--save", tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize(("name", "kind", "fragments"), [
+    ("Silent", "pairs", ["is not for image-text pairs", "Silent takes class data", 'data = "both"', 'data = "pairs"']),
+    ("Heir", "classes", ["is not for class data", "Heir takes image-text pairs", 'data = "both"', 'data = "classes"']),
+    ("Odd", "classes", ["Odd declares data = 'images'", '"classes", "pairs" or "both"'])])
+@pytest.mark.parametrize("words", ["", "--dry-run"])
+def test_a_custom_method_is_refused_on_data_that_it_does_not_declare(declared, tmp_path, name, kind, fragments, words):
+    done = declared(name, kind, *words.split())
+    assert done.status == 2 and all(fragment in done.err + done.out for fragment in fragments)
+    assert not (tmp_path / "out").exists() and (words or len(done.err.splitlines()) == 1)
+
+
+def test_data_are_not_opened_for_a_method_that_is_not_for_them(declared, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.run.datasets.Datasets._as_it_comes", lambda *_: pytest.fail("opened"))
+    assert declared("Heir", "classes").status == 2
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Heir", "pairs"), ("Wide", "pairs"), ("Wide", "classes")])
+def test_a_custom_method_trains_on_data_that_it_declares(declared, tmp_path, name, kind):
+    assert declared(name, kind).status == 0 and list((tmp_path / "out").glob("*.pth"))
+
+
+def test_pairs_have_no_classes_for_a_head_whatever_the_method(declared, tmp_path):
+    done = declared("Heir", "pairs", "--train-mode", "fc")
+    assert done.status == 2 and "--train-mode fc: image-text pairs have no classes for a head" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def feature(model, image):

@@ -18,11 +18,15 @@ from src.datasets.transforms import EvalTransform
 from src.machine.batch import Batch
 from src.machine.device import Device
 from src.models import modx
+from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
+from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
-from src.models.lora_injection import inject_lora
+from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import image_features, set_training, text_features
 from src.models.modx import LARGEST_SCALE, Contrastive, ModX, contrastive, off_diagonal
+from src.models.penalties import L2
 from src.models.training import train
+from src.models.wrapped import plain_weights
 
 CAPTIONS = (
     ("cat", "a photo of a cat.", "the old car"), ("a drawing of a very old green tree",),
@@ -93,6 +97,80 @@ def assert_same_gradients(model, loss, expected_loss):
 
 def values(terms):
     return {name: value.item() for name, value in terms.items()}
+
+
+# -- what goes with any method -----------------------------------------------------------------------------------------
+
+
+class Trail(Hooks):
+    """Keeps the plain weights before and after each step."""
+
+    def begin(self, state):
+        self.weights = [kept(state)]
+
+    def after_step(self, state):
+        self.weights.append(kept(state))
+
+
+def kept(state):
+    return {name: value.clone() for name, value in plain_weights(state.model).items()}
+
+
+@pytest.mark.parametrize(("add_on", "shares"), [
+    (WeightEnsemble(1), (1 / 3, 1 / 3, 1 / 3)), (MovingAverage(0.5), (1 / 4, 1 / 4, 1 / 2)),
+    (WiseEnsemble(2, 0.9), (0.9 / 2 + 0.1, 0, 0.9 / 2)), (WiseMerge(0.75, "n"), (1 / 4, 0, 3 / 4))],
+    ids=lambda value: type(value).__name__)
+def test_averages_and_merges_of_pairs(add_on, shares, make_model, make_pairs):
+    """The temperature, which trains on pairs, has its share as well."""
+    state, trail = make_pairs(make_model("vit"), iterations=2, warmup=0), Trail()
+    train(state, [Contrastive(), trail, add_on])
+    for name, value in state.final_model.state_dict().items():
+        if value.is_floating_point():
+            expected = sum(share * weights[name] for share, weights in zip(shares, trail.weights, strict=True))
+            torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    assert trail.weights[0]["logit_scale"] != trail.weights[2]["logit_scale"]
+
+
+def test_the_l2_of_pairs_counts_every_trained_value(make_model, make_pairs):
+    state, trail, terms = make_pairs(make_model("vit"), iterations=2, warmup=0), Trail(), []
+    train(state, [Contrastive(), L2(0.3), trail], lambda state, losses: terms.append(losses))
+    start, after = trail.weights[:2]
+    moved = {name: (after[name] - start[name]).square().sum().item() for name in start
+             if start[name].is_floating_point()}
+    assert moved["logit_scale"] > 0 and terms[0]["l2"].item() == 0
+    assert terms[1]["l2"].item() == pytest.approx(0.3 * sum(moved.values()), rel=1e-10)
+
+
+@pytest.mark.parametrize("adapters", ["peft", "own", "shared"])
+def test_adapters_on_pairs_train_alone_beside_the_temperature(adapters, make_model, make_pairs):
+    model, targets = make_model("vit"), ["attn.out_proj", "mlp.c_fc"]
+    state, trail = make_pairs(model, iterations=2, warmup=0), Trail()
+    if adapters == "peft":
+        inject_peft(model, targets, r=2, dropout=0.0)
+    else:
+        inject_lora(model, targets, 2, generator=torch.Generator().manual_seed(0))
+    if adapters == "shared":
+        apply_shared_lora(model)
+    train(state, [ModX(), trail])
+    start, end = trail.weights[0], state.final_model.state_dict()
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert {name.rpartition(".")[2] for name in moved - {"logit_scale"}} <= {"weight", "in_proj_weight"}
+    assert {name.startswith("visual.") for name in moved - {"logit_scale"}} == {True, False}
+    assert "logit_scale" in moved and all(torch.equal(trail.weights[-1][name], end[name]) for name in end)
+
+
+def test_a_projection_of_pairs_leaves_the_gradients_of_earlier_pairs_alone(make_model, make_pairs, tmp_path):
+    tracker, path = GradientTracker(2), tmp_path / "basis.pth"
+    train(make_pairs(make_model("vit"), iterations=2, warmup=0), [Contrastive(), tracker])
+    torch.save(tracker.files(finished=True)["grad_{task}.pth"], path)
+    largest = {}
+    for add_ons in ([], [GradientTracker(orthogonal_gradients_path=str(path))]):
+        state, trail = make_pairs(make_model("vit"), iterations=2, warmup=0), Trail()
+        train(state, [ModX(), *add_ons, trail])
+        inside = [entry["basis"].double() @ (trail.weights[-1][name] - trail.weights[0][name]).flatten()
+                  for name, entry in torch.load(path, weights_only=True).items()]
+        largest[len(add_ons)] = max(part.abs().max().item() for part in inside)
+    assert largest[1] < 1e-6 * largest[0] and largest[0] > 1e-3
 
 
 # -- the losses --------------------------------------------------------------------------------------------------------

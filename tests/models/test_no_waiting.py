@@ -109,6 +109,7 @@ def on_meta(make_model, make_state, device, monkeypatch):
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # the same
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
     monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # the same
+    monkeypatch.setattr(src.models.penalties, "start_of_updates", lambda model: [])  # the same
     monkeypatch.setattr(src.models.resuming, "digests", lambda tensors: [0] * len(tensors))  # the same
     monkeypatch.setattr(src.models.state, "encode_split", lambda model, split, *args, **options: (  # the same
         list(range(len(split))), torch.empty(len(split), 8, device="meta", dtype=torch.float64)))
@@ -252,7 +253,7 @@ def test_a_scored_batch(keeps, task):
     tally = _Tally("tiny", [("other", 2), ("tiny", 4)], images, meta, World(), keeps)
     batch = Batch(None, torch.empty(4, dtype=torch.long, device="meta"), indices=torch.arange(4))
     with waits:
-        tally.add({"other": torch.empty(4, 2, device="meta"), "tiny": torch.empty(4, 4, device="meta")}, batch)
+        tally.add(torch.empty(4, 2 + 4, device="meta"), batch)
     assert waits.found == set() and len(tally.rows) == len(tally.places) == keeps
 
 

@@ -249,6 +249,21 @@ def test_the_update_s_size(plain):
     assert start_of_updates(tiny_clip("vit")) == []
 
 
+def test_a_shared_movement_counts_at_each_site(plain):
+    """One pair in two layers, moved from factors that are not zero: twice the square of one."""
+    names = [f"visual.transformer.resblocks.{number}.mlp.c_fc" for number in (0, 1)]
+    layer = plain.get_submodule(names[0])
+    A, B = (nn.Parameter(torch.randn(*shape, dtype=torch.float64))
+            for shape in ((2, layer.in_features), (layer.out_features, 2)))
+    pair = Pair(A, B, 0.5)
+    wrap(plain, dict.fromkeys(names, pair))
+    start, before = start_of_updates(plain), 0.5 * B.detach() @ A.detach()
+    with torch.no_grad():
+        A.mul_(1.5).add_(1)
+    expected = 2 * (0.5 * B @ A - before).square().sum()
+    assert close(squared_update(plain, start), expected)
+
+
 # -- what begin may do to a CLIP ---------------------------------------------------------------------------------------
 
 

@@ -12,12 +12,21 @@ from pathlib import Path
 import pandas
 import pytest
 from cli_files import listing
+from golden_numbers import ROWS, matrix_of, order_of
 from report_files import MATRIX, ORDER, write_pairs_run, write_run
 from test_tables import cells
 
 from src.cli.protocols import PROTOCOLS
 from src.errors import UserError
-from src.report.compare import PUBLISHED, RUN, compare, comparison_csv, comparison_latex, comparison_markdown
+from src.report.compare import (
+    PUBLISHED,
+    RUN,
+    compare,
+    comparison_csv,
+    comparison_latex,
+    comparison_markdown,
+    published_rows,
+)
 from src.report.runs import read_run
 from src.report.sequence import sequence_metrics
 
@@ -28,8 +37,15 @@ ZERO_SHOT_MTIL = {"Aircraft": 24.3, "Caltech101": 88.4, "CIFAR100": 68.2, "DTD":
                   "Food": 88.5, "MNIST": 59.4, "OxfordPet": 89.0, "StanfordCars": 64.7, "SUN397": 65.2}
 
 
+def tables_of(*folders):
+    return compare([read_run(folder) for folder in folders])
+
+
 def rows_of(*folders):
-    return next(iter(compare([read_run(folder) for folder in folders]).values()))
+    """The rows of the only table of the first label space."""
+    first, *others = tables_of(*folders)
+    assert all(table.space != first.space for table in others)
+    return list(first.rows)
 
 
 def shifted(number):
@@ -58,24 +74,25 @@ def test_no_zero_shot_row_where_the_runs_share_none(tmp_path, other):
 
 
 def test_no_zero_shot_row_where_nothing_is_seen_yet(tmp_path):
-    run = read_run(write_run(tmp_path / "one", zero_shot=(None,) * 3, spaces=("seen",),
-                             matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0))))
-    (row,) = compare([run])["seen"]
-    assert row.numbers["transfer"] is None and row.numbers["avg"] == pytest.approx(460 / 6)
-    assert cells(comparison_markdown({"seen": [row]}))[1][2:4] == ["-", "76.7"]
+    tables = tables_of(write_run(tmp_path / "one", zero_shot=(None,) * 3, spaces=("seen",),
+                                 matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0))))
+    (row,) = tables[0].rows
+    assert tables[0].space == "seen" and row.numbers["transfer"] is None
+    assert row.numbers["avg"] == pytest.approx(460 / 6)
+    assert cells(comparison_markdown(tables))[1][2:4] == ["-", "76.7"]
 
 
 def test_runs_of_different_sequences_are_told_apart(tmp_path):
     folders = [write_run(tmp_path / "one"), write_run(tmp_path / "two", order=("B", "A", "C"))]
-    assert "different sequences" in comparison_markdown({"task": rows_of(*folders)})
-    assert "different sequences" not in comparison_markdown({"task": rows_of(folders[0])})
+    assert "different sequences" in comparison_markdown(tables_of(*folders))
+    assert "different sequences" not in comparison_markdown(tables_of(folders[0]))
 
 
 def test_each_label_space_that_all_runs_have(tmp_path):
     one = write_run(tmp_path / "one", spaces=("task", "all", "seen"))
     two = write_run(tmp_path / "two", "--method lwf", spaces=("all", "task"))
-    assert list(compare([read_run(one), read_run(two)])) == ["task", "all"]
-    assert "classes of task" in comparison_markdown(compare([read_run(one), read_run(two)]))
+    assert [table.space for table in tables_of(one, two)] == ["task", "all"]
+    assert "classes of task" in comparison_markdown(tables_of(one, two))
     three = write_run(tmp_path / "three", spaces=("seen",))
     with pytest.raises(UserError, match=f"no label space in common .*{two}: all,task; {three}: seen.*--label-space"):
         compare([read_run(two), read_run(three)])
@@ -185,11 +202,107 @@ def test_no_published_rows_for_other_sequences_or_label_spaces(tmp_path):
     folders = [write_run(tmp_path / "mine", order=tasks, matrix=square, zero_shot=None, spaces=("task", "all")),
                write_run(tmp_path / "less", order=tasks[:3], matrix=MATRIX, zero_shot=None, spaces=("task", "all")),
                write_run(tmp_path / "other", order=tasks[::-1], matrix=square, zero_shot=None)]
-    tables = compare([read_run(folders[0])])
-    assert [{row.kind for row in rows} for rows in tables.values()] == [{RUN, PUBLISHED}, {RUN}]
+    tables = tables_of(folders[0])
+    assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, {RUN}]
     assert "not measured here" in comparison_markdown(tables) and "not measured here" in comparison_latex(tables)
     assert {row.kind for row in rows_of(folders[1])} == {row.kind for row in rows_of(folders[2])} == {RUN}
     assert {row.kind for row in rows_of(folders[0], folders[1])} == {RUN}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['method']}, {row['setting']}")
+def test_published_cells_in_a_run_folder_give_the_published_means(tmp_path, row):
+    folder = write_run(tmp_path / "mine", order=order_of(row), matrix=matrix_of(row), zero_shot=None,
+                       spaces=(row["space"],))
+    run = next(found for found in tables_of(folder)[0].rows if found.kind == RUN)
+    for name, number in row["numbers"].items():
+        assert run.numbers[name] == pytest.approx(number["mean"], abs=0.1), name
+
+
+# -- what does not rank together ---------------------------------------------------------------------------------------
+
+
+def names_of(tables):
+    return [[row.name for row in table.rows if row.kind == RUN] for table in tables]
+
+
+@pytest.mark.parametrize(("first", "second", "title"), [
+    ("", "--split-file coop", "data family"), ("", "--shots 5", "shots"), ("--shots 16", "--shots 5", "shots"),
+    ("--method ZSCL --ref-dataset coco", "--method ZSCL --ref-dataset ImageNet", "reference set")], ids=str)
+def test_runs_of_other_conditions_stand_apart(cli, tmp_path, first, second, title):
+    """The better one is in the second table: nothing ranks across."""
+    folders = [write_run(tmp_path / "one", first), write_run(tmp_path / "two", second, matrix=shifted(1))]
+    tables = tables_of(*folders)
+    assert sorted(names_of(tables)) == [["one"], ["two"]]
+    assert tables[0].conditions.differences(tables[1].conditions) == [title]
+    assert [table.rows[0].kind for table in tables] == ["zero-shot"] * 2
+    text = comparison_markdown(tables)
+    assert f"Not ranked together: the tables differ in {title}." in text
+    for table in tables:
+        assert f"\n\n{table.conditions.text()}\n\n| run, classes" in f"\n\n{text}"
+        assert f"{table.conditions.text()}." in comparison_latex(tables)
+    done = cli("--report", ",".join(map(str, folders)))
+    assert (done.status, done.err, done.out) == (0, "", text)
+
+
+def test_a_router_of_batches_ranks_with_no_other(tmp_path):
+    (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\nclass Batch(Hooks):\n    router = 'batch'\n",
+                                    encoding="utf-8")
+    folders = [write_run(tmp_path / "plain"), write_run(tmp_path / "batch", f"--method {tmp_path / 'my.py'}:Batch")]
+    tables = tables_of(*folders)
+    assert sorted(names_of(tables)) == [["batch"], ["plain"]]
+    assert "the tables differ in router." in comparison_markdown(tables)
+
+
+def test_a_row_without_reference_data_ranks_in_each_table(tmp_path):
+    folders = [write_run(tmp_path / "plain", matrix=shifted(-1)),
+               *(write_run(tmp_path / name, f"--method ZSCL --ref-dataset {name}") for name in ("coco", "ImageNet"))]
+    assert names_of(tables_of(*folders)) == [["coco", "plain"], ["ImageNet", "plain"]]
+    assert names_of(tables_of(*folders[:2])) == [["coco", "plain"]]
+    rows = [row["row"] for row in csv.DictReader(io.StringIO(comparison_csv(tables_of(*folders))))]
+    assert rows == ["zero-shot", "coco", "plain", "ImageNet"]
+
+
+def test_the_csv_has_the_conditions_of_each_row(tmp_path):
+    folder = write_run(tmp_path / "one", "--method ZSCL --ref-dataset coco --shots 5")
+    start, run = csv.DictReader(io.StringIO(comparison_csv(tables_of(folder))))
+    keys = ("label_space", "family", "reference", "shots", "router", "task_id")
+    assert [run[key] for key in keys] == ["task", "own", "coco", "5", "none", "given"]
+    assert [start[key] for key in keys] == ["task", "own", "", "", "none", "given"]
+
+
+def test_an_older_run_is_unknown_and_says_so(tmp_path):
+    old, new = write_run(tmp_path / "old", "--seed 1", older=True), write_run(tmp_path / "new", "--seed 2")
+    tables = tables_of(old, new)
+    assert sorted(names_of(tables)) == [["new"], ["old"]], "seeds of unknown conditions are no draws of one row"
+    text = comparison_markdown(tables)
+    assert "old: data family, router unknown, which ranks with no known one." in text
+    assert "run its command again" in text
+    assert "new: " not in text and "the tables differ in data family, router." in text
+    (both,) = tables_of(old, write_run(tmp_path / "older", "--method lwf", older=True))
+    assert both.conditions.text().startswith("data family unknown")
+    assert "older: data family, router unknown" in comparison_markdown([both])
+
+
+def test_published_rows_stand_with_runs_of_their_conditions_only(tmp_path):
+    tasks = PROTOCOLS["mtil-1"].order
+    square = [[50.0] * 11] * 11
+    few = tables_of(write_run(tmp_path / "few", "--shots 5", order=tasks, matrix=square, zero_shot=None))
+    assert [[row.name for row in table.rows[:2]] for table in few] == [
+        ["few", "published zero-shot"], ["published zero-shot", "published zscl"]]
+    assert few[0].conditions.differences(few[1].conditions) == ["shots"]
+    coop = tables_of(write_run(tmp_path / "coop", "--split-file coop", order=tasks, matrix=square, zero_shot=None))
+    assert [row.name for row in coop[0].rows] == ["coop"] and {row.kind for row in coop[1].rows} == {PUBLISHED}
+    assert [table.conditions.family for table in coop] == ["CoOp, own split of CIFAR100 and MNIST", "ZSCL"]
+
+
+@pytest.mark.parametrize("order", ["mtil-1", "mtil-2"])
+def test_every_published_row_says_its_conditions(order):
+    rows = published_rows(order)
+    assert len(rows) >= 8 and not any(row.conditions.unknown() for row in rows)
+    references = {row.name.removeprefix("published "): row.conditions.reference for row in rows}
+    assert {name: text for name, text in references.items() if text} == dict.fromkeys(
+        ("zscl", "zscl-star"), "ImageNet + conceptual_captions")
+    assert {row.conditions.shots for row in rows} == {None, "all"} and rows[0].conditions.shots is None
 
 
 # -- image-text pairs --------------------------------------------------------------------------------------------------
@@ -204,7 +317,7 @@ def test_image_text_pairs_by_their_mean_rsum(tmp_path):
     assert (first.name, first.runs) == ("low,high", (str(low), str(high)))
     assert first.numbers["mean_rsum"] == pytest.approx((250 + 325) / 2) and second.numbers["mean_rsum"] == 280.0
     assert first.deviations["mean_rsum"] == pytest.approx(statistics.stdev([250, 325]))
-    assert cells(comparison_markdown({"retrieval": [start, first, second]}))[0] == [
+    assert cells(comparison_markdown(tables_of(low, high, other)))[0] == [
         "run", "n", "mean rsum", "i2t R@1", "t2i R@1"]
 
 
@@ -301,10 +414,10 @@ def test_runs_on_other_images_do_not_rank_together(tmp_path, words):
     with pytest.raises(UserError, match=f"one is scored with {words.split()[0]} .*two with {words}") as caught:
         rows_of(*folders)
     assert len(str(caught.value).splitlines()) == 1
-    same = rows_of(folders[1], write_run(tmp_path / "three", f"{words} --method lwf"))
-    assert len(same) == 3
-    head = comparison_markdown({"task": same}).splitlines()[0]
-    assert ("run, classes of task, val images" in head) == (words == "--eval-split val")
+    (same,) = tables_of(folders[1], write_run(tmp_path / "three", f"{words} --method lwf"))
+    assert len(same.rows) == 3
+    first = cells(comparison_markdown([same]))[0][0]
+    assert (first == "run, classes of task, val images") == (words == "--eval-split val")
 
 
 def test_a_run_that_is_older_than_a_flag_has_its_default(tmp_path):

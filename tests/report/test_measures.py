@@ -50,6 +50,7 @@ def test_summaries_are_known_by_their_label_space(tmp_path):
     pairs = read_json(write_pairs_run(tmp_path / "pairs") / "summary.json")
     assert is_summary(classes) and is_summary(pairs)
     assert not is_summary({**classes, "label_space": "retrieval"}) and not is_summary({**pairs, "label_space": "task"})
+    assert not is_summary({**classes, "conditions": {"shots": 16}}) and not is_summary({**pairs, "conditions": None})
     assert not is_summary([]) and not is_summary({**classes, "datasets": []})
     for measure, summary in ((ACCURACY, classes), (RETRIEVAL, pairs)):
         assert {*measure.numbers_of(summary)} == {*measure.numbers}

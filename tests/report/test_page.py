@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from golden_numbers import CONTENT, ROWS, matrix_of, order_of
 from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.args import parse
@@ -85,6 +86,35 @@ def test_the_means_of_the_columns_are_the_summary(shown):
     for title, values, total in page.heat_map(run, "task", "top1")["foot"]:
         known = [value for value in values if value is not None]
         assert sum(known) / len(known) == pytest.approx(total) == pytest.approx(run.summary[title.lower()])
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "avg" in row["numbers"]], ids=lambda row: row["method"])
+def test_the_numbers_of_each_dataset_are_the_published_ones(shown, row):
+    run, _, _ = shown(order=order_of(row), matrix=matrix_of(row), zero_shot=None)
+    foot = {title: values for title, values, _ in page.heat_map(run, "task", "top1")["foot"]}
+    assert foot["Transfer"] == [None, *(pytest.approx(cell) for cell in row["numbers"]["transfer"]["cells"])]
+    *averages, last = foot["Avg"]
+    *published, published_last = row["numbers"]["avg"]["cells"]
+    assert averages == pytest.approx(published) and last == pytest.approx(published_last, abs=0.1)
+
+
+def test_means_of_the_rows_of_seen_classes_are_the_published_steps(shown):
+    """Where all parts have equally many images, a row's mean is the accuracy over the classes seen so far."""
+    steps = CONTENT["class_incremental"]
+    first, second = steps["accuracy_over_seen_classes"]
+    run, _, _ = shown(order=("A", "B"), matrix=((first, None), (second - 2, second + 2)), zero_shot=(None, None),
+                      spaces=("seen",))
+    means = [found["mean"] for found in page.heat_map(run, "seen", "top1")["rows"] if found["task"]]
+    assert means == pytest.approx([first, second])
+    assert sum(means) / len(means) == pytest.approx(steps["average_incremental"])
+
+
+@pytest.mark.parametrize(("words", "head"), [
+    ("", "data family own; reference set none; shots all; router none; task id at test given; label space task"),
+    ("--shots 5", "shots 5; router")])
+def test_each_section_has_a_head(shown, words, head):
+    _, text, _ = shown(write_run, words)
+    assert head in text
 
 
 def test_cells_tell_the_level_the_change_and_the_trained(shown):

@@ -9,6 +9,7 @@ from cli_files import BATCH, RATE, lines, read_json
 from report_files import MATRIX, ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.errors import UserError
+from src.report.conditions import Conditions, conditions_of_run
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.runs import TaskFacts, read_run
 
@@ -76,6 +77,9 @@ def test_what_the_command_line_wrote(cli, world, tmp_path):
         start, *matrix = run.matrices[space]["top1"].values()
         assert start == pytest.approx(list(summary["zero_shot"].values()), abs=1e-4)
         assert matrix == [pytest.approx(row, abs=1e-4) for row in summary["matrix"]]
+    assert {space: conditions_of_run(run, space) for space in run.spaces} == {
+        "task": Conditions("own", None, "all", "none", "given", "task"),
+        "all": Conditions("own", None, "all", "none", "not given", "all")}
     facts = run.tasks["tones"]
     assert (facts.seconds, facts.trainable_values) == (task["seconds"], task["trainable_values"])
     assert facts.copies == task["weight_copies"] and facts.images_per_second > 0

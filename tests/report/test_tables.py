@@ -2,6 +2,7 @@
 
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
+from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, DEFINITIONS, RETRIEVAL, TITLES
 from src.report.sequence import summarise, summarise_retrieval
 from src.report.tables import (
@@ -49,6 +50,15 @@ def test_summary():
     *_, titles, numbers = cells(summary_text(SUMMARY))
     assert titles == ["Transfer", "Avg", "Last", "Forgetting", "BWT"]
     assert numbers == ["31.0", "49.0", "57.5", "5.0", "-5.0"]
+
+
+def test_each_table_says_what_it_holds_for():
+    head = "data family CoOp; reference set none; shots 16; router sample; task id at test given; label space task"
+    known = SUMMARY | {"conditions": {"family": "CoOp", "reference": None, "shots": "16", "router": "sample",
+                                      "task_id": "given", "space": "task"}}
+    assert summary_text(known).splitlines()[0] == numbers_text(known).splitlines()[0] == head
+    assert summary_latex({"task": known}).count(f"{head}.") == 2
+    assert "data family unknown" in summary_text(SUMMARY) and "label space task" in summary_text(SUMMARY)
 
 
 def test_the_document_of_a_sequence_has_its_tables_and_says_what_the_numbers_are():

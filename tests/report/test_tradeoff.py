@@ -47,7 +47,7 @@ def test_one_point_a_group_with_the_deviation_of_its_seeds(tmp_path):
             for seed in (1, 2, 3)] + [read_run(write_run(tmp_path / "finetune"))]
     tables = compare(runs)
     with style():
-        figure = tradeoff.draw_tradeoff(tables["task"], ACCURACY.axes)
+        figure = tradeoff.draw_tradeoff(tables[0].rows, ACCURACY.axes)
     [axes] = figure.axes
     named = {text.get_text(): text.xy for text in axes.texts}
     # Transfer 37.5 and Last 230 / 3 of MATRIX, less 2 in the mean over the seeds; zero-shot is (20 + 30) / 2 and 20.
@@ -71,10 +71,16 @@ def test_the_same_bytes_each_time_and_what_is_left_out(tmp_path):
     assert not (tmp_path / "3").exists()
 
 
+def test_tables_that_do_not_rank_together_are_pictures_of_their_own(tmp_path):
+    runs = [read_run(write_run(tmp_path / name, words)) for name, words in (("all", ""), ("few", "--shots 5"))]
+    assert tradeoff.write_tradeoff(compare(runs), tmp_path / "out") == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tradeoff.png", "tradeoff_2.png"]
+
+
 def test_pairs_are_shown_by_their_directions(tmp_path):
     tables = compare([read_run(write_pairs_run(tmp_path / "pairs"))])
     with style():
-        figure = tradeoff.draw_tradeoff(tables["retrieval"], RETRIEVAL.axes)
+        figure = tradeoff.draw_tradeoff(tables[0].rows, RETRIEVAL.axes)
     assert {text.get_text(): text.xy for text in figure.axes[0].texts}["pairs"] == pytest.approx((32.5, 16.25))
 
 

@@ -144,6 +144,29 @@ def test_a_hook_gets_what_it_carried(monkeypatch):
     assert build.build_hooks(config().training, {})[0].content == {}
 
 
+class Taking(Hooks):
+    def load_carry(self, content):
+        pass
+
+
+@pytest.mark.parametrize(("hooks", "carry", "named"), [
+    ([Taking()], {"Taking": {"a": 1}}, None), ([Hooks()], {}, None), ([Hooks()], {"Taking": {}}, None),
+    ([Hooks(), Taking()], {"Taking": {"a": 1}, "Other": {"b": 1}, "More": {"b": 1}}, "Other, More"),
+    ([Hooks()], {"Hooks": {"a": 1}}, "Hooks"),  # which has no load_carry
+    ([Taking()], {"mine.Taking": {"a": 1}}, "mine.Taking")])
+def test_carry_that_no_hook_takes_is_told(hooks, carry, named):
+    found = build.untaken_carry(hooks, {"carry": carry})
+    assert found is None if named is None else f"what {named} carried from task to task" in found
+
+
+def test_carry_that_was_left_out_is_needed_by_its_hook_alone():
+    left = {"dataset": "DTD", "carry": {}, "carry_left_out": {"Taking": "MNIST.pth"}}
+    with pytest.raises(UserError, match=r"DTD\.pth does not hold what Taking carries .* once MNIST\.pth was finished"):
+        build._with_carry([Taking()], left)
+    build._with_carry([Hooks()], left)
+    build._with_carry([Taking()], left | {"carry": {"Taking": {"a": 1}}})
+
+
 def test_deterministic(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     try:

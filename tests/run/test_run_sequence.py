@@ -27,6 +27,7 @@ from src.models.bases import read_gradients
 from src.models.state import Settings
 from src.report.sequence import sequence_metrics
 from src.run.sequence import warn_of_warmup
+from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -151,7 +152,7 @@ def test_sequence_files(cli, world, tmp_path):
             "summary.tex"} <= listing(out)
     summary = read_json(out / "summary.json")
     assert summary.keys() == {"transfer", "avg", "last", "forgetting", "bwt", "zero_shot", "datasets", "matrix",
-                              "label_space", "precision"}
+                              "conditions", "label_space", "precision"}
     assert summary["label_space"] == "task" and summary["precision"] == "fp32"
     tables = {name: table(out, name) for name in ("colours", "tones")}
     keys = [("", 0), ("colours", 20), ("tones", 20)]
@@ -365,3 +366,191 @@ def test_a_warmup_that_does_not_end(capsys, schedule, warmup, iterations, effect
     warn_of_warmup(str(warmup), {"a": settings})
     warned = capsys.readouterr().err
     assert effect in warned if effect else warned == ""
+
+
+# -- what a method carries from task to task ---------------------------------------------------------------------------
+
+RIDGE = Path(__file__).parents[2] / "examples" / "methods" / "ridge.py"
+EWC = """
+import torch
+from src.models.finetune import Finetune
+
+
+class EWC(Finetune):
+    fisher = None
+
+    def end(self, state):
+        self.fisher = torch.full((5,), float(state.iteration)) + (0 if self.fisher is None else self.fisher)
+
+    def carry(self):
+        return {"fisher": self.fisher}
+
+    def load_carry(self, content):
+        self.fisher = content.get("fisher")
+"""
+
+
+def carry_of(path):
+    return torch.load(path, weights_only=True)["carry"]
+
+
+@pytest.fixture
+def ridge(cli, world, tmp_path):
+    """ridge(folder, word, ...): the tasks colours, tones and loose of a closed form that scores by what it carries."""
+    order = ",".join((world.colours, world.tones, world.loose))
+    return lambda folder, *words: cli("--load", world.model, "--method", f"{RIDGE}:Ridge", "--dataset-order", order,
+                                      "--batch-size", BATCH, "--workers", 0, "--save", tmp_path / folder, *words)
+
+
+@pytest.fixture
+def ewc(cli, world, tmp_path):
+    """ewc(folder, word, ...): two tasks of a method that carries something and is scored as plain CLIP."""
+    (tmp_path / "ewc.py").write_text(EWC, encoding="utf-8")
+    return lambda folder, *words: cli(
+        "--load", world.model, "--method", f"{tmp_path}/ewc.py:EWC", "--dataset-order",
+        f"{world.colours},{world.tones}", "--iterations", STEPS, "--batch-size", BATCH, "--lr", RATE,
+        "--warmup-length", 0, "--workers", 0, "--save", tmp_path / folder, *words)
+
+
+def test_only_the_last_checkpoint_holds_the_carry(ridge, tmp_path):
+    assert ridge("all").status == 0 and ridge("last", "--keep-carry", "last").status == 0
+    assert listing(tmp_path / "all") == listing(tmp_path / "last")
+    for name, later in (("colours", "tones.pth"), ("tones", "loose.pth"), ("loose", None)):
+        whole, left = (torch.load(tmp_path / folder / f"{name}.pth", weights_only=True) for folder in ("all", "last"))
+        assert left.pop("carry_left_out", None) == (later and {"Ridge": later})
+        assert whole["carry"]["Ridge"]["gram"].any() and (left["carry"] == {}) == (later is not None)
+        for part in ("state_dict", *(("carry",) if later is None else ())):
+            assert repr(whole[part]) == repr(left[part])
+        assert same_weights(whole["state_dict"], left["state_dict"])
+        assert {key: whole[key] for key in ("history", "scorer", "config", "iteration")} == {
+            key: left[key] for key in ("history", "scorer", "config", "iteration")}
+        assert whole.keys() == left.keys() and (tmp_path / "all" / f"metrics_{name}.csv").read_bytes() == (
+            tmp_path / "last" / f"metrics_{name}.csv").read_bytes()
+    assert torch.equal(carry_of(tmp_path / "all" / "loose.pth")["Ridge"]["gram"],
+                       carry_of(tmp_path / "last" / "loose.pth")["Ridge"]["gram"])
+    done = ridge("last", "--keep-carry", "last")
+    assert done.status == 0 and done.out.count("finished before") == 3
+
+
+@pytest.mark.parametrize("killed", ["before", pytest.param("within", marks=pytest.mark.slow)])
+def test_a_kill_while_the_carry_is_left_out_loses_nothing(ridge, tmp_path, monkeypatch, killed):
+    """The next checkpoint is complete by then, and the same command does what is left to do."""
+    assert ridge("whole", "--keep-carry", "last").status == 0
+    with monkeypatch.context() as patched:
+        if killed == "before":
+            patched.setattr(RunFolder, "leave_carry_out", interrupted)
+        else:
+            patched.setattr("src.store.records.without_carry", interrupted)
+        assert ridge("out", "--keep-carry", "last").status == 130
+    assert (tmp_path / "out" / "tones.pth").exists() and not (tmp_path / "out" / "loose.pth").exists()
+    assert carry_of(tmp_path / "out" / "colours.pth").keys() == {"Ridge"}
+    assert ridge("out", "--keep-carry", "last", "--resume").status == 0
+    for name in ("colours", "tones", "loose"):
+        assert repr(carry_of(tmp_path / "out" / f"{name}.pth")) == repr(carry_of(tmp_path / "whole" / f"{name}.pth"))
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_rewritten_stays_whole(ridge, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.store.records.without_carry", full)
+    done = ridge("out", "--keep-carry", "last")
+    assert done.status == 0, done.err
+    assert sum("still holds what its hooks carried: [Errno 28]" in warning for warning in done.warnings) == 2
+    assert carry_of(tmp_path / "out" / "colours.pth").keys() == {"Ridge"}
+
+
+def test_a_checkpoint_without_its_carry_is_neither_scored_nor_trained_on_by_its_method(ridge, cli, world, tmp_path):
+    ridge("out", "--keep-carry", "last")
+    path, method = tmp_path / "out" / "tones.pth", ("--method", f"{RIDGE}:Ridge", "--workers", 0)
+    reason = "tones.pth does not hold what Ridge carries from task to task: --keep-carry last left it out once loose."
+    chain = ",".join(str(tmp_path / "out" / f"{name}.pth") for name in ("colours", "tones", "loose"))
+    before = contents(tmp_path / "out")
+    for words in (("--load", path, "--eval-only", "--eval-datasets", world.tones),
+                  ("--load", path, "--eval-single", world.image, "--class-names", "light,dark"),
+                  ("--load", path, "--train-dataset", world.colours),
+                  ("--load", chain, "--eval-only")):
+        done = cli(*words, *method, "--save", tmp_path / "more")
+        assert done.status == 2 and len(done.err.splitlines()) == 1, done.err
+        assert (reason if "," not in str(words[1]) else reason.replace("tones", "colours").replace("loose", "tones")
+                ) in done.err
+        assert not (tmp_path / "more").exists()
+    (tmp_path / "out" / "loose.pth").unlink()
+    done = ridge("out", "--keep-carry", "last")
+    assert done.status == 2 and reason in done.err and contents(tmp_path / "out").items() <= before.items()
+
+
+@pytest.mark.slow
+def test_where_the_method_is_another_a_missing_carry_is_handed_on(ridge, cli, world, tmp_path):
+    ridge("out", "--keep-carry", "last")
+    words = ("--train-dataset", world.colours, "--batch-size", BATCH, "--workers", 0)
+    done = cli("--load", tmp_path / "out" / "tones.pth", *words, "--iterations", 1, "--lr", RATE, "--save",
+               tmp_path / "plain")
+    assert done.status == 0 and not any("Ridge" in warning for warning in done.warnings), done.err
+    done = cli("--load", tmp_path / "plain" / "colours.pth", *words, "--method", f"{RIDGE}:Ridge")
+    assert done.status == 2 and "colours.pth does not hold what Ridge carries" in done.err
+
+
+def test_what_is_scored_as_plain_clip_needs_no_carry(ewc, cli, world, tmp_path):
+    assert ewc("out", "--keep-carry", "last").status == 0
+    assert carry_of(tmp_path / "out" / "colours.pth") == {}
+    assert carry_of(tmp_path / "out" / "tones.pth")["EWC"]["fisher"].tolist() == [2 * STEPS] * 5
+    done = cli("--load", tmp_path / "out" / "colours.pth", "--eval-only", "--eval-datasets", world.tones, "--workers",
+               0, "--save", tmp_path / "again")
+    row, = (row for row in rows(tmp_path / "out" / "metrics_tones.csv") if row["task"] == "colours")
+    assert done.status == 0 and rows(tmp_path / "again" / "metrics_tones.csv") == [row]
+
+
+@pytest.mark.slow
+def test_phases_leave_their_carry_to_the_last_one(cli, world, pairs, tmp_path):
+    text = EWC.replace("src.models.finetune", "src.models.modx").replace("Finetune", "Contrastive")
+    (tmp_path / "ewc.py").write_text(text, encoding="utf-8")
+    done = cli("--load", world.model, "--method", f"{tmp_path}/ewc.py:EWC", "--train-dataset", pairs, "--num-phases", 2,
+               "--iterations", 1, "--batch-size", BATCH, "--workers", 0, "--save", tmp_path / "out", "--keep-carry",
+               "last")
+    assert done.status == 0, done.err
+    assert [bool(carry_of(tmp_path / "out" / f"{name}.pth")) for name in ("stream_phase1", "stream_phase2", "stream")
+            ] == [False, True, True]
+
+
+def test_a_run_of_one_task_has_no_earlier_checkpoint(train, tmp_path):
+    done = train(tmp_path / "out", "--keep-carry", "last")
+    assert done.status == 0 and any("--keep-carry has no effect" in warning for warning in done.warnings)
+
+
+@pytest.mark.slow
+def test_a_large_carry_is_told_once(ewc, monkeypatch, tmp_path):
+    note = "note: 0.0 MiB that EWC carries stand in the checkpoint of each task; --keep-carry last leaves"
+    assert note not in ewc("small").out
+    monkeypatch.setattr("src.run.sequence.LARGE_CARRY", 20)
+    assert ewc("all").out.count(note) == 1 and note not in ewc("last", "--keep-carry", "last").out
+    assert read_json(tmp_path / "all" / "run_tones.json")["carry_bytes"] == {"EWC": 20}
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_the_bytes_of_carry_where_they_are_known(ewc, tmp_path):
+    assert "carries" not in ewc("out", "--dry-run").out
+    assert ewc("out").status == 0
+    told = ewc("out", "--dry-run").out
+    assert "0.0 MiB that EWC carries (so far) stand in the checkpoint of each task (--keep-carry all)" in told
+    told = ewc("other", "--load", tmp_path / "out" / "tones.pth", "--keep-carry", "last", "--dry-run").out
+    assert ("0.0 MiB that EWC carries (in the weights that the run starts from) stand in the checkpoint of the last "
+            "task alone (--keep-carry last)") in told
+
+
+def test_carry_that_nobody_takes_is_a_warning(ewc, cli, world, tmp_path):
+    done = ewc("out")
+    assert done.status == 0 and done.warnings == []
+    words = ("--load", tmp_path / "out" / "tones.pth", "--train-dataset", world.colours, "--iterations", 1, "--lr",
+             RATE, "--warmup-length", 0, "--workers", 0, "--save", tmp_path / "more")
+    warning = ("warning: what EWC carried from task to task is kept in the checkpoints and acts no more: no hook of "
+               "this run takes it over")
+    done = cli(*words)
+    assert done.status == 0 and done.warnings == [warning]
+    assert carry_of(tmp_path / "more" / "colours.pth")["EWC"]["fisher"].tolist() == [2 * STEPS] * 5
+    assert cli(*words, "--method", f"{tmp_path}/ewc.py:EWC", "--overwrite").warnings == []

@@ -15,9 +15,10 @@ pytest_plugins = ["cli_fixtures"]
 
 COMPUTED = {  # fields that are no flags
     Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "flickr_splits_chosen"},
-    Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "fc_init_given"},
+    Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "freeing",
+               "fc_init_given"},
     Scoring: {"trained", "trains_heads", "pairs", "evaluation", "in_order", "keywords", "keywords_given",
-              "method_given", "eval_split_chosen"},
+              "method_given", "template_given", "eval_split_chosen"},
     Files: {"numbers", "flags", "argv"}, Single: {"prompt_given"}}
 WORDS = ("--train-dataset toy-colours --iterations 3 --lr 2e-3 --seed 7 --method lwf --we --avg-freq 5 --save out "
          "--eval-datasets toy-sizes --max-evaluation-size 9 --workers 2 --train-mode image")

@@ -16,7 +16,16 @@ from clip.catalog import completed
 from clip.model import CLIP
 from src.datasets.common import Task
 from src.errors import UserError
-from src.store.checkpoint import CheckpointError, finished_checkpoint, read_checked, save_tensors, write_checked
+from src.store.checkpoint import (
+    CheckpointError,
+    carry_bytes,
+    finished_checkpoint,
+    in_words,
+    read_checked,
+    save_tensors,
+    without_carry,
+    write_checked,
+)
 
 TINY = {"embed_dim": 8, "image_resolution": 16, "vision_layers": 1, "vision_width": 16, "vision_heads": 2,
         "vision_patch_size": 8, "context_length": 16, "vocab_size": 3, "transformer_width": 16, "transformer_heads": 2,
@@ -60,6 +69,27 @@ def test_what_earlier_tasks_left_goes_on():
     assert second["carry"] == {"Memory": {"a": 3}, "Other": {"b": 2}}
     assert set(second["heads"]) == {"DTD"}
     assert len(start["history"]) == 1 and start["carry"]["Memory"] == {"a": 1}, "the start itself is not changed"
+
+
+def test_a_checkpoint_without_its_carry_says_which_and_hands_it_on():
+    whole = finished(CLIP(**TINY), carry={"Memory": {"a": torch.ones(3)}, "Other": {"b": 2}})
+    left = without_carry(whole, "MNIST.pth")
+    assert left["carry"] == {}
+    assert left["carry_left_out"] == {"Memory": "MNIST.pth", "Other": "MNIST.pth"} and whole["carry"].keys() == {
+        "Memory", "Other"}, "the checkpoint itself is not changed"
+    assert {key for key in whole if left[key] is whole[key]} == whole.keys() - {"carry"}
+    after = finished(CLIP(**TINY), left, dataset="EuroSAT", carry={"Memory": {"a": 1}})
+    assert after["carry"] == {"Memory": {"a": 1}} and after["carry_left_out"] == {"Other": "MNIST.pth"}
+    assert without_carry(after, "Food.pth")["carry_left_out"] == {"Other": "MNIST.pth", "Memory": "Food.pth"}
+    assert "carry_left_out" not in finished(CLIP(**TINY), whole)
+
+
+def test_the_bytes_of_what_hooks_carry():
+    content = {"a": torch.ones(3, 5), "b": [{"c": torch.ones(2, dtype=torch.float64)}, 7], "d": ("x", torch.ones(1))}
+    sizes = carry_bytes({"carry": {"Memory": content, "Other": {"b": 2}}})
+    assert sizes == {"Memory": 4 * 15 + 8 * 2 + 4} and carry_bytes({}) == {}
+    assert in_words({"A": 3 * 2 ** 19, "B": 2 ** 20}) == "2.5 MiB that A and B carry"
+    assert in_words({"A": 2 ** 20}) == "1.0 MiB that A carries"
 
 
 # Files that know whether they are whole.

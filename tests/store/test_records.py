@@ -37,6 +37,15 @@ def test_a_row_replaces_what_differs_only_in_its_scores(tmp_path, change, kept):
     assert found[-1] == {key: str(value) for key, value in (ROW | change).items()}
 
 
+def test_an_empty_cell_says_as_much_as_no_column(tmp_path):
+    """Rows of one file have the columns of all of them."""
+    folder, plain = RunFolder(tmp_path), {"iteration": 3, "task": "", "rsum": "1.0"}
+    for row in (plain, plain | {"scored_by": "wise 1"}, plain | {"rsum": "2.0"}, {"scored_by": "", **plain}):
+        folder.add_metrics("coco", row)
+    assert [(row["scored_by"], row["rsum"]) for row in rows(tmp_path / "metrics_coco.csv")] == [
+        ("", "1.0"), ("wise 1", "1.0")]
+
+
 def test_metrics_with_nul_are_refused(tmp_path):
     """On every version of Python, although csv accepts NUL since 3.11."""
     (tmp_path / "metrics_MNIST.csv").write_text("iteration,task,top1\n1,DTD,5\0\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
+from wrapping import NullCore
 
 from src.args import parse
 from src.errors import UserError
@@ -20,7 +21,7 @@ from src.models.averaging import MovingAverage, WeightEnsemble
 from src.models.finetune import ZSCL, Finetune
 from src.models.hooks import Hooks
 from src.models.resuming import state_of_run
-from src.models.training import train
+from src.models.training import begin, train
 from src.run.build import files_of
 from src.store.records import RunFolder
 from src.store.resume import ResumePoints, TaskPoints, inputs_of, refuse_other_inputs
@@ -205,6 +206,21 @@ def test_a_point_of_a_version_that_dropped_the_rest_of_an_epoch(batch_size, pair
     with pytest.raises(UserError, match=f"left out the last {23 % batch_size} of 23 images of each epoch .*--resume") \
             if refused else contextlib.nullcontext():
         assert TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {}).iteration == 1
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_that_a_method_brings_as_it_begins_needs_as_many_processes(dropout, make_state, make_model, tmp_path):
+    """Hooks begin after the point is read: only then are its wrapped layers there."""
+    state = make_state(make_model("vit"), iterations=2)
+    files = SimpleNamespace(resume=True, save_interval="1", numbers={}, differences=lambda other: [])
+    points = TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {})
+    points.points.keep({"iteration": 1, "config": {}, "seconds": 1.0, "rest": True, "processes": 2})
+    points.points.wait()
+    resumed = TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {})
+    begin(state, [NullCore(dropout=dropout)])
+    with pytest.raises(UserError, match="is of 2 processes, here are 1, and each process draws the dropout") \
+            if dropout else contextlib.nullcontext():
+        resumed.begin()
 
 
 def test_inputs_are_told_by_their_content(tmp_path):

@@ -1,10 +1,12 @@
 """Folders of finished sequences, as a run writes them, without running anything."""
 
 import json
+from dataclasses import asdict
 
 from src.args import parse
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
+from src.report.conditions import conditions_of
 from src.report.latex import summary_latex
 from src.report.measures import RETRIEVAL, measure_of
 from src.report.sequence import summarise, summarise_retrieval
@@ -43,7 +45,13 @@ def write_pairs_run(folder, words="", trained=("p_phase1", "p_phase2"), rsums=((
 
 
 def _write(folder, words, summaries, cells, trained, precision, facts):
-    config = parse(words.split())
+    """Facts "older" leaves out what earlier versions did not store."""
+    config, older = parse(words.split()), facts.pop("older", False)
+    values = config.plain()
+    if not older:
+        summaries = {space: summary | {"conditions": asdict(conditions_of(
+            trained, values, facts.get("trained_with", [values]), [config.method], space, space == RETRIEVAL.space))}
+            for space, summary in summaries.items()}
     flags = {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()}
     description = {"flags": flags, "command": words.split(), "seed": config.seed, "precision": precision,
                    "hardware": "cpu, 1 threads", "versions": {"torch": "2"}, "commit": "abc", "seconds": 12.5,

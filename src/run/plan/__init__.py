@@ -87,7 +87,7 @@ def make_plan(command, origins, probes, beside):
         plan.parts["method"] = hooks_text(plan, training, start)
         plan.parts["tasks"] = tasks_text(training, datasets, names)
         plan.parts["memory of the first task"] = memory_text(first)
-    plan.parts["files"] = files_text(run, names, plan)
+    plan.parts["files"] = files_text(run, names, plan, start)
     if probes:
         plan.parts["probe"] = probe_text(training, datasets, names, probed)
     if notes := printed.getvalue().strip():

@@ -8,6 +8,7 @@ from src.errors import UserError
 from src.report.tables import markdown_table
 from src.run.build import build_hooks, build_settings
 from src.run.plan.data import images_of
+from src.store.checkpoint import carry_bytes, in_words
 from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
 
 RATES = {  # how the rate of a task goes, by --schedule
@@ -37,11 +38,8 @@ def tasks_text(training, datasets, names):
     rows, total, unfinished, smaller = [], 0, False, False
     for number, name in enumerate(names, 1):
         settings, images = settings_of(training, datasets, name), images_of(datasets, name, "train")
-        if settings is not None and not settings.iterations:
-            steps = 0
-            rows.append([f"{number} {name}", images, steps, None, None, None])
-        elif settings is None:
-            steps = training.iterations
+        if settings is None or not settings.iterations:
+            steps = training.iterations if settings is None else 0
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             task, steps = datasets.open(name), settings.iterations
@@ -60,7 +58,7 @@ def tasks_text(training, datasets, names):
             f"{RATES[training.schedule].format(floor=training.lr_floor)}{ends}")
 
 
-def files_text(run, names, plan):
+def files_text(run, names, plan, start):
     scoring = run.scoring
     if run.folder.path is None or scoring.evaluation and not scoring.save and not scoring.load:
         return "nothing is kept without --save"
@@ -72,7 +70,25 @@ def files_text(run, names, plan):
         with plan.unless_refused():
             lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(run, name)}")
     beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if run.training.sequence else "")
-    return "\n".join([*lines, f"{run.folder.path}: {beside} beside them"])
+    return "\n".join([*lines, *carry_lines(run, names, start), f"{run.folder.path}: {beside} beside them"])
+
+
+def carry_lines(run, names, start):
+    """[how many bytes of the hooks' carry a checkpoint holds], as far as the last finished task or the checkpoint that
+    the run starts from tells it."""
+    finished = [run.folder.read_json(f"run_{stem(name)}.json") for name in names]
+    known = [sizes for facts in finished if _are_sizes(sizes := facts.get("carry_bytes"))]
+    sizes = known[-1] if known else carry_bytes(start)
+    if not sizes:
+        return []
+    last = run.training.sequence and run.files.keep_carry == "last"
+    where = "in the checkpoint of the last task alone" if last else "in the checkpoint of each task"
+    source = "so far" if known else "in the weights that the run starts from"
+    return [f"{in_words(sizes)} ({source}) stand {where} (--keep-carry {run.files.keep_carry})"]
+
+
+def _are_sizes(found):
+    return isinstance(found, dict) and found and all(isinstance(number, int) for number in found.values())
 
 
 def state_of_task(run, name):

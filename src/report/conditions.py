@@ -1,0 +1,183 @@
+"""What numbers have to share before they rank: data family, reference set, shots, router, task id, label space."""
+
+import os
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from src.cli.flags import FLAGS
+from src.cli.protocols import PROTOCOLS
+from src.datasets import DATASETS, class_split, coop, phase_of
+from src.models import METHODS, find_method
+from src.models.hooks import scores_by_itself
+from src.templates.collections import FOR_ALL
+
+UNKNOWN = "unknown"
+TITLES = {"family": "data family", "reference": "reference set", "shots": "shots", "router": "router",
+          "task_id": "task id at test", "space": "label space"}
+ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
+TASK_IDS = {"task": "given", "seen": "not given", "all": "not given"}  # {label space: ...}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Texts as a table's head shows them, UNKNOWN where the files of a run do not say.
+
+    ``reference`` is None without reference data, ``shots`` where nothing is trained, ``task_id`` of image-text pairs:
+    such a row ranks with any other.
+    """
+
+    family: str
+    reference: str | None
+    shots: str | None
+    router: str
+    task_id: str | None
+    space: str
+
+    def text(self):
+        """The head of a table, in one line."""
+        return "; ".join(f"{TITLES[key]} {value or 'none'}" for key, value in asdict(self).items())
+
+    def differences(self, other):
+        """Titles of what keeps two rows from ranking: two values that are both stated and not the same.
+
+        UNKNOWN is such a value, the same as itself only. Router none is the same as sample: either scores each image by
+        itself, where batch lets images of one dataset vote.
+        """
+        pairs = zip(TITLES.items(), self._compared(), other._compared(), strict=True)
+        return [title for (_, title), one, two in pairs if None not in (one, two) and one != two]
+
+    def _compared(self):
+        return tuple("sample" if key == "router" and value == "none" else value
+                     for key, value in asdict(self).items())
+
+    def unknown(self):
+        """Titles of what is not known."""
+        return [title for title, value in zip(TITLES.values(), astuple(self), strict=True) if value == UNKNOWN]
+
+
+def stored(content):
+    """The Conditions of what ``asdict`` made of some; UNKNOWN for each that is missing."""
+    return Conditions(**{part.name: content.get(part.name, UNKNOWN) for part in fields(Conditions)})
+
+
+def are_conditions(content):
+    """Whether the content of a file may be such a dict."""
+    return isinstance(content, dict) and all(value is None or isinstance(value, str) for value in content.values())
+
+
+def head_of(summary):
+    """The head of the tables of a summary."""
+    return stored({"space": summary["label_space"]} | summary.get("conditions", {})).text()
+
+
+# -- what a command line says ------------------------------------------------------------------------------------------
+
+
+def conditions_of(names, values, trained_with, methods, space, pairs=False, train_data=None):
+    """Return the Conditions of a run's numbers on the datasets ``names``.
+
+    ``values`` {flag key: value} are the run's own flags; ``trained_with``: [{flag key: value}] of all that trained: the
+    run itself, the runs whose checkpoints it scores, or none. ``methods`` name those that score; none is plain CLIP.
+    ``train_data`` {name: which images a dataset trained on, as its Task says}: which of the splits are our own.
+    """
+    opened_with = [family_of(names, flags, train_data) for flags in (values, *trained_with)]
+    routers = [router_of(name, values, pairs) for name in methods]
+    return Conditions(joined(opened_with), joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)),
+                      joined(routers) or "none", TASK_IDS.get(space), space)
+
+
+def conditions_of_run(run, space):
+    """Return the Conditions of a SequenceRun: as it stored them or, where it is of a version that did not, what its
+    flags say of reference set and shots, and UNKNOWN for family and router."""
+    if "conditions" in run.spaces[space]:
+        return stored(run.spaces[space]["conditions"])
+    flags = {key: flag["value"] for key, flag in run.flags.items()}
+    trained_with = [] if run.untrained else [flags | trained for trained in run.trained_with] or [flags]
+    return Conditions(UNKNOWN, joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)), UNKNOWN,
+                      TASK_IDS.get(space), space)
+
+
+def joined(texts):
+    """Return one text of those of several tasks, which may differ; None is nothing to add."""
+    known = list(dict.fromkeys(text for text in texts if text is not None))
+    return UNKNOWN if UNKNOWN in known else ", ".join(known) or None
+
+
+def family_of(names, values, train_data=None):
+    """Whose splits, class names and prompts the datasets ``names`` have. Those that no list of a family splits are
+    named: their split is our own. So are an order of classes and prompts that are not the default."""
+    splits = values.get("split_file", UNKNOWN)
+    if splits == UNKNOWN:
+        return UNKNOWN
+    bases = sorted({class_split(phase_of(name)[0])[0] for name in names})
+    own = {class_split(phase_of(name)[0])[0] for name, text in (train_data or {}).items() if coop.OWN_SPLIT in text}
+    if splits == coop.WORD or splits and os.path.isdir(splits):
+        family = "CoOp" if any(map(coop.has_list, bases)) else ""
+        own |= {base for base in bases if not coop.has_list(base)}
+    elif splits:
+        family = f"split file {Path(splits).name}"
+    else:
+        family = " + ".join(sorted({_family_of_one(name) for name in bases}))
+    return ", ".join(filter(None, (family, _own_text(own, values), _order_text(names, values), _prompt_text(values))))
+
+
+def _own_text(names, values):
+    drawn = " drawn as by DIKI" if values.get("val_fraction") == coop.DIKI else ""
+    return f"{coop.OWN_SPLIT} of {' and '.join(sorted(names))}{drawn}" if names else ""
+
+
+def _order_text(names, values):
+    order = values.get("class_order", FLAGS["class_order"].default)
+    parted = any(class_split(phase_of(name)[0])[1] for name in names)
+    return f"class order {order}" if parted and order != FLAGS["class_order"].default else ""
+
+
+def _prompt_text(values):
+    template = values.get("template") or ""
+    return f"template {template.removeprefix(FOR_ALL)}" if template.startswith(FOR_ALL) else ""
+
+
+def _family_of_one(name):
+    if name in ZSCL:
+        return "ZSCL"
+    if name.startswith("toy"):
+        return "toy"
+    return name if name in DATASETS else "own"
+
+
+def reference_of(values):
+    """The reference images and texts that the method takes, None of a method without; random texts are no data."""
+    method = values.get("method", UNKNOWN)
+    uses = METHODS[method].uses if method in METHODS else ()
+    found = {key: values.get(key, UNKNOWN) for key in ("ref_dataset", "ref_size", "ref_sentences", "text_datasets")
+             if key in uses}
+    if UNKNOWN in (method, *found.values()):
+        return UNKNOWN
+    images, size, texts = (found.get(key) for key in ("ref_dataset", "ref_size", "ref_sentences"))
+    images = f"{images} ({size} images)" if size else images
+    if found.get("text_datasets"):
+        texts = f"prompts of {','.join(found['text_datasets'])}"
+    parts = dict.fromkeys(part for part in (images, texts) if part and part != "random")
+    return " + ".join(parts) or None
+
+
+def shots_of(values):
+    """How many training images a class has. A list says it with --shots only; without, the list is named."""
+    shots, listed = values.get("shots", UNKNOWN), values.get("shots_file")
+    if shots is None and listed:
+        return f"listed in {listed}"
+    return "all" if shots is None else str(shots)
+
+
+def router_of(name, values, pairs=False):
+    """What the method called ``name`` chooses its parts by at test: "none", "sample" or "batch", by its flag or by what
+    its class says in ``router``. UNKNOWN of a class that scores in its own way and does not say, and of a function that
+    makes the hook."""
+    row = find_method(name, pairs)
+    if row is None:
+        return "none"
+    if "router" in row.uses:
+        return values["router"]
+    kind = row.hook()
+    plain = isinstance(kind, type) and not scores_by_itself(kind)
+    return getattr(kind, "router", "none" if plain else UNKNOWN)

@@ -1,0 +1,97 @@
+"""The example methods of ``examples/methods/`` as the tests run them, and what their runs have written."""
+
+import csv
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.models.custom import load_file
+
+FOLDER = Path(__file__).parents[2] / "examples" / "methods"
+TASKS = ("colours", "tones", "shades")
+COMMON = "--batch-size 4 --workers 0 --precision fp64 --label-space task,all".split()
+STEPS = "--lr 1e-2 --warmup-length 0 --iterations 3".split()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A class in a file, keywords that are not its defaults, and whether it takes steps and owns modules."""
+
+    file: str
+    kind: str
+    keywords: tuple = ()
+    steps: bool = True
+    owns: bool = False
+
+    @property
+    def method(self):
+        return ["--method", f"{FOLDER / self.file}:{self.kind}"]
+
+    @property
+    def words(self):
+        return [*self.method, *(word for keyword in self.keywords for word in ("--set", keyword)), *self.length]
+
+    @property
+    def length(self):
+        return STEPS if self.steps else []
+
+    @property
+    def scored_by(self):
+        """What a row of scores says; plain CLIP where weights are all that it trains."""
+        return f"with:{self.kind}" if self.owns else "zeroshot" if self.steps else f"logits:{self.kind}"
+
+    def hook(self):
+        """The class, as a run in this process takes it."""
+        return getattr(load_file(FOLDER / self.file), self.kind)
+
+
+EXAMPLES = {"ewc": Example("ewc.py", "EWC", ("strength=1e4",)),
+            "ridge": Example("ridge.py", "Ridge", ("strength=0.3",), steps=False),
+            "prompts": Example("prompts.py", "Prompts", ("length=3",), owns=True),
+            "experts": Example("experts.py", "Experts", ("experts=3", "rank=4"), owns=True),
+            "prefixes": Example("prefixes.py", "Prefixes", ("length=2",), owns=True)}
+OWN = [name for name, example in EXAMPLES.items() if example.owns]
+STEPPING = [name for name, example in EXAMPLES.items() if example.steps]
+
+
+def those(names):
+    return pytest.mark.parametrize("name", names, indirect=True)
+
+
+def quick(*names, among=EXAMPLES):
+    """A mark: with all examples ``among`` these, of which those of other names are slow tests."""
+    return those([name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in among])
+
+
+def loaded(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal(one, other, without=("config",)):
+    """Whether nested contents are equal, tensors to the bit, but for keys that name folders."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key], without) for key in one.keys() - without)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(equal(*pair, without) for pair in zip(one, other, strict=True))
+    return one == other
+
+
+def last_rows(folder, *datasets):
+    """{(dataset, label space): the last row of its metrics}"""
+    rows = {}
+    for name in datasets:
+        with (folder / f"metrics_{name}.csv").open() as file:
+            rows |= {(name, row["label_space"]): row for row in csv.DictReader(file)}
+    return rows
+
+
+def wait_for_writers():
+    """Resume points are written by a thread, which a process that ends would wait for."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
