@@ -89,7 +89,7 @@ def _numbers(path, name):
         content = content[key]
     texts = [str(number) for number in content] if isinstance(content, list) else []
     if strangers := [text for text in texts if not NUMBER.fullmatch(text)]:
-        raise UserError(f"--class-order {path}: {strangers[0]!r} is no number of a class")
+        raise UserError(f"--class-order {path}: {strangers[0]!r} is not the number of a class")
     if not texts:
         raise UserError(f"--class-order {path}: holds no list of class numbers")
     return [int(text) for text in texts]

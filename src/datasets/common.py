@@ -68,7 +68,7 @@ class Split:
 
 
 def listing_digest(files: Sequence[str]) -> str:
-    """What tells a listing from others, in hex."""
+    """Return the digest of a listing, in hex."""
     return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -49,7 +49,7 @@ def read_pickled_shots(path):
         top = _top([image for part in rows.values() for image, _, _ in part])
         return entry_of({part: _by_class(found, top) for part, found in rows.items()})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is no pickled list of shots, {{\"train\": [{ROW}, ...], \"val\": ...}} "
+        raise UserError(f"{path}: is not a pickled list of shots, {{\"train\": [{ROW}, ...], \"val\": ...}} "
                         f"({error})") from None
 
 

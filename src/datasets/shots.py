@@ -88,8 +88,8 @@ def _read(path):
         pickled = "; python convert_shots.py converts pickled ones" if Path(path).suffix == ".pkl" else ""
         raise UserError(f"--shots-file {path}: cannot be read as json ({error}){pickled}") from None
     if not _is_file(content):
-        raise UserError(f"--shots-file {path}: is no list of shots, which has \"format\": \"{FORMAT}\" and datasets; "
-                        f"each few-shot run writes one, <save>/{FILE}")
+        raise UserError(f"--shots-file {path}: is not a list of shots, which has \"format\": \"{FORMAT}\" and "
+                        f"datasets; each few-shot run writes one, <save>/{FILE}")
     return content["datasets"]
 
 
@@ -152,7 +152,7 @@ def _place_of(image, places, part, what):
             if f"/{file}".endswith(f"/{image}")]
     exact = [index for file, index in near if file == image]
     if len(exact or near) != 1:
-        fits = f"fits {near[0][0]} and {near[1][0]}" if near else f"is no image of {part} here"
+        fits = f"fits {near[0][0]} and {near[1][0]}" if near else f"is not an image of {part} here"
         raise UserError(f"{what} lists {image}, which {fits}; give the --split-file that the shots were drawn from, or "
                         "restore the images")
     return exact[0] if exact else near[0][1]

@@ -15,7 +15,8 @@ UNKNOWN = "unknown"
 TITLES = {"family": "data family", "reference": "reference set", "shots": "shots", "router": "router",
           "task_id": "task id at test", "space": "label space"}
 ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
-TASK_IDS = {"task": "given", "seen": "not given", "all": "not given"}  # {label space: ...}
+LINEAR = "linear"  # what stands for the label space of a linear layer: the classes of its dataset
+TASK_IDS = {"task": "given", LINEAR: "given", "seen": "not given", "all": "not given"}  # {label space: ...}
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def conditions_of_run(run, space):
     trained_with = [] if run.untrained else [flags | trained for trained in run.trained_with] or [flags]
     return Conditions(UNKNOWN, joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)), UNKNOWN,
                       TASK_IDS.get(space), space)
+
+
+def together(found):
+    """The Conditions of one table over several, such as those of its label spaces."""
+    return Conditions(*map(joined, zip(*map(astuple, found), strict=True)))
 
 
 def joined(texts):

@@ -38,7 +38,8 @@ def rebuild(command):
         for path in weights.loaded:
             rows.append(run.evaluate(_read(weights, path, quiet=True)))
             print(f"{path}: {run.scorer.in_words(rows[-1])}", flush=True)
-        return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
+        return run.summarise(trained, rows, last["history"],
+                             trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
 def _read(weights, path, quiet=False):

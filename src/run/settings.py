@@ -3,6 +3,7 @@
 A field that says nothing else has the name and the value of a flag.
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from src.templates.collections import FOR_ALL
 
 # How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
 # split file of one dataset holds for that one only.
-CUTS = {"seed": lambda value: True, "split_file": lambda value: not value.endswith(".json"),
+CUTS = {"seed": lambda value: True, "split_file": lambda value: not (value.endswith(".json") or os.path.isfile(value)),
         "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
 
 

@@ -76,7 +76,7 @@ def test_a_list_may_have_a_val_part(write):
     task = Task("pets", ["a", "b"], ["{c}"], {"train": split.subset([0, 2]), "val": split.subset([1, 3])})
     found = with_shots_file(task, write(entry_of({"train": [("a", ["a/0"])], "val": [("b", ["b/1"])]})))
     assert found.split("train").files == ["a/0"] and found.split("val").files == ["b/1"]
-    with pytest.raises(UserError, match="lists a/1, which is no image of train here"):
+    with pytest.raises(UserError, match="lists a/1, which is not an image of train here"):
         with_shots_file(task, write(entry_of({"train": [("a", ["a/1"])]})))
 
 
@@ -126,7 +126,7 @@ CHANGED = {
     "numbers": (change("train", [{"class": 1, "images": [2]}]), "damaged"),
     "an image of another class": (valid_digest(of_another_class), "restore the file"),
     "an image twice": (valid_digest(twice), "twice"), "an unknown image": (valid_digest(unknown), "blue/77.png"),
-    "an image of test": (valid_digest(test_image), "is no image of train here"),
+    "an image of test": (valid_digest(test_image), "is not an image of train here"),
 }
 
 
@@ -150,7 +150,7 @@ def test_images_that_changed_since_are_an_error(pets, write, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "fragment"), [
-    ("", "cannot be read as json"), ("[]", "is no list of shots"), ("{}", FILE),
+    ("", "cannot be read as json"), ("[]", "is not a list of shots"), ("{}", FILE),
     ('{"format": "clip-continual shots 2", "datasets": {}}', FORMAT),
     (json.dumps({"format": FORMAT, "datasets": {"cats": {}}}), "pets is not in it; it has cats"),
     (json.dumps({"format": FORMAT, "datasets": {}}), "it has no dataset")])
