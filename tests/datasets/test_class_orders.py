@@ -54,11 +54,11 @@ def test_files_in_every_form(write, name):
 @pytest.mark.parametrize(("text", "name", "fragment"), [
     ("[0, 1, 2, 3, 4, 5, 6, 8]", "a.json", "numbered from 0; the order names 8"),
     ("[0, 1, 2, 3, 4, 5, 6, 6]", "a.json", "the order names 6 twice"), ("[0, 1]", "a.json", "the order has 2"),
-    ("[0, 1, -2]", "a.json", "'-2' is no number"), ('["red"]', "a.json", "'red' is no number"),
+    ("[0, 1, -2]", "a.json", "'-2' is not the number"), ('["red"]', "a.json", "'red' is not the number"),
     ("[]", "a.json", "no list"), ("{}", "a.json", "neither class_order nor toy-colours"), ("3", "a.json", "no list"),
     ("[1", "a.json", "cannot be read"),
     ("class_order: abc", "a.yaml", "no list"), ("a: [1]", "a.yaml", "neither"), ("a: b: c", "a.yaml", "cannot be read"),
-    ("one two", "a.txt", "'one' is no number"), ("[0.5]", "a.json", "'0.5' is no number")])
+    ("one two", "a.txt", "'one' is not the number"), ("[0.5]", "a.json", "'0.5' is not the number")])
 def test_faulty_files(write, text, name, fragment):
     path = write(text, name)
     with pytest.raises(UserError) as caught:
