@@ -28,7 +28,7 @@ from src.models import METHODS, find_method
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
-UNSAID = {"optimizer", "schedule", "lr_floor"} | LATER_FLAGS
+UNSAID = {"optimizer", "schedule", "lr_floor", "class_order"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _hyphenated(word):
 
 
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
-ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
+ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export", "split_file",
+           "shots_file"}
 LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
 ORIGINS = ("flag", "recipe", "protocol", "default")

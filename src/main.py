@@ -56,7 +56,7 @@ def run_training(config):
 def _train(config, signals):
     from src.datasets.pairs import JOINT
     from src.report.sequence import run_sequence
-    from src.report.tables import scores_table, summary_text
+    from src.report.tables import summary_text
     from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
@@ -77,7 +77,7 @@ def _train(config, signals):
     if sequence:
         print("\n" + "\n".join(map(summary_text, summaries.values())))
     else:
-        print(scores_table(rows[-1]))
+        print(run.scores_table(rows[-1], finished))
     export.write(finished)
 
 
@@ -101,21 +101,22 @@ def run_evaluation(config):
 
 
 def _evaluate(config, run, checkpoint):
-    from src.report.tables import numbers_text, scores_table
+    from src.report.tables import numbers_text
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
-        print(scores_table(run.scorer.linear(checkpoint)))
+        print(run.scores_table(run.scorer.linear(checkpoint), checkpoint, [config.linear_eval]))
         return
     run.adopt(checkpoint)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
         for alpha in config.alpha:
-            print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{scores_table(run.evaluate(checkpoint, alpha))}\n")
+            table = run.scores_table(run.evaluate(checkpoint, alpha), checkpoint)
+            print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{table}\n")
         return
     scores = run.evaluate(checkpoint)
-    print(scores_table(scores))
+    print(run.scores_table(scores, checkpoint))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
         summaries = run.summarise(config.dataset_order, [scores] * (1 + len(config.dataset_order)))
         print("\n" + "\n".join(map(numbers_text, summaries.values())))

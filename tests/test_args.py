@@ -54,7 +54,7 @@ WRONG = {
 }
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
-         "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file",
+         "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
          "orthogonal_gradients_path", "linear_eval", "export"}
 
 

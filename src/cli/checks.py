@@ -15,6 +15,7 @@ from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
+from src.datasets.coop import DIKI, WORD
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
@@ -289,12 +290,17 @@ def _check_datasets(config):
 
 
 def _check_splits(config):
-    if config.split_file and not config.train_dataset:
-        raise UserError("--split-file belongs to one dataset; give --train-dataset NAME with it")
-    if config.split_file and (config.shots or config.val_fraction):
-        raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
-    if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
-        yield WARNING, "--shot-seed has no effect without --shots"
+    of_one = config.split_file not in (None, WORD) and os.path.isfile(config.split_file)
+    if of_one and not config.train_dataset:
+        raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or a folder of "
+                        "split files")
+    if config.val_fraction == DIKI and (of_one or not config.split_file):
+        raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
+    if config.split_file and config.val_fraction not in (None, DIKI):
+        raise UserError("--split-file fixes the splits; it excludes --val-fraction")
+    if config.kind in TRAINING and config.given("shot_seed") and (config.shots_file or not config.shots):
+        yield WARNING, ("--shot-seed has no effect with --shots-file, which lists the images" if config.shots_file else
+                        "--shot-seed has no effect without --shots")
 
 
 def _check_rates(config):
@@ -355,7 +361,10 @@ def _check_files(config):
     if config.ref_model:
         _check_path("--ref-model", config.ref_model,
                     is_weights_name(config.ref_model) or hub.is_repository(config.ref_model))
-    for key in ("model_config", "split_file", "orthogonal_gradients_path"):
+    if config.split_file and config.split_file != WORD and not os.path.exists(config.split_file):
+        raise UserError(f"--split-file {config.split_file}: no such file or folder; {WORD} means the lists under "
+                        "--data-location")
+    for key in ("model_config", "orthogonal_gradients_path", "shots_file"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
@@ -408,8 +417,11 @@ LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linea
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("without class splits, such as CIFAR100/10", lambda config: any(class_split(name)[1] for name in config.trained),
+     ("class_order",)),
     ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
-    ("on image-text pairs: they have no classes", lambda config: not config.pairs, ("shots", "val_fraction", "ls")),
+    ("on image-text pairs: they have no classes", lambda config: not config.pairs,
+     ("shots", "shots_file", "val_fraction", "ls")),
     ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
     ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
     ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),

@@ -24,8 +24,11 @@ from src.cli.values import (
     some_of,
     warmup,
     whole,
+    word_or,
 )
 from src.datasets import expand
+from src.datasets.class_orders import ORDERS
+from src.datasets.coop import DIKI
 from src.models import METHODS
 from src.models.modes import TRAIN_MODES
 
@@ -59,7 +62,7 @@ def training_flags():
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
              example="folder:photos --epochs 5"),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
-             + "; CIFAR100/10 means ten class splits", parse=datasets,
+             + "; CIFAR100/10 means ten class splits, CIFAR100/50+10 50 classes and then ten each", parse=datasets,
              metavar="NAMES", runs=(SEQUENCE, EVAL), example="DTD,Flowers,MNIST --iterations 1000"),
         # Its values are in the configuration; under which name they came changes nothing.
         Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or a custom FILE.yaml",
@@ -386,8 +389,9 @@ def evaluation_flags():
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
-        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
-             metavar="NAME", shown="simple", example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
+        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
+             "all:PROMPT is for all data", runs=SCORING, metavar="NAME", shown="simple",
+             example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
         Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
              numbers=False, example="256"),
         Flag("--max-evaluation-size", "number of images to score, evenly over the classes", parse=whole(1),
@@ -408,12 +412,21 @@ def data_flags():
     return [
         Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
              metavar="DIR", example="/mnt/data"),
-        Flag("--val-fraction", "part of each class of train that becomes val", parse=real(above=0, high=0.9),
+        Flag("--class-order", "how the classes of class splits arrive: as --seed draws them; zscl: the order of ZSCL "
+             "and MoE-Adapters; pilot: that of PILOT, numpy's seed 1993; or a file of class numbers (yaml, json, text)",
+             "seed", choices=ORDERS, also=os.path.isfile, metavar="ORDER", runs=SCORING,
+             example="pilot --dataset-order CIFAR100/10 --epochs 1"),
+        Flag("--val-fraction", "part of each class of train that becomes val; diki: with --split-file DIR, CIFAR100 "
+             "and MNIST as DIKI draws them", parse=word_or(DIKI, real(above=0, high=0.9)),
              runs=SCORING, example="0.1"),
         Flag("--shots", "training images a class", parse=whole(1), shown="all", example="16"),
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
-        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
-             metavar="FILE", example="split.json"),
+        Flag("--shots-file", "json file that lists the training images, as every few-shot run leaves it in "
+             "<save>/shots.json; with --shots K it must list K of each class", metavar="FILE",
+             example="ckpt/few/shots.json --train-dataset DTD --epochs 5"),
+        Flag("--split-file", "json file of other people's split of --train-dataset; or a folder of CoOp's split files, "
+             "which also name the classes; coop means --data-location", runs=SCORING, metavar="FILE",
+             example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
                "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),

@@ -36,7 +36,7 @@ class Row:
     """One row of a comparison. ``numbers``: {key: value in percent, the mean over the runs, or None}; ``deviations``:
     {key: sample standard deviation}, of several runs only; ``runs``: the folders behind it, none of a reference;
     ``order``: the tasks; ``flags``: {flag: value as one would write it} where the rows differ, the seed apart;
-    ``split``: which part of the data was scored."""
+    ``split``: which part of the data was scored; ``source``: where a published row was read."""
 
     name: str
     kind: str
@@ -47,6 +47,7 @@ class Row:
     order: tuple = ()
     flags: dict = field(default_factory=dict)
     split: str = "test"
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def published_rows(order):
         found.insert(0, (ZERO_SHOT, protocol.published_zero_shot, {}))
     return [Row(f"published {name}", PUBLISHED,
                 {key: float(numbers[key]) if key in numbers else None for key in SUMMARY},
-                _published_conditions(protocol, numbers, flags)) for name, numbers, flags in found]
+                _published_conditions(protocol, numbers, flags), source=numbers.get("source", ""))
+            for name, numbers, flags in found]
 
 
 def _published_conditions(protocol, numbers, flags):

@@ -26,7 +26,7 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
           "ref_sentences": "random", "text_datasets": "toy-sizes", "ref_model": __file__, "eval_single": __file__,
           "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
           "val_fraction": "0.5", "set": "a=1", "orthogonal_gradients_path": __file__, "lora_dropout": "0.5",
-          "nusa_energy": "0.5", "nusa_dropout": "0.5",
+          "nusa_energy": "0.5", "nusa_dropout": "0.5", "shots_file": __file__,
           "label_space": "all", "recipe": "wc", "image_dir": "coco=a", "annotations": "coco=a",
           "save_interval": "5", "flickr_splits": "train", "linear_eval": "toy-colours", "num_phases": "2", "phase": "1"}
 NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
@@ -220,7 +220,11 @@ def test_warnings(words, fragments):
     ("--eval-single /no.png --class-names a", ["--eval-single /no.png", "no such file"]),
     (f"{TASK} --split-file /no.json", ["--split-file /no.json", "no such file"]),
     ("--dataset-order toy --split-file " + __file__, ["--split-file", "--train-dataset"]),
-    (f"{TASK} --split-file {__file__} --shots 2", ["--split-file", "--shots"]),
+    (f"{TASK} --split-file {__file__} --val-fraction 0.5", ["--split-file", "--val-fraction"]),
+    (f"{TASK} --split-file coop --val-fraction 0.5", ["--split-file", "--val-fraction"]),
+    (f"{TASK} --val-fraction diki", ["--val-fraction diki", "--split-file DIR"]),
+    (f"{TASK} --val-fraction diki --split-file {__file__}", ["--val-fraction diki", "--split-file DIR"]),
+    ("--dataset-order toy --split-file /no/lists", ["--split-file /no/lists", "no such file or folder", "coop"]),
     (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
     ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),
     (f"{TASK} --save {__file__}", ["--save", __file__, "not a folder"]),

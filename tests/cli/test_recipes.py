@@ -331,8 +331,8 @@ def test_a_file_elsewhere_under_any_name(own, tmp_path):
     ("flags: {iterations: 1, epochs: 1}", ["--iterations", "recipe my.yaml sets --epochs 1"]),
     *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to one run", "command line"]) for name in (
         "train-dataset", "dataset-order", "recipe", "save", "load", "resume", "overwrite", "eval-only", "eval-single",
-        "class-names", "prompt", "report", "list-datasets", "check-data", "dry-run", "export", "split-file", "wise-ft",
-        "alpha")),
+        "class-names", "prompt", "report", "list-datasets", "check-data", "dry-run", "export", "split-file",
+        "shots-file", "wise-ft", "alpha")),
 ])
 def test_a_file_that_cannot_serve(own, text, fragments):
     own(text)

@@ -129,6 +129,7 @@ def test_mixes_of_weights_are_rows_of_their_own(cli, pairs, tmp_path):
     done = cli("--load", tmp_path / "out" / "stream.pth", "--eval-only", "--eval-datasets", pairs, "--wise-ft",
                "--alpha", "0,0.5,1", "--save", tmp_path / "out", "--workers", 0)
     assert done.status == 0, done.err
+    assert sum(line.endswith("label space retrieval") for line in done.out.splitlines()) == 3  # a head above each table
     found = {row.pop("scored_by"): row for row in rows(tmp_path / "out" / "metrics_stream.csv")}
     assert list(found) == ["", "wise 0", "wise 0.5", "wise 1"] and found[""] == found["wise 1"] == trained
     cli("--model", "toy", "--eval-only", "--eval-datasets", pairs, "--save", tmp_path / "start", "--workers", 0)
