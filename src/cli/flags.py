@@ -82,6 +82,8 @@ def training_flags():
         Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
         Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
              real(0), shown="0", example="0.1"),
+        Flag("--crops", "how training images are cut: random crops, drawn again at each visit, or none, which is the "
+             "transform of evaluation", "random", choices=("random", "none"), example="none"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
         Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),
@@ -390,7 +392,8 @@ def evaluation_flags():
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
-             "all:PROMPT is for all data", runs=SCORING, metavar="NAME", shown="simple",
+             "all:PROMPT is for all data, all:first takes the first prompt of each dataset alone", runs=SCORING,
+             metavar="NAME", shown="simple",
              example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
         Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
              numbers=False, example="256"),

@@ -59,6 +59,7 @@ class Settings:
     optimizer: str = "adamw"
     schedule: str = "cosine"
     lr_floor: float = 0.0
+    crops: str = "random"
 
     @property
     def peak_rate(self) -> float:
@@ -268,7 +269,7 @@ class TrainingState:
         """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
         whose number is then the label. Full batches, unless ``rest`` asks for what is left of an epoch too."""
         require_statistics(self, min(batch_size, len(split)))
-        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
+        transform = self._transform(train_transform)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
                                    self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
         return self.device.batches(batches)
@@ -304,10 +305,15 @@ class TrainingState:
                             f"{least}; give more images, or smaller batches")
         if self.planned:
             return iter(())
-        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
+        transform = self._transform(train_transform)
         batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part,
                                captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def _transform(self, train: bool) -> TrainTransform | EvalTransform:
+        """That of evaluation, or random crops where a pass is to ``train`` on them and --crops has them."""
+        cropped = train and self.settings.crops == "random"
+        return (TrainTransform if cropped else EvalTransform)(self.model.image_resolution)
 
     def _until_asked(self, rows: Iterator[int], batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a pass, each with what it is of the ``rows`` of all processes, until a signal asks the run to

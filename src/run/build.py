@@ -120,6 +120,7 @@ def build_settings(training, task, name=None):
         iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
+        crops=training.crops,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,

@@ -7,7 +7,7 @@ from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_
 from src.datasets.published_folders import with_remark
 from src.datasets.shots import with_shots_file
 from src.errors import UserError
-from src.templates.collections import FOR_ALL, SIMPLE, TEMPLATES
+from src.templates.collections import FIRST, FOR_ALL, SIMPLE, TEMPLATES
 
 OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
@@ -16,8 +16,10 @@ class Datasets:
     """Opens each dataset once a run, with the splits and templates that the flags ask for."""
 
     def __init__(self, data):
-        self._for_all = (data.template or "").startswith(FOR_ALL)
-        self.data, self._template = data, _templates(data.template and data.template.removeprefix(FOR_ALL))
+        self.data, self._for_all = data, (data.template or "").startswith(FOR_ALL)
+        self._first_alone = data.template == FOR_ALL + FIRST
+        name = None if self._first_alone else data.template
+        self._template = _templates(name and name.removeprefix(FOR_ALL))
         self._lists = coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
@@ -41,7 +43,9 @@ class Datasets:
             task = self._with_lists(base, task)
         if part is not None:
             task = splits.with_classes(task, part, parts, data.seed, data.class_order)
-        if self._template and (self._for_all or task.templates is SIMPLE):
+        if self._first_alone:
+            task = dataclasses.replace(task, templates=task.templates[:1])
+        elif self._template and (self._for_all or task.templates is SIMPLE):
             task = dataclasses.replace(task, templates=self._template)
         if data.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
@@ -104,7 +108,8 @@ def _templates(name):
     if "{c}" in name:
         return [name]
     if name not in TEMPLATES:
-        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it")
+        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it, or "
+                        f"{FOR_ALL}{FIRST} for the first prompt of each dataset")
     return TEMPLATES[name]
 
 

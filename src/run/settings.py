@@ -101,6 +101,7 @@ class Training:
     optimizer: str
     schedule: str
     lr_floor: float
+    crops: str
     warmup_length: str
     max_grad_norm: float | None
     batch_norm: str

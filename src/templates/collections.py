@@ -51,6 +51,7 @@ PET = ["a photo of a {c}, a type of pet."]
 SUN = ["a photo of a {c}.", "a photo of the {c}."]
 
 FOR_ALL = "all:"  # before what --template names, where it replaces the prompts of all data
+FIRST = "first"  # behind it: of the prompts of each dataset the first one alone
 
 # What --template can name.
 TEMPLATES = {"simple": SIMPLE, "Aircraft": AIRCRAFT, "Caltech101": CALTECH, "StanfordCars": CARS, "CIFAR": CIFAR,

@@ -253,3 +253,19 @@ def test_a_process_ends_its_pass_where_another_one_was_asked_to(make_model, make
         raise Interrupted("interrupted by SIGTERM")
     with pytest.raises(Interrupted, match="by SIGTERM"):
         next(passed)
+
+
+@pytest.mark.parametrize(("crops", "trains_on"), [("random", TrainTransform), ("none", EvalTransform)])
+def test_crops_or_the_transform_of_evaluation(crops, trains_on, make_model, make_state, monkeypatch):
+    """In the training stream, and in passes that ask for what training has."""
+    built = []
+    for kind in (TrainTransform, EvalTransform):
+        monkeypatch.setattr(f"src.models.state.{kind.__name__}",
+                            lambda size, kind=kind: built.append(kind) or kind(size))
+    state = make_state(make_model("vit"), crops=crops)
+    next(state.training_stream())
+    split = state.task.split("train")
+    for as_trained in (True, False):
+        next(state.once(split, "pass", 4, train_transform=as_trained))
+    next(state.stream(split, "reference", 4))
+    assert built == [trains_on, trains_on, EvalTransform, EvalTransform]

@@ -39,6 +39,15 @@ def test_a_template_for_all_data_replaces_their_own(world, template, found):
         Datasets(data_of(parse(["--template", "all:nothing"])))
 
 
+def test_the_first_prompt_of_each_dataset_alone(world):
+    own = {name: Datasets(config()).open(name).templates for name in ("toy-colours", world.colours)}
+    datasets = Datasets(data_of(parse(["--template", "all:first"])))
+    assert len(own["toy-colours"]) > 1
+    assert {name: datasets.open(name).templates for name in own} == {name: each[:1] for name, each in own.items()}
+    with pytest.raises(UserError, match="all:first for the first prompt of each dataset"):
+        Datasets(data_of(parse(["--template", "first"])))
+
+
 def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
     """Shots are for the datasets of the run; another one has them only as the earlier task that it was."""
     datasets = Datasets(config(f"--train-dataset toy-colours --shots 2 --val-fraction 0.5 --data-location "
