@@ -317,7 +317,8 @@ def quick(method):
                                               for name in METHODS])
 
 
-@quick("keeplora-plus")
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_a_sequence_equals_a_chain(whole, cli, world, trio, method, tmp_path):
     start = world.model
     for task in TASKS:
@@ -376,9 +377,8 @@ MOMENTS = [(method, moment) for method in METHODS
            if moment != "keeplora head" or method == "keeplora-plus"]
 
 
-@pytest.mark.parametrize(("method", "moment"), [
-    row if row == ("keeplora-plus", "keeplora features") else pytest.param(*row, marks=pytest.mark.slow)
-    for row in MOMENTS])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "moment"), MOMENTS)
 def test_interrupted_in_a_pass(whole, cli, world, trio, method, moment, tmp_path):
     words = ("--load", world.model, "--method", method, *STEPS, *COMMON, "--dataset-order", ",".join(trio.values()),
              "--save", tmp_path, "--resume", "--save-interval", 1)
