@@ -316,13 +316,14 @@ class CLIP(nn.Module):
             return self.visual(images)
         return torch.cat([run_block(self.visual, True, part) for part in images.chunk(self.parts)])
 
-    def encode_text(self, tokens):
+    def encode_text(self, tokens, cut=True):
         """(N, L) token ids -> (N, D), not normalised. The feature is read at the end token, the largest id.
 
         The batch is cut behind its last end token; the causal mask makes that exact. Looking for that place waits for
-        the device, so tokens that were cut before (``cut_tokens``) are taken as they are.
+        the device, so tokens that were cut before (``cut_tokens``) are taken as they are. ``cut=False`` is for those
+        who look at the states of padding.
         """
-        if tokens.shape[1] == self.context_length:
+        if cut and tokens.shape[1] == self.context_length:
             tokens = cut_tokens(tokens)
         ends = tokens.argmax(dim=-1)                                                   # (N,)
         rows = tokens if self.token_rows is None else self.token_rows[tokens]

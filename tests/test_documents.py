@@ -254,7 +254,11 @@ def recorded(shell, folder, *words):
 # -- they run ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", RUN, ids=name_of)
+FIRST_READ = ("README.md", "CONTRIBUTING.md", "ARGUMENTS.md")
+
+
+@pytest.mark.parametrize("command", [pytest.param(command, id=name_of(command), marks=(
+    () if command.document in FIRST_READ else pytest.mark.slow)) for command in RUN])
 def test_a_command_runs(command, run, tmp_path):
     if command.script:
         commands = recorded("sh", tmp_path, "-ec", command.text)
@@ -267,6 +271,7 @@ def test_a_command_runs(command, run, tmp_path):
         run(words)
 
 
+@pytest.mark.slow
 def test_what_make_demo_runs(run, tmp_path):
     # A make that runs these tests would have this one say which folder it enters and leaves.
     [line] = subprocess.run(["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True,

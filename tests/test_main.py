@@ -163,6 +163,7 @@ def test_an_image_that_cannot_be_decoded(cli, world, place, workers):
     assert not Path("out/colours.pth").exists()
 
 
+@pytest.mark.slow
 def test_underscores_work_to_the_end(cli, world, place):
     done = cli("--load", world.model, "--train_dataset", world.colours, "--iterations=1", "--batch_size", 4, "--lr",
                "1e-5", "--warmup_length=1", "--save", "my_run", "--workers", 0)

@@ -44,6 +44,7 @@ def probed(**variables):
     return [float(number) for number in numbers], name
 
 
+@pytest.mark.slow
 def test_the_probe_changes_rounding_only():
     plain, _ = probed(PYTHONPATH=str(ROOT))
     other, name = probed(PYTHONPATH=python_path(TOOLS / "summation_order"))
@@ -52,6 +53,7 @@ def test_the_probe_changes_rounding_only():
     assert max(plain[0], plain[2], plain[-1], other[0], other[2], other[-1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_probe_fills_memory_that_nothing_has_written():
     code = ("import torch; x = torch.ones(2)\n"
             "for new in (torch.empty(2), torch.empty_like(x), x.new_empty(2)): assert new.isnan().all()\n"

@@ -85,6 +85,7 @@ def test_requirements_fall_into_two_parts():
     assert any(line.startswith("pytest>=") for line in checks)
 
 
+@pytest.mark.slow
 def test_a_custom_method_imports_what_is_installed(package, elsewhere):
     words = ("--train-dataset toy-sizes --iterations 1 --batch-size 4 --model toy --warmup-length 0 --device cpu "
              "--workers 0")

@@ -225,6 +225,7 @@ def warm():
     rows.ROWS["finetune"].measure(**rows.ROWS["finetune"].options("test"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in rows.ROWS if name != "first-step"])
 def test_row_runs(name, warm, tmp_path):
     began = time.process_time()
@@ -285,6 +286,7 @@ def assert_is_whole(path):
     assert found["results"]["mtil"]["of"] == found["headline"]
 
 
+@pytest.mark.slow
 def test_gpu_script_runs_on_a_cpu(tmp_path, monkeypatch):
     from clip import tokenizer
     monkeypatch.setattr(tokenizer, "encode", tokenizer.encode)  # the script replaces it

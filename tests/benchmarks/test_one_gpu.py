@@ -127,6 +127,7 @@ sys.exit(supervise.BROKEN if len(names) > 1 else 0)
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_or_dies_is_followed_by_another(tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "GRACE", 0.5)
     monkeypatch.setattr(supervise, "command", lambda arguments, left, work, ends: [
@@ -151,6 +152,7 @@ def test_without_a_device_nothing_is_measured(tmp_path, capfd):
     assert supervise.read(tmp_path) == {"parts": {}}
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_leaves_the_others(setting):
     found = {}
     rows(setting, found, {"a": lambda: 1 / 0, "b": lambda: {"s": 1}})
@@ -251,6 +253,7 @@ def test_a_change_that_is_undone_changes_no_loss_and_comes_back(setting, words):
     assert made == (changes.clip.model.mix, changes.QuickGELU.forward, changes.src.models.penalties.l2_distance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "operation"), [
     ("prompts packed", "cat"), ("two forwards", "convolution"), ("activation by autograd", "sigmoid_backward"),
     ("qkv by unbind", "stack"), ("l2, tensor by tensor", "pow")])
@@ -268,6 +271,7 @@ def test_a_change_is_undone(name, operation, setting, words):
     assert found[name] > found[base], found
 
 
+@pytest.mark.slow
 def test_one_forward_has_the_losses_of_two(setting):
     from benchmarks import gpu
     from benchmarks.one_gpu import kernels, steps
@@ -323,6 +327,7 @@ def test_a_static_step_has_the_losses_of_the_step(setting, words):
         static.forget_gradients()
 
 
+@pytest.mark.slow
 def test_variants_in_turns_change_nothing_for_good(setting, words):
     from benchmarks.one_gpu import host
     before = torch.get_num_threads(), torch.backends.cuda.cudnn_sdp_enabled()
@@ -360,6 +365,7 @@ for count in (100, 8192, 9000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_the_kernels_of_projection_by_triton_s_interpreter():
     done = subprocess.run([sys.executable, "-c", INTERPRETED], cwd=ROOT, capture_output=True, text=True, timeout=200,

@@ -229,6 +229,7 @@ PROGRAMS = {
 SHORT = {"linear_eval": "--linear-epochs 1 --linear-percent 10 --linear-cache-features"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_runs_on_the_embedded_data(record, cli, tmp_path, monkeypatch, name):
     words, expected, file = PROGRAMS[name]

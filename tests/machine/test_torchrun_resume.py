@@ -116,13 +116,14 @@ def snapshots_aside(folder):
 # -- one that ends -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_ends_all_with_its_error(start, tmp_path):
     printed = interrupted(start, tmp_path / "out", 3, At(1, 5, "tones"), [1, 1, 1])
     assert printed.count("Traceback") == 1 and "ValueError: process 1 fails" in printed and "gloo" not in printed
     assert not (tmp_path / "out" / "tones.pth").exists()
 
 
-@pytest.mark.parametrize("plan", [KILLED[1], *(pytest.param(plan, marks=pytest.mark.slow) for plan in KILLED)],
+@pytest.mark.parametrize("plan", [pytest.param(plan, marks=pytest.mark.slow) for plan in KILLED],
                          ids=lambda plan: f"{plan.rank} at {plan.step} of {plan.task}")
 def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole, tmp_path):
     folder, statuses = tmp_path / "out", [1, 1, 1]

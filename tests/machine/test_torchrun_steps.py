@@ -18,14 +18,10 @@ SOME = ["zscl we", "modx", "projected we"]
 ALL = list(torchrun_steps.CASES)
 RUNS = {"3": (3, SOME), "2 by torchrun": (2, ALL), "3 by torchrun": (3, ALL)}
 
-
-def slow(name):
-    return pytest.mark.slow if "torchrun" in name else ()
-
-
-every_run = pytest.mark.parametrize("name", [pytest.param(name, marks=slow(name)) for name in RUNS])
-every_case = pytest.mark.parametrize(("name", "case"), [
-    pytest.param(name, case, marks=slow(name)) for name, (_, cases) in RUNS.items() for case in cases])
+pytestmark = pytest.mark.slow
+every_run = pytest.mark.parametrize("name", RUNS)
+every_case = pytest.mark.parametrize(("name", "case"), [(name, case) for name, (_, cases) in RUNS.items()
+                                                        for case in cases])
 
 
 @pytest.fixture(scope="module")

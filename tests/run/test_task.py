@@ -64,6 +64,7 @@ def test_checkpoint_content(train, world, tmp_path):
     assert checkpoint["config"]["lr"] == {"": RATE} and "save" not in checkpoint["config"]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_reads_the_checkpoint(train, world, tmp_path):
     train(tmp_path / "out")
     command = [sys.executable, "-m", "src.main", "--load", tmp_path / "out" / "colours.pth", "--eval-only",

@@ -296,9 +296,7 @@ def different_parts(world):
 
 
 def give(rank, out, commands):
-    """A target of ``ranks``: the numbers to OUT/cases<rank>.pt, then the command lines {name: words} in turn; what the
-    processes say of these to OUT/told.txt."""
-    sys.stdout = sys.stderr = open(out / "told.txt", "a", encoding="utf-8", buffering=1)
+    """A target of ``ranks``: the numbers to OUT/cases<rank>.pt, then the command lines, as ``run`` runs them."""
     world = this_world()
     assert isinstance(world, World) and world.size > 1
     world.start(torch.device("cpu"))
@@ -306,5 +304,11 @@ def give(rank, out, commands):
     found = run_cases(world)
     torch.save(found, out / f"cases{world.rank}.pt")
     world.stop()
+    run(rank, out, commands)
+
+
+def run(rank, out, commands):
+    """A target of ``ranks``: the command lines {name: words} in turn; what the processes say to OUT/told.txt."""
+    sys.stdout = sys.stderr = open(out / "told.txt", "a", encoding="utf-8", buffering=1)
     statuses = {name: main(words) for name, words in commands.items()}
-    (out / f"statuses{world.rank}.json").write_text(json.dumps(statuses))
+    (out / f"statuses{rank}.json").write_text(json.dumps(statuses))

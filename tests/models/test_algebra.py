@@ -1,0 +1,106 @@
+"""Bases grown by an energy rule, against numpy's decompositions of whole matrices and hand cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.models import algebra
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def basis_of(d, m, seed=1):
+    return algebra.orthonormal(drawn(d, m, seed=seed))
+
+
+def projector(basis):
+    return basis @ basis.mT
+
+
+@pytest.mark.parametrize(("share", "below", "reach"), [
+    (.85, 2, 3), (.4, 0, 1), (.5, 0, 1), (.79, 1, 2), (1.0, 2, 3), (1.1, 3, 3)])
+def test_leading_on_a_hand_case(share, below, reach):
+    energies = torch.tensor([.5, .25, .25], dtype=torch.float64)  # parts .5, .75, 1, exact in binary
+    if share == .79:
+        energies = torch.tensor([.5, .3, .2], dtype=torch.float64)
+    assert algebra.leading(energies, share) == below
+    assert algebra.leading(energies, share, reach=True) == reach
+
+
+def test_the_published_hand_case():
+    energies = torch.tensor([.5, .3, .2], dtype=torch.float64)
+    assert algebra.leading(energies, .85) == 2
+    assert max(algebra.leading(energies, .4), 1) == 1
+
+
+@pytest.mark.parametrize("share", [.5, .9, .99, .999])
+@pytest.mark.parametrize("m", [0, 1, 5])
+def test_grow_is_the_rule_on_whole_matrices(m, share):
+    matrix, basis = drawn(12, 40) * torch.logspace(0, -2, 12, dtype=torch.float64)[:, None], basis_of(12, m)
+    rest = matrix - basis @ (basis.mT @ matrix)
+    vectors, values, _ = np.linalg.svd(rest.numpy(), full_matrices=False)
+    total, own, count = float((matrix ** 2).sum()), float((rest ** 2).sum()), 0
+    while (total - own + (values[:count] ** 2).sum()) / total < share:
+        count += 1
+    grown = algebra.grow(basis, matrix @ matrix.T, share)
+    assert grown.shape == (12, m + count)
+    assert torch.equal(grown[:, :m], basis)
+    expected = projector(basis) + projector(torch.from_numpy(vectors[:, :count]))
+    assert torch.allclose(projector(grown), expected, rtol=0, atol=1e-10)
+    assert torch.allclose(grown.mT @ grown, torch.eye(m + count, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_grow_adds_nothing_to_what_holds_enough_and_no_rounding_errors():
+    low_rank = drawn(8, 2) @ drawn(2, 30, seed=3)
+    basis = algebra.grow(drawn(8, 0), low_rank @ low_rank.T, 1.0)
+    assert basis.shape == (8, 2)
+    assert algebra.grow(basis, low_rank @ low_rank.T, 1.0).shape == (8, 2)
+    whole = torch.eye(8, dtype=torch.float64)
+    assert torch.equal(algebra.grow(whole, drawn(8, 8), 1.0), whole)
+
+
+@pytest.mark.parametrize("share", [.3, .6, .9, .99])
+def test_shrink_is_the_rule_on_whole_matrices(share):
+    matrix, basis = drawn(12, 40) * torch.logspace(0, -1, 12, dtype=torch.float64)[:, None], basis_of(12, 5)
+    inside = basis @ (basis.mT @ matrix)
+    vectors, values, _ = np.linalg.svd(inside.numpy(), full_matrices=False)
+    left, total, count = float((inside ** 2).sum()), float((matrix ** 2).sum()), 0
+    while left / total >= 1 - share:
+        left, count = left - values[count] ** 2, count + 1
+    shrunk = algebra.shrink(basis, matrix @ matrix.T, share)
+    assert shrunk.shape == (12, 5 - count)
+    expected = projector(basis) - projector(torch.from_numpy(vectors[:, :count]))
+    assert torch.allclose(projector(shrunk), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("m", [0, 3, 8])
+def test_the_complement(m):
+    basis = basis_of(8, m)
+    other = algebra.complement(basis)
+    assert other.shape == (8, 8 - m)
+    assert torch.allclose(projector(basis) + projector(other), torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_without_leaves_nothing_in_the_span():
+    basis, matrix = basis_of(9, 4), drawn(9, 6)
+    matrix = matrix + 1e6 * basis @ drawn(4, 6, seed=5)
+    assert (basis.mT @ algebra.without(basis, matrix)).abs().max() < 1e-12
+
+
+def test_a_decomposition_that_fails_is_done_in_double_precision(monkeypatch):
+    svd, types = torch.linalg.svd, []
+
+    def fails_once(matrix, full_matrices):
+        types.append(matrix.dtype)
+        if len(types) == 1:
+            raise torch.linalg.LinAlgError
+        return svd(matrix, full_matrices=full_matrices)
+
+    monkeypatch.setattr(torch.linalg, "svd", fails_once)
+    matrix = drawn(4, 6).float()
+    U, S, Vh = algebra.svd(matrix)
+    assert types == [torch.float32, torch.float64]
+    assert U.dtype == torch.float32
+    assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=1e-5)
