@@ -336,6 +336,7 @@ def test_a_published_row_is_told_from_few_shots(plan, tmp_path):
     assert finetune.startswith("published finetune, mtil-2: Transfer 46.6") and finetune.endswith("in shots")
 
 
+@pytest.mark.slow
 def test_planned_conditions_are_those_of_the_run(plan, cli, words, world, pairs, tmp_path):
     """Of a sequence, of a single task after another, of an evaluation, of pairs and of a linear layer."""
     def same(*command):
