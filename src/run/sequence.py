@@ -159,11 +159,9 @@ class Run:
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
             return self._finished(name, inputs)
-        task = TaskRun(self, name, start, inputs)  # refuses a resume point of other inputs
-        self._keep_shots(name)
-        return task.train()
+        return TaskRun(self, name, start, inputs).train()  # it refuses a resume point of other inputs
 
-    def _keep_shots(self, name):
+    def keep_shots(self, name):
         """Add the images of a few-shot task to the list that --shots-file reads."""
         task = self.datasets.open(name)
         if task.shots:

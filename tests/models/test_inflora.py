@@ -494,7 +494,8 @@ def test_interrupted_after_a_step(left, cli, world, trio, interrupt, words, tmp_
 
 
 @pytest.mark.parametrize(("words", "reason"), [
-    (("--lora",), "leave --lora out"), (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
+    (("--lora",), "would train the same weights; leave it out"),
+        (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
     (("--inflora-sites", "k,x"), "x is none of q, k, v, o"),
     (("--inflora-energy", "1.1"), "expected a number, above 0 and at most 1"),
     ((*CODE, "--compile"), "--inflora-statistics code with --compile")])

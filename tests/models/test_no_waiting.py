@@ -28,6 +28,7 @@ from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.evaluation import _Tally
+from src.models.ewc import EWC
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker, tracked_parameters
 from src.models.hooks import Hooks
@@ -289,9 +290,23 @@ def test_a_scored_batch(keeps, task):
     assert waits.found == set() and len(tally.rows) == len(tally.places) == keeps
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_weights_held_by_their_fisher_information(pairs, on_meta, monkeypatch):
+    """The information itself is gathered image by image, once a task."""
+    monkeypatch.setattr(EWC, "end", lambda hook, state: None)
+    state, hook = on_meta(), EWC()
+    state.task = pairs_task() if pairs else state.task
+    for kept in (hook.fisher, hook.anchor):
+        kept.update({name: value.detach() for name, value in state.model.named_parameters() if value.requires_grad})
+    found, last = steps(state, hook)
+    assert found == set() and "ewc" in last
+
+
 def test_nothing_that_the_command_line_names_is_left_out():
+    """But for closed forms, which take no step."""
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA,
+    rows = [row for row in rows if not row.closed_form]
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA,
              *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 

@@ -253,7 +253,7 @@ def test_a_finished_task_is_not_trained_a_second_time(train, tmp_path, steps):
     assert again.status == 0 and len(steps) == trained == STEPS and contents(tmp_path / "out") == before
     line, *rest = again.out.splitlines()
     assert line.startswith("colours: finished before, colours ") and "--overwrite" in line
-    assert rest == first.out.splitlines()[-3:], "the table of the scores, and no other line"
+    assert rest == first.out.splitlines()[-5:], "the table of the scores below its conditions, and no other line"
     assert train(tmp_path / "out", "--overwrite").status == 0 and len(steps) == 2 * STEPS
 
 
