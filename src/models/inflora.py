@@ -1,5 +1,5 @@
-"""InfLoRA (Liang and Li, 2024, arXiv:2404.00228): W + s B A with a frozen A, so that a task moves k and v along inputs
-of its own that no earlier task has. The formulas and where they come from: docs/methods/inflora.md."""
+"""InfLoRA (Liang and Li, 2024, arXiv:2404.00228): W + s B A with a frozen A, so that a task moves k and v only along
+those of its inputs that no earlier task needs. The formulas and their sources: docs/methods/inflora.md."""
 
 import math
 
@@ -10,7 +10,6 @@ import clip
 from src.errors import UserError
 from src.models.algebra import ROUNDING, complement, directions, grow, leading, shrink, svd, without
 from src.models.finetune import Finetune
-from src.models.modeling import in_eval_mode
 from src.models.taps import Moments, is_of_images
 from src.models.wrapped import Pair, attention_sites, towers_in_words, wrap
 
@@ -75,7 +74,7 @@ class InfLoRA(Finetune):
             self.steps[name] += moment
 
     def end(self, state):
-        model = state.model if self.counts_steps else state.final_model
+        model = state.model if self.counts_steps else state.final_model  # the live one drops in training mode
         share = min(1.0, self.energy + self.tasks * self.energy_step)
         for name, moment in self._inputs(state, model, "inputs after").items():
             if self.counts_steps:
@@ -131,14 +130,10 @@ class InfLoRA(Finetune):
         moments, passed = self._moments(state), ()
         if self.counts_steps or any(map(is_of_images, self.widths)):
             passed = state.once(state.task.split("train"), purpose, state.settings.batch_size, train_transform=True)
-        if self.counts_steps:  # the published loop stays in training mode, and encodes the prompts with every batch
-            for batch in passed:
-                moments.add(model, batch.images, self.tokens)
-        else:
-            with in_eval_mode(model):
-                moments.add(model, tokens=self.tokens)
-                for batch in passed:
-                    moments.add(model, batch.images)
+        if not self.counts_steps:
+            moments.add(model, tokens=self.tokens)
+        for batch in passed:  # with each of which the published loop encodes the prompts again
+            moments.add(model, batch.images, self.tokens if self.counts_steps else None)
         return {name: moment.cpu().double() for name, moment in moments.of_all(state.world).items()}
 
     def remember(self, name, moment, share):

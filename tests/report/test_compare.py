@@ -180,8 +180,10 @@ def test_published_rows_below_a_run_of_their_order(tmp_path, name, order):
     assert sorted(row.numbers["avg"] for row in rows) == [row.numbers["avg"] for row in rows][::-1]
     expected = {f"published {found['method'].replace('_', '-')}": found for found in PUBLISHED_RUNS["runs"]
                 if found["order"] == order}
-    assert {row.name for row in rows} == expected.keys()
-    for row in rows:
+    newer = {row.name for row in rows} - expected.keys()  # of papers that have no matrix of each cell
+    assert newer == ({"published inflora", "published nusa-cl"} if order == "I" else set())
+    assert {row.name for row in rows} - newer == expected.keys()
+    for row in [row for row in rows if row.name not in newer]:
         for key in ("transfer", "avg", "last"):
             assert row.numbers[key] == pytest.approx(expected[row.name][key], abs=0.0501)
         assert row.numbers["bwt"] is None
@@ -204,8 +206,8 @@ def test_no_published_rows_for_other_sequences_or_label_spaces(tmp_path):
                write_run(tmp_path / "other", order=tasks[::-1], matrix=square, zero_shot=None)]
     tables = tables_of(folders[0])
     assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, {PUBLISHED}, {PUBLISHED}, {RUN}]
-    assert [table.conditions.family for table in tables[1:3]] == ["ZSCL, template first",
-                                                                  "CoOp, template a photo of a {c}."]
+    assert [table.conditions.family for table in tables[1:3]] == ["CoOp, template a photo of a {c}.",
+                                                                  "ZSCL, template first"]
     assert "not measured here" in comparison_markdown(tables) and "not measured here" in comparison_latex(tables)
     assert {row.kind for row in rows_of(folders[1])} == {row.kind for row in rows_of(folders[2])} == {RUN}
     assert {row.kind for row in rows_of(folders[0], folders[1])} == {RUN}
