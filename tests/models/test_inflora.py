@@ -510,13 +510,8 @@ def test_interrupted_after_a_step(left, cli, world, trio, interrupt, words, tmp_
 
 
 @pytest.mark.parametrize(("words", "reason"), [
-<<<<<<< HEAD
-    (("--lora",), "would train the same weights; leave it out"),
-        (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
-=======
     (("--lora",), "two kinds of factors would train the same weights"),
     (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
->>>>>>> inflora17
     (("--inflora-sites", "k,x"), "x is none of q, k, v, o"),
     (("--inflora-energy", "1.1"), "expected a number, above 0 and at most 1"),
     ((*CODE, "--compile"), "--inflora-statistics code with --compile")])
