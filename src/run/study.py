@@ -214,18 +214,19 @@ class Attempt:
 
 class Launcher:
     """Runs the Jobs that are not done, one on each of ``slots``, what its process adds to the environment. Each is
-    tried once; those that another launcher has in its hands are waited for, and tried if that leaves them unfinished.
+    tried once; those that another launcher has in its hands are waited for, and tried if that leaves them unfinished,
+    or with ``waits`` False left to it.
     """
 
-    def __init__(self, jobs, slots, signals, tell=print):
-        self.jobs, self.slots, self.signals = jobs, list(slots), signals
+    def __init__(self, jobs, slots, signals, tell=print, waits=True):
+        self.jobs, self.slots, self.signals, self.waits = jobs, list(slots), signals, waits
         self.before = {job.name: record_of(job) for job in jobs}
         self.left = [job for job in jobs if not is_done(job)]
         self.running, self.tell = {}, tell  # {number of a slot: Attempt}
-        self.looked = -LOOK_AGAIN  # when no cell was free
+        self.looked = None  # when no cell was free
 
     def run(self):
-        """Until nothing is left. Raises Interrupted after a signal, once every process has kept its point."""
+        """Until nothing is left to do. Raises Interrupted after a signal, once every process has kept its point."""
         with self.signals.held():
             try:
                 while self.left or self.running:
@@ -233,6 +234,8 @@ class Launcher:
                     if self.signals.reason:
                         raise Interrupted(f"{self.signals.reason}: the same command continues with what is missing")
                     self._fill()
+                    if self.looked and not (self.running or self.waits):
+                        return
                     time.sleep(LOOK)
             finally:
                 self._stop()
@@ -250,7 +253,7 @@ class Launcher:
 
     def _fill(self):
         for number, environment in enumerate(self.slots):
-            if number in self.running or time.monotonic() - self.looked < LOOK_AGAIN:
+            if number in self.running or self.looked and time.monotonic() - self.looked < LOOK_AGAIN:
                 continue
             if not (found := self._claim()):
                 self.looked = time.monotonic()
@@ -288,8 +291,11 @@ class Launcher:
 
 
 def launch(name, jobs, slots, signals):
-    """Run what is missing of a study. -> [State] of the Jobs"""
-    launcher = Launcher(jobs, slots, signals, lambda text: print(text, flush=True))
+    """Run what is missing of a study. -> [State] of the Jobs
+
+    A task of an array of SLURM does not wait for what the other tasks run: the last one has the whole table.
+    """
+    launcher = Launcher(jobs, slots, signals, lambda text: print(text, flush=True), not in_an_array())
     print(f"study {name}: {len(jobs)} cells, {len(jobs) - len(launcher.left)} done, {len(launcher.left)} to run, "
           f"{len(slots)} at the same time", flush=True)
     if threads := slots[0].get("OMP_NUM_THREADS"):
@@ -299,9 +305,18 @@ def launch(name, jobs, slots, signals):
     return [state_of(job) for job in jobs]
 
 
+def in_an_array():
+    """Whether this process is one of several tasks that share a study."""
+    return "SLURM_ARRAY_TASK_ID" in os.environ
+
+
 def exit_status(jobs, states):
     """Print which cells are not done, and why. -> 0, 1 where one has failed, or that of interrupted runs"""
     missing = [(job, state) for job, state in zip(jobs, states, strict=True) if state.kind != DONE]
+    if in_an_array() and (elsewhere := [job for job, state in missing if state.kind == RUNNING]):
+        missing = [(job, state) for job, state in missing if state.kind != RUNNING]
+        print(f"note: {len(elsewhere)} of {len(jobs)} cells still run in other tasks of the array; the last one to end "
+              "prints the whole table", flush=True)
     for job, state in missing:
         print(f"{job.name}: {state.kind}, {state.text or 'not started'} ({job.folder / OUTPUT})", file=sys.stderr)
     if not missing:

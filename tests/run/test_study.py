@@ -178,6 +178,17 @@ def test_two_launchers_share_the_cells(make_place):
     assert place.kinds() == [DONE, FAILED, *[DONE] * 4]
 
 
+def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    with folder_of_ones_own(place.jobs[1].folder, "--save", LOCK):
+        states = launch("s", place.jobs, [{}, {}], Signals())
+        assert [state.kind for state in states] == [DONE, RUNNING, DONE]
+        assert exit_status(place.jobs, states) == 0
+        printed = capsys.readouterr()
+        assert printed.err == "" and "note: 1 of 3 cells still run in other tasks of the array" in printed.out
+    assert launch("s", place.jobs, [{}], Signals()) == [State(DONE)] * 3 and place.starts().count("seed-2") == 1
+
+
 @pytest.mark.parametrize("lock", [LOCK, "in_use"])
 def test_what_is_in_other_hands_is_waited_for_and_then_tried(place, lock):
     """A launcher's, or those of a command that was typed."""
@@ -187,6 +198,7 @@ def test_what_is_in_other_hands_is_waited_for_and_then_tried(place, lock):
         assert state_of(place.jobs[0]).kind == RUNNING
         thread.start()
         until(lambda: place.kinds()[1:] == [DONE, DONE])
+        until(lambda: launcher.looked)
         looked = launcher.looked
         until(lambda: launcher.looked > looked)
         assert thread.is_alive() and "seed-1" not in place.starts()
