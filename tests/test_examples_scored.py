@@ -69,13 +69,14 @@ def test_rows_of_a_chain_of_checkpoints(finished, cli, trio, name, example, tmp_
 
 def test_two_label_spaces_in_one_pass(finished, cli, trio, name, example, monkeypatch, tmp_path):
     """Images are encoded once for both, and each has the numbers that it has alone."""
+    trained = finished(name) / "colours.pth"  # before calls are counted: the first test that asks trains
     calls, encode = [], CLIP.encode_image
     monkeypatch.setattr(CLIP, "encode_image", lambda model, images: calls.append(len(images)) or encode(model, images))
     images, rows = {}, {}
     for spaces in ("task,all", "task", "all"):
         calls.clear()
-        done = cli("--load", finished(name) / "colours.pth", *given(example), "--eval-only", "--eval-datasets",
-                   ",".join(trio.values()), *ALONE[:-1], spaces, "--save", tmp_path / spaces)
+        done = cli("--load", trained, *given(example), "--eval-only", "--eval-datasets", ",".join(trio.values()),
+                   *ALONE[:-1], spaces, "--save", tmp_path / spaces)
         assert done.status == 0, done.err
         images[spaces], rows[spaces] = sum(calls), {
             key: {**row, "scored_by": ""} for key, row in last_rows(tmp_path / spaces, *TASKS).items()}
