@@ -163,7 +163,8 @@ def environments(jobs, devices=()):
         return [{"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number in range(jobs)]
     if devices or jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return [{}] * jobs
-    return [{"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}] * jobs
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS lacks it
+    return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))}] * jobs
 
 
 class Attempt:

@@ -343,7 +343,7 @@ def test_what_files_do_not_tell_is_left_out(tmp_path):
 
 def test_each_process_has_its_device_or_its_share_of_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)), raising=False)
     assert environments(3, ["4", "GPU-x"]) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "GPU-x", "4")]
     assert environments(2, ["0"]) == [{}, {}] and environments(1) == [{}]
     assert environments(4) == [{"OMP_NUM_THREADS": "2"}] * 4
