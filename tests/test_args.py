@@ -37,7 +37,8 @@ WRONG = {
     **dict.fromkeys(("orthogonal_energy", "inflora_energy", "keeplora_feature_energy"),
                     ("0", "-0.1", "1.1", "nan", "x")),
     **dict.fromkeys(("keeplora_image_energy", "keeplora_text_energy"), ("-0.1", "1.1", "nan", "x")),
-    **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
+    **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan", "1,1", "1,x", "1,")),
+    "jobs": ("0", "-1", "1.5", "x", "1025", ""),
     **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha", "inflora_energy_step",
                      "ewc_decay"),
                     ("-0.1", "1.1", "nan", "x")),
@@ -55,7 +56,7 @@ WRONG = {
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
          "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
-         "orthogonal_gradients_path", "linear_eval", "export"}
+         "orthogonal_gradients_path", "linear_eval", "export", "study"}
 
 
 def refusal(words):
@@ -105,6 +106,7 @@ def test_wrong_words(words, fragments):
     ("--dry-run --save x", "dry_run", "on"), ("--dry-run=probe", "dry_run", "probe"), ("--dry_run", "dry_run", "on"),
     ("--dry-run probe --save x", "dry_run", "probe"), ("--save x", "dry_run", "off"),
     ("--batch-size 1 --batch_size 2", "batch_size", 2), ("--T 3", "T", 3.0), ("--seed=7", "seed", 7),
+    ("--seed 1,2", "seed", (1, 2)), ("--jobs auto --study a.yaml", "jobs", "auto"),
 ])
 def test_spellings(words, key, value):
     assert parse(words.split()).values[key] == value
@@ -128,7 +130,8 @@ def test_defaults_and_origins():
     ("--report a,b --eval-only", kinds.REPORT), ("--load a.pth --export out", kinds.EXPORT),
     ("--export out --train-dataset A", kinds.TRAIN), ("--export out --iterations 1", kinds.TRAIN),
     ("--export out --eval-only", kinds.EVAL), ("--export out --dataset-order A,B", kinds.SEQUENCE),
-    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK)])
+    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK), ("--study a.yaml --seed 1", kinds.STUDY),
+    ("--seed 1,2 --dataset-order A,B", kinds.STUDY), ("--seed 1,2 --report a", kinds.REPORT)])
 def test_kind_of_run(words, kind):
     assert parse(words.split()).kind == kind
 

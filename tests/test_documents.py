@@ -64,6 +64,10 @@ NOT_RUN = {
         "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
     "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
+    "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":
+        "minutes, in processes of its own; tests/run/test_study.py runs small ones",
+    "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
+        "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 
@@ -107,7 +111,8 @@ def finished(tmp_path_factory):
 def place(tmp_path, monkeypatch):
     """An empty working directory beside the scripts, where named orders are those of two embedded tasks."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("scripts", "studies"):
+        (tmp_path / name).symlink_to(ROOT / name)
     for name in [name for name in PROTOCOLS if name != "toy-pairs"]:
         protocol = PROTOCOLS[name]
         rates = {} if name == "toy" else {"lr": {None: 1e-5}}

@@ -11,7 +11,7 @@ from clip.catalog import architecture_names, is_weights_name
 from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
+from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
@@ -35,6 +35,7 @@ CONTRADICTIONS = [
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
     ("resume", "overwrite", "resume, or start again"),
+    ("status", "dry_run", "one of them is printed"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
@@ -59,7 +60,7 @@ def check(config):
     """
     said = []
     try:
-        for rule in (_check_contradictions, *RULES):
+        for rule in (_check_contradictions, *(STUDY_RULES if config.kind == STUDY else RULES)):
             said += rule(config) or ()
     except UserError as error:
         raise UserError(f"{error}{_origins_of(config, str(error))}") from None
@@ -370,17 +371,37 @@ def _check_files(config):
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
     if config.kind == SINGLE:
         named_images(config.eval_single)
+    _check_save(config)
+
+
+def _check_save(config):
     if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
+def _check_study(config):
+    """Of the study alone: each of its cells is a command line, which is checked by itself."""
+    name = f"--study {config.study}" if config.study else f"--seed {shown(config.seed)}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"{name} with several processes: a study starts its own; run one, with --jobs N")
+    if config.study and not os.path.isfile(config.study):
+        raise UserError(f"{name}: no such file")
+    if not config.save:
+        raise UserError(f"{name} writes a folder for each run; give --save DIR")
+    _check_save(config)
+    if config.dry_run == "probe":
+        raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
+
+
+STUDY_RULES = (_check_study,)
 RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
          _check_splits, _check_rates, _check_optimizer, _check_files)
 
 
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
-    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if config.kind not in flag.runs}
+    acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells
+    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if acting.isdisjoint(flag.runs)}
     if config.kind == EVAL and not config.linear_eval:
         idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
                  if config.given(key)}

@@ -6,7 +6,20 @@ import os
 from clip.catalog import architecture_names
 from clip.files import hub
 from src.cli.definition import Flag, switch
-from src.cli.kinds import CHECK, EVAL, EXPORTING, LIST, MODEL, REPORT, SCORING, SEQUENCE, SINGLE, TRAIN, WEIGHTS
+from src.cli.kinds import (
+    CHECK,
+    EVAL,
+    EXPORTING,
+    LIST,
+    MODEL,
+    REPORT,
+    SCORING,
+    SEQUENCE,
+    SINGLE,
+    STUDY,
+    TRAIN,
+    WEIGHTS,
+)
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -15,6 +28,7 @@ from src.cli.values import (
     keyword,
     label_spaces,
     names,
+    one_or_several,
     parts,
     place,
     rates,
@@ -97,22 +111,23 @@ def training_flags():
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
-        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=EXPORTING, example="3"),
+        Flag("--seed", "of everything random, class splits included; 1,2,3 with --dataset-order: a run for each, and "
+             "one table of mean and deviation", 42, one_or_several(whole(0)), runs=(*EXPORTING, STUDY), example="3"),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]
 
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
-             metavar="DIR", example="ckpt/run"),
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT, STUDY),
+             numbers=False, metavar="DIR", example="ckpt/run"),
         Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
              "hf-hub:ORG/NAME; an adapter (a folder of peft, DATASET.lora.pth) is merged into --model; the start of "
              "the next task, not of an interrupted one; A,B,C with --eval-only: the matrix of the sequence that left "
              "these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "resume exactly where a run into --save was interrupted; finished tasks are skipped",
-               runs=SCORING, numbers=False),
+               runs=(*SCORING, STUDY), numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
                "--export DIR holds of another one", runs=EXPORTING, numbers=False),
         Flag("--keep-carry", "which checkpoints of a sequence hold what its method carries from task to task: all, or "
@@ -448,9 +463,18 @@ def output_flags():
     return [
         Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
              "nothing, status 2 where the run would be refused or nothing is known of weights to fetch; probe also "
-             "times 3 steps", "off", choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
+             "times 3 steps; of a study: print the command of each cell", "off", choices=("off", "on", "probe"),
+             bare="on", runs=(*SCORING, STUDY), numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
+        Flag("--study", "run each cell of the grid in this file, with --resume, and compare them; flags beside it go "
+             "to every cell", runs=(STUDY,), numbers=False, metavar="FILE",
+             example="studies/toy.yaml --save ckpt/study"),
+        Flag("--jobs", "cells of a study that run at the same time; auto: one on each CUDA device", 1,
+             auto_or(whole(1, 1024)), runs=(STUDY,), numbers=False,
+             example="2 --study studies/toy.yaml --save ckpt/study"),
+        switch("--status", "print which cells of a study are done, running, failed or waiting", runs=(STUDY,),
+               numbers=False, example="--study studies/toy.yaml --save ckpt/study"),
         Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "
              "finished (last) task; with --eval-only the one that is scored; without any task and --eval-only, --load "
              "FILE or --model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),

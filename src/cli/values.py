@@ -143,6 +143,18 @@ def auto_or(parse):
     return word_or("auto", parse)
 
 
+def one_or_several(parse):
+    """``7`` -> what ``parse`` makes of it; ``1,2`` -> a tuple of such values."""
+    def several(text):
+        if "," not in text:
+            return parse(text)
+        found = tuple(map(parse, text.split(",")))
+        if len(set(found)) < len(found):
+            raise ValueError("names a value twice")
+        return found
+    return several
+
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 

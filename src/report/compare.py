@@ -52,10 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that rank: their ``conditions`` are those of the table, but for what a row is without."""
+    """Rows that rank: their ``conditions`` are those of the table, but for what a row is without. ``columns``: the
+    numbers that are shown, all of the measure where none is named; files in csv have all."""
 
     conditions: Conditions
     rows: tuple
+    columns: tuple = ()
 
     @property
     def space(self):
@@ -289,7 +291,8 @@ def comparison_csv(tables):
 
 
 def _cells(table):
-    keys, first = measure_of(table.space).numbers, measure_of(table.space).first_column(table.space)
+    keys = table.columns or measure_of(table.space).numbers
+    first = measure_of(table.space).first_column(table.space)
     first += "".join(f", {split} images" for split in sorted({row.split for row in table.rows} - {"test"}))
     return [first, "n", *(TITLES[key] for key in keys)], [
         [row.name, len(row.runs) or None, *(_cell(row, key) for key in keys)] for row in table.rows]
