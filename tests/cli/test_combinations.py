@@ -7,7 +7,7 @@ import pytest
 import torch
 from cli_files import BATCH
 
-from src.args import parse
+from src.args import EARLIER_METHODS, parse
 from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS, takes
@@ -114,7 +114,13 @@ def assert_refused(config, expected):
     assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def is_slow(method, mode, lora, add_on):
+    """Of newer methods one mode, and what fc refuses, are fast tests."""
+    return method not in EARLIER_METHODS and mode not in ("whole", "fc")
+
+
+@pytest.mark.parametrize("combination", [
+    pytest.param(each, marks=pytest.mark.slow if is_slow(*each) else (), id="-".join(each)) for each in COMBINATIONS])
 def test_it_runs_or_is_refused(world, first_task, combination):
     method, mode, lora, add_on = combination
     config = parse(words(world, method, mode, lora, add_on, world.colours))

@@ -102,6 +102,7 @@ def test_metrics_checkpoint_and_next_task_see_the_same_weights(cli, train, world
         torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_wise_ft_scores_mixes_of_loaded_and_zero_shot_weights(cli, tmp_path):
     digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 100]
     cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 60, "--lr", "1e-3", "--warmup-length", 0,
