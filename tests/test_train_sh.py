@@ -118,6 +118,7 @@ def test_it_knows_the_status_of_an_interrupted_run():
     assert f"INTERRUPTED={STATUS} " in text and STATUS == 75
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues(place):
     status, told = interrupt()
     assert status == 75 and "the same command continues" in told and not Path("run/DTD.pth").exists()

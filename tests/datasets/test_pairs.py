@@ -87,6 +87,7 @@ def test_phases_are_disjoint_and_complete(pairs):
         with_phase(task, 1, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["modx", "finetune --phase-split random",
                                    "modx --caption-choice all --we --avg-freq 1"])
 def test_all_phases_equal_a_chain(cli, train, world, pairs, tmp_path, words):

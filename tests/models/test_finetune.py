@@ -130,6 +130,7 @@ def test_lwf_with_an_image_tower_alone_equals_the_slow_rendering(kind, make_mode
     check_lwf(make_state(make_model(kind), "image"), stream_of, tokens(prompts(task)))
 
 
+@pytest.mark.slow
 def test_lwf_vr_equals_the_slow_rendering_on_a_thousand_random_texts(make_model, make_state, stream_of):
     state = make_state(make_model("vit"))
     check_lwf(state, stream_of, random_tokens(state.model, 42), ref_sentences="random", ref_batch_size=2)
