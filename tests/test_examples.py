@@ -1,7 +1,6 @@
 """The example methods of ``examples/methods/`` train: to the same bits interrupted or not, in one run or several, in a
 file or among METHODS. What they score is in test_examples_scored.py."""
 
-import contextlib
 import importlib.util
 import json
 import re
@@ -19,6 +18,8 @@ from example_runs import (
     STEPPING,
     STEPS,
     TASKS,
+    assert_as_if_never_interrupted,
+    broken,
     equal,
     last_rows,
     loaded,
@@ -35,7 +36,6 @@ from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform
 from src.models import METHODS, Method
 from src.models.penalties import L2
-from src.models.state import TrainingState
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
 
@@ -81,29 +81,6 @@ def test_a_sequence_equals_a_chain(finished, cli, world, trio, name, example, tm
 # -- interrupted -------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def broken(example, moment, task):
-    """While entered, Ctrl-C comes at the end of ``begin`` or ``end`` of a task, or after the first batch of a pass."""
-    def late(original):
-        def call(hook, state):
-            original(hook, state)
-            if state.task.name == task:
-                raise KeyboardInterrupt
-        return call
-
-    def within(original):
-        def once(state, *words, **options):
-            for number, batch in enumerate(original(state, *words, **options)):
-                if number and state.task.name == task:
-                    raise KeyboardInterrupt
-                yield batch
-        return once
-    owner, name, wrapped = {"pass": (TrainingState, "once", within)}.get(moment, (example.hook(), moment, late))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(owner, name, wrapped(getattr(owner, name)))
-        yield
-
-
 QUICK = {("ewc", "pass"), ("ridge", "pass"), ("experts", "begin"), ("prompts", "end")}
 MOMENTS = [(name, moment) for name in EXAMPLES for moment in ("begin", "end", "pass")
            if moment != "pass" or name in ("ewc", "ridge")]
@@ -115,7 +92,7 @@ def test_interrupted_where_hooks_act(finished, cli, world, trio, name, example, 
     """In the second task, which begins with what the first has left."""
     words = ("--load", world.model, *example.words, *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
              tmp_path, "--resume", "--save-interval", 1)
-    with broken(example, moment, "tones"):
+    with broken(example.hook(), moment, "tones"):
         assert cli(*words).status == 130
     wait_for_writers()
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
@@ -136,12 +113,6 @@ def test_interrupted_after_a_step(finished, cli, world, trio, name, example, int
     done = cli(*words)
     assert done.status == 0 and "after step 1 of 3" in done.out, done.err
     assert_as_if_never_interrupted(tmp_path, finished(name))
-
-
-def assert_as_if_never_interrupted(folder, expected):
-    for task in TASKS:
-        assert equal(loaded(folder / f"{task}.pth"), loaded(expected / f"{task}.pth")), task
-    assert last_rows(folder, *TASKS) == last_rows(expected, *TASKS)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Linear algebra that several methods share: bases grown by an energy rule.
+"""Linear algebra that several methods share: bases grown by an energy rule, ridge regression and moments by sums.
 
 A basis is (d, m), orthonormal columns; d is the input width of a weight (out, d). Energies are squared singular values.
 A matrix F (d, N) comes as its Gram matrix F F^T (d, d), which sums over batches and processes; its eigenvalues are the
@@ -6,6 +6,7 @@ squared singular values of F, its eigenvectors the left singular vectors.
 """
 
 import torch
+import torch.nn.functional as F
 
 # Directions with singular values below this fraction of the largest are rounding errors.
 ROUNDING = 1e-6
@@ -82,3 +83,77 @@ def svd(matrix):
         return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
         return [part.to(matrix) for part in torch.linalg.svd(matrix.double().cpu(), full_matrices=False)]
+
+
+def wide(tensor):
+    """The tensor in float64, on the host where its device has no such type."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def ridge(gram, targets, strength):
+    """(A + strength I)^-1 B in float64: A = X^T X (d, d) and B = X^T Y (d, C), sums over the rows of X, -> (d, C)
+    (Hoerl and Kennard, 1970). Beside them it takes one float64 copy of A.
+
+    Raises torch.linalg.LinAlgError where A + strength I is not positive definite: by rounding, as sums of low precision
+    are with a small strength.
+    """
+    return ridge_(wide(gram).clone() if gram.dtype == torch.float64 else wide(gram), targets, strength)
+
+
+def ridge_(gram, targets, strength):
+    """As ``ridge``, of a contiguous float64 A that it uses up: nothing of its size is taken beside it."""
+    gram.diagonal().add_(strength)
+    columns = gram.mT  # A is symmetric: the same numbers in the order of LAPACK, which then works in place
+    factor = torch.linalg.cholesky(columns, out=columns)
+    halfway = torch.linalg.solve_triangular(factor, wide(targets), upper=False)
+    return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
+
+
+def moments(count, total, gram):
+    """The ``count`` of the rows x (d) of a matrix, their ``total`` (d) and the sum of x x^T, ``gram`` (d, d), -> the
+    mean (d) and the covariance (d, d), which divides by the count. In float64."""
+    mean = total.double() / count
+    return mean, gram.double() / count - torch.outer(mean, mean)
+
+
+class RidgeSums:
+    """Ridge regression W (H, C) of the one-hot labels of all tasks on inputs x (H), by sums: A of x x^T (H, H), and for
+    each task B of x y^T (H, C of the task). The order of images, and of tasks, changes nothing but rounding."""
+
+    def __init__(self, strength):
+        self.strength, self.gram, self.targets, self._solution = strength, None, {}, {}
+
+    def add(self, task, world, like, rows):
+        """Add the sums of a Task: ``rows`` iterates over (x (B, H), labels (B,)) of this process of the World, in the
+        type and on the device of ``like`` (H,). A grows in place, so that a run holds it once."""
+        size, classes = len(like), len(task.classnames)
+        gram = like.new_zeros(size, size) if self.gram is None else self.gram.to(like)
+        if not world.first:  # all processes have loaded the same sums, which count once
+            gram.zero_()
+        targets = like.new_zeros(size, classes)
+        for x, labels in rows:
+            gram.addmm_(x.T, x)
+            targets.addmm_(x.T, F.one_hot(labels.to(x.device), classes).to(x))
+        self.gram, self._solution = world.sum(gram).cpu(), {}
+        self.targets[task.name] = added(self.targets.get(task.name), world.sum(targets))
+
+    def solution(self, device):
+        """{task: W (H, C)} in float64, solved once for all tasks."""
+        if not self._solution:
+            targets = torch.cat(list(self.targets.values()), dim=1).to(device)
+            weights = ridge(self.gram.to(device), targets, self.strength)
+            sizes = [part.shape[1] for part in self.targets.values()]
+            self._solution = dict(zip(self.targets, weights.split(sizes, dim=1), strict=True))
+        return self._solution
+
+    def carry(self):
+        return {"gram": self.gram, "targets": self.targets}
+
+    def load_carry(self, content):
+        self.gram, self.targets, self._solution = content.get("gram"), dict(content.get("targets", {})), {}
+
+
+def added(earlier, found):
+    """The sum of a task, on the host, and of what an ``earlier`` one of its name left, None without."""
+    found = found.cpu()
+    return found if earlier is None else earlier.to(found) + found

@@ -104,3 +104,42 @@ def test_a_decomposition_that_fails_is_done_in_double_precision(monkeypatch):
     assert types == [torch.float32, torch.float64]
     assert U.dtype == torch.float32
     assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_ridge_solves_the_normal_equations_and_leaves_its_sums(kind):
+    x, y = drawn(40, 7).to(kind), drawn(40, 3, seed=2).to(kind)
+    gram, targets = x.T @ x, x.T @ y
+    kept = gram.clone()
+    found = algebra.ridge(gram, targets, .3)
+    expected = np.linalg.solve(kept.double().numpy() + .3 * np.eye(7), targets.double().numpy())
+    assert found.dtype == torch.float64 and torch.equal(gram, kept)
+    tolerance = 1e-12 if kind == torch.float64 else 1e-6  # where a product by blocks is not symmetric to the bit
+    assert np.allclose(found.numpy(), expected, rtol=0, atol=tolerance)
+
+
+def test_ridge_in_place_uses_up_its_gram_matrix():
+    x, y = drawn(9, 5), drawn(9, 2, seed=2)
+    gram = x.T @ x
+    place, expected = gram.data_ptr(), torch.linalg.solve(gram + .5 * torch.eye(5), x.T @ y)
+    assert torch.allclose(algebra.ridge_(gram, x.T @ y, .5), expected, rtol=0, atol=1e-12)
+    lower = torch.linalg.cholesky(x.T @ x + .5 * torch.eye(5))
+    assert gram.data_ptr() == place and torch.allclose(gram.mT.tril(), lower, rtol=0, atol=1e-12)
+
+
+def test_ridge_refuses_what_is_not_positive_definite():
+    with pytest.raises(torch.linalg.LinAlgError):
+        algebra.ridge(-torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64), .1)
+
+
+def test_moments_are_those_of_the_rows():
+    x = drawn(30, 4) + 2
+    mean, covariance = algebra.moments(30, x.sum(dim=0), x.T @ x)
+    assert np.allclose(mean.numpy(), x.numpy().mean(axis=0), rtol=0, atol=1e-12)
+    assert np.allclose(covariance.numpy(), np.cov(x.numpy().T, bias=True), rtol=0, atol=1e-12)
+
+
+def test_sums_of_a_task_that_is_met_again_are_added():
+    earlier, found = torch.ones(2, dtype=torch.float32), torch.full((2,), 2.0, dtype=torch.float64)
+    assert torch.equal(algebra.added(None, found), found)
+    assert torch.equal(algebra.added(earlier, found), torch.full((2,), 3.0, dtype=torch.float64))

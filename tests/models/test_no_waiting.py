@@ -28,11 +28,14 @@ from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.evaluation import _Tally
+from src.models.ewc import EWC
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker, tracked_parameters
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
 from src.models.inflora import InfLoRA
+from src.models.keeplora import KeepLoRA
+from src.models.keeplora_plus import KeepLoRAPlus
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable
 from src.models.modx import Contrastive, ModX
@@ -265,6 +268,17 @@ def test_adapters(adapt, on_meta):
     assert steps(on_meta(adapt=adapt), Finetune(), L2(0.1))[0] == set()
 
 
+@pytest.mark.parametrize("kind", [KeepLoRA, KeepLoRAPlus])
+def test_updates_outside_of_bases(kind, on_meta, monkeypatch):
+    """Factors and first heads take passes and decompositions, once a task."""
+    monkeypatch.setattr(KeepLoRA, "gradients", lambda hook, state, weights: {})
+    monkeypatch.setattr(KeepLoRAPlus, "first_head", lambda hook, state: state.model.text_projection.new_empty(4, 8))
+    state, hook = on_meta(), kind(keeplora_rank=4)
+    own = hook.build(state.model)
+    state.own = {} if own is None else {"own": own}
+    assert steps(state, hook)[0] == set()
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_scored_batch(keeps, task):
     """Neither counts nor kept predictions are read before the last batch."""
@@ -276,9 +290,24 @@ def test_a_scored_batch(keeps, task):
     assert waits.found == set() and len(tally.rows) == len(tally.places) == keeps
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_weights_held_by_their_fisher_information(pairs, on_meta, monkeypatch):
+    """The information itself is gathered image by image, once a task."""
+    monkeypatch.setattr(EWC, "end", lambda hook, state: None)
+    state, hook = on_meta(), EWC()
+    state.task = pairs_task() if pairs else state.task
+    for kept in (hook.fisher, hook.anchor):
+        kept.update({name: value.detach() for name, value in state.model.named_parameters() if value.requires_grad})
+    found, last = steps(state, hook)
+    assert found == set() and "ewc" in last
+
+
 def test_nothing_that_the_command_line_names_is_left_out():
+    """But for closed forms, which take no step."""
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, InfLoRA, NuSA, *(type(add("")) for add in ADDED.values())}
+    rows = [row for row in rows if not row.closed_form]
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA,
+             *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 

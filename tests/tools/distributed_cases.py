@@ -19,6 +19,7 @@ from src.models.attached import build_own
 from src.models.averaging import WeightEnsemble
 from src.models.custom import load_file
 from src.models.evaluation import evaluate
+from src.models.ewc import EWC
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker
@@ -188,6 +189,17 @@ def replay(world, batch_size=BATCH, **options):
     return found
 
 
+def consolidated(world, tasks, **options):
+    """One task of EWC after the other; what the last one carries too."""
+    hook, found, model = EWC(ewc_strength=3.0, **options), {}, tiny_clip("vit")
+    for task in tasks:
+        found[task] = trained(state_of(world, task, model, batch_size=LONELY if task != "pairs" else BATCH), hook)
+        carry, hook = hook.carry(), EWC(ewc_strength=3.0, **options)
+        hook.load_carry(carry)
+    last = found.pop(tasks[-1])
+    return {**last, "earlier": found, "carry": carry}
+
+
 def adapted(world, inject, **settings):
     state = state_of(world, **settings)
     inject(state.model)
@@ -262,6 +274,8 @@ CASES = {
     "contrastive": method(Contrastive, task="pairs"),
     "modx sum": method(ModX, task="pairs"),
     "modx mean": method(lambda: ModX(modx_alpha=3.0, modx_temperature=0.5, modx_reduction="mean"), task="pairs"),
+    "ewc": lambda world: consolidated(world, ("tiny-other", "tiny")),
+    "ewc of pairs": lambda world: consolidated(world, ("tiny", "pairs"), ewc_fisher="true"),
     "average": method(Finetune, lambda: WeightEnsemble(avg_freq=1), lambda: L2(0.3)),
     "projection": method(lambda: LwF(text_loss=True), lambda: GradientTracker(orthogonal_gradients=2)),
     "clipped": method(Finetune, max_grad_norm=0.05),

@@ -1,5 +1,6 @@
 """The example methods of ``examples/methods/`` as the tests run them, and what their runs have written."""
 
+import contextlib
 import csv
 import threading
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from src.models.custom import load_file
+from src.models.state import TrainingState
 
 FOLDER = Path(__file__).parents[2] / "examples" / "methods"
 TASKS = ("colours", "tones", "shades")
@@ -95,3 +97,33 @@ def wait_for_writers():
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
+
+
+@contextlib.contextmanager
+def broken(kind, moment, task):
+    """While entered, Ctrl-C comes at the end of ``begin`` or ``end`` of a task by a class of hooks, or after the first
+    batch of a pass."""
+    def late(original):
+        def call(hook, state):
+            original(hook, state)
+            if state.task.name == task:
+                raise KeyboardInterrupt
+        return call
+
+    def within(original):
+        def once(state, *words, **options):
+            for number, batch in enumerate(original(state, *words, **options)):
+                if number and state.task.name == task:
+                    raise KeyboardInterrupt
+                yield batch
+        return once
+    owner, name, wrapped = {"pass": (TrainingState, "once", within)}.get(moment, (kind, moment, late))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, wrapped(getattr(owner, name)))
+        yield
+
+
+def assert_as_if_never_interrupted(folder, expected):
+    for task in TASKS:
+        assert equal(loaded(folder / f"{task}.pth"), loaded(expected / f"{task}.pth")), task
+    assert last_rows(folder, *TASKS) == last_rows(expected, *TASKS)

@@ -288,3 +288,31 @@ def gradients_of(loss, model):
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
     return dict(zip(named, gradients, strict=True))
+
+
+def recursive_ridge(tasks, strength):
+    """Ridge regression as RAIL's published code solves it, batch by batch: ``tasks`` [(classes, [(X (n, H), labels)])]
+    -> W (H, sum of classes). R is the inverse of the regularised correlation of all inputs so far; before a task W
+    gets a column of zeros for each new class, which stand behind those of earlier tasks."""
+    size = len(tasks[0][1][0][0][0])
+    inverse, weights = torch.eye(size, dtype=torch.float64) / strength, torch.zeros(size, 0, dtype=torch.float64)
+    for classes, batches in tasks:
+        first = weights.shape[1]
+        weights = torch.cat([weights, torch.zeros(size, classes, dtype=torch.float64)], dim=1)
+        for inputs, labels in batches:
+            targets = torch.zeros(len(inputs), weights.shape[1], dtype=torch.float64)
+            for row, label in enumerate(labels):
+                targets[row, first + label] = 1
+            middle = torch.eye(len(inputs), dtype=torch.float64) + inputs @ inverse @ inputs.T
+            inverse = inverse - inverse @ inputs.T @ torch.linalg.inv(middle) @ inputs @ inverse
+            weights = weights + inverse @ inputs.T @ (targets - inputs @ weights)
+    return weights
+
+
+def fused(probabilities, answers, trained, beta):
+    """RAIL's scores of one image from lists over all classes: probabilities, the regression's answers (0 for classes
+    that were not trained), and whether each class was trained."""
+    best = max(range(len(probabilities)), key=lambda number: float(probabilities[number]))
+    if not trained[best]:
+        return list(probabilities)
+    return [(1 - beta) * p + beta * y for p, y in zip(probabilities, answers, strict=True)]
