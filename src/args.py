@@ -21,10 +21,14 @@ from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
 from src.machine.files import named_paths
-from src.models import find_method
+from src.models import METHODS, find_method
 
-# What earlier versions, which lacked these flags, did: a run of theirs has the same configuration.
-UNSAID = {key: FLAGS[key].default for key in ("optimizer", "schedule", "lr_floor")}
+# Earlier versions lacked these flags and did what their defaults say: a run of theirs has the same configuration. Flags
+# of methods that they lacked are read by no run of theirs.
+EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
+LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
+    key for name in EARLIER_METHODS for key in METHODS[name].uses}
+UNSAID = {"optimizer", "schedule", "lr_floor"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def trained_names(values):
 
 def differences(numbers, before):
     """Texts of the ``numbers`` {flag key: plain value} that are not those of ``before``, of the same form."""
-    before = UNSAID | before
+    before = {key: _plain(FLAGS[key].default) for key in UNSAID} | before
     return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
             for key, value in numbers.items() if before.get(key) != value]
 

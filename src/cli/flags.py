@@ -242,18 +242,18 @@ def frozen_feature_flags():
     return [
         Flag("--rail-form", "RAIL's regression: primal, on random features of width --rail-width, or dual, by a kernel "
              "on the features of all training images, which are stored", "primal", choices=("primal", "dual"),
-             runs=SCORING, example="dual --method rail"),
+             runs=SCORING, example="dual --method rail --train-dataset DTD"),
         Flag("--rail-width", "random features H of the primal form; it carries H x H numbers from task to task", 15000,
-             whole(1), runs=SCORING, example="1000 --method rail"),
+             whole(1), runs=SCORING, example="1000 --method rail --train-dataset DTD"),
         Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for "
              "all models of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
-             choices=("seeded", "published"), runs=SCORING, example="published --method rail --model ViT-B/16"),
+             choices=("seeded", "published"), runs=SCORING, example="published --method rail --train-dataset DTD"),
         Flag("--rail-ridge", "strength of ridge regression, in rail and in ridge", parse=real(above=0),
-             shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge"),
+             shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge --train-dataset DTD"),
         Flag("--rail-gamma", "gamma of the dual form's kernel exp(-gamma |a - b|^2)", 0.1, real(above=0), runs=SCORING,
-             example="1 --method rail --rail-form dual"),
+             example="1 --method rail --rail-form dual --train-dataset DTD"),
         Flag("--rail-beta", "weight of the regression in RAIL's scores, the rest is that of zero-shot probabilities",
-             0.8, real(0, 1), runs=SCORING, example="0.9 --method rail"),
+             0.8, real(0, 1), runs=SCORING, example="0.9 --method rail --train-dataset DTD"),
     ]
 
 
