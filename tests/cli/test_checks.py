@@ -12,7 +12,7 @@ from src.errors import UserError
 from src.models import METHODS, takes
 
 TASK = "--train-dataset toy-colours --iterations 1 --lr 1e-5 --save out"
-CLOSED_FORM = "--train-dataset toy-colours --save out"
+CLOSED_FORM = "--train-dataset toy-colours --save out"  # whose methods refuse what acts in steps
 PAIRS = "--train-dataset coco --iterations 1 --lr 1e-5 --save out"
 RUNS = {
     TRAIN: TASK,

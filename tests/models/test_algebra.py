@@ -1,9 +1,12 @@
 """Bases grown by an energy rule, against numpy's decompositions of whole matrices and hand cases."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from src.machine.distributed import World
 from src.models import algebra
 
 
@@ -143,3 +146,14 @@ def test_sums_of_a_task_that_is_met_again_are_added():
     earlier, found = torch.ones(2, dtype=torch.float32), torch.full((2,), 2.0, dtype=torch.float64)
     assert torch.equal(algebra.added(None, found), found)
     assert torch.equal(algebra.added(earlier, found), torch.full((2,), 3.0, dtype=torch.float64))
+
+
+def test_ridge_sums_are_solved_again_once_a_task_is_added():
+    sums, like = algebra.RidgeSums(.3), torch.zeros(4, dtype=torch.float64)
+    x, labels = drawn(10, 4), torch.arange(10) % 2
+    for name in ("first", "second"):
+        sums.add(SimpleNamespace(name=name, classnames="ab"), World(), like, [(x, labels)])
+        answer = sums.solution(torch.device("cpu"))[name]
+    y = np.tile(np.eye(2)[labels], 2)
+    expected = np.linalg.solve(2 * (x.T @ x).numpy() + .3 * np.eye(4), x.numpy().T @ y)
+    assert np.allclose(answer.numpy(), expected[:, 2:], rtol=0, atol=1e-12)
