@@ -80,7 +80,8 @@ class InfLoRA(Finetune):
             if self.counts_steps:
                 moment = moment + self.steps[name].to(moment)
             self.remember(name, moment, share)
-            self.bases[name] = self.bases[name].to(state.model.logit_scale.dtype)
+            basis = self.bases[name].to(state.model.logit_scale.dtype)
+            self.bases[name] = basis.clone(memory_format=torch.contiguous_format)  # not a part of a larger tensor
         self.tasks += 1
 
     # -- factors -------------------------------------------------------------------------------------------------------
