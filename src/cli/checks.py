@@ -300,7 +300,8 @@ def _check_rates(config):
         raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
-    if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
+    steps = config.kind in TRAINING and not (config.method_row and config.method_row.closed_form)
+    if steps and config.init != "scratch" and config.model != "toy" and not by_protocol \
             and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
