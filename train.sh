@@ -8,6 +8,9 @@
 #     sbatch --array=1-3 train.sh --dataset-order toy --seed {} --save ckpt/seed-{}
 #     EACH="DTD MNIST" sbatch --array=0-1 train.sh --train-dataset {} --iterations 1000 --lr 1e-5 --save ckpt/{}
 #
+# A study (docs/studies.md): the tasks of an array, any number of them, share its cells.
+#     sbatch --array=1-4 train.sh --study studies/toy.yaml --save ckpt/study
+#
 # The same command continues an interrupted run. Two minutes before the time limit, and when it is preempted, a job
 # saves and goes back into the queue; `scancel` ends it for good. All its turns write to one log in logs/.
 # The exit status is the training's; 75: interrupted, the same command continues.
@@ -133,10 +136,12 @@ requeue() {
 
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 if [ $# -eq 0 ]; then set -- --method ZSCL --dataset-order toy --save ckpt/toy_zscl; fi
-case "${SLURM_ARRAY_TASK_ID:+array}: $*" in
+case " $* " in *" --study "* | *" --study="*) study=study; export PROCESSES=1 ;; esac  # whose cells are processes
+case "${SLURM_ARRAY_TASK_ID:+array}${study:-}: $*" in
+    arraystudy:*) ;;
     array:*{}*) value=$(task_value) ; set -- "${@//\{\}/"$value"}" ;;
     array:*) refuse "all tasks of the array would be the same run; put {} where they differ, --save included" ;;
-    :*{}*) refuse "{} is the number of an array's task: sbatch --array=1-3 train.sh ..." ;;
+    :*{}* | study:*{}*) refuse "{} is the number of an array's task: sbatch --array=1-3 train.sh ..." ;;
 esac
 case " $* " in
     *" --resume "*) ;;

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from src.cli.flags import FLAGS, GROUPS
-from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, TRAIN, TRAINING
+from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, STUDY, TRAIN, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
-from src.cli.texts import read_value, shown, shown_default
+from src.cli.texts import SWITCHED, read_value, shown, shown_default
 from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
@@ -28,7 +28,7 @@ from src.models import METHODS, find_method
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
-UNSAID = {"optimizer", "schedule", "lr_floor"} | LATER_FLAGS
+UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "class_order"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,19 @@ def build_parser():
 
 def parse(argv):
     """Command line -> Config, each value checked by itself. Raises UserError: one message with flag, value, way out."""
+    return resolve({key: read_value(FLAGS[key], text) for key, text in texts_of(argv).items()}, argv)
+
+
+def texts_of(argv):
+    """Command line -> {flag key: its text; True of a switch, a list of a flag that may be repeated}. Raises UserError
+    for a word that is no flag."""
     parser = build_parser()
     known, unknown = parser.parse_known_args([_hyphenated(word) for word in argv])
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()], n=2)
         raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                             "; see --help"))
-    given = {key: read_value(FLAGS[key], _as_written(text)) for key, text in vars(known).items()}
-    return resolve(given, argv)
+    return {key: _as_written(text) for key, text in vars(known).items()}
 
 
 def _as_written(text):
@@ -168,12 +173,12 @@ def _hyphenated(word):
 
 
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
-ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export"}
+ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export", "split_file",
+           "shots_file"}
 LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
 ORIGINS = ("flag", "recipe", "protocol", "default")
 MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts of Mod-X call them
-SWITCHED = {"true": True, "on": True, "false": False, "off": False}
 
 
 def resolve(given, argv=()):
@@ -197,6 +202,9 @@ def resolve(given, argv=()):
             origins |= dict.fromkeys(LENGTHS, "default")
         values |= layer
         origins |= dict.fromkeys(layer, origin)
+    if isinstance(values["seed"], tuple) and kind in FLAGS["seed"].runs and kind != STUDY:
+        raise UserError(f"--seed {shown(values['seed'])}: a {kind} run has one; give several on the command line, with "
+                        "--dataset-order, or as an axis of --study FILE")
     if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
         values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
         origins |= {"model": "flag", "model_name": "default"}
@@ -279,7 +287,8 @@ def all_origins(config):
 
 def _kind(values):
     return next(kind for kind, chosen in (
-        (REPORT, values["report"]), (LIST, values["list_datasets"]), (CHECK, values["check_data"]),
+        (STUDY, values["study"]), (REPORT, values["report"]), (LIST, values["list_datasets"]),
+        (CHECK, values["check_data"]), (STUDY, isinstance(values["seed"], tuple)),
         (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
         (SEQUENCE, values["dataset_order"]), (EXPORT, values["export"] and not any(map(values.get, TRAINS))),
         (TRAIN, True)) if chosen)

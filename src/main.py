@@ -11,14 +11,15 @@ import sys
 
 from src import args  # all else is imported where a run needs it: --help must not wait for torch
 from src.cli import checks, kinds
+from src.cli.flags import FLAGS
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 1 for faulty data, 2 for what the user can mend, 75 where
-    training was interrupted and goes on with --resume, 130 where it was broken off, 141 where nobody reads its
-    output any more."""
+    """Run a command line; returns the exit status: 0, 1 for faulty data or a cell of a study that failed, 2 for what
+    the user can mend, 75 where training was interrupted and goes on with --resume, 130 where it was broken off, 141
+    where nobody reads its output any more."""
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
@@ -56,7 +57,7 @@ def run_training(config):
 def _train(config, signals):
     from src.datasets.pairs import JOINT
     from src.report.sequence import run_sequence
-    from src.report.tables import scores_table, summary_text
+    from src.report.tables import summary_text
     from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
@@ -77,7 +78,7 @@ def _train(config, signals):
     if sequence:
         print("\n" + "\n".join(map(summary_text, summaries.values())))
     else:
-        print(scores_table(rows[-1]))
+        print(run.scores_table(rows[-1], finished))
     export.write(finished)
 
 
@@ -101,21 +102,22 @@ def run_evaluation(config):
 
 
 def _evaluate(config, run, checkpoint):
-    from src.report.tables import numbers_text, scores_table
+    from src.report.tables import numbers_text
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
-        print(scores_table(run.scorer.linear(checkpoint)))
+        print(run.scores_table(run.scorer.linear(checkpoint), checkpoint, [config.linear_eval]))
         return
     run.adopt(checkpoint)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
         for alpha in config.alpha:
-            print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{scores_table(run.evaluate(checkpoint, alpha))}\n")
+            table = run.scores_table(run.evaluate(checkpoint, alpha), checkpoint)
+            print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{table}\n")
         return
     scores = run.evaluate(checkpoint)
-    print(scores_table(scores))
+    print(run.scores_table(scores, checkpoint))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
         summaries = run.summarise(config.dataset_order, [scores] * (1 + len(config.dataset_order)))
         print("\n" + "\n".join(map(numbers_text, summaries.values())))
@@ -179,8 +181,48 @@ def run_report(config):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
 
 
+def run_study(config):
+    """--study FILE, or several seeds: the cells of a grid, each a run of its own, and what they score in one table."""
+    from src.cli.study import jobs_of, read_study, study_of_seeds
+    from src.report.study import refuse_unknown_names
+    from src.run.study import command_line, status_text
+    texts = args.texts_of(config.argv)
+    beside = {key: text for key, text in texts.items() if kinds.SEQUENCE in FLAGS[key].runs}
+    study = read_study(config.study, beside) if config.study else study_of_seeds(texts)
+    jobs, warnings = jobs_of(study, config.save, args.parse)
+    refuse_unknown_names(study, jobs)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if config.dry_run != "off":
+        print("\n".join(f"# {job.name}\n{command_line(job)}" for job in jobs))
+        return 0
+    if config.status:
+        print(status_text(study.name, jobs))
+        return 0
+    return _launch(study, jobs, config)
+
+
+def _launch(study, jobs, config):
+    from src.report.study import study_markdown, tables_of, write_study
+    from src.run.study import DONE, environments, exit_status, launch
+    devices = ()
+    if config.jobs != 1:
+        from src.machine.device import cuda_devices
+        devices = cuda_devices()
+    slots = environments(max(1, len(devices)) if config.jobs == "auto" else config.jobs, devices)
+    with Signals() as signals:
+        states = launch(study.name, jobs, slots, signals)
+    done = [job for job, state in zip(jobs, states, strict=True) if state.kind == DONE]
+    if done:
+        tables = tables_of(study, done)
+        print(f"\n{study_markdown(tables)}", end="", flush=True)
+        write_study(tables, config.save)
+    return exit_status(jobs, states)
+
+
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
-        kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check}
+        kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
+        kinds.STUDY: run_study}
 
 
 if __name__ == "__main__":

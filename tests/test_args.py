@@ -21,20 +21,27 @@ WRONG = {
     **dict.fromkeys(("iterations", "epochs", "batch_size", "ref_batch_size", "eval_interval", "batch_size_eval",
                      "max_evaluation_size", "log_interval", "shots", "ref_size", "memory_size", "lora_r",
                      "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size",
-                     "grad_accum"), COUNT),
+                     "grad_accum", "inflora_rank", "keeplora_rank", "nusa_rank"), COUNT),
     **dict.fromkeys(("eps", "max_grad_norm", "T", "text_tower_weight", "lora_alpha", "orthogonal_budget",
-                     "modx_temperature", "linear_lr"), POSITIVE),
+                     "modx_temperature", "linear_lr", "inflora_scale", "keeplora_alpha"), POSITIVE),
     "rail_width": COUNT, **dict.fromkeys(("rail_ridge", "rail_gamma"), POSITIVE),
-    **dict.fromkeys(("modx_alpha", "linear_wd"), ("-0.1", "nan", "inf", "x")),
+    **dict.fromkeys(("modx_alpha", "linear_wd", "ewc_strength"), ("-0.1", "nan", "inf", "x")),
     **dict.fromkeys(("image_dir", "annotations"), ("coco", "=a", "coco=", "")),
     "linear_percent": ("0", "-1", "101", "nan", "x"), "flickr_splits": ("", "train,val", "train+train", "all"),
     "phase_seed": ("-1", "1.5", "x"),
     **dict.fromkeys(("text_datasets", "report", "check_data", "lora_target_modules"), LIST),
     **dict.fromkeys(("dataset_order", "eval_datasets"), (*LIST, "CIFAR100/1", "CIFAR100/x", "CIFAR100/")),
     "label_space": (*LIST, "tasks", "task,every"), "replay_weight": ("-0.1", "nan", "x"),
-    "lora_dropout": ("-0.1", "1", "nan", "x"), "orthogonal_energy": ("0", "-0.1", "1.1", "nan", "x"),
-    **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan")),
-    **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha"), ("-0.1", "1.1", "nan", "x")),
+    **dict.fromkeys(("lora_dropout", "inflora_dropout", "nusa_dropout"), ("-0.1", "1", "nan", "x")),
+    "nusa_energy": ("0", "-0.1", "1", "nan", "x"), "inflora_sites": (*LIST, "k,x", "k,k", "kv"),
+    **dict.fromkeys(("orthogonal_energy", "inflora_energy", "keeplora_feature_energy"),
+                    ("0", "-0.1", "1.1", "nan", "x")),
+    **dict.fromkeys(("keeplora_image_energy", "keeplora_text_energy"), ("-0.1", "1.1", "nan", "x")),
+    **dict.fromkeys(("seed", "shot_seed"), ("-1", "1.5", "x", "nan", "1,1", "1,x", "1,")),
+    "jobs": ("0", "-1", "1.5", "x", "1025", ""),
+    **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha", "inflora_energy_step",
+                     "ewc_decay"),
+                    ("-0.1", "1.1", "nan", "x")),
     "set": ("x", "=1", "a b=1", "1a=2", ""), "recipe": ("nonsense", "", "none.yaml", "recipes/zscl"),
     "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"),
@@ -48,8 +55,8 @@ WRONG = {
 }
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
-         "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file",
-         "orthogonal_gradients_path", "linear_eval", "export"}
+         "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
+         "orthogonal_gradients_path", "linear_eval", "export", "study"}
 
 
 def refusal(words):
@@ -99,6 +106,7 @@ def test_wrong_words(words, fragments):
     ("--dry-run --save x", "dry_run", "on"), ("--dry-run=probe", "dry_run", "probe"), ("--dry_run", "dry_run", "on"),
     ("--dry-run probe --save x", "dry_run", "probe"), ("--save x", "dry_run", "off"),
     ("--batch-size 1 --batch_size 2", "batch_size", 2), ("--T 3", "T", 3.0), ("--seed=7", "seed", 7),
+    ("--seed 1,2", "seed", (1, 2)), ("--jobs auto --study a.yaml", "jobs", "auto"),
 ])
 def test_spellings(words, key, value):
     assert parse(words.split()).values[key] == value
@@ -122,7 +130,8 @@ def test_defaults_and_origins():
     ("--report a,b --eval-only", kinds.REPORT), ("--load a.pth --export out", kinds.EXPORT),
     ("--export out --train-dataset A", kinds.TRAIN), ("--export out --iterations 1", kinds.TRAIN),
     ("--export out --eval-only", kinds.EVAL), ("--export out --dataset-order A,B", kinds.SEQUENCE),
-    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK)])
+    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK), ("--study a.yaml --seed 1", kinds.STUDY),
+    ("--seed 1,2 --dataset-order A,B", kinds.STUDY), ("--seed 1,2 --report a", kinds.REPORT)])
 def test_kind_of_run(words, kind):
     assert parse(words.split()).kind == kind
 

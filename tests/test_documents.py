@@ -4,6 +4,7 @@ not, and read as far as that goes. What users were promised is there word for wo
 import importlib.util
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -16,13 +17,16 @@ from cli_files import COLOURS, picture, write_pictures
 from document_commands import DOCUMENTS, ROOT, NotExtracted, blocks, commands_of
 
 import convert_grad_to_basis
+import convert_shots
 import list_clip_layers
 from src.args import parse
 from src.cli.checks import check
 from src.cli.flags import FLAGS
 from src.cli.kinds import TRAINING
 from src.cli.protocols import PROTOCOLS
-from src.datasets import DATASETS
+from src.datasets import DATASETS, open_task
+from src.datasets.shots import file_of
+from src.datasets.splits import with_shots
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
 
@@ -60,6 +64,10 @@ NOT_RUN = {
         "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
     "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
+    "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":
+        "minutes, in processes of its own; tests/run/test_study.py runs small ones",
+    "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
+        "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 
@@ -103,8 +111,9 @@ def finished(tmp_path_factory):
 def place(tmp_path, monkeypatch):
     """An empty working directory beside the scripts, where named orders are those of two embedded tasks."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    for name in ("toy", "mtil-1", "mtil-2"):
+    for name in ("scripts", "studies"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in [name for name in PROTOCOLS if name != "toy-pairs"]:
         protocol = PROTOCOLS[name]
         rates = {} if name == "toy" else {"lr": {None: 1e-5}}
         monkeypatch.setitem(PROTOCOLS, name, replace(protocol, order=ORDER, values=protocol.values | rates
@@ -124,6 +133,16 @@ def furnish(words, finished):
     values = {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
     sources = {"--load": finished / "task" / "toy-sizes.pth", "--input": finished / "task" / "grad_toy-sizes.pth",
                "--orthogonal-gradients-path": finished / "task" / "grad_toy-sizes.pth"}
+    if "=" in values.get("--input", ""):  # a pickled list of shots
+        file = Path(values["--input"].partition("=")[2])
+        file.parent.mkdir(parents=True)
+        file.write_bytes(pickle.dumps({"train": [("/data/a/1.jpg", 0, "a"), ("/data/b/2.jpg", 1, "b")]}))
+        sources.pop("--input")
+    if "--shots-file" in values:
+        file = Path(values["--shots-file"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        few = [with_shots(open_task(name, ""), 5, 0, "") for name in ORDER]
+        file.write_text(json.dumps(file_of({task.name: task.shots for task in few})), encoding="utf-8")
     for flag in sources.keys() & values.keys():
         for file in map(Path, values[flag].split(",")):
             if not file.exists():  # else a command before has left it
@@ -152,7 +171,8 @@ def run(cli, capsys, monkeypatch, finished, request):
         furnish(words, finished)
         if words[1:3] == ["-m", "src.main"]:
             return of_main(words[3:])
-        programs = {"list_clip_layers.py": list_clip_layers, "convert_grad_to_basis.py": convert_grad_to_basis}
+        programs = {"list_clip_layers.py": list_clip_layers, "convert_grad_to_basis.py": convert_grad_to_basis,
+                    "convert_shots.py": convert_shots}
         assert programs[words[1]].main(words[2:]) == 0
         return capsys.readouterr().out
 

@@ -241,6 +241,7 @@ MISTAKES = {"finetune": ({"rate": 1.1 * RATE}, {"warmup": WARMUP + 1}),
             "zscl": ({"T": 1.9, "steps": 1}, {"scale_of_terms": 1 / T ** 2, "steps": 1})}
 
 
+@pytest.mark.slow
 def test_a_small_mistake_shows(run, toy):
     name, losses, *_ = run
     for wrong in MISTAKES[name]:

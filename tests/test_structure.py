@@ -29,7 +29,8 @@ FLOORS = {
                    ("src.models.evaluation",), ("src.models.classifiers", "src.models.features"),
                    ("src.models.modeling", "src.models.lora_injection", "src.models.memory", "src.models.optimizers"),
                    ("src.models.helpers", "src.models.algebra", "src.models.hooks", "src.models.attached",
-                    "src.models.fingerprints", "src.models.modes", "src.models.taps", "src.models.wrapped")),
+                    "src.models.bases", "src.models.fingerprints", "src.models.modes", "src.models.taps",
+                    "src.models.wrapped")),
     "src.datasets": (("src.datasets.check",), ("src.datasets",), ("*",),
                      ("src.datasets.common", "src.datasets.loading", "src.datasets.seeds")),
     "src.report": (("*",), ("src.report.tables",), ("src.report.measures",),
@@ -286,6 +287,7 @@ def python(*words):
     "from src import args, cli; import src.cli.checks; cli.checks.check(args.parse(['--dataset-order', 'toy']))",
     "from src.main import main; main(['--iterations', '0'])",
     "from src.main import main; main(['--report', 'nowhere'])",
+    "from src.main import main; main(['--study', 'studies/toy.yaml', '--save', 'nowhere', '--status'])",
     "import contextlib; from src.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
 ])
 def test_no_torch(code):

@@ -118,6 +118,7 @@ def test_it_knows_the_status_of_an_interrupted_run():
     assert f"INTERRUPTED={STATUS} " in text and STATUS == 75
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues(place):
     status, told = interrupt()
     assert status == 75 and "the same command continues" in told and not Path("run/DTD.pth").exists()
@@ -194,6 +195,15 @@ def test_an_array_of_one_run_is_refused(job):
     job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
     status, told = run(*TASK)
     assert status == 2 and "--save included" in told and not commands("srun")
+
+
+@pytest.mark.parametrize("words", [["--study", "a.yaml"], ["--study=a.yaml"]])
+def test_an_array_shares_the_cells_of_a_study(job, words, monkeypatch):
+    """One process in each task, whatever its number of GPUs: the cells are processes of their own."""
+    job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
+    monkeypatch.setenv("PROCESSES", "2")
+    assert run(*TASK, *words)[0] == 0
+    assert result()["processes"] == 1 and result()["words"] == words
 
 
 def test_a_number_without_an_array_is_refused(place):

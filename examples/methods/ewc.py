@@ -1,6 +1,8 @@
 """Elastic weight consolidation (Kirkpatrick et al., 2017, arXiv:1612.00796) with the true Fisher information.
 
     python -m src.main --method examples/methods/ewc.py:EWC --set strength=100 --dataset-order toy --save ckpt/ewc
+
+An example of a custom method; the one that is shipped, with more choices, is ``--method ewc`` (docs/methods/ewc.md).
 """
 
 import torch

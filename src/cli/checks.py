@@ -11,10 +11,11 @@ from clip.catalog import architecture_names, is_weights_name
 from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, EXPORT, SINGLE, TRAINING
+from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.texts import shown
 from src.datasets import class_split, find_entry, is_pairs, phase_of
+from src.datasets.coop import DIKI, WORD
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS, active_add_ons, find_method
@@ -34,6 +35,7 @@ CONTRADICTIONS = [
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
     ("resume", "overwrite", "resume, or start again"),
+    ("status", "dry_run", "one of them is printed"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
@@ -58,7 +60,7 @@ def check(config):
     """
     said = []
     try:
-        for rule in (_check_contradictions, *RULES):
+        for rule in (_check_contradictions, *(STUDY_RULES if config.kind == STUDY else RULES)):
             said += rule(config) or ()
     except UserError as error:
         raise UserError(f"{error}{_origins_of(config, str(error))}") from None
@@ -203,7 +205,9 @@ def _check_kind_of_data(config):
         raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
-        needs = "learns classes" if METHODS[config.method].closed_form else "distils over the prompts of classes"
+        row = METHODS[config.method]
+        needs = ("learns classes" if row.closed_form else "distils over the prompts of classes"
+                 if "image_loss" in row.uses else "learns over the prompts of classes")
         data = (f"image-text pairs: it {needs}" if config.pairs
                 else "class data: it compares the pairs of a batch")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
@@ -232,6 +236,9 @@ def _check_combination(config, method):
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
+    for key, reason in method.excludes.items():
+        if config.values[key]:
+            raise UserError(f"--method {config.method} with {FLAGS[key].name}: {reason}")
     mode, trains = config.train_mode, TRAIN_MODES[config.train_mode]
     if trains.head and not trains.head_trains and config.fc_init == "zero":
         raise UserError(f"--fc-init zero with --train-mode {mode}: a head that stays zero gives the image tower "
@@ -284,12 +291,17 @@ def _check_datasets(config):
 
 
 def _check_splits(config):
-    if config.split_file and not config.train_dataset:
-        raise UserError("--split-file belongs to one dataset; give --train-dataset NAME with it")
-    if config.split_file and (config.shots or config.val_fraction):
-        raise UserError("--split-file fixes the splits; it excludes --shots and --val-fraction")
-    if config.kind in TRAINING and config.given("shot_seed") and not config.shots:
-        yield WARNING, "--shot-seed has no effect without --shots"
+    of_one = config.split_file not in (None, WORD) and os.path.isfile(config.split_file)
+    if of_one and not config.train_dataset:
+        raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or a folder of "
+                        "split files")
+    if config.val_fraction == DIKI and (of_one or not config.split_file):
+        raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
+    if config.split_file and config.val_fraction not in (None, DIKI):
+        raise UserError("--split-file fixes the splits; it excludes --val-fraction")
+    if config.kind in TRAINING and config.given("shot_seed") and (config.shots_file or not config.shots):
+        yield WARNING, ("--shot-seed has no effect with --shots-file, which lists the images" if config.shots_file else
+                        "--shot-seed has no effect without --shots")
 
 
 def _check_rates(config):
@@ -300,12 +312,17 @@ def _check_rates(config):
         raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
-    steps = config.kind in TRAINING and not (config.method_row and config.method_row.closed_form)
-    if steps and config.init != "scratch" and config.model != "toy" and not by_protocol \
-            and TRAIN_MODES[config.train_mode].towers and highest >= HIGH_RATE and config.optimizer != "sgd":
+    if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
+            and _moves_weights(config) and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "
                         "1e-5, or 5e-5 for Aircraft and MNIST: give --lr 1e-5")
+
+
+def _moves_weights(config):
+    """Whether an optimiser moves pretrained weights themselves, and not factors beside them or a head alone."""
+    row = config.method_row
+    return TRAIN_MODES[config.train_mode].towers and not (config.lora or row.wraps or row.closed_form)
 
 
 def _check_optimizer(config):
@@ -345,23 +362,46 @@ def _check_files(config):
     if config.ref_model:
         _check_path("--ref-model", config.ref_model,
                     is_weights_name(config.ref_model) or hub.is_repository(config.ref_model))
-    for key in ("model_config", "split_file", "orthogonal_gradients_path"):
+    if config.split_file and config.split_file != WORD and not os.path.exists(config.split_file):
+        raise UserError(f"--split-file {config.split_file}: no such file or folder; {WORD} means the lists under "
+                        "--data-location")
+    for key in ("model_config", "orthogonal_gradients_path", "shots_file"):
         path = config.values[key]
         if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
     if config.kind == SINGLE:
         named_images(config.eval_single)
+    _check_save(config)
+
+
+def _check_save(config):
     if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
         raise UserError(f"--save {config.save}: is a file, not a folder")
 
 
+def _check_study(config):
+    """Of the study alone: each of its cells is a command line, which is checked by itself."""
+    name = f"--study {config.study}" if config.study else f"--seed {shown(config.seed)}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"{name} with several processes: a study starts its own; run one, with --jobs N")
+    if config.study and not os.path.isfile(config.study):
+        raise UserError(f"{name}: no such file")
+    if not config.save:
+        raise UserError(f"{name} writes a folder for each run; give --save DIR")
+    _check_save(config)
+    if config.dry_run == "probe":
+        raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
+
+
+STUDY_RULES = (_check_study,)
 RULES = (_check_processes, _check_parts, _check_compiler, _check_kind, _check_model, _check_datasets, _check_method,
          _check_splits, _check_rates, _check_optimizer, _check_files)
 
 
 def _without_effect(config):
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
-    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if config.kind not in flag.runs}
+    acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells
+    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if acting.isdisjoint(flag.runs)}
     if config.kind == EVAL and not config.linear_eval:
         idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
                  if config.given(key)}
@@ -398,8 +438,14 @@ LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linea
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
     ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("without class splits, such as CIFAR100/10", lambda config: any(class_split(name)[1] for name in config.trained),
+     ("class_order",)),
     ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
-    ("on image-text pairs: they have no classes", lambda config: not config.pairs, ("shots", "val_fraction", "ls")),
+    ("on image-text pairs: they have no classes", lambda config: not config.pairs,
+     ("shots", "shots_file", "val_fraction", "ls")),
+    ("on image-text pairs: they have the transform of evaluation", lambda config: not config.pairs, ("crops",)),
+    ("with a bound on frozen features, which takes the transform of evaluation",
+     lambda config: config.method not in ("ridge", "class-means"), ("crops",)),
     ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
     ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
     ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),
@@ -410,7 +456,7 @@ DEPENDENT = [
     ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
     ("with --train-mode fc: no tower trains", lambda config: TRAIN_MODES[config.train_mode].towers,
-     ("compile", "grad_checkpointing", "grad_accum")),
+     ("compile", "grad_checkpointing", "grad_accum", "crops")),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
       "lora_shared_split_qkvo")),

@@ -6,7 +6,20 @@ import os
 from clip.catalog import architecture_names
 from clip.files import hub
 from src.cli.definition import Flag, switch
-from src.cli.kinds import CHECK, EVAL, EXPORTING, LIST, MODEL, REPORT, SCORING, SEQUENCE, SINGLE, TRAIN, WEIGHTS
+from src.cli.kinds import (
+    CHECK,
+    EVAL,
+    EXPORTING,
+    LIST,
+    MODEL,
+    REPORT,
+    SCORING,
+    SEQUENCE,
+    SINGLE,
+    STUDY,
+    TRAIN,
+    WEIGHTS,
+)
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
@@ -15,16 +28,21 @@ from src.cli.values import (
     keyword,
     label_spaces,
     names,
+    one_or_several,
     parts,
     place,
     rates,
     real,
     rhythm,
     shares,
+    some_of,
     warmup,
     whole,
+    word_or,
 )
 from src.datasets import expand
+from src.datasets.class_orders import ORDERS
+from src.datasets.coop import DIKI
 from src.models import METHODS
 from src.models.modes import TRAIN_MODES
 
@@ -58,7 +76,7 @@ def training_flags():
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
              example="folder:photos --epochs 5"),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
-             + "; CIFAR100/10 means ten class splits", parse=datasets,
+             + "; CIFAR100/10 means ten class splits, CIFAR100/50+10 50 classes and then ten each", parse=datasets,
              metavar="NAMES", runs=(SEQUENCE, EVAL), example="DTD,Flowers,MNIST --iterations 1000"),
         # Its values are in the configuration; under which name they came changes nothing.
         Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or a custom FILE.yaml",
@@ -78,6 +96,8 @@ def training_flags():
         Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
         Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
              real(0), shown="0", example="0.1"),
+        Flag("--crops", "how training images are cut: random crops, drawn again at each visit, or none, which is the "
+             "transform of evaluation", "random", choices=("random", "none"), example="none"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
         Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),
@@ -91,22 +111,23 @@ def training_flags():
         switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
-        Flag("--seed", "of everything random, class splits included", 42, whole(0), runs=EXPORTING, example="3"),
+        Flag("--seed", "of everything random, class splits included; 1,2,3 with --dataset-order: a run for each, and "
+             "one table of mean and deviation", 42, one_or_several(whole(0)), runs=(*EXPORTING, STUDY), example="3"),
         switch("--deterministic", "only deterministic kernels", runs=MODEL),
     ]
 
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT), numbers=False,
-             metavar="DIR", example="ckpt/run"),
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT, STUDY),
+             numbers=False, metavar="DIR", example="ckpt/run"),
         Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
              "hf-hub:ORG/NAME; an adapter (a folder of peft, DATASET.lora.pth) is merged into --model; the start of "
              "the next task, not of an interrupted one; A,B,C with --eval-only: the matrix of the sequence that left "
              "these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "resume exactly where a run into --save was interrupted; finished tasks are skipped",
-               runs=SCORING, numbers=False),
+               runs=(*SCORING, STUDY), numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
                "--export DIR holds of another one", runs=EXPORTING, numbers=False),
         Flag("--keep-carry", "which checkpoints of a sequence hold what its method carries from task to task: all, or "
@@ -230,11 +251,76 @@ def lora_flags():
     ]
 
 
+def keeplora_flags():
+    return [
+        Flag("--keeplora-rank", "rank of its updates", 16, whole(1), example="8 --method keeplora"),
+        Flag("--keeplora-alpha", "their scale is alpha / rank", 1.0, real(above=0), shown="1",
+             example="2 --method keeplora"),
+        Flag("--keeplora-image-energy", "share of its squared singular values below which the directions of a weight "
+             "of the image tower stay that are protected before the first task", 0.85, real(0, 1),
+             example="0.5 --method keeplora"),
+        Flag("--keeplora-text-energy", "the same of the text tower", 0.2, real(0, 1),
+             example="0.5 --method keeplora"),
+        Flag("--keeplora-feature-energy", "least share of a task's inputs that is protected after it", 0.99,
+             real(above=0, high=1), example="0.9 --method keeplora"),
+        Flag("--keeplora-weight-side", "which directions of a weight are protected before the first task: those of its "
+             "input, as the paper has it, or of its output, as the authors' code", "input",
+             choices=("input", "output"), example="output --method keeplora"),
+    ]
+
+
 def memory_flags():
     return [
         Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1), example="2000 --method icarl"),
         Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1",
              example="0.5 --method icarl"),
+    ]
+
+
+def inflora_flags():
+    return [
+        Flag("--inflora-rank", "rank of the update B A, of which B trains", 128, whole(1),
+             example="10 --method inflora"),
+        Flag("--inflora-sites", "projections of each block that are adapted; the A of k and v keeps off what earlier "
+             "tasks need, that of q and o is drawn", ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
+             shown="q,k,v,o", example="k,v --method inflora"),
+        Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
+             example="1 --method inflora"),
+        Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),
+        Flag("--inflora-memory", "what a task leaves: gpm, a basis of the protected inputs; dualgpm, where these take "
+             "more than half of the width, a basis of all others", "gpm", choices=("gpm", "dualgpm"),
+             example="dualgpm --method inflora"),
+        Flag("--inflora-energy", "share of the squared singular values of the inputs' covariance that is protected",
+             0.95, real(above=0, high=1), example="0.98 --method inflora"),
+        Flag("--inflora-energy-step", "what each later task adds to that share: (lame - lamb) / T of the authors' CIL "
+             "configurations", 0.0, real(0, 1), shown="0", example="0.005 --method inflora"),
+        Flag("--inflora-statistics", "inputs that a task protects: clean, one pass with the final weights in "
+             "evaluation mode; code, with dropout, and those of every training step beside them", "clean",
+             choices=("clean", "code"), example="code --method inflora"),
+    ]
+
+
+def nusa_flags():
+    return [
+        Flag("--nusa-rank", "the most directions of a weight in which a task may move it; the update's scale is "
+             "2 / sqrt(rank)", 128, whole(1), example="64 --method nusa-cl"),
+        Flag("--nusa-energy", "share of a weight's squared singular values whose directions no task moves", 0.95,
+             real(above=0, high=0.999999), example="0.9 --method nusa-cl"),
+        Flag("--nusa-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method nusa-cl"),
+        Flag("--nusa-train", "what trains of the update U M V: M alone (m), or singular vectors too (m,vn and m,un,vn)",
+             "m", choices=("m", "m,vn", "m,un,vn"), example="m,vn --method nusa-cl"),
+    ]
+
+
+def consolidation_flags():
+    return [
+        Flag("--ewc-strength", "lambda: half of it weighs the squared distance from the last task's weights, each "
+             "times its Fisher information", 1000.0, real(0), shown="1000", example="10 --method ewc"),
+        Flag("--ewc-fisher", "squared gradients of log p of each image's label (empirical), of a label drawn from p "
+             "(true), or the empirical ones times p (weighted)", "empirical",
+             choices=("empirical", "true", "weighted"), example="true --method ewc"),
+        Flag("--ewc-decay", "share of the earlier tasks' Fisher information that a new task's is added to", 1.0,
+             real(0, 1), shown="1", example="0.9 --method ewc"),
     ]
 
 
@@ -247,7 +333,8 @@ def frozen_feature_flags():
              whole(1), runs=SCORING, example="1000 --method rail --train-dataset DTD"),
         Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for "
              "all models of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
-             choices=("seeded", "published"), runs=SCORING, example="published --method rail --train-dataset DTD"),
+             choices=("seeded", "published"), runs=SCORING,
+             example="published --method rail --model ViT-B/16 --train-dataset DTD"),
         Flag("--rail-ridge", "strength of ridge regression, in rail and in ridge", parse=real(above=0),
              shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge --train-dataset DTD"),
         Flag("--rail-gamma", "gamma of the dual form's kernel exp(-gamma |a - b|^2)", 0.1, real(above=0), runs=SCORING,
@@ -320,8 +407,10 @@ def evaluation_flags():
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
-        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}", runs=SCORING,
-             metavar="NAME", shown="simple", example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
+        Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
+             "all:PROMPT is for all data, all:first takes the first prompt of each dataset alone", runs=SCORING,
+             metavar="NAME", shown="simple",
+             example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
         Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
              numbers=False, example="256"),
         Flag("--max-evaluation-size", "number of images to score, evenly over the classes", parse=whole(1),
@@ -342,12 +431,21 @@ def data_flags():
     return [
         Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
              metavar="DIR", example="/mnt/data"),
-        Flag("--val-fraction", "part of each class of train that becomes val", parse=real(above=0, high=0.9),
+        Flag("--class-order", "how the classes of class splits arrive: as --seed draws them; zscl: the order of ZSCL "
+             "and MoE-Adapters; pilot: that of PILOT, numpy's seed 1993; or a file of class numbers (yaml, json, text)",
+             "seed", choices=ORDERS, also=os.path.isfile, metavar="ORDER", runs=SCORING,
+             example="pilot --dataset-order CIFAR100/10 --epochs 1"),
+        Flag("--val-fraction", "part of each class of train that becomes val; diki: with --split-file DIR, CIFAR100 "
+             "and MNIST as DIKI draws them", parse=word_or(DIKI, real(above=0, high=0.9)),
              runs=SCORING, example="0.1"),
         Flag("--shots", "training images a class", parse=whole(1), shown="all", example="16"),
         Flag("--shot-seed", "which images --shots draws", 0, whole(0), example="1 --shots 16"),
-        Flag("--split-file", "json file of other people's split of --train-dataset", runs=(TRAIN, EVAL),
-             metavar="FILE", example="split.json"),
+        Flag("--shots-file", "json file that lists the training images, as every few-shot run leaves it in "
+             "<save>/shots.json; with --shots K it must list K of each class", metavar="FILE",
+             example="ckpt/few/shots.json --train-dataset DTD --epochs 5"),
+        Flag("--split-file", "json file of other people's split of --train-dataset; or a folder of CoOp's split files, "
+             "which also name the classes; coop means --data-location", runs=SCORING, metavar="FILE",
+             example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
                "image is missing", runs=(*SCORING, SINGLE)),
         switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
@@ -365,9 +463,18 @@ def output_flags():
     return [
         Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
              "nothing, status 2 where the run would be refused or nothing is known of weights to fetch; probe also "
-             "times 3 steps", "off", choices=("off", "on", "probe"), bare="on", runs=SCORING, numbers=False),
+             "times 3 steps; of a study: print the command of each cell", "off", choices=("off", "on", "probe"),
+             bare="on", runs=(*SCORING, STUDY), numbers=False),
         Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
              parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
+        Flag("--study", "run each cell of the grid in this file, with --resume, and compare them; flags beside it go "
+             "to every cell", runs=(STUDY,), numbers=False, metavar="FILE",
+             example="studies/toy.yaml --save ckpt/study"),
+        Flag("--jobs", "cells of a study that run at the same time; auto: one on each CUDA device", 1,
+             auto_or(whole(1, 1024)), runs=(STUDY,), numbers=False,
+             example="2 --study studies/toy.yaml --save ckpt/study"),
+        switch("--status", "print which cells of a study are done, running, failed or waiting", runs=(STUDY,),
+               numbers=False, example="--study studies/toy.yaml --save ckpt/study"),
         Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "
              "finished (last) task; with --eval-only the one that is scored; without any task and --eval-only, --load "
              "FILE or --model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),
@@ -383,8 +490,8 @@ GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "RAIL and ridge regression": frozen_feature_flags(),
-    "image-text pairs and linear evaluation": image_text_flags(), "evaluation": evaluation_flags(),
-    "data": data_flags(), "output": output_flags(),
+    "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
+    "RAIL and ridge regression": frozen_feature_flags(), "image-text pairs and linear evaluation": image_text_flags(),
+    "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}

@@ -4,6 +4,8 @@ import difflib
 
 from src.errors import UserError
 
+SWITCHED = {"true": True, "on": True, "false": False, "off": False}  # what files have in the place of a switch
+
 
 def read_value(flag, text):
     """What a text of the command line means; UserError with the flag, the value and the way out."""

@@ -90,6 +90,16 @@ def label_spaces(text):
     return found
 
 
+def some_of(choices):
+    """``k,v`` -> ("k", "v"), each one of ``choices``, in their order."""
+    def parse(text):
+        found = names(text)
+        if strangers := [name for name in found if name not in choices]:
+            raise ValueError(f"{strangers[0]} is none of {', '.join(choices)}")
+        return tuple(name for name in choices if name in found)
+    return parse
+
+
 def parts(text):
     """``train+val`` -> ("train", "val")"""
     found = tuple(text.split("+"))
@@ -106,9 +116,14 @@ def place(text):
     return name, path
 
 
+def word_or(word, parse):
+    """``word`` as it is, anything else through ``parse``."""
+    return lambda text: text if text == word else parse(text)
+
+
 def all_or(parse):
     """``all`` as it is, anything else through ``parse``."""
-    return lambda text: text if text == "all" else parse(text)
+    return word_or("all", parse)
 
 
 def warmup(text):
@@ -125,7 +140,19 @@ def warmup(text):
 
 def auto_or(parse):
     """``auto`` as it is, anything else through ``parse``."""
-    return lambda text: text if text == "auto" else parse(text)
+    return word_or("auto", parse)
+
+
+def one_or_several(parse):
+    """``7`` -> what ``parse`` makes of it; ``1,2`` -> a tuple of such values."""
+    def several(text):
+        if "," not in text:
+            return parse(text)
+        found = tuple(map(parse, text.split(",")))
+        if len(set(found)) < len(found):
+            raise ValueError("names a value twice")
+        return found
+    return several
 
 
 UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from src.datasets.class_orders import split_count
 from src.datasets.common import Entry, own_path
 from src.errors import UserError
 
@@ -41,6 +42,9 @@ DATASETS = {
     "ObjectNet": Entry("src.datasets.objectnet:open_objectnet", "objectnet-1.0", 113, _sizes(None, 18574)),
     "YTBB": Entry("src.datasets.video:open_ytbb", "imagenet_vid_ytbb_robust/ytbb-robust", 24),
     "ImageNetVidRobust": Entry("src.datasets.video:open_vid", "imagenet_vid_ytbb_robust/imagenet-vid-robust", 30),
+    "CUB200": Entry("src.datasets.cub:open_cub", "CUB_200_2011", 200, _sizes(5994, 5794)),
+    "TinyImageNet": Entry("src.datasets.tiny_imagenet:open_tiny_imagenet", "tiny-imagenet-200", 200,
+                          _sizes(100000, 10000)),
     "FMOW": Entry("src.datasets.wilds:open_fmow", "fmow_v1.1", 62),
     "IWildCam": Entry("src.datasets.wilds:open_iwildcam", "iwildcam_v2.0", 182),
     "conceptual_captions": Entry("src.datasets.captions:open_conceptual_captions", "conceptual_captions", pairs=True),
@@ -66,27 +70,37 @@ PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("sr
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
 
 
-CLASS_SPLIT = re.compile(r"(?P<base>[^:/]+)-(?P<part>0|[1-9]\d{0,17})of(?P<parts>0|[1-9]\d{0,17})", re.ASCII)
+NUMBER = r"(?:0|[1-9]\d{0,17})"
+CLASS_SPLIT = re.compile(rf"(?P<base>[^:/]+)-(?P<part>{NUMBER})of(?P<parts>{NUMBER}(?:\+{NUMBER})?)", re.ASCII)
+STEPS = re.compile(r"(\d{1,18})\+(\d{1,18})", re.ASCII)  # base classes and increments, as in TinyImageNet/100+20
 
 
 def class_split(name):
-    """``CIFAR100-3of10`` -> ("CIFAR100", 3, 10), a third tenth of the classes; any other name -> (name, None, None)."""
+    """``CIFAR100-3of10`` -> ("CIFAR100", 3, 10), a third tenth of the classes; ``TinyImageNet-2of100+20`` ->
+    ("TinyImageNet", 2, (100, 20)), the first 20 after 100; any other name -> (name, None, None)."""
     match = CLASS_SPLIT.fullmatch(name)
     if not match or match["base"] not in DATASETS:
         return name, None, None
-    return match["base"], int(match["part"]), int(match["parts"])
+    parts = tuple(map(int, match["parts"].split("+")))
+    return match["base"], int(match["part"]), parts if len(parts) > 1 else parts[0]
 
 
 def expand(names):
-    """Names as a flag lists them -> with ``CIFAR100/10`` written out as its ten class splits, CIFAR100-1of10 and so on.
-    Raises ValueError for a number that cannot be, and for names that come twice."""
+    """Names as a flag lists them -> with ``CIFAR100/10`` written out as its ten class splits, CIFAR100-1of10 and so on,
+    and ``TinyImageNet/100+20`` as 100 base classes and steps of 20. Raises ValueError for a number that cannot be, and
+    for names that come twice."""
     expanded = []
     for name in names:
         base, slash, parts = name.partition("/")
         if not slash or ":" in name:
             expanded.append(name)
+        elif match := STEPS.fullmatch(parts):
+            cut = int(match[1]), int(match[2])
+            count = split_count(DATASETS[base].classes or 0, cut) if base in DATASETS else 1
+            expanded += [f"{base}-{part}of{cut[0]}+{cut[1]}" for part in range(1, 1 + max(1, count))]
         elif not re.fullmatch(r"\d{1,18}", parts) or int(parts) < 2:
-            raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10")
+            raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10, or base "
+                             "classes and a step, as in CIFAR100/50+10")
         else:
             most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry refuses one split too many
             expanded += [f"{base}-{part}of{int(parts)}" for part in range(1, min(int(parts), most) + 1)]
@@ -123,7 +137,7 @@ def find_entry(name):
     """The Entry of a name. Raises UserError with near matches, without opening anything."""
     name, _ = phase_of(name)
     whole, part, parts = class_split(name)
-    if part is not None and not 1 <= part <= parts <= (DATASETS[whole].classes or 0):
+    if part is not None and not 1 <= part <= split_count(DATASETS[whole].classes or 0, parts):
         raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of "
                         "them")
     name = whole

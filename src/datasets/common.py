@@ -1,5 +1,6 @@
 """What every dataset is made of: Entry (a row of the table), Task (opened) and Split."""
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,11 @@ class Split:
         return self.files or [f"{index} {label}" for index, label in enumerate(self.labels)]
 
 
+def listing_digest(files: Sequence[str]) -> str:
+    """Return the digest of a listing, in hex."""
+    return hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def file_split(folder: Path, files: Sequence[str], labels: Sequence[int], read: Callable[[Path], Any]) -> Split:
     """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` gives an image."""
     return Split(lambda index: read(folder / files[index]), labels, files, path=lambda index: folder / files[index])
@@ -94,10 +100,13 @@ class Task:
     left_out: str = ""  # of a folder of the user's: how many files are not read, by reason
     findings: tuple = ()  # sentences about what is odd, as far as names and counts tell
     noted: tuple = ()  # those of the findings that were printed while the data were opened
+    lists: dict = field(default_factory=dict)  # {flag and file: digest} of the lists of others that split it
+    shots: dict = field(default_factory=dict)  # what a shots file says of it, where it has a few images a class
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
-            raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}")
+            raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
+                            "list another")
         split = self.splits[name]
         return split() if callable(split) else split
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from clip.tokenizer import open_clip_file
 from src.datasets.common import Task, missing
 from src.datasets.images import class_folders, folder_split
+from src.datasets.published_folders import has_parts, task_of_parts
 from src.errors import UserError
 
 NAMES_FILE = "imagenet_classes.txt"
@@ -52,10 +53,13 @@ def open_imagenet(name, root):
 
 
 def open_shift(name, root):
-    """A test set with ImageNet's class names, or with those of its classes that it has."""
+    """A test set with ImageNet's class names, or with those of its classes that it has. ImageNetR has a training part
+    too where it lies in ``train/`` and ``test/``."""
     folder, indices = SHIFTS[name]
     names = class_names()
     chosen = [names[index] for index in indices] if indices else names
+    if name == "ImageNetR" and has_parts(Path(root) / folder):
+        return task_of_parts(name, Path(root) / folder, len(chosen), chosen, prompts())
     return Task(name, chosen, prompts(), {"test": _listed(name, Path(root) / folder, len(chosen), root)})
 
 

@@ -150,8 +150,7 @@ def training_batches(split, transform, batch_size, seed, start, stop, workers=0,
     """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
     ``captions``: "random" or "first", to have numbers of captions as labels. ``part``, ``rest``: see SeededBatches;
     a share of a rest without an image is a Batch of 0 rows."""
-    dataset = (TransformedSplit(split, transform, seed) if captions is None
-               else CaptionedSplit(split, transform, seed, captions))
+    dataset = _transformed(split, transform, seed, captions)
     order = SeededBatches(len(split), batch_size, seed, start, stop, part, rest)
     batches = _loader(dataset, order, workers)
     if rest:
@@ -175,12 +174,12 @@ def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
             for first in range(0, stop, batch_size)]
 
 
-def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1)):
+def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1), captions=None):
     """Iterator over Batches (uint8 on the host): this process's rows of each of ``batches``, which ``batches_of_pass``
     gives. A share without a row is a Batch of 0 rows, so that every process has as many; a batch of which no image can
-    be decoded is left out."""
+    be decoded is left out. ``captions`` as in ``training_batches``."""
     own = [share_of(batch, part) for batch in batches]
-    loaded = _loader(TransformedSplit(split, transform, seed), own, workers)
+    loaded = _loader(_transformed(split, transform, seed, captions), own, workers)
     return _telling_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
 
 
@@ -203,6 +202,13 @@ def joined_evaluation_batches(parts, batch_size, workers=0):
         yield _telling_skipped(own, leave_out=True)
         for _ in own:  # what is left, so that the next part begins at its first batch
             pass
+
+
+def _transformed(split, transform, seed, captions):
+    """A split whose labels are the numbers of ``captions`` ("random" or "first"), or its own for None."""
+    if captions is None:
+        return TransformedSplit(split, transform, seed)
+    return CaptionedSplit(split, transform, seed, captions)
 
 
 def _loader(dataset, batch_sampler, workers):

@@ -4,15 +4,17 @@ A list is tied to the listing of files it was drawn from, so that a changed fold
 another split.
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets.seeds import balanced_halves, order_of_epoch, seed_of, shuffled_classes
+from src.datasets.class_orders import class_bounds, class_order
+from src.datasets.common import listing_digest
+from src.datasets.seeds import balanced_halves, seed_of, shuffled_classes
+from src.datasets.shots import shots_of
 from src.errors import UserError
-from src.machine.files import atomic_file, may_write, read_json
+from src.machine.files import atomic_file, digest_of, may_write, read_json
 
 FOLDER = "splits"  # under --data-location
 RANDOM_SEED, TRAIN_SHARE = 42, 0.8
@@ -33,7 +35,7 @@ def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
     ``files``: the sorted listing as relative POSIX paths, which the lists point into.
     """
     path = Path(root) / FOLDER / f"{name}.json"
-    listing = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    listing = listing_digest(files)
     if path.is_file():
         return _read(path, name, len(files), listing, parts)
     lists = draw()
@@ -86,7 +88,8 @@ def with_shots(task, shots, seed, root):
     lists = stored_lists(root, _list_name(task, f"{shots}shot_seed{seed}"), train.listing(),
                          lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
-                   train_data=_named(task, f"{shots} shots seed {seed}"))
+                   train_data=_named(task, f"{shots} shots seed {seed}"),
+                   shots=shots_of(task.classnames, train, lists["train"]))
 
 
 def draw_shots(labels, shots, seed):
@@ -97,7 +100,8 @@ def draw_shots(labels, shots, seed):
 def with_split_file(task, path):
     """Splits as a json file of other people's gives them: {"train": [[image path, label, class name], ...], ...}.
 
-    Images are found by the end of their path; labels stay this framework's.
+    Images are found by the end of their path; labels stay this framework's. Parts that the file does not list keep
+    their images but those that it lists in others.
     """
     try:
         content = read_json(path)
@@ -108,17 +112,33 @@ def with_split_file(task, path):
                         f"({error})") from None
     if not named or named.keys() - {"train", "val", "test"}:
         raise UserError(f"--split-file {path}: has the parts {', '.join(named) or 'none'}; give train, val, test")
-    everything = [task.split(part) for part in task.splits if part in ("train", "val", "test")]
+    parts = {part: task.split(part) for part in ("train", "val", "test") if part in task.splits}
+    by_name = images_by_name(parts.values())
+    found = {part: find_images(rows, by_name, f"--split-file {path}:") for part, rows in named.items()}
+    splits = {part: split_of(places) for part, places in found.items()}
+    taken = {(id(split), index) for places in found.values() for split, index in places}
+    for part, split in parts.items():
+        kept = [index for index in range(len(split)) if (id(split), index) not in taken]
+        if part not in named and len(kept) < len(split):
+            print(f"note: --split-file {path}: {len(split) - len(kept)} images of {part} are listed in other parts and "
+                  "leave it")
+            splits[part] = split.subset(kept)
+    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"),
+                   lists={**task.lists, "--split-file": digest_of(path)})
+
+
+def images_by_name(splits):
+    """{last part of its path: [(path, Split, index there)]} of all images."""
     by_name = {}
-    for split in everything:
+    for split in splits:
         for index, file in enumerate(split.listing()):
             by_name.setdefault(file.rsplit("/", 1)[-1], []).append((file, split, index))
-    splits = {part: _find_all(rows, by_name, path) for part, rows in named.items()}
-    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"))
+    return by_name
 
 
-def _find_all(names, by_name, path):
-    from src.datasets.common import Split
+def find_images(names, by_name, what):
+    """[(Split, index there)] of the images whose paths end as ``names``, in their order. ``by_name`` is what
+    ``images_by_name`` gives; ``what`` begins the error of a name that fits none or several."""
     found = []
     for name in names:
         matches = {}
@@ -126,11 +146,17 @@ def _find_all(names, by_name, path):
             if f"/{file}".endswith(f"/{name}"):
                 matches.setdefault(file, (split, index))
         if not matches:
-            raise UserError(f"--split-file {path}: names {name}, which this dataset does not have")
+            raise UserError(f"{what} names {name}, which this dataset does not have")
         if len(matches) > 1 and name not in matches:
-            raise UserError(f"--split-file {path}: names {name}, which fits {' and '.join(sorted(matches)[:2])}; give "
-                            "more of its path")
+            raise UserError(f"{what} names {name}, which fits {' and '.join(sorted(matches)[:2])}; give more of its "
+                            "path")
         found.append(matches[name] if name in matches else next(iter(matches.values())))
+    return found
+
+
+def split_of(found):
+    """The Split of [(Split, index there)]."""
+    from src.datasets.common import Split
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],
                  [split.listing()[index] for split, index in found],
@@ -138,12 +164,12 @@ def _find_all(names, by_name, path):
                  if all(split.path for split, _ in found) else None)
 
 
-def with_classes(task, part, parts, seed):
-    """Class split ``part`` of ``parts``: the classes in a seeded order, cut at floor(C k / parts); all images of those
-    classes, labels counted from 0."""
-    classes = len(task.classnames)
-    order = order_of_epoch(classes, seed_of(seed, task.name, "class order"), 0)
-    chosen = order[classes * (part - 1) // parts:classes * part // parts]
+def with_classes(task, part, parts, seed, order="seed"):
+    """Class split ``part`` of ``parts``: the classes in the order that ``class_order`` gives, cut at floor(C k / parts)
+    or, where ``parts`` is (base classes, step), at those; all images of those classes, labels counted from 0."""
+    order = class_order(task.name, len(task.classnames), order, seed)
+    first, last = class_bounds(len(task.classnames), part, parts)
+    chosen = order.numbers[first:last]
     place = {label: position for position, label in enumerate(chosen)}
 
     def cut(split):
@@ -154,8 +180,9 @@ def with_classes(task, part, parts, seed):
                             "splits")
         kept = split.subset([index for index, label in enumerate(split.labels) if label in place])
         return replace(kept, labels=[place[label] for label in kept.labels])
-    name = f"{task.name}-{part}of{parts}"
-    return replace(task, name=name, place=f"{task.place or task.name}-{part}of{parts}_order{seed}",
+    cut_at = "+".join(map(str, parts)) if isinstance(parts, tuple) else parts
+    return replace(task, name=f"{task.name}-{part}of{cut_at}", lists=task.lists | order.lists,
+                   place=f"{task.place or task.name}-{part}of{cut_at}_order{order.mark}",
                    classnames=[task.classnames[label] for label in chosen],
                    splits={key: cut(split) for key, split in task.splits.items()})
 

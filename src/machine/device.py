@@ -1,6 +1,7 @@
 """The one device and precision of a run, decided once. Nothing else in ``src`` names a device."""
 
 import contextlib
+import os
 
 import torch
 
@@ -181,6 +182,13 @@ def _three(values):
 
 def _is_there(kind):
     return {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(kind, lambda: True)()
+
+
+def cuda_devices():
+    """The CUDA devices that this process sees, each as CUDA_VISIBLE_DEVICES calls it."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else list(map(str, range(count))))[:count]
 
 
 def _best_device():

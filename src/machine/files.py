@@ -11,12 +11,14 @@ import re
 import reprlib
 import secrets
 import socket
+import time
 from pathlib import Path
 
 from src.errors import UserError
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
 LOCK = "in_use"
+PATIENCE = (0.05, 0.1, 0.2)  # seconds between tries for a lock: ``holder_of`` has it for an instant
 CHUNK = 1 << 24
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
 MOST_LETTERS = 1 << 24  # of a list of names
@@ -145,15 +147,20 @@ def digest_of(path):
     return digest.hexdigest()
 
 
+class InUse(UserError):
+    """Another process is in the folder."""
+
+
 @contextlib.contextmanager
-def folder_of_ones_own(folder, flag):
-    """While entered, nobody else enters: a UserError names ``flag``, the host and the process that is in there.
+def folder_of_ones_own(folder, flag, lock=LOCK):
+    """While entered, nobody else enters: InUse names ``flag``, the host and the process that is in there. -> the open
+    file ``lock``: a process that inherits it stays in the folder when this one is gone.
 
     By flock on a file, which is gone with its process however that ends; between machines it holds where the file
     system passes locks on, as NFS does since version 4. What a killed process had half written is removed. A folder
     that was made for the lock alone goes with it.
     """
-    path = Path(folder) / LOCK
+    path = Path(folder) / lock
     made = [place for place in path.parents if not place.exists()]
     with _ours(path, flag) as file:
         file.truncate(0)
@@ -161,7 +168,7 @@ def folder_of_ones_own(folder, flag):
         file.flush()
         _sweep(path.parent)
         try:
-            yield
+            yield file
         finally:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
@@ -177,20 +184,41 @@ def _ours(path, flag):
             file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
         except OSError as error:
             raise WriteError(path, error) from None
-        if not _lock(file):
+        if not _lock_patiently(file):
             with file:
-                who = file.read().strip() or "another process"
-                raise UserError(f"{flag} {path.parent}: in use by {who}; wait until it has ended, or give another "
-                                "folder")
+                raise InUse(f"{flag} {path.parent}: in use by {_who(file)}; wait until it has ended, or give another "
+                            "folder")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()
 
 
-def _lock(file):
+def holder_of(folder, lock=LOCK):
+    """The process that is in a folder, in words; None where none is."""
+    try:
+        file = (Path(folder) / lock).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        return None if _lock(file, fcntl.LOCK_SH) else _who(file)
+
+
+def _who(file):
+    return file.read().strip() or "another process"
+
+
+def _lock_patiently(file):
+    for seconds in PATIENCE:
+        if _lock(file):
+            return True
+        time.sleep(seconds)
+    return _lock(file)
+
+
+def _lock(file, kind=fcntl.LOCK_EX):
     """Whether the open file is ours alone from now on, until it is closed."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: nobody is kept out

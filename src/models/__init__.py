@@ -11,16 +11,20 @@ from src.models.hooks import scores_by_itself
 @dataclass(frozen=True)
 class Method:
     """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``switches`` the flags that switch an add-on
-    on, where it is not the one that it is called by; ``on_pairs`` another class that the name stands for on image-text
-    pairs. ``data`` and ``closed_form`` of a method repeat what the class says, for code that may not import it."""
+    ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
+    the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
+    called by; ``on_pairs`` another class that the name stands for on image-text pairs. ``wraps``: it trains factors of
+    wrapped layers in place of weights, as --lora does. ``data`` and ``closed_form`` of a method repeat what the class
+    says, for code that may not import it."""
 
     target: str
     uses: tuple = ()
     needs: tuple = ()
     refuses: dict = field(default_factory=dict)
+    excludes: dict = field(default_factory=dict)
     switches: tuple = ()
     on_pairs: "Method | None" = None
+    wraps: bool = False
     data: str = "classes"
     closed_form: bool = False
 
@@ -74,6 +78,16 @@ REFERENCE_TEXTS = ("ref_sentences", "text_datasets")
 DEAF_MODES = {"text": "its distillation reaches only the image tower, which this mode does not train; "
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
+NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
+# What a method that wraps layers of CLIP in each task cannot go with.
+BESIDE_FACTORS = {
+    "lora": "it wraps layers of CLIP itself, and two kinds of factors would train the same weights; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
+                    "its factors are made again in each task, so a basis would protect nothing; leave it out")}
+KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
+            "keeplora_feature_energy", "keeplora_weight_side")
+NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
+                           "its heads add to the scores of class prompts, and this mode has none")
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -83,8 +97,21 @@ METHODS = {
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
+    "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
+                  refuses={"fc": "it holds the towers, and this mode trains neither"},
+                  excludes={"lora": "adapters are merged after a task and the next one has others, so nothing would be "
+                                    "held; leave it out, or train adapters by --method finetune"}),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
+    "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, wraps=True, excludes=BESIDE_FACTORS,
+                      uses=("ls", "inflora_rank", "inflora_sites", "inflora_scale", "inflora_dropout",
+                            "inflora_memory", "inflora_energy", "inflora_energy_step", "inflora_statistics")),
+    "nusa-cl": Method("src.models.nusa:NuSA", uses=("ls", "nusa_rank", "nusa_energy", "nusa_dropout", "nusa_train"),
+                      refuses=NO_TOWER, wraps=True, excludes=BESIDE_FACTORS),
+    "keeplora": Method("src.models.keeplora:KeepLoRA", uses=KEEPLORA, refuses=NO_TOWER, wraps=True,
+                       excludes=BESIDE_FACTORS),
+    "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
+                            wraps=True, excludes=BESIDE_FACTORS),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),

@@ -76,9 +76,12 @@ class Prompts:
             with state.device.autocast(), state.attached():
                 self.constant = constant_text_features(state.model, tokens)                  # (C, D)
 
+    def features(self):
+        """(C, D), with gradient where the text tower trains."""
+        return text_features(self.state.model, self.texts) if self.constant is None else self.constant
+
     def __call__(self, features):
-        classes = text_features(self.state.model, self.texts) if self.constant is None else self.constant
-        return similarity(features, classes, self.state.scale)                               # (B, D) x (C, D) -> (B, C)
+        return similarity(features, self.features(), self.state.scale)                       # (B, D) x (C, D) -> (B, C)
 
 
 @dataclass

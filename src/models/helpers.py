@@ -78,11 +78,13 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return ahead[:, None] < torch.arange(1, k + 1, device=logits.device)
 
 
-def l2_distance(tensors: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
-    """Sum over all values of (tensor - anchor)^2; two lists of equal shapes -> scalar."""
+def l2_distance(tensors: Sequence[Tensor], anchors: Sequence[Tensor],
+                factors: Sequence[Tensor] | None = None) -> Tensor:
+    """Sum over all values of (tensor - anchor)^2, times ``factors`` where they are given; lists of equal shapes ->
+    scalar."""
     if len(tensors) != len(anchors):
         raise ValueError(f"{len(tensors)} tensors and {len(anchors)} anchors")
-    return SquaredDistance.apply(anchors, *tensors)
+    return SquaredDistance.apply(anchors, factors, *tensors)
 
 
 class SquaredDistance(torch.autograd.Function):
@@ -91,18 +93,24 @@ class SquaredDistance(torch.autograd.Function):
     derivative is not available."""
 
     @staticmethod
-    def forward(context: Any, anchors: Sequence[Tensor], *tensors: Tensor) -> Tensor:
-        context.anchors = anchors
+    def forward(context: Any, anchors: Sequence[Tensor], factors: Sequence[Tensor] | None, *tensors: Tensor) -> Tensor:
+        context.anchors, context.factors = anchors, factors
         context.save_for_backward(*tensors)
-        norms = torch._foreach_norm(torch._foreach_sub(tensors, anchors))
-        return torch.stack(norms).square().sum()
+        differences = torch._foreach_sub(tensors, anchors)
+        if factors is None:
+            return torch.stack(torch._foreach_norm(differences)).square().sum()
+        weighed = torch._foreach_mul(differences, factors)
+        torch._foreach_mul_(weighed, differences)
+        return torch.stack([values.sum() for values in weighed]).sum()
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slopes = torch._foreach_sub(context.saved_tensors, context.anchors)
+        if context.factors is not None:
+            torch._foreach_mul_(slopes, context.factors)
         torch._foreach_mul_(slopes, 2 * gradient)
-        return None, *slopes
+        return None, None, *slopes
 
 
 @torch.no_grad()

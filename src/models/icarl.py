@@ -118,7 +118,7 @@ def _reopened(state, entry):
         raise UserError(f"the exemplars of {entry['source']} were drawn from {entry['size']} training images "
                         f"({entry['train_data']}), there are {now['size']} now ({different}{now['train_data']}); give "
                         "the same --shots, --shot-seed, --val-fraction and --data-location as then, and for class "
-                        "splits the same --seed")
+                        "splits the same --seed and --class-order")
     return task
 
 

@@ -59,6 +59,7 @@ class Settings:
     optimizer: str = "adamw"
     schedule: str = "cosine"
     lr_floor: float = 0.0
+    crops: str = "random"
 
     @property
     def peak_rate(self) -> float:
@@ -268,7 +269,7 @@ class TrainingState:
         """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
         whose number is then the label. Full batches, unless ``rest`` asks for what is left of an epoch too."""
         require_statistics(self, min(batch_size, len(split)))
-        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
+        transform = self._transform(train_transform)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
                                    self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
         return self.device.batches(batches)
@@ -281,13 +282,14 @@ class TrainingState:
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
-             drop_last: bool = False) -> Iterator[Batch]:
+             drop_last: bool = False, captions: str | None = None) -> Iterator[Batch]:
         """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
 
         Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
         images, so most passes go in ``modeling.in_eval_mode(state.model)``. The evaluation transform, or crops drawn by
         ``purpose``; in the order of the split, or with ``shuffle`` in one drawn by ``purpose``. The last batch has the
-        images that are left, unless ``drop_last``. Labels are the split's, ``batch.indices`` (B,) the positions in it.
+        images that are left, unless ``drop_last``. Labels are the split's, or with ``captions`` ("random", "first") the
+        numbers of an image's captions, drawn by ``purpose``; ``batch.indices`` (B,) are the positions in the split.
 
         Processes share the images: each gets its rows of every batch, and all get the same number of batches, of which
         the last may have 0 rows. ``state.world.sum`` makes the statistic of all images from those of each process;
@@ -303,9 +305,15 @@ class TrainingState:
                             f"{least}; give more images, or smaller batches")
         if self.planned:
             return iter(())
-        transform = (TrainTransform if train_transform else EvalTransform)(self.model.image_resolution)
-        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part)
+        transform = self._transform(train_transform)
+        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part,
+                               captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def _transform(self, train: bool) -> TrainTransform | EvalTransform:
+        """That of evaluation, or random crops where a pass is to ``train`` on them and --crops has them."""
+        cropped = train and self.settings.crops == "random"
+        return (TrainTransform if cropped else EvalTransform)(self.model.image_resolution)
 
     def _until_asked(self, rows: Iterator[int], batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a pass, each with what it is of the ``rows`` of all processes, until a signal asks the run to

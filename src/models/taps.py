@@ -2,8 +2,13 @@
 
 import contextlib
 
+import torch
+
 from clip.model import ResidualAttentionBlock
+from src.models.bases import no_tf32
 from src.models.wrapped import BASE, plain_name
+
+TEXTS_AT_ONCE = 256
 
 
 @contextlib.contextmanager
@@ -33,3 +38,43 @@ def _keeps(seen, name, place):
     def keep(_, inputs):
         seen.setdefault(name, [None, None])[place] = inputs[0].detach()
     return keep
+
+
+class Moments:
+    """The sums of x x^T over all tokens x that attentions compute q, k and v of, {name of an attention: (d, d)}: the
+    uncentred covariance of a task's inputs, but for a factor. ``widths`` {name: d}; ``like`` has the device.
+
+    In float64, but for the products themselves and where the device has none.
+    """
+
+    def __init__(self, widths, like):
+        wide = torch.float32 if like.device.type == "mps" else torch.float64
+        self.sums = {name: torch.zeros(width, width, dtype=wide, device=like.device) for name, width in widths.items()}
+
+    @torch.no_grad()
+    def add(self, model, images=None, tokens=None):
+        """Encode images (B, 3, R, R) and token ids (N, L), padding included, in full precision and in the mode that the
+        model is in; a tower of which no attention is asked for is left out."""
+        given, towers = [], {is_of_images(name) for name in self.sums}
+        if images is not None and True in towers:
+            given.append((model.encode_image, images, {}))
+        if tokens is not None and False in towers:
+            given += [(model.encode_text, part, {"cut": False}) for part in tokens.split(TEXTS_AT_ONCE)]
+        # Under autocast, weights that are cast without gradient would be taken for the step around this too.
+        with torch.autocast(model.logit_scale.device.type, enabled=False), no_tf32():
+            for encode, inputs, options in given:
+                with tapped(model) as seen:
+                    encode(inputs, **options)
+                for name in seen.keys() & self.sums.keys():
+                    x = seen[name][0].flatten(0, 1)                                         # (tokens, d)
+                    self.sums[name] += x.mT @ x
+
+    def of_all(self, world):
+        """The sums over the images of all processes; over the texts, which each process has, the mean of theirs."""
+        return {name: world.sum(moment) / (1 if is_of_images(name) else world.size)
+                for name, moment in self.sums.items()}
+
+
+def is_of_images(name):
+    """Whether a name is one of the image tower's."""
+    return name.startswith("visual.")

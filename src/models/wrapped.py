@@ -24,6 +24,7 @@ from src.errors import UserError
 BASE = "base_layer"
 WHOLE = slice(None)
 PROJECTIONS = "qkvo"
+TOWERS = {"visual.": "image", "transformer.": "text"}  # how the names of a tower's sites begin
 PEFT = "default"  # peft's name for the only adapter of a model
 PeftPair = namedtuple("PeftPair", "A B scale")  # peft's factors under our names
 MARKS_OF_LORA = ("lora_settings", "peft_config")  # attributes of a CLIP that --lora has adapted
@@ -48,11 +49,22 @@ class Factors(nn.Module):
         return F.linear(self.scale * low, self.B)                               # (..., r) x (out, r) -> (..., out)
 
 
-class Pair(Factors):
+class DroppedFactors(Factors):
+    """Factors with a dropout on what the branch is given, in training only."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x):
+        return super().forward(self.dropout(x))
+
+
+class Pair(DroppedFactors):
     """Two factors as they are given: a Parameter trains, any other tensor is frozen, a copy of it as a buffer."""
 
-    def __init__(self, A, B, scale=1.0):
-        super().__init__()
+    def __init__(self, A, B, scale=1.0, dropout=0.0):
+        super().__init__(dropout)
         for name, factor in (("A", A), ("B", B)):
             if isinstance(factor, nn.Parameter):
                 self.register_parameter(name, factor)
@@ -171,6 +183,25 @@ def _weights_of(block):
         layer = block.mlp.get_submodule(name)
         if isinstance(layer, nn.Linear):
             yield f"mlp.{name}", layer.weight
+
+
+def attention_sites(model, method, projections=PROJECTIONS):
+    """Return those of ``sites(model)`` that are some ``projections`` of attentions. UserError of a ``method`` without
+    any."""
+    found = {site: weight for site, weight in sites(model).items() if site.rpartition(".")[2] in projections}
+    if not found:
+        raise UserError(f"--method {method}: it adapts the attention of transformer blocks, and the tower that trains "
+                        "is a ResNet, which has none; give --train-mode whole or text, or a --model with a ViT")
+    return found
+
+
+def towers_in_words(names):
+    """Sites -> "the image tower (blocks: 12) and the text tower (blocks: 12)", or one tower "alone"."""
+    counts = {tower: len({name.rpartition(".attn.")[0] for name in names if name.startswith(start)})
+              for start, tower in TOWERS.items()}
+    counts = {tower: count for tower, count in counts.items() if count}
+    alone = " alone" if len(counts) == 1 else ""
+    return " and ".join(f"the {tower} tower{alone} (blocks: {count})" for tower, count in counts.items())
 
 
 def wrap(model, factors):

@@ -36,7 +36,7 @@ class Row:
     """One row of a comparison. ``numbers``: {key: value in percent, the mean over the runs, or None}; ``deviations``:
     {key: sample standard deviation}, of several runs only; ``runs``: the folders behind it, none of a reference;
     ``order``: the tasks; ``flags``: {flag: value as one would write it} where the rows differ, the seed apart;
-    ``split``: which part of the data was scored."""
+    ``split``: which part of the data was scored; ``source``: where a published row was read."""
 
     name: str
     kind: str
@@ -47,14 +47,17 @@ class Row:
     order: tuple = ()
     flags: dict = field(default_factory=dict)
     split: str = "test"
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that rank: their ``conditions`` are those of the table, but for what a row is without."""
+    """Rows that rank: their ``conditions`` are those of the table, but for what a row is without. ``columns``: the
+    numbers that are shown, all of the measure where none is named; files in csv have all."""
 
     conditions: Conditions
     rows: tuple
+    columns: tuple = ()
 
     @property
     def space(self):
@@ -182,7 +185,8 @@ def published_rows(order):
         found.insert(0, (ZERO_SHOT, protocol.published_zero_shot, {}))
     return [Row(f"published {name}", PUBLISHED,
                 {key: float(numbers[key]) if key in numbers else None for key in SUMMARY},
-                _published_conditions(protocol, numbers, flags)) for name, numbers, flags in found]
+                _published_conditions(protocol, numbers, flags), source=numbers.get("source", ""))
+            for name, numbers, flags in found]
 
 
 def _published_conditions(protocol, numbers, flags):
@@ -287,7 +291,8 @@ def comparison_csv(tables):
 
 
 def _cells(table):
-    keys, first = measure_of(table.space).numbers, measure_of(table.space).first_column(table.space)
+    keys = table.columns or measure_of(table.space).numbers
+    first = measure_of(table.space).first_column(table.space)
     first += "".join(f", {split} images" for split in sorted({row.split for row in table.rows} - {"test"}))
     return [first, "n", *(TITLES[key] for key in keys)], [
         [row.name, len(row.runs) or None, *(_cell(row, key) for key in keys)] for row in table.rows]

@@ -4,18 +4,19 @@ import os
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
+from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
-from src.datasets import DATASETS, class_split, phase_of
+from src.datasets import DATASETS, class_split, coop, phase_of
 from src.models import METHODS, find_method
 from src.models.hooks import scores_by_itself
+from src.templates.collections import FOR_ALL
 
 UNKNOWN = "unknown"
 TITLES = {"family": "data family", "reference": "reference set", "shots": "shots", "router": "router",
           "task_id": "task id at test", "space": "label space"}
 ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
-COOP_LISTS = "coop"  # a value of --split-file that means the lists under --data-location
-WITHOUT_COOP_LIST = frozenset({"CIFAR100", "MNIST"})
-TASK_IDS = {"task": "given", "seen": "not given", "all": "not given"}  # {label space: ...}
+LINEAR = "linear"  # what stands for the label space of a linear layer: the classes of its dataset
+TASK_IDS = {"task": "given", LINEAR: "given", "seen": "not given", "all": "not given"}  # {label space: ...}
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,14 @@ def head_of(summary):
 # -- what a command line says ------------------------------------------------------------------------------------------
 
 
-def conditions_of(names, values, trained_with, methods, space, pairs=False):
+def conditions_of(names, values, trained_with, methods, space, pairs=False, train_data=None):
     """Return the Conditions of a run's numbers on the datasets ``names``.
 
     ``values`` {flag key: value} are the run's own flags; ``trained_with``: [{flag key: value}] of all that trained: the
     run itself, the runs whose checkpoints it scores, or none. ``methods`` name those that score; none is plain CLIP.
+    ``train_data`` {name: which images a dataset trained on, as its Task says}: which of the splits are our own.
     """
-    opened_with = [family_of(names, flags) for flags in (values, *trained_with)]
+    opened_with = [family_of(names, flags, train_data) for flags in (values, *trained_with)]
     routers = [router_of(name, values, pairs) for name in methods]
     return Conditions(joined(opened_with), joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)),
                       joined(routers) or "none", TASK_IDS.get(space), space)
@@ -96,25 +98,49 @@ def conditions_of_run(run, space):
                       TASK_IDS.get(space), space)
 
 
+def together(found):
+    """The Conditions of one table over several, such as those of its label spaces."""
+    return Conditions(*map(joined, zip(*map(astuple, found), strict=True)))
+
+
 def joined(texts):
     """Return one text of those of several tasks, which may differ; None is nothing to add."""
     known = list(dict.fromkeys(text for text in texts if text is not None))
     return UNKNOWN if UNKNOWN in known else ", ".join(known) or None
 
 
-def family_of(names, values):
+def family_of(names, values, train_data=None):
     """Whose splits, class names and prompts the datasets ``names`` have. Those that no list of a family splits are
-    named: their split is our own."""
-    bases = [class_split(phase_of(name)[0])[0] for name in names]
+    named: their split is our own. So are an order of classes and prompts that are not the default."""
     splits = values.get("split_file", UNKNOWN)
     if splits == UNKNOWN:
         return UNKNOWN
-    if splits == COOP_LISTS or splits and os.path.isdir(splits):
-        own = sorted({*bases} & WITHOUT_COOP_LIST)
-        return f"CoOp, own split of {' and '.join(own)}" if own else "CoOp"
-    if splits:
-        return f"split file {Path(splits).name}"
-    return " + ".join(sorted({_family_of_one(name) for name in bases}))
+    bases = sorted({class_split(phase_of(name)[0])[0] for name in names})
+    own = {class_split(phase_of(name)[0])[0] for name, text in (train_data or {}).items() if coop.OWN_SPLIT in text}
+    if splits == coop.WORD or splits and os.path.isdir(splits):
+        family = "CoOp" if any(map(coop.has_list, bases)) else ""
+        own |= {base for base in bases if not coop.has_list(base)}
+    elif splits:
+        family = f"split file {Path(splits).name}"
+    else:
+        family = " + ".join(sorted({_family_of_one(name) for name in bases}))
+    return ", ".join(filter(None, (family, _own_text(own, values), _order_text(names, values), _prompt_text(values))))
+
+
+def _own_text(names, values):
+    drawn = " drawn as by DIKI" if values.get("val_fraction") == coop.DIKI else ""
+    return f"{coop.OWN_SPLIT} of {' and '.join(sorted(names))}{drawn}" if names else ""
+
+
+def _order_text(names, values):
+    order = values.get("class_order", FLAGS["class_order"].default)
+    parted = any(class_split(phase_of(name)[0])[1] for name in names)
+    return f"class order {order}" if parted and order != FLAGS["class_order"].default else ""
+
+
+def _prompt_text(values):
+    template = values.get("template") or ""
+    return f"template {template.removeprefix(FOR_ALL)}" if template.startswith(FOR_ALL) else ""
 
 
 def _family_of_one(name):
@@ -142,7 +168,10 @@ def reference_of(values):
 
 
 def shots_of(values):
-    shots = values.get("shots", UNKNOWN)
+    """How many training images a class has. A list says it with --shots only; without, the list is named."""
+    shots, listed = values.get("shots", UNKNOWN), values.get("shots_file")
+    if shots is None and listed:
+        return f"listed in {listed}"
     return "all" if shots is None else str(shots)
 
 

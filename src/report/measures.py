@@ -7,8 +7,10 @@ from src.report.conditions import are_conditions
 from src.report.sequence import sequence_metrics, summarise, summarise_retrieval
 
 SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
+INCREMENTAL = ("incremental_avg", "incremental_last")  # beside them in the label space "seen"
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
 TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "Forgetting", "bwt": "BWT",
+          "incremental_avg": "Inc. avg", "incremental_last": "Inc. last",
           "mean_rsum": "mean rsum", "i2t_r1": "i2t R@1", "t2i_r1": "t2i R@1", "rsum": "rsum",
           "forgetting_r1": "Forgetting", "recall": "R@k"}
 # Definitions of a sequence's numbers, wherever they are shown; src.report.sequence computes them.
@@ -18,6 +20,9 @@ DEFINITIONS = {
     "last": "mean over j of A[n][j], the row after the last task",
     "forgetting": "mean over j < n of (max over i of A[i][j]) - A[n][j]; lower is better (Chaudhry et al., 2018)",
     "bwt": "mean over j < n of A[n][j] - A[j][j] (Lopez-Paz and Ranzato, 2017)",
+    "incremental_avg": "average incremental accuracy: mean over the steps of the accuracy over all images of the "
+                       "classes seen so far (Rebuffi et al., 2017); every image counts the same, unlike in Avg",
+    "incremental_last": "that accuracy after the last step",
     "recall": "share, in percent, of images with one of their captions among the k nearest, or of captions with their "
               "image among them",
     "rsum": "sum of R@1, R@5 and R@10 from image to text (i2t) and from text to image (t2i), in percent",
@@ -56,6 +61,7 @@ class Accuracy:
         start, matrix, names = content.get("zero_shot", 0), content.get("matrix"), content["datasets"]
         return (isinstance(content.get("label_space"), str)
                 and all(key in content and is_cell(content[key]) for key in SUMMARY)
+                and all(is_cell(content.get(key)) for key in INCREMENTAL)
                 and (start is None or is_row(start, names, is_cell))
                 and isinstance(matrix, list) and len(matrix) == len(names)
                 and all(isinstance(row, list) and len(row) == len(names) and all(map(is_cell, row)) for row in matrix))
@@ -103,8 +109,10 @@ class Accuracy:
         return [f"top-1, classes of {summary['label_space']}", *order], rows
 
     def numbers_cells(self, summary):
-        """(header, rows) of Transfer, Avg, Last, forgetting, BWT: one row."""
-        return [TITLES[key] for key in SUMMARY], [[summary[key] for key in SUMMARY]]
+        """(header, rows) of Transfer, Avg, Last, forgetting, BWT, and average incremental accuracy where it is known:
+        one row."""
+        shown = [*SUMMARY, *(key for key in INCREMENTAL if key in summary)]
+        return [TITLES[key] for key in shown], [[summary[key] for key in shown]]
 
     def first_column(self, space):
         """The title of the column that names the runs of a comparison."""
@@ -194,7 +202,8 @@ def measure_of(space):
 
 def defined(space):
     """[(title, definition)] of the numbers that are shown of a label space, or of image-text pairs."""
-    return [(TITLES[key], DEFINITIONS[key]) for key in measure_of(space).explained]
+    keys = (*measure_of(space).explained, *(INCREMENTAL if space == "seen" else ()))
+    return [(TITLES[key], DEFINITIONS[key]) for key in keys]
 
 
 # -- what a file may hold ----------------------------------------------------------------------------------------------

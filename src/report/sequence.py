@@ -41,6 +41,20 @@ def sequence_metrics(matrix):
     }
 
 
+def incremental_accuracy(rows):
+    """Accuracy after each step over all images of the classes seen so far, in percent: {"incremental_steps": [...],
+    "incremental_avg": their mean, "incremental_last"}.
+
+    ``rows``: [{dataset: Scores, None where it is not seen yet}], one after each task. Every image counts the same,
+    whatever the sizes of the tasks, where Avg and Last are means over tasks.
+    """
+    steps = []
+    for row in rows:
+        seen = [scores for scores in row.values() if scores is not None]
+        steps.append(sum(scores.top1 * scores.n for scores in seen) / sum(scores.n for scores in seen))
+    return {"incremental_steps": steps, "incremental_avg": _mean(steps), "incremental_last": steps[-1]}
+
+
 def _mean(values):
     values = list(values)
     return sum(values) / len(values)
@@ -60,7 +74,9 @@ def summarise_retrieval(trained, rows, label_space, precision):
 def summarise(order, rows, label_space, precision):
     """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot, or None where that is not
     known."""
-    zero_shot, *matrix = [row and {name: row[name] and row[name].top1 for name in order} for row in rows]
+    scored = [row and {name: row[name] for name in order} for row in rows]
+    zero_shot, *matrix = [row and {name: scores and scores.top1 for name, scores in row.items()} for row in scored]
     matrix = [list(row.values()) for row in matrix]
-    return {**sequence_metrics(matrix), "zero_shot": zero_shot, "datasets": list(order), "matrix": matrix,
-            "label_space": label_space, "precision": precision}
+    incremental = incremental_accuracy(scored[1:]) if label_space == "seen" else {}
+    return {**sequence_metrics(matrix), **incremental, "zero_shot": zero_shot, "datasets": list(order),
+            "matrix": matrix, "label_space": label_space, "precision": precision}

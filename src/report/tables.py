@@ -24,14 +24,21 @@ def cell_text(value):
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def scores_table(rows):
-    """{dataset: {label space: Scores}} as a table, one for each measure."""
+def scores_table(rows, head=None):
+    """{dataset: {label space: Scores}} as a table, one for each measure, below the text of ``head(datasets, label
+    spaces)``."""
     found = {}
     for dataset, spaces in rows.items():
         for space, scores in spaces.items():
             found.setdefault(measure_of(space), []).append((dataset, space, scores))
-    return "\n\n".join(markdown_table(measure.header, [measure.row(*scored) for scored in found[measure]])
-                       for measure in (ACCURACY, RETRIEVAL) if measure in found)
+    parts = []
+    for measure in (ACCURACY, RETRIEVAL):
+        scored = found.get(measure, [])
+        if scored and head:
+            parts.append(head(*(list(dict.fromkeys(row[column] for row in scored)) for column in (0, 1))))
+        if scored:
+            parts.append(markdown_table(measure.header, [measure.row(*row) for row in scored]))
+    return "\n\n".join(parts)
 
 
 def summary_cells(summary):

@@ -28,7 +28,7 @@ from src.models.modes import TRAIN_MODES
 from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
 from src.models.wrapped import is_wrapped
-from src.run.settings import Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
+from src.run.settings import CUTS, Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
 from src.store.checkpoint import LEFT_OUT
 from src.store.settings import Files
 
@@ -44,7 +44,7 @@ def command_of(config):
     """The settings of a run."""
     return Command(hardware=hardware_of(config), weights=weights_of(config), data=data_of(config),
                    training=training_of(config), scoring=scoring_of(config), files=files_of(config), quiet=config.quiet,
-                   seed_given=config.given("seed"))
+                   cuts_given=tuple(key for key in CUTS if config.origins[key] != "default"))
 
 
 def _part(kind, config, **others):
@@ -120,6 +120,7 @@ def build_settings(training, task, name=None):
         iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
+        crops=training.crops,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,

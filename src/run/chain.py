@@ -11,7 +11,7 @@ from src.datasets import known_pairs, phase_of, stem
 from src.errors import UserError
 from src.machine.distributed import in_turn
 from src.run.build import require_carry
-from src.run.sequence import Run, note_method
+from src.run.sequence import Run, as_trained, note_method
 from src.run.weights import starting_checkpoint, weights_before
 
 
@@ -23,8 +23,7 @@ def rebuild(command):
     weights = command.weights
     chain = {path: _outline(weights, path) for path in weights.loaded}
     trained, last = _trained(chain), list(chain.values())[-1]
-    made = last.get("config", {})
-    run = Run(command.as_trained(made))
+    run = Run(as_trained(command, last))
     if not run.evaluated:
         sources = [_source(entry) for entry in last["history"]]
         run.score_on(list(dict.fromkeys(phase_of(name)[0] for name in sources)))
@@ -39,7 +38,8 @@ def rebuild(command):
         for path in weights.loaded:
             rows.append(run.evaluate(_read(weights, path, quiet=True)))
             print(f"{path}: {run.scorer.in_words(rows[-1])}", flush=True)
-        return run.summarise(trained, rows, trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
+        return run.summarise(trained, rows, last["history"],
+                             trained_with=[_flags(checkpoint) for checkpoint in chain.values()])
 
 
 def _read(weights, path, quiet=False):

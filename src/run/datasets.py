@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 
-from src.datasets import class_split, find_entry, open_task, pairs, phase_of, splits
+from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_of, splits
+from src.datasets.published_folders import with_remark
+from src.datasets.shots import with_shots_file
 from src.errors import UserError
-from src.templates.collections import SIMPLE, TEMPLATES
+from src.templates.collections import FIRST, FOR_ALL, SIMPLE, TEMPLATES
 
 OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
 
@@ -14,7 +16,11 @@ class Datasets:
     """Opens each dataset once a run, with the splits and templates that the flags ask for."""
 
     def __init__(self, data):
-        self.data, self._template = data, _templates(data.template)
+        self.data, self._for_all = data, (data.template or "").startswith(FOR_ALL)
+        self._first_alone = data.template == FOR_ALL + FIRST
+        name = None if self._first_alone else data.template
+        self._template = _templates(name and name.removeprefix(FOR_ALL))
+        self._lists = coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
     def _as_it_comes(self, name):
@@ -33,9 +39,13 @@ class Datasets:
         whole, phase = phase_of(name)
         base, part, parts = class_split(whole)
         task = self._opened(base)
+        if self._lists and not self._only_refers_to(whole):
+            task = self._with_lists(base, task)
         if part is not None:
-            task = splits.with_classes(task, part, parts, data.seed)
-        if self._template and task.templates is SIMPLE:
+            task = splits.with_classes(task, part, parts, data.seed, data.class_order)
+        if self._first_alone:
+            task = dataclasses.replace(task, templates=task.templates[:1])
+        elif self._template and (self._for_all or task.templates is SIMPLE):
             task = dataclasses.replace(task, templates=self._template)
         if data.wilds_split == "ood" and "ood_test" in task.splits:
             task = dataclasses.replace(task, splits={
@@ -44,9 +54,13 @@ class Datasets:
             task = self._trained_pairs(task, whole, phase) if name in self.data.trained else task
         elif trained or name in self.data.trained:
             task = self._trained_splits(task)
-        elif data.val_fraction and data.eval_split == "val":
+        elif data.val_fraction not in (None, coop.DIKI) and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
+
+    def _with_lists(self, name, task):
+        """The dataset ``name``, split by the lists of --split-file DIR."""
+        return coop.with_lists(task, self._lists)
 
     def _only_refers_to(self, name):
         """Whether a dataset serves as reference only, which needs no test split."""
@@ -66,13 +80,26 @@ class Datasets:
 
     def _trained_splits(self, task):
         data, root = self.data, self.data.data_location
-        if data.split_file:
+        if data.class_order == "pilot" and not data.split_file:
+            task = with_remark(task, class_split(task.name)[0])
+        if self._lists and not coop.has_list(class_split(task.name)[0]) and "val" not in task.splits:
+            task = self._own_split(task)
+        if data.split_file and not self._lists:
             task = splits.with_split_file(task, data.split_file)
-        if data.val_fraction:
+        if data.val_fraction not in (None, coop.DIKI):
             task = splits.with_validation(task, data.val_fraction, root)
+        if data.shots_file:
+            return with_shots_file(task, data.shots_file, data.shots)
         if data.shots:
             task = splits.with_shots(task, data.shots, data.shot_seed, root)
         return task
+
+    def _own_split(self, task):
+        """Train and val of a dataset that has no list among those of --split-file DIR."""
+        if self.data.val_fraction != coop.DIKI or task.name not in coop.DIKI_DRAWS:
+            return coop.with_own_split(task, self.data.data_location)
+        drawn = [name for name in self.data.trained if name in coop.DIKI_DRAWS]
+        return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 
 def _templates(name):
@@ -81,7 +108,8 @@ def _templates(name):
     if "{c}" in name:
         return [name]
     if name not in TEMPLATES:
-        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it")
+        raise UserError(f"--template {name}: there are {', '.join(TEMPLATES)}, or give one prompt with {{c}} in it, or "
+                        f"{FOR_ALL}{FIRST} for the first prompt of each dataset")
     return TEMPLATES[name]
 
 

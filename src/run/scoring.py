@@ -15,6 +15,7 @@ from src.models.evaluation import SUBSET_SEED, Scores, evaluate_each
 from src.models.helpers import interpolate_
 from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
+from src.report.conditions import LINEAR
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
 from src.run.layer import KeptLayer
@@ -135,7 +136,7 @@ class Scorer:
 
     def linear(self, checkpoint):
         """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
-        trained a second time. -> {dataset: {"linear": Scores}}"""
+        trained a second time. -> {dataset: {LINEAR: Scores}}"""
         settings, name = self.settings, self.settings.linear_eval
         file, dataset = stem(name), self.datasets.open(name)
         note_plain(checkpoint, settings.load or checkpoint.get("model"), "--linear-eval")
@@ -154,7 +155,7 @@ class Scorer:
         row = metrics_row(found, checkpoint.get("iteration", 0), checkpoint.get("dataset", ""), settings.eval_split,
                           f"linear {settings.linear_percent:g}%", "all")
         self.folder.add_metrics(file, row)
-        scores = {file: {"linear": found}}
+        scores = {file: {LINEAR: found}}
         self.trackers.scores(EVALUATION, checkpoint.get("iteration", 0), scores)
         return scores
 

@@ -9,16 +9,18 @@ from dataclasses import asdict
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
 from src.datasets.loading import require_shares
+from src.datasets.shots import FILE as SHOTS
+from src.datasets.shots import with_entry
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.progress import progress
 from src.models import METHODS
-from src.report.conditions import conditions_of
+from src.report.conditions import conditions_of, together
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report
-from src.report.tables import matrix_csv, summary_markdown
+from src.report.tables import matrix_csv, scores_table, summary_markdown
 from src.run.build import (
     build_device,
     build_hooks,
@@ -86,7 +88,7 @@ class Run:
         """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
         was trained."""
         load = self.command.weights.load
-        self.command = self.command.as_trained(checkpoint.get("config", {}))
+        self.command = as_trained(self.command, checkpoint)
         self.scoring, self.files = self.command.scoring, self.command.files
         self.datasets = self.open_datasets(self.command.data)
         named = () if self.evaluated else (dataset_of(checkpoint, load),)
@@ -152,9 +154,18 @@ class Run:
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
+            inputs |= lists_of(self.datasets.open(name))
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
-        return self._finished(name, inputs) if finished else TaskRun(self, name, start, inputs).train()
+        if finished:
+            return self._finished(name, inputs)
+        return TaskRun(self, name, start, inputs).train()  # it refuses a resume point of other inputs
+
+    def keep_shots(self, name):
+        """Add the images of a few-shot task to the list that --shots-file reads."""
+        task = self.datasets.open(name)
+        if task.shots:
+            self.folder.write_json(SHOTS, with_entry(self.folder.read_json(SHOTS), task.name, task.shots))
 
     def is_finished(self, name):
         return not self.files.overwrite and self.folder.has(f"{stem(name)}.pth")
@@ -224,12 +235,13 @@ class Run:
         self.folder.write_json("start.json", {"config": self.files.numbers, "scores": plain_scores(scores)})
         return scores
 
-    def summarise(self, trained, rows, **facts):
+    def summarise(self, trained, rows, history=(), **facts):
         """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
 
         ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
         0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
-        recall on each of the evaluated sets of pairs. ``facts`` go into ``run.json``.
+        recall on each of the evaluated sets of pairs. ``history``: of the last checkpoint, where other runs
+        trained. ``facts`` go into ``run.json``.
         """
         pairs = any(map(known_pairs, trained))
         measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.scoring.label_space)
@@ -245,7 +257,7 @@ class Run:
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
             summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
-                "conditions": asdict(self._conditions(named, trained_with, space))}
+                "conditions": asdict(self.conditions(named, trained_with, space, history))}
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:
@@ -260,13 +272,53 @@ class Run:
             write_report(self.folder.path)
         return summaries
 
-    def _conditions(self, names, trained_with, space):
-        """What the numbers on the trained ``names`` hold for. A checkpoint chooses among METHODS what scores it, where
-        --method is not given."""
+    def scores_table(self, scores, checkpoint, linear=()):
+        """The tables of the scores of a checkpoint, each below what its numbers hold for. ``linear``: the dataset, if
+        any, that a linear layer was trained on."""
+        history = checkpoint.get("history") or ()
+        trained_with = [*flags_behind(checkpoint), *(self.files.values() for _ in linear)]
+        names = {stem(name): name for name in (*self.evaluated, *linear)}
+
+        def head(datasets, spaces):
+            named = [names[dataset] for dataset in datasets]
+            return together([self.conditions(named, trained_with, space, history) for space in spaces]).text()
+        return scores_table(scores, head)
+
+    def conditions(self, names, trained_with, space, history=()):
+        """What the numbers on the datasets ``names`` hold for. A checkpoint chooses among METHODS what scores it, where
+        --method is not given. ``history``: what checkpoints say of their tasks."""
         methods = [self.scoring.method]
         if self.scoring.evaluation and not self.scoring.method_given:
             methods = [made["method"] for made in trained_with if made.get("method") in METHODS]
-        return conditions_of(names, self.files.values(), trained_with, methods, space, space == RETRIEVAL.space)
+        pairs = space == RETRIEVAL.space
+        train_data = {} if pairs else {name: self.datasets.open(name).train_data for name in names}
+        train_data |= {entry.get("source", entry["dataset"]): entry["train_data"] for entry in history
+                       if "train_data" in entry}
+        return conditions_of(names, self.files.values(), trained_with, methods, space, pairs, train_data)
+
+
+def flags_behind(checkpoint):
+    """Return [{flag key: value}] of the runs that trained a checkpoint, as far as it says so: the flags of the last
+    one, and {} for the tasks before it. An empty list for weights that nothing has trained."""
+    made, history = checkpoint.get("config") or {}, checkpoint.get("history") or []
+    own = set(map(stem, made.get("dataset_order") or ())) or {entry["dataset"] for entry in history[-1:]}
+    before = any(entry["dataset"] not in own for entry in history)
+    return [*([{}] if before else []), *([made] if history else [])]
+
+
+def as_trained(command, checkpoint):
+    """The command with what scores depend on and no flag gives as the checkpoint was trained; notes say so of all but
+    the seed."""
+    found = command.as_trained(checkpoint.get("config", {}))
+    for key in ("split_file", "class_order", "template"):
+        if getattr(found.data, key) != getattr(command.data, key):
+            print(f"note: --{key.replace('_', '-')} {getattr(found.data, key)}, as the checkpoint was trained")
+    return found
+
+
+def lists_of(task):
+    """{flag and file: digest} of the lists of others that split a Task, or the parts that it joins."""
+    return {flag: digest for part in (task, *task.parts) for flag, digest in part.lists.items()}
 
 
 def _as_written(checkpoint):

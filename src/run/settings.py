@@ -3,10 +3,17 @@
 A field that says nothing else has the name and the value of a flag.
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.store.settings import Files
+from src.templates.collections import FOR_ALL
+
+# How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
+# split file of one dataset holds for that one only.
+CUTS = {"seed": lambda value: True, "split_file": lambda value: not (value.endswith(".json") or os.path.isfile(value)),
+        "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Data:
     skip_bad_images: bool
     template: str | None
     seed: int
+    class_order: str
     joint: bool
     wilds_split: str
     eval_split: str
@@ -55,9 +63,10 @@ class Data:
     ref_dataset: str | None
     ref_sentences: str | None
     split_file: str | None
-    val_fraction: float | None
+    val_fraction: float | str | None
     shots: int | None
     shot_seed: int
+    shots_file: str | None
     flickr_splits: tuple
     caption_choice: str
     num_phases: int
@@ -92,6 +101,7 @@ class Training:
     optimizer: str
     schedule: str
     lr_floor: float
+    crops: str
     warmup_length: str
     max_grad_norm: float | None
     batch_norm: str
@@ -197,7 +207,7 @@ class Single:
 
 @dataclass(frozen=True)
 class Command:
-    """The settings of a run. ``seed_given``: whether --seed is."""
+    """The settings of a run. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
 
     hardware: Hardware
     weights: Weights
@@ -206,13 +216,14 @@ class Command:
     scoring: Scoring
     files: Files
     quiet: bool
-    seed_given: bool
+    cuts_given: tuple
 
     def as_trained(self, made):
-        """The same with what scores depend on and no flag gives as ``made``, the stored flags of a checkpoint, has it:
-        the seed, which cuts class splits."""
-        seed = made.get("seed")
-        if self.seed_given or seed is None:
+        """The same with the CUTS that no flag gives as ``made``, the stored flags of a checkpoint, has them."""
+        found = {key: made[key] for key, holds in CUTS.items()
+                 if key not in self.cuts_given and made.get(key) is not None and holds(made[key])}
+        if not found:
             return self
-        return replace(self, data=replace(self.data, seed=seed), scoring=replace(self.scoring, seed=seed),
-                       files=self.files.with_seed(seed))
+        scored = {key: value for key, value in found.items() if hasattr(self.scoring, key)}
+        return replace(self, data=replace(self.data, **found), scoring=replace(self.scoring, **scored),
+                       files=self.files.with_values(found))

@@ -66,4 +66,4 @@ class LabelSpaces:
                 shared = name != entry["dataset"] and {*known} & {*self.open_task(name).classnames}
                 if now != known or shared:
                     raise UserError(f"{name}: --load was trained on {entry['dataset']} with another order of the "
-                                    "classes; give the --seed, and the number of splits, of that run")
+                                    "classes; give the --seed, the --class-order and the number of splits of that run")

@@ -70,6 +70,7 @@ class TaskRun:
             self.run.note(choice)
         if not self.run.quiet:
             print(self.memory, flush=True)
+        self.run.keep_shots(self.name)  # now that no hook has refused the task
         self.points.begin()
 
     def resumed(self):

@@ -36,7 +36,7 @@ class Files:
         """{flag key: value} of all flags."""
         return {key: flag["value"] for key, flag in self.flags.items()}
 
-    def with_seed(self, seed):
-        """The same for another seed."""
-        flags = self.flags | {"seed": {**self.flags["seed"], "value": seed}}
-        return replace(self, seed=seed, numbers=self.numbers | {"seed": seed}, flags=flags)
+    def with_values(self, found):
+        """The same for other values of flags that can change a result, {flag key: value}."""
+        flags = self.flags | {key: {**self.flags[key], "value": value} for key, value in found.items()}
+        return replace(self, seed=found.get("seed", self.seed), numbers=self.numbers | found, flags=flags)

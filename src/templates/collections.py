@@ -4,6 +4,8 @@ SIMPLE = ["a photo of a {c}."]
 
 AIRCRAFT = ["a photo of a {c}, a type of aircraft.", "a photo of the {c}, a type of aircraft."]
 
+BIRDS = ["a photo of a {c}, a type of bird."]
+
 CALTECH = [
     "a photo of a {c}.", "a painting of a {c}.", "a plastic {c}.", "a sculpture of a {c}.", "a sketch of a {c}.",
     "a tattoo of a {c}.", "a toy {c}.", "a rendition of a {c}.", "a embroidered {c}.", "a cartoon {c}.",
@@ -48,7 +50,10 @@ PET = ["a photo of a {c}, a type of pet."]
 
 SUN = ["a photo of a {c}.", "a photo of the {c}."]
 
+FOR_ALL = "all:"  # before what --template names, where it replaces the prompts of all data
+FIRST = "first"  # behind it: of the prompts of each dataset the first one alone
+
 # What --template can name.
 TEMPLATES = {"simple": SIMPLE, "Aircraft": AIRCRAFT, "Caltech101": CALTECH, "StanfordCars": CARS, "CIFAR": CIFAR,
-             "DTD": DTD, "EuroSAT": EUROSAT, "Flowers": FLOWERS, "FMOW": FMOW, "Food": FOOD, "IWildCam": IWILDCAM,
-             "MNIST": MNIST, "OxfordPet": PET, "SUN397": SUN}
+             "CUB200": BIRDS, "DTD": DTD, "EuroSAT": EUROSAT, "Flowers": FLOWERS, "FMOW": FMOW, "Food": FOOD,
+             "IWildCam": IWILDCAM, "MNIST": MNIST, "OxfordPet": PET, "SUN397": SUN}

@@ -13,7 +13,8 @@ from src.cli.flags import FLAGS
 from src.cli.texts import shown, shown_default
 
 DOCUMENT = arguments.DOCUMENT.read_text(encoding="utf-8")
-FILES = ("load", "ref_model", "eval_single", "class_names", "model_config", "split_file", "orthogonal_gradients_path")
+FILES = ("load", "ref_model", "eval_single", "class_names", "model_config", "split_file", "shots_file",
+         "orthogonal_gradients_path", "study")
 
 
 def documented(text):

@@ -27,12 +27,14 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
           "ref_sentences": "random", "text_datasets": "toy-sizes", "ref_model": __file__, "eval_single": __file__,
           "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
           "val_fraction": "0.5", "set": "a=1", "orthogonal_gradients_path": __file__, "lora_dropout": "0.5",
-          "rail_beta": "0.5", "label_space": "all", "recipe": "wc", "image_dir": "coco=a", "annotations": "coco=a",
+          "nusa_energy": "0.5", "nusa_dropout": "0.5", "inflora_sites": "k,v", "inflora_dropout": "0.5",
+          "shots_file": __file__,
+          "label_space": "all", "recipe": "wc", "image_dir": "coco=a", "annotations": "coco=a",
           "save_interval": "5", "flickr_splits": "train", "linear_eval": "toy-colours", "num_phases": "2", "phase": "1"}
 NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
-                "split_file", "joint"}
+                "split_file", "joint", "study"}
 WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 
@@ -177,8 +179,8 @@ def test_warnings(words, fragments):
     (f"{TASK} --lora --orthogonal-gradients-path {__file__}", ["--lora", "--orthogonal-gradients-path", "drawn again"]),
     ("--train-dataset toy-colours --iterations 1 --orthogonal-gradients 2", ["--orthogonal-gradients", "--save"]),
     (f"{TASK} --orthogonal-gradients-path /no.pth", ["--orthogonal-gradients-path /no.pth", "no such file"]),
-    (f"{TASK} --method modx", ["--method modx", "class data", "finetune, lwf, ZSCL, icarl"]),
-    (f"{PAIRS} --method ZSCL --ref-dataset DTD", ["--method ZSCL", "image-text pairs", "finetune, modx"]),
+    (f"{TASK} --method modx", ["--method modx", "class data", "finetune, lwf, ZSCL, icarl, ewc"]),
+    (f"{PAIRS} --method ZSCL --ref-dataset DTD", ["--method ZSCL", "image-text pairs", "finetune, ewc, modx"]),
     (f"{PAIRS} --method lwf", ["--method lwf", "image-text pairs"]),
     (f"{PAIRS} --method icarl", ["--method icarl", "image-text pairs"]),
     (f"{PAIRS} --train-mode fc", ["--train-mode fc", "no classes"]),
@@ -221,7 +223,11 @@ def test_warnings(words, fragments):
     ("--eval-single /no.png --class-names a", ["--eval-single /no.png", "no such file"]),
     (f"{TASK} --split-file /no.json", ["--split-file /no.json", "no such file"]),
     ("--dataset-order toy --split-file " + __file__, ["--split-file", "--train-dataset"]),
-    (f"{TASK} --split-file {__file__} --shots 2", ["--split-file", "--shots"]),
+    (f"{TASK} --split-file {__file__} --val-fraction 0.5", ["--split-file", "--val-fraction"]),
+    (f"{TASK} --split-file coop --val-fraction 0.5", ["--split-file", "--val-fraction"]),
+    (f"{TASK} --val-fraction diki", ["--val-fraction diki", "--split-file DIR"]),
+    (f"{TASK} --val-fraction diki --split-file {__file__}", ["--val-fraction diki", "--split-file DIR"]),
+    ("--dataset-order toy --split-file /no/lists", ["--split-file /no/lists", "no such file or folder", "coop"]),
     (f"{TASK} --cache-images --skip-bad-images", ["--cache-images", "--skip-bad-images"]),
     ("--check-data DTDD", ["--check-data", "'DTDD'", "DTD"]),
     (f"{TASK} --save {__file__}", ["--save", __file__, "not a folder"]),
@@ -255,6 +261,14 @@ def test_a_rate_may_be_named_as_the_dataset_is_given():
     checked(words)
     assert parse(words.split()).lr["toy-colours"] == 2e-5
     assert checked("--dataset-order mtil-1 --eval-only --lr 1e-5,MNIST=1e-4").warnings
+
+
+@pytest.mark.parametrize(("words", "warned"), [
+    ("", True), ("--method ewc", True), ("--train-mode image-fc", True), ("--train-mode fc", False), ("--lora", False),
+    *((f"--method {name}", False) for name, method in METHODS.items() if method.wraps)])
+def test_a_high_rate_is_one_of_pretrained_weights(words, warned):
+    """Factors beside weights, and heads, take rates of 1e-3."""
+    assert any("is high" in told for told in checked(f"{TASK} --lr 1e-3 --load {__file__} {words}").warnings) == warned
 
 
 @pytest.mark.parametrize(("processes", "words", "fragments"), [

@@ -7,12 +7,12 @@ import pytest
 import torch
 from cli_files import BATCH
 
-from src.args import parse
+from src.args import EARLIER_METHODS, parse
 from src.cli import checks
 from src.errors import UserError
 from src.models import METHODS, takes
 from src.models.training import train
-from src.run.build import build_device, build_hooks, build_state, command_of, weights_of
+from src.run.build import build_device, build_task, command_of, weights_of
 from src.run.datasets import Datasets
 from src.run.weights import ZeroshotOpener, starting_checkpoint
 from src.store.checkpoint import finished_checkpoint
@@ -27,6 +27,7 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
+WRAPPING = [name for name, method in METHODS.items() if "orthogonal_gradients" in method.excludes]
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
 # Closed forms take nothing that acts in steps: tests/models/test_models.py.
 STEPPING = [name for name, method in METHODS.items() if not method.closed_form]
@@ -42,16 +43,35 @@ def reason(method, mode, lora, add_on):
     texts = add_on == "texts" and method in DISTILLING
     if lora != "weights" and add_on == "ogd":
         return "adapters are drawn again after merging"
+    if method == "ewc" and lora != "weights":
+        return "adapters are merged after a task and the next one has others"
+    if method == "ewc" and mode == "fc":
+        return "it holds the towers, and this mode trains neither"
     if method in DISTILLING and mode == "fc":
         return "its distillation reaches the towers, and this mode trains neither"
     if method in DISTILLING and mode == "text" and not texts:
         return "its distillation reaches only the image tower"
     if texts and "text" not in MODES[mode]:
         return "this mode does not train the text tower"
+    if method in WRAPPING:
+        return reason_of_wrapping(method, mode, lora, add_on)
     if lora != "weights" and mode == "fc":
         return "adapters go to the towers, and this mode trains neither"
     if add_on == "ogd" and mode == "fc":
         return "it protects the towers, and this mode trains neither"
+    return None
+
+
+def reason_of_wrapping(method, mode, lora, add_on):
+    """Of a method that wraps layers itself."""
+    if lora != "weights":
+        return "it wraps layers of CLIP itself, and two kinds of factors would train the same weights"
+    if add_on == "ogd":
+        return "its factors are made again in each task, so a basis would protect nothing"
+    if mode == "fc":
+        return "it adapts the towers, and this mode trains neither"
+    if method == "keeplora-plus" and mode in ("image-fc", "image-fc-fixed"):
+        return "its heads add to the scores of class prompts, and this mode has none"
     return None
 
 
@@ -73,10 +93,10 @@ def run(config, name, start):
     command = command_of(config)
     device, datasets = build_device(command.hardware), Datasets(command.data)
     opener = ZeroshotOpener(command.weights, start, device)
-    state = build_state(command.training, datasets, name, start, device, opener)
-    before = {key: value.detach().clone() for key, value in named_parameters(state.model)}
-    hooks, terms = build_hooks(command.training, start), []
-    train(state, hooks, lambda state, losses: terms.append(losses))
+    state, hooks = build_task(command.training, datasets, name, start, device, opener)
+    terms, before = [], {}
+    train(state, hooks, lambda state, losses: terms.append(losses), lambda state, hooks: before.update(
+        {key: value.detach().clone() for key, value in named_parameters(state.model)}))
     carry = {type(hook).__name__: hook.carry() for hook in hooks}
     finished = finished_checkpoint(state.final_model, start, dataset=state.task.name, source=name, task=state.task,
                                    metrics={}, iteration=2, carry=carry, config={}, name=None)
@@ -94,7 +114,13 @@ def assert_refused(config, expected):
     assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def is_slow(method, mode, lora, add_on):
+    """Of newer methods one mode, and what fc refuses, are fast tests."""
+    return method not in EARLIER_METHODS and mode not in ("whole", "fc")
+
+
+@pytest.mark.parametrize("combination", [
+    pytest.param(each, marks=pytest.mark.slow if is_slow(*each) else (), id="-".join(each)) for each in COMBINATIONS])
 def test_it_runs_or_is_refused(world, first_task, combination):
     method, mode, lora, add_on = combination
     config = parse(words(world, method, mode, lora, add_on, world.colours))
@@ -113,7 +139,7 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     assert moved and moved <= trained
     parts = {"image" if key.startswith("visual.") else "head" if key.startswith("head.") else "text" for key in moved}
     assert parts == {*MODES[mode]} | ({"head"} if mode in ("image-fc", "fc") else set())
-    if lora != "weights":
+    if lora != "weights" or method in WRAPPING:
         assert all(".lora_" in key or key.startswith("head.") for key in moved)
     assert finished["state_dict"].keys() == first_task["state_dict"].keys()
     changed = any(not torch.equal(value, first_task["state_dict"][key])
@@ -131,6 +157,10 @@ PAIR_COMBINATIONS = sorted({
 def reason_on_pairs(method, mode, lora, add_on):
     if method in DISTILLING:
         return "it distils over the prompts of classes"
+    if METHODS[method].data == "classes" and not METHODS[method].on_pairs:
+        return "it learns over the prompts of classes"
+    if method == "ewc" and lora != "weights" and mode in ("whole", "image", "text"):
+        return "adapters are merged after a task and the next one has others"
     if mode not in ("whole", "image", "text"):
         return "image-text pairs have no classes for a head"
     return None

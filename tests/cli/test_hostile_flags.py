@@ -42,7 +42,9 @@ NAMES = ("toy", "toy-colours", "toy-shapes,toy-sizes", "toy-colors", "TOY-COLOUR
 VALUES = (*EMPTY, *NUMBERS, *LISTS, *TEXTS, *WORDS, *PATHS, *NAMES)
 # Words that go beside or against each other; a hostile one by itself is mostly refused before anything else is seen.
 GOOD = {
-    "method": ("finetune", "lwf", "ZSCL", "icarl", "modx"), "train_dataset": ("toy-colours", "toy-pairs-new"),
+    "method": ("finetune", "lwf", "ZSCL", "icarl", "ewc", "modx", "inflora", "nusa-cl", "keeplora",
+               "keeplora-plus", "rail", "ridge", "class-means"),
+    "train_dataset": ("toy-colours", "toy-pairs-new"),
     "dataset_order": ("toy-colours,toy-sizes", "toy"), "eval_datasets": ("toy-colours", "toy-sizes,toy-pairs-dull"),
     "ref_dataset": ("toy-reference", "toy-colours"), "ref_sentences": ("random", "toy-reference"),
     "text_datasets": ("toy-colours",), "check_data": ("toy-sizes",), "linear_eval": ("toy-sizes",),

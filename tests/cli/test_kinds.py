@@ -2,9 +2,9 @@
 
 from src import main
 from src.cli.flags import FLAGS
-from src.cli.kinds import CHECK, EVAL, EXPORT, EXPORTING, LIST, REPORT, SEQUENCE, SINGLE, TRAIN, WEIGHTS
+from src.cli.kinds import CHECK, EVAL, EXPORT, EXPORTING, LIST, REPORT, SEQUENCE, SINGLE, STUDY, TRAIN, WEIGHTS
 
-KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT}
+KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY}
 
 
 def test_each_kind_has_its_command():

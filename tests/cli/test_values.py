@@ -2,16 +2,18 @@
 
 import pytest
 
-from src.cli.values import auto_or, names, rates, real, shares, warmup, whole
+from src.cli.values import auto_or, names, one_or_several, rates, real, shares, some_of, warmup, whole
 
 
 @pytest.mark.parametrize(("parse", "text", "value"), [
     (whole(1), "1", 1), (whole(0), "0", 0), (whole(0, 256), "256", 256), (whole(0), " 7 ", 7),
     (real(0), "0", 0.0), (real(0, 1), "1", 1.0), (real(above=0), "1e-300", 1e-300), (real(0), "1e-5", 1e-5),
+    (one_or_several(whole(0)), "7", 7), (one_or_several(whole(0)), "3,1, 2", (3, 1, 2)),
     (names, "DTD", ("DTD",)), (names, "DTD,CIFAR100", ("DTD", "CIFAR100")), (names, " B , A ", ("B", "A")),
     (rates, "1e-5", {None: 1e-5}),
     (rates, "1e-5,Aircraft=5e-5,MNIST=5e-5", {None: 1e-5, "Aircraft": 5e-5, "MNIST": 5e-5}),
     (rates, "folder:a=b=2e-5, 1e-5", {"folder:a=b": 2e-5, None: 1e-5}),
+    (some_of("qkvo"), "v,k", ("k", "v")), (some_of("qkvo"), "o", ("o",)),
     (shares, "0.5", (0.5,)), (shares, "0,0.25,1", (0.0, 0.25, 1.0)),
     (warmup, "100", "100"), (warmup, "0", "0"), (warmup, "20%", "20%"), (warmup, "0.5%", "0.5%"),
     (auto_or(whole(0)), "auto", "auto"), (auto_or(whole(0)), "3", 3),
@@ -36,6 +38,8 @@ def test_accepted(parse, text, value):
     (warmup, "-1", "such as 20%"), (warmup, "120%", "such as 20%"), (warmup, "%", "such as 20%"),
     (warmup, "nan%", "such as 20%"), (warmup, "1.5", "such as 20%"),
     (auto_or(whole(0)), "Auto", "whole number"),
+    (one_or_several(whole(0)), "1,", "a whole number"), (one_or_several(whole(0)), "1,-1", "at least 0"),
+    (one_or_several(whole(0)), "1,2,01", "names a value twice"),
 ])
 def test_refused(parse, text, expected):
     with pytest.raises(ValueError, match="^[^\n]+$") as caught:

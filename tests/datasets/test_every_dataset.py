@@ -39,6 +39,7 @@ TEMPLATES = {
     "OxfordPet": (1, "a photo of a {c}, a type of pet.", "ee5e9e3f42e3ca57"),
     "StanfordCars": (9, "a photo of a {c}, a type of car.", "0908c9ec65d0f603"),
     "SUN397": (2, "a photo of a {c}.", "8a9fec6de65b215c"),
+    "CUB200": (1, "a photo of a {c}, a type of bird.", None), "TinyImageNet": (1, "a photo of a {c}.", None),
     "FMOW": (16, "satellite photo of a {c}.", "aac71f9167c8991d"),
     "IWildCam": (2, "a photo of {c}.", "9ccf00510b21d251"),
 }
@@ -61,7 +62,7 @@ def opened(every_dataset, unverified, no_network):
 def test_the_copies_are_those_of_the_table():
     assert set(WRITERS) == set(ON_DISK)
     assert {name for name in DATASETS if name not in ON_DISK} == {name for name in DATASETS if name.startswith("toy-")}
-    assert len(DATASETS) == 39 and len(CLASSES) == 22
+    assert len(DATASETS) == 41 and len(CLASSES) == 24
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -87,6 +87,7 @@ def test_phases_are_disjoint_and_complete(pairs):
         with_phase(task, 1, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["modx", "finetune --phase-split random",
                                    "modx --caption-choice all --we --avg-freq 1"])
 def test_all_phases_equal_a_chain(cli, train, world, pairs, tmp_path, words):
@@ -129,6 +130,7 @@ def test_mixes_of_weights_are_rows_of_their_own(cli, pairs, tmp_path):
     done = cli("--load", tmp_path / "out" / "stream.pth", "--eval-only", "--eval-datasets", pairs, "--wise-ft",
                "--alpha", "0,0.5,1", "--save", tmp_path / "out", "--workers", 0)
     assert done.status == 0, done.err
+    assert sum(line.endswith("label space retrieval") for line in done.out.splitlines()) == 3  # a head above each table
     found = {row.pop("scored_by"): row for row in rows(tmp_path / "out" / "metrics_stream.csv")}
     assert list(found) == ["", "wise 0", "wise 0.5", "wise 1"] and found[""] == found["wise 1"] == trained
     cli("--model", "toy", "--eval-only", "--eval-datasets", pairs, "--save", tmp_path / "start", "--workers", 0)

@@ -240,11 +240,14 @@ def test_a_split_file_moves_images_between_the_parts(dtd, tmp_path):
     assert task.classnames == dtd.classnames
 
 
-def test_a_split_file_may_hold_names_alone_and_other_folders(dtd, tmp_path):
+def test_a_split_file_may_hold_names_alone_and_other_folders(dtd, tmp_path, capsys):
     path = tmp_path / "mine.json"
     path.write_text('{"train": ["/images/banded/banded_test.jpg", "polka-dotted_val.jpg"]}', encoding="utf-8")
     task = with_split_file(dtd, path)
-    assert task.split("train").labels == [0, 1] and len(task.split("test")) == 47
+    assert task.split("train").labels == [0, 1]
+    assert {part: len(task.split(part)) for part in ("val", "test")} == {"val": 46, "test": 46}, "none is in two parts"
+    assert not {*task.split("train").files} & {*task.split("val").files, *task.split("test").files}
+    assert capsys.readouterr().out.count("images of ") == 2
 
 
 def test_a_name_that_fits_several_images_is_refused(tmp_path):

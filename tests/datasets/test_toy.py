@@ -40,6 +40,7 @@ def accuracies(shipped):
     return script().zeroshot_accuracies(model.eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", toy.TASKS)
 def test_splits_are_balanced_fixed_and_disjoint(name):
     seen = set()

@@ -96,6 +96,7 @@ def largest_gap(one, other):
     return np.abs(shares[0] - shares[1]).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [(0.9, 1.0), (0.2, 0.6), (0.08, 1.0)])
 @pytest.mark.parametrize("size", [(200, 200), (300, 200), (200, 300), (320, 100)], ids=str)
 def test_crops_follow_torchvisions_distribution(size, scale):

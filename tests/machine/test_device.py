@@ -14,7 +14,7 @@ from clip.loader import MEAN, STD
 from clip.model import CLIP
 from src.errors import UserError
 from src.machine.batch import Batch
-from src.machine.device import Device
+from src.machine.device import Device, cuda_devices
 
 
 @pytest.fixture(autouse=True)
@@ -310,3 +310,13 @@ def test_images_are_normalised_as_the_model_asks():
 
 def with_statistics(mean, std):
     return CLIP(**tiny_clip("vit").architecture | {"mean": mean, "std": std})
+
+
+@pytest.mark.parametrize(("visible", "count", "named"), [
+    (None, 0, []), (None, 2, ["0", "1"]), ("5,GPU-a", 2, ["5", "GPU-a"]), ("", 0, []), ("3", 1, ["3"])])
+def test_devices_are_called_as_the_environment_calls_them(visible, count, named, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert cuda_devices() == named

@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "tools"
 PRECISE = dict(rtol=0, atol=1e-10)
 FAULTY = ("indivisible", "small reference", "broken")
-RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share", *EXAMPLES]
+RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share", "keeplora",
+        "keeplora-plus", *EXAMPLES]
 QUICK = ("finetune", "zscl", "icarl", "fc", "experts", "scored", *FAULTY)
 
 
@@ -63,6 +64,8 @@ def commands(world, root, save):
                  "--cache-images"],
         "icarl": [*sequence, "--method", "icarl", "--memory-size", 40, "--label-space", "task,seen"],
         "ogd": [*sequence, "--orthogonal-gradients", 3],
+        "keeplora": [*sequence, "--method", "keeplora"],
+        "keeplora-plus": [*sequence, "--method", "keeplora-plus"],
         "lora": [*first, "--lora", "--lora-dropout", 0, "--lora-r", 2],
         "fc": [*first, "--train-mode", "fc"],
         "scored": ["--eval-only", "--eval-datasets", world.tones],
@@ -220,7 +223,7 @@ def test_cases_mean_something(cases):
     """Gradients are there where something trains, and nowhere else; the parts that several processes could miss are."""
     alone, _ = cases
     without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
-               "no terms"}
+               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code"}
     for name in distributed_cases.CASES.keys() - without:
         steps = alone[name]["gradients"]
         assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name

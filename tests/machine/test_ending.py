@@ -19,7 +19,7 @@ def python(*words, **options):
                             stdout=subprocess.PIPE, **options)
 
 
-@pytest.mark.parametrize("words", ["--list-datasets", EMBEDDED])
+@pytest.mark.parametrize("words", ["--list-datasets", pytest.param(EMBEDDED, marks=pytest.mark.slow)])
 def test_who_reads_the_output_ends_first(words):
     process = python("-m", "src.main", *words.split())
     process.stdout.close()

@@ -1,6 +1,7 @@
 """Files that are whole or not there, whatever fails while they are written."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import stat
@@ -11,7 +12,7 @@ from cli_files import listing
 
 from src.errors import UserError
 from src.machine import files
-from src.machine.files import WriteError, atomic_file, folder_of_ones_own
+from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\0\1"), ("w", "line\nä\n")])
@@ -155,6 +156,33 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path, holder):
     with folder_of_ones_own(tmp_path / "out", "--save"):
         assert f"process {os.getpid()} on" in (tmp_path / "out" / "in_use").read_text()
     assert listing(tmp_path) == {"out"}
+
+
+def test_who_is_in_a_folder(tmp_path, holder):
+    assert holder_of(tmp_path / "out").startswith(f"process {holder.pid} on ")
+    assert holder_of(tmp_path / "out", "other") is None and holder_of(tmp_path / "nowhere") is None
+    with folder_of_ones_own(tmp_path / "out", "--save", "other") as lock:
+        assert os.path.samestat(os.fstat(lock.fileno()), (tmp_path / "out" / "other").stat())
+        assert holder_of(tmp_path / "out", "other").startswith(f"process {os.getpid()} on ")
+    assert listing(tmp_path) == {"out", "out/in_use"}
+    holder.kill()
+    holder.join()
+    assert holder_of(tmp_path / "out") is None, "the file that a killed process has left locks nothing"
+
+
+def test_a_look_keeps_nobody_out(tmp_path, monkeypatch):
+    """A lock that is had for an instant: who wants it tries again."""
+    (tmp_path / "in_use").write_text("")
+    looking = (tmp_path / "in_use").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waited = []
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: waited.append(seconds) or looking.close())
+    with folder_of_ones_own(tmp_path, "--save"):
+        assert waited == [0.05]
+        monkeypatch.setattr(files.time, "sleep", waited.append)
+        with pytest.raises(InUse), folder_of_ones_own(tmp_path, "--save"):
+            pass
+    assert len(waited) == 4
 
 
 def test_what_was_in_use_is_free_whatever_ended_it(tmp_path):

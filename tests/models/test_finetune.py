@@ -20,11 +20,16 @@ from src.models.modeling import random_tokens, set_training
 from src.models.training import ready_towers, train
 
 FLAGS = ("image_loss", "text_loss", "weight_adjust", "feature_mse", "ablation_loss_2")
-DISTILLATIONS = [dict(zip(FLAGS, flags, strict=True)) for flags in itertools.product([False, True], repeat=len(FLAGS))]
+EVERY_CHOICE = [dict(zip(FLAGS, flags, strict=True)) for flags in itertools.product([False, True], repeat=len(FLAGS))]
 
 
 def name_of(flags):
     return "+".join(name for name, given in flags.items() if given) or "no flag"
+
+
+# Fast tests: no flag, one of them, all but one, all.
+DISTILLATIONS = [pytest.param(flags, id=name_of(flags), marks=pytest.mark.slow if 1 < sum(flags.values()) < 4 else ())
+                 for flags in EVERY_CHOICE]
 
 
 def tokens(texts):
@@ -111,7 +116,7 @@ def check_lwf(state, stream_of, texts, **options):
     assert all(value > 1e-3 and not value.requires_grad for value in state.metrics.values())
 
 
-@pytest.mark.parametrize("flags", DISTILLATIONS, ids=name_of)
+@pytest.mark.parametrize("flags", DISTILLATIONS)
 def test_lwf_equals_the_slow_rendering(kind, flags, make_model, make_state, stream_of, task):
     check_lwf(make_state(make_model(kind)), stream_of, tokens(prompts(task)), **flags)
 
@@ -125,6 +130,7 @@ def test_lwf_with_an_image_tower_alone_equals_the_slow_rendering(kind, make_mode
     check_lwf(make_state(make_model(kind), "image"), stream_of, tokens(prompts(task)))
 
 
+@pytest.mark.slow
 def test_lwf_vr_equals_the_slow_rendering_on_a_thousand_random_texts(make_model, make_state, stream_of):
     state = make_state(make_model("vit"))
     check_lwf(state, stream_of, random_tokens(state.model, 42), ref_sentences="random", ref_batch_size=2)
@@ -144,7 +150,7 @@ def check_zscl(state, teacher, stream_of, reference, texts, **options):
     assert_same(state, hook.losses(state, batch), expected)
 
 
-@pytest.mark.parametrize("flags", DISTILLATIONS, ids=name_of)
+@pytest.mark.parametrize("flags", DISTILLATIONS)
 def test_zscl_equals_the_slow_rendering(kind, flags, make_model, make_state, stream_of, open_task):
     state, teacher = make_state(make_model(kind)), make_model(kind, seed=9)
     state.open_zeroshot = {None: teacher}.__getitem__

@@ -213,6 +213,7 @@ def test_updates_have_no_part_in_the_protected_space(make_state, make_model, kin
     assert set(inside) == set(tracked_parameters(state.model)) and max(inside.values()) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [1e-3, 1e-5])
 def test_updates_have_no_part_in_the_protected_space_in_fp32(make_state, make_model, kind, basis_file, lr):
     """Steps of 1e-5 are near what fp32 resolves at weights of 1: projected one by one they leave 5e-3 in a ResNet."""

@@ -317,9 +317,10 @@ def alive():
 
 
 @pytest.mark.parametrize(("names", "same", "precision"), [
-    (["lwf"], False, "bf16"), (["lwf", "l2", "we-wise", "merge"], True, "fp32"), (["ZSCL"], False, "bf16"),
-    (["ZSCL", "l2", "we-wise"], True, "fp32"), (["ZSCL", "l2"], True, "bf16"), (["ZSCL", "zeroshot"], False, "fp32"),
-    (["mix", "merge"], False, "bf16")], ids=str)
+    (["lwf", "l2", "we-wise", "merge"], True, "fp32"), (["ZSCL", "l2"], True, "bf16"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (["lwf"], False, "bf16"), (["ZSCL"], False, "bf16"), (["ZSCL", "l2", "we-wise"], True, "fp32"),
+        (["ZSCL", "zeroshot"], False, "fp32"), (["mix", "merge"], False, "bf16")))], ids=str)
 def test_the_count_is_what_is_alive(make_model, make_state, names, same, precision):
     before = alive()
     state = first_task_of(make_state, make_model, "image", precision, same=same)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import src.models.finetune
 import src.models.modeling
+import src.models.nusa
 import src.models.resuming
 import src.models.state
 from src.machine.batch import Batch
@@ -27,13 +28,18 @@ from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
 from src.models.evaluation import _Tally
+from src.models.ewc import EWC
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker, tracked_parameters
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
+from src.models.inflora import InfLoRA
+from src.models.keeplora import KeepLoRA
+from src.models.keeplora_plus import KeepLoRAPlus
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.training import train
 from src.store.records import Journal, RunFolder
@@ -199,6 +205,22 @@ def test_pairs(method, on_meta):
     assert not waits and "contrastive" in losses
 
 
+def test_null_spaces(on_meta, monkeypatch):
+    """Which directions they are takes a decomposition of each weight, once a task."""
+    monkeypatch.setattr(src.models.nusa, "least_used", lambda weight, energy, rank: (
+        weight.new_zeros(len(weight), 4), weight.new_zeros(4, weight.shape[1]), 4))
+    assert steps(on_meta(), NuSA(nusa_rank=4, nusa_dropout=0.0))[0] == set()
+
+
+@pytest.mark.parametrize("statistics", ["clean", "code"])
+def test_inputs_of_earlier_tasks(on_meta, monkeypatch, statistics):
+    """Which directions they take is decomposed on the host, once a task."""
+    monkeypatch.setattr(InfLoRA, "_directions", lambda hook, state: {
+        name: torch.zeros(4, width) for name, width in hook.widths.items()})
+    hook = InfLoRA(inflora_rank=4, inflora_dropout=0.0, inflora_statistics=statistics)
+    assert steps(on_meta(), hook)[0] == set()
+
+
 @pytest.mark.parametrize("mode", ["image", "text", "image-fc", "fc"])
 def test_train_modes(mode, on_meta):
     assert steps(on_meta(mode=mode, max_grad_norm=1.0), Finetune())[0] == set()
@@ -246,6 +268,17 @@ def test_adapters(adapt, on_meta):
     assert steps(on_meta(adapt=adapt), Finetune(), L2(0.1))[0] == set()
 
 
+@pytest.mark.parametrize("kind", [KeepLoRA, KeepLoRAPlus])
+def test_updates_outside_of_bases(kind, on_meta, monkeypatch):
+    """Factors and first heads take passes and decompositions, once a task."""
+    monkeypatch.setattr(KeepLoRA, "gradients", lambda hook, state, weights: {})
+    monkeypatch.setattr(KeepLoRAPlus, "first_head", lambda hook, state: state.model.text_projection.new_empty(4, 8))
+    state, hook = on_meta(), kind(keeplora_rank=4)
+    own = hook.build(state.model)
+    state.own = {} if own is None else {"own": own}
+    assert steps(state, hook)[0] == set()
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_scored_batch(keeps, task):
     """Neither counts nor kept predictions are read before the last batch."""
@@ -257,9 +290,24 @@ def test_a_scored_batch(keeps, task):
     assert waits.found == set() and len(tally.rows) == len(tally.places) == keeps
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_weights_held_by_their_fisher_information(pairs, on_meta, monkeypatch):
+    """The information itself is gathered image by image, once a task."""
+    monkeypatch.setattr(EWC, "end", lambda hook, state: None)
+    state, hook = on_meta(), EWC()
+    state.task = pairs_task() if pairs else state.task
+    for kept in (hook.fisher, hook.anchor):
+        kept.update({name: value.detach() for name, value in state.model.named_parameters() if value.requires_grad})
+    found, last = steps(state, hook)
+    assert found == set() and "ewc" in last
+
+
 def test_nothing_that_the_command_line_names_is_left_out():
+    """But for closed forms, which take no step."""
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, *(type(add("")) for add in ADDED.values())}
+    rows = [row for row in rows if not row.closed_form]
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA,
+             *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 

@@ -137,6 +137,24 @@ def test_a_shuffled_pass_is_drawn_by_its_purpose(make_model, make_state):
     assert [index for pair in zip(*cut, strict=True) for index in indices(pair)] == indices(shuffled)
 
 
+@pytest.mark.parametrize("choice", ["first", "random"])
+def test_a_pass_over_pairs_gives_numbers_of_captions(choice, make_model, make_state, task):
+    """One of the image's own, the first or one drawn by the purpose."""
+    split = task.split("train").subset(range(6))
+    captions = [("a", "b", "c")[:1 + index % 3] for index in range(6)]
+    split = dataclasses.replace(split, captions=captions)
+    state = make_state(make_model("vit"))
+    found = {batch.indices[row].item(): batch.labels[row].item()
+             for batch in state.once(split, "pass", 4, shuffle=True, captions=choice)
+             for row in range(len(batch.labels))}
+    first = [sum(map(len, captions[:index])) for index in range(6)]
+    seed = seed_of(42, "tiny", "pass")
+    drawn = [0 if choice == "first" else seed_of(seed, 0, index, "caption") % len(captions[index])
+             for index in range(6)]
+    assert found == {index: first[index] + drawn[index] for index in range(6)}
+    assert choice == "first" or any(drawn)
+
+
 def test_crops_of_a_pass_are_drawn_by_its_purpose(make_model, make_state, device, task):
     """The same ones however the images are batched and shared."""
     state, split = make_state(make_model("vit")), task.split("train")
@@ -235,3 +253,19 @@ def test_a_process_ends_its_pass_where_another_one_was_asked_to(make_model, make
         raise Interrupted("interrupted by SIGTERM")
     with pytest.raises(Interrupted, match="by SIGTERM"):
         next(passed)
+
+
+@pytest.mark.parametrize(("crops", "trains_on"), [("random", TrainTransform), ("none", EvalTransform)])
+def test_crops_or_the_transform_of_evaluation(crops, trains_on, make_model, make_state, monkeypatch):
+    """In the training stream, and in passes that ask for what training has."""
+    built = []
+    for kind in (TrainTransform, EvalTransform):
+        monkeypatch.setattr(f"src.models.state.{kind.__name__}",
+                            lambda size, kind=kind: built.append(kind) or kind(size))
+    state = make_state(make_model("vit"), crops=crops)
+    next(state.training_stream())
+    split = state.task.split("train")
+    for as_trained in (True, False):
+        next(state.once(split, "pass", 4, train_transform=as_trained))
+    next(state.stream(split, "reference", 4))
+    assert built == [trains_on, trains_on, EvalTransform, EvalTransform]

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from conftest import tiny_clip
 
 import clip
-from src.models.taps import tapped
+from src.machine.distributed import World
+from src.models.taps import Moments, tapped
 from src.models.wrapped import Pair, sites, wrap
 
 TEXTS = ["a cat", "a photo of a rather long dog"]
@@ -72,3 +73,62 @@ def test_nothing_is_left_behind():
     F.normalize(model.encode_image(images(model)), dim=-1)
     assert count
     assert not seen
+
+
+class Two(World):
+    """Of two processes that have the same, one."""
+
+    def __init__(self):
+        super().__init__(size=2)
+
+    def sum(self, tensor):
+        return 2 * tensor
+
+
+def outer_products(x):
+    """(B, L, d) -> (d, d), token by token."""
+    return sum(torch.outer(token, token) for token in x.flatten(0, 1))
+
+
+@torch.no_grad()
+def test_moments_are_sums_over_every_token():
+    """Of images and texts in any batches, padding included; of texts, which each process has, once."""
+    model = tiny_clip("vit").eval()
+    tokens = clip.tokenize(TEXTS, context_length=model.context_length)
+    with tapped(model) as seen:
+        model.encode_image(images(model))
+        model.encode_text(tokens, cut=False)
+    moments = Moments({name: 16 for name in seen}, model.logit_scale)
+    for batch in images(model).split(2):
+        moments.add(model, batch)
+    moments.add(model, tokens=tokens)
+    moments.add(model, images(model)[:0])
+    for name, moment in moments.of_all(World()).items():
+        assert torch.allclose(moment, outer_products(seen[name][0]), rtol=1e-10, atol=0)
+    for name, moment in moments.of_all(Two()).items():
+        factor = 2 if name.startswith("visual.") else 1
+        assert torch.allclose(moment, factor * outer_products(seen[name][0]), rtol=1e-10, atol=0)
+
+
+@torch.no_grad()
+def test_moments_leave_a_tower_out_that_is_not_asked_for(monkeypatch):
+    model = tiny_clip("vit").eval()
+    monkeypatch.setattr(model, "encode_image", None)
+    moments = Moments({"transformer.resblocks.0.attn": 16}, model.logit_scale)
+    moments.add(model, images(model), clip.tokenize(TEXTS, context_length=model.context_length))
+    assert moments.sums["transformer.resblocks.0.attn"].trace() > 0
+
+
+def test_moments_under_autocast_are_in_full_precision_and_leave_the_step_its_gradient():
+    """A weight that autocast has cast without gradient would be taken for the step too, which then has none."""
+    model = tiny_clip("vit", dtype=torch.float32).requires_grad_(True)
+    x = images(model).float()
+    moments, alone = (Moments({"visual.transformer.resblocks.1.attn": 16}, model.logit_scale) for _ in range(2))
+    alone.add(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        moments.add(model, x)
+        loss = model.encode_image(x).float().square().sum()
+    loss.backward()
+    assert model.visual.transformer.resblocks[0].attn.in_proj_weight.grad.abs().max() > 0
+    for name in moments.sums:
+        assert torch.equal(moments.sums[name], alone.sums[name])

@@ -14,6 +14,7 @@ from torch import nn
 import clip
 from clip.model import CLIP
 from src.errors import UserError
+from src.models.attached import is_dropout
 from src.models.averaging import WeightEnsemble
 from src.models.finetune import Finetune
 from src.models.hooks import Hooks
@@ -165,6 +166,19 @@ def test_factors_train_as_they_are_given(plain):
     assert not sites(plain)  # nothing else trains
     with pytest.raises(ValueError, match="'transformer.resblocks.0.mlp.c_fc' is not among sites"):
         wrap(plain, {"transformer.resblocks.0.mlp.c_fc": pairs["transformer.resblocks.0.mlp.c_fc"]})
+
+
+def test_a_dropout_acts_on_what_the_branch_is_given_in_training_only():
+    generator = torch.Generator().manual_seed(2)
+    A, B, x = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((2, 5), (4, 2), (3, 5)))
+    pair = Pair(A, nn.Parameter(B), 0.7, dropout=0.25)
+    torch.manual_seed(0)
+    kept = nn.functional.dropout(torch.ones(3, 5, dtype=torch.float64), 0.25)
+    torch.manual_seed(0)
+    assert close(pair(x), 0.7 * (kept * x) @ A.T @ B.T) and not kept.all()
+    assert close(pair.eval()(x), 0.7 * x @ A.T @ B.T)
+    assert any(map(is_dropout, pair.modules()))
+    assert not any(map(is_dropout, Pair(A, B).modules()))
 
 
 def test_a_frozen_factor_is_a_copy(plain):

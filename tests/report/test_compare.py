@@ -42,9 +42,9 @@ def tables_of(*folders):
 
 
 def rows_of(*folders):
-    """The rows of the only table of the first label space."""
+    """The rows of the first table, the only one of its label space that has a run."""
     first, *others = tables_of(*folders)
-    assert all(table.space != first.space for table in others)
+    assert not [row for table in others if table.space == first.space for row in table.rows if row.kind != PUBLISHED]
     return list(first.rows)
 
 
@@ -180,8 +180,10 @@ def test_published_rows_below_a_run_of_their_order(tmp_path, name, order):
     assert sorted(row.numbers["avg"] for row in rows) == [row.numbers["avg"] for row in rows][::-1]
     expected = {f"published {found['method'].replace('_', '-')}": found for found in PUBLISHED_RUNS["runs"]
                 if found["order"] == order}
-    assert {row.name for row in rows} == expected.keys()
-    for row in rows:
+    newer = {row.name for row in rows} - expected.keys()  # of papers that have no matrix of each cell
+    assert newer == ({"published inflora", "published nusa-cl"} if order == "I" else set())
+    assert {row.name for row in rows} - newer == expected.keys()
+    for row in [row for row in rows if row.name not in newer]:
         for key in ("transfer", "avg", "last"):
             assert row.numbers[key] == pytest.approx(expected[row.name][key], abs=0.0501)
         assert row.numbers["bwt"] is None
@@ -203,7 +205,9 @@ def test_no_published_rows_for_other_sequences_or_label_spaces(tmp_path):
                write_run(tmp_path / "less", order=tasks[:3], matrix=MATRIX, zero_shot=None, spaces=("task", "all")),
                write_run(tmp_path / "other", order=tasks[::-1], matrix=square, zero_shot=None)]
     tables = tables_of(folders[0])
-    assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, {RUN}]
+    assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, {PUBLISHED}, {PUBLISHED}, {RUN}]
+    assert [table.conditions.family for table in tables[1:3]] == ["CoOp, template a photo of a {c}.",
+                                                                  "ZSCL, template first"]
     assert "not measured here" in comparison_markdown(tables) and "not measured here" in comparison_latex(tables)
     assert {row.kind for row in rows_of(folders[1])} == {row.kind for row in rows_of(folders[2])} == {RUN}
     assert {row.kind for row in rows_of(folders[0], folders[1])} == {RUN}
@@ -287,12 +291,13 @@ def test_published_rows_stand_with_runs_of_their_conditions_only(tmp_path):
     tasks = PROTOCOLS["mtil-1"].order
     square = [[50.0] * 11] * 11
     few = tables_of(write_run(tmp_path / "few", "--shots 5", order=tasks, matrix=square, zero_shot=None))
-    assert [[row.name for row in table.rows[:2]] for table in few] == [
+    assert [[row.name for row in table.rows[:2]] for table in few[:2]] == [
         ["few", "published zero-shot"], ["published zero-shot", "published zscl"]]
     assert few[0].conditions.differences(few[1].conditions) == ["shots"]
     coop = tables_of(write_run(tmp_path / "coop", "--split-file coop", order=tasks, matrix=square, zero_shot=None))
-    assert [row.name for row in coop[0].rows] == ["coop"] and {row.kind for row in coop[1].rows} == {PUBLISHED}
-    assert [table.conditions.family for table in coop] == ["CoOp, own split of CIFAR100 and MNIST", "ZSCL"]
+    assert [row.name for row in coop[0].rows] == ["coop"]
+    assert {row.kind for table in coop[1:] for row in table.rows} == {PUBLISHED}
+    assert [table.conditions.family for table in coop[:2]] == ["CoOp, own split of CIFAR100 and MNIST", "ZSCL"]
 
 
 @pytest.mark.parametrize("order", ["mtil-1", "mtil-2"])

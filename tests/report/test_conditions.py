@@ -20,6 +20,7 @@ from src.report.conditions import (
     router_of,
     shots_of,
     stored,
+    together,
 )
 from src.report.runs import read_run
 
@@ -29,7 +30,8 @@ OTHERS = {"family": "CoOp", "reference": "coco", "shots": "16", "router": "batch
 
 
 def values(words=""):
-    return parse(f"--dataset-order toy-colours --iterations 1 {words}".split()).plain()
+    words = words.split() if isinstance(words, str) else words
+    return parse(["--dataset-order", "toy-colours", "--iterations", "1", *words]).plain()
 
 
 # -- what keeps rows apart ---------------------------------------------------------------------------------------------
@@ -76,6 +78,12 @@ def test_the_head_names_all_six():
     (["flickr30k_phase2"], "", "flickr30k"), (["ImageNet", "DTD"], "", "ImageNet + ZSCL"),
     (["DTD", "EuroSAT"], "--split-file coop", "CoOp"),
     (["DTD", "MNIST", "CIFAR100"], "--split-file coop", "CoOp, own split of CIFAR100 and MNIST"),
+    (["DTD", "MNIST"], "--split-file coop --val-fraction diki", "CoOp, own split of MNIST drawn as by DIKI"),
+    (["MNIST", "folder:/x/birds"], "--split-file coop", "own split of MNIST and folder:/x/birds"),
+    (["CIFAR100-1of10"], "--class-order pilot", "ZSCL, class order pilot"),
+    (["CIFAR100"], "--class-order pilot", "ZSCL"), (["CIFAR100-1of10"], "--class-order seed", "ZSCL"),
+    (["DTD"], ["--template", "all:a bad photo of a {c}."], "ZSCL, template a bad photo of a {c}."),
+    (["DTD"], "--template CIFAR", "ZSCL"),
     (["DTD"], "--split-file lists/split_zhou_DTD.json", "split file split_zhou_DTD.json")], ids=str)
 def test_families(names, words, family):
     assert family_of(names, values(words)) == family
@@ -85,6 +93,14 @@ def test_a_folder_of_split_files_is_of_coops_family(tmp_path):
     assert family_of(["DTD"], values(f"--split-file {tmp_path}")) == "CoOp"
     assert family_of(["DTD"], values(f"--split-file {tmp_path / 'gone'}")) == "split file gone"
     assert family_of(["DTD"], {}) == UNKNOWN
+
+
+def test_a_split_that_is_our_own_is_named_as_the_data_say():
+    """Whether PILOT's folders are there, no flag says."""
+    own = {"CUB200-1of10": "own split, not comparable, 16 shots seed 0", "CUB200-2of10": "own split, not comparable"}
+    assert family_of(["CUB200-1of10"], values(), own) == "CUB200, own split of CUB200"
+    assert family_of(["CUB200-1of10"], values(), dict.fromkeys(own, "train folder")) == "CUB200"
+    assert conditions_of(["CUB200-1of10"], values(), [], [], "seen", train_data=own).family.endswith("split of CUB200")
 
 
 @pytest.mark.parametrize(("words", "reference"), [
@@ -104,6 +120,8 @@ def test_reference_sets(words, reference):
 
 def test_shots_and_what_flags_do_not_say():
     assert [shots_of(values(words)) for words in ("", "--shots 16")] == ["all", "16"] and shots_of({}) == UNKNOWN
+    assert shots_of(values("--shots-file a/shots.json --shots 5")) == "5"  # such a run checks that it lists five
+    assert shots_of(values("--shots-file a/shots.json")) == "listed in a/shots.json"
     assert reference_of({}) == reference_of({"method": "ZSCL", "ref_dataset": "ImageNet"}) == UNKNOWN
 
 
@@ -113,6 +131,12 @@ def test_tasks_that_were_trained_with_other_values_are_all_named():
     assert found == Conditions("ZSCL", "ImageNet", "5, all", "none", "not given", "seen")
     assert conditions_of(["DTD"], values(), [{}, few], [], "task").shots == UNKNOWN
     assert conditions_of(["DTD"], values(), [], [], "all") == Conditions("ZSCL", None, None, "none", "not given", "all")
+
+
+def test_one_head_of_several_label_spaces():
+    found = together([PLAIN, replace(PLAIN, task_id="not given", space="all")])
+    assert found == replace(PLAIN, task_id="given, not given", space="task, all") and together([PLAIN]) == PLAIN
+    assert together([replace(PLAIN, shots=None), replace(PLAIN, shots=UNKNOWN)]).shots == UNKNOWN
 
 
 # -- routers -----------------------------------------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def test_confusions_are_shares_of_true_classes(tmp_path):
     assert sorted(text.get_text() for text in shown.texts) == ["100", "33", "67"]
 
 
+@pytest.mark.slow
 def test_which_confusions_are_drawn(tmp_path):
     """Those of up to a hundred classes whose predictions are there, and they are part of the page."""
     folder = write_run(tmp_path / "run")

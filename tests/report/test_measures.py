@@ -4,7 +4,16 @@ import pytest
 from report_files import write_pairs_run, write_run
 
 from src.machine.files import read_json
-from src.report.measures import ACCURACY, DEFINITIONS, RETRIEVAL, TITLES, defined, is_summary, measure_of
+from src.report.measures import (
+    ACCURACY,
+    DEFINITIONS,
+    INCREMENTAL,
+    RETRIEVAL,
+    TITLES,
+    defined,
+    is_summary,
+    measure_of,
+)
 
 MEASURES = {"task": ACCURACY, "seen": ACCURACY, "all": ACCURACY, "retrieval": RETRIEVAL}
 
@@ -12,7 +21,15 @@ MEASURES = {"task": ACCURACY, "seen": ACCURACY, "all": ACCURACY, "retrieval": RE
 @pytest.mark.parametrize(("space", "measure"), MEASURES.items())
 def test_the_measure_of_a_label_space(space, measure):
     assert measure_of(space) is measure
-    assert defined(space) == [(TITLES[key], DEFINITIONS[key]) for key in measure.explained]
+    more = INCREMENTAL if space == "seen" else ()
+    assert defined(space) == [(TITLES[key], DEFINITIONS[key]) for key in (*measure.explained, *more)]
+
+
+def test_a_broken_incremental_number_is_no_summary(tmp_path):
+    """They may be missing, as in files of earlier versions."""
+    summary = read_json(write_run(tmp_path / "run") / "summary.json")
+    assert is_summary(summary) and is_summary(summary | {"incremental_avg": 96.55})
+    assert not is_summary(summary | {"incremental_avg": "96.55"})
 
 
 def test_both_measures_have_the_same_members():

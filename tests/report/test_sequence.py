@@ -8,7 +8,7 @@ from golden_numbers import CONTENT, ROUNDED_BADLY, ROWS, matrix_of, order_of, ro
 
 from src.cli.protocols import PROTOCOLS
 from src.models.evaluation import Scores
-from src.report.sequence import run_sequence, sequence_metrics, summarise
+from src.report.sequence import incremental_accuracy, run_sequence, sequence_metrics, summarise
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "published_mtil.json").read_text(encoding="utf-8"))
 BY_HAND = [[80.0, 50.0, 40.0],
@@ -123,6 +123,38 @@ def test_the_summary_keeps_zero_shot_apart_from_the_matrix():
     assert summary == {**sequence_metrics(BY_HAND), "zero_shot": {"a": 10.0, "b": 20.0, "c": 30.0},
                        "datasets": ["a", "b", "c"], "matrix": BY_HAND, "label_space": "task", "precision": "fp32"}
     assert json.loads(json.dumps(summary)) == summary
+
+
+# -- average incremental accuracy -------------------------------------------------------------------------------------
+
+
+def seen(*cells):
+    """A row of the label space "seen": (top-1, images) of each task, None where it is not seen yet."""
+    return {name: cell and Scores(cell[0], 100.0, 5, cell[1]) for name, cell in zip("abc", cells, strict=False)}
+
+
+def test_the_published_example_of_a_class_incremental_run():
+    """Two steps of 98.40 and 94.70 over all images seen so far make 96.55."""
+    found = incremental_accuracy([seen((98.4, 1000), None), seen((95.0, 1000), (94.4, 1000))])
+    assert found == {"incremental_steps": pytest.approx([98.4, 94.7]), "incremental_avg": pytest.approx(96.55),
+                     "incremental_last": pytest.approx(94.7)}
+
+
+def test_every_image_counts_the_same():
+    """100 base classes and then 20: the mean over tasks would be another number."""
+    rows = [seen((90.0, 5000), None), seen((80.0, 5000), (50.0, 1000))]
+    found = incremental_accuracy(rows)
+    assert found["incremental_steps"] == pytest.approx([90.0, (4000 + 500) / 60])
+    assert found["incremental_avg"] == pytest.approx((90 + 75) / 2) and found["incremental_last"] == pytest.approx(75.0)
+    summary = summarise(("a", "b"), [None, *rows], "seen", "fp32")
+    assert summary["incremental_avg"] == pytest.approx(82.5) and summary["avg"] == pytest.approx(220 / 3)
+    assert summary["last"] == pytest.approx(65.0) and summary["transfer"] is None
+
+
+@pytest.mark.parametrize("space", ["task", "all"])
+def test_only_the_classes_seen_so_far_make_it(space):
+    rows = [seen((90.0, 5000), (10.0, 10)), seen((80.0, 5000), (50.0, 1000))]
+    assert not [key for key in summarise(("a", "b"), [None, *rows], space, "fp32") if key.startswith("incremental")]
 
 
 def test_columns_follow_the_order_of_the_sequence_and_not_of_the_scores():

@@ -37,6 +37,16 @@ def test_scores():
         ["A", "all", "50.0", "60.0", "5", "100"], ["B", "all", "30.0", "40.0", "2", "50"]]
 
 
+def test_each_table_of_scores_stands_below_its_head():
+    """One of class data, with the label spaces as they come, and one of pairs."""
+    rows = {"A": {"task": ROWS[0]["A"], "all": ROWS[1]["A"]}, "p": {RETRIEVAL.space: recall(50.0)},
+            "B": {"all": ROWS[0]["B"]}}
+    text = scores_table(rows, lambda datasets, spaces: f"{datasets} {spaces}")
+    assert [part.splitlines()[0][:8] for part in text.split("\n\n")] == ["['A', 'B", "| datase", "['p'] ['", "| retrie"]
+    assert "['A', 'B'] ['task', 'all']\n\n" in text and f"['p'] ['{RETRIEVAL.space}']\n\n" in text
+    assert scores_table({}, lambda *_: "head") == ""
+
+
 def test_matrix():
     assert cells(markdown_table(*ACCURACY.matrix_cells(SUMMARY))) == [
         ["top-1, classes of task", "A", "B"], ["zero-shot", "10.0", "30.0"], ["after A", "50.0", "31.0"],

@@ -45,6 +45,7 @@ def test_warmup(text, iterations, steps):
     ("--iterations 1 --lr 1e-5,DTD=2e-5", {"lr": 2e-5}), ("--iterations 1 --lr 1e-5,MNIST=2e-5", {"lr": 1e-5}),
     ("--iterations 9", {"optimizer": "adamw", "schedule": "cosine", "lr_floor": 0.0}),
     ("--iterations 9 --optimizer sgd --lr-floor 1e-4", {"optimizer": "sgd", "lr_floor": 1e-4}),
+    ("--iterations 9", {"crops": "random"}), ("--iterations 9 --crops none", {"crops": "none"}),
     ("--iterations 9 --schedule onecycle", {"schedule": "onecycle", "warmup": 0}),
     ("--iterations 9 --schedule constant", {"schedule": "constant", "warmup": 100}),
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),

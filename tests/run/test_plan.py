@@ -307,6 +307,51 @@ def test_an_evaluation(plan, cli, words, world, tmp_path):
     assert "\ntasks\n" not in done.out
 
 
+@pytest.mark.parametrize(("order", "family", "shots", "spaces", "published"), [
+    ("mtil-1", "ZSCL", "all", "given; label space task", [
+        "published zero-shot, mtil-1: Transfer 69.4, Avg 65.3, Last 65.3 (arXiv:2303.06628); ranks with this run",
+        "published zscl, mtil-1: Transfer 68.1, Avg 75.4, Last 83.6 (arXiv:2303.06628); ranks with this run"]),
+    ("mtil-1-coop", "CoOp, own split of CIFAR100 and MNIST", "all", "given; label space task", [
+        "no published row of zero-shot under these conditions",
+        "published zero-shot, mtil-1: Transfer 69.4, Avg 65.3, Last 65.3 (arXiv:2303.06628); differs from this run in "
+        "data family", "no published row of zscl under these conditions",
+        "published zscl, mtil-1: Transfer 68.1, Avg 75.4, Last 83.6 (arXiv:2303.06628); differs from this run in data "
+        "family"]),
+    ("xtail-1", "ZSCL", "16", "not given; label space all", [
+        "no published row of zero-shot under these conditions", "no published row of zscl under these conditions"])])
+def test_what_the_numbers_will_hold_for(plan, tmp_path, order, family, shots, spaces, published):
+    done = plan("--recipe", "zscl", "--dataset-order", order, "--model", "toy", "--data-location", tmp_path, "--save",
+                tmp_path / "out")
+    assert section(done, "conditions of the numbers") == [
+        f"data family {family}; reference set ImageNet + conceptual_captions; shots {shots}; router none; task id at "
+        f"test {spaces}", *published]
+
+
+def test_a_published_row_is_told_from_few_shots(plan, tmp_path):
+    done = plan("--recipe", "finetune", "--dataset-order", "mtil-2", "--model", "toy", "--shots", 16, "--label-space",
+                "task,all", "--data-location", tmp_path, "--save", tmp_path / "out")
+    *heads, zero_shot, none, finetune = section(done, "conditions of the numbers")
+    assert [head.split("; ")[-1] for head in heads] == ["label space task", "label space all"]
+    assert zero_shot.endswith("ranks with this run") and none == "no published row of finetune under these conditions"
+    assert finetune.startswith("published finetune, mtil-2: Transfer 46.6") and finetune.endswith("in shots")
+
+
+@pytest.mark.slow
+def test_planned_conditions_are_those_of_the_run(plan, cli, words, world, pairs, tmp_path):
+    """Of a sequence, of a single task after another, of an evaluation, of pairs and of a linear layer."""
+    def same(*command):
+        planned, done = plan(*command), cli(*command)
+        found = [line for line in done.out.splitlines() if line.startswith("data family ")]
+        assert done.status == 0 and found and section(planned, "conditions of the numbers") == found, found
+    out = tmp_path / "out"
+    same(*words("--dataset-order", f"{world.colours},{world.tones}", "--shots", 2, "--label-space", "task,all",
+                "--save", tmp_path / "sequence"))
+    assert cli(*words()).status == 0
+    same(*words("--train-dataset", pairs, "--save", tmp_path / "pairs"))
+    same("--load", out / "colours.pth", "--eval-only", "--eval-datasets", f"{world.tones},{pairs}", "--workers", 0)
+    same("--load", out / "colours.pth", "--linear-eval", world.colours, "--eval-only", "--workers", 0)
+
+
 def test_a_probe(plan, words, world):
     done = plan(*words("--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1000, "--dry-run=probe"))
     step, total, peak = section(done, "probe")

@@ -3,6 +3,7 @@
 import pytest
 
 from src.args import parse
+from src.errors import UserError
 from src.run.build import data_of
 from src.run.datasets import Datasets
 
@@ -27,6 +28,24 @@ def test_templates_of_data_without_its_own(world, tmp_path, words, first, number
     own = datasets.open("toy-colours").templates
     assert own == Datasets(config()).open("toy-colours").templates
     assert datasets.open(world.colours) is datasets.open(world.colours), "each is opened once"
+
+
+@pytest.mark.parametrize(("template", "found"), [
+    ("all:a bad photo of a {c}.", ["a bad photo of a {c}."]), ("all:Food", ["a photo of a {c}, a type of food."])])
+def test_a_template_for_all_data_replaces_their_own(world, template, found):
+    datasets = Datasets(data_of(parse(["--template", template])))
+    assert datasets.open("toy-colours").templates == datasets.open(world.colours).templates == found
+    with pytest.raises(UserError, match="--template nothing: there are"):
+        Datasets(data_of(parse(["--template", "all:nothing"])))
+
+
+def test_the_first_prompt_of_each_dataset_alone(world):
+    own = {name: Datasets(config()).open(name).templates for name in ("toy-colours", world.colours)}
+    datasets = Datasets(data_of(parse(["--template", "all:first"])))
+    assert len(own["toy-colours"]) > 1
+    assert {name: datasets.open(name).templates for name in own} == {name: each[:1] for name, each in own.items()}
+    with pytest.raises(UserError, match="all:first for the first prompt of each dataset"):
+        Datasets(data_of(parse(["--template", "first"])))
 
 
 def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):

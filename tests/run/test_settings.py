@@ -69,6 +69,18 @@ def test_a_checkpoint_brings_its_seed_unless_one_is_given():
     assert given.as_trained({"seed": 5}) is given and command.as_trained({}) is command
 
 
+@pytest.mark.parametrize(("words", "made", "found"), [
+    ("--eval-datasets DTD", "coop", "coop"), ("--eval-datasets DTD", "lists/here", "lists/here"),
+    ("--eval-datasets DTD", "split_zhou_DTD.json", None),
+    ("--eval-datasets DTD", __file__, None), ("--eval-datasets DTD", None, None),
+    ("--eval-datasets DTD --split-file mine", "coop", "mine"), ("--dataset-order mtil-1-coop", "mine", "coop")])
+def test_a_checkpoint_brings_its_folder_of_split_files(words, made, found):
+    """A split file of one dataset holds for that one only, whatever it is called; a protocol gives what a flag gives.
+    """
+    command = command_of(parse(f"--eval-only {words}".split())).as_trained({"split_file": made})
+    assert command.data.split_file == command.files.numbers["split_file"] == found
+
+
 def test_a_class_split_is_scored_as_its_seed_has_cut_it(cli, tmp_path):
     words = "--model toy --workers 0 --max-evaluation-size 8 --quiet".split()
     trained = cli("--train-dataset", "toy-colours-1of2", "--iterations", 1, "--seed", 5, "--save", tmp_path, *words)

@@ -122,8 +122,10 @@ TAUGHT = ("--load {silent} --model-config {keys} --model-name mine --ref-model {
 
 
 @pytest.mark.parametrize(("flag", "words"), [
-    ("--load", f"--load {{silent}} {STEP}"), ("--load", f"--load {{silent}} {STEP} --dry-run"),
-    ("--load", f"--load {{silent}} {SEQUENCE}"), ("--load", f"--load {{silent}} {STEP} --wise-merge --wise-ft-model n"),
+    ("--load", f"--load {{silent}} {STEP}"),
+    *(pytest.param("--load", words, marks=pytest.mark.slow) for words in (
+        f"--load {{silent}} {STEP} --dry-run", f"--load {{silent}} {SEQUENCE}",
+        f"--load {{silent}} {STEP} --wise-merge --wise-ft-model n")),
     ("--load", "--load {silent} --eval-only --eval-datasets {loose} --workers 0 --save {out}"),
     ("--load", "--load {silent} --eval-only --eval-single {image} --class-names {class_names} --save {out}"),
     ("--load", "--load {silent} --export {out}"),

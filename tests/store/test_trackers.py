@@ -97,7 +97,7 @@ def test_what_goes_on_hides_what_comes_after(tmp_path):
     assert scalars(tmp_path / "tensorboard" / "other") == {"train/loss": {9: 2.0}}
 
 
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("after", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_goes_on_hides_steps_that_it_does_not_reach(after, tmp_path):
     for steps in (range(1, 6), range(after + 1, 5)):
         next_second()

@@ -306,6 +306,44 @@ def write_objectnet(root):
     return Copy({"test": 113}, {0: "alarm clock", 1: "backpack", 2: "t-shirt"}, "objectnet-1.0")
 
 
+# -- others with lists of their own -----------------------------------------------------------------------------------
+
+
+def write_cub(root):
+    """The lists of the archive number all images; splits alternate within a class."""
+    folder = root / "CUB_200_2011"
+    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
+    names += [f"{index:03}.Bird_{index}" for index in range(3, 201)]
+    rows = [(f"{name}/{name[4:]}_{index:04}_{index}.jpg", label, index % 2)
+            for label, name in enumerate(names) for index in (1, 2)]
+    put_text(folder / "classes.txt", "".join(f"{label} {name}\n" for label, name in enumerate(names, 1)))
+    for file, column in (("images", 0), ("image_class_labels", 1), ("train_test_split", 2)):
+        put_text(folder / f"{file}.txt", "".join(
+            f"{number} {row[column] + (column == 1) if column else row[0]}\n" for number, row in enumerate(rows, 1)))
+    for file, label, _ in rows:
+        put(folder / "images" / file, label)
+    named = {0: "Black footed Albatross", 2: "Bird 3", 199: "Bird 200"}
+    return Copy({"train": 200, "test": 200}, named, "CUB_200_2011")
+
+
+def write_tiny_imagenet(root):
+    """Classes stand in wnids.txt in an order of their own; words.txt knows more of them."""
+    folder = root / "tiny-imagenet-200"
+    wnids = [wnid(7 * index % 200) for index in range(200)]
+    put_text(folder / "wnids.txt", "".join(f"{name}\n" for name in wnids))
+    words = {name: f"thing {label}, Res {label}" for label, name in enumerate(wnids)} | {"n00001740": "entity"}
+    put_text(folder / "words.txt", "".join(f"{name}\t{word}\n" for name, word in sorted(words.items())))
+    lines = []
+    for label, name in enumerate(wnids):
+        put(folder / "train" / name / "images" / f"{name}_0.JPEG", label)
+        put_text(folder / "train" / name / f"{name}_boxes.txt", f"{name}_0.JPEG\t0\t0\t9\t9\n")
+        put(folder / "val" / "images" / f"val_{label}.JPEG", label)
+        lines.append(f"val_{label}.JPEG\t{name}\t0\t0\t9\t9\n")
+    put_text(folder / "val" / "val_annotations.txt", "".join(reversed(lines)))
+    put(folder / "test" / "images" / "test_0.JPEG", 0)
+    return Copy({"train": 200, "test": 200}, {0: "thing 0", 199: "thing 199"}, "tiny-imagenet-200")
+
+
 # -- videos -----------------------------------------------------------------------------------------------------------
 
 VIDEOS = "imagenet_vid_ytbb_robust"
@@ -470,6 +508,7 @@ WRITERS = {
     "OxfordPet": write_pets, "StanfordCars": write_cars, "SUN397": write_sun, "ImageNet": write_imagenet,
     "ImageNetA": write_imagenet_a, "ImageNetR": write_imagenet_r, "ImageNetSketch": write_sketch,
     "ImageNetV2": write_imagenet_v2, "ObjectNet": write_objectnet, "YTBB": write_ytbb, "ImageNetVidRobust": write_vid,
+    "CUB200": write_cub, "TinyImageNet": write_tiny_imagenet,
     "FMOW": write_fmow, "IWildCam": write_iwildcam, "conceptual_captions": write_conceptual_captions,
     "coco": write_coco, "flickr30k": write_flickr,
 }

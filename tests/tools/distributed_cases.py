@@ -19,15 +19,18 @@ from src.models.attached import build_own
 from src.models.averaging import WeightEnsemble
 from src.models.custom import load_file
 from src.models.evaluation import evaluate
+from src.models.ewc import EWC
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
+from src.models.inflora import InfLoRA
 from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
@@ -186,6 +189,17 @@ def replay(world, batch_size=BATCH, **options):
     return found
 
 
+def consolidated(world, tasks, **options):
+    """One task of EWC after the other; what the last one carries too."""
+    hook, found, model = EWC(ewc_strength=3.0, **options), {}, tiny_clip("vit")
+    for task in tasks:
+        found[task] = trained(state_of(world, task, model, batch_size=LONELY if task != "pairs" else BATCH), hook)
+        carry, hook = hook.carry(), EWC(ewc_strength=3.0, **options)
+        hook.load_carry(carry)
+    last = found.pop(tasks[-1])
+    return {**last, "earlier": found, "carry": carry}
+
+
 def adapted(world, inject, **settings):
     state = state_of(world, **settings)
     inject(state.model)
@@ -229,6 +243,18 @@ def scored(world):
             "linear": asdict(linear_evaluation(model, task, device, epochs=2, batch_size=6, world=world))}
 
 
+def inflora(world, **options):
+    """Two tasks, of which the second keeps off what the first needs."""
+    carry, found = {}, {}
+    for task in ("tiny", "tiny-other"):
+        hook = InfLoRA(inflora_rank=3, inflora_dropout=0.0, inflora_energy=0.99, **options)
+        hook.load_carry(carry)
+        found[task] = trained(state_of(world, task, batch_size=LONELY), hook)
+        carry = hook.carry()
+    found["protected"] = {name: basis @ basis.mT for name, basis in carry["bases"].items()}
+    return found
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -248,6 +274,8 @@ CASES = {
     "contrastive": method(Contrastive, task="pairs"),
     "modx sum": method(ModX, task="pairs"),
     "modx mean": method(lambda: ModX(modx_alpha=3.0, modx_temperature=0.5, modx_reduction="mean"), task="pairs"),
+    "ewc": lambda world: consolidated(world, ("tiny-other", "tiny")),
+    "ewc of pairs": lambda world: consolidated(world, ("tiny", "pairs"), ewc_fisher="true"),
     "average": method(Finetune, lambda: WeightEnsemble(avg_freq=1), lambda: L2(0.3)),
     "projection": method(lambda: LwF(text_loss=True), lambda: GradientTracker(orthogonal_gradients=2)),
     "clipped": method(Finetune, max_grad_norm=0.05),
@@ -259,8 +287,11 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
+    "inflora": inflora,
+    "inflora code": lambda world: inflora(world, inflora_statistics="code", inflora_memory="dualgpm"),
     "frozen factors": method(wrapping.FrozenInputs),
     "core": method(wrapping.NullCore, lambda: L2(0.3), lambda: WeightEnsemble(avg_freq=1)),
+    "null space": method(lambda: NuSA(ls=0.1, nusa_rank=4, nusa_energy=0.8, nusa_dropout=0.0)),
     "split weights, no share": method(wrapping.Split, lambda: L2(0.3), batch_size=LONELY),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(

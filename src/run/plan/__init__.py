@@ -14,6 +14,7 @@ from src.datasets.pairs import JOINT
 from src.errors import UserError
 from src.machine.files import reading_only
 from src.run.export import Export
+from src.run.plan.conditions import conditions_text
 from src.run.plan.data import PlannedDatasets, data_table
 from src.run.plan.model import PlannedZeroshot, first_task, memory_text, model_text, planned_start
 from src.run.plan.probe import probe, probe_text
@@ -87,6 +88,8 @@ def make_plan(command, origins, probes, beside):
         plan.parts["method"] = hooks_text(plan, training, start)
         plan.parts["tasks"] = tasks_text(training, datasets, names)
         plan.parts["memory of the first task"] = memory_text(first)
+    with plan.unless_refused():
+        plan.parts["conditions of the numbers"] = conditions_text(run, names, start)
     plan.parts["files"] = files_text(run, names, plan, start)
     if probes:
         plan.parts["probe"] = probe_text(training, datasets, names, probed)

@@ -5,7 +5,7 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets import find_entry, phase_of, stem
+from src.datasets import coop, find_entry, phase_of, stem
 from src.datasets.common import Split, Task
 from src.datasets.pairs import JOINT
 from src.errors import UserError
@@ -35,6 +35,17 @@ class PlannedDatasets(Datasets):
         except UserError as error:
             self.refused[name] = str(error)
             return stand_in(name, entry)
+
+    def _with_lists(self, name, task):
+        """As it comes where it is not here; lists that are missing are a refusal."""
+        try:
+            if name not in self.fetched and name not in self.refused:
+                return super()._with_lists(name, task)
+            if coop.has_list(name):
+                coop.find_lists(name, self._lists)
+        except UserError as error:
+            self.refused[name] = str(error)
+        return task
 
     def state_of(self, name):
         """Of a dataset that was asked for."""

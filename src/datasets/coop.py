@@ -1,0 +1,218 @@
+"""The lists of the CoOp family of papers: one folder of split files splits a whole sequence of datasets.
+
+CoOp's lists are ``split_zhou_<Dataset>.json``, {"train": [[path, label, class name], ...], "val": ..., "test": ...}.
+Aircraft has the text lists of its own archive, ``images_variant_<part>.txt``. No list exists of any other dataset.
+"""
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from src.datasets.common import some
+from src.datasets.splits import find_images, images_by_name, split_of, with_validation
+from src.errors import UserError
+from src.machine.files import digest_of, read_json, read_lines
+
+WORD = "coop"  # the value of --split-file that means: where they lie under --data-location
+PARTS = ("train", "val", "test")
+LISTS = {"Caltech101": "split_zhou_Caltech101.json", "DTD": "split_zhou_DescribableTextures.json",
+         "EuroSAT": "split_zhou_EuroSAT.json", "Flowers": "split_zhou_OxfordFlowers.json",
+         "Food": "split_zhou_Food101.json", "OxfordPet": "split_zhou_OxfordPets.json",
+         "StanfordCars": "split_zhou_StanfordCars.json", "SUN397": "split_zhou_SUN397.json"}
+VARIANTS = "Aircraft"  # the dataset with text lists
+VARIANT_LISTS = {part: f"images_variant_{part}.txt" for part in PARTS}
+OWN_VAL = 0.2  # of each class of train, where no list exists: the share that CoOp's own rule holds out
+OWN_SPLIT = "own split"
+DIKI = "diki"  # the value of --val-fraction that means: where no list exists, as DIKI's code draws
+DIKI_DRAWS, DIKI_SEED = ("CIFAR100", "MNIST"), 42
+
+
+def folder_of(split_file, root):
+    """The folder that --split-file names, ``root`` for the word coop; None where it is not given, or names a file."""
+    if split_file == WORD:
+        return root
+    return None if split_file is None or os.path.isfile(split_file) else split_file
+
+
+def has_list(name):
+    """Whether CoOp's line of papers has lists of a dataset."""
+    return name in LISTS or name == VARIANTS
+
+
+def with_lists(task, folder):
+    """Split a dataset as the lists under ``folder`` do, or one folder below it, with their classes and their names. A
+    dataset that has no list stays as it is. Raises UserError for a list that is missing, or that does not fit."""
+    if task.name in LISTS:
+        path, = find_lists(task.name, folder)
+        parts = read_split(path)
+        return _split_by(task, parts, _classnames(parts, f"--split-file: {path}"), [path])
+    if task.name == VARIANTS:
+        paths = find_lists(task.name, folder)
+        if not paths:
+            return _named(task, VARIANT_LISTS["train"])
+        return _split_by(task, read_variants(task, paths), task.classnames, paths)
+    return task
+
+
+def find_lists(name, folder):
+    """The paths of a dataset's lists in ``folder`` or one folder below. Those of Aircraft may be missing, all of them:
+    the dataset itself is split by them."""
+    files = [LISTS[name]] if name in LISTS else list(VARIANT_LISTS.values())
+    found = [_find(file, folder) for file in files]
+    if name == VARIANTS and not any(found):
+        return []
+    if missing := [file for file, path in zip(files, found, strict=True) if path is None]:
+        raise UserError(f"--split-file: no {some(missing)} for {name} in {folder} or one folder below it; see section "
+                        "CoOp's split files of datasets.md")
+    return found
+
+
+def _find(file, folder):
+    places = [path for path in (Path(folder) / file, *sorted(Path(folder).glob(f"*/{file}"))) if path.is_file()]
+    if len({digest_of(path) for path in places}) > 1:
+        raise UserError(f"--split-file: {places[0]} and {places[1]} differ; remove one, or name its folder")
+    return places[0] if places else None
+
+
+# -- what a list says ------------------------------------------------------------------------------------------------
+
+
+def read_split(path):
+    """A list of CoOp's -> {part: [(image path, label, class name)]}. Raises UserError for anything else."""
+    try:
+        content = read_json(path)
+        parts = {part: [_row(row) for row in content[part]] for part in PARTS}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"--split-file: {path} is not a list of CoOp's, {{\"train\": [[\"a/1.jpg\", 0, \"cat\"]], "
+                        f"\"val\": ..., \"test\": ...}} ({reason})") from None
+    if strangers := content.keys() - set(PARTS):
+        raise UserError(f"--split-file: {path} has the part {sorted(strangers)[0]}; expected train, val and test")
+    return parts
+
+
+def _row(row):
+    path, label, name = row
+    if not (isinstance(path, str) and type(label) is int and isinstance(name, str)):
+        raise TypeError(f"{row!r} is not [path, label, class name]")
+    return path, label, name
+
+
+def read_variants(task, paths):
+    """Aircraft's text lists, ``1025794 707-320`` a line -> as ``read_split``; labels are the Task's."""
+    labels = {name: label for label, name in enumerate(task.classnames)}
+    parts = {}
+    for part, path in zip(PARTS, paths, strict=True):
+        rows = []
+        for line in _lines(path):
+            image, _, variant = line.partition(" ")
+            name = variant.replace("_", " ")
+            if name not in labels:
+                raise UserError(f"--split-file: {path} has the line {line!r}; expected the number of an image, "
+                                "a space and one of the dataset's variants")
+            rows.append((f"{image}.jpg", labels[name], name))
+        parts[part] = rows
+    return parts
+
+
+def _lines(path):
+    try:
+        return read_lines(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--split-file: {path} cannot be read ({error})") from None
+
+
+# -- to a Task -------------------------------------------------------------------------------------------------------
+
+
+def _split_by(task, parts, classnames, paths):
+    what = f"--split-file: {paths[0]}"
+    by_name = images_by_name(task.split(part) for part in PARTS if part in task.splits)
+    found = {part: split_of(find_images([path.lstrip("/") for path, _, _ in rows], by_name, what))
+             for part, rows in parts.items()}
+    _refuse_twice(found, what)
+    _refuse_other_labels(task, parts, found, classnames, what)
+    splits = {part: replace(split, labels=[label for _, label, _ in parts[part]]) for part, split in found.items()}
+    lists = {f"--split-file {path.name}": digest_of(path) for path in paths}
+    return replace(_named(task, paths[0].name), classnames=classnames, splits=splits, lists=task.lists | lists)
+
+
+def _named(task, file):
+    return replace(task, train_data=f"split file {file}")
+
+
+def _classnames(parts, what):
+    """The names of the classes by their labels, which count from 0."""
+    names = {}
+    for _, label, name in (row for rows in parts.values() for row in rows):
+        if names.setdefault(label, name) != name:
+            raise UserError(f"{what} calls class {label} {names[label]!r} and {name!r}; restore the list")
+    if sorted(names) != list(range(len(names))) or not names:
+        raise UserError(f"{what} has the labels {some(map(str, sorted(names)))}; they are to count from 0 without a "
+                        "gap")
+    return [names[label].replace("_", " ") for label in range(len(names))]
+
+
+def _refuse_twice(found, what):
+    owners = {}
+    for part, split in found.items():
+        for file in split.listing():
+            if file in owners:
+                raise UserError(f"{what} names {file} twice, in {owners[file]} and in {part}; restore the list")
+            owners[file] = part
+
+
+def _refuse_other_labels(task, parts, found, classnames, what):
+    """Each class of the list is one of the dataset's, under whatever name and number: a list that mixes two of them
+    was changed."""
+    ours, theirs = {}, {}
+    for part, split in found.items():
+        for file, own, (_, label, _) in zip(split.listing(), split.labels, parts[part], strict=True):
+            if ours.setdefault(label, own) != own or theirs.setdefault(own, label) != label:
+                raise UserError(f"{what} calls {file} {classnames[label]!r}, which is an image of "
+                                f"{task.classnames[own]!r} like no other of that class; restore the list")
+
+
+# -- datasets without a list -----------------------------------------------------------------------------------------
+
+
+def with_own_split(task, root):
+    """Hold out val from the train part of a dataset that has no list, and say so; the test part is the official one."""
+    print(f"note: {task.name}: no list exists of it, so its split is ours: {100 * OWN_VAL:g} % of each class of train "
+          "become val; not comparable with papers that drew another")
+    return replace(with_validation(task, OWN_VAL, root), train_data=f"{OWN_SPLIT}, val {OWN_VAL:g}")
+
+
+def with_diki_split(task, labels):
+    """Train and val of a dataset as DIKI's code draws them (Tang et al., 2024): train by one draw and val by the next,
+    so that most of val trains too; a note counts it. ``labels``: {dataset: labels of its train part} of all datasets of
+    the sequence that it draws, in order, since each draw moves the ones after it."""
+    train, val = drawn_like_diki(labels)[task.name]
+    split = task.split("train")
+    both = len(set(train) & set(val))
+    print(f"note: {task.name}: no list exists of it, so its split is ours, drawn as DIKI's code does: {both} of its "
+          f"{len(val)} val images are training images too")
+    return replace(task, splits={**task.splits, "train": split.subset(train), "val": split.subset(val)},
+                   train_data=f"{OWN_SPLIT}, drawn as by DIKI")
+
+
+def drawn_like_diki(labels):
+    """{dataset: (train indices, val indices)} by Python's generator: the first pass over the datasets gives train, the
+    second val; in each the classes, in the order in which they appear, are shuffled and a fifth of each is val."""
+    generator = random.Random(DIKI_SEED)
+    passes = [{name: _shuffled_halves(found, generator) for name, found in labels.items()} for _ in ("train", "val")]
+    return {name: (passes[0][name][0], passes[1][name][1]) for name in labels}
+
+
+def _shuffled_halves(labels, generator):
+    by_class = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
+    train, val = [], []
+    for members in by_class.values():
+        generator.shuffle(members)
+        cut = round(OWN_VAL * len(members))
+        val += members[:cut]
+        train += members[cut:]
+    return train, val

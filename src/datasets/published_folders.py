@@ -1,0 +1,37 @@
+"""Datasets that others publish as two folders of class folders, ``train/`` and ``test/``."""
+
+from dataclasses import replace
+
+from src.datasets.common import Task
+from src.datasets.images import class_folders, folder_split
+from src.errors import UserError
+
+PARTS = ("train", "test")
+PILOTS = ("CUB200", "ImageNetR")  # which PILOT splits by folders of its own
+
+
+def has_parts(folder):
+    """Whether a dataset lies there in two parts."""
+    return all((folder / part).is_dir() for part in PARTS)
+
+
+def task_of_parts(name, folder, classes, called, templates):
+    """A Task of ``train/<class>/`` and ``test/<class>/``, class folders in sorted order. ``called``: what names each, a
+    function of the folder's name, or the list of names. Raises UserError for other classes than there are to be."""
+    folders = {part: class_folders(folder / part) for part in PARTS}
+    for part, found in folders.items():
+        if len(found) != classes or found != folders["train"]:
+            raise UserError(f"{name}: {folder / part} has {len(found)} class folders, where the same {classes} are "
+                            f"expected in train/ and test/; see section {name} of datasets.md")
+    names = list(map(called, folders["train"])) if callable(called) else list(called)
+    splits = {part: folder_split(folder / part, found) for part, found in folders.items()}
+    return Task(name, names, templates, splits, train_data="train folder")
+
+
+def with_remark(task, name):
+    """Say where a dataset ``name`` that PILOT splits by its own folders is split otherwise."""
+    if name not in PILOTS or task.train_data != "all":
+        return task
+    print(f"note: {task.name}: the split is that of the archive's own lists, and not PILOT's folders train/ and test/: "
+          "own split, not comparable with its tables")
+    return replace(task, train_data="own split, not comparable")

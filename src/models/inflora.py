@@ -1,0 +1,182 @@
+"""InfLoRA (Liang and Li, 2024, arXiv:2404.00228): W + s B A with a frozen A, so that a task moves k and v only along
+those of its inputs that no earlier task needs. The formulas and their sources: docs/methods/inflora.md."""
+
+import math
+
+import torch
+from torch import nn
+
+import clip
+from src.errors import UserError
+from src.models.algebra import ROUNDING, complement, directions, grow, leading, shrink, svd, without
+from src.models.finetune import Finetune
+from src.models.taps import Moments, is_of_images
+from src.models.wrapped import Pair, attention_sites, towers_in_words, wrap
+
+ALPHA = 2.0  # of the scale ALPHA / sqrt(rank) that the port to CLIP has
+PROTECTED = ("k", "v")  # the projections whose A is made of what they are given; that of q and o is drawn
+
+
+class InfLoRA(Finetune):
+    """Trains B (out, r) of W + s B A. At k and v of a block A (r, in) holds the leading directions of the task's inputs
+    outside of those that earlier tasks need; at q and o it is drawn.
+
+    ``inflora_sites``: some of q, k, v, o. ``inflora_memory``: "gpm" keeps a basis of what is protected, "dualgpm" from
+    half of the width on one of what is allowed. ``inflora_energy`` of the first task and ``inflora_energy_step`` more
+    of each later one: the share of the inputs' energy that is protected. ``inflora_statistics``: "code" counts the
+    inputs of the training steps too, under dropout.
+    """
+
+    all_used = True
+
+    def __init__(self, ls=0.0, inflora_rank=128, inflora_sites=("q", "k", "v", "o"), inflora_scale=None,
+                 inflora_dropout=0.25, inflora_memory="gpm", inflora_energy=0.95, inflora_energy_step=0.0,
+                 inflora_statistics="clean"):
+        super().__init__(ls)
+        self.rank, self.sites, self.dropout = inflora_rank, inflora_sites, inflora_dropout
+        self.scale = ALPHA / math.sqrt(inflora_rank) if inflora_scale is None else inflora_scale
+        self.dual, self.energy, self.energy_step = inflora_memory == "dualgpm", inflora_energy, inflora_energy_step
+        self.counts_steps, self.step, self.steps = inflora_statistics == "code", None, {}
+        self.tasks, self.bases, self.allowed = 0, {}, set()  # {attention: (d, m)}; those whose basis is what is allowed
+
+    def begin(self, state):
+        weights = attention_sites(state.model, "inflora", self.sites)
+        if self.counts_steps and state.settings.compile:
+            raise UserError("--inflora-statistics code with --compile: it looks into the towers at every step; leave "
+                            "one of them out")
+        print(f"inflora adapts {', '.join(self.sites)} of {towers_in_words(weights)}")
+        self.widths = {_attention(site): weight.shape[1] for site, weight in weights.items()
+                       if _projection(site) in PROTECTED}
+        prompts = [prompt for task in state.task.parts or [state.task] for prompt in state.prompts(task)]
+        self.tokens = clip.tokenize(prompts, state.model.context_length).to(state.model.logit_scale.device)
+        if self.counts_steps:
+            self.steps = self._moments(state).sums
+        if state.planned:
+            found = {name: torch.zeros(self.rank, width) for name, width in self.widths.items()}
+        else:
+            found = self._directions(state)
+        factors = {}
+        for site, weight in weights.items():
+            A = found[_attention(site)] if _projection(site) in PROTECTED else self._drawn(state, site, weight)
+            B = nn.Parameter(weight.new_zeros(len(weight), self.rank))
+            factors[site] = Pair(_of_first(state, A.to(weight)), B, self.scale, self.dropout)
+        wrap(state.model, factors)
+        super().begin(state)
+
+    def losses(self, state, batch):
+        if self.counts_steps:
+            self.step = self._moments(state)
+            self.step.add(state.model, batch.images, self.tokens)
+        return super().losses(state, batch)
+
+    def after_step(self, state):
+        for name, moment in self.step.of_all(state.world).items() if self.counts_steps else ():
+            self.steps[name] += moment
+
+    def end(self, state):
+        model = state.model if self.counts_steps else state.final_model  # the live one drops in training mode
+        share = min(1.0, self.energy + self.tasks * self.energy_step)
+        for name, moment in self._inputs(state, model, "inputs after").items():
+            if self.counts_steps:
+                moment = moment + self.steps[name].to(moment)
+            self.remember(name, moment, share)
+            self.bases[name] = self.bases[name].to(state.model.logit_scale.dtype)
+        self.tasks += 1
+
+    # -- factors -------------------------------------------------------------------------------------------------------
+
+    def _directions(self, state):
+        """{attention: A (r, d)} of k and v. Print where fewer than r directions are left."""
+        found = {name: self.directions(name, moment)
+                 for name, moment in self._inputs(state, state.model, "inputs before").items()}
+        left = {name: int(A.any(dim=1).sum()) for name, A in found.items()}
+        if short := [name for name in left if left[name] < self.rank]:
+            fewest = min(short, key=left.get)
+            print(f"note: {len(short)} of {len(left)} attentions have fewer than {self.rank} directions "
+                  f"(--inflora-rank) that no earlier task protects: {fewest} has the fewest, {left[fewest]} of "
+                  f"{self.widths[fewest]}")
+        return found
+
+    def directions(self, name, moment):
+        """C (d, d) of an attention -> A (r, d): the leading left singular vectors of what of C is free, over sqrt(3).
+        Rows for which none is left are zero; their columns of B have no gradient and stay zero."""
+        vectors, values, _ = svd(self.free(name, moment))
+        rows = vectors[:, values > ROUNDING * values[0]][:, :self.rank].mT
+        A = moment.new_zeros(self.rank, len(moment))
+        A[:len(rows)] = rows / math.sqrt(3)
+        return A
+
+    def free(self, name, moment):
+        """C (d, d) of an attention -> what of it no earlier task protects."""
+        if name not in self.bases:
+            return moment
+        basis = self.bases[name].to(moment)
+        return basis @ (basis.mT @ moment) if name in self.allowed else without(basis, moment)
+
+    def _drawn(self, state, site, weight):
+        """A (r, in) as LoRA starts, on the host, so that a seed means the same on every device."""
+        A = torch.empty(self.rank, weight.shape[1], dtype=torch.float32)
+        generator = torch.Generator().manual_seed(state.seed_of(f"factor of {site}"))
+        return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _moments(self, state):
+        return Moments(self.widths, state.model.logit_scale)
+
+    def _inputs(self, state, model, purpose):
+        """{attention: C (d, d)}, but for a factor, on the host in float64: of the task's images under training crops,
+        and of one prompt a class."""
+        moments, passed = self._moments(state), ()
+        if self.counts_steps or any(map(is_of_images, self.widths)):
+            passed = state.once(state.task.split("train"), purpose, state.settings.batch_size, train_transform=True)
+        if not self.counts_steps:
+            moments.add(model, tokens=self.tokens)
+        for batch in passed:  # with each of which the published loop encodes the prompts again
+            moments.add(model, batch.images, self.tokens if self.counts_steps else None)
+        return {name: moment.cpu().double() for name, moment in moments.of_all(state.world).items()}
+
+    def remember(self, name, moment, share):
+        """Protect of an attention's C (d, d) as many directions as hold ``share`` of its squared singular values,
+        together with those protected before; in its first task as many as stay below, at least one."""
+        gram, first = moment @ moment.mT, name not in self.bases
+        if first:
+            energies, vectors = directions(gram)
+            basis = vectors[:, :max(1, leading(energies, share))]
+        else:
+            basis = (shrink if name in self.allowed else grow)(self.bases[name], gram, share)
+        half, count = len(moment) / 2, basis.shape[1]
+        if self.dual and name not in self.allowed and (count > half or first and count == half):
+            basis = complement(basis)
+            self.allowed.add(name)
+        self.bases[name] = basis
+
+    def carry(self):
+        return {"tasks": self.tasks, "bases": self.bases, "allowed": sorted(self.allowed)}
+
+    def load_carry(self, content):
+        self.tasks, self.bases = content.get("tasks", 0), dict(content.get("bases", {}))
+        self.allowed = set(content.get("allowed", ()))
+
+    def state_dict(self):
+        return {"steps": self.steps} if self.counts_steps else {}
+
+    def load_state_dict(self, content):
+        for name, moment in content["steps"].items():
+            self.steps[name].copy_(moment)
+
+    def copies(self):
+        return {"inputs of the steps": self.steps}
+
+
+def _attention(site):
+    return site.rpartition(".")[0]
+
+
+def _projection(site):
+    return site.rpartition(".")[2]
+
+
+def _of_first(state, tensor):
+    """The first process's ``tensor``: on another machine singular vectors may have other signs."""
+    return state.world.sum(tensor if state.world.first else torch.zeros_like(tensor))

@@ -1,0 +1,172 @@
+"""KeepLoRA (arXiv:2601.19659): low-rank updates outside of the directions that earlier tasks use.
+
+For each weight W (out, in) of q, k, v and o a basis M (in, m) spans what is protected: leading directions of the weight
+at first, then those of each task's inputs too. A task takes the gradient G at W outside of M, G - G M M^T = U S V^T,
+and trains B of W - s B_0 A + s B A from B_0 = U_r S_r on; A = V_r^T is frozen.
+"""
+
+import torch
+from torch import nn
+
+import clip
+from src.errors import UserError
+from src.models import algebra
+from src.models.finetune import Finetune
+from src.models.modeling import image_features, in_eval_mode, recompute_blocks
+from src.models.taps import tapped
+from src.models.wrapped import PROJECTIONS, Pair, attention_sites, towers_in_words, wrap
+
+TEXTS_AT_ONCE = 64  # with padding, of which all layers' inputs are held
+
+
+class KeepLoRA(Finetune):
+    """Fine-tuning of B in W + s B A, for q, k, v and o of both towers; of a ResNet there is only the text tower.
+
+    ``keeplora_rank`` r; ``keeplora_alpha``: s = alpha / r. ``keeplora_image_energy``, ``keeplora_text_energy``: the
+    share of its squared singular values below which the directions of a weight stay that are protected before the first
+    task, at least one; ``keeplora_weight_side``: those of its "input" or "output". ``keeplora_feature_energy``: the
+    least share of a task's inputs that is protected after it.
+    """
+
+    all_used = True
+    router = "none"
+
+    def __init__(self, ls=0.0, keeplora_rank=16, keeplora_alpha=1.0, keeplora_image_energy=0.85,
+                 keeplora_text_energy=0.2, keeplora_feature_energy=0.99, keeplora_weight_side="input"):
+        super().__init__(ls)
+        self.rank, self.scale = keeplora_rank, keeplora_alpha / keeplora_rank
+        self.energies = {True: keeplora_image_energy, False: keeplora_text_energy}
+        self.feature_energy, self.side = keeplora_feature_energy, keeplora_weight_side
+        self.bases, self.first = {}, []  # {site: (in, m)}, on the host; the sites whose basis this task begins
+
+    @torch.no_grad()
+    def begin(self, state):
+        weights = attention_sites(state.model, "keeplora")                                 # {site: (out, in)}
+        print(f"keeplora adapts q, k, v and o of {towers_in_words(weights)}")
+        super().begin(state)
+        factors, gradients = {}, self.gradients(state, weights)
+        for site, weight in weights.items():
+            factors[site] = self.factors(site, weight, gradients.get(site))
+            weight.addmm_(factors[site].B, factors[site].A, alpha=-self.scale)
+        wrap(state.model, factors)
+        closed = [site for site in gradients if not factors[site].A.any()]
+        if closed:
+            print(f"note: KeepLoRA: {len(closed)} of {len(weights)} weights, such as {closed[0]}, do not train: all "
+                  f"that {state.task.name} would change is protected")
+
+    def batches(self, state, purpose):
+        """One pass in a drawn order, in full batches; fewer images than one are a batch."""
+        split, size = state.task.split("train"), state.settings.batch_size
+        return state.once(split, purpose, size, shuffle=True, drop_last=len(split) >= size)
+
+    def gradients(self, state, weights):
+        """{site: dCE/dW (out, in)}, the mean over the batches of one pass, without autocast and label smoothing; {} in
+        a dry run, which has no batches."""
+        model, batches = state.model, 0
+        for name, parameter in model.named_parameters():  # the others are frozen from now on
+            wanted = name.startswith("head.") or ".attn." in name and name.endswith("weight")
+            parameter.requires_grad_(parameter.requires_grad and wanted)
+        model.parts = state.settings.grad_accum  # the pass takes the memory of a step
+        if state.settings.grad_checkpointing:
+            recompute_blocks(model)
+        with torch.enable_grad(), in_eval_mode(model):
+            for batch in self.batches(state, "keeplora gradient"):
+                batches += 1
+                if len(batch.labels):
+                    loss = self.classes.cross_entropy(batch, image_features(model, batch.images))
+                    (batch.weight * loss).backward()
+        share = batches * state.world.size
+        found = {site: state.world.sum(gradient_at(model, site)) / share for site in weights if share}
+        model.zero_grad(set_to_none=True)
+        return found
+
+    def factors(self, site, weight, gradient):
+        """Return the Pair of a weight (out, in). A and B are zero, and stay so, where the gradient has fewer directions
+        outside of the basis: a decomposition gives any there, protected ones too."""
+        A, B = weight.new_zeros(self.rank, weight.shape[1]), weight.new_zeros(len(weight), self.rank)
+        if gradient is not None:
+            if not gradient.isfinite().all():
+                raise UserError(f"KeepLoRA: the gradient of {site} before the first step is not finite; give other "
+                                "weights (--load)")
+            if site not in self.bases:
+                self.bases[site] = self.leading_directions(site, weight)
+                self.first.append(site)
+            gradient = gradient.cpu().double()
+            U, S, Vh = algebra.svd(algebra.without(self.bases[site].double(), gradient.mT).mT)
+            rounding = 10 * torch.finfo(weight.dtype).eps * gradient.norm()
+            count = min(self.rank, int((S > max(algebra.ROUNDING * S[0], rounding)).sum()))
+            A[:count], B[:, :count] = Vh[:count], U[:, :count] * S[:count]
+        return Pair(A, nn.Parameter(B), self.scale)
+
+    def leading_directions(self, site, weight):
+        """Weight (out, in) -> basis (in, m) of what is protected before the first task. Of a square weight, which all
+        sites have, the output has as many directions."""
+        U, S, Vh = algebra.svd(weight.cpu().double())
+        count = max(1, algebra.leading(S ** 2, self.energies[site.startswith("visual.")]))
+        return (U[:, :count] if self.side == "output" else Vh[:count].mT).to(weight.dtype)
+
+    @torch.no_grad()
+    def end(self, state):
+        for name, grams in self.inputs(state).items():
+            for part in PROJECTIONS:
+                basis = self.bases[f"{name}.{part}"]
+                grown = algebra.grow(basis, grams[part == "o"], self.feature_energy)
+                self.bases[f"{name}.{part}"] = grown.to(basis.dtype)
+
+    def inputs(self, state):
+        """{name of an attention that trained: Gram matrices (in, in) of what q, k and v, and o are given}, on the host,
+        by the weights that are saved.
+
+        In the image tower of F (B L, in), the inputs of the batches of one pass **averaged element by element**, as the
+        authors' code has it: little more than the mean token at each position. In the text tower of the inputs at all
+        positions of the class prompts, padding too.
+        """
+        model, totals, grams = state.final_model, {}, {}
+        with in_eval_mode(model), tapped(model) as seen:
+            for batch in self.batches(state, "keeplora features") if state.trains("image") else ():
+                model.encode_image(batch.images)
+                for name, pair in seen.items():
+                    for rows, total in zip(pair, totals.setdefault(name, [*map(torch.zeros_like, pair)]), strict=True):
+                        total[:len(rows)] += rows  # images that cannot be decoded leave a batch fewer
+            for name, pair in totals.items():
+                grams[name] = [state.world.sum(gram_of(total)).cpu() for total in pair]
+            seen.clear()
+            prompts = [prompt for task in state.task.parts or [state.task] for prompt in state.prompts(task)]
+            tokens = clip.tokenize(prompts, model.context_length).to(model.logit_scale.device)   # (C, L)
+            for texts in tokens.split(TEXTS_AT_ONCE) if state.trains("text") else ():
+                model.encode_text(texts, cut=False)
+                for name, pair in seen.items():
+                    before = grams.get(name, [0.0, 0.0])
+                    grams[name] = [total + gram_of(rows).cpu() for total, rows in zip(before, pair, strict=True)]
+        return grams
+
+    def state_dict(self):
+        """A decomposition that is repeated may have other signs."""
+        return {"bases": {site: self.bases[site] for site in self.first}} if self.first else {}
+
+    def load_state_dict(self, content):
+        self.bases |= content["bases"]
+
+    def copies(self):
+        return {"protected bases": self.bases}
+
+    def carry(self):
+        return {"bases": self.bases}
+
+    def load_carry(self, content):
+        self.bases = dict(content.get("bases", {}))
+
+
+def gradient_at(model, site):
+    """The gradient (out, in) that backward has left at a site; zeros where it came to no image."""
+    path, _, part = site.rpartition(".")
+    attention = model.get_submodule(path)
+    weight = attention.out_proj.weight if part == "o" else attention.in_proj_weight
+    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    return gradient if part == "o" else gradient.chunk(3)[PROJECTIONS.index(part)]
+
+
+def gram_of(rows):
+    """(B, L, in) -> (in, in) in double precision, on the host where the device has none."""
+    rows = (rows.cpu() if rows.device.type == "mps" else rows).double().flatten(0, 1)
+    return rows.mT @ rows
