@@ -10,7 +10,16 @@ import slow_reference as slow
 import torch
 from cli_files import read_json, rows
 from conftest import random_images, tiny_clip
-from example_runs import COMMON, TASKS, assert_as_if_never_interrupted, broken, equal, last_rows, loaded
+from example_runs import (
+    COMMON,
+    TASKS,
+    assert_as_if_never_interrupted,
+    broken,
+    equal,
+    last_rows,
+    loaded,
+    wait_for_writers,
+)
 from torch import nn
 
 import src.models.rail
@@ -380,6 +389,7 @@ def test_interrupted_it_resumes_with_the_same_bits(trained, cli, world, trio, na
              tmp_path, "--resume")
     with broken(METHODS[RUNS[name][1]].hook(), moment, "tones"):
         assert cli(*words).status == 130
+    wait_for_writers()
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
     assert done.status == 0, done.err
