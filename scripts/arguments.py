@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.marks import between_marks  # noqa: E402
-from src.cli.checks import DEPENDENT, LINEAR  # noqa: E402
 from src.cli.flags import FLAGS, GROUPS  # noqa: E402
+from src.cli.idle_flags import DEPENDENT, LINEAR  # noqa: E402
 from src.cli.kinds import EVAL, SEQUENCE, SINGLE, STUDY, TRAIN  # noqa: E402
 from src.cli.texts import shown_default  # noqa: E402
 from src.models import ADD_ONS, METHODS  # noqa: E402

@@ -94,7 +94,6 @@ def test_interrupted_where_hooks_act(finished, cli, world, trio, name, example, 
              tmp_path, "--resume", "--save-interval", 1)
     with broken(example.hook(), moment, "tones"):
         assert cli(*words).status == 130
-    wait_for_writers()
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
     assert done.status == 0, done.err

@@ -5,6 +5,7 @@ import os
 
 from clip.catalog import architecture_names
 from clip.files import hub
+from src.cli import method_flags
 from src.cli.definition import Flag, switch
 from src.cli.kinds import (
     CHECK,
@@ -23,6 +24,7 @@ from src.cli.kinds import (
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.values import (
+    DTYPES,
     all_or,
     auto_or,
     keyword,
@@ -34,8 +36,6 @@ from src.cli.values import (
     rates,
     real,
     rhythm,
-    shares,
-    some_of,
     warmup,
     whole,
     word_or,
@@ -45,9 +45,6 @@ from src.datasets.class_orders import ORDERS
 from src.datasets.coop import DIKI
 from src.models import METHODS
 from src.models.modes import TRAIN_MODES
-
-DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
-          "double": "fp64"}  # as torch calls them
 
 
 def is_other_model(text):
@@ -160,187 +157,6 @@ def model_flags():
         switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL, example="--precision fp32"),
         Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
              "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False, example="4"),
-    ]
-
-
-def distillation_flags():
-    return [
-        Flag("--ref-dataset", "reference images of ZSCL", metavar="NAME", example="ImageNet --method ZSCL"),
-        Flag("--ref-sentences", "reference texts: a dataset with sentences or classes (their training prompts), or "
-             "random", metavar="NAME", example="conceptual_captions --method ZSCL --ref-dataset ImageNet"),
-        Flag("--text-datasets", "reference texts: the prompts of these datasets", (), names, metavar="NAMES",
-             shown="none", example="Flowers,Food --method lwf"),
-        Flag("--ref-model", "teacher of ZSCL instead of zero-shot CLIP: a file, folder or name, as --model takes them",
-             metavar="FILE",
-             example="ckpt/teacher.pth --method ZSCL --ref-dataset ImageNet"),
-        switch("--ref-wise", "teacher of ZSCL: a mix of zero-shot and loaded weights",
-               example="--load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
-        Flag("--ref-wise-alpha", "share of the loaded weights in --ref-wise", 0.8, real(0, 1),
-             example="0.5 --ref-wise --load ckpt/run/DTD.pth --method ZSCL --ref-dataset ImageNet"),
-        Flag("--ref-batch-size", "reference images per step", parse=whole(1), shown="--batch-size",
-             example="32 --method ZSCL --ref-dataset ImageNet"),
-        Flag("--ref-size", "number of reference images used, a seeded subset", parse=whole(1), shown="all",
-             example="10000 --method ZSCL --ref-dataset ImageNet"),
-        Flag("--T", "distillation temperature", 2.0, real(above=0), shown="2.0", example="1 --method lwf"),
-        switch("--image-loss", "distil rows of images; neither of the two means both", example="--method lwf"),
-        switch("--text-loss", "distil rows of texts", example="--method lwf"),
-        switch("--weight-adjust", "weigh each distillation term 0.5 instead of 1", example="--method lwf"),
-        switch("--feature-mse", "add the squared distance of image features", example="--method lwf"),
-        switch("--ablation-loss-2", "add image-image distillation", example="--method lwf"),
-        switch("--distill-text-tower", "distil the text tower too, on sampled reference texts (experimental)",
-               example="--method ZSCL --ref-dataset ImageNet"),
-        Flag("--text-tower-weight", "weight of the terms of --distill-text-tower", 1.0, real(above=0), shown="1",
-             example="0.5 --distill-text-tower --method ZSCL --ref-dataset ImageNet"),
-    ]
-
-
-def averaging_flags():
-    return [
-        switch("--we", "weight ensemble: average the weights along the run"),
-        switch("--we-wise", "weight ensemble that is pulled to the weights at load"),
-        Flag("--we-wise-alpha", "share of the ensemble in --we-wise", 0.98, real(0, 1), example="0.9 --we-wise"),
-        switch("--moving-avg", "exponential moving average of the weights"),
-        Flag("--mv-avg-decay", "decay of --moving-avg", 0.999, real(0, 1), example="0.99 --moving-avg"),
-        Flag("--avg-freq", "steps between updates of --we and --we-wise", 100, whole(1), example="10 --we"),
-        switch("--wise-merge", "merge the weights with a partner at the end"),
-        switch("--wise-ft", "with --eval-only: score mixes of the loaded and the zero-shot weights", runs=(EVAL,),
-               numbers=False, example="--eval-only --load ckpt/run/DTD.pth"),
-        Flag("--wise-ft-model", "partner of --wise-merge: n, the weights at load, or zeroshot", "n",
-             choices=("n", "zeroshot"), example="zeroshot --wise-merge"),
-        Flag("--wise-ft-alpha", "share of the trained weights in --wise-merge", 0.8, real(0, 1),
-             example="0.5 --wise-merge"),
-        Flag("--alpha", "shares of the loaded weights that --wise-ft scores, such as 0,0.25,0.5", (0.5,), shares,
-             runs=(EVAL,), numbers=False, shown="0.5", example="0,0.5,1 --wise-ft --eval-only --load ckpt/run/DTD.pth"),
-        Flag("--l2", "weight of the squared distance from the weights at load", 0.0, real(0), shown="0", example="1"),
-        Flag("--fc-init", "head of the fc modes: zeroshot, the text features of the classes, or zero; unless given, "
-             "reuse the head that --load holds for this dataset", "zeroshot", choices=("zeroshot", "zero"),
-             example="zero --train-mode fc"),
-    ]
-
-
-def projection_flags():
-    return [
-        Flag("--orthogonal-gradients", "number of gradient snapshots that span the subspace protected from later tasks",
-             parse=whole(1), example="10"),
-        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE",
-             example="ckpt/run/grad_DTD.pth --load ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
-        Flag("--orthogonal-target", "what is projected: the gradient alone, or the optimiser's update too", "update",
-             choices=("gradient", "update"), example="gradient --orthogonal-gradients-path ckpt/run/grad_DTD.pth"),
-        Flag("--orthogonal-energy", "share of the snapshots' energy to keep", 0.97, real(above=0, high=1),
-             example="0.99 --orthogonal-gradients 10"),
-        Flag("--orthogonal-dtype", "storage of the basis", "fp32", choices=("fp32", "fp16", "bf16"), means=DTYPES,
-             example="fp16 --orthogonal-gradients 10"),
-        Flag("--orthogonal-budget", "GiB that the basis may take", parse=real(above=0), shown="no limit",
-             example="4 --orthogonal-gradients 10"),
-    ]
-
-
-def lora_flags():
-    return [
-        switch("--lora", "train low-rank adapters instead of weights; they are merged before saving"),
-        Flag("--lora-r", "rank", 8, whole(1), example="4 --lora"),
-        Flag("--lora-alpha", "the adapters' scale is alpha / r", 16.0, real(above=0), shown="16", example="8 --lora"),
-        Flag("--lora-dropout", "dropout before peft's adapters", 0.1, real(0, 0.999), example="0 --lora"),
-        Flag("--lora-target-modules", "which modules, by the end of their names (list_clip_layers.py --lora)",
-             ("attn.out_proj", "mlp.c_fc", "mlp.c_proj"), names, metavar="NAMES", example="mlp.c_fc,mlp.c_proj --lora"),
-        Flag("--lora-bias", "which biases train with peft's adapters", "none", choices=("none", "all", "lora_only"),
-             example="all --lora"),
-        switch("--lora-shared", "one pair of factors for all layers of a kind", example="--lora"),
-        switch("--lora-shared-split-qkvo", "with --lora-shared, one pair for each of q, k, v and o",
-               example="--lora --lora-shared"),
-    ]
-
-
-def keeplora_flags():
-    return [
-        Flag("--keeplora-rank", "rank of its updates", 16, whole(1), example="8 --method keeplora"),
-        Flag("--keeplora-alpha", "their scale is alpha / rank", 1.0, real(above=0), shown="1",
-             example="2 --method keeplora"),
-        Flag("--keeplora-image-energy", "share of its squared singular values below which the directions of a weight "
-             "of the image tower stay that are protected before the first task", 0.85, real(0, 1),
-             example="0.5 --method keeplora"),
-        Flag("--keeplora-text-energy", "the same of the text tower", 0.2, real(0, 1),
-             example="0.5 --method keeplora"),
-        Flag("--keeplora-feature-energy", "least share of a task's inputs that is protected after it", 0.99,
-             real(above=0, high=1), example="0.9 --method keeplora"),
-        Flag("--keeplora-weight-side", "which directions of a weight are protected before the first task: those of its "
-             "input, as the paper has it, or of its output, as the authors' code", "input",
-             choices=("input", "output"), example="output --method keeplora"),
-    ]
-
-
-def memory_flags():
-    return [
-        Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1), example="2000 --method icarl"),
-        Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1",
-             example="0.5 --method icarl"),
-    ]
-
-
-def inflora_flags():
-    return [
-        Flag("--inflora-rank", "rank of the update B A, of which B trains", 128, whole(1),
-             example="10 --method inflora"),
-        Flag("--inflora-sites", "projections of each block that are adapted; the A of k and v keeps off what earlier "
-             "tasks need, that of q and o is drawn", ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
-             shown="q,k,v,o", example="k,v --method inflora"),
-        Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
-             example="1 --method inflora"),
-        Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),
-        Flag("--inflora-memory", "what a task leaves: gpm, a basis of the protected inputs; dualgpm, where these take "
-             "more than half of the width, a basis of all others", "gpm", choices=("gpm", "dualgpm"),
-             example="dualgpm --method inflora"),
-        Flag("--inflora-energy", "share of the squared singular values of the inputs' covariance that is protected",
-             0.95, real(above=0, high=1), example="0.98 --method inflora"),
-        Flag("--inflora-energy-step", "what each later task adds to that share: (lame - lamb) / T of the authors' CIL "
-             "configurations", 0.0, real(0, 1), shown="0", example="0.005 --method inflora"),
-        Flag("--inflora-statistics", "inputs that a task protects: clean, one pass with the final weights in "
-             "evaluation mode; code, with dropout, and those of every training step beside them", "clean",
-             choices=("clean", "code"), example="code --method inflora"),
-    ]
-
-
-def nusa_flags():
-    return [
-        Flag("--nusa-rank", "the most directions of a weight in which a task may move it; the update's scale is "
-             "2 / sqrt(rank)", 128, whole(1), example="64 --method nusa-cl"),
-        Flag("--nusa-energy", "share of a weight's squared singular values whose directions no task moves", 0.95,
-             real(above=0, high=0.999999), example="0.9 --method nusa-cl"),
-        Flag("--nusa-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method nusa-cl"),
-        Flag("--nusa-train", "what trains of the update U M V: M alone (m), or singular vectors too (m,vn and m,un,vn)",
-             "m", choices=("m", "m,vn", "m,un,vn"), example="m,vn --method nusa-cl"),
-    ]
-
-
-def consolidation_flags():
-    return [
-        Flag("--ewc-strength", "lambda: half of it weighs the squared distance from the last task's weights, each "
-             "times its Fisher information", 1000.0, real(0), shown="1000", example="10 --method ewc"),
-        Flag("--ewc-fisher", "squared gradients of log p of each image's label (empirical), of a label drawn from p "
-             "(true), or the empirical ones times p (weighted)", "empirical",
-             choices=("empirical", "true", "weighted"), example="true --method ewc"),
-        Flag("--ewc-decay", "share of the earlier tasks' Fisher information that a new task's is added to", 1.0,
-             real(0, 1), shown="1", example="0.9 --method ewc"),
-    ]
-
-
-def frozen_feature_flags():
-    return [
-        Flag("--rail-form", "RAIL's regression: primal, on random features of width --rail-width, or dual, by a kernel "
-             "on the features of all training images, which are stored", "primal", choices=("primal", "dual"),
-             runs=SCORING, example="dual --method rail --train-dataset DTD"),
-        Flag("--rail-width", "random features H of the primal form; it carries H x H numbers from task to task", 15000,
-             whole(1), runs=SCORING, example="1000 --method rail --train-dataset DTD"),
-        Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for "
-             "all models of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
-             choices=("seeded", "published"), runs=SCORING,
-             example="published --method rail --model ViT-B/16 --train-dataset DTD"),
-        Flag("--rail-ridge", "strength of ridge regression, in rail and in ridge", parse=real(above=0),
-             shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge --train-dataset DTD"),
-        Flag("--rail-gamma", "gamma of the dual form's kernel exp(-gamma |a - b|^2)", 0.1, real(above=0), runs=SCORING,
-             example="1 --method rail --rail-form dual --train-dataset DTD"),
-        Flag("--rail-beta", "weight of the regression in RAIL's scores, the rest is that of zero-shot probabilities",
-             0.8, real(0, 1), runs=SCORING, example="0.9 --method rail --train-dataset DTD"),
     ]
 
 
@@ -488,10 +304,7 @@ def output_flags():
 
 GROUPS = {
     "training": training_flags(), "checkpoints": checkpoint_flags(), "model and machine": model_flags(),
-    "distillation": distillation_flags(), "weight averaging": averaging_flags(),
-    "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
-    "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
-    "RAIL and ridge regression": frozen_feature_flags(), "image-text pairs and linear evaluation": image_text_flags(),
+    **method_flags.GROUPS, "image-text pairs and linear evaluation": image_text_flags(),
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}

@@ -19,8 +19,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.cli.checks import a_run, check
+from src.cli.checks import check
 from src.cli.flags import FLAGS
+from src.cli.idle_flags import a_run
 from src.cli.kinds import SEQUENCE
 from src.cli.recipes import SUFFIXES
 from src.cli.texts import SWITCHED

@@ -4,6 +4,9 @@ import ast
 
 LARGEST = 2 ** 63 - 1  # what torch and numpy count with
 
+DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
+          "double": "fp64"}  # as torch calls them
+
 
 def whole(low=0, high=LARGEST):
     return _number(int, "a whole number", low, high)

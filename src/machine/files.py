@@ -153,8 +153,8 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def folder_of_ones_own(folder, flag, lock=LOCK):
-    """While entered, nobody else enters: InUse names ``flag``, the host and the process that is in there. -> the open
-    file ``lock``: a process that inherits it stays in the folder when this one is gone.
+    """While entered, no other process enters: InUse names ``flag``, the host and the process that is in there. -> the
+    open file ``lock``: a process that inherits it stays in the folder when this one is gone.
 
     By flock on a file, which is gone with its process however that ends; between machines it holds where the file
     system passes locks on, as NFS does since version 4. What a killed process had half written is removed. A folder

@@ -54,7 +54,7 @@ class Moments:
     @torch.no_grad()
     def add(self, model, images=None, tokens=None):
         """Encode images (B, 3, R, R) and token ids (N, L), padding included, in full precision and in the mode that the
-        model is in; a tower of which no attention is asked for is left out."""
+        model is in; a tower without an attention of ``widths`` is skipped."""
         given, towers = [], {is_of_images(name) for name in self.sums}
         if images is not None and True in towers:
             given.append((model.encode_image, images, {}))

@@ -8,9 +8,9 @@ from dataclasses import fields
 import torch
 
 from clip import loader
-from src.cli.checks import acting_in_steps, check_length
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
+from src.cli.training_checks import acting_in_steps, check_length
 from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of

@@ -95,8 +95,8 @@ def progress_of(job):
     step = line["iteration"] if line else 0
     length = f" of {job.iterations}" if job.iterations else ""
     left = _seconds_left(job, finished, step, line)
-    told = "" if left is None else f", about {clock(left)} left"
-    return f"task {finished + 1} of {len(job.tasks)}: {task}, step {step}{length}{told}"
+    rest = "" if left is None else f", about {clock(left)} left"
+    return f"task {finished + 1} of {len(job.tasks)}: {task}, step {step}{length}{rest}"
 
 
 def _seconds_left(job, finished, step, line):

@@ -7,6 +7,7 @@ import pytest
 from src.args import parse
 from src.cli import checks
 from src.cli.flags import FLAGS
+from src.cli.idle_flags import a_run
 from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, TRAIN
 from src.errors import UserError
 from src.models import METHODS, takes
@@ -63,7 +64,7 @@ def test_wrong_articles_are_found():
 @pytest.mark.parametrize("kind", RUNS)
 def test_the_article_before_a_kind_of_run(kind):
     """Of every message in which a kind of run is named; those of the other tests are looked at as they are made."""
-    assert wrong_articles(checks.a_run(kind)) == [] and checks.a_run(kind).endswith(f" {kind} run")
+    assert wrong_articles(a_run(kind)) == [] and a_run(kind).endswith(f" {kind} run")
 
 
 def word(flag):
@@ -81,7 +82,7 @@ def test_a_plain_run_has_nothing_to_say(words):
     ids=lambda part: getattr(part, "name", part))
 def test_flag_of_another_kind_of_run(kind, flag):
     warnings = checked(f"{RUNS[kind]} {word(flag)}").warnings
-    assert warnings == [f"{flag.name} has no effect in {checks.a_run(kind)}"]
+    assert warnings == [f"{flag.name} has no effect in {a_run(kind)}"]
 
 
 @pytest.mark.parametrize(("method", "key"), [

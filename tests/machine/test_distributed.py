@@ -19,7 +19,7 @@ from example_runs import EXAMPLES
 from this_machine import THREADS, python_path
 
 from src import datasets
-from src.cli.checks import STEPPING
+from src.cli.training_checks import STEPPING
 from src.datasets.loading import SeededBatches, require_shares
 from src.errors import UserError
 from src.machine.device import Device

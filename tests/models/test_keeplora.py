@@ -1,12 +1,20 @@
 """KeepLoRA: its invariants on a ViT of two blocks in float64, two tasks against plain torch and numpy, and its runs."""
 
-import contextlib
 import copy
 
 import pytest
 import torch
 from conftest import tiny_clip, tiny_task
-from example_runs import COMMON, TASKS, equal, last_rows, loaded, wait_for_writers
+from example_runs import (
+    COMMON,
+    TASKS,
+    assert_as_if_never_interrupted,
+    broken,
+    equal,
+    last_rows,
+    loaded,
+    wait_for_writers,
+)
 from keeplora_reference import Reference, by_site, cross_entropy
 
 import clip
@@ -343,30 +351,6 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
                      {"task": {"logits:KeepLoRAPlus"}, "all": {"with:KeepLoRAPlus"}})
 
 
-@contextlib.contextmanager
-def broken(moment, task):
-    """While entered, Ctrl-C comes at the end of ``begin`` or ``end`` of a task, or in a pass over its images."""
-    def late(original):
-        def call(hook, state):
-            original(hook, state)
-            if state.task.name == task:
-                raise KeyboardInterrupt
-        return call
-
-    def within(original):
-        def once(state, split, purpose, *words, **options):
-            for number, batch in enumerate(original(state, split, purpose, *words, **options)):
-                if number and purpose == moment and state.task.name == task:
-                    raise KeyboardInterrupt
-                yield batch
-        return once
-    owner, name, wrapped = ((KeepLoRA, moment, late) if moment in ("begin", "end") else
-                            (TrainingState, "once", within))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(owner, name, wrapped(getattr(owner, name)))
-        yield
-
-
 def flipped(matrix, svd=algebra.svd):
     U, S, Vh = svd(matrix)
     return -U, S, -Vh
@@ -382,9 +366,8 @@ MOMENTS = [(method, moment) for method in METHODS
 def test_interrupted_in_a_pass(whole, cli, world, trio, method, moment, tmp_path):
     words = ("--load", world.model, "--method", method, *STEPS, *COMMON, "--dataset-order", ",".join(trio.values()),
              "--save", tmp_path, "--resume", "--save-interval", 1)
-    with broken(moment, "tones"):
+    with broken(KeepLoRA, moment, "tones"):
         assert cli(*words).status == 130
-    wait_for_writers()
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
     assert done.status == 0, done.err
@@ -415,9 +398,3 @@ def test_interrupted_after_a_step(whole, cli, world, trio, method, task, interru
     done = cli(*words)
     assert done.status == 0 and "after step " in done.out, done.err
     assert_as_if_never_interrupted(tmp_path, expected)
-
-
-def assert_as_if_never_interrupted(folder, expected):
-    for task in TASKS:
-        assert equal(loaded(folder / f"{task}.pth"), loaded(expected / f"{task}.pth")), task
-    assert last_rows(folder, *TASKS) == last_rows(expected, *TASKS)

@@ -9,7 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cli_files import same_weights
-from example_runs import COMMON, STEPS, TASKS, equal, last_rows, loaded, wait_for_writers
+from example_runs import (
+    COMMON,
+    STEPS,
+    TASKS,
+    assert_as_if_never_interrupted,
+    broken,
+    last_rows,
+    loaded,
+    wait_for_writers,
+)
 from torch.func import functional_call
 
 from clip.model import CLIP
@@ -311,12 +320,6 @@ def flipped(matrix, svd=torch.linalg.svd, **options):
     return U * signs, S, Vh * signs[:, None]
 
 
-def assert_same_runs(one, other):
-    for task in TASKS:
-        assert equal(loaded(one / f"{task}.pth"), loaded(other / f"{task}.pth"), {"config", "history"}), task
-    assert last_rows(one, *TASKS) == last_rows(other, *TASKS)
-
-
 def test_a_sequence_its_evaluation_and_a_chain(cli, world, trio, words, monkeypatch, tmp_path):
     """Nothing is carried; both label spaces take one pass over the images; checkpoints are plain CLIPs."""
     done = cli(*words("one"))
@@ -350,25 +353,16 @@ def test_interrupted_it_ends_with_the_same_bits(cli, words, interrupt, monkeypat
         interrupt("tones", 2)
         assert cli(*words("broken")).status == 130
         interrupt(None)
+        wait_for_writers()
     else:
-        with monkeypatch.context() as patched:
-            patched.setattr(NuSA, moment, late(getattr(NuSA, moment)))
+        with broken(NuSA, moment, "tones"):
             assert cli(*words("broken")).status == 130
-    wait_for_writers()
     assert (tmp_path / "broken" / "colours.pth").is_file() and not (tmp_path / "broken" / "tones.pth").exists()
     if moment != "begin":
         monkeypatch.setattr(torch.linalg, "svd", late_flip())
     done = cli(*words("broken"))
     assert done.status == 0 and (moment == "begin" or "resumes after step" in done.out), done.err
-    assert_same_runs(tmp_path / "whole", tmp_path / "broken")
-
-
-def late(original):
-    def call(hook, state):
-        original(hook, state)
-        if state.task.name == "tones":
-            raise KeyboardInterrupt
-    return call
+    assert_as_if_never_interrupted(tmp_path / "broken", tmp_path / "whole")
 
 
 def late_flip(sites_of_a_task=12):

@@ -18,7 +18,6 @@ from example_runs import (
     equal,
     last_rows,
     loaded,
-    wait_for_writers,
 )
 from torch import nn
 
@@ -389,7 +388,6 @@ def test_interrupted_it_resumes_with_the_same_bits(trained, cli, world, trio, na
              tmp_path, "--resume")
     with broken(METHODS[RUNS[name][1]].hook(), moment, "tones"):
         assert cli(*words).status == 130
-    wait_for_writers()
     assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
     done = cli(*words)
     assert done.status == 0, done.err

@@ -1,4 +1,4 @@
-"""The cells of a study as processes: each once, at most so many at a time, whatever ends them; and what each is at."""
+"""The cells of a study as processes: each once, at most N at a time, whatever ends them; and how far each is."""
 
 import contextlib
 import dataclasses

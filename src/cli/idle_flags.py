@@ -1,0 +1,77 @@
+"""Flags that a command line gives without effect, and why. Imports no torch."""
+
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, SEQUENCE, STUDY, TRAINING
+from src.datasets import class_split
+from src.models import ADD_ONS, METHODS, active_add_ons
+from src.models.modes import TRAIN_MODES
+
+RESUMING = ("resume", "save_interval")  # of evaluations only a linear layer resumes
+# What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
+LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
+DEPENDENT = [
+    ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
+    ("with --phase-split contiguous", lambda config: config.phase_split == "random", ("phase_seed",)),
+    ("without class splits, such as CIFAR100/10", lambda config: any(class_split(name)[1] for name in config.trained),
+     ("class_order",)),
+    ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
+    ("on image-text pairs: they have no classes", lambda config: not config.pairs,
+     ("shots", "shots_file", "val_fraction", "ls")),
+    ("on image-text pairs: they have the transform of evaluation", lambda config: not config.pairs, ("crops",)),
+    ("with a bound on frozen features, which takes the transform of evaluation",
+     lambda config: config.method not in ("ridge", "class-means"), ("crops",)),
+    ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
+    ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
+    ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),
+    ("with --train-mode text: it reaches the image tower", lambda config: config.train_mode != "text",
+     ("image_loss", "text_loss", "feature_mse", "ablation_loss_2")),
+    ("without --orthogonal-gradients", lambda config: config.orthogonal_gradients,
+     ("orthogonal_energy", "orthogonal_dtype", "orthogonal_budget")),
+    ("where nothing is projected: give --orthogonal-gradients-path, or a sequence",
+     lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
+    ("with --train-mode fc: no tower trains", lambda config: TRAIN_MODES[config.train_mode].towers,
+     ("compile", "grad_checkpointing", "grad_accum", "crops")),
+    ("without --lora", lambda config: config.lora,
+     ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
+      "lora_shared_split_qkvo")),
+    ("with --rail-form dual", lambda config: config.rail_form == "primal", ("rail_width", "rail_projection")),
+    ("with --rail-form primal: it has no kernel", lambda config: config.rail_form == "dual", ("rail_gamma",)),
+    ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
+    ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
+    ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(
+        ("fc", "fixed")), ("fc_init",)),
+]
+
+
+def without_effect(config):
+    given = [flag for key, flag in FLAGS.items() if config.given(key)]
+    acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells
+    idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if acting.isdisjoint(flag.runs)}
+    if config.kind == EVAL and not config.linear_eval:
+        idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)
+                 if config.given(key)}
+    if config.kind == EVAL and config.linear_eval and config.eval_datasets:
+        idle["--eval-datasets"] = "has no effect with --linear-eval, which scores its own dataset"
+    if config.given("export_format") and not config.export:
+        idle.setdefault("--export-format", "has no effect without --export")
+    if config.kind == EVAL and config.overwrite and not (config.export or config.linear_eval):
+        idle["--overwrite"] = "has no effect without --export or --linear-eval in an evaluation run"
+    if config.kind in TRAINING:
+        owned = {key for method in METHODS.values() for key in method.uses}
+        idle |= {flag.name: f"has no effect with --method {config.method}" for flag in given
+                 if flag.key in owned and flag.key not in config.method_row.uses}
+        active = {key for add_on in active_add_ons(config.values).values() for key in add_on.uses}
+        for flag in given:
+            rows = {key: add_on for key, add_on in ADD_ONS.items() if flag.key in add_on.uses}
+            switches = [FLAGS[name].name for key, add_on in rows.items() for name in add_on.switches or (key,)]
+            if switches and flag.key not in active and flag.name not in switches:
+                idle[flag.name] = f"has no effect without {' or '.join(switches)}"
+        for needed, works, keys in DEPENDENT:
+            for flag in given:
+                if flag.key in keys and not works(config):
+                    idle.setdefault(flag.name, f"has no effect {needed}")
+    return [f"{name} {reason}" for name, reason in idle.items()]
+
+
+def a_run(kind):
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"
