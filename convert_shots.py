@@ -28,7 +28,7 @@ def main(argv=None):
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--input", required=True, action="append", type=source, metavar="DATASET=FILE",
-                        help="whose list it is, as --train-dataset names it, and the pickle; may be repeated")
+                        help="the dataset, as --train-dataset names it, and its pickle; may be repeated")
     parser.add_argument("--output", required=True, help="the json file to write")
     return parser.parse_args(argv)
 
@@ -46,9 +46,14 @@ def convert(sources, target):
     from src.datasets import find_entry, stem
     from src.datasets.pickled_shots import read_pickled_shots
     from src.datasets.shots import file_of
+    from src.errors import UserError
     from src.machine.files import atomic_file
+    written = set()
     for name, _ in sources:
         find_entry(name)
+        if stem(name) in written:
+            raise UserError(f"--input {name}: {stem(name)} is given twice; give one pickle for each dataset")
+        written.add(stem(name))
     entries = {stem(name): read_pickled_shots(path) for name, path in sources}
     with atomic_file(target, "w") as file:
         json.dump(file_of(entries), file, indent=1)

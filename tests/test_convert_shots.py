@@ -48,6 +48,15 @@ def test_one_message_and_nothing_written(pickled, tmp_path, capsys, words, fragm
     assert fragment in error and len(error.splitlines()) == 1 and not (tmp_path / "a.json").exists()
 
 
+@pytest.mark.parametrize("names", [("DTD", "DTD"), ("folder:a/pets", "folder:b/pets")])
+def test_a_dataset_that_is_given_twice_is_refused(pickled, tmp_path, capsys, names):
+    """Both would be written under one name, and only the last kept."""
+    words = [word for name in names for word in ("--input", f"{name}={pickled}")]
+    assert convert_shots.main([*words, "--output", str(tmp_path / "a.json")]) == 2
+    error = capsys.readouterr().err
+    assert f"--input {names[1]}" in error and "is given twice" in error and not (tmp_path / "a.json").exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--input", "DTD", "--output", "a"], ["--input", "DTD=a"]])
 def test_what_argparse_refuses(words):
     with pytest.raises(SystemExit):
