@@ -23,8 +23,8 @@ from src.cli.training_checks import (
     check_parts,
     check_rates,
 )
-from src.datasets import find_entry
-from src.datasets.coop import DIKI, WORD
+from src.datasets import class_split, find_entry
+from src.datasets.coop import DIKI, DIKI_DRAWS, WORD, is_file
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.models import METHODS
@@ -176,14 +176,18 @@ def _check_datasets(config):
 
 
 def _check_splits(config):
-    of_one = config.split_file not in (None, WORD) and os.path.isfile(config.split_file)
-    if of_one and not config.train_dataset:
-        raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or a folder of "
-                        "split files")
+    of_one, bases = is_file(config.split_file), {class_split(name)[0] for name in config.trained}
+    if of_one and len(bases) != 1:
+        raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or "
+                        "--dataset-order with the class splits of one, such as ImageNetR/10, or a folder of split "
+                        "files")
     if config.val_fraction == DIKI and (of_one or not config.split_file):
         raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
     if config.split_file and config.val_fraction not in (None, DIKI):
         raise UserError("--split-file fixes the splits; it excludes --val-fraction")
+    if config.val_fraction == DIKI and not set(DIKI_DRAWS) & set(config.trained):
+        yield WARNING, (f"--val-fraction {DIKI} has no effect: it draws {' and '.join(DIKI_DRAWS)}, with all of their "
+                        "classes, and neither is trained on")
     if config.kind in TRAINING and config.given("shot_seed") and (config.shots_file or not config.shots):
         yield WARNING, ("--shot-seed has no effect with --shots-file, which lists the images" if config.shots_file else
                         "--shot-seed has no effect without --shots")

@@ -259,7 +259,7 @@ def data_flags():
         Flag("--shots-file", "json file that lists the training images, as every few-shot run leaves it in "
              "<save>/shots.json; with --shots K it must list K of each class", metavar="FILE",
              example="ckpt/few/shots.json --train-dataset DTD --epochs 5"),
-        Flag("--split-file", "json file of other people's split of --train-dataset; or a folder of CoOp's split files, "
+        Flag("--split-file", "json file of other people's split of one dataset; or a folder of CoOp's split files, "
              "which also name the classes; coop means --data-location", runs=SCORING, metavar="FILE",
              example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "

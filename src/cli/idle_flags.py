@@ -16,7 +16,7 @@ DEPENDENT = [
      ("class_order",)),
     ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
     ("on image-text pairs: they have no classes", lambda config: not config.pairs,
-     ("shots", "shots_file", "val_fraction", "ls")),
+     ("shots", "shots_file", "split_file", "val_fraction", "ls")),
     ("on image-text pairs: they have the transform of evaluation", lambda config: not config.pairs, ("crops",)),
     ("with a bound on frozen features, which takes the transform of evaluation",
      lambda config: config.method not in ("ridge", "class-means"), ("crops",)),

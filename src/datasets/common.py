@@ -111,6 +111,11 @@ class Task:
         return split() if callable(split) else split
 
     @property
+    def list_digests(self) -> dict:
+        """{flag and file: digest} of the lists of others that split it, or the parts that it joins."""
+        return {flag: digest for part in (self, *self.parts) for flag, digest in part.lists.items()}
+
+    @property
     def reference_split(self) -> Split:
         """Training images, or the test images of a dataset that has no others."""
         return self.split("train" if "train" in self.splits else "test")

@@ -1,16 +1,18 @@
 """The lists of the CoOp family of papers: one folder of split files splits a whole sequence of datasets.
 
 CoOp's lists are ``split_zhou_<Dataset>.json``, {"train": [[path, label, class name], ...], "val": ..., "test": ...}.
-Aircraft has the text lists of its own archive, ``images_variant_<part>.txt``. No list exists of any other dataset.
+Aircraft has text lists in its archive, ``images_variant_<part>.txt``. No list exists of any other dataset.
 """
 
+import hashlib
+import json
 import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 from src.datasets.common import some
-from src.datasets.splits import find_images, images_by_name, split_of, with_validation
+from src.datasets.splits import find_images, images_by_name, refuse_repeated, split_of, with_validation
 from src.errors import UserError
 from src.machine.files import digest_of, read_json, read_lines
 
@@ -24,15 +26,22 @@ VARIANTS = "Aircraft"  # the dataset with text lists
 VARIANT_LISTS = {part: f"images_variant_{part}.txt" for part in PARTS}
 OWN_VAL = 0.2  # of each class of train, where no list exists: the share that CoOp's own rule holds out
 OWN_SPLIT = "own split"
+ARCHIVE = "archive split"  # of a dataset whose lists are those of its archive
 DIKI = "diki"  # the value of --val-fraction that means: where no list exists, as DIKI's code draws
 DIKI_DRAWS, DIKI_SEED = ("CIFAR100", "MNIST"), 42
+DRAWN = "drawn as by DIKI"
 
 
 def folder_of(split_file, root):
     """The folder that --split-file names, ``root`` for the word coop; None where it is not given, or names a file."""
     if split_file == WORD:
         return root
-    return None if split_file is None or os.path.isfile(split_file) else split_file
+    return None if split_file is None or is_file(split_file) else split_file
+
+
+def is_file(split_file):
+    """Whether --split-file names the file of one dataset."""
+    return split_file not in (None, WORD) and os.path.isfile(split_file)
 
 
 def has_list(name):
@@ -50,7 +59,7 @@ def with_lists(task, folder):
     if task.name == VARIANTS:
         paths = find_lists(task.name, folder)
         if not paths:
-            return _named(task, VARIANT_LISTS["train"])
+            return replace(task, train_data=ARCHIVE)
         return _split_by(task, read_variants(task, paths), task.classnames, paths)
     return task
 
@@ -131,7 +140,7 @@ def _split_by(task, parts, classnames, paths):
     by_name = images_by_name(task.split(part) for part in PARTS if part in task.splits)
     found = {part: split_of(find_images([path.lstrip("/") for path, _, _ in rows], by_name, what))
              for part, rows in parts.items()}
-    _refuse_twice(found, what)
+    refuse_repeated(found, what)
     _refuse_other_labels(task, parts, found, classnames, what)
     splits = {part: replace(split, labels=[label for _, label, _ in parts[part]]) for part, split in found.items()}
     lists = {f"--split-file {path.name}": digest_of(path) for path in paths}
@@ -154,15 +163,6 @@ def _classnames(parts, what):
     return [names[label].replace("_", " ") for label in range(len(names))]
 
 
-def _refuse_twice(found, what):
-    owners = {}
-    for part, split in found.items():
-        for file in split.listing():
-            if file in owners:
-                raise UserError(f"{what} names {file} twice, in {owners[file]} and in {part}; restore the list")
-            owners[file] = part
-
-
 def _refuse_other_labels(task, parts, found, classnames, what):
     """Each class of the list is one of the dataset's, under whatever name and number: a list that mixes two of them
     was changed."""
@@ -178,7 +178,7 @@ def _refuse_other_labels(task, parts, found, classnames, what):
 
 
 def with_own_split(task, root):
-    """Hold out val from the train part of a dataset that has no list, and say so; the test part is the official one."""
+    """Hold out val from the train part of a dataset that has no list, with a note; test is the official one."""
     print(f"note: {task.name}: no list exists of it, so its split is ours: {100 * OWN_VAL:g} % of each class of train "
           "become val; not comparable with papers that drew another")
     return replace(with_validation(task, OWN_VAL, root), train_data=f"{OWN_SPLIT}, val {OWN_VAL:g}")
@@ -187,14 +187,25 @@ def with_own_split(task, root):
 def with_diki_split(task, labels):
     """Train and val of a dataset as DIKI's code draws them (Tang et al., 2024): train by one draw and val by the next,
     so that most of val trains too; a note counts it. ``labels``: {dataset: labels of its train part} of all datasets of
-    the sequence that it draws, in order, since each draw moves the ones after it."""
+    the sequence that it draws, in order, since each draw moves the ones after it: the Task names them and has a digest
+    of its draw."""
     train, val = drawn_like_diki(labels)[task.name]
-    split = task.split("train")
+    split, draw = task.split("train"), f"{DRAWN} over {'+'.join(labels)}"
+    digest = hashlib.sha256(json.dumps([train, val]).encode()).hexdigest()
     both = len(set(train) & set(val))
     print(f"note: {task.name}: no list exists of it, so its split is ours, drawn as DIKI's code does: {both} of its "
           f"{len(val)} val images are training images too")
     return replace(task, splits={**task.splits, "train": split.subset(train), "val": split.subset(val)},
-                   train_data=f"{OWN_SPLIT}, drawn as by DIKI")
+                   train_data=f"{OWN_SPLIT}, {draw}",
+                   lists=task.lists | {f"--val-fraction {DIKI} ({task.name})": digest})
+
+
+def own_draw(train_data):
+    """What draws an own split, as ``train_data`` of its Task names it: "" for CoOp's rule, None for another split."""
+    parts = train_data.split(", ")
+    if OWN_SPLIT not in parts:
+        return None
+    return next((part for part in parts if part.startswith(DRAWN)), "")
 
 
 def drawn_like_diki(labels):

@@ -1,5 +1,6 @@
-"""CUB-200-2011: birds, split by the lists of its own archive."""
+"""CUB-200-2011: birds, split by the lists of the archive."""
 
+from collections import Counter
 from pathlib import Path
 
 from src.datasets.common import Task, file_split, missing
@@ -10,6 +11,7 @@ from src.machine.files import read_lines
 from src.templates.collections import BIRDS
 
 FOLDER = "CUB_200_2011"
+CLASSES = 200
 
 
 def open_cub(name, root):
@@ -18,15 +20,16 @@ def open_cub(name, root):
     folder = Path(root) / FOLDER
     if not folder.is_dir():
         raise missing(name, folder, root)
-    classes = _rows(name, folder / "classes.txt") if (folder / "classes.txt").is_file() else {}
     if has_parts(folder):
         if (folder / "images").is_dir():
             raise UserError(f"{name}: {folder} holds train/, test/ and images/, which split it in two ways; remove one")
-        return task_of_parts(name, folder, 200, _called, BIRDS)
-    files, labels, trains = (_rows(name, folder / f"{file}.txt")
-                             for file in ("images", "image_class_labels", "train_test_split"))
-    if not classes:
-        raise _disagree(name, folder, "there is no classes.txt")
+        return task_of_parts(name, folder, CLASSES, _called, BIRDS)
+    files, labels, trains, classes = (_rows(name, folder / f"{file}.txt") for file in (
+        "images", "image_class_labels", "train_test_split", "classes"))
+    if len(classes) != CLASSES:
+        raise _disagree(name, folder, f"classes.txt has {len(classes)} classes, where {CLASSES} are expected")
+    if repeated := [file for file, count in Counter(files.values()).items() if count > 1]:
+        raise _disagree(name, folder, f"{repeated[0]} stands twice in images.txt")
     if not files.keys() == labels.keys() == trains.keys():
         raise _disagree(name, folder, "they number other images")
     places = {number: label for label, number in enumerate(classes)}
@@ -46,12 +49,15 @@ def _called(folder):
 
 
 def _rows(name, path):
-    """{number: the rest} of lines such as ``1 001.Black_footed_Albatross``."""
+    """{number: the rest} of lines such as ``1 001.Black_footed_Albatross``. Raises UserError for a number that stands
+    twice."""
     try:
         rows = [line.partition(" ")[::2] for line in read_lines(path)]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{name}: {path} cannot be read ({reason}); see section {name} of datasets.md") from None
+    if repeated := [number for number, count in Counter(number for number, _ in rows).items() if count > 1]:
+        raise _disagree(name, path.parent, f"{path.name} has {repeated[0]} twice")
     return dict(rows)
 
 

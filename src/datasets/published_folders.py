@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from src.datasets.common import Task
+from src.datasets.coop import OWN_SPLIT
 from src.datasets.images import class_folders, folder_split
 from src.errors import UserError
 
 PARTS = ("train", "test")
-PILOTS = ("CUB200", "ImageNetR")  # which PILOT splits by folders of its own
+LISTED = "CUB200"  # which PILOT splits by folders, and its archive by lists
 
 
 def has_parts(folder):
@@ -28,10 +29,10 @@ def task_of_parts(name, folder, classes, called, templates):
     return Task(name, names, templates, splits, train_data="train folder")
 
 
-def with_remark(task, name):
-    """Say where a dataset ``name`` that PILOT splits by its own folders is split otherwise."""
-    if name not in PILOTS or task.train_data != "all":
+def with_remark(task):
+    """Mark a dataset that is not split by PILOT's folders, and print a note."""
+    if task.name != LISTED or task.train_data != "all":
         return task
-    print(f"note: {task.name}: the split is that of the archive's own lists, and not PILOT's folders train/ and test/: "
+    print(f"note: {task.name}: the split is that of the archive's lists and not PILOT's folders train/ and test/: "
           "own split, not comparable with its tables")
-    return replace(task, train_data="own split, not comparable")
+    return replace(task, train_data=f"{OWN_SPLIT}, not comparable")

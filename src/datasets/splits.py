@@ -107,7 +107,10 @@ def with_split_file(task, path):
         content = read_json(path)
         named = {part: [(row if isinstance(row, str) else row[0]).lstrip("/") for row in rows]
                  for part, rows in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except OSError as error:
+        raise UserError(f"--split-file {path}: cannot be read ({error.strerror}); restore it, or give --train-dataset "
+                        f"{task.name} --split-file FILE") from None
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise UserError(f"--split-file {path}: expected json such as {{\"train\": [[\"a/1.jpg\", 0, \"cat\"]]}} "
                         f"({error})") from None
     if not named or named.keys() - {"train", "val", "test"}:
@@ -116,6 +119,7 @@ def with_split_file(task, path):
     by_name = images_by_name(parts.values())
     found = {part: find_images(rows, by_name, f"--split-file {path}:") for part, rows in named.items()}
     splits = {part: split_of(places) for part, places in found.items()}
+    refuse_repeated(splits, f"--split-file {path}:")
     taken = {(id(split), index) for places in found.values() for split, index in places}
     for part, split in parts.items():
         kept = [index for index in range(len(split)) if (id(split), index) not in taken]
@@ -152,6 +156,17 @@ def find_images(names, by_name, what):
                             "path")
         found.append(matches[name] if name in matches else next(iter(matches.values())))
     return found
+
+
+def refuse_repeated(splits, what):
+    """Raise UserError for an image that stands twice in {part: Split}, in one part or in two: an image of train would
+    be scored as an image of test. ``what`` begins the error."""
+    owners = {}
+    for part, split in splits.items():
+        for file in split.listing():
+            if file in owners:
+                raise UserError(f"{what} names {file} twice, in {owners[file]} and in {part}; restore the list")
+            owners[file] = part
 
 
 def split_of(found):

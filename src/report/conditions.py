@@ -110,26 +110,33 @@ def joined(texts):
 
 
 def family_of(names, values, train_data=None):
-    """Whose splits, class names and prompts the datasets ``names`` have. Those that no list of a family splits are
-    named: their split is our own. So are an order of classes and prompts that are not the default."""
+    """Whose splits, class names and prompts the datasets ``names`` have. Those that ``train_data`` calls an own split
+    are named, and so are an order of classes and prompts that are not the default."""
     splits = values.get("split_file", UNKNOWN)
     if splits == UNKNOWN:
         return UNKNOWN
     bases = sorted({class_split(phase_of(name)[0])[0] for name in names})
-    own = {class_split(phase_of(name)[0])[0] for name, text in (train_data or {}).items() if coop.OWN_SPLIT in text}
+    own = _own_splits(train_data or {})
     if splits == coop.WORD or splits and os.path.isdir(splits):
-        family = "CoOp" if any(map(coop.has_list, bases)) else ""
-        own |= {base for base in bases if not coop.has_list(base)}
+        others = set(bases).difference(*own.values())
+        family = " + ".join(sorted({"CoOp" if coop.has_list(base) else _family_of_one(base) for base in others}))
     elif splits:
         family = f"split file {Path(splits).name}"
     else:
         family = " + ".join(sorted({_family_of_one(name) for name in bases}))
-    return ", ".join(filter(None, (family, _own_text(own, values), _order_text(names, values), _prompt_text(values))))
+    own_text = ", ".join(f"{coop.OWN_SPLIT} of {' and '.join(sorted(found))} {draw}".rstrip()
+                         for draw, found in sorted(own.items()))
+    return ", ".join(filter(None, (family, own_text, _order_text(names, values), _prompt_text(values))))
 
 
-def _own_text(names, values):
-    drawn = " drawn as by DIKI" if values.get("val_fraction") == coop.DIKI else ""
-    return f"{coop.OWN_SPLIT} of {' and '.join(sorted(names))}{drawn}" if names else ""
+def _own_splits(train_data):
+    """{how it was drawn: datasets with such an own split}"""
+    found = {}
+    for name, text in train_data.items():
+        draw = coop.own_draw(text)
+        if draw is not None:
+            found.setdefault(draw, set()).add(class_split(phase_of(name)[0])[0])
+    return found
 
 
 def _order_text(names, values):

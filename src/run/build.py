@@ -11,7 +11,7 @@ from clip import loader
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
 from src.cli.training_checks import acting_in_steps, check_length
-from src.datasets import class_split, known_pairs, pairs, phase_of, stem
+from src.datasets import class_split, coop, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
 from src.errors import UserError
@@ -62,7 +62,10 @@ def weights_of(config):
 
 
 def data_of(config):
-    return _part(Data, config, trained=tuple(config.trained), flickr_splits_chosen=config.chosen("flickr_splits"))
+    bases = {stem(class_split(name)[0]) for name in config.trained}
+    of_one = coop.is_file(config.split_file) and len(bases) == 1 and not config.pairs
+    return _part(Data, config, trained=tuple(config.trained), split_file_of=bases.pop() if of_one else None,
+                 flickr_splits_chosen=config.chosen("flickr_splits"))
 
 
 def training_of(config):

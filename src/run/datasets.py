@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_of, splits
+from src.datasets import class_split, coop, find_entry, open_task, pairs, phase_of, splits, stem
 from src.datasets.published_folders import with_remark
 from src.datasets.shots import with_shots_file
 from src.errors import UserError
@@ -20,8 +20,9 @@ class Datasets:
         self._first_alone = data.template == FOR_ALL + FIRST
         name = None if self._first_alone else data.template
         self._template = _templates(name and name.removeprefix(FOR_ALL))
-        self._lists = coop.folder_of(data.split_file, data.data_location)
+        self._lists = None if data.split_file_of else coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
+        self._split, self._remarked = functools.cache(self._with_lists), functools.cache(self._with_remark)
 
     def _as_it_comes(self, name):
         options = {"images": self.data.image_dir.get(name), "annotations": self.data.annotations.get(name),
@@ -38,9 +39,11 @@ class Datasets:
             return pairs.joint_task([self.open(part) for part in data.trained])
         whole, phase = phase_of(name)
         base, part, parts = class_split(whole)
-        task = self._opened(base)
-        if self._lists and not self._only_refers_to(whole):
-            task = self._with_lists(base, task)
+        trained = trained or name in data.trained
+        if self._only_refers_to(whole):
+            task = self._opened(base)
+        else:
+            task = self._remarked(base) if trained else self._split(base)
         if part is not None:
             task = splits.with_classes(task, part, parts, data.seed, data.class_order)
         if self._first_alone:
@@ -51,16 +54,28 @@ class Datasets:
             task = dataclasses.replace(task, splits={
                 **task.splits, "val": task.splits["ood_val"], "test": task.splits["ood_test"]})
         if task.pairs:
-            task = self._trained_pairs(task, whole, phase) if name in self.data.trained else task
-        elif trained or name in self.data.trained:
+            task = self._trained_pairs(task, whole, phase) if name in data.trained else task
+        elif trained:
             task = self._trained_splits(task)
         elif data.val_fraction not in (None, coop.DIKI) and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
 
-    def _with_lists(self, name, task):
-        """The dataset ``name``, split by the lists of --split-file DIR."""
-        return coop.with_lists(task, self._lists)
+    def _with_lists(self, base):
+        """The dataset ``base``, before its classes are split, as --split-file splits it."""
+        task = self._opened(base)
+        if self._lists:
+            return coop.with_lists(task, self._lists)
+        return splits.with_split_file(task, self.data.split_file) if stem(base) == self.data.split_file_of else task
+
+    def _with_remark(self, base):
+        """That with a note, if it is trained on, where the order of its classes is PILOT's and its split is not."""
+        task, data = self._split(base), self.data
+        return with_remark(task) if data.class_order == "pilot" and not data.split_file else task
+
+    def lists_of(self, name):
+        """The ``list_digests`` of a dataset; None if it is not there to be split."""
+        return self.open(name).list_digests
 
     def _only_refers_to(self, name):
         """Whether a dataset serves as reference only, which needs no test split."""
@@ -80,12 +95,8 @@ class Datasets:
 
     def _trained_splits(self, task):
         data, root = self.data, self.data.data_location
-        if data.class_order == "pilot" and not data.split_file:
-            task = with_remark(task, class_split(task.name)[0])
         if self._lists and not coop.has_list(class_split(task.name)[0]) and "val" not in task.splits:
             task = self._own_split(task)
-        if data.split_file and not self._lists:
-            task = splits.with_split_file(task, data.split_file)
         if data.val_fraction not in (None, coop.DIKI):
             task = splits.with_validation(task, data.val_fraction, root)
         if data.shots_file:
@@ -99,6 +110,9 @@ class Datasets:
         if self.data.val_fraction != coop.DIKI or task.name not in coop.DIKI_DRAWS:
             return coop.with_own_split(task, self.data.data_location)
         drawn = [name for name in self.data.trained if name in coop.DIKI_DRAWS]
+        if task.name not in drawn:
+            raise UserError(f"--val-fraction {coop.DIKI}: {task.name} is an earlier task, whose draw depends on the "
+                            "datasets of its sequence; train them all by one --dataset-order")
         return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 

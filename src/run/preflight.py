@@ -3,7 +3,7 @@
 import os
 import sys
 
-from src.datasets import is_pairs, phase_of, stem
+from src.datasets import class_split, is_pairs, phase_of, stem
 from src.datasets.check import findings_of, is_own, outside_faults, structural_faults
 from src.errors import UserError
 from src.machine.files import read_json
@@ -60,6 +60,35 @@ def scorable(scoring, datasets, evaluated):
         else:
             kept.append(name)
     return kept
+
+
+def refuse_other_lists(history, datasets, evaluated, chosen):
+    """Refuse to score a dataset that --split-file splits in another way than when it was trained on: images of its
+    train part may be scored. A warning if --split-file is ``chosen`` for this run. ``history``: the checkpoint's; the
+    entries of earlier versions do not name their lists."""
+    for entry in history:
+        base, before = class_split(entry["dataset"])[0], _split_files(entry.get("lists"))
+        for name in evaluated:
+            now = _split_files(datasets.lists_of(name)) if class_split(stem(name))[0] == base else None
+            if None not in (before, now) and before != now:
+                changed = "the same list with another content" if before.keys() == now.keys() else _named(now)
+                text = (f"{name}: was trained on by {_named(before)} and is scored by {changed}, so training images "
+                        "may be scored")
+                if not chosen:
+                    raise UserError(f"{text}; restore the lists, give --split-file to choose the split, or leave "
+                                    f"{name} out of --eval-datasets")
+                _warn([text])
+
+
+def _split_files(lists):
+    """Of {flag and file: digest} those of --split-file; None of None."""
+    if lists is None:
+        return None
+    return {flag: digest for flag, digest in lists.items() if flag.startswith("--split-file")}
+
+
+def _named(lists):
+    return ", ".join(lists) or "no --split-file"
 
 
 def require_images(task, name, split):

@@ -7,7 +7,8 @@ import time
 from dataclasses import asdict
 
 from clip import loader
-from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.cli.flags import FLAGS
+from src.datasets import class_split, is_pairs, known_pairs, phase_of, stem
 from src.datasets.loading import require_shares
 from src.datasets.shots import FILE as SHOTS
 from src.datasets.shots import with_entry
@@ -31,8 +32,9 @@ from src.run.build import (
     untaken_carry,
 )
 from src.run.datasets import Datasets, dataset_of
-from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
+from src.run.preflight import open_data, open_for_layer, refuse_other_lists, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
+from src.run.settings import CUTS
 from src.run.task import TaskRun
 from src.run.weights import ZeroshotOpener
 from src.store.checkpoint import carry_bytes, in_words
@@ -132,6 +134,9 @@ class Run:
             for name in map(stem, [*names, *wholes]):
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
                     refuse_to_replace(self.files, self.folder, name)
+        trained = {stem(class_split(name)[0]) for name in names}  # from now on by the lists of this run
+        scored = [name for name in self.evaluated if stem(class_split(name)[0]) not in trained]
+        refuse_other_lists(start.get("history", []), self.datasets, scored, "split_file" in self.command.cuts_given)
         if names:
             hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
             if left := untaken_carry(hooks, start):
@@ -154,7 +159,7 @@ class Run:
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
-            inputs |= lists_of(self.datasets.open(name))
+            inputs |= self.datasets.lists_of(name)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
@@ -307,18 +312,14 @@ def flags_behind(checkpoint):
 
 
 def as_trained(command, checkpoint):
-    """The command with what scores depend on and no flag gives as the checkpoint was trained; notes say so of all but
-    the seed."""
-    found = command.as_trained(checkpoint.get("config", {}))
-    for key in ("split_file", "class_order", "template"):
-        if getattr(found.data, key) != getattr(command.data, key):
-            print(f"note: --{key.replace('_', '-')} {getattr(found.data, key)}, as the checkpoint was trained")
+    """The command with what scores depend on and no flag gives as the checkpoint was trained; a note for each but the
+    seed."""
+    last = (checkpoint.get("history") or [{}])[-1]
+    found = command.as_trained(checkpoint.get("config", {}), last.get("source", last.get("dataset")))
+    for key in CUTS:
+        if key != "seed" and getattr(found.data, key) != getattr(command.data, key):
+            print(f"note: {FLAGS[key].name} {getattr(found.data, key)}, as the checkpoint was trained")
     return found
-
-
-def lists_of(task):
-    """{flag and file: digest} of the lists of others that split a Task, or the parts that it joins."""
-    return {flag: digest for part in (task, *task.parts) for flag, digest in part.lists.items()}
 
 
 def _as_written(checkpoint):

@@ -7,12 +7,19 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from src.datasets import class_split, stem
 from src.store.settings import Files
 from src.templates.collections import FOR_ALL
 
+
+def _is_of_one(split_file):
+    """Whether a stored value of --split-file names the file of one dataset, there or not, and no folder."""
+    return split_file.endswith(".json") or os.path.isfile(split_file)
+
+
 # How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
 # split file of one dataset holds for that one only.
-CUTS = {"seed": lambda value: True, "split_file": lambda value: not (value.endswith(".json") or os.path.isfile(value)),
+CUTS = {"seed": lambda value: True, "split_file": lambda value: not _is_of_one(value),
         "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
 
 
@@ -46,8 +53,9 @@ class Weights:
 
 @dataclass(frozen=True)
 class Data:
-    """How datasets are opened. ``trained`` names those that are trained on; ``flickr_splits_chosen``: whether a flag or
-    a recipe gives --flickr-splits."""
+    """How datasets are opened. ``trained`` names those that are trained on; ``split_file_of``: the stem
+    of the dataset that --split-file FILE splits, before its classes are split; ``flickr_splits_chosen``:
+    whether a flag or a recipe gives --flickr-splits."""
 
     data_location: str
     image_dir: dict
@@ -73,6 +81,7 @@ class Data:
     phase_split: str
     phase_seed: int | None
     trained: tuple
+    split_file_of: str | None
     flickr_splits_chosen: bool
 
 
@@ -218,12 +227,17 @@ class Command:
     quiet: bool
     cuts_given: tuple
 
-    def as_trained(self, made):
-        """The same with the CUTS that no flag gives as ``made``, the stored flags of a checkpoint, has them."""
-        found = {key: made[key] for key, holds in CUTS.items()
-                 if key not in self.cuts_given and made.get(key) is not None and holds(made[key])}
+    def as_trained(self, made, last=None):
+        """The same with the CUTS that no flag gives as ``made``, the stored flags of a checkpoint, has them. ``last``:
+        the dataset that it was trained on last, the one that a split file of one dataset holds for."""
+        stored = {key: made[key] for key in CUTS if key not in self.cuts_given and made.get(key) is not None}
+        found = {key: value for key, value in stored.items() if CUTS[key](value)}
+        data = replace(self.data, **found)
+        if last is not None and "split_file" in stored and "split_file" not in found:
+            found["split_file"] = stored["split_file"]
+            data = replace(data, split_file=stored["split_file"], split_file_of=stem(class_split(last)[0]))
         if not found:
             return self
         scored = {key: value for key, value in found.items() if hasattr(self.scoring, key)}
-        return replace(self, data=replace(self.data, **found), scoring=replace(self.scoring, **scored),
+        return replace(self, data=data, scoring=replace(self.scoring, **scored),
                        files=self.files.with_values(found))

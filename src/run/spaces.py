@@ -56,7 +56,7 @@ class LabelSpaces:
         return {entry["dataset"]: entry.get("source", entry["dataset"]) for entry in history}
 
     def _refuse_other_classes(self, history, names):
-        """Class splits are cut by --seed: a sequence that goes on with another seed would meet classes twice."""
+        """Class splits are cut by --seed and --class-order: with another order, a sequence would meet classes twice."""
         for entry in history:
             base, part, _ = class_split(entry["dataset"])
             siblings = [name for name in dict.fromkeys([*self.evaluated, *names])

@@ -117,7 +117,7 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
         "iteration": iteration,
         "history": [*start.get("history", []),
                     {"dataset": dataset, "source": source, "classnames": list(task.classnames),
-                     "train_data": task.train_data, "metrics": metrics}],
+                     "train_data": task.train_data, "lists": task.list_digests, "metrics": metrics}],
         "heads": {**heads, **({} if head is None else {dataset: head.packed()})},
         "carry": {**start.get("carry", {}), **carry},
         **({LEFT_OUT: left} if (left := _still_left_out(start, carry)) else {}),

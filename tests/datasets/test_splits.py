@@ -263,6 +263,10 @@ def test_a_name_that_fits_several_images_is_refused(tmp_path):
 
 
 SPLIT_FILES = {
+    "an image twice": ('{"train": ["banded/banded_test.jpg", "banded/banded_test.jpg"]}',
+                       ["banded/banded_test.jpg twice, in train and in train"]),
+    "an image in two parts": ('{"train": ["banded/banded_test.jpg"], "test": ["banded_test.jpg"]}',
+                              ["banded/banded_test.jpg twice, in train and in test"]),
     "an unknown image": ('{"train": [["banded/nosuch.jpg", 0, "a"]]}', ["banded/nosuch.jpg"]),
     "another class's folder": ('{"train": [["dotted/banded_test.jpg", 0, "a"]]}', ["dotted/banded_test.jpg"]),
     "no json": ("train: 1", ["expected json"]), "no parts": ("[1, 2]", ["expected json"]),

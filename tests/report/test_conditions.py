@@ -77,9 +77,7 @@ def test_the_head_names_all_six():
     (["toy-colours", "toy-sizes"], "", "toy"), (["folder:/x/DTD"], "", "own"), (["DTD", "csv:a.csv"], "", "ZSCL + own"),
     (["flickr30k_phase2"], "", "flickr30k"), (["ImageNet", "DTD"], "", "ImageNet + ZSCL"),
     (["DTD", "EuroSAT"], "--split-file coop", "CoOp"),
-    (["DTD", "MNIST", "CIFAR100"], "--split-file coop", "CoOp, own split of CIFAR100 and MNIST"),
-    (["DTD", "MNIST"], "--split-file coop --val-fraction diki", "CoOp, own split of MNIST drawn as by DIKI"),
-    (["MNIST", "folder:/x/birds"], "--split-file coop", "own split of MNIST and folder:/x/birds"),
+    (["DTD", "MNIST"], "--split-file coop", "CoOp + ZSCL"), (["folder:/x/birds"], "--split-file coop", "own"),
     (["CIFAR100-1of10"], "--class-order pilot", "ZSCL, class order pilot"),
     (["CIFAR100"], "--class-order pilot", "ZSCL"), (["CIFAR100-1of10"], "--class-order seed", "ZSCL"),
     (["DTD"], ["--template", "all:a bad photo of a {c}."], "ZSCL, template a bad photo of a {c}."),
@@ -93,6 +91,28 @@ def test_a_folder_of_split_files_is_of_coops_family(tmp_path):
     assert family_of(["DTD"], values(f"--split-file {tmp_path}")) == "CoOp"
     assert family_of(["DTD"], values(f"--split-file {tmp_path / 'gone'}")) == "split file gone"
     assert family_of(["DTD"], {}) == UNKNOWN
+
+
+DIKI = "own split, drawn as by DIKI over CIFAR100+MNIST"
+
+
+@pytest.mark.parametrize(("train_data", "words", "family"), [
+    ({"DTD": "split file a.json", "MNIST": "own split, val 0.2", "CIFAR100": "own split, val 0.2"}, "",
+     "CoOp, own split of CIFAR100 and MNIST"),
+    ({"MNIST": "own split, val 0.2", "folder:/x/birds": "own split, val 0.2, 16 shots seed 0"}, "",
+     "own split of MNIST and folder:/x/birds"),
+    ({"DTD": "split file a.json", "folder:/x/birds": "all"}, "", "CoOp + own"),
+    ({"DTD": "split file a.json", "MNIST": DIKI, "CIFAR100": DIKI}, "--val-fraction diki",
+     "CoOp, own split of CIFAR100 and MNIST drawn as by DIKI over CIFAR100+MNIST"),
+    ({"DTD": "split file a.json", "MNIST": DIKI}, "", "CoOp, own split of MNIST drawn as by DIKI over CIFAR100+MNIST"),
+    ({"MNIST": "own split, drawn as by DIKI over MNIST, 16 shots seed 0"}, "--val-fraction diki",
+     "own split of MNIST drawn as by DIKI over MNIST"),
+    ({"MNIST": DIKI, "CIFAR10": "own split, val 0.2"}, "--val-fraction diki",
+     "own split of CIFAR10, own split of MNIST drawn as by DIKI over CIFAR100+MNIST"),
+    ({"CIFAR100-1of10": "own split, val 0.2"}, "--val-fraction diki", "own split of CIFAR100")], ids=str)
+def test_what_draws_an_own_split_the_data_say_and_no_flag(train_data, words, family):
+    """A flag does not reach every dataset, and an evaluation does not repeat it."""
+    assert family_of([*train_data], values(f"--split-file coop {words}"), train_data) == family
 
 
 def test_a_split_that_is_our_own_is_named_as_the_data_say():

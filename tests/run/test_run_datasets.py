@@ -1,13 +1,17 @@
 """The datasets of a run: opened once, as the flags ask for."""
 
 import pytest
+from cli_files import read_json
+from dataset_files import put, put_json, wnid
 
 from src.args import parse
+from src.cli.checks import check
+from src.datasets.imagenet import CLASSES_R
 from src.errors import UserError
 from src.run.build import data_of
 from src.run.datasets import Datasets
 
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
 
 
 def config(words=""):
@@ -58,6 +62,39 @@ def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
     earlier = datasets.open("toy-sizes", trained=True)
     assert sizes(earlier) == {"train": 6, "val": 360, "test": 504}
     assert earlier.train_data == "val 0.5, 2 shots seed 0"
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """ImageNetR of two images a class, and a list with the first of each to train on. -> its words"""
+    for label, index in enumerate(CLASSES_R):
+        for image in range(2):
+            put(tmp_path / "imagenet-r" / wnid(index) / f"art_{image}.jpg", label)
+    put_json(tmp_path / "list.json", {"train": [[f"{wnid(index)}/art_0.jpg", 0, ""] for index in CLASSES_R]})
+    return f"--iterations 1 --data-location {tmp_path} --split-file {tmp_path / 'list.json'}"
+
+
+def test_a_split_file_splits_a_dataset_before_its_classes_are_split(listed, monkeypatch):
+    """As datasets.md says of ImageNetR: every part has the images of its own classes. The list is read once."""
+    read = []
+    monkeypatch.setattr("src.datasets.splits.read_json", lambda path: read.append(path) or read_json(path))
+    command = parse(f"--dataset-order ImageNetR/10 {listed}".split())
+    assert not any("--split-file" in warning for warning in check(command).warnings)
+    datasets = Datasets(data_of(command))
+    parts = [datasets.open(f"ImageNetR-{part}of10") for part in range(1, 11)]
+    for task in parts:
+        assert {part: len(task.split(part)) for part in task.splits} == {"train": 20, "test": 20}
+        assert sorted(task.split("train").labels) == sorted(task.split("test").labels) == [*range(20)]
+        assert all(file.endswith("/art_0.jpg") for file in task.split("train").files)
+        assert task.train_data == "split file list.json" and [*task.lists] == ["--split-file"]
+    assert len({name for task in parts for name in task.classnames}) == len(read) * 200 == 200
+
+
+def test_a_split_file_holds_for_every_part_of_its_dataset_and_for_no_other(listed):
+    datasets = Datasets(data_of(parse(f"--train-dataset ImageNetR-1of10 {listed}".split())))
+    assert len(datasets.open("ImageNetR-2of10").split("train")) == 20
+    assert len(datasets.open("ImageNetR").split("test")) == 200
+    assert datasets.open("toy-colours").lists == {} and datasets.open("toy-colours").train_data == "all"
 
 
 def test_class_splits_are_opened_by_the_seed_of_the_run():

@@ -23,6 +23,7 @@ from cli_files import (
     weights,
 )
 
+from src.datasets import open_task
 from src.models.bases import read_gradients
 from src.models.state import Settings
 from src.report.sequence import sequence_metrics
@@ -45,6 +46,73 @@ def test_what_a_checkpoint_says_of_the_flags_behind_it():
     assert flags_behind({"config": sequence, "history": history("toy-colours")}) == [sequence]
     assert flags_behind({"config": sequence, "history": history("Food", "toy-colours", "toys")}) == [{}, sequence]
     assert flags_behind({"history": history("DTD")}) == [{}]
+
+
+@pytest.fixture
+def by_a_list(train, world, tmp_path):
+    """loose trained by a list: of its six test images, two of each class, three are train too. -> the list"""
+    task = open_task(world.loose, str(tmp_path))
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"train": task.split("train").listing() + task.split("test").listing()[::2]}),
+                    encoding="utf-8")
+    done = train(tmp_path / "out", "--train-dataset", world.loose, "--data-location", tmp_path, "--split-file", path)
+    assert done.status == 0, done.err
+    assert rows(tmp_path / "out" / "metrics_loose.csv")[-1]["n"] == "3"
+    return path
+
+
+def evaluate(cli, folder, *words):
+    return cli("--load", folder / "out" / "loose.pth", "--eval-only", "--workers", 0, "--data-location", folder,
+               "--save", folder / "scored", *words)
+
+
+def test_a_checkpoint_is_scored_on_no_image_that_its_split_file_trained_on(cli, by_a_list, world, tmp_path):
+    done = evaluate(cli, tmp_path)
+    assert done.status == 0 and f"note: --split-file {by_a_list}, as the checkpoint was trained" in done.out, done.err
+    made, again = (rows(tmp_path / name / "metrics_loose.csv")[-1] for name in ("out", "scored"))
+    assert (again["n"], again["top1"]) == (made["n"], made["top1"])
+    other = evaluate(cli, tmp_path, "--eval-datasets", f"{world.loose},{world.tones}")
+    assert other.status == 0 and rows(tmp_path / "scored" / "metrics_tones.csv")[-1]["n"] == "8", other.err
+
+
+def test_a_split_file_that_moved_is_named_by_flags(cli, by_a_list, world, tmp_path):
+    by_a_list.rename(tmp_path / "moved.json")
+    done = evaluate(cli, tmp_path)
+    assert done.status == 2 and f"--split-file {by_a_list}: cannot be read" in done.err, done.err
+    assert "give --train-dataset" in done.err
+    done = evaluate(cli, tmp_path, "--train-dataset", world.loose, "--split-file", tmp_path / "moved.json")
+    assert done.status == 0 and not done.warnings, done.err
+    assert rows(tmp_path / "scored" / "metrics_loose.csv")[-1]["n"] == "3"
+    done = evaluate(cli, tmp_path, "--eval-datasets", world.tones)
+    assert done.status == 0, done.err
+
+
+def test_a_split_file_that_changed_since_is_not_scored_by(cli, by_a_list, world, tmp_path):
+    content = read_json(by_a_list)
+    by_a_list.write_text(json.dumps({"train": content["train"][1:]}), encoding="utf-8")
+    done = evaluate(cli, tmp_path)
+    assert done.status == 2 and len(done.err.splitlines()) == 1, done.err
+    assert "loose: was trained on by --split-file" in done.err and "with another content" in done.err
+    assert not (tmp_path / "scored").exists()
+    planned = evaluate(cli, tmp_path, "--dry-run")
+    assert planned.status == 2 and "with another content" in planned.out
+    chosen = evaluate(cli, tmp_path, "--train-dataset", world.loose, "--split-file", by_a_list)
+    assert chosen.status == 0 and "training images may be scored" in chosen.warnings[0]
+
+
+def test_an_earlier_task_is_not_scored_without_its_split_file(train, cli, by_a_list, world, tmp_path):
+    """Neither while the later task trains nor afterwards, alone or in the matrix of both."""
+    later = ("--load", tmp_path / "out" / "loose.pth", "--train-dataset", world.tones, "--data-location", tmp_path)
+    done = train(tmp_path / "out", *later, "--eval-datasets", f"{world.loose},{world.tones}")
+    assert done.status == 2 and "is scored by no --split-file" in done.err, done.err
+    done = train(tmp_path / "out", *later)
+    assert done.status == 0, done.err
+    first, second = (str(tmp_path / "out" / f"{name}.pth") for name in ("loose", "tones"))
+    for loaded in (second, f"{first},{second}"):
+        done = cli("--load", loaded, "--eval-only", "--workers", 0, "--data-location", tmp_path, "--eval-datasets",
+                   f"{world.loose},{world.tones}")
+        assert done.status == 2 and "is scored by no --split-file" in done.err, done.err
+    assert cli("--load", second, "--eval-only", "--workers", 0).status == 0
 
 
 def test_single_tables_say_what_they_hold_for(train, cli, world, tmp_path):

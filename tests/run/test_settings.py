@@ -14,7 +14,7 @@ from src.store.settings import Files
 pytest_plugins = ["cli_fixtures"]
 
 COMPUTED = {  # fields that are no flags
-    Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "flickr_splits_chosen"},
+    Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "split_file_of", "flickr_splits_chosen"},
     Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "freeing",
                "fc_init_given"},
     Scoring: {"trained", "trains_heads", "pairs", "evaluation", "in_order", "keywords", "keywords_given",

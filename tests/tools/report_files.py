@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 from src.args import parse
+from src.datasets import coop
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
 from src.report.conditions import conditions_of
@@ -49,9 +50,10 @@ def _write(folder, words, summaries, cells, trained, precision, facts):
     config, older = parse(words.split()), facts.pop("older", False)
     values = config.plain()
     if not older:
+        no_lists = [name for name in trained if values["split_file"] == coop.WORD and not coop.has_list(name)]
         summaries = {space: summary | {"conditions": asdict(conditions_of(
-            trained, values, facts.get("trained_with", [values]), [config.method], space, space == RETRIEVAL.space))}
-            for space, summary in summaries.items()}
+            trained, values, facts.get("trained_with", [values]), [config.method], space, space == RETRIEVAL.space,
+            dict.fromkeys(no_lists, "own split, val 0.2")))} for space, summary in summaries.items()}
     flags = {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()}
     description = {"flags": flags, "command": words.split(), "seed": config.seed, "precision": precision,
                    "hardware": "cpu, 1 threads", "versions": {"torch": "2"}, "commit": "abc", "seconds": 12.5,

@@ -5,7 +5,7 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
-from src.datasets import coop, find_entry, phase_of, stem
+from src.datasets import class_split, coop, find_entry, phase_of, stem
 from src.datasets.common import Split, Task
 from src.datasets.pairs import JOINT
 from src.errors import UserError
@@ -36,16 +36,23 @@ class PlannedDatasets(Datasets):
             self.refused[name] = str(error)
             return stand_in(name, entry)
 
-    def _with_lists(self, name, task):
+    def _with_lists(self, base):
         """As it comes where it is not here; lists that are missing are a refusal."""
+        task = self._opened(base)
         try:
-            if name not in self.fetched and name not in self.refused:
-                return super()._with_lists(name, task)
-            if coop.has_list(name):
-                coop.find_lists(name, self._lists)
+            if self._is_here(base):
+                return super()._with_lists(base)
+            if self._lists and coop.has_list(base):
+                coop.find_lists(base, self._lists)
         except UserError as error:
-            self.refused[name] = str(error)
+            self.refused[base] = str(error)
         return task
+
+    def _is_here(self, base):
+        return base not in self.fetched and base not in self.refused
+
+    def lists_of(self, name):
+        return super().lists_of(name) if self._is_here(class_split(phase_of(name)[0])[0]) else None
 
     def state_of(self, name):
         """Of a dataset that was asked for."""
