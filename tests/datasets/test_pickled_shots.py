@@ -129,14 +129,14 @@ def test_a_row_only_keeps_its_state(datum, write, monkeypatch):
     assert read_pickled_shots(path) == entry_of({"train": [("banded", ["b_1.jpg"])]})
 
 
-# -- what is no such list ---------------------------------------------------------------------------------------------
+# -- what is not such a list ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [
     b"", b"\x80", b"json: 1", {}, [], {"train": []}, {"val": []}, {"train": 3}, {"train": [1]}, {"train": ["abc"]},
     {"train": [("a.jpg", "0", "a")]}, {"train": [(1, 0, "a")]}, {"train": [("a.jpg", 0, "a"), ("b.jpg", 0, "b")]},
     {"train": [("a.jpg", True, "a")]}, {"train": [("a.jpg", 0)]}], ids=repr)
-def test_what_is_no_list(write, content):
+def test_a_file_that_is_not_a_list(write, content):
     path = write(content)
     with pytest.raises(UserError) as caught:
         read_pickled_shots(path)

@@ -54,7 +54,7 @@ def test_what_was_drawn_is_read(pets, write, tmp_path, shots):
     assert found.train_data == "shots file mine.json" and found.shots == few.shots
 
 
-def test_images_that_are_no_files_are_known_by_their_number(write, tmp_path):
+def test_images_that_are_not_files_are_known_by_their_number(write, tmp_path):
     task = open_task("toy-colours", "")
     few = with_shots(task, 2, 0, tmp_path)
     found = with_shots_file(task, write(few.shots, "toy-colours"))
@@ -154,7 +154,7 @@ def test_images_that_changed_since_are_an_error(pets, write, tmp_path):
     ('{"format": "clip-continual shots 2", "datasets": {}}', FORMAT),
     (json.dumps({"format": FORMAT, "datasets": {"cats": {}}}), "pets is not in it; it has cats"),
     (json.dumps({"format": FORMAT, "datasets": {}}), "it has no dataset")])
-def test_what_is_no_list(pets, tmp_path, text, fragment):
+def test_a_file_that_is_not_a_list(pets, tmp_path, text, fragment):
     path = tmp_path / "mine.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:

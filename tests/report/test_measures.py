@@ -25,7 +25,7 @@ def test_the_measure_of_a_label_space(space, measure):
     assert defined(space) == [(TITLES[key], DEFINITIONS[key]) for key in (*measure.explained, *more)]
 
 
-def test_a_broken_incremental_number_is_no_summary(tmp_path):
+def test_a_summary_with_a_broken_incremental_number_is_rejected(tmp_path):
     """They may be missing, as in files of earlier versions."""
     summary = read_json(write_run(tmp_path / "run") / "summary.json")
     assert is_summary(summary) and is_summary(summary | {"incremental_avg": 96.55})
