@@ -110,6 +110,10 @@ class Task:
         split = self.splits[name]
         return split() if callable(split) else split
 
+    def train_data_with(self, text: str) -> str:
+        """Return ``train_data`` with one choice of training images more."""
+        return text if self.train_data == "all" else f"{self.train_data}, {text}"
+
     @property
     def list_digests(self) -> dict:
         """{flag and file: digest} of the lists of others that split it, or the parts that it joins."""

@@ -144,11 +144,8 @@ def _split_by(task, parts, classnames, paths):
     _refuse_other_labels(task, parts, found, classnames, what)
     splits = {part: replace(split, labels=[label for _, label, _ in parts[part]]) for part, split in found.items()}
     lists = {f"--split-file {path.name}": digest_of(path) for path in paths}
-    return replace(_named(task, paths[0].name), classnames=classnames, splits=splits, lists=task.lists | lists)
-
-
-def _named(task, file):
-    return replace(task, train_data=f"split file {file}")
+    return replace(task, classnames=classnames, splits=splits, lists=task.lists | lists,
+                   train_data=f"split file {paths[0].name}")
 
 
 def _classnames(parts, what):

@@ -75,9 +75,8 @@ def with_shots_file(task, path, shots=None):
     if shots is not None:
         _refuse_other_number(task, train, found["train"], shots, what)
     splits = {part: task.split(part).subset(indices) for part, indices in found.items()}
-    name = f"shots file {Path(path).name}"
     return replace(task, splits={**task.splits, **splits}, shots=shots_of(task.classnames, train, found["train"]),
-                   train_data=name if task.train_data == "all" else f"{task.train_data}, {name}",
+                   train_data=task.train_data_with(f"shots file {Path(path).name}"),
                    lists=task.lists | {f"--shots-file ({task.name})": _digest(lists)})
 
 

@@ -76,7 +76,7 @@ def with_validation(task, fraction, root):
         ("train", "val"), balanced_halves(train.labels, 1 - fraction, seed), strict=True)), seed, ("train", "val"))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"]),
                                  "val": train.subset(lists["val"])},
-                   train_data=_named(task, f"val {fraction:g}"))
+                   train_data=task.train_data_with(f"val {fraction:g}"))
 
 
 def with_shots(task, shots, seed, root):
@@ -88,7 +88,7 @@ def with_shots(task, shots, seed, root):
     lists = stored_lists(root, _list_name(task, f"{shots}shot_seed{seed}"), train.listing(),
                          lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
-                   train_data=_named(task, f"{shots} shots seed {seed}"),
+                   train_data=task.train_data_with(f"{shots} shots seed {seed}"),
                    shots=shots_of(task.classnames, train, lists["train"]))
 
 
@@ -127,7 +127,8 @@ def with_split_file(task, path):
             print(f"note: --split-file {path}: {len(split) - len(kept)} images of {part} are listed in other parts and "
                   "leave it")
             splits[part] = split.subset(kept)
-    return replace(task, splits={**task.splits, **splits}, train_data=_named(task, f"split file {Path(path).name}"),
+    return replace(task, splits={**task.splits, **splits},
+                   train_data=task.train_data_with(f"split file {Path(path).name}"),
                    lists={**task.lists, "--split-file": digest_of(path)})
 
 
@@ -225,7 +226,3 @@ def _list_name(task, text):
     """A list is called by its dataset, of the user's own data also by its place, and by what it was drawn from."""
     drawn_from = "" if task.train_data == "all" else "_" + task.train_data.replace(" ", "")
     return f"{task.place or task.name}{drawn_from}_{text}"
-
-
-def _named(task, text):
-    return text if task.train_data == "all" else f"{task.train_data}, {text}"
