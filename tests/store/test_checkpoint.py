@@ -30,7 +30,7 @@ from src.store.checkpoint import (
 TINY = {"embed_dim": 8, "image_resolution": 16, "vision_layers": 1, "vision_width": 16, "vision_heads": 2,
         "vision_patch_size": 8, "context_length": 16, "vocab_size": 3, "transformer_width": 16, "transformer_heads": 2,
         "transformer_layers": 1, "vocabulary": [49406, 49407]}
-TASK = Task("DTD", ("a", "b"), ["{c}"], {}, train_data="4 shots")
+TASK = Task("DTD", ("a", "b"), ["{c}"], {}, train_data="4 shots", lists={"--split-file": "12ab"})
 
 
 def finished(model, start=None, **changes):
@@ -44,7 +44,7 @@ def test_saved_and_read(tmp_path):
     save_tensors(tmp_path / "DTD.pth", finished(model, name="mine"))
     plain = torch.load(tmp_path / "DTD.pth", weights_only=True)
     assert plain["history"] == [{"dataset": "DTD", "source": "csv:DTD", "classnames": ["a", "b"],
-                                 "train_data": "4 shots",
+                                 "train_data": "4 shots", "lists": {"--split-file": "12ab"},
                                  "metrics": {"DTD": {"top1": 1.0, "top5": 2.0}}}]
     assert plain["format"] == 1 and plain["architecture"] == completed(TINY) and plain["model"] == "mine"
     again = loader.build(loader.read_checkpoint(tmp_path / "DTD.pth"))
