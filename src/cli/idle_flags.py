@@ -44,6 +44,8 @@ DEPENDENT = [
 
 
 def without_effect(config):
+    if config.kind == STUDY and not config.study:  # several seeds: all goes to the cells, which warn of it
+        return []
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
     acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells
     idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if acting.isdisjoint(flag.runs)}
