@@ -4,7 +4,6 @@
 """
 
 import argparse
-import difflib
 import os
 import shlex
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from src.cli.flags import FLAGS, GROUPS
 from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, STUDY, TRAIN, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
-from src.cli.texts import SWITCHED, read_value, shown, shown_default
+from src.cli.texts import nearest, read_value, shown, shown_default, switched
 from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
@@ -150,13 +149,12 @@ def parse(argv):
 
 def texts_of(argv):
     """Command line -> {flag key: its text; True of a switch, a list of a flag that may be repeated}. Raises UserError
-    for a word that is no flag."""
+    for an unknown word."""
     parser = build_parser()
     known, unknown = parser.parse_known_args([_hyphenated(word) for word in argv])
     if unknown:
-        near = difflib.get_close_matches(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()], n=2)
-        raise UserError(f"unknown argument {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else
-                                                            "; see --help"))
+        hint = nearest(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()])
+        raise UserError(f"unknown argument {unknown[0]}; {hint or 'see --help'}")
     return {key: _as_written(text) for key, text in vars(known).items()}
 
 
@@ -253,8 +251,8 @@ def _recipe_values(name):
 def _recipe_flag(word):
     flag = FLAGS.get(word.replace("-", "_"))
     if flag is None:
-        near = difflib.get_close_matches(word, [flag.name[2:] for flag in FLAGS.values()], n=2)
-        raise UserError(f"unknown flag {word}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
+        hint = nearest(word, [flag.name[2:] for flag in FLAGS.values()])
+        raise UserError(f"unknown flag {word}; {hint or 'see --help'}")
     if flag.key in ONE_RUN or not {*TRAINING} <= {*flag.runs}:
         raise UserError(f"{flag.name} belongs to one run, not into a recipe; give it on the command line")
     return flag
@@ -262,11 +260,7 @@ def _recipe_flag(word):
 
 def _recipe_value(flag, texts):
     text = ",".join(texts)
-    if not flag.switch:
-        return read_value(flag, texts if flag.repeated else text)
-    if text.lower() not in SWITCHED:
-        raise UserError(f"{flag.name} {text}: expected true or false")
-    return SWITCHED[text.lower()]
+    return switched(flag, text) if flag.switch else read_value(flag, texts if flag.repeated else text)
 
 
 def origins_text(config):

@@ -206,6 +206,21 @@ def test_an_array_shares_the_cells_of_a_study(job, words, monkeypatch):
     assert result()["processes"] == 1 and result()["words"] == words
 
 
+def test_an_array_of_a_study_has_no_number(job):
+    job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
+    status, told = run("--study", "a.yaml", "--save", "run-{}")
+    assert status == 2 and "the tasks of an array share the cells of a study; leave {} out" in told
+    assert not commands("srun")
+
+
+def test_a_variable_of_the_shell_makes_no_study(job, monkeypatch):
+    """sbatch exports the environment."""
+    monkeypatch.setenv("study", "study")
+    job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+    assert run("--train-dataset", "DTD", "--seed", "{}", "--save", "run-{}")[0] == 0
+    assert result("run-3/DTD.pth")["seed"] == 3
+
+
 def test_a_number_without_an_array_is_refused(place):
     status, told = run(*TASK, "--seed", "{}")
     assert status == 2 and "sbatch --array" in told

@@ -1,6 +1,5 @@
 """Checks over several flags: a contradiction is one error, a flag without effect one warning. Imports no torch."""
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from src.cli.idle_flags import without_effect
 from src.cli.kinds import EVAL, EXPORT, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
-from src.cli.texts import shown
+from src.cli.texts import nearest, shown
 from src.cli.training_checks import (
     acting_in_steps,
     check_compiler,
@@ -149,8 +148,8 @@ def _check_other_model(config):
         _check_path("--model", config.model, config.model in hub.open_clip_names() or hub.is_repository(config.model))
     if config.model in hub.open_clip_names():
         if not config.load and config.init != "scratch":
-            near = difflib.get_close_matches(config.model, architecture_names(), n=1)
-            raise UserError(f"--model {config.model}: {f'did you mean {near[0]}? ' if near else ''}open_clip calls an "
+            hint = nearest(config.model, architecture_names(), most=1)
+            raise UserError(f"--model {config.model}: {hint}{' ' if hint else ''}open_clip calls an "
                             f"architecture so, without weights; name some by {config.model}:PRETRAINED, or give --load "
                             "FILE")
     elif config.init == "scratch":
@@ -171,8 +170,8 @@ def _check_datasets(config):
             try:
                 find_entry(name)
             except UserError as error:
-                near = difflib.get_close_matches(name, PROTOCOLS, n=1) if flag == "--dataset-order" else ()
-                raise UserError(f"{flag}: " + (f"did you mean {near[0]}? " if near else "") + str(error)) from None
+                hint = nearest(name, PROTOCOLS, most=1) if flag == "--dataset-order" else ""
+                raise UserError(f"{flag}: {hint}{' ' if hint else ''}{error}") from None
 
 
 def _check_splits(config):
@@ -238,6 +237,8 @@ def _check_study(config):
     if not config.save:
         raise UserError(f"{name} writes a folder for each run; give --save DIR")
     _check_save(config)
+    if config.overwrite:
+        raise UserError(f"{name} with --overwrite: cells resume; delete their folders, or give another --save")
     if config.dry_run == "probe":
         raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
 

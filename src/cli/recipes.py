@@ -6,11 +6,11 @@
       mtil-1: {transfer: 68.1, avg: 75.4, last: 83.6, family: ZSCL, router: none, source: "arXiv:2303.06628"}
 """
 
-import difflib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from src.cli.texts import nearest, plain_texts
 from src.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -56,9 +56,9 @@ def _path(name):
         return Path(name)
     names = recipe_names()
     if name not in names:
-        near = difflib.get_close_matches(name.lower(), names, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"--recipe {name}: {hint}there are {', '.join(names)}, or give FILE.yaml of your own")
+        hint = nearest(name, names)
+        raise UserError(f"--recipe {name}: {hint}{' ' if hint else ''}there are {', '.join(names)}, or give FILE.yaml "
+                        "of your own")
     return FOLDER / f"{name}.yaml"
 
 
@@ -73,7 +73,7 @@ def _read(path, name):
 
 
 def _texts(name, key, value):
-    texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) and text for text in texts):
+    texts = plain_texts(value)
+    if texts is None:
         raise UserError(f"--recipe {name}: {key}: expected a value, as on the command line, or a list of values")
     return texts

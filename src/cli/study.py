@@ -11,7 +11,6 @@
     report: {names: {zscl: ZSCL}, published: [zscl], columns: [transfer, avg, last]}
 """
 
-import difflib
 import itertools
 import math
 import os
@@ -21,10 +20,9 @@ from pathlib import Path
 
 from src.cli.checks import check
 from src.cli.flags import FLAGS
-from src.cli.idle_flags import a_run
-from src.cli.kinds import SEQUENCE
+from src.cli.kinds import SEQUENCE, a_run
 from src.cli.recipes import SUFFIXES
-from src.cli.texts import SWITCHED
+from src.cli.texts import SWITCHED, nearest, nearest_or_all, plain_texts, switched
 from src.datasets import stem
 from src.errors import UserError
 
@@ -37,6 +35,7 @@ NOT_OF_A_CELL = ("study", "jobs", "status", "save", "resume", "overwrite", "dry_
 BARE = ("recipe", "method", "dataset_order")  # axes whose values say by themselves what they are
 MOST_CELLS = 10_000
 MOST_LETTERS = 60  # of a label
+MOST_IN_NAME = 200  # letters of the name of a folder, which file systems limit to 255 bytes
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Study:
 class Job:
     """A cell that may run. ``words`` of its command line, which writes into ``folder``; ``tasks``: as files call them;
     ``iterations`` of each task, None where only the data say it; ``numbers``: {flag key: value} of what can change a
-    result; ``pairs``: whether image-text pairs are trained on."""
+    result; ``pairs``: whether image-text pairs are trained on; ``device``: auto, cpu, cuda or mps."""
 
     cell: Cell
     folder: Path
@@ -91,6 +90,7 @@ class Job:
     batch_size: int
     numbers: dict
     pairs: bool
+    device: str
 
     @property
     def name(self):
@@ -106,7 +106,7 @@ def jobs_of(study, save, parse):
         try:
             config = parse(cell.words(folder))
             warnings |= dict.fromkeys(check(config).warnings)
-            jobs.append(_job(cell, folder, config))
+            jobs.append(_job(cell, Path(folder), config))
         except UserError as error:
             raise UserError(f"cell {cell.name} of the study: {error}") from None
     return tuple(jobs), list(warnings)
@@ -120,8 +120,8 @@ def _job(cell, folder, config):
         if text is None and config.values[key]:
             raise UserError(f"{FLAGS[key].name} is to be off, and {config.origins[key]} switches it on; a flag cannot "
                             "switch it off: write a recipe without it")
-    return Job(cell, Path(folder), cell.words(folder), tuple(map(stem, config.trained)), config.iterations,
-               config.batch_size, config.numbers(), config.pairs)
+    return Job(cell, folder, config.argv, tuple(map(stem, config.trained)), config.iterations, config.batch_size,
+               config.numbers(), config.pairs, config.device)
 
 
 def _words_of(flag, text):
@@ -142,7 +142,7 @@ def study_of_seeds(texts):
     row = label_of("recipe", texts.get("recipe") or texts.get("method") or FLAGS["method"].default)
     levels = [_listed("--seed", FLAGS["seed"], seed.strip()) for seed in texts["seed"].split(",")]
     common = {key: text for key, text in texts.items() if key not in NOT_OF_A_CELL}
-    return Study(row, _cells({"seed": levels}, common, (), row))
+    return Study(row, _cells(f"--seed {texts['seed']}", {"seed": levels}, common, (), row))
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def read_study(path, beside=()):
     _refuse_twice(where, axes, base, beside)
     excluded = [_exclusion(f"{where}: exclude", axes, rule) for rule in content.get("exclude", [])]
     name = content.get("name") or Path(path).stem
-    cells = _cells(axes, base | beside, excluded, label_of("recipe", name), f"{where}: exclude")
+    cells = _cells(where, axes, base | beside, excluded, label_of("recipe", name))
     report = content.get("report", {})
     _require_parts(f"{where}: report", report, REPORT_PARTS)
     return Study(name, cells, report.get("names", {}), *_shown(f"{where}: report", report))
@@ -184,23 +184,16 @@ def _read(path, where):
 def _require_parts(where, content, parts):
     for key, value in content.items():
         if key not in parts:
-            raise UserError(f"{where}: unknown key {key}; {nearest(key, parts)}")
+            raise UserError(f"{where}: unknown key {key}; {nearest_or_all(key, parts)}")
         if not isinstance(value, parts[key]):
             raise UserError(f"{where}: {key} is to be {KINDS[parts[key]]}")
-
-
-def nearest(name, names):
-    """Which of the names may be meant, in words."""
-    near = difflib.get_close_matches(name.lower(), names, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
 
 
 def _flag(where, word):
     flag = FLAGS.get(PLURALS.get(word, word).replace("-", "_"))
     if flag is None:
-        near = difflib.get_close_matches(word, [*PLURALS, *(flag.name[2:] for flag in FLAGS.values())], n=2)
-        raise UserError(f"{where}: unknown flag {word}; "
-                        + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
+        hint = nearest(word, [*PLURALS, *(flag.name[2:] for flag in FLAGS.values())])
+        raise UserError(f"{where}: unknown flag {word}; {hint or 'see --help'}")
     _refuse_not_of_a_cell(where, [flag.key])
     return flag
 
@@ -228,17 +221,18 @@ def _texts(where, flags):
 
 
 def _text(where, flag, value):
-    texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) and text for text in texts):
+    texts = plain_texts(value)
+    if texts is None:
         raise UserError(f"{where}: {flag.name}: expected a value, as on the command line, or a list of values")
     if flag.repeated:
         return texts
     text = ",".join(texts)
     if not flag.switch:
         return text
-    if text.lower() not in SWITCHED:
-        raise UserError(f"{where}: {flag.name} {text}: expected true or false")
-    return True if SWITCHED[text.lower()] else None
+    try:
+        return switched(flag, text) or None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 # -- axes --------------------------------------------------------------------------------------------------------------
@@ -258,14 +252,15 @@ def _levels(where, axis, values):
         flag = _flag(where, axis)
         levels = [Level(label, _label(where, label), {flag.key: _text(where, flag, value)})
                   for label, value in values.items()]
-    for part in ("written", "label"):
-        _refuse_repeated(where, [getattr(level, part) for level in levels])
+    _refuse_repeated(where, [level.written for level in levels])
+    _refuse_repeated(where, [level.label for level in levels])
+    _refuse_long(where, levels)
     return levels
 
 
 def _listed(where, flag, value):
-    written = ",".join(value) if isinstance(value, list) else value
     text = _text(where, flag, value)
+    written = ",".join(plain_texts(value))
     return Level(written, label_of(flag.key, written), {flag.key: text})
 
 
@@ -288,7 +283,10 @@ def _refuse_repeated(where, names):
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UserError(f"{where}: {twice[0]} stands there twice, or two values look alike as names of folders; give "
                         "a mapping of labels to values")
-    if long := [name for name in names if len(name) > MOST_LETTERS]:
+
+
+def _refuse_long(where, levels):
+    if long := [level.label for level in levels if len(level.label) > MOST_LETTERS]:
         raise UserError(f"{where}: {long[0]} is too long for the name of a folder; give a mapping of labels to values")
 
 
@@ -314,33 +312,63 @@ def _exclusion(where, axes, rule):
     found = {}
     for axis, values in rule.items():
         if axis not in axes:
-            raise UserError(f"{where}: unknown axis {axis}; {nearest(axis, axes)}")
+            raise UserError(f"{where}: unknown axis {axis}; {nearest_or_all(axis, axes)}")
         known = {level.written: level.label for level in axes[axis]}
-        for value in values if isinstance(values, list) else [values]:
-            if value not in known:
-                raise UserError(f"{where}: {axis} has no value {value}; {nearest(str(value), known)}")
-        found[axis] = {known[value] for value in (values if isinstance(values, list) else [values])}
+        texts = [_excluded(f"{where}: {axis}", value) for value in (values if isinstance(values, list) else [values])]
+        for text in texts:
+            if text not in known:
+                raise UserError(f"{where}: {axis} has no value {text}; {nearest_or_all(text, known)}")
+        found[axis] = {known[text] for text in texts}
     return found
 
 
-def _cells(axes, base, excluded, rowless, where=""):
-    """The cells of all combinations, the last axis fastest. ``rowless``: the row of cells without axes of their own."""
+def _excluded(where, value):
+    """A value of an axis as ``Level.written`` has it."""
+    texts = plain_texts(value)
+    if texts is None:
+        raise UserError(f"{where}: expected a value of the axis, or a list of values; where the axis has labels, these "
+                        "are its values")
+    return ",".join(texts)
+
+
+def _cells(where, axes, base, excluded, rowless):
+    """The cells of all combinations, the last axis fastest. ``rowless``: the row of cells that differ only in order and
+    seed."""
     if math.prod(map(len, axes.values())) > MOST_CELLS:
-        raise UserError(f"{where.removesuffix(': exclude')}: more than {MOST_CELLS} cells; leave values out")
+        raise UserError(f"{where}: more than {MOST_CELLS} cells; leave values out")
     cells, hits = [], [0] * len(excluded)
     for levels in itertools.product(*axes.values()):
         labels = dict(zip(axes, (level.label for level in levels), strict=True))
-        matching = [number for number, rule in enumerate(excluded)
+        matching = [index for index, rule in enumerate(excluded)
                     if all(labels[axis] in wanted for axis, wanted in rule.items())]
-        for number in matching:
-            hits[number] += 1
+        for index in matching:
+            hits[index] += 1
         if not matching:
             cells.append(_cell(axes, levels, base, rowless))
     if 0 in hits:
-        raise UserError(f"{where}: rule {hits.index(0) + 1} excludes no cell; leave it out")
+        raise UserError(f"{where}: exclude: rule {hits.index(0) + 1} excludes no cell; leave it out")
     if not cells:
-        raise UserError(f"{where}: excludes every cell")
+        raise UserError(f"{where}: exclude: excludes every cell")
+    _refuse_folders(f"{where}: axes", cells)
     return tuple(cells)
+
+
+def _refuse_folders(where, cells):
+    """Refuse two cells that would write into one folder, and names that are too long for one."""
+    seen = {}
+    for cell in cells:
+        other = seen.setdefault(cell.name.lower(), cell.name)  # for file systems without capitals
+        if other != cell.name:
+            raise UserError(f"{where}: two cells are called {cell.name}, apart from capitals; give other labels")
+    names = [cell.name for cell in cells]
+    if len(seen) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{where}: two cells are called {twice}; give other labels")
+    orders = {cell.order for cell in cells}  # of several the tables of each have a folder
+    for name in [*names, *(sorted(orders) if len(orders) > 1 else ())]:
+        if len(name) > MOST_IN_NAME:
+            raise UserError(f"{where}: {name} is too long for the name of a folder, {len(name)} letters; give shorter "
+                            "labels")
 
 
 def _cell(axes, levels, base, rowless):

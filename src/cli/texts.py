@@ -1,10 +1,36 @@
 """A text of the command line -> the value of a flag, and a value -> its text."""
 
 import difflib
+import shlex
 
 from src.errors import UserError
 
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}  # what files have in the place of a switch
+
+
+def nearest(name, names, most=2):
+    """Return which names may be meant, as "did you mean a or b?", in any capitals; "" where none is near."""
+    spelled = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), spelled, n=most)
+    return f"did you mean {' or '.join(spelled[match] for match in near)}?" if near else ""
+
+
+def nearest_or_all(name, names):
+    """As ``nearest``, or all of the names."""
+    return nearest(name, names) or f"there are {', '.join(names)}"
+
+
+def plain_texts(value):
+    """Return the texts of a value of a YAML file: one, or those of a list. None for anything else, or without any."""
+    texts = value if isinstance(value, list) else [value]
+    return texts if texts and all(isinstance(text, str) and text for text in texts) else None
+
+
+def switched(flag, text):
+    """Return whether a text of a YAML file switches a flag on. UserError where it says neither."""
+    if text.lower() not in SWITCHED:
+        raise UserError(f"{flag.name} {text}: expected true or false")
+    return SWITCHED[text.lower()]
 
 
 def read_value(flag, text):
@@ -17,10 +43,8 @@ def read_value(flag, text):
         return text
     text = _as_choice(flag, text)
     if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
-        near = difflib.get_close_matches(text.lower(), [choice.lower() for choice in flag.choices], n=1)
-        meant = next((choice for choice in flag.choices if near and choice.lower() == near[0]), None)
-        hint = f"did you mean {meant}? " if meant else ""
-        raise UserError(f"{flag.name} {text}: {hint}there are {', '.join(flag.choices)}")
+        hint = nearest(text, flag.choices, most=1)
+        raise UserError(f"{flag.name} {text}: {hint}{' ' if hint else ''}there are {', '.join(flag.choices)}")
     if flag.repeated:
         return dict(_parsed(flag, part) for part in text)
     return _parsed(flag, text)
@@ -63,3 +87,8 @@ def shown(value):
     if isinstance(value, float):
         return f"{value:g}"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def command_line(words):
+    """Return the command of these words, as typed in a shell."""
+    return f"python -m src.main {shlex.join(words)}"

@@ -16,14 +16,18 @@ class Interrupted(BaseException):
 
 class Signals:
     """While entered, SIGTERM, SIGINT and SIGUSR1 raise ``Interrupted``; within ``held`` they are only noted, as
-    ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once."""
+    ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once. ``hang_up``: SIGHUP
+    acts likewise, unless it is ignored, as under nohup."""
 
-    def __init__(self):
+    def __init__(self, hang_up=False):
         self.name, self._process, self._held, self._asked_by_hand, self._before = None, os.getpid(), False, False, {}
+        self._numbers = [number for number in map(_number, HEARD) if number]
+        if hang_up and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._numbers.append(signal.SIGHUP)
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # only there Python lets one listen
-            self._before = {number: signal.signal(number, self._hear) for number in map(_number, HEARD) if number}
+            self._before = {number: signal.signal(number, self._hear) for number in self._numbers}
         return self
 
     def __exit__(self, *error):

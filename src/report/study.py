@@ -4,38 +4,110 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
-from src.cli.study import nearest
+from src.cli.texts import nearest_or_all, shown
 from src.errors import UserError
-from src.report.compare import PUBLISHED, RUN, ZERO_SHOT, compare, comparison_markdown, write_comparison
+from src.report.compare import (
+    IMAGES,
+    PUBLISHED,
+    RUN,
+    ZERO_SHOT,
+    compare,
+    comparison_markdown,
+    published_rows,
+    write_comparison,
+)
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.runs import read_run
 
 PREFIX = "published "  # of the names of published rows
 
 
+def refuse_what_no_table_holds(jobs):
+    """Refuse Jobs whose finished runs could not be compared: those of one order on other images, or without a common
+    label space."""
+    for group in _by_order(jobs).values():
+        first = group[0]
+        for job in group[1:]:
+            for key in IMAGES:
+                if job.numbers[key] != first.numbers[key]:
+                    raise UserError(f"cell {job.name} of the study is scored with {_written(job, key)}, cell "
+                                    f"{first.name} with {_written(first, key)}; numbers of other images do not rank "
+                                    "together: give each kind a study")
+            if job.pairs != first.pairs:
+                raise UserError(f"cells {first.name} and {job.name} of the study: one is of image-text pairs, one of "
+                                "classes; give each kind a study")
+        if not _spaces(group):
+            each = "; ".join(f"{job.name}: {','.join(job.numbers['label_space'])}" for job in group)
+            raise UserError(f"the cells of the study have no label space in common ({each}); score them in one, as by "
+                            "--label-space task,all")
+
+
+def _written(job, key):
+    return f"{FLAGS[key].name} {shown(job.numbers[key])}"
+
+
+def _by_order(jobs):
+    """{label of an order: its Jobs}"""
+    labels = dict.fromkeys(job.cell.order for job in jobs)
+    return {label: [job for job in jobs if job.cell.order == label] for label in labels}
+
+
+def _spaces(group):
+    """The label spaces that all Jobs of an order have, as ``SequenceRun.spaces``."""
+    if group[0].pairs:
+        return [RETRIEVAL.space]
+    return [space for space in group[0].numbers["label_space"]
+            if all(space in job.numbers["label_space"] for job in group)]
+
+
 def refuse_unknown_names(study, jobs):
     """Refuse what the report of a Study names and its tables will not have: rows, published rows, columns."""
+    groups = _by_order(jobs)
     published = [ZERO_SHOT, *recipe_names()]
-    known = {"names": [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)],
-             "published": published, "columns": (RETRIEVAL if jobs[0].pairs else ACCURACY).numbers}
-    named = {"names": study.names, "published": study.published or (), "columns": study.columns}
-    for key, names in named.items():
-        for name in names:
-            if name not in known[key]:
-                raise UserError(f"report: {key}: {name} is none of this study; {nearest(name, known[key])}")
-    orders = {job.tasks for job in jobs}
-    if study.published and not any(protocol.order in orders for protocol in PROTOCOLS.values()):
-        raise UserError("report: published: nothing is published of these orders; leave it out")
+    rows = [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)]
+    _refuse_others("names", study.names, rows)
+    _refuse_others("published", study.published or (), published)
+    _refuse_others("columns", study.columns, {key: None for group in groups.values() for key in _columns(group)})
+    _refuse_unpublished(study.published or (), groups.values())
+    for label, group in groups.items():
+        for name in study.columns:
+            if name not in _columns(group):
+                raise UserError(f"report: columns: {name} is not a number of order {label}; its numbers are "
+                                f"{', '.join(_columns(group))}: give each kind a study")
+
+
+def _refuse_others(key, names, known):
+    for name in names:
+        if name not in known:
+            raise UserError(f"report: {key}: {name} is none of this study; {nearest_or_all(name, known)}")
+
+
+def _columns(group):
+    return (RETRIEVAL if group[0].pairs else ACCURACY).numbers
+
+
+def _refuse_unpublished(names, groups):
+    """Refuse published rows that no order of the study has, in the label spaces of its cells."""
+    if not names:
+        return
+    found = dict.fromkeys(row.name.removeprefix(PREFIX) for group in groups for order, protocol in PROTOCOLS.items()
+                          if {job.tasks for job in group} == {protocol.order} for row in published_rows(order)
+                          if row.conditions.space in _spaces(group))
+    for name in names:
+        if not found:
+            raise UserError("report: published: nothing is published of these orders; leave it out")
+        if name not in found:
+            raise UserError(f"report: published: {name} has no numbers of these orders in their label space; there "
+                            f"are {', '.join(found)}")
 
 
 def tables_of(study, jobs):
     """{label of an order: [Table]} of finished Jobs, each order's runs compared with each other."""
-    runs = {job.name: read_run(job.folder) for job in jobs}
-    return {order: [_named(table, study, jobs) for table in compare(
-        [runs[job.name] for job in jobs if job.cell.order == order])]
-            for order in dict.fromkeys(job.cell.order for job in jobs)}
+    return {order: [_named(table, study, group) for table in compare([read_run(job.folder, "--save") for job in group])]
+            for order, group in _by_order(jobs).items()}
 
 
 def _named(table, study, jobs):

@@ -1,14 +1,13 @@
-"""The cells of a study as processes of their own: what each is at, and a launcher that starts those that are missing.
+"""The cells of a study as processes: the state of each, and a launcher that starts the missing ones.
 
 Any number of launchers may share the folder of a study, on one machine or on several that share it: a cell is in the
-hands of one of them, by a lock that its process inherits. No torch: what a status tells, it tells at once.
+hands of one of them, by a lock that its process inherits. A status is printed without importing torch.
 """
 
 import contextlib
 import datetime
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,18 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.args import differences
-from src.errors import legible
+from src.cli.texts import command_line
+from src.errors import UserError, legible
 from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of, parse_json, read_json
 from src.machine.interruption import STATUS as INTERRUPTED
 from src.machine.interruption import Interrupted
 from src.machine.progress import clock
+from src.report.measures import is_summary
 from src.report.tables import markdown_table
 
 MAIN = f"{__name__.removesuffix('run.study')}main"
 ROOT = Path(__file__).parents[__name__.count(".")]  # of the packages
-PROGRAM, COMMAND = (sys.executable, "-m", MAIN), "python -m src.main"  # as it is started, and as one types it
+PROGRAM = (sys.executable, "-m", MAIN)
 OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in the folder of a cell, beside the files of its run
+TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
+NOT_USABLE = "it has ended, but its files are damaged or of another configuration"
 LOOK, LOOK_AGAIN = 0.1, 1.0  # seconds between looks at the processes, and for a cell after there was none to take
 TAIL = 1 << 14  # bytes of an output in which its last line is
 ENDED_BY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before a run listens to them: nothing is lost
@@ -45,11 +48,6 @@ class State:
     text: str = ""
 
 
-def command_line(job):
-    """The command of a cell, as one would type it."""
-    return f"{COMMAND} {shlex.join(job.words)}"
-
-
 def state_of(job):
     """The State of a Job, by the files in its folder."""
     if is_done(job):
@@ -57,7 +55,7 @@ def state_of(job):
     if holder := holder_of(job.folder, LOCK) or holder_of(job.folder):
         return State(RUNNING, progress_of(job) or f"in {holder}")
     if record := record_of(job):
-        return State(FAILED, record["message"])
+        return State(FAILED, record["message"] if record["status"] else NOT_USABLE)
     return State(WAITING, progress_of(job))
 
 
@@ -72,11 +70,13 @@ def record_of(job):
 
 
 def is_done(job):
-    """Whether a launcher saw it end well, with all that can change a number as it is now."""
+    """Whether a launcher saw it end well, its summary is there and all that can change a number is as it is now."""
     record = record_of(job)
     if not record or record["status"] != 0:
         return False
     try:
+        if not is_summary(read_json(job.folder / "summary.json")):
+            return False
         flags = read_json(job.folder / "run.json")["flags"]
         return not differences(job.numbers, {key: flag["value"] for key, flag in flags.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,7 +84,7 @@ def is_done(job):
 
 
 def progress_of(job):
-    """"task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left"; as much of it as the files tell, or nothing."""
+    """"task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left"; as much of it as the files show, or nothing."""
     finished = sum((job.folder / f"{task}.pth").is_file() for task in job.tasks)
     if finished == len(job.tasks):
         return "all tasks are trained"
@@ -100,8 +100,8 @@ def progress_of(job):
 
 
 def _seconds_left(job, finished, step, line):
-    """By the speed of the last step that was logged and by the time that finished tasks took; None where neither
-    tells."""
+    """Return the seconds left, from the speed of the last logged step and the time of finished tasks; None without
+    either."""
     rate = (line or {}).get("images_per_second")
     if not job.iterations or not isinstance(rate, int | float) or not rate > 0:
         return None
@@ -157,8 +157,8 @@ def status_text(name, jobs):
 
 
 def environments(jobs, devices=()):
-    """[what a process adds to the environment] for each of the ``jobs`` that run at the same time: a CUDA device of
-    its own where there are several, or its share of the CPU's threads."""
+    """[what a process adds to the environment] for each of the ``jobs`` that run at the same time: one CUDA
+    device where there are several, else its share of the CPU's threads."""
     if len(devices) > 1:
         return [{"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number in range(jobs)]
     if devices or jobs == 1 or "OMP_NUM_THREADS" in os.environ:
@@ -172,26 +172,44 @@ class Attempt:
 
     def __init__(self, job, held, lock, environment):
         self.job, self.held, self.began = job, held, time.monotonic()
+        with contextlib.ExitStack() as failing:
+            failing.push(held)
+            with self._open_output() as output:
+                self.process = self._start(output, lock, environment)
+            failing.pop_all()
+
+    def _open_output(self):
+        """The file of what it prints, open behind its command; without the record of an earlier attempt."""
+        try:
+            (self.job.folder / RECORD).unlink(missing_ok=True)
+            with (self.job.folder / OUTPUT).open("ab") as output:
+                output.write(f"$ {command_line(self.job.words)}\n".encode("utf-8", errors="backslashreplace"))
+            return (self.job.folder / OUTPUT).open("ab")
+        except OSError as error:
+            raise WriteError(self.job.folder, error) from None
+
+    def _start(self, output, lock, environment):
+        """The process, in a session apart, so that Ctrl-C reaches the launcher alone, which passes on one signal."""
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         try:
-            (job.folder / RECORD).unlink(missing_ok=True)
-            with (job.folder / OUTPUT).open("ab") as output:
-                output.write(f"$ {command_line(job)}\n".encode("utf-8", errors="backslashreplace"))
-                output.flush()
-                # In a session of its own, so that Ctrl-C reaches the launcher alone, which passes on one signal.
-                self.process = subprocess.Popen(
-                    [*PROGRAM, *job.words], stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=subprocess.STDOUT, pass_fds=[lock.fileno()], start_new_session=True,
-                    env=os.environ | {"PYTHONPATH": path} | environment)
+            return subprocess.Popen([*PROGRAM, *self.job.words], stdin=subprocess.DEVNULL, stdout=output,
+                                    stderr=subprocess.STDOUT, pass_fds=[lock.fileno()], start_new_session=True,
+                                    env=os.environ | {"PYTHONPATH": path} | environment)
         except OSError as error:
-            held.close()
-            raise WriteError(job.folder, error) from None
+            raise UserError(f"cell {self.job.name}: its process could not be started ({error.strerror}); run fewer at "
+                            "the same time, by --jobs, or free memory and processes") from None
 
     def ended(self):
         return self.process.poll() is not None
 
     def interrupted(self):
         return self.process.returncode in (INTERRUPTED, *ENDED_BY)
+
+    def outcome(self):
+        """DONE, "interrupted" or FAILED, once it has ended."""
+        if self.interrupted():
+            return "interrupted"
+        return FAILED if self.process.returncode else DONE
 
     def stop(self):
         with contextlib.suppress(ProcessLookupError):
@@ -203,27 +221,34 @@ class Attempt:
     def leave(self):
         """Write how it has ended, unless it resumes, and let go of the cell. -> the message"""
         status = self.process.returncode
-        message = last_line(self.job) if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        if not self.interrupted():
-            record = {"status": status, "message": message, "seconds": round(time.monotonic() - self.began, 2),
-                      "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")}
-            with atomic_file(self.job.folder / RECORD, "w") as file:
-                json.dump(record, file, indent=1)
-        self.held.close()
+        with self.held:
+            message = last_line(self.job) if status >= 0 else f"killed by {_signal(-status)}"
+            if not self.interrupted():
+                record = {"status": status, "message": message, "seconds": round(time.monotonic() - self.began, 2),
+                          "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")}
+                with atomic_file(self.job.folder / RECORD, "w") as file:
+                    json.dump(record, file, indent=1)
         return message
+
+
+def _signal(number):
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {number}"
 
 
 class Launcher:
     """Runs the Jobs that are not done, one on each of ``slots``, what its process adds to the environment. Each is
     tried once; those that another launcher has in its hands are waited for, and tried if that leaves them unfinished,
-    or with ``waits`` False left to it.
+    or with ``waits`` False left to it. ``report``: a function that gets a line about each start and end.
     """
 
-    def __init__(self, jobs, slots, signals, tell=print, waits=True):
+    def __init__(self, jobs, slots, signals, report, waits=True):
         self.jobs, self.slots, self.signals, self.waits = jobs, list(slots), signals, waits
         self.before = {job.name: record_of(job) for job in jobs}
         self.left = [job for job in jobs if not is_done(job)]
-        self.running, self.tell = {}, tell  # {number of a slot: Attempt}
+        self.running, self.report = {}, report  # {index of a slot: Attempt}
         self.looked = None  # when no cell was free
 
     def run(self):
@@ -244,13 +269,14 @@ class Launcher:
     def _end_finished(self):
         for number, attempt in [(number, attempt) for number, attempt in self.running.items() if attempt.ended()]:
             self.running.pop(number)
-            message, name = attempt.leave(), attempt.job.name
-            seconds = clock(time.monotonic() - attempt.began)
-            if attempt.process.returncode == 0:
-                self.tell(f"{name}: done after {seconds}")
+            name, seconds = attempt.job.name, clock(time.monotonic() - attempt.began)
+            try:
+                message = attempt.leave()
+            except WriteError as error:  # the next call runs the cell again, which keeps what is trained
+                self.report(f"{name}: {attempt.outcome()} after {seconds}, but {error}")
             else:
-                how = "interrupted" if attempt.interrupted() else "failed"
-                self.tell(f"{name}: {how} after {seconds}: {message}")
+                why = "" if attempt.outcome() == DONE else f": {message}"
+                self.report(f"{name}: {attempt.outcome()} after {seconds}{why}")
 
     def _fill(self):
         for number, environment in enumerate(self.slots):
@@ -260,7 +286,7 @@ class Launcher:
                 self.looked = time.monotonic()
                 return
             self.running[number] = Attempt(*found, environment)
-            self.tell(f"{found[0].name}: started, {len(self.left)} to come")
+            self.report(f"{found[0].name}: started, {len(self.left)} to come")
 
     def _claim(self):
         """The next Job for this launcher alone, as (Job, what holds it, its lock); None where there is none now."""
@@ -285,9 +311,10 @@ class Launcher:
 
     def _stop(self):
         """End what runs, where that loses nothing."""
-        for act in (Attempt.stop, Attempt.wait, Attempt.leave):
-            for attempt in self.running.values():
-                act(attempt)
+        with contextlib.ExitStack() as leaving:  # of one whose end goes wrong the others are left all the same
+            for act in (Attempt.stop, Attempt.wait, lambda attempt: leaving.callback(attempt.leave)):
+                for attempt in self.running.values():
+                    act(attempt)
         self.running.clear()
 
 
@@ -304,6 +331,21 @@ def launch(name, jobs, slots, signals):
               "another number", flush=True)
     launcher.run()
     return [state_of(job) for job in jobs]
+
+
+@contextlib.contextmanager
+def one_at_a_time(save):
+    """While entered, no other launcher writes the tables in the folder ``save``; wait for one that does."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(folder_of_ones_own(save, "--save", TABLES))
+                break
+            except InUse:
+                time.sleep(LOOK)
+            except OSError:  # a full disk: the table is printed all the same, and writing it says why it fails
+                break
+        yield
 
 
 def in_an_array():

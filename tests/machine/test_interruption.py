@@ -96,3 +96,23 @@ def test_a_forked_loader_does_not_stop():
             finally:
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_hang_up_is_heard_where_that_is_wanted_and_it_is_not_ignored():
+    """nohup ignores it."""
+    heard = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("before"))
+    try:
+        with Signals():
+            send(signal.SIGHUP)
+        assert heard == ["before"]
+        with Signals(hang_up=True), pytest.raises(Interrupted, match="interrupted by SIGHUP"):
+            send(signal.SIGHUP)
+        send(signal.SIGHUP)
+        assert heard == ["before"] * 2
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Signals(hang_up=True) as signals:
+            send(signal.SIGHUP)
+        assert signals.name is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

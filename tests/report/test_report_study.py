@@ -1,6 +1,7 @@
 """Tables of a study: an order by itself, rows under the names of its file, the columns and published rows it names."""
 
 import csv
+import dataclasses
 import re
 import shutil
 import statistics
@@ -16,7 +17,13 @@ from src.cli.study import Cell, Study, jobs_of
 from src.errors import UserError
 from src.report.compare import PUBLISHED, RUN
 from src.report.sequence import sequence_metrics
-from src.report.study import refuse_unknown_names, study_markdown, tables_of, write_study
+from src.report.study import (
+    refuse_unknown_names,
+    refuse_what_no_table_holds,
+    study_markdown,
+    tables_of,
+    write_study,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +121,89 @@ def test_names_that_no_table_has(options, expected, jobs):
     with pytest.raises(UserError) as caught:
         refuse_unknown_names(Study("s", (), **options), jobs)
     assert expected in str(caught.value)
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """planned({name: {flag key: text}}) -> a Job for each, which nothing has run; the order's label is its text."""
+    def plan(**cells):
+        cells = [Cell(name, name, texts["dataset_order"], {"iterations": "1"} | texts) for name, texts in cells.items()]
+        return jobs_of(Study("s", tuple(cells)), str(tmp_path / "out"), parse)[0]
+    return plan
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), [
+    ({"eval_split": "val"}, {}, "cell b of the study is scored with --eval-split test, cell a with --eval-split val"),
+    ({"max_evaluation_size": "9"}, {"max_evaluation_size": "8"}, "cell b of the study is scored with --max-eval"),
+    ({"wilds_split": "ood"}, {"wilds_split": "id"}, "is scored with --wilds-split id"),
+    ({"retrieval_split": "1k"}, {}, "is scored with --retrieval-split auto"),
+    ({"label_space": "task"}, {"label_space": "all"}, "have no label space in common (a: task; b: all)")])
+def test_cells_that_no_table_can_hold(one, other, expected, planned):
+    """They are refused before the first one trains, and by the table of finished runs too."""
+    with pytest.raises(UserError) as caught:
+        refuse_what_no_table_holds(planned(a={"dataset_order": "toy"} | one, b={"dataset_order": "toy"} | other))
+    assert expected in str(caught.value)
+
+
+def test_classes_and_pairs_under_one_label(planned):
+    with pytest.raises(UserError, match="cells a and b of the study: one is of image-text pairs, one of classes"):
+        refuse_what_no_table_holds(alike(planned(a={"dataset_order": "toy"}, b={"dataset_order": "toy-pairs"})))
+
+
+def test_published_rows_of_two_orders_under_one_label(planned):
+    """A table shows them where all its runs are of one order."""
+    jobs = alike(planned(a={"dataset_order": "mtil-1"}, b={"dataset_order": "mtil-2"}))
+    with pytest.raises(UserError, match="nothing is published of these orders"):
+        refuse_unknown_names(Study("s", (), published=("zscl",)), jobs)
+
+
+def alike(jobs):
+    """The Jobs under one label of an order, as by an axis of orders and a variant that replaces the order."""
+    return [dataclasses.replace(job, cell=dataclasses.replace(job.cell, order="mine")) for job in jobs]
+
+
+def test_cells_of_several_orders_need_not_rank(planned):
+    refuse_what_no_table_holds(planned(a={"dataset_order": "toy", "eval_split": "val"}, b={"dataset_order": "mtil-1"},
+                                       c={"dataset_order": "toy-pairs", "label_space": "all"}))
+    refuse_what_no_table_holds(planned(a={"dataset_order": "toy-pairs", "label_space": "all"},
+                                       b={"dataset_order": "toy-pairs"}))
+
+
+def test_columns_that_not_every_order_has(planned):
+    both = planned(a={"dataset_order": "toy"}, b={"dataset_order": "toy-pairs"})
+    for column, order in (("transfer", "toy-pairs"), ("mean_rsum", "toy")):
+        with pytest.raises(UserError) as caught:
+            refuse_unknown_names(Study("s", (), columns=(column,)), both)
+        assert f"report: columns: {column} is not a number of order {order}; " in str(caught.value)
+
+
+@pytest.mark.parametrize(("order", "name", "expected"), [
+    ("toy", "zscl", "nothing is published of these orders"),
+    ("mtil-2", "keeplora", "report: published: keeplora has no numbers of these orders in their label space; there are "
+                           "zero-shot, ")])
+def test_published_rows_of_other_orders(order, name, expected, planned):
+    with pytest.raises(UserError) as caught:
+        refuse_unknown_names(Study("s", (), published=(name,)), planned(a={"dataset_order": order}))
+    assert expected in str(caught.value)
+
+
+def test_published_rows_of_one_of_several_orders(planned):
+    jobs = planned(a={"dataset_order": "mtil-1"}, b={"dataset_order": "mtil-2"}, c={"dataset_order": "toy"})
+    refuse_unknown_names(Study("s", (), published=("zero-shot", "zscl", "keeplora")), jobs)
+
+
+def test_published_rows_of_another_label_space(planned):
+    """Those of mtil-1 are of the classes of each task."""
+    with pytest.raises(UserError, match="nothing is published of these orders"):
+        refuse_unknown_names(Study("s", (), published=("zscl",)), planned(
+            a={"dataset_order": "mtil-1", "label_space": "all"}))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{")])
+def test_a_damaged_cell_is_named_with_the_flag_that_was_given(damage, jobs):
+    damage(jobs[0].folder / "matrix_top1.csv")
+    with pytest.raises(UserError, match=f"^--save {jobs[0].folder}: "):
+        tables_of(Study("s", ()), jobs)
 
 
 def test_names_that_the_tables_have(jobs):

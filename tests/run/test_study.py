@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -19,8 +20,9 @@ from report_files import write_run
 from src.args import parse
 from src.cli.study import jobs_of, study_of_seeds
 from src.errors import UserError
-from src.machine.files import folder_of_ones_own, holder_of
+from src.machine.files import WriteError, atomic_file, folder_of_ones_own, holder_of
 from src.machine.interruption import Interrupted, Signals
+from src.main import main
 from src.run import study
 from src.run.study import (
     DONE,
@@ -64,9 +66,17 @@ if act == "hangs":
     signal.signal(signal.SIGTERM, stop)
     open(f"{here}/{name}-hangs", "w").close()
     time.sleep(60)
-open(f"{here}/{name}.at-work", "w").close()
+if act == "is killed by a signal without a name":
+    os.kill(os.getpid(), 40)
+for mark in ("at-work", "came"):
+    open(f"{here}/{name}.{mark}", "w").close()
+def count(mark):
+    return sum(path.endswith(f".{mark}") for path in os.listdir(here))
 with open(f"{here}/at-work", "a") as file:
-    file.write(f"{sum(path.endswith('.at-work') for path in os.listdir(here))}\\n")
+    file.write(f"{count('at-work')}\\n")
+end = time.monotonic() + 20
+while count("came") < acts.get("meet", 0) and time.monotonic() < end:
+    time.sleep(0.01)
 time.sleep(acts.get("seconds", 0))
 os.unlink(f"{here}/{name}.at-work")
 shutil.copytree(f"{here}/runs/{name}", save, dirs_exist_ok=True)
@@ -85,17 +95,17 @@ class Place:
             write_run(folder / "runs" / f"seed-{seed}", f"--seed {seed}")
         self.act()
 
-    def act(self, seconds=0, **acts):
-        """``seed1="fails"``, say; ``seconds`` that each takes."""
+    def act(self, seconds=0, meet=0, **acts):
+        """``seed1="fails"``, say; ``seconds`` that each takes; ``meet``: how many wait for each other first."""
         named = {name.replace("seed", "seed-"): act for name, act in acts.items()}
-        (self.folder / "acts.json").write_text(json.dumps(named | {"seconds": seconds}), encoding="utf-8")
+        (self.folder / "acts.json").write_text(json.dumps(named | {"seconds": seconds, "meet": meet}), encoding="utf-8")
 
     def starts(self):
         path = self.folder / "starts"
         return path.read_text(encoding="utf-8").split() if path.exists() else []
 
-    def launcher(self, slots=2, signals=None):
-        return Launcher(self.jobs, [{}] * slots, signals or Signals(), lambda text: None)
+    def launcher(self, slots=2, signals=None, report=lambda text: None):
+        return Launcher(self.jobs, [{}] * slots, signals or Signals(), report)
 
     def kinds(self):
         return [state_of(job).kind for job in self.jobs]
@@ -139,12 +149,12 @@ def test_each_cell_runs_once_and_a_second_call_runs_none(place, capsys):
     assert exit_status(place.jobs, [State(DONE)] * 3) == 0
 
 
-def test_so_many_at_the_same_time_and_no_more(make_place):
+def test_as_many_at_the_same_time_as_there_are_slots(make_place):
     place = make_place(5)
-    place.act(seconds=0.1)
+    place.act(seconds=0.1, meet=2)
     place.launcher(slots=2).run()
     at_work = [int(line) for line in (place.folder / "at-work").read_text(encoding="utf-8").split()]
-    assert len(at_work) == 5 and max(at_work) <= 2
+    assert len(at_work) == 5 and max(at_work) == 2
 
 
 def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, capsys):
@@ -152,10 +162,10 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, c
     states = launch("s", place.jobs, [{}], Signals())
     assert states == [State(FAILED, "error: no memory left"), State(DONE), State(FAILED, "killed by SIGKILL")]
     assert exit_status(place.jobs, states) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"seed-1: failed, error: no memory left ({place.jobs[0].folder / 'output.txt'})",
-                    f"seed-3: failed, killed by SIGKILL ({place.jobs[2].folder / 'output.txt'})",
-                    "2 of 3 cells are not done; the same command tries them again"]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"seed-1: failed, error: no memory left ({place.jobs[0].folder / 'output.txt'})",
+                       f"seed-3: failed, killed by SIGKILL ({place.jobs[2].folder / 'output.txt'})",
+                       "2 of 3 cells are not done; the same command tries them again"]
     assert place.starts() == ["seed-1", "seed-2", "seed-3"]
     text = status_text("s", place.jobs)
     assert text.startswith("study s: 3 cells, 1 done, 2 failed\n") and "error: no memory left" in text
@@ -165,10 +175,63 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, c
     assert sorted(place.starts()[3:]) == ["seed-1", "seed-3"]
 
 
+def full_disk(path, mode):
+    raise WriteError(path, OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_record_that_cannot_be_written_stops_no_other_cell(place, monkeypatch, capsys):
+    monkeypatch.setattr(study, "atomic_file", lambda path, mode: (
+        full_disk if path.parent.name == "seed-1" else atomic_file)(path, mode))
+    states = launch("s", place.jobs, [{}], Signals())
+    assert [state.kind for state in states] == [WAITING, DONE, DONE]
+    assert holder_of(place.jobs[0].folder, LOCK) is None and not (place.jobs[0].folder / LOCK).exists()
+    assert exit_status(place.jobs, states) == 75
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seed-1: done")]
+    assert line.endswith("cell.json could not be written (No space left on device); make room there or give another "
+                         "folder")
+    monkeypatch.undo()
+
+
+def test_a_cell_whose_end_goes_wrong_keeps_no_other_locked(place, monkeypatch):
+    place.act(seed1="hangs", seed2="hangs")
+    signals = Signals()
+
+    def broken(job):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def ask():
+        until(lambda: all((place.folder / f"seed-{number}-hangs").exists() for number in (1, 2)))
+        signals.name = "SIGTERM"
+    monkeypatch.setattr(study, "last_line", broken)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    launcher = place.launcher(signals=signals)
+    with pytest.raises(OSError, match="Input/output error") as kept:  # with the frames that hold the locks
+        launcher.run()
+    asking.join()
+    assert [holder_of(job.folder, LOCK) for job in place.jobs] == [None] * 3
+    assert not [name for name in listing(place.folder / "out") if name.endswith(LOCK)]
+    del kept
+
+
+def test_a_process_that_cannot_be_started_is_no_file_that_cannot_be_written(place, monkeypatch):
+    monkeypatch.setattr(study, "PROGRAM", (str(place.folder / "nothing"),))
+    with pytest.raises(UserError, match="cell seed-1: its process could not be started .No such file") as caught:
+        place.launcher(slots=1).run()
+    assert not isinstance(caught.value, WriteError)
+    assert holder_of(place.jobs[0].folder, LOCK) is None and place.kinds() == [WAITING] * 3
+
+
+def test_a_signal_without_a_name(place):
+    place.act(seed1="is killed by a signal without a name")
+    assert launch("s", place.jobs, [{}], Signals()) == [State(FAILED, "killed by signal 40"), State(DONE), State(DONE)]
+
+
 def test_two_launchers_share_the_cells(make_place):
     place = make_place(6)
-    place.act(seconds=0.05, seed2="fails")
-    launchers = [place.launcher(slots=2), place.launcher(slots=2)]
+    place.act(meet=3, seed2="fails")  # three at work at the same time are not those of one launcher
+    reports = [], []
+    launchers = [place.launcher(slots=2, report=report.append) for report in reports]
     threads = [threading.Thread(target=launcher.run) for launcher in launchers]
     for thread in threads:
         thread.start()
@@ -176,6 +239,8 @@ def test_two_launchers_share_the_cells(make_place):
         thread.join(60)
     assert sorted(place.starts()) == [f"seed-{number}" for number in range(1, 7)], "none twice, none left out"
     assert place.kinds() == [DONE, FAILED, *[DONE] * 4]
+    started = [sum(": started" in line for line in report) for report in reports]
+    assert min(started) > 0 and sum(started) == 6
 
 
 def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
@@ -190,8 +255,8 @@ def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("lock", [LOCK, "in_use"])
-def test_what_is_in_other_hands_is_waited_for_and_then_tried(place, lock):
-    """A launcher's, or those of a command that was typed."""
+def test_a_cell_that_another_process_runs_is_waited_for_and_then_tried(place, lock):
+    """Another launcher, or a command that was typed."""
     launcher = place.launcher()
     thread = threading.Thread(target=launcher.run)
     with folder_of_ones_own(place.jobs[0].folder, "--save", lock):
@@ -284,6 +349,19 @@ def test_another_configuration_is_not_done(place):
     assert not is_done(job)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{"),
+                                    lambda path: path.write_text("{}")])
+def test_a_cell_without_its_summary_is_not_done_and_resumes(damage, place):
+    place.launcher().run()
+    damage(place.jobs[0].folder / "summary.json")
+    assert not is_done(place.jobs[0])
+    states = [state_of(job) for job in place.jobs]
+    assert states == [State(FAILED, study.NOT_USABLE), State(DONE), State(DONE)]
+    assert exit_status(place.jobs, states) == 1, "another try in a queue would not mend it"
+    place.launcher().run()
+    assert place.kinds() == [DONE] * 3 and len(place.starts()) == 4
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"status": 0}', "{", '{"status": 2, "message": 3}'])
 def test_a_damaged_record_is_none(place, text):
     job = place.jobs[0]
@@ -332,7 +410,7 @@ def test_step_and_time_left_of_a_later_task(tmp_path):
     assert progress_of(job) == "all tasks are trained"
 
 
-def test_what_files_do_not_tell_is_left_out(tmp_path):
+def test_what_files_do_not_show_is_left_out(tmp_path):
     job = job_at(tmp_path, iterations=None)  # --epochs
     log(job, "a", {"iteration": 40, "images_per_second": 40.0})
     assert progress_of(job) == "task 1 of 3: a, step 40"
@@ -375,6 +453,63 @@ def test_where_all_have_failed_there_is_no_table(place, cli):
     done = cli("--seed", "1,2", "--dataset-order", "toy-colours", "--iterations", 1, "--save", place.folder / "out")
     assert done.status == 1 and "|" not in done.out
     assert not [name for name in listing(place.folder / "out") if name.startswith("compare")]
+
+
+WORDS = ("--seed", "1,2,3", "--dataset-order", "toy-colours", "--iterations", "1", "--save")
+
+
+def test_the_last_task_of_an_array_writes_the_whole_table(place, cli, monkeypatch):
+    """A cell of another task ends while this one has looked at it already."""
+    def stale(*arguments):
+        launch(*arguments)
+        return [State(DONE), State(RUNNING), State(DONE)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setattr(study, "launch", stale)
+    done = cli(*WORDS, place.folder / "out")
+    assert done.status == 0 and "| finetune             | 3 |" in done.out and "still run" not in done.out
+
+
+def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
+    place.launcher().run()
+    out, tries = place.folder / "out", []
+
+    def tried(folder, flag, lock):
+        tries.append(lock)
+        return folder_of_ones_own(folder, flag, lock)
+    monkeypatch.setattr(study, "folder_of_ones_own", tried)
+    thread = threading.Thread(target=main, args=([*WORDS, str(out)],))
+    with folder_of_ones_own(out, "--save", study.TABLES):
+        thread.start()
+        until(lambda: tries.count(study.TABLES) > 1)
+        assert thread.is_alive() and "compare.md" not in listing(out)
+    thread.join(60)
+    assert "compare.md" in listing(out) and holder_of(out, study.TABLES) is None
+
+
+def test_a_hang_up_ends_the_launcher_where_its_cells_resume(place, cli, monkeypatch):
+    """The terminal does not end the cells: each has its session."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        monkeypatch.setattr(study, "launch", lambda name, jobs, slots, signals: os.kill(os.getpid(), signal.SIGHUP))
+        done = cli(*WORDS, place.folder / "out")
+        assert done.status == 75 and done.err == "interrupted by SIGHUP"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("words", "devices"), [((), ["4", "5"]), (("--device", "cuda"), ["4", "5"]),
+                                                (("--device", "cpu"), ())])
+def test_devices_are_for_cells_that_may_use_them(words, devices, place, cli, monkeypatch):
+    """On the CPU each has its share of the threads, also where the machine has CUDA."""
+    given = []
+
+    def recorded(jobs, devices=()):
+        given.append((jobs, devices))
+        return [{}] * jobs
+    monkeypatch.setattr("src.machine.device.cuda_devices", lambda: ["4", "5"])
+    monkeypatch.setattr(study, "environments", recorded)
+    assert cli(*WORDS, place.folder / "out", "--jobs", 3, *words).status == 0
+    assert given == [(3, devices)]
 
 
 # -- for real ----------------------------------------------------------------------------------------------------------
