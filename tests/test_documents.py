@@ -66,6 +66,8 @@ NOT_RUN = {
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
+    "python -m src.main --study studies/xtail.yaml --data-location data --jobs auto --save ckpt/xtail":
+        "hours; tests/cli/test_cli_study.py reads its cells",
     "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",

@@ -41,6 +41,22 @@ def study(tmp_path):
     return read
 
 
+@pytest.mark.parametrize(("name", "rows", "cells"), [
+    ("toy", 3, 12), ("mtil", 22, 2 * (20 * 3 + 2)), ("xtail", 12, 2 * (10 * 3 + 2)),
+    ("fewshot", 11, 2 * (9 * 3 + 2))])
+def test_studies_that_come_with_the_program(name, rows, cells):
+    """Each cell is accepted by the command line, and a table can hold them."""
+    study = read_study(str(ROOT / "studies" / f"{name}.yaml"))
+    jobs, warnings = jobs_of(study, "out", parse)
+    refuse_what_no_table_holds(jobs)
+    refuse_unknown_names(study, jobs)
+    assert (len({job.cell.row for job in jobs}), len(jobs), warnings) == (rows, cells, [])
+
+
+def test_every_study_that_comes_with_the_program_is_counted():
+    assert {path.stem for path in (ROOT / "studies").glob("*.yaml")} == {"toy", "mtil", "xtail", "fewshot"}
+
+
 def test_a_cell_for_each_combination_that_no_rule_excludes(study):
     found = study(GRID)
     expected = ["_".join(labels) for labels in itertools.product(
