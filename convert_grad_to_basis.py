@@ -14,11 +14,12 @@ def main(argv=None):
     """Write the basis; exit status 2 for a file that cannot be read or written."""
     arguments = parse(argv)
     from src.errors import UserError
+    from src.machine.notices import complain
     try:
         content = convert(arguments.input, arguments.output, arguments.energy)
     except (UserError, OSError) as error:
         message = f"--output {arguments.output}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr)
+        complain(message)
         return 2
     print(f"{arguments.output}: {len(content)} tensors, {sum(len(entry['energy']) for entry in content.values())} rows")
     return 0

@@ -13,11 +13,12 @@ def main(argv=None):
     """Write the list; exit status 2 for a file that cannot be read or written."""
     arguments = parse(argv)
     from src.errors import UserError
+    from src.machine.notices import complain
     try:
         entries = convert(arguments.input, arguments.output)
     except (UserError, OSError) as error:
         message = f"--output {arguments.output}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr)
+        complain(message)
         return 2
     for name, entry in entries.items():
         images = sum(len(row["images"]) for row in entry["train"])

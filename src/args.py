@@ -264,15 +264,19 @@ def _recipe_value(flag, texts):
 
 
 def origins_text(config):
-    """As ``all_origins``; nothing where the user gave all that is not a default."""
-    return "" if {"flag", "default"} >= {*config.origins.values()} else all_origins(config)
+    """Every value that acts in this run and is no default, a line an origin; nothing where the user gave them all."""
+    return "" if {"flag", "default"} >= {*config.origins.values()} else _by_origin(config, without={"default"})
 
 
 def all_origins(config):
     """Every value that acts in this run, a line an origin."""
+    return _by_origin(config)
+
+
+def _by_origin(config, without=frozenset()):
     lines = {}
     for key, flag in FLAGS.items():
-        if config.kind in flag.runs:
+        if config.kind in flag.runs and config.origins[key] not in without:
             text = shlex.quote(shown(config.values[key]) or "none")
             lines.setdefault(config.origins[key], []).append(f"{flag.name} {text}")
     ranked = sorted(lines, key=lambda origin: ORIGINS.index(origin.split()[0]))

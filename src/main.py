@@ -15,6 +15,7 @@ from src.cli.flags import FLAGS
 from src.cli.texts import command_line
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
+from src.machine.notices import warn
 
 
 def main(argv=None):
@@ -28,7 +29,7 @@ def _run(argv):
     config = args.parse(argv)
     remarks = checks.check(config)
     for warning in remarks.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     for note in remarks.notes:
         print(f"note: {note}")
     if config.kind not in kinds.SCORING and not first_process():
@@ -42,9 +43,10 @@ def _run(argv):
 
 
 def _print_origins(config):
-    """Where a recipe or a protocol filled values in, all of them by origin."""
-    text = "" if config.quiet else args.origins_text(config)
-    if text:
+    """Print, by origin, the values that are not defaults where a recipe or a protocol filled some in; all of them
+    with --verbose."""
+    text = args.all_origins(config) if config.verbose else args.origins_text(config)
+    if text and not config.quiet:
         print(text + "\n", flush=True)
 
 
@@ -195,7 +197,7 @@ def run_study(config):
     refuse_what_no_table_holds(jobs)
     refuse_unknown_names(study, jobs)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     if config.dry_run != "off":
         print("\n".join(f"# {job.name}\n{command_line(job.words)}" for job in jobs))
         return 0

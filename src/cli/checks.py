@@ -40,6 +40,7 @@ CONTRADICTIONS = [
     ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
     ("resume", "overwrite", "resume, or start again"),
     ("status", "dry_run", "one of them is printed"),
+    ("quiet", "verbose", "less is printed, or more"),
     ("joint", "dataset_order", "all at once, or one after the other"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),

@@ -297,6 +297,7 @@ def output_flags():
              "only)", "open_clip", choices=("open_clip", "transformers"), runs=EXPORTING, numbers=False,
              example="transformers --export ckpt/hf --load ckpt/run/DTD.pth"),
         switch("--quiet", "no progress bars, no list of resolved values", runs=SCORING, numbers=False),
+        switch("--verbose", "list every value that acts, the defaults too", runs=SCORING, numbers=False),
         Flag("--log-interval", "steps between log lines", 10, whole(1), numbers=False, example="50"),
     ]
 

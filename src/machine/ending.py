@@ -11,11 +11,12 @@ import sys
 from clip.errors import LoadError
 from src.errors import UserError, legible
 from src.machine.interruption import STATUS, Interrupted
+from src.machine.notices import marked
 
 INTERRUPTED, UNREAD = 130, 141
-MISSING = ("error: the package {name} is not installed for {python}; activate the environment that has it "
+MISSING = ("the package {name} is not installed for {python}; activate the environment that has it "
            "(. .venv/bin/activate), or pip install -r requirements.txt")
-BROKEN = ("error: another process of this run has ended without a word, as one that is killed does ({error}). The same "
+BROKEN = ("another process of this run has ended without a word, as one that is killed does ({error}). The same "
           "command with --resume continues from what was kept")
 
 
@@ -30,7 +31,7 @@ def to_its_end(run):
                 print(end="", flush=True)  # also where there is no stdout at all
                 return _ended(status)
         except (UserError, LoadError) as error:
-            return _stopped(f"error: {legible(str(error))}", 2)
+            return _stopped(marked("error", legible(str(error))), 2)
         except Interrupted as error:
             if first_process():
                 return _stopped(str(error), STATUS)
@@ -40,11 +41,11 @@ def to_its_end(run):
             return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except Exception as error:
             if _is_missing_package(error):
-                return _stopped(MISSING.format(name=error.name, python=sys.executable), 2)
+                return _stopped(marked("error", MISSING.format(name=error.name, python=sys.executable)), 2)
             if isinstance(error, BrokenPipeError) and _reader_has_gone():
                 return _stopped("stopped: what reads the output has ended", UNREAD)
             if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
-                return _stopped(BROKEN.format(error=str(error).split(". ")[0]), 1)
+                return _stopped(marked("error", BROKEN.format(error=str(error).split(". ")[0])), 1)
             _ended(1)
             raise
 

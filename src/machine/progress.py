@@ -5,7 +5,7 @@ quiet. Counts steps and images on the host: it never asks the device, so that no
         shown.plan({"DTD": 1000, "MNIST": 1000})
         shown.task("DTD")
         shown.step()                                                    # after each step
-        shown.tell({"iteration": 10, "task": 1.2, "lr": 1e-5, "images_per_second": 512.0})
+        shown.tell({"iteration": 10, "task": 1.2, "lr": 1e-5, "images_per_second": 512.0}, ["task"])
         shown.end_task()
 """
 
@@ -65,8 +65,9 @@ class Progress:
         self.trained += 1
         self.left -= 1
 
-    def tell(self, line):
-        """What the log has of the last step: "iteration", terms and metrics by name, "lr", "images_per_second"."""
+    def tell(self, line, terms=("loss",)):
+        """What the log has of the last step: "iteration", terms and metrics by name, "lr", "images_per_second".
+        ``terms`` are the names of those whose sum is the loss."""
 
     def end_task(self):
         """The steps are done, or broken off."""
@@ -100,11 +101,11 @@ class Lines(Progress):
         told = "" if left is None else f", about {clock(left)} left in all"
         print(f"{self.title}, {self.steps} {unit}s{told}", flush=True)
 
-    def tell(self, line):
+    def tell(self, line, terms=("loss",)):
         if self._is_time():
             left, _ = self.seconds_left()
-            print(f"{self.name}: {self.unit} {line['iteration']} of {self.steps}, {numbers(line)}, {clock(left)} left",
-                  flush=True)
+            print(f"{self.name}: {self.unit} {line['iteration']} of {self.steps}, {long_text(line, terms)}, "
+                  f"{clock(left)} left", flush=True)
 
     def counted(self, name, images, batches):
         seen = 0
@@ -170,8 +171,8 @@ class Bars(Progress):
         if self._all is not None:
             self._all.update()
 
-    def tell(self, line):
-        self._steps.set_postfix_str(numbers(line), refresh=False)
+    def tell(self, line, terms=("loss",)):
+        self._steps.set_postfix_str(short_text(line, terms), refresh=False)
 
     def end_task(self):
         self._close(self._steps)
@@ -217,12 +218,26 @@ class Above:
         self._line = ""
 
 
-def numbers(line):
-    """A line of the log as text: terms and metrics, the rate, images a second where it has them."""
-    terms = [f"{name} {value:.3f}" for name, value in line.items() if name not in NO_TERMS]
+def short_text(line, terms):
+    """A line of the log for a bar: the loss, the rate, images a second where it has them."""
+    return ", ".join([*_loss(line, terms), *_pace(line)])
+
+
+def long_text(line, terms):
+    """As ``short_text``, with the terms where the loss has several, and with metrics."""
+    several = terms if len(terms) > 1 else ()
+    others = [name for name in line if name not in (*NO_TERMS, *terms)]
+    named = [f"{name} {line[name]:.3f}" for name in (*several, *others)]
+    return ", ".join([*_loss(line, terms), *named, *_pace(line)])
+
+
+def _loss(line, terms):
+    return [f"loss {sum(line[name] for name in terms):.3f}"] if terms else []  # a method may have no term
+
+
+def _pace(line):
     rate = f"lr {line['lr']:.1e}".replace(".0e", "e")
-    speed = [f"{line['images_per_second']:.0f} images/s"] if "images_per_second" in line else []
-    return ", ".join([*terms, rate, *speed])
+    return [rate, f"{line['images_per_second']:.0f} images/s"] if "images_per_second" in line else [rate]
 
 
 def clock(seconds):

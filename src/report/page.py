@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL
 from src.cli.texts import command_line, shown
 from src.machine.files import atomic_file
+from src.machine.notices import warn
 from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
@@ -47,8 +47,7 @@ def write_report(folder):
         if confusions := write_confusions(run, run.folder):
             write_page(run, run.folder / "report.html", confusions)
     except Exception as error:  # whatever a library for drawing may raise
-        print(f"warning: no full report in {folder} ({type(error).__name__}: {error}); its results are complete",
-              file=sys.stderr)
+        warn(f"no full report in {folder} ({type(error).__name__}: {error}); its results are complete")
 
 
 def write_page(run, path, confusions=()):

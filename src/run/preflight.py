@@ -1,12 +1,12 @@
 """What is refused before anything is written: data that cannot serve, finished work that would be lost."""
 
 import os
-import sys
 
 from src.datasets import class_split, is_pairs, phase_of, stem
 from src.datasets.check import findings_of, is_own, outside_faults, structural_faults
 from src.errors import UserError
 from src.machine.files import read_json
+from src.machine.notices import warn
 
 
 def open_data(training, scoring, datasets, trained, evaluated):
@@ -118,7 +118,7 @@ def _warn_of_findings(name, task):
 
 def _warn(sentences):
     for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
+        warn(sentence)
 
 
 def _open_references(training, datasets, trained):

@@ -15,6 +15,7 @@ from src.datasets.shots import with_entry
 from src.errors import UserError
 from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
+from src.machine.notices import warn
 from src.machine.progress import progress
 from src.models import METHODS
 from src.report.conditions import conditions_of, together
@@ -66,7 +67,7 @@ class Run:
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
         self.basis = self.training.orthogonal_gradients_path
         self.with_carry = []  # files of finished tasks whose carry may be left out
-        self.began, self.peak, self.noted = time.perf_counter(), 0, set()
+        self.began, self.peak, self.noted, self.memory = time.perf_counter(), 0, set(), None
         self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
 
     def note(self, text):
@@ -74,6 +75,12 @@ class Run:
         if text not in self.noted:
             print(f"note: {text}", flush=True)
         self.noted.add(text)
+
+    def print_memory(self, text):
+        """Print what a task holds in memory, unless the one before it held the same."""
+        if text != self.memory and not self.quiet:
+            print(text, flush=True)
+        self.memory = text
 
     def score_on(self, names):
         self.evaluated = names
@@ -140,7 +147,7 @@ class Run:
         if names:
             hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
             if left := untaken_carry(hooks, start):
-                print(f"warning: {left}", file=sys.stderr, flush=True)
+                warn(left)
             if self.training.averages:
                 refuse_averages(self.training, hooks, own_modules(hooks, start, self.device))
         self.open_zeroshot = open_zeroshot
@@ -332,8 +339,7 @@ def note_method(scoring, checkpoint, place):
     not given to score it: older checkpoints do not say so themselves."""
     made, method = checkpoint.get("config", {}), scoring.method
     if scoring.method_given and method in METHODS and not METHODS[method].scores():
-        print(f"warning: --method has no effect in an evaluation run: {method} is scored as plain CLIP",
-              file=sys.stderr)
+        warn(f"--method has no effect in an evaluation run: {method} is scored as plain CLIP")
     if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
         print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
 
@@ -348,8 +354,8 @@ def warn_of_warmup(length, settings):
     more = f" and {len(short) - 3} more" if len(short) > 3 else ""
     falls = next(iter(short.values())).schedule == "cosine"
     effect = "the rate never falls" if falls else "the rate never reaches its peak"
-    print(f"warning: --warmup-length {length} is not shorter than the run, so {effect} ({rates}{more}); "
-          "give fewer steps, or a share such as 20%", file=sys.stderr, flush=True)
+    warn(f"--warmup-length {length} is not shorter than the run, so {effect} ({rates}{more}); "
+         "give fewer steps, or a share such as 20%")
 
 
 def _ends_in_warmup(settings):

@@ -1,9 +1,9 @@
 """Label spaces: which datasets' classes an image has to be told apart from."""
 
-import sys
 
 from src.datasets import class_split, stem
 from src.errors import UserError
+from src.machine.notices import warn
 
 
 class LabelSpaces:
@@ -23,8 +23,7 @@ class LabelSpaces:
         if self.spaces == ("seen",):
             seen = {entry["dataset"] for entry in history} | set(map(stem, names))
             if unseen := [name for name in self.evaluated if stem(name) not in seen]:
-                print(f"warning: {', '.join(unseen)} has no score in --label-space seen: it is not trained on",
-                      file=sys.stderr)
+                warn(f"{', '.join(unseen)} has no score in --label-space seen: it is not trained on")
         return opened | {stem(name): self.open_task(name) for name in names}
 
     @staticmethod
@@ -34,7 +33,7 @@ class LabelSpaces:
             for classname in task.classnames:
                 owners.setdefault(classname, []).append(file)
         if shared := [f"{classname!r} ({', '.join(files)})" for classname, files in owners.items() if len(files) > 1]:
-            print(f"warning: equal class names stay different classes: {'; '.join(shared)}", file=sys.stderr)
+            warn(f"equal class names stay different classes: {'; '.join(shared)}")
 
     def after(self, history):
         """Once the tasks of ``history`` are trained -> (file -> {space: files whose classes it joins}, {file: Task})"""

@@ -68,8 +68,7 @@ class TaskRun:
         self.memory = weight_copies(state, hooks, {"zero-shot": self.run.open_zeroshot.kept, "checkpoint": self.origin})
         for choice in filter(None, [*silent_choices(self.training, state), unused_modules(self.origin, state.own)]):
             self.run.note(choice)
-        if not self.run.quiet:
-            print(self.memory, flush=True)
+        self.run.print_memory(str(self.memory))
         self.run.keep_shots(self.name)  # now that no hook has refused the task
         self.points.begin()
 

@@ -7,7 +7,6 @@ its "absent" says what would be fetched.
 
 import dataclasses
 import os
-import sys
 
 import torch
 
@@ -19,6 +18,7 @@ from clip.model import CLIP
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.distributed import in_turn
+from src.machine.notices import warn
 from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
@@ -89,7 +89,7 @@ def _read_source(wanted, source, fetch, quiet):
 
 def _warned(notes):
     for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
+        warn(note)
     return notes
 
 

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from clip.files.archive import read_file
 from src.errors import UserError, legible
 from src.machine.distributed import World
 from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
+from src.machine.notices import warn
 from src.machine.progress import Progress
 from src.report.measures import RECALLS
 from src.report.tables import rows_csv
@@ -152,8 +152,7 @@ class RunFolder:
         try:
             self.write_checkpoint(dataset, without_carry(read_file(path), later))
         except (OSError, UserError, LoadError) as error:
-            print(f"warning: --keep-carry last: {path} still holds what its hooks carried: {error}", file=sys.stderr,
-                  flush=True)
+            warn(f"--keep-carry last: {path} still holds what its hooks carried: {error}")
 
     def open_log(self, dataset, after=0):
         """``log_<dataset>.jsonl``, with those lines that it has of the first ``after`` steps."""
@@ -243,7 +242,7 @@ class Journal:
         line = {"iteration": state.iteration, **terms, "lr": state.learning_rate,
                 "images_per_second": round(self.images / (now - self.since), 1)}
         self.images, self.since = 0, now
-        self.progress.tell(line)
+        self.progress.tell(line, [*losses])
         self._write(json.dumps({name: _json_number(value) for name, value in line.items()}) + "\n")
         self.trackers.line(line)
 
@@ -254,8 +253,7 @@ class Journal:
             if self.file:
                 self.file.write(text)
         except OSError as error:
-            print(f"warning: the log of this task ends here, it cannot be written ({error.strerror or error})",
-                  file=sys.stderr, flush=True)
+            warn(f"the log of this task ends here, it cannot be written ({error.strerror or error})")
             self._close_file()
             self.open_log = lambda: None
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import threading
 import time
 
@@ -13,6 +12,7 @@ from src.datasets.loading import rest_of_epoch
 from src.errors import UserError
 from src.machine.files import digest_of
 from src.machine.interruption import Interrupted
+from src.machine.notices import warn
 from src.models.fingerprints import fingerprint
 from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
@@ -60,8 +60,8 @@ class ResumePoints:
             write_checked(self.newest, content)
         except (OSError, UserError) as error:
             self.iteration = None
-            print(f"warning: the resume point of step {content['iteration']} was not written ({error}); the one before "
-                  "is kept", file=sys.stderr, flush=True)
+            warn(f"the resume point of step {content['iteration']} was not written ({error}); the one before "
+                 "is kept")
 
     def wait(self):
         """Until the last point is written."""
@@ -76,7 +76,7 @@ class ResumePoints:
                 return read_checked(path)
             except CheckpointError as error:
                 instead = "the one before is taken" if path != there[-1] else "the task starts again"
-                print(f"warning: {error}; {instead}", file=sys.stderr, flush=True)
+                warn(f"{error}; {instead}")
         return None
 
     def forget(self):

@@ -4,11 +4,11 @@ import importlib
 import json
 import os
 import secrets
-import sys
 from pathlib import Path
 
 from src.errors import UserError
 from src.machine.files import atomic_file, read_json
+from src.machine.notices import warn
 
 EVALUATION, SEQUENCE = "evaluation", "sequence"  # stand in the place of a task: scored without training; all tasks
 PROJECT = "clip-continual"
@@ -143,8 +143,7 @@ class WandB:
             try:
                 return str(read_json(file)["id"])
             except (OSError, ValueError, TypeError, KeyError):
-                print(f"warning: {file} does not name the run of W&B that was interrupted; another begins",
-                      file=sys.stderr, flush=True)
+                warn(f"{file} does not name the run of W&B that was interrupted; another begins")
         found = secrets.token_hex(4)
         with atomic_file(file, "w") as opened:
             json.dump({"id": found}, opened)

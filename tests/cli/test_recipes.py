@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_training
 import pytest
 
-from src.args import ORIGINS, origins_text, parse
+from src.args import ORIGINS, all_origins, origins_text, parse
 from src.cli import checks
 from src.cli.flags import FLAGS
 from src.cli.recipes import read_recipe, recipe_names
@@ -222,15 +222,15 @@ def test_recipes_are_trusted_and_flags_are_warned_of(own):
 # -- origins -----------------------------------------------------------------------------------------------------------
 
 
-def told(config):
+def listed(text):
     """{origin: {flag: text}} of the printed lines."""
-    lines = (line.split(": ", 1) for line in origins_text(config).splitlines())
+    lines = (line.split(": ", 1) for line in text.splitlines())
     return {origin: dict(re.findall(r"(--\S+) ('[^']*'|\S+)", text)) for origin, text in lines}
 
 
-def test_every_acting_value_is_told_once_by_its_origin():
+def test_every_acting_value_is_listed_once_by_its_origin():
     config = checked("--dataset-order mtil-1 --recipe zscl --save out --seed 7")
-    found = told(config)
+    found = listed(all_origins(config))
     assert list(found) == ["flag", "recipe zscl", "protocol mtil-1", "default"]
     assert found["flag"].keys() == {"--dataset-order", "--recipe", "--save", "--seed"}
     assert found["flag"]["--seed"] == "7"
@@ -242,14 +242,16 @@ def test_every_acting_value_is_told_once_by_its_origin():
     named = [name for flags in found.values() for name in flags]
     assert sorted(named) == sorted(flag.name for flag in FLAGS.values() if config.kind in flag.runs)
     assert [origin.split()[0] for origin in found] == list(ORIGINS)
+    assert listed(origins_text(config)) == {origin: found[origin] for origin in found if origin != "default"}
 
 
 def test_values_of_several_words_are_quoted(own):
     own("flags: {template: 'a photo of a big {c}.'}")
-    assert told(checked(f"{TASK} --recipe my.yaml"))["recipe my.yaml"] == {"--template": "'a photo of a big {c}.'"}
+    found = listed(origins_text(checked(f"{TASK} --recipe my.yaml")))
+    assert found["recipe my.yaml"] == {"--template": "'a photo of a big {c}.'"}
 
 
-def test_nothing_is_told_where_the_user_said_it_all():
+def test_nothing_is_listed_where_the_user_gave_it_all():
     assert origins_text(checked(f"{TASK} --lr 1e-5 --method lwf")) == ""
 
 
@@ -258,6 +260,7 @@ def test_a_run_tells_and_stores_its_origins(cli, world, own):
     words = ["--load", world.model, "--iterations", 2, "--recipe", "my.yaml"]
     done = cli(*words, "--train-dataset", world.colours, "--save", "one")
     assert done.status == 0 and "\nrecipe my.yaml: --lr 1e-05 --batch-size 4 " in "\n" + done.out, done.err
+    assert "default: " not in done.out
     stored = json.loads(Path("one/run_colours.json").read_text(encoding="utf-8"))["flags"]
     assert stored["we"] == {"value": True, "origin": "recipe my.yaml"}
     assert stored["recipe"] == {"value": "my.yaml", "origin": "flag"}
@@ -266,7 +269,9 @@ def test_a_run_tells_and_stores_its_origins(cli, world, own):
     done = cli(*words, "--train-dataset", world.colours, "--save", "three", "--quiet")
     assert done.status == 0 and "my.yaml" not in done.out, done.err
     done = cli(*words[:-2], "--train-dataset", world.colours, "--save", "four", "--lr", "1e-5")
-    assert done.status == 0 and "default: " not in done.out, done.err
+    assert done.status == 0 and "flag: " not in done.out, done.err
+    done = cli(*words[:-2], "--train-dataset", world.colours, "--save", "five", "--lr", "1e-5", "--verbose")
+    assert done.status == 0 and "\ndefault: " in done.out, done.err
 
 
 def test_a_recipes_model_must_be_that_of_the_loaded_file(cli, world, own):

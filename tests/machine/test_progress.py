@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.machine import progress as module
-from src.machine.progress import Above, Bars, Lines, Progress, clock, numbers, progress
+from src.machine.progress import Above, Bars, Lines, Progress, clock, long_text, progress, short_text
 
 LINE = {"iteration": 40, "task": 1.2344, "kl": 0.5, "lr": 3e-4, "images_per_second": 511.6}
 
@@ -67,10 +67,16 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_numbers_of_a_line():
-    assert numbers(LINE) == "task 1.234, kl 0.500, lr 3e-04, 512 images/s"
-    assert numbers({"iteration": 1, "lr": 2.5e-5}) == "lr 2.5e-05"
-    assert numbers(LINE | {"task": float("nan")}).startswith("task nan, ")
+@pytest.mark.parametrize(("line", "terms", "short", "long"), [
+    (LINE, ["task", "kl"], "loss 1.734, lr 3e-04, 512 images/s",
+     "loss 1.734, task 1.234, kl 0.500, lr 3e-04, 512 images/s"),
+    (LINE, ["task"], "loss 1.234, lr 3e-04, 512 images/s", "loss 1.234, kl 0.500, lr 3e-04, 512 images/s"),
+    ({"iteration": 1, "lr": 2.5e-5}, [], "lr 2.5e-05", "lr 2.5e-05"),
+    (LINE | {"task": float("nan")}, ["task", "kl"], "loss nan, lr 3e-04, 512 images/s",
+     "loss nan, task nan, kl 0.500, lr 3e-04, 512 images/s")])
+def test_a_line_of_the_log_as_text(line, terms, short, long):
+    """A bar has the loss; a line its terms too, and what was measured beside it."""
+    assert short_text(line, terms) == short and long_text(line, terms) == long
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
@@ -84,11 +90,11 @@ def test_lines_of_a_sequence(now, capsys):
         now.seconds += 1.0
         lines.step()
         if iteration % 10 == 0:
-            lines.tell(LINE | {"iteration": iteration})
+            lines.tell(LINE | {"iteration": iteration}, ["task", "kl"])
     lines.end_task()
     lines.task("toy-sizes")
     told = capsys.readouterr().out.splitlines()
-    terms = "task 1.234, kl 0.500, lr 3e-04, 512 images/s"
+    terms = "loss 1.734, task 1.234, kl 0.500, lr 3e-04, 512 images/s"
     steps = [f"toy-shapes: step {step} of 100, {terms}, {left} left"
              for step, left in ((10, "1:30"), (40, "1:00"), (70, "0:30"), (100, "0:00"))]
     assert told == ["task 1 of 2: toy-shapes, 100 steps", *steps,
@@ -130,7 +136,7 @@ def test_quiet_says_nothing(capsys):
         shown.plan({"one": 2, "two": 2})
         shown.task("one")
         shown.step()
-        shown.tell(LINE)
+        shown.tell(LINE, ["task", "kl"])
         assert list(shown.counted("DTD", 4, batches(4)))
         shown.end_task()
         shown.skip("two")
@@ -178,11 +184,11 @@ def test_bars(start, terminal):
         bars.skip("toy-shapes")
         bars.task("toy-sizes")
         bars.step()
-        bars.tell(LINE)
+        bars.tell(LINE, ["task", "kl"])
         bars.step()
         whole, task = screen(terminal.read())[:2]
         assert whole.startswith("task 2 of 2: toy-sizes:  75%") and "6/8" in whole
-        assert task.startswith("toy-sizes:  50%") and "2/4" in task and "task 1.234" in task
+        assert task.startswith("toy-sizes:  50%") and "2/4" in task and "loss 1.734" in task
         for _ in bars.counted("DTD", 8, batches(4, 4)):
             pass
         assert "scoring DTD:  50%" in terminal.read()

@@ -391,6 +391,7 @@ def test_the_line_and_the_record(sequence, tmp_path):
     assert two == pytest.approx(one | {"weights at load": 1}, abs=1e-3)
 
 
-def test_quiet_runs_do_not_tell(sequence):
-    done, _ = sequence(lambda state, hooks: None, "--quiet")
-    assert "memory:" not in done.out
+@pytest.mark.parametrize(("words", "lines"), [((), 1), (("--quiet",), 0)])
+def test_the_line_is_printed_once_where_tasks_hold_the_same(sequence, words, lines):
+    done, _ = sequence(lambda state, hooks: None, *words)
+    assert done.out.count("memory:") == lines

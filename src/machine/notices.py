@@ -1,0 +1,29 @@
+"""Warnings and errors as a person sees them: the first word in colour on a terminal, plain anywhere else.
+
+The variable NO_COLOR, set to anything, keeps them plain (no-color.org). Imports no torch.
+"""
+
+import os
+import sys
+
+COLOURS = {"error": "31", "warning": "33"}  # red, yellow
+
+
+def warn(text):
+    """Print ``text`` to stderr, marked as a warning."""
+    print(marked("warning", text), file=sys.stderr, flush=True)
+
+
+def complain(text):
+    """Print ``text`` to stderr, marked as an error."""
+    print(marked("error", text), file=sys.stderr, flush=True)
+
+
+def marked(kind, text):
+    """Return ``text`` behind "error:" or "warning:", for stderr."""
+    return f"\x1b[1;{COLOURS[kind]}m{kind}:\x1b[0m {text}" if _has_colours() else f"{kind}: {text}"
+
+
+def _has_colours():
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stderr is not None and sys.stderr.isatty()
