@@ -147,9 +147,10 @@ def test_a_run_of_a_version_without_a_flag_had_its_default():
     config = parse(["--train-dataset", "DTD", "--iterations", "3"])
     before = {key: value for key, value in config.numbers().items() if key not in UNSAID}
     assert differences(config.numbers(), before) == []
-    other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6"])
+    other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6",
+                   "--last-batch", "drop"])
     assert differences(other.numbers(), before) == [
-        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
+        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here", "--last-batch keep there, drop here"]
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

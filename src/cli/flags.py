@@ -84,7 +84,7 @@ def training_flags():
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
         Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "
-             "that are left", 8, whole(1), example="64"),
+             "that are left (--last-batch)", 8, whole(1), example="64"),
         Flag("--optimizer", "adamw, adam or sgd, which has no momentum", "adamw", choices=("adamw", "adam", "sgd"),
              example="sgd"),
         Flag("--schedule", "the rate after the warm-up: cosine to --lr-floor, or constant; onecycle instead rises over "
@@ -95,6 +95,9 @@ def training_flags():
              real(0), shown="0", example="0.1"),
         Flag("--crops", "how training images are cut: random crops, drawn again at each visit, or none, which is the "
              "transform of evaluation", "random", choices=("random", "none"), example="none"),
+        Flag("--last-batch", "the smaller last batch of an epoch, of the images that are left: keep, or drop, so that "
+             "an epoch has full batches only; a training set smaller than a batch is one batch", "keep",
+             choices=("keep", "drop"), example="drop --train-dataset DTD --epochs 5"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
         Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),

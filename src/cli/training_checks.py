@@ -15,7 +15,7 @@ HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
 # What no closed form reads: it takes no step, and its weights stay.
 STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
-            "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
+            "max_grad_norm", "train_mode", "grad_accum", "last_batch", "eval_interval", "eval_every_epoch", "lora")
 
 
 def acting_in_steps(config):

@@ -120,7 +120,7 @@ def build_settings(training, task, name=None):
         iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
-        crops=training.crops,
+        crops=training.crops, last_batch=training.last_batch,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
@@ -133,7 +133,7 @@ def steps_of(training, task):
     check_length(training, closed_form, training.acting)
     if closed_form:
         return 0
-    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size)
+    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size, training.last_batch)
 
 
 def is_closed_form(training):
@@ -155,7 +155,7 @@ def silent_choices(training, state):
     if training.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
         why = "weights are random" if training.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
-    left = rest_of_epoch(state.task, state.settings.batch_size)
+    left = rest_of_epoch(state.task, state.settings.batch_size, state.settings.last_batch)
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")

@@ -102,6 +102,7 @@ class Training:
     schedule: str
     lr_floor: float
     crops: str
+    last_batch: str
     warmup_length: str
     max_grad_norm: float | None
     batch_norm: str

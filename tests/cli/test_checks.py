@@ -126,6 +126,8 @@ def test_flag_of_another_method(method, key):
     (f"{TASK} --lora --lora-shared --lora-shared-split-qkvo", None),
     (f"{PAIRS} --method modx --modx-alpha 3 --caption-choice first --num-phases 2 --phase 2", None),
     (f"{PAIRS} --modx-alpha 3", ["--modx-alpha has no effect with --method finetune"]),
+    (f"{PAIRS} --last-batch drop", ["--last-batch has no effect on image-text pairs: they come in full batches"]),
+    (f"{TASK} --last-batch drop", None),
     (f"{PAIRS} --ls 0.1", ["--ls has no effect"]), (f"{PAIRS} --phase 1", ["--phase", "without --num-phases"]),
     (f"{PAIRS} --num-phases 2 --phase-seed 1", ["--phase-seed", "contiguous"]),
     (f"{TASK} --caption-choice first", ["--caption-choice", "class data"]),

@@ -134,6 +134,13 @@ def test_steps(plan, words, world):
         assert rest not in plan(*words(*more)).out
 
 
+def test_steps_of_full_batches(plan, words, world):
+    """Of 18 images in batches of 4 an epoch has 4 steps."""
+    done = plan(*words("--epochs", 3, "--last-batch", "drop"))
+    assert re.split(r"\s*\|\s*", section(done, "tasks")[2])[1:5] == [f"1 {world.colours}", "18", "12", "3.0"]
+    assert section(done, "tasks")[3].startswith("12 steps in all, 4 images each; ")
+
+
 # -- nothing is written ------------------------------------------------------------------------------------------------
 
 

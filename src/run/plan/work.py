@@ -43,7 +43,8 @@ def tasks_text(training, datasets, names):
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             task, steps = datasets.open(name), settings.iterations
-            each, left = steps_per_epoch(task, settings.batch_size), rest_of_epoch(task, settings.batch_size)
+            cut = task, settings.batch_size, settings.last_batch
+            each, left = steps_per_epoch(*cut), rest_of_epoch(*cut)
             smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
