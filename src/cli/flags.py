@@ -88,8 +88,9 @@ def training_flags():
         Flag("--optimizer", "adamw, adam or sgd, which has no momentum", "adamw", choices=("adamw", "adam", "sgd"),
              example="sgd"),
         Flag("--schedule", "the rate after the warm-up: cosine to --lr-floor, or constant; onecycle instead rises over "
-             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back", "cosine",
-             choices=("cosine", "onecycle", "constant"), example="onecycle"),
+             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back; "
+             "late-cosine, with --epochs: two epochs at --lr, then a quarter of a cosine, constant within an epoch",
+             "cosine", choices=("cosine", "onecycle", "constant", "late-cosine"), example="onecycle"),
         Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
         Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
              real(0), shown="0", example="0.1"),

@@ -13,6 +13,7 @@ from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
+NO_WARMUP = {"onecycle": "its rise takes 30 % of the steps", "late-cosine": "it starts at its peak"}
 # What no closed form reads: it takes no step, and its weights stay.
 STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
             "max_grad_norm", "train_mode", "grad_accum", "last_batch", "eval_interval", "eval_every_epoch", "lora")
@@ -151,9 +152,12 @@ def check_optimizer(config):
     for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
         if config.chosen(key):
             raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
-    if config.schedule == "onecycle" and config.chosen("warmup_length"):
-        raise UserError("--warmup-length with --schedule onecycle: its rise takes 30 % of the steps; leave it out, or "
-                        "give cosine or constant")
+    if config.schedule in NO_WARMUP and config.chosen("warmup_length"):
+        raise UserError(f"--warmup-length with --schedule {config.schedule}: {NO_WARMUP[config.schedule]}; leave it "
+                        "out, or give cosine or constant")
+    if config.schedule == "late-cosine" and config.iterations:
+        raise UserError(f"--schedule late-cosine with --iterations {config.iterations}: its rate changes from epoch to "
+                        "epoch; give --epochs N")
     if config.lr_floor and config.schedule != "cosine":
         raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
                         "give --schedule cosine")

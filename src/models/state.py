@@ -46,7 +46,8 @@ from src.models.wrapped import is_wrapped, merge, plain_name
 
 @dataclass(frozen=True)
 class Settings:
-    """The optimiser's and the stream's numbers; ``warmup`` in steps."""
+    """The optimiser's and the stream's numbers; ``warmup`` in steps. ``epoch_steps``: the steps of an epoch, which only
+    the schedule ``late-cosine`` needs."""
 
     iterations: int
     lr: float
@@ -68,6 +69,7 @@ class Settings:
     lr_floor: float = 0.0
     crops: str = "random"
     last_batch: str = "keep"
+    epoch_steps: int | None = None
 
     @property
     def peak_rate(self) -> float:

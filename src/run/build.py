@@ -10,7 +10,7 @@ import torch
 from clip import loader
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
-from src.cli.training_checks import acting_in_steps, check_length
+from src.cli.training_checks import NO_WARMUP, acting_in_steps, check_length
 from src.datasets import class_split, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
@@ -121,6 +121,7 @@ def build_settings(training, task, name=None):
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
         crops=training.crops, last_batch=training.last_batch,
+        epoch_steps=None if training.epochs is None else epoch_of(training, task),
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
@@ -133,7 +134,12 @@ def steps_of(training, task):
     check_length(training, closed_form, training.acting)
     if closed_form:
         return 0
-    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size, training.last_batch)
+    return training.iterations or training.epochs * epoch_of(training, task)
+
+
+def epoch_of(training, task):
+    """The steps of an epoch of a task."""
+    return steps_per_epoch(task, training.batch_size, training.last_batch)
 
 
 def is_closed_form(training):
@@ -178,8 +184,10 @@ def rate_of(rates, name):
 
 
 def warmup_of(training, iterations):
-    """The steps of the warm-up; ``onecycle`` has none beside its rise, and a run without steps has none."""
-    return 0 if training.schedule == "onecycle" or not iterations else warmup_steps(training.warmup_length, iterations)
+    """The steps of the warm-up; some schedules have none, and a run without steps has none."""
+    if training.schedule in NO_WARMUP or not iterations:
+        return 0
+    return warmup_steps(training.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):

@@ -134,6 +134,7 @@ def test_flag_of_another_method(method, key):
     ("--eval-only --eval-datasets DTD --method lwf", None),  # a run says so, which knows how the class scores
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
+    ("--train-dataset DTD --epochs 2 --lr 1e-5 --schedule late-cosine --save out", None),
     (f"{TASK} --optimizer sgd --lr 5", None), (f"{TASK} --schedule onecycle", None), (f"{TASK} --lr-floor 1e-5", None),
     ("--dataset-order toy --save out --schedule onecycle", None),  # the protocol's own warm-up
     ("--dataset-order toy-pairs --save out --optimizer sgd", None),  # the protocol's own epsilon
@@ -237,6 +238,12 @@ def test_warnings(words, fragments):
     (f"{TASK} --optimizer sgd --beta2 0.9", ["--beta2 with --optimizer sgd", "leave it out"]),
     (f"{TASK} --optimizer sgd --eps 1e-6", ["--eps with --optimizer sgd", "adam(w)"]),
     (f"{TASK} --schedule onecycle --warmup-length 5", ["--warmup-length with --schedule onecycle", "30 %"]),
+    (f"{TASK} --schedule late-cosine", ["--schedule late-cosine with --iterations 1", "--epochs N"]),
+    ("--dataset-order mtil-1 --schedule late-cosine", ["--schedule late-cosine with --iterations 1000", "--epochs N"]),
+    ("--train-dataset DTD --epochs 2 --lr 1e-5 --schedule late-cosine --warmup-length 5",
+     ["--warmup-length with --schedule late-cosine", "starts at its peak"]),
+    ("--train-dataset DTD --epochs 2 --lr 1e-5 --schedule late-cosine --lr-floor 1e-6",
+     ["--lr-floor with --schedule late-cosine"]),
     (f"{TASK} --schedule onecycle --lr-floor 1e-6", ["--lr-floor with --schedule onecycle", "--schedule cosine"]),
     (f"{TASK} --schedule constant --lr-floor 1e-6", ["--lr-floor with --schedule constant", "--schedule cosine"]),
     (f"{TASK} --lr-floor 2e-5", ["--lr-floor 2e-05", "above --lr 1e-05"]),

@@ -50,6 +50,8 @@ def test_warmup(text, iterations, steps):
     ("--epochs 3 --batch-size 6 --last-batch drop", {"iterations": 9, "last_batch": "drop"}),
     ("--epochs 3 --batch-size 64 --last-batch drop", {"iterations": 3}),
     ("--iterations 9 --schedule onecycle", {"schedule": "onecycle", "warmup": 0}),
+    ("--epochs 3 --batch-size 6 --schedule late-cosine", {"iterations": 12, "epoch_steps": 4, "warmup": 0}),
+    ("--epochs 3 --batch-size 6 --schedule late-cosine --last-batch drop", {"iterations": 9, "epoch_steps": 3}),
     ("--iterations 9 --schedule constant", {"schedule": "constant", "warmup": 100}),
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),

@@ -98,10 +98,12 @@ def test_a_warm_up_that_never_ends(plan, cli, words, world):
 
 @pytest.mark.parametrize(("more", "fragment"), [
     ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
-    ("--schedule onecycle", "30 % of the steps"), ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
+    ("--schedule onecycle", "30 % of the steps"),
+    ("--epochs 3 --schedule late-cosine", "falls from epoch to epoch, by a quarter of a cosine"),
+    ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
 def test_how_the_rate_goes(plan, words, more, fragment):
     command = words(*more.split())
-    if "onecycle" in more:
+    if "onecycle" in more or "late-cosine" in more:
         place = command.index("--warmup-length")
         del command[place:place + 2]
     last = section(plan(*command), "tasks")[3]

@@ -14,6 +14,8 @@ from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_co
 RATES = {  # how the rate of a task goes, by --schedule
     "cosine": "the rate rises by line to its peak over the warm-up, then falls by cosine to {floor:g}",
     "onecycle": "the rate rises by half a cosine to its peak over 30 % of the steps, then falls to nothing by another",
+    "late-cosine": "the rate is at its peak in the first two epochs, then falls from epoch to epoch, by a quarter of a "
+                   "cosine",
     "constant": "the rate rises by line to its peak over the warm-up and stays there"}
 
 
