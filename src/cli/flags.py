@@ -27,6 +27,7 @@ from src.cli.values import (
     DTYPES,
     all_or,
     auto_or,
+    epochs,
     keyword,
     label_spaces,
     names,
@@ -79,8 +80,8 @@ def training_flags():
         Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or a custom FILE.yaml",
              metavar="NAME", numbers=False, example="zscl --dataset-order mtil-1"),
         Flag("--iterations", "optimiser steps per task", parse=whole(1), example="1000"),
-        Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1),
-             example="5 --train-dataset DTD"),
+        Flag("--epochs", "passes over the training images, instead of --iterations; 10,SUN397=5 gives datasets "
+             "their own", parse=epochs, example="10,MNIST=5 --dataset-order DTD,MNIST"),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
         Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "

@@ -124,12 +124,20 @@ def check_compiler(config):
                         "install one, name one by the environment variable CXX, or leave --compile out")
 
 
-def check_rates(config):
+def check_own_values(config):
+    """A value that a flag gives to one dataset acts only where that dataset is a task."""
     trained = config.trained
     known = {*trained, *(class_split(phase_of(name)[0])[0] for name in trained)}
-    strangers = [name for name in config.lr if name is not None and name not in known]
-    if config.given("lr") and strangers:
-        raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
+    for key in ("lr", "epochs"):
+        value, flag = config.values[key], FLAGS[key].name
+        named = [name for name in value if name is not None] if isinstance(value, dict) and config.given(key) else []
+        if strangers := [name for name in named if name not in known]:
+            raise UserError(f"{flag} names {', '.join(strangers)}, which is not trained on here")
+        if named and config.joint:
+            raise UserError(f"{flag} names {', '.join(named)}: --joint trains all datasets as one; give one number")
+
+
+def check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \

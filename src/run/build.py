@@ -111,13 +111,13 @@ def build_device(hardware, index=None):
 
 
 def build_settings(training, task, name=None):
-    """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    iterations = steps_of(training, task)
+    """``name`` is the dataset as the command line gives it, which is how --lr and --epochs name it too."""
+    iterations = steps_of(training, task, name or task.name)
     if training.schedule == "onecycle" and iterations == 1:
         raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
                         "cycle; give more steps, or another --schedule")
     return Settings(
-        iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
+        iterations=iterations, lr=value_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
         crops=training.crops, last_batch=training.last_batch,
@@ -128,13 +128,13 @@ def build_settings(training, task, name=None):
         batch_norm=batch_norm_of(training))
 
 
-def steps_of(training, task):
+def steps_of(training, task, name):
     """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
     closed_form = is_closed_form(training)
     check_length(training, closed_form, training.acting)
     if closed_form:
         return 0
-    return training.iterations or training.epochs * epoch_of(training, task)
+    return training.iterations or value_of(training.epochs, name) * epoch_of(training, task)
 
 
 def epoch_of(training, task):
@@ -177,10 +177,13 @@ def silent_choices(training, state):
     return found
 
 
-def rate_of(rates, name):
-    """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
-    whole, _ = phase_of(name)
-    return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
+def value_of(values, name):
+    """A task's own value, or that of the dataset that it is a phase or a class split of, or that of all others;
+    ``values`` itself where it is no mapping."""
+    if not isinstance(values, dict):
+        return values
+    dataset, _ = phase_of(name)
+    return next(values[own] for own in (name, dataset, class_split(dataset)[0], None) if own in values)
 
 
 def warmup_of(training, iterations):

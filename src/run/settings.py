@@ -92,7 +92,7 @@ class Training:
 
     method: str
     iterations: int | None
-    epochs: int | None
+    epochs: int | dict | None
     lr: dict
     batch_size: int
     wd: float

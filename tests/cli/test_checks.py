@@ -135,6 +135,8 @@ def test_flag_of_another_method(method, key):
     (f"--eval-only --load {__file__} --alpha 0.5", ["--alpha has no effect without --wise-ft"]),
     (f"--eval-only --load {__file__} --wise-ft --alpha 0.5", None),
     ("--train-dataset DTD --epochs 2 --lr 1e-5 --schedule late-cosine --save out", None),
+    ("--dataset-order CIFAR100/10,DTD --epochs 2,CIFAR100-2of10=1,DTD=3 --lr 1e-5 --save out", None),
+    ("--dataset-order toy --recipe keeplora --save out", None),  # whose epochs name a dataset of MTIL
     (f"{TASK} --optimizer sgd --lr 5", None), (f"{TASK} --schedule onecycle", None), (f"{TASK} --lr-floor 1e-5", None),
     ("--dataset-order toy --save out --schedule onecycle", None),  # the protocol's own warm-up
     ("--dataset-order toy-pairs --save out --optimizer sgd", None),  # the protocol's own epsilon
@@ -204,6 +206,10 @@ def test_warnings(words, fragments):
     ("--dataset-order DDT/2 --epochs 1", ["--dataset-order", "'DDT-1of2'"]),
     (f"{TASK} --method ZSCL --ref-dataset DTD --train-mode text", ["--method ZSCL", "--train-mode text"]),
     (f"{TASK} --lr 1e-5,DDT=1e-4,toys=1e-4", ["--lr", "DDT, toys", "not trained on"]),
+    ("--dataset-order toy-colours,toy-sizes --epochs 3,MNIST=2", ["--epochs names MNIST", "not trained on"]),
+    ("--joint --train-dataset DTD,MNIST --epochs 3,DTD=2", ["--epochs names DTD", "--joint", "give one number"]),
+    ("--joint --train-dataset DTD,MNIST --epochs 3 --lr 1e-5,DTD=1e-6", ["--lr names DTD", "--joint"]),
+    ("--dataset-order DTD,MNIST --epochs 3,DTD=2 --iterations 4", ["--iterations", "--epochs", "exclude each other"]),
     ("--dataset-order mtil1 --epochs 1", ["--dataset-order", "mtil1", "mtil-1"]),
     (f"{TASK} --eval-datasets toy-colors", ["--eval-datasets", "'toy-colors'", "did you mean toy-colours"]),
     ("--train-dataset CIFAR-100 --epochs 1", ["--train-dataset", "'CIFAR-100'", "did you mean CIFAR100"]),

@@ -96,6 +96,18 @@ def test_a_warm_up_that_never_ends(plan, cli, words, world):
     assert warning in planned.out and cli(*words("--warmup-length", 2, "--overwrite")).warnings == []
 
 
+def test_epochs_by_dataset(plan, cli, words, world, tmp_path):
+    """What is planned is what is trained; a run with other epochs is another run."""
+    order = ("--dataset-order", f"{world.colours},{world.tones}", "--epochs")
+    command = words(*order, f"1,{world.tones}=2")
+    rows = [re.split(r"\s*\|\s*", row) for row in section(plan(*command), "tasks")[2:4]]
+    assert [row[4] for row in rows] == ["1.0", "2.0"] and cli(*command).status == 0
+    assert [read_json(tmp_path / "out" / f"run_{name}.json")["iterations"] for name in ("colours", "tones")] == [
+        int(row[3]) for row in rows]
+    other = plan(*words(*order, 1))
+    assert other.status == 2 and f"--epochs 1,{world.tones}=2 there, 1 here" in other.out
+
+
 @pytest.mark.parametrize(("more", "fragment"), [
     ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
     ("--schedule onecycle", "30 % of the steps"),
