@@ -1,6 +1,7 @@
 """Parsing: every flag, every spelling, every wrong value of a built flag."""
 
 import contextlib
+import json
 import string
 
 import pytest
@@ -147,9 +148,18 @@ def test_a_run_of_a_version_without_a_flag_had_its_default():
     config = parse(["--train-dataset", "DTD", "--iterations", "3"])
     before = {key: value for key, value in config.numbers().items() if key not in UNSAID}
     assert differences(config.numbers(), before) == []
-    other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6"])
+    other = parse(["--train-dataset", "DTD", "--iterations", "3", "--optimizer", "sgd", "--lr-floor", "1e-6",
+                   "--last-batch", "drop"])
     assert differences(other.numbers(), before) == [
-        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here"]
+        "--optimizer adamw there, sgd here", "--lr-floor 0 there, 1e-06 here", "--last-batch keep there, drop here"]
+
+
+def test_epochs_by_dataset_are_another_run_than_those_of_all():
+    """One number stays as earlier versions wrote it; datasets of their own are named as the command line names them."""
+    before, now = (parse(["--dataset-order", "DTD,MNIST", "--epochs", text]).numbers() for text in ("3", "3,DTD=2"))
+    assert before["epochs"] == 3 and now["epochs"] == {"": 3, "DTD": 2}
+    assert differences(now, before) == ["--epochs 3 there, 3,DTD=2 here"]
+    assert differences(now, json.loads(json.dumps(now))) == []
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

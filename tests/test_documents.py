@@ -62,6 +62,11 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",
     "python -m src.main --load ckpt/dtd_ft/DTD.pth --export ckpt/dtd_open_clip":
         "the embedded ResNet has no place in open_clip's layout; tests/run/test_export.py exports others",
+    "python -m src.main --method inflora --dataset-order cil-pilot-cifar100-10 --train-mode image --inflora-sites k,v "
+    "--inflora-rank 10 --inflora-scale 1 --inflora-dropout 0 --inflora-memory dualgpm --inflora-energy 0.95 "
+    "--inflora-energy-step 0.005 --optimizer adam --lr 5e-4 --wd 0 --ls 0 --batch-size 128 --epochs 20 "
+    "--schedule late-cosine --save ckpt/cil_inflora":
+        "the embedded image tower is a ResNet; tests/models/test_inflora.py trains small ViTs",
     "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":

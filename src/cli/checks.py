@@ -19,6 +19,7 @@ from src.cli.training_checks import (
     check_length,
     check_method,
     check_optimizer,
+    check_own_values,
     check_parts,
     check_rates,
 )
@@ -246,6 +247,7 @@ def _check_study(config):
 
 STUDY_RULES = (_check_study,)
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
-         _check_splits, check_rates, check_optimizer, _check_files)
+         _check_splits, check_own_values, check_rates, check_optimizer,
+         _check_files)
 
 

@@ -27,6 +27,7 @@ from src.cli.values import (
     DTYPES,
     all_or,
     auto_or,
+    epochs,
     keyword,
     label_spaces,
     names,
@@ -78,22 +79,26 @@ def training_flags():
         Flag("--recipe", "a named set of flags: " + ", ".join(recipe_names()) + "; or a custom FILE.yaml",
              metavar="NAME", numbers=False, example="zscl --dataset-order mtil-1"),
         Flag("--iterations", "optimiser steps per task", parse=whole(1), example="1000"),
-        Flag("--epochs", "passes over the training images, instead of --iterations", parse=whole(1),
-             example="5 --train-dataset DTD"),
+        Flag("--epochs", "passes over the training images, instead of --iterations; 10,SUN397=5 gives datasets "
+             "their own", parse=epochs, example="10,MNIST=5 --dataset-order DTD,MNIST"),
         Flag("--lr", "peak learning rate; 1e-5,Aircraft=5e-5 gives datasets their own", {None: 0.001}, rates,
              shown="0.001", example="1e-5,MNIST=5e-5 --dataset-order DTD,MNIST --iterations 1000"),
         Flag("--batch-size", "images per step, over all devices; on class data the last step of an epoch has those "
-             "that are left", 8, whole(1), example="64"),
+             "that are left (--last-batch)", 8, whole(1), example="64"),
         Flag("--optimizer", "adamw, adam or sgd, which has no momentum", "adamw", choices=("adamw", "adam", "sgd"),
              example="sgd"),
         Flag("--schedule", "the rate after the warm-up: cosine to --lr-floor, or constant; onecycle instead rises over "
-             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back", "cosine",
-             choices=("cosine", "onecycle", "constant"), example="onecycle"),
+             "30 %% of the steps and falls to nothing, and Adam's first beta goes from 0.95 to 0.85 and back; "
+             "late-cosine, with --epochs: two epochs at --lr, then a quarter of a cosine, constant within an epoch",
+             "cosine", choices=("cosine", "onecycle", "constant", "late-cosine"), example="onecycle"),
         Flag("--lr-floor", "where the cosine ends: a rate of at most --lr", 0.0, real(0), shown="0", example="1e-6"),
         Flag("--wd", "weight decay: decoupled in adamw, coupled in adam and sgd, which add it to the gradient", 0.0,
              real(0), shown="0", example="0.1"),
         Flag("--crops", "how training images are cut: random crops, drawn again at each visit, or none, which is the "
              "transform of evaluation", "random", choices=("random", "none"), example="none"),
+        Flag("--last-batch", "the smaller last batch of an epoch, of the images that are left: keep, or drop, so that "
+             "an epoch has full batches only; a training set smaller than a batch is one batch", "keep",
+             choices=("keep", "drop"), example="drop --train-dataset DTD --epochs 5"),
         Flag("--ls", "label smoothing", 0.0, real(0, 1), shown="0", example="0.2"),
         Flag("--warmup-length", "steps of linear warm-up, or a share such as 20%%", "100", warmup, example="20%"),
         Flag("--beta2", "second beta of AdamW and Adam", 0.999, real(0, 0.999999), example="0.98"),

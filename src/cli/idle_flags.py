@@ -18,6 +18,7 @@ DEPENDENT = [
     ("on image-text pairs: they have no classes", lambda config: not config.pairs,
      ("shots", "shots_file", "split_file", "val_fraction", "ls")),
     ("on image-text pairs: they have the transform of evaluation", lambda config: not config.pairs, ("crops",)),
+    ("on image-text pairs: they come in full batches", lambda config: not config.pairs, ("last_batch",)),
     ("with a bound on frozen features, which takes the transform of evaluation",
      lambda config: config.method not in ("ridge", "class-means"), ("crops",)),
     ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),

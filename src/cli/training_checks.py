@@ -13,9 +13,10 @@ from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
 COMPILERS = ("g++", "clang++", "c++")
+NO_WARMUP = {"onecycle": "its rise takes 30 % of the steps", "late-cosine": "it starts at its peak"}
 # What no closed form reads: it takes no step, and its weights stay.
 STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
-            "max_grad_norm", "train_mode", "grad_accum", "eval_interval", "eval_every_epoch", "lora")
+            "max_grad_norm", "train_mode", "grad_accum", "last_batch", "eval_interval", "eval_every_epoch", "lora")
 
 
 def acting_in_steps(config):
@@ -123,12 +124,20 @@ def check_compiler(config):
                         "install one, name one by the environment variable CXX, or leave --compile out")
 
 
-def check_rates(config):
+def check_own_values(config):
+    """A value that a flag gives to one dataset acts only where that dataset is a task."""
     trained = config.trained
     known = {*trained, *(class_split(phase_of(name)[0])[0] for name in trained)}
-    strangers = [name for name in config.lr if name is not None and name not in known]
-    if config.given("lr") and strangers:
-        raise UserError(f"--lr names {', '.join(strangers)}, which is not trained on here")
+    for key in ("lr", "epochs"):
+        value, flag = config.values[key], FLAGS[key].name
+        named = [name for name in value if name is not None] if isinstance(value, dict) and config.given(key) else []
+        if strangers := [name for name in named if name not in known]:
+            raise UserError(f"{flag} names {', '.join(strangers)}, which is not trained on here")
+        if named and config.joint:
+            raise UserError(f"{flag} names {', '.join(named)}: --joint trains all datasets as one; give one number")
+
+
+def check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
     if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
@@ -151,9 +160,12 @@ def check_optimizer(config):
     for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
         if config.chosen(key):
             raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
-    if config.schedule == "onecycle" and config.chosen("warmup_length"):
-        raise UserError("--warmup-length with --schedule onecycle: its rise takes 30 % of the steps; leave it out, or "
-                        "give cosine or constant")
+    if config.schedule in NO_WARMUP and config.chosen("warmup_length"):
+        raise UserError(f"--warmup-length with --schedule {config.schedule}: {NO_WARMUP[config.schedule]}; leave it "
+                        "out, or give cosine or constant")
+    if config.schedule == "late-cosine" and config.iterations:
+        raise UserError(f"--schedule late-cosine with --iterations {config.iterations}: its rate changes from epoch to "
+                        "epoch; give --epochs N")
     if config.lr_floor and config.schedule != "cosine":
         raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
                         "give --schedule cosine")

@@ -47,19 +47,31 @@ def names(text):
 
 def rates(text):
     """``1e-5`` or ``1e-5,Aircraft=5e-5`` -> {None: 1e-5, "Aircraft": 5e-5}; None stands for every other dataset."""
+    return _by_dataset(text, real(above=0), "a rate above 0", "the rate", "1e-5,Aircraft=5e-5")
+
+
+def epochs(text):
+    """``10`` -> 10; ``10,SUN397=5`` -> {None: 10, "SUN397": 5}, where None stands for every other dataset."""
+    parse = whole(1)
+    if "," not in text and "=" not in text:
+        return parse(text)  # not a mapping: runs of earlier versions have a number in their configuration
+    return _by_dataset(text, parse, "a whole number, at least 1", "the number", "10,SUN397=5")
+
+
+def _by_dataset(text, parse, expected, what, example):
     parsed = {}
     for part in text.split(","):
         name, equals, value = part.strip().rpartition("=")
         key = name if equals else None
         try:
-            rate = real(above=0)(value)
+            own = parse(value)
         except ValueError:
-            raise ValueError("expected a rate above 0, or a mapping such as 1e-5,Aircraft=5e-5") from None
+            raise ValueError(f"expected {expected}, or a mapping such as {example}") from None
         if key in parsed or key == "":
-            raise ValueError(f"names {key or 'the rate of all other datasets'} twice or not at all")
-        parsed[key] = rate
+            raise ValueError(f"names {key or f'{what} of all other datasets'} twice or not at all")
+        parsed[key] = own
     if None not in parsed:
-        raise ValueError("lacks the rate of all other datasets, as in 1e-5,Aircraft=5e-5")
+        raise ValueError(f"lacks {what} of all other datasets, as in {example}")
     return parsed
 
 

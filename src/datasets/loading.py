@@ -16,19 +16,25 @@ def batches_per_epoch(size, batch_size, rest=False):
     return max(1, -(-size // batch_size) if rest else size // batch_size)
 
 
-def steps_per_epoch(task, batch_size):
-    """Return the steps in which a Task's training images are passed once.
+def keeps_rest(task, batch_size, last_batch):
+    """Return whether the last batch of an epoch of a Task has the images that are left, fewer than ``batch_size``.
 
-    On class data the last batch of an epoch has the images that are left, fewer than ``batch_size``. Image-text pairs
-    come in full batches only: their loss depends on the number of pairs that it compares.
+    On class data ``last_batch`` decides, "keep" or "drop"; images that fill no batch are kept. Image-text pairs come in
+    full batches only: their loss depends on the number of pairs that it compares.
     """
-    return batches_per_epoch(len(task.split("train")), batch_size, rest=not task.pairs)
+    return not task.pairs and (last_batch == "keep" or len(task.split("train")) < batch_size)
 
 
-def rest_of_epoch(task, batch_size):
+def steps_per_epoch(task, batch_size, last_batch="keep"):
+    """Return the steps of an epoch: those in which a Task's training images are passed once, or with ``last_batch``
+    "drop" its full batches. A training set smaller than a batch is one step."""
+    return batches_per_epoch(len(task.split("train")), batch_size, keeps_rest(task, batch_size, last_batch))
+
+
+def rest_of_epoch(task, batch_size, last_batch="keep"):
     """Return the number of images in the smaller last batch of an epoch, 0 without one."""
     size = len(task.split("train"))
-    return 0 if task.pairs or size < batch_size else size % batch_size
+    return size % batch_size if size >= batch_size and keeps_rest(task, batch_size, last_batch) else 0
 
 
 def require_shares(size, batch_size, processes):

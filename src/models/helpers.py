@@ -55,6 +55,12 @@ def warmed_up(step: int, warmup: int, peak: float) -> float:
     return peak * (step + 1) / warmup if step < warmup else peak
 
 
+def late_cosine(epoch: int, epochs: int, peak: float) -> float:
+    """Almost a quarter of a cosine from ``peak`` that comes one epoch late, peak cos(0.495 pi max(e - 1, 0) / (E - 1)),
+    constant within an epoch, as InfLoRA's code has it; epoch counts from 0. A single epoch is at the peak."""
+    return peak * math.cos(0.495 * math.pi * max(epoch - 1, 0) / max(1, epochs - 1))
+
+
 def one_cycle(step: int, total: int, start: float, top: float, end: float) -> float:
     """From ``start`` to ``top`` at step 0.3 N - 1 and on to ``end`` at step N - 1, each by half a cosine (Smith and
     Topin, 2018, as torch's OneCycleLR counts); step counts from 0. Below 4 steps there is no rise."""

@@ -5,7 +5,7 @@ import numbers
 import torch
 
 from src.errors import UserError
-from src.models.helpers import learning_rate, one_cycle, warmed_up
+from src.models.helpers import late_cosine, learning_rate, one_cycle, warmed_up
 
 WITH_BETAS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 KINDS = {**WITH_BETAS, "sgd": torch.optim.SGD}
@@ -94,7 +94,11 @@ def _constant(step, settings, peak):
     return warmed_up(step, settings.warmup, peak)
 
 
-SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
+def _late_cosine(step, settings, peak):
+    return late_cosine(step // settings.epoch_steps, settings.iterations // settings.epoch_steps, peak)
+
+
+SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant, "late-cosine": _late_cosine}
 
 
 def rate_at(step, settings, peak):

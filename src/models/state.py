@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from clip.packing import PackedTexts
 from src.datasets.common import Split, Task
-from src.datasets.loading import SeededBatches, batches_of_pass, first_visits, pass_batches, training_batches
+from src.datasets.loading import (
+    SeededBatches,
+    batches_of_pass,
+    first_visits,
+    keeps_rest,
+    pass_batches,
+    training_batches,
+)
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
@@ -39,7 +46,8 @@ from src.models.wrapped import is_wrapped, merge, plain_name
 
 @dataclass(frozen=True)
 class Settings:
-    """The optimiser's and the stream's numbers; ``warmup`` in steps."""
+    """The optimiser's and the stream's numbers; ``warmup`` in steps. ``epoch_steps``: the steps of an epoch, which only
+    the schedule ``late-cosine`` needs."""
 
     iterations: int
     lr: float
@@ -60,6 +68,8 @@ class Settings:
     schedule: str = "cosine"
     lr_floor: float = 0.0
     crops: str = "random"
+    last_batch: str = "keep"
+    epoch_steps: int | None = None
 
     @property
     def peak_rate(self) -> float:
@@ -337,12 +347,13 @@ class TrainingState:
     def training_stream(self) -> Iterator[Batch]:
         """The task's batches: crops drawn again at each visit; or, where only a head trains, features under the
         evaluation transform, which are constant and are encoded once. Of an epoch the last batch has what is left of
-        the images. Pairs come under the evaluation transform, with captions drawn again, in full batches only."""
+        the images, unless --last-batch drops it. Pairs come under the evaluation transform, with captions drawn again,
+        in full batches only."""
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
             batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
         elif self.head is None or self.trains("image"):
-            batches = self.stream(split, "train", settings.batch_size, train_transform=True, rest=True)
+            batches = self.stream(split, "train", settings.batch_size, train_transform=True, rest=self._keeps_rest)
         else:
             batches = self._feature_batches(split)
         order = self._order(len(split), self.iteration)
@@ -351,7 +362,12 @@ class TrainingState:
     def _order(self, size: int, start: int) -> SeededBatches:
         """The order of the task's images, from a step on."""
         return SeededBatches(size, self.settings.batch_size, self.seed_of("train"), start, self.settings.iterations,
-                             self.world.part, rest=not self.task.pairs)
+                             self.world.part, self._keeps_rest)
+
+    @property
+    def _keeps_rest(self) -> bool:
+        """Whether the last batch of an epoch has the images that are left."""
+        return keeps_rest(self.task, self.settings.batch_size, self.settings.last_batch)
 
     def _weighed(self, rows: int, batch: Batch) -> Batch:
         """A batch of the task with what it is of the ``rows`` of all processes. Skipped images, which only one process

@@ -10,7 +10,7 @@ import torch
 from clip import loader
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, SEQUENCE, TRAINING
-from src.cli.training_checks import acting_in_steps, check_length
+from src.cli.training_checks import NO_WARMUP, acting_in_steps, check_length
 from src.datasets import class_split, coop, known_pairs, pairs, phase_of, stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.datasets.seeds import seed_of
@@ -114,29 +114,35 @@ def build_device(hardware, index=None):
 
 
 def build_settings(training, task, name=None):
-    """``name`` is the dataset as the command line gives it, which is how --lr names it too."""
-    iterations = steps_of(training, task)
+    """``name`` is the dataset as the command line gives it, which is how --lr and --epochs name it too."""
+    iterations = steps_of(training, task, name or task.name)
     if training.schedule == "onecycle" and iterations == 1:
         raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
                         "cycle; give more steps, or another --schedule")
     return Settings(
-        iterations=iterations, lr=rate_of(training.lr, name or task.name), batch_size=training.batch_size,
+        iterations=iterations, lr=value_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
-        crops=training.crops,
+        crops=training.crops, last_batch=training.last_batch,
+        epoch_steps=None if training.epochs is None else epoch_of(training, task),
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
         batch_norm=batch_norm_of(training))
 
 
-def steps_of(training, task):
+def steps_of(training, task, name):
     """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
     closed_form = is_closed_form(training)
     check_length(training, closed_form, training.acting)
     if closed_form:
         return 0
-    return training.iterations or training.epochs * steps_per_epoch(task, training.batch_size)
+    return training.iterations or value_of(training.epochs, name) * epoch_of(training, task)
+
+
+def epoch_of(training, task):
+    """The steps of an epoch of a task."""
+    return steps_per_epoch(task, training.batch_size, training.last_batch)
 
 
 def is_closed_form(training):
@@ -158,7 +164,7 @@ def silent_choices(training, state):
     if training.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
         why = "weights are random" if training.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
-    left = rest_of_epoch(state.task, state.settings.batch_size)
+    left = rest_of_epoch(state.task, state.settings.batch_size, state.settings.last_batch)
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
         found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
                      "running statistics of batch norms")
@@ -174,15 +180,20 @@ def silent_choices(training, state):
     return found
 
 
-def rate_of(rates, name):
-    """A dataset's own rate, or that of the dataset it is a class split of, or everybody's."""
-    whole, _ = phase_of(name)
-    return rates.get(whole, rates.get(class_split(whole)[0], rates[None]))
+def value_of(values, name):
+    """A task's own value, or that of the dataset that it is a phase or a class split of, or that of all others;
+    ``values`` itself where it is no mapping."""
+    if not isinstance(values, dict):
+        return values
+    dataset, _ = phase_of(name)
+    return next(values[own] for own in (name, dataset, class_split(dataset)[0], None) if own in values)
 
 
 def warmup_of(training, iterations):
-    """The steps of the warm-up; ``onecycle`` has none beside its rise, and a run without steps has none."""
-    return 0 if training.schedule == "onecycle" or not iterations else warmup_steps(training.warmup_length, iterations)
+    """The steps of the warm-up; some schedules have none, and a run without steps has none."""
+    if training.schedule in NO_WARMUP or not iterations:
+        return 0
+    return warmup_steps(training.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):

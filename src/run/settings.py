@@ -101,7 +101,7 @@ class Training:
 
     method: str
     iterations: int | None
-    epochs: int | None
+    epochs: int | dict | None
     lr: dict
     batch_size: int
     wd: float
@@ -111,6 +111,7 @@ class Training:
     schedule: str
     lr_floor: float
     crops: str
+    last_batch: str
     warmup_length: str
     max_grad_norm: float | None
     batch_norm: str

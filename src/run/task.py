@@ -92,7 +92,8 @@ class TaskRun:
     def rhythm(self):
         """The number of steps from one score to the next; None for the end only."""
         if self.training.eval_every_epoch:
-            return steps_per_epoch(self.state.task, self.state.settings.batch_size)
+            settings = self.state.settings
+            return steps_per_epoch(self.state.task, settings.batch_size, settings.last_batch)
         return self.training.eval_interval
 
     def score(self):

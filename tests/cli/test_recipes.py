@@ -42,10 +42,10 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "nusa-cl": "--method nusa-cl --nusa-rank 128 --nusa-energy 0.95 --nusa-dropout 0.25 --optimizer adamw --lr 3e-4 "
                "--wd 0.01 --schedule cosine --warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 "
                "--precision fp32",
-    "keeplora": "--method keeplora --epochs 10 --batch-size 64 --lr 1e-3 --wd 0.01 --schedule onecycle --ls 0 "
-                "--crops none --template all:first",
+    "keeplora": "--method keeplora --epochs 10,SUN397=5 --batch-size 64 --lr 1e-3 --wd 0.01 --schedule onecycle --ls 0 "
+                "--crops none --last-batch drop --template all:first",
     "keeplora-plus": "--method keeplora-plus --epochs 5 --batch-size 64 --lr 1e-3 --wd 0.01 --schedule onecycle --ls 0 "
-                     "--crops none --template all:first",
+                     "--crops none --last-batch drop --template all:first",
     "ewc": "--method ewc",
     "rail": "--method rail --batch-size 128 --template 'all:a photo of a {c}.'",
     "rail-dual": "--method rail --rail-form dual --batch-size 128 --template 'all:a photo of a {c}.'",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.cli.values import auto_or, names, one_or_several, rates, real, shares, some_of, warmup, whole
+from src.cli.values import auto_or, epochs, names, one_or_several, rates, real, shares, some_of, warmup, whole
 
 
 @pytest.mark.parametrize(("parse", "text", "value"), [
@@ -13,6 +13,8 @@ from src.cli.values import auto_or, names, one_or_several, rates, real, shares, 
     (rates, "1e-5", {None: 1e-5}),
     (rates, "1e-5,Aircraft=5e-5,MNIST=5e-5", {None: 1e-5, "Aircraft": 5e-5, "MNIST": 5e-5}),
     (rates, "folder:a=b=2e-5, 1e-5", {"folder:a=b": 2e-5, None: 1e-5}),
+    (epochs, "10", 10), (epochs, "10,SUN397=5", {None: 10, "SUN397": 5}),
+    (epochs, "folder:a=b=2, 3", {"folder:a=b": 2, None: 3}),
     (some_of("qkvo"), "v,k", ("k", "v")), (some_of("qkvo"), "o", ("o",)),
     (shares, "0.5", (0.5,)), (shares, "0,0.25,1", (0.0, 0.25, 1.0)),
     (warmup, "100", "100"), (warmup, "0", "0"), (warmup, "20%", "20%"), (warmup, "0.5%", "0.5%"),
@@ -35,6 +37,11 @@ def test_accepted(parse, text, value):
     (rates, "A=1e-5", "rate of all other datasets"), (rates, "1e-5,A=0", "a rate above 0"),
     (rates, "1e-5,1e-4", "all other datasets twice"), (rates, "1e-5,A=1e-5,A=1e-4", "A twice"),
     (rates, "1e-5,=1e-4", "twice or not at all"), (rates, "1e-5,", "a rate above 0"),
+    (epochs, "0", "a whole number, at least 1"), (epochs, str(2 ** 63), "at most 9223372036854775807"),
+    (epochs, "10,A=0", "a whole number, at least 1, or a mapping such as 10,SUN397=5"),
+    (epochs, "10,A=1.5", "at least 1, or a mapping"), (epochs, "10,", "or a mapping"),
+    (epochs, "A=5", "lacks the number of all other datasets"), (epochs, "10,5", "number of all other datasets twice"),
+    (epochs, "10,A=5,A=4", "A twice"),
     (warmup, "-1", "such as 20%"), (warmup, "120%", "such as 20%"), (warmup, "%", "such as 20%"),
     (warmup, "nan%", "such as 20%"), (warmup, "1.5", "such as 20%"),
     (auto_or(whole(0)), "Auto", "whole number"),

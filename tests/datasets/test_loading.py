@@ -39,6 +39,8 @@ def test_batches_per_epoch_are_full_ones_and_at_least_one(size, batch_size, coun
         opened = Task("t", ["a"], ["{c}"], {"train": Split(None, [0] * size)}, pairs=pairs)
         assert steps_per_epoch(opened, batch_size) == count + (bool(left) and not pairs)
         assert rest_of_epoch(opened, batch_size) == (0 if pairs else left)
+        assert steps_per_epoch(opened, batch_size, last_batch="drop") == count
+        assert rest_of_epoch(opened, batch_size, last_batch="drop") == 0
 
 
 @pytest.mark.parametrize("size, steps", [(1020, 16), (1880, 30), (3334, 53)])

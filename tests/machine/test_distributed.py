@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "tools"
 PRECISE = dict(rtol=0, atol=1e-10)
 FAULTY = ("indivisible", "small reference", "broken")
-RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "no share", "keeplora",
-        "keeplora-plus", *EXAMPLES]
+RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "small dropped", "no share", "dropped",
+        "keeplora", "keeplora-plus", *EXAMPLES]
 QUICK = ("finetune", "zscl", "icarl", "fc", "experts", "scored", *FAULTY)
 
 
@@ -70,6 +70,8 @@ def commands(world, root, save):
         "fc": [*first, "--train-mode", "fc"],
         "scored": ["--eval-only", "--eval-datasets", world.tones],
         "indivisible": [*first, "--batch-size", 5],
+        "dropped": [*first, "--last-batch", "drop"],
+        "small dropped": [*first, "--batch-size", 100, "--shots", 1, "--last-batch", "drop"],
         "small": [*first, "--batch-size", 100, "--shots", 1],  # 3 images: of 2 and 1
         "no share": [*first, "--method", "lwf", "--shots", 3],  # 9 images: the last of an epoch is one process's
         "small reference": [*first, *zscl, "--ref-size", 3],

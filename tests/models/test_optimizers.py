@@ -105,6 +105,24 @@ def test_one_cycle_by_hand():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.26) and optimizer.param_groups[0]["momentum"] == 0
 
 
+def test_late_cosine_by_hand():
+    """InfLoRA's: of 4 epochs of 3 steps the first two run at the peak, the last at cos(0.495 pi 2/3) of it."""
+    settings = Settings(12, 0.2, warmup=0, schedule="late-cosine", epoch_steps=3)
+    rates = [rate_at(step, settings, 0.2) for step in range(12)]
+    assert rates[:6] == [0.2] * 6
+    assert rates[6:9] == pytest.approx([0.2 * math.cos(math.pi * 0.165)] * 3, rel=1e-12)
+    assert rates[9:] == pytest.approx([0.2 * math.cos(math.pi * 0.33)] * 3, rel=1e-12)
+    assert settings.peak_rate == 0.2
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [
+    (1, [1.0]), (2, [1.0, 1.0]), (3, [1.0, 1.0, math.cos(math.pi * 0.2475)])])
+def test_late_cosine_of_few_epochs(epochs, expected):
+    """One epoch, which divides by zero in the authors' code, is at the peak."""
+    settings = Settings(2 * epochs, 0.5, warmup=0, schedule="late-cosine", epoch_steps=2)
+    assert [rate_at(step, settings, 1.0) for step in range(0, 2 * epochs, 2)] == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_cosine_with_a_floor_is_torch_s(warmup):
     """Behind the warm-up: CosineAnnealingLR from the peak to ``eta_min``."""

@@ -1,6 +1,7 @@
 """The streams of a task: what a step sees, and what a run that starts later sees."""
 
 import dataclasses
+import itertools
 import os
 import signal
 
@@ -14,7 +15,7 @@ from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.interruption import Interrupted, Signals
 from src.models.hooks import Hooks
-from src.models.modeling import image_features
+from src.models.modeling import ClassificationHead, image_features
 from src.models.training import train
 
 
@@ -37,11 +38,12 @@ def assert_same_batches(one, other):
         assert torch.equal(left.images, right.images) and torch.equal(left.labels, right.labels)
 
 
+@pytest.mark.parametrize("last_batch", ["keep", "drop"])
 @pytest.mark.parametrize("start", [1, 4, 5, 7])
-def test_a_run_that_starts_later_sees_the_batches_of_an_uninterrupted_one(start, make_model, make_state):
+def test_a_run_that_starts_later_sees_the_batches_of_an_uninterrupted_one(start, last_batch, make_model, make_state):
     whole, rest = KeepBatches(), KeepBatches()
-    train(make_state(make_model("vit"), iterations=9), [whole])
-    state = make_state(make_model("vit"), iterations=9)
+    train(make_state(make_model("vit"), iterations=9, last_batch=last_batch), [whole])
+    state = make_state(make_model("vit"), iterations=9, last_batch=last_batch)
     state.iteration = start
     train(state, [rest])
     assert_same_batches(rest.batches, whole.batches[start:])
@@ -253,6 +255,27 @@ def test_a_process_ends_its_pass_where_another_one_was_asked_to(make_model, make
         raise Interrupted("interrupted by SIGTERM")
     with pytest.raises(Interrupted, match="by SIGTERM"):
         next(passed)
+
+
+@pytest.mark.parametrize("mode", ["whole", "fc"])
+@pytest.mark.parametrize(("last_batch", "rows"), [("keep", [10, 10, 3, 10, 10, 3]), ("drop", [10] * 6)])
+def test_the_last_batch_of_an_epoch_is_kept_or_dropped(last_batch, rows, mode, make_model, make_state):
+    """Of 23 images in batches of 10: without the last one an epoch has two steps and 20 of the images."""
+    model = make_model("vit")
+    if mode == "fc":
+        model.head = ClassificationHead(torch.zeros(3, 8), torch.zeros(3))
+    state = make_state(model, mode, batch_size=10, last_batch=last_batch)
+    order = state._order(23, 0)
+    batches = list(itertools.islice(state.training_stream(), 6))
+    assert [len(batch.labels) for batch in batches] == [batch.rows for batch in batches] == rows
+    per_epoch = 2 if last_batch == "drop" else 3
+    assert [epoch for (epoch, _), *_ in order.whole()] == [step // per_epoch for step in range(6)]
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "drop"])
+def test_fewer_images_than_a_batch_are_one_batch_a_step(last_batch, make_model, make_state):
+    state = make_state(make_model("vit"), batch_size=24, iterations=2, last_batch=last_batch)
+    assert [len(batch.labels) for batch in state.training_stream()] == [23, 23]
 
 
 @pytest.mark.parametrize(("crops", "trains_on"), [("random", TrainTransform), ("none", EvalTransform)])

@@ -46,7 +46,14 @@ def test_warmup(text, iterations, steps):
     ("--iterations 9", {"optimizer": "adamw", "schedule": "cosine", "lr_floor": 0.0}),
     ("--iterations 9 --optimizer sgd --lr-floor 1e-4", {"optimizer": "sgd", "lr_floor": 1e-4}),
     ("--iterations 9", {"crops": "random"}), ("--iterations 9 --crops none", {"crops": "none"}),
+    ("--epochs 3,DTD=2 --batch-size 6", {"iterations": 8}), ("--epochs 3,MNIST=2 --batch-size 6", {"iterations": 12}),
+    ("--epochs 3,DTD=2 --batch-size 6 --schedule late-cosine", {"iterations": 8, "epoch_steps": 4}),
+    ("--epochs 3 --batch-size 6", {"last_batch": "keep"}),
+    ("--epochs 3 --batch-size 6 --last-batch drop", {"iterations": 9, "last_batch": "drop"}),
+    ("--epochs 3 --batch-size 64 --last-batch drop", {"iterations": 3}),
     ("--iterations 9 --schedule onecycle", {"schedule": "onecycle", "warmup": 0}),
+    ("--epochs 3 --batch-size 6 --schedule late-cosine", {"iterations": 12, "epoch_steps": 4, "warmup": 0}),
+    ("--epochs 3 --batch-size 6 --schedule late-cosine --last-batch drop", {"iterations": 9, "epoch_steps": 3}),
     ("--iterations 9 --schedule constant", {"schedule": "constant", "warmup": 100}),
     ("--iterations 40 --warmup-length 20%", {"warmup": 8}), ("--iterations 1 --init scratch", {"batch_norm": "train"}),
     ("--iterations 1 --init scratch --batch-norm eval", {"batch_norm": "eval"}),
@@ -195,10 +202,12 @@ def test_state_of_a_task(world, tmp_path):
 
 @pytest.mark.parametrize(("name", "rate"), [
     ("DTD", 1.0), ("toy-colours", 2.0), ("toy-colours-1of4", 2.0), ("toy-colours-2of4", 3.0), ("toy-sizes-1of2", 1.0),
-    ("folder:/a/toy-colours-1of4", 1.0), ("folder:/a/pets", 4.0)])
+    ("folder:/a/toy-colours-1of4", 1.0), ("folder:/a/pets", 4.0), ("coco_phase1", 5.0), ("coco_phase2", 6.0)])
 def test_rates(name, rate):
-    rates = {None: 1.0, "toy-colours": 2.0, "toy-colours-2of4": 3.0, "folder:/a/pets": 4.0}
-    assert build.rate_of(rates, name) == rate
+    rates = {None: 1.0, "toy-colours": 2.0, "toy-colours-2of4": 3.0, "folder:/a/pets": 4.0, "coco": 5.0,
+             "coco_phase2": 6.0}
+    assert build.value_of(rates, name) == rate
+    assert build.value_of(7, name) == 7
 
 
 @pytest.mark.parametrize("train_mode", TRAIN_MODES)

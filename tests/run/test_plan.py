@@ -96,12 +96,26 @@ def test_a_warm_up_that_never_ends(plan, cli, words, world):
     assert warning in planned.out and cli(*words("--warmup-length", 2, "--overwrite")).warnings == []
 
 
+def test_epochs_by_dataset(plan, cli, words, world, tmp_path):
+    """What is planned is what is trained; a run with other epochs is another run."""
+    order = ("--dataset-order", f"{world.colours},{world.tones}", "--epochs")
+    command = words(*order, f"1,{world.tones}=2")
+    rows = [re.split(r"\s*\|\s*", row) for row in section(plan(*command), "tasks")[2:4]]
+    assert [row[4] for row in rows] == ["1.0", "2.0"] and cli(*command).status == 0
+    assert [read_json(tmp_path / "out" / f"run_{name}.json")["iterations"] for name in ("colours", "tones")] == [
+        int(row[3]) for row in rows]
+    other = plan(*words(*order, 1))
+    assert other.status == 2 and f"--epochs 1,{world.tones}=2 there, 1 here" in other.out
+
+
 @pytest.mark.parametrize(("more", "fragment"), [
     ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
-    ("--schedule onecycle", "30 % of the steps"), ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
+    ("--schedule onecycle", "30 % of the steps"),
+    ("--epochs 3 --schedule late-cosine", "falls from epoch to epoch, by a quarter of a cosine"),
+    ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
 def test_how_the_rate_goes(plan, words, more, fragment):
     command = words(*more.split())
-    if "onecycle" in more:
+    if "onecycle" in more or "late-cosine" in more:
         place = command.index("--warmup-length")
         del command[place:place + 2]
     last = section(plan(*command), "tasks")[3]
@@ -132,6 +146,13 @@ def test_steps(plan, words, world):
     assert section(done, "tasks")[4].startswith(f"24 steps in all, 4 images each{rest}")
     for more in (("--dataset-order", f"{world.tones},{world.tones}"), ("--iterations", 4)):
         assert rest not in plan(*words(*more)).out
+
+
+def test_steps_of_full_batches(plan, words, world):
+    """Of 18 images in batches of 4 an epoch has 4 steps."""
+    done = plan(*words("--epochs", 3, "--last-batch", "drop"))
+    assert re.split(r"\s*\|\s*", section(done, "tasks")[2])[1:5] == [f"1 {world.colours}", "18", "12", "3.0"]
+    assert section(done, "tasks")[3].startswith("12 steps in all, 4 images each; ")
 
 
 # -- nothing is written ------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def test_log(train, tmp_path):
 @pytest.mark.parametrize(("words", "iterations"), [
     ("--eval-interval 2 --iterations 5", [2, 4, 5]), ("--eval-interval 3 --iterations 6", [3, 6]),
     ("--eval-interval 9 --iterations 5", [5]), ("--eval-every-epoch --iterations 11", [5, 10, 11]),
+    ("--eval-every-epoch --epochs 2 --last-batch drop", [4, 8]),
     ("--eval-every-epoch --epochs 2", [5, 10]), ("--epochs 1", [5]), ("--epochs 2 --batch-size 100", [2]),
 ])
 def test_rhythm_of_evaluation(train, tmp_path, words, iterations):

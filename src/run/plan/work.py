@@ -14,6 +14,8 @@ from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_co
 RATES = {  # how the rate of a task goes, by --schedule
     "cosine": "the rate rises by line to its peak over the warm-up, then falls by cosine to {floor:g}",
     "onecycle": "the rate rises by half a cosine to its peak over 30 % of the steps, then falls to nothing by another",
+    "late-cosine": "the rate is at its peak in the first two epochs, then falls from epoch to epoch, by a quarter of a "
+                   "cosine",
     "constant": "the rate rises by line to its peak over the warm-up and stays there"}
 
 
@@ -43,7 +45,8 @@ def tasks_text(training, datasets, names):
             rows.append([f"{number} {name}", images, steps, None, None, None])
         else:
             task, steps = datasets.open(name), settings.iterations
-            each, left = steps_per_epoch(task, settings.batch_size), rest_of_epoch(task, settings.batch_size)
+            cut = task, settings.batch_size, settings.last_batch
+            each, left = steps_per_epoch(*cut), rest_of_epoch(*cut)
             smaller = smaller or 0 < left and each <= steps
             rows.append([f"{number} {name}", images, steps, f"{steps / each:.1f}", f"{settings.peak_rate:g}",
                          settings.warmup])
