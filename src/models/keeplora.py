@@ -126,8 +126,8 @@ class KeepLoRA(Finetune):
             for batch in self.batches(state, "keeplora features") if state.trains("image") else ():
                 model.encode_image(batch.images)
                 for name, pair in seen.items():
-                    for rows, total in zip(pair, totals.setdefault(name, [*map(torch.zeros_like, pair)]), strict=True):
-                        total[:len(rows)] += rows  # images that cannot be decoded leave a batch fewer
+                    before = totals.get(name, [rows[:0] for rows in pair])
+                    totals[name] = [added_rows(total, rows) for total, rows in zip(before, pair, strict=True)]
             for name, pair in totals.items():
                 grams[name] = [state.world.sum(gram_of(total)).cpu() for total in pair]
             seen.clear()
@@ -164,6 +164,16 @@ def gradient_at(model, site):
     weight = attention.out_proj.weight if part == "o" else attention.in_proj_weight
     gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
     return gradient if part == "o" else gradient.chunk(3)[PROJECTIONS.index(part)]
+
+
+def added_rows(total, rows):
+    """The sum of ``total`` (B, L, in), in place where it is long enough, and ``rows`` (B', L, in), as if the shorter one
+    ended in zeros: any batch, the first one too, may have images that cannot be decoded."""
+    missing = len(rows) - len(total)
+    if missing > 0:
+        total = torch.cat([total, total.new_zeros(missing, *total.shape[1:])])
+    total[:len(rows)] += rows
+    return total
 
 
 def gram_of(rows):

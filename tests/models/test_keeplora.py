@@ -19,7 +19,7 @@ from keeplora_reference import Reference, by_site, cross_entropy
 
 import clip
 from clip.model import CLIP
-from src.datasets.common import Task
+from src.datasets.common import Split, Task
 from src.errors import UserError
 from src.machine.device import Device
 from src.main import main
@@ -225,6 +225,28 @@ def test_fewer_images_than_a_batch_are_one():
     train(state, [hook])
     whole = [batch.indices.tolist() for batch in hook.batches(state_of(tiny_clip("vit"), task), "any")]
     assert [len(batch) for batch in whole] == [4] * 5 and len(set(sum(whole, []))) == 20
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_an_image_that_cannot_be_decoded_may_be_in_any_batch(number):
+    """With --skip-bad-images. Of a batch with fewer images the inputs are added to the first ones of the others."""
+    task, hook, model = tiny_task(), KeepLoRA(), tiny_clip("vit")
+    whole = [batch.indices.tolist() for batch in hook.batches(state_of(model, task), "keeplora features")]
+    bad, split = whole[number][1], task.split("train")
+    damaged = Split(lambda index: None if index == bad else split.image(index), split.labels)
+    state = state_of(model, Task("tiny", task.classnames, task.templates, {"train": damaged}, in_memory=True))
+    sizes, total = [], torch.zeros(4, 5, 16).double()                        # images of 16 pixels in patches of 8
+    attention, name = model.visual.transformer.resblocks[1].attn, "visual.transformer.resblocks.1.attn"
+    with torch.no_grad():
+        for batch in hook.batches(state, "keeplora features"):
+            handle = attention.register_forward_pre_hook(
+                lambda _, inputs, count=len(batch.images): total[:count].add_(inputs[0]))
+            model.encode_image(batch.images)
+            handle.remove()
+            sizes.append(len(batch.images))
+        found = hook.inputs(state)[name][0]
+    assert sizes == [4 - (index == number) for index in range(5)]
+    torch.testing.assert_close(found, total.flatten(0, 1).mT @ total.flatten(0, 1), **TIGHT)
 
 
 # -- two tasks by plain torch and numpy --------------------------------------------------------------------------------
