@@ -77,12 +77,16 @@ def orthonormal(columns):
 
 
 def svd(matrix):
-    """U (p, k), S (k,), V^T (k, q) of a matrix (p, q), k = min(p, q), in float64 where the given type fails: with ties
-    a driver may give up on a finite matrix."""
+    """U (p, k), S (k,), V^T (k, q) of a matrix (p, q), k = min(p, q), in its type. With ties torch's driver may give up
+    on a finite matrix; then LAPACK's gesvd decomposes it on the host, in float64."""
     try:
         return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
-        return [part.to(matrix) for part in torch.linalg.svd(matrix.double().cpu(), full_matrices=False)]
+        if not matrix.isfinite().all():
+            raise
+        import scipy.linalg  # takes 0.3 s, and is hardly ever needed
+        parts = scipy.linalg.svd(matrix.double().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        return [torch.from_numpy(part).to(matrix) for part in parts]
 
 
 def wide(tensor):

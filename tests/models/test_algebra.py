@@ -92,21 +92,26 @@ def test_without_leaves_nothing_in_the_span():
     assert (basis.mT @ algebra.without(basis, matrix)).abs().max() < 1e-12
 
 
-def test_a_decomposition_that_fails_is_done_in_double_precision(monkeypatch):
-    svd, types = torch.linalg.svd, []
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_decomposition_that_fails_is_done_by_another_driver(monkeypatch, kind):
+    """In double precision; a second call of the first driver would fail again."""
+    def fails(matrix, full_matrices):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
-    def fails_once(matrix, full_matrices):
-        types.append(matrix.dtype)
-        if len(types) == 1:
-            raise torch.linalg.LinAlgError
-        return svd(matrix, full_matrices=full_matrices)
-
-    monkeypatch.setattr(torch.linalg, "svd", fails_once)
-    matrix = drawn(4, 6).float()
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    matrix = drawn(4, 6).to(kind)
     U, S, Vh = algebra.svd(matrix)
-    assert types == [torch.float32, torch.float64]
-    assert U.dtype == torch.float32
-    assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=1e-5)
+    assert {U.dtype, S.dtype, Vh.dtype} == {kind} and (U.shape, S.shape, Vh.shape) == ((4, 4), (4,), (4, 6))
+    tolerance = 1e-13 if kind == torch.float64 else 1e-6
+    assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=tolerance)
+    assert np.allclose(S, np.linalg.svd(matrix.double().numpy())[1], rtol=0, atol=tolerance)
+    assert torch.allclose(U.mT @ U, torch.eye(4, dtype=kind), rtol=0, atol=tolerance)
+    assert torch.allclose(Vh @ Vh.mT, torch.eye(4, dtype=kind), rtol=0, atol=tolerance)
+
+
+def test_what_is_not_finite_has_no_decomposition():
+    with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
+        algebra.svd(torch.full((3, 3), torch.nan, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
