@@ -1,4 +1,4 @@
-"""Linear algebra that several methods share: bases grown by an energy rule, ridge regression and moments by sums.
+"""Linear algebra that several methods share: bases grown by an energy rule, and ridge regression by sums.
 
 A basis is (d, m), orthonormal columns; d is the input width of a weight (out, d). Energies are squared singular values.
 A matrix F (d, N) comes as its Gram matrix F F^T (d, d), which sums over batches and processes; its eigenvalues are the
@@ -111,13 +111,6 @@ def ridge_(gram, targets, strength):
     factor = torch.linalg.cholesky(columns, out=columns)
     halfway = torch.linalg.solve_triangular(factor, wide(targets), upper=False)
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
-
-
-def moments(count, total, gram):
-    """The ``count`` of the rows x (d) of a matrix, their ``total`` (d) and the sum of x x^T, ``gram`` (d, d), -> the
-    mean (d) and the covariance (d, d), which divides by the count. In float64."""
-    mean = total.double() / count
-    return mean, gram.double() / count - torch.outer(mean, mean)
 
 
 class RidgeSums:

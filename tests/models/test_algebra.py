@@ -140,13 +140,6 @@ def test_ridge_refuses_what_is_not_positive_definite():
         algebra.ridge(-torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64), .1)
 
 
-def test_moments_are_those_of_the_rows():
-    x = drawn(30, 4) + 2
-    mean, covariance = algebra.moments(30, x.sum(dim=0), x.T @ x)
-    assert np.allclose(mean.numpy(), x.numpy().mean(axis=0), rtol=0, atol=1e-12)
-    assert np.allclose(covariance.numpy(), np.cov(x.numpy().T, bias=True), rtol=0, atol=1e-12)
-
-
 def test_sums_of_a_task_that_is_met_again_are_added():
     earlier, found = torch.ones(2, dtype=torch.float32), torch.full((2,), 2.0, dtype=torch.float64)
     assert torch.equal(algebra.added(None, found), found)
