@@ -59,7 +59,7 @@ class InfLoRA(Finetune):
         for site, weight in weights.items():
             A = found[_attention(site)] if _projection(site) in PROTECTED else self._drawn(state, site, weight)
             B = nn.Parameter(weight.new_zeros(len(weight), self.rank))
-            factors[site] = Pair(_of_first(state, A.to(weight)), B, self.scale, self.dropout)
+            factors[site] = Pair(A.to(weight), B, self.scale, self.dropout)
         wrap(state.model, factors)
         super().begin(state)
 
@@ -88,8 +88,9 @@ class InfLoRA(Finetune):
 
     def _directions(self, state):
         """{attention: A (r, d)} of k and v. Print where fewer than r directions are left."""
-        found = {name: self.directions(name, moment)
-                 for name, moment in self._inputs(state, state.model, "inputs before").items()}
+        found, like = {}, state.model.logit_scale
+        for name, moment in self._inputs(state, state.model, "inputs before").items():
+            found[name] = state.world.of_first(self.directions(name, moment).to(like))
         left = {name: int(A.any(dim=1).sum()) for name, A in found.items()}
         if short := [name for name in left if left[name] < self.rank]:
             fewest = min(short, key=left.get)
@@ -176,8 +177,3 @@ def _attention(site):
 
 def _projection(site):
     return site.rpartition(".")[2]
-
-
-def _of_first(state, tensor):
-    """The first process's ``tensor``: on another machine singular vectors may have other signs."""
-    return state.world.sum(tensor if state.world.first else torch.zeros_like(tensor))

@@ -47,6 +47,8 @@ class KeepLoRA(Finetune):
         factors, gradients = {}, self.gradients(state, weights)
         for site, weight in weights.items():
             factors[site] = self.factors(site, weight, gradients.get(site))
+            for factor in (factors[site].A, factors[site].B):
+                factor.copy_(state.world.of_first(factor))
             weight.addmm_(factors[site].B, factors[site].A, alpha=-self.scale)
         wrap(state.model, factors)
         closed = [site for site in gradients if not factors[site].A.any()]
@@ -167,8 +169,8 @@ def gradient_at(model, site):
 
 
 def added_rows(total, rows):
-    """The sum of ``total`` (B, L, in), in place where it is long enough, and ``rows`` (B', L, in), as if the shorter one
-    ended in zeros: any batch, the first one too, may have images that cannot be decoded."""
+    """The sum of ``total`` (B, L, in), in place where it is long enough, and ``rows`` (B', L, in), as if the shorter
+    one ended in zeros: any batch, the first one too, may have images that cannot be decoded."""
     missing = len(rows) - len(total)
     if missing > 0:
         total = torch.cat([total, total.new_zeros(missing, *total.shape[1:])])

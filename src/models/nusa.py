@@ -57,6 +57,7 @@ class NuSA(Finetune):
         factors, left = {}, {}
         for site, weight in weights.items():
             U, V, left[site] = least_used(weight, self.energy, self.rank)
+            U, V = state.world.of_first(U), state.world.of_first(V)
             factors[site] = Core(U, V, ALPHA / sqrt(self.rank), self.dropout, self.trained)
         print(f"nusa-cl adapts q, k, v and o of {towers_in_words(weights)}")
         self._require_room(left, weights)
@@ -64,8 +65,8 @@ class NuSA(Finetune):
         super().begin(state)
 
     def _require_room(self, left, weights):
-        """Tell where a weight has fewer directions ``left`` {site: number} than the rank. UserError where none has
-        any."""
+        """Print a note if a weight has fewer directions ``left`` {site: number} than the rank. UserError where none
+        has any."""
         site = min(left, key=left.get)
         short, share = sum(count < self.rank for count in left.values()), f"{100 * self.energy:g} %"
         if not any(left.values()):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from decompositions import projector
 
 from src.machine.distributed import World
 from src.models import algebra
@@ -16,10 +17,6 @@ def drawn(*shape, seed=0):
 
 def basis_of(d, m, seed=1):
     return algebra.orthonormal(drawn(d, m, seed=seed))
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 @pytest.mark.parametrize(("share", "below", "reach"), [

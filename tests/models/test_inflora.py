@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cli_files import same_weights
 from conftest import tiny_clip, tiny_task
+from decompositions import flipped, projector
 from example_runs import (
     COMMON,
     STEPS,
@@ -74,10 +75,6 @@ def weight(model, name, projection):
 
 def close(one, other, tolerance=1e-10):
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 def drawn_moment(rank=16, seed=0, width=16):
@@ -381,14 +378,6 @@ def test_a_tower_that_does_not_train_has_no_memory(make_state, mode, names):
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------
-
-
-def flipped(matrix, svd=torch.linalg.svd, **options):
-    """Another decomposition, as right as the first: every second pair of vectors has the other sign."""
-    U, S, Vh = svd(matrix, **options)
-    signs = torch.ones_like(S)
-    signs[::2] = -1
-    return U * signs, S, Vh * signs[:, None]
 
 
 @pytest.mark.parametrize("statistics", ["clean", "code"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import tiny_clip, tiny_task
+from decompositions import flipped, projector
 from example_runs import (
     COMMON,
     TASKS,
@@ -50,10 +51,6 @@ def weights_of(model):
     """{site: weight (16, 16)} of q, k, v and o of a plain CLIP, copies."""
     model = copy.deepcopy(model).requires_grad_(True)
     return {site: weight.clone() for site, weight in sites(model).items() if ".attn." in site}
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 def features(model):
@@ -240,7 +237,7 @@ def test_an_image_that_cannot_be_decoded_may_be_in_any_batch(number):
     with torch.no_grad():
         for batch in hook.batches(state, "keeplora features"):
             handle = attention.register_forward_pre_hook(
-                lambda _, inputs, count=len(batch.images): total[:count].add_(inputs[0]))
+                lambda _, inputs: total[:len(inputs[0])].add_(inputs[0]))
             model.encode_image(batch.images)
             handle.remove()
             sizes.append(len(batch.images))
@@ -373,11 +370,6 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
                      {"task": {"logits:KeepLoRAPlus"}, "all": {"with:KeepLoRAPlus"}})
 
 
-def flipped(matrix, svd=algebra.svd):
-    U, S, Vh = svd(matrix)
-    return -U, S, -Vh
-
-
 MOMENTS = [(method, moment) for method in METHODS
            for moment in ("begin", "end", "keeplora gradient", "keeplora features", "keeplora head")
            if moment != "keeplora head" or method == "keeplora-plus"]
@@ -414,7 +406,7 @@ def test_interrupted_after_a_step(whole, cli, world, trio, method, task, interru
     def begins(hook, state):
         with pytest.MonkeyPatch.context() as patched:
             if state.task.name == task:
-                patched.setattr(algebra, "svd", flipped)
+                patched.setattr(torch.linalg, "svd", flipped)
             original(hook, state)
     monkeypatch.setattr(KeepLoRA, "begin", begins)
     done = cli(*words)
