@@ -8,6 +8,8 @@ squared singular values of F, its eigenvectors the left singular vectors.
 import torch
 import torch.nn.functional as F
 
+from src.machine.device import no_tf32
+
 # Directions with singular values below this fraction of the largest are rounding errors.
 ROUNDING = 1e-6
 
@@ -129,8 +131,9 @@ class RidgeSums:
             gram.zero_()
         targets = like.new_zeros(size, classes)
         for x, labels in rows:
-            gram.addmm_(x.T, x)
-            targets.addmm_(x.T, F.one_hot(labels.to(x.device), classes).to(x))
+            with no_tf32():
+                gram.addmm_(x.T, x)
+                targets.addmm_(x.T, F.one_hot(labels.to(x.device), classes).to(x))
         self.gram, self._solution = world.sum(gram).cpu(), {}
         self.targets[task.name] = added(self.targets.get(task.name), world.sum(targets))
 

@@ -8,7 +8,7 @@ from torch import nn
 from src.errors import UserError
 from src.models.algebra import leading, svd
 from src.models.finetune import Finetune
-from src.models.wrapped import DroppedFactors, attention_sites, towers_in_words, wrap
+from src.models.wrapped import DroppedFactors, attention_sites, note_few, towers_in_words, wrap
 
 ALPHA = 2.0  # of the scale ALPHA / sqrt(rank)
 TRAINED = {"m": "M", "m,vn": "MV", "m,un,vn": "MUV"}
@@ -67,15 +67,13 @@ class NuSA(Finetune):
     def _require_room(self, left, weights):
         """Print a note if a weight has fewer directions ``left`` {site: number} than the rank. UserError where none
         has any."""
-        site = min(left, key=left.get)
-        short, share = sum(count < self.rank for count in left.values()), f"{100 * self.energy:g} %"
+        share = f"{100 * self.energy:g} %"
         if not any(left.values()):
             raise UserError(f"--nusa-energy {self.energy:g}: the leading directions that reach {share} are all that "
                             "there are, in every weight; give a smaller share")
-        if short:
-            print(f"note: {short} of {len(left)} weights have fewer than {self.rank} directions (--nusa-rank) beside "
-                  f"those that reach {share} of the energy (--nusa-energy): {site} has the fewest, {left[site]} of "
-                  f"{min(weights[site].shape)}")
+        note_few(left, {site: min(weight.shape) for site, weight in weights.items()}, self.rank,
+                 f"weights have fewer than {self.rank} directions (--nusa-rank) beside those that reach {share} of the "
+                 "energy (--nusa-energy)")
 
 
 @torch.no_grad()

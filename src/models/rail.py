@@ -6,6 +6,7 @@ from torch import nn
 
 from src.datasets.seeds import seed_of
 from src.errors import UserError
+from src.machine.device import no_tf32
 from src.models.algebra import RidgeSums, ridge_, wide
 from src.models.bounds import FrozenFeatures
 
@@ -54,12 +55,12 @@ class Primal(RidgeSums):
 
     def collect(self, state, rows):
         P = self.projection.to(state.model.logit_scale)
-        inputs = (((features @ P).relu(), labels) for features, labels, _ in rows)
+        inputs = ((hidden(features, P), labels) for features, labels, _ in rows)
         self.add(state.task, state.world, P.new_zeros(self.width), inputs)
 
     def answers(self, features, names):
         solution = self.solution(features.device)
-        x = (features @ self.projection.to(features)).relu()                                     # (B, H)
+        x = hidden(features, self.projection.to(features))                                       # (B, H)
         return {name: x @ solution[name] for name in names}
 
     def carry(self):
@@ -114,6 +115,12 @@ class Dual:
     def load_carry(self, content):
         self.features, self.labels = dict(content.get("features", {})), dict(content.get("labels", {}))
         self._solution = None
+
+
+@no_tf32()
+def hidden(features, P):
+    """relu(f P): (B, D) x (D, H) -> (B, H)."""
+    return (features @ P).relu()
 
 
 def gaussian(a, b, gamma):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from decompositions import projector
+from tf32 import under_tf32
 
 from src.machine.distributed import World
 from src.models import algebra
@@ -152,3 +153,10 @@ def test_ridge_sums_are_solved_again_once_a_task_is_added():
     y = np.tile(np.eye(2)[labels], 2)
     expected = np.linalg.solve(2 * (x.T @ x).numpy() + .3 * np.eye(4), x.numpy().T @ y)
     assert np.allclose(answer.numpy(), expected[:, 2:], rtol=0, atol=1e-12)
+
+
+def test_ridge_sums_are_never_in_tf32():
+    sums, like, labels = algebra.RidgeSums(.3), torch.zeros(4), torch.zeros(3).long()
+    with under_tf32() as allowed:
+        sums.add(SimpleNamespace(name="first", classnames="ab"), World(), like, [(torch.ones(3, 4), labels)])
+    assert allowed == [False, False]

@@ -167,7 +167,7 @@ class Written:
         return found
 
     def update(self, name, C, share):
-        """GPM; where most of d is protected, DualGPM asks the other way round, which is no other rule."""
+        """GPM; where most of d is protected, DualGPM keeps the complement, by the same rule."""
         total = (np.linalg.svd(C)[1] ** 2).sum()
         if name not in self.protected:
             vectors, values, _ = np.linalg.svd(C)
@@ -285,7 +285,7 @@ def test_spare_rows_are_zero(kept, rank, live):
 
 
 def test_columns_of_spare_rows_stay_zero(make_state, capsys):
-    """Under weight decay too. A rank above the width is one reason; the note tells of it."""
+    """Under weight decay too. A rank above the width is one reason; a note is printed."""
     seen = []
     run(make_state, seen=seen, inflora_rank=20, inflora_energy=0.9999)
     text = capsys.readouterr().out

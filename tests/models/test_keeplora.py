@@ -17,6 +17,7 @@ from example_runs import (
     wait_for_writers,
 )
 from keeplora_reference import Reference, by_site, cross_entropy
+from tf32 import under_tf32
 
 import clip
 from clip.model import CLIP
@@ -25,6 +26,7 @@ from src.errors import UserError
 from src.machine.device import Device
 from src.main import main
 from src.models import algebra
+from src.models.finetune import Finetune
 from src.models.keeplora import KeepLoRA
 from src.models.modeling import select_trainable
 from src.models.state import Settings, TrainingState
@@ -155,8 +157,8 @@ def test_nothing_trains_where_all_is_protected(capsys):
     hook.load_carry({"bases": {site: torch.linalg.qr(torch.randn(16, 16).double())[0] for site in weights_of(model)}})
     state = state_of(copy.deepcopy(model))
     train(state, [hook])
-    assert "note: KeepLoRA: 12 of 12 weights, such as visual.transformer.resblocks.0.attn.q, do not" \
-        in capsys.readouterr().out
+    assert ("that are not protected: visual.transformer.resblocks.0.attn.q has the fewest, 0 of 16"
+            in capsys.readouterr().out)
     for name, value in state.final_model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert all(basis.shape == (16, 16) for basis in hook.bases.values())
@@ -244,6 +246,15 @@ def test_an_image_that_cannot_be_decoded_may_be_in_any_batch(number):
         found = hook.inputs(state)[name][0]
     assert sizes == [4 - (index == number) for index in range(5)]
     torch.testing.assert_close(found, total.flatten(0, 1).mT @ total.flatten(0, 1), **TIGHT)
+
+
+def test_its_passes_are_never_in_tf32():
+    hook, state = KeepLoRA(), state_of(tiny_clip("vit"))
+    Finetune.begin(hook, state)
+    for work in (lambda: hook.gradients(state, {}), lambda: hook.inputs(state)):
+        with under_tf32() as allowed:
+            work()
+        assert len(allowed) > 20 and not any(allowed)
 
 
 # -- two tasks by plain torch and numpy --------------------------------------------------------------------------------
@@ -373,10 +384,11 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
 MOMENTS = [(method, moment) for method in METHODS
            for moment in ("begin", "end", "keeplora gradient", "keeplora features", "keeplora head")
            if moment != "keeplora head" or method == "keeplora-plus"]
+QUICK = ("keeplora", "keeplora features")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "moment"), MOMENTS)
+@pytest.mark.parametrize(("method", "moment"), [
+    pair if pair == QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in MOMENTS])
 def test_interrupted_in_a_pass(whole, cli, world, trio, method, moment, tmp_path):
     words = ("--load", world.model, "--method", method, *STEPS, *COMMON, "--dataset-order", ",".join(trio.values()),
              "--save", tmp_path, "--resume", "--save-interval", 1)

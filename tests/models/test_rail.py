@@ -19,6 +19,7 @@ from example_runs import (
     last_rows,
     loaded,
 )
+from tf32 import under_tf32
 from torch import nn
 
 import src.models.rail
@@ -287,6 +288,16 @@ def test_a_draw_is_uniform_and_of_the_seed(drawn):
     one, same, other = (DRAWS[drawn](architecture, 4000, seed) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other) and one.dtype == torch.float32
     assert one.abs().max() <= 8 ** -0.5 and one.mean().abs() < 0.01 and abs(one.std() * 24 ** 0.5 - 1) < 0.02
+
+
+def test_random_features_are_never_in_tf32(state_of):
+    state, hook = state_of(), Rail(rail_width=WIDTH)
+    hook.begin(state)
+    features = torch.eye(8, dtype=state.model.logit_scale.dtype)
+    with under_tf32() as allowed:
+        hook.form.collect(state, [(features, torch.zeros(8).long(), None)])
+        hook.form.answers(features.double(), ["first"])
+    assert allowed[:3] == [False] * 3 and len(allowed) > 3 and allowed[3] is False
 
 
 def test_the_published_draw_is_of_a_vit(make_state):
