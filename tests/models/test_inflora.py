@@ -284,6 +284,14 @@ def test_spare_rows_are_zero(kept, rank, live):
     assert (reached @ basis).abs().max() < 1e-9 if kept == "protected" else reached.abs().max() < 1e-9
 
 
+def test_the_plan_of_memory_counts_what_it_keeps(make_state):
+    state, hook = task_state(make_state, "tiny", tiny_clip("vit")), InfLoRA(inflora_rank=3, inflora_statistics="code")
+    train(state, [hook])
+    copies = hook.copies()
+    assert copies["protected bases"] is hook.bases and copies["protected bases"]
+    assert copies["inputs of the steps"] is hook.steps
+
+
 def test_columns_of_spare_rows_stay_zero(make_state, capsys):
     """Under weight decay too. A rank above the width is one reason; a note is printed."""
     seen = []

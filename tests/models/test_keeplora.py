@@ -31,7 +31,7 @@ from src.models.keeplora import KeepLoRA
 from src.models.modeling import select_trainable
 from src.models.state import Settings, TrainingState
 from src.models.training import begin, train
-from src.models.wrapped import sites
+from src.models.wrapped import sites, updates_by_site
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
 
@@ -150,6 +150,17 @@ def test_a_step_of_sgd_is_the_projected_step_of_the_weight():
         expected = -0.1 * 0.4 ** 2 * gradients[site] @ pair.A.mT @ pair.A
         torch.testing.assert_close(new[site] - old[site], expected, **TIGHT)
     assert max((new[site] - old[site]).abs().max() for site in old) > 1e-5
+
+
+def test_a_note_where_fewer_directions_are_left_than_the_rank(capsys):
+    for rank, count in ((1, 0), (16, 12)):
+        hook, state = KeepLoRA(keeplora_rank=rank), state_of(tiny_clip("vit"))
+        begin(state, [hook])
+        printed = capsys.readouterr().out
+        assert printed.count("note: ") == (count > 0)
+    assert "note: 12 of 12 weights have fewer than 16 directions (--keeplora-rank) that tiny would change" in printed
+    fewest = min(int(A.any(dim=1).sum()) for A, _, _ in updates_by_site(state.model))
+    assert 0 < fewest and f"has the fewest, {fewest} of 16" in printed
 
 
 def test_nothing_trains_where_all_is_protected(capsys):
