@@ -320,8 +320,8 @@ class CLIP(nn.Module):
         """(N, L) token ids -> (N, D), not normalised. The feature is read at the end token, the largest id.
 
         The batch is cut behind its last end token; the causal mask makes that exact. Looking for that place waits for
-        the device, so tokens that were cut before (``cut_tokens``) are taken as they are. ``cut=False`` is for those
-        who look at the states of padding.
+        the device, so tokens that were cut before (``cut_tokens``) are taken as they are. ``cut=False``
+        keeps the padding positions.
         """
         if cut and tokens.shape[1] == self.context_length:
             tokens = cut_tokens(tokens)

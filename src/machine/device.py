@@ -193,3 +193,17 @@ def cuda_devices():
 
 def _best_device():
     return next((kind for kind in ("cuda", "mps") if _is_there(kind)), "cpu")
+
+
+@contextlib.contextmanager
+def no_tf32():
+    """While entered, products are in full precision: --tf32 is for steps and scores, not for sums and bases."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = value

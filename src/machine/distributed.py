@@ -212,6 +212,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def of_first(self, tensor):
+        """Return the first process's ``tensor``, on the device that exchanges. For what every process decomposes: on
+        another machine singular vectors may have other signs."""
+        if self.size > 1:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def average_gradients(self, module):
         """Each parameter's ``grad`` becomes its mean over the processes."""
         for parameter in module.parameters() if self.size > 1 else ():

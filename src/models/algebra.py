@@ -1,4 +1,4 @@
-"""Linear algebra that several methods share: bases grown by an energy rule, ridge regression and moments by sums.
+"""Linear algebra that several methods share: bases grown by an energy rule, and ridge regression by sums.
 
 A basis is (d, m), orthonormal columns; d is the input width of a weight (out, d). Energies are squared singular values.
 A matrix F (d, N) comes as its Gram matrix F F^T (d, d), which sums over batches and processes; its eigenvalues are the
@@ -7,6 +7,8 @@ squared singular values of F, its eigenvectors the left singular vectors.
 
 import torch
 import torch.nn.functional as F
+
+from src.machine.device import no_tf32
 
 # Directions with singular values below this fraction of the largest are rounding errors.
 ROUNDING = 1e-6
@@ -77,12 +79,16 @@ def orthonormal(columns):
 
 
 def svd(matrix):
-    """U (p, k), S (k,), V^T (k, q) of a matrix (p, q), k = min(p, q), in float64 where the given type fails: with ties
-    a driver may give up on a finite matrix."""
+    """U (p, k), S (k,), V^T (k, q) of a matrix (p, q), k = min(p, q), in its type. With ties torch's driver may give up
+    on a finite matrix; then LAPACK's gesvd decomposes it on the host, in float64."""
     try:
         return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
-        return [part.to(matrix) for part in torch.linalg.svd(matrix.double().cpu(), full_matrices=False)]
+        if not matrix.isfinite().all():
+            raise
+        import scipy.linalg  # takes 0.3 s, and is hardly ever needed
+        parts = scipy.linalg.svd(matrix.double().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        return [torch.from_numpy(part).to(matrix) for part in parts]
 
 
 def wide(tensor):
@@ -109,13 +115,6 @@ def ridge_(gram, targets, strength):
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
 
 
-def moments(count, total, gram):
-    """The ``count`` of the rows x (d) of a matrix, their ``total`` (d) and the sum of x x^T, ``gram`` (d, d), -> the
-    mean (d) and the covariance (d, d), which divides by the count. In float64."""
-    mean = total.double() / count
-    return mean, gram.double() / count - torch.outer(mean, mean)
-
-
 class RidgeSums:
     """Ridge regression W (H, C) of the one-hot labels of all tasks on inputs x (H), by sums: A of x x^T (H, H), and for
     each task B of x y^T (H, C of the task). The order of images, and of tasks, changes nothing but rounding."""
@@ -132,8 +131,9 @@ class RidgeSums:
             gram.zero_()
         targets = like.new_zeros(size, classes)
         for x, labels in rows:
-            gram.addmm_(x.T, x)
-            targets.addmm_(x.T, F.one_hot(labels.to(x.device), classes).to(x))
+            with no_tf32():
+                gram.addmm_(x.T, x)
+                targets.addmm_(x.T, F.one_hot(labels.to(x.device), classes).to(x))
         self.gram, self._solution = world.sum(gram).cpu(), {}
         self.targets[task.name] = added(self.targets.get(task.name), world.sum(targets))
 

@@ -4,7 +4,6 @@ A basis file is {name: {"basis": (k, numel), "energy": (k,)}}, one entry a tenso
 singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the gradients of an interrupted run.
 """
 
-import contextlib
 import functools
 import math
 
@@ -13,6 +12,8 @@ import torch
 from clip.errors import LoadError
 from clip.files import archive
 from src.errors import UserError
+from src.machine.device import no_tf32
+from src.models.algebra import wide
 
 # Singular values below this fraction of the largest, and what is left of a row by projection below this fraction of
 # it, are rounding errors of fp32 rows.
@@ -23,16 +24,12 @@ PIECE = 2 ** 12  # least values of a piece: a product per piece keeps many multi
 RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device: the optimiser and the step come on top of the bases
 
 
-def as_double(rows):
-    return (rows.cpu() if rows.device.type == "mps" else rows).double()  # mps has no 64-bit floats
-
-
 def orthonormalised(rows):
     """Independent rows (k, N) -> orthonormal rows (k, N) in their type; the first i span what the first i spanned.
 
     QR in float64: with 40 rows of 600,000 values, QR in fp32 leaves products of 3e-5 between them, this 1e-9.
     """
-    columns, _ = torch.linalg.qr(as_double(rows).T)                                      # (N, k)
+    columns, _ = torch.linalg.qr(wide(rows).T)                                      # (N, k)
     return columns.T.contiguous().to(rows.dtype)
 
 
@@ -43,7 +40,7 @@ def basis_from_gradients(rows, energy=0.97):
     By the (m, m) Gram matrix, m being small. Its vectors lose orthogonality where rows are nearly collinear, hence the
     QR.
     """
-    double = as_double(rows)
+    double = wide(rows)
     squares, vectors = torch.linalg.eigh(double @ double.T)                # (m, N) x (N, m) -> (m, m); smallest first
     squares, vectors = squares.flip(0), vectors.flip(1)
     squares = squares[squares > ROUNDING ** 2 * squares[:1]]
@@ -86,7 +83,7 @@ def project_batched(values, rows):
     c = piece_count(count)
     pieces = rows.unflatten(2, (c, -1)).transpose(1, 2).reshape(n * c, k, -1)            # (n c, k, m)
     rest = values.view(n * c, 1, -1)                                                     # (n c, 1, m)
-    with no_tf32():
+    with no_tf32():  # 10 bits would leave noise of 5e-4 of the part in the span, maybe a thousand times the rest
         for _ in range(PASSES):
             sums = torch.bmm(rest, pieces.mT)                          # (n c, 1, m) x (n c, m, k) -> (n c, 1, k)
             parts = sums.view(n, c, 1, k).sum(1, keepdim=True)                           # (n, 1, 1, k)
@@ -119,27 +116,15 @@ def empty_rows(shape, weight, resident):
     return rows.transpose(0, 1) if batched else rows
 
 
-@contextlib.contextmanager
-def no_tf32():
-    """--tf32 is for the model: coefficients with 10 bits would leave the gradient with noise of 5e-4 of its part in the
-    span, which may be a thousand times the rest."""
-    matmul = torch.backends.cuda.matmul
-    allowed, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = allowed
-
-
 def chained(old, rows, energy=0.97):
     """Entry with k orthonormal rows, new gradients (m, N) -> entry with the old rows as they are, and behind them
     those that hold ``energy`` of what the gradients have outside the old rows' span. In float64."""
-    basis, rows = as_double(old["basis"]), as_double(rows)
+    basis, rows = wide(old["basis"]), wide(rows)
     rest = torch.stack([project(row, basis) for row in rows]) if len(rows) else rows     # (m, N)
     rest[rest.norm(dim=1) <= ROUNDING * rows.norm(dim=1)] = 0
     new = basis_from_gradients(rest, energy)
     return {"basis": torch.cat([basis, new["basis"]]),
-            "energy": torch.cat([as_double(old["energy"]), new["energy"]])}
+            "energy": torch.cat([wide(old["energy"]), new["energy"]])}
 
 
 def within_budget(entries, budget):

@@ -6,12 +6,11 @@ import math
 import torch
 from torch import nn
 
-import clip
 from src.errors import UserError
 from src.models.algebra import ROUNDING, complement, directions, grow, leading, shrink, svd, without
 from src.models.finetune import Finetune
-from src.models.taps import Moments, is_of_images
-from src.models.wrapped import Pair, attention_sites, towers_in_words, wrap
+from src.models.taps import Moments, is_of_images, uncut_tokens
+from src.models.wrapped import Pair, attention_sites, note_few, towers_in_words, wrap
 
 ALPHA = 2.0  # of the scale ALPHA / sqrt(rank) that the port to CLIP has
 PROTECTED = ("k", "v")  # the projections whose A is made of what they are given; that of q and o is drawn
@@ -47,10 +46,9 @@ class InfLoRA(Finetune):
         print(f"inflora adapts {', '.join(self.sites)} of {towers_in_words(weights)}")
         self.widths = {_attention(site): weight.shape[1] for site, weight in weights.items()
                        if _projection(site) in PROTECTED}
-        prompts = [prompt for task in state.task.parts or [state.task] for prompt in state.prompts(task)]
-        self.tokens = clip.tokenize(prompts, state.model.context_length).to(state.model.logit_scale.device)
+        self.tokens = uncut_tokens(state)
         if self.counts_steps:
-            self.steps = self._moments(state).sums
+            self.step, self.steps = self._moments(state), self._moments(state).sums
         if state.planned:
             found = {name: torch.zeros(self.rank, width) for name, width in self.widths.items()}
         else:
@@ -59,13 +57,13 @@ class InfLoRA(Finetune):
         for site, weight in weights.items():
             A = found[_attention(site)] if _projection(site) in PROTECTED else self._drawn(state, site, weight)
             B = nn.Parameter(weight.new_zeros(len(weight), self.rank))
-            factors[site] = Pair(_of_first(state, A.to(weight)), B, self.scale, self.dropout)
+            factors[site] = Pair(A.to(weight), B, self.scale, self.dropout)
         wrap(state.model, factors)
         super().begin(state)
 
     def losses(self, state, batch):
         if self.counts_steps:
-            self.step = self._moments(state)
+            self.step.clear()
             self.step.add(state.model, batch.images, self.tokens)
         return super().losses(state, batch)
 
@@ -87,15 +85,13 @@ class InfLoRA(Finetune):
     # -- factors -------------------------------------------------------------------------------------------------------
 
     def _directions(self, state):
-        """{attention: A (r, d)} of k and v. Print where fewer than r directions are left."""
-        found = {name: self.directions(name, moment)
-                 for name, moment in self._inputs(state, state.model, "inputs before").items()}
+        """{attention: A (r, d)} of k and v. Print a note if fewer than r directions are left."""
+        found, like = {}, state.model.logit_scale
+        for name, moment in self._inputs(state, state.model, "inputs before").items():
+            found[name] = state.world.of_first(self.directions(name, moment).to(like))
         left = {name: int(A.any(dim=1).sum()) for name, A in found.items()}
-        if short := [name for name in left if left[name] < self.rank]:
-            fewest = min(short, key=left.get)
-            print(f"note: {len(short)} of {len(left)} attentions have fewer than {self.rank} directions "
-                  f"(--inflora-rank) that no earlier task protects: {fewest} has the fewest, {left[fewest]} of "
-                  f"{self.widths[fewest]}")
+        note_few(left, self.widths, self.rank,
+                 f"attentions have fewer than {self.rank} directions (--inflora-rank) that no earlier task protects")
         return found
 
     def directions(self, name, moment):
@@ -167,7 +163,7 @@ class InfLoRA(Finetune):
             self.steps[name].copy_(moment)
 
     def copies(self):
-        return {"inputs of the steps": self.steps}
+        return {"protected bases": self.bases, "inputs of the steps": self.steps}
 
 
 def _attention(site):
@@ -176,8 +172,3 @@ def _attention(site):
 
 def _projection(site):
     return site.rpartition(".")[2]
-
-
-def _of_first(state, tensor):
-    """The first process's ``tensor``: on another machine singular vectors may have other signs."""
-    return state.world.sum(tensor if state.world.first else torch.zeros_like(tensor))

@@ -8,15 +8,13 @@ and trains B of W - s B_0 A + s B A from B_0 = U_r S_r on; A = V_r^T is frozen.
 import torch
 from torch import nn
 
-import clip
 from src.errors import UserError
+from src.machine.device import no_tf32
 from src.models import algebra
 from src.models.finetune import Finetune
 from src.models.modeling import image_features, in_eval_mode, recompute_blocks
-from src.models.taps import tapped
-from src.models.wrapped import PROJECTIONS, Pair, attention_sites, towers_in_words, wrap
-
-TEXTS_AT_ONCE = 64  # with padding, of which all layers' inputs are held
+from src.models.taps import TEXTS_AT_ONCE, tapped, uncut_tokens
+from src.models.wrapped import PROJECTIONS, Pair, attention_sites, note_few, place_of, towers_in_words, wrap
 
 
 class KeepLoRA(Finetune):
@@ -47,12 +45,14 @@ class KeepLoRA(Finetune):
         factors, gradients = {}, self.gradients(state, weights)
         for site, weight in weights.items():
             factors[site] = self.factors(site, weight, gradients.get(site))
+            for factor in (factors[site].A, factors[site].B):
+                factor.copy_(state.world.of_first(factor))
             weight.addmm_(factors[site].B, factors[site].A, alpha=-self.scale)
         wrap(state.model, factors)
-        closed = [site for site in gradients if not factors[site].A.any()]
-        if closed:
-            print(f"note: KeepLoRA: {len(closed)} of {len(weights)} weights, such as {closed[0]}, do not train: all "
-                  f"that {state.task.name} would change is protected")
+        left = {site: int(factors[site].A.any(dim=1).sum()) for site in gradients}
+        note_few(left, {site: min(weight.shape) for site, weight in weights.items()}, self.rank,
+                 f"weights have fewer than {self.rank} directions (--keeplora-rank) that {state.task.name} would "
+                 "change and that are not protected")
 
     def batches(self, state, purpose):
         """One pass in a drawn order, in full batches; fewer images than one are a batch."""
@@ -69,7 +69,7 @@ class KeepLoRA(Finetune):
         model.parts = state.settings.grad_accum  # the pass takes the memory of a step
         if state.settings.grad_checkpointing:
             recompute_blocks(model)
-        with torch.enable_grad(), in_eval_mode(model):
+        with torch.enable_grad(), in_eval_mode(model), no_tf32():
             for batch in self.batches(state, "keeplora gradient"):
                 batches += 1
                 if len(batch.labels):
@@ -122,18 +122,16 @@ class KeepLoRA(Finetune):
         positions of the class prompts, padding too.
         """
         model, totals, grams = state.final_model, {}, {}
-        with in_eval_mode(model), tapped(model) as seen:
+        with in_eval_mode(model), no_tf32(), tapped(model) as seen:
             for batch in self.batches(state, "keeplora features") if state.trains("image") else ():
                 model.encode_image(batch.images)
                 for name, pair in seen.items():
-                    for rows, total in zip(pair, totals.setdefault(name, [*map(torch.zeros_like, pair)]), strict=True):
-                        total[:len(rows)] += rows  # images that cannot be decoded leave a batch fewer
+                    before = totals.get(name, [rows[:0] for rows in pair])
+                    totals[name] = [added_rows(total, rows) for total, rows in zip(before, pair, strict=True)]
             for name, pair in totals.items():
                 grams[name] = [state.world.sum(gram_of(total)).cpu() for total in pair]
             seen.clear()
-            prompts = [prompt for task in state.task.parts or [state.task] for prompt in state.prompts(task)]
-            tokens = clip.tokenize(prompts, model.context_length).to(model.logit_scale.device)   # (C, L)
-            for texts in tokens.split(TEXTS_AT_ONCE) if state.trains("text") else ():
+            for texts in uncut_tokens(state).split(TEXTS_AT_ONCE) if state.trains("text") else ():
                 model.encode_text(texts, cut=False)
                 for name, pair in seen.items():
                     before = grams.get(name, [0.0, 0.0])
@@ -161,12 +159,22 @@ def gradient_at(model, site):
     """The gradient (out, in) that backward has left at a site; zeros where it came to no image."""
     path, _, part = site.rpartition(".")
     attention = model.get_submodule(path)
-    weight = attention.out_proj.weight if part == "o" else attention.in_proj_weight
-    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    return gradient if part == "o" else gradient.chunk(3)[PROJECTIONS.index(part)]
+    name, rows = place_of(part, attention.out_proj.in_features)
+    weight = attention.get_parameter(name)
+    return (torch.zeros_like(weight) if weight.grad is None else weight.grad)[rows]
+
+
+def added_rows(total, rows):
+    """The sum of ``total`` (B, L, in), in place where it is long enough, and ``rows`` (B', L, in), as if the shorter
+    one ended in zeros: any batch, the first one too, may have images that cannot be decoded."""
+    missing = len(rows) - len(total)
+    if missing > 0:
+        total = torch.cat([total, total.new_zeros(missing, *total.shape[1:])])
+    total[:len(rows)] += rows
+    return total
 
 
 def gram_of(rows):
     """(B, L, in) -> (in, in) in double precision, on the host where the device has none."""
-    rows = (rows.cpu() if rows.device.type == "mps" else rows).double().flatten(0, 1)
+    rows = algebra.wide(rows).flatten(0, 1)
     return rows.mT @ rows

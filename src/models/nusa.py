@@ -8,7 +8,7 @@ from torch import nn
 from src.errors import UserError
 from src.models.algebra import leading, svd
 from src.models.finetune import Finetune
-from src.models.wrapped import DroppedFactors, attention_sites, towers_in_words, wrap
+from src.models.wrapped import DroppedFactors, attention_sites, note_few, towers_in_words, wrap
 
 ALPHA = 2.0  # of the scale ALPHA / sqrt(rank)
 TRAINED = {"m": "M", "m,vn": "MV", "m,un,vn": "MUV"}
@@ -57,6 +57,7 @@ class NuSA(Finetune):
         factors, left = {}, {}
         for site, weight in weights.items():
             U, V, left[site] = least_used(weight, self.energy, self.rank)
+            U, V = state.world.of_first(U), state.world.of_first(V)
             factors[site] = Core(U, V, ALPHA / sqrt(self.rank), self.dropout, self.trained)
         print(f"nusa-cl adapts q, k, v and o of {towers_in_words(weights)}")
         self._require_room(left, weights)
@@ -64,17 +65,15 @@ class NuSA(Finetune):
         super().begin(state)
 
     def _require_room(self, left, weights):
-        """Tell where a weight has fewer directions ``left`` {site: number} than the rank. UserError where none has
-        any."""
-        site = min(left, key=left.get)
-        short, share = sum(count < self.rank for count in left.values()), f"{100 * self.energy:g} %"
+        """Print a note if a weight has fewer directions ``left`` {site: number} than the rank. UserError where none
+        has any."""
+        share = f"{100 * self.energy:g} %"
         if not any(left.values()):
             raise UserError(f"--nusa-energy {self.energy:g}: the leading directions that reach {share} are all that "
                             "there are, in every weight; give a smaller share")
-        if short:
-            print(f"note: {short} of {len(left)} weights have fewer than {self.rank} directions (--nusa-rank) beside "
-                  f"those that reach {share} of the energy (--nusa-energy): {site} has the fewest, {left[site]} of "
-                  f"{min(weights[site].shape)}")
+        note_few(left, {site: min(weight.shape) for site, weight in weights.items()}, self.rank,
+                 f"weights have fewer than {self.rank} directions (--nusa-rank) beside those that reach {share} of the "
+                 "energy (--nusa-energy)")
 
 
 @torch.no_grad()

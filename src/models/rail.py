@@ -6,8 +6,11 @@ from torch import nn
 
 from src.datasets.seeds import seed_of
 from src.errors import UserError
+from src.machine.device import no_tf32
 from src.models.algebra import RidgeSums, ridge_, wide
 from src.models.bounds import FrozenFeatures
+
+RIDGES = {"primal": 0.1, "dual": 0.001}  # of --rail-form
 
 
 class Rail(FrozenFeatures):
@@ -20,12 +23,18 @@ class Rail(FrozenFeatures):
     def __init__(self, rail_form="primal", rail_width=15000, rail_projection="seeded", rail_ridge=None, rail_gamma=0.1,
                  rail_beta=0.8):
         dual = rail_form == "dual"
-        super().__init__(Dual(rail_ridge or 0.001, rail_gamma) if dual else
-                         Primal(rail_ridge or 0.1, rail_width, rail_projection))
+        ridge = RIDGES[rail_form] if rail_ridge is None else rail_ridge
+        super().__init__(Dual(ridge, rail_gamma) if dual else Primal(ridge, rail_width, rail_projection))
         self.beta, self.name = rail_beta, rail_form
 
+    def begin(self, state):
+        super().begin(state)
+        if self.name == "primal":
+            self.form.draw(state)
+
     def carry(self):
-        return super().carry() and {**super().carry(), "form": self.name}
+        content = super().carry()
+        return {**content, "form": self.name} if content else {}
 
     def load_carry(self, content):
         if content.get("form", self.name) != self.name:
@@ -40,16 +49,18 @@ class Primal(RidgeSums):
         super().__init__(strength)
         self.width, self.drawn, self.projection = width, drawn, None
 
-    def collect(self, state, rows):
+    def draw(self, state):
         if self.projection is None:
             self.projection = DRAWS[self.drawn](state.model.architecture, self.width, state.settings.seed)
+
+    def collect(self, state, rows):
         P = self.projection.to(state.model.logit_scale)
-        inputs = (((features @ P).relu(), labels) for features, labels, _ in rows)
+        inputs = ((hidden(features, P), labels) for features, labels, _ in rows)
         self.add(state.task, state.world, P.new_zeros(self.width), inputs)
 
     def answers(self, features, names):
         solution = self.solution(features.device)
-        x = (features @ self.projection.to(features)).relu()                                     # (B, H)
+        x = hidden(features, self.projection.to(features))                                       # (B, H)
         return {name: x @ solution[name] for name in names}
 
     def carry(self):
@@ -73,10 +84,10 @@ class Dual:
     def collect(self, state, rows):
         """Keep the features in the order of the split, whatever the number of processes."""
         split, like = state.task.split("train"), state.model.logit_scale
-        table, found = like.new_zeros(len(split), state.model.text_projection.shape[1]), like.new_zeros(len(split))
+        table, read = like.new_zeros(len(split), state.model.text_projection.shape[1]), like.new_zeros(len(split))
         for features, _, numbers in rows:
-            table[numbers], found[numbers] = features, 1
-        positions = state.world.sum(found).nonzero()[:, 0].cpu()
+            table[numbers], read[numbers] = features, 1
+        positions = state.world.sum(read).nonzero()[:, 0].cpu()
         labels = F.one_hot(torch.tensor(split.labels)[positions], len(state.task.classnames))
         table, name = state.world.sum(table)[positions.to(like.device)], state.task.name
         for kept, found in ((self.features, table.cpu()), (self.labels, labels.to(torch.uint8))):
@@ -106,6 +117,12 @@ class Dual:
         self._solution = None
 
 
+@no_tf32()
+def hidden(features, P):
+    """relu(f P): (B, D) x (D, H) -> (B, H)."""
+    return (features @ P).relu()
+
+
 def gaussian(a, b, gamma):
     """exp(-gamma |a - b|^2), (B, D) x (N, D) -> (B, N)."""
     distances = (a @ b.T).mul_(-2).add_(a.square().sum(dim=1, keepdim=True)).add_(b.square().sum(dim=1))
@@ -113,7 +130,7 @@ def gaussian(a, b, gamma):
 
 
 def seeded_projection(architecture, width, seed):
-    """P (D, H) from U(-1/sqrt(D), 1/sqrt(D)), by a generator of its own."""
+    """P (D, H) from U(-1/sqrt(D), 1/sqrt(D)), by a separate generator."""
     size = architecture["embed_dim"]
     drawn = torch.rand(size, width, generator=torch.Generator().manual_seed(seed_of(seed, "RAIL's projection")))
     return (2 * drawn - 1) / size ** 0.5
@@ -123,7 +140,8 @@ def published_projection(architecture, width, seed):
     """P (D, H) as the published code has it: what torch's own generator gives a linear layer once CLIP's published
     class has drawn its random weights. UserError for a ResNet image tower."""
     if "vision_patch_size" not in architecture:
-        raise UserError("--rail-projection published: the published draw is known for ViT image towers; give seeded")
+        raise UserError("--rail-projection published: the published draw is known for ViT image towers; give "
+                        "--rail-projection seeded")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         _draw_clip(**architecture)

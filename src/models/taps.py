@@ -4,11 +4,13 @@ import contextlib
 
 import torch
 
+import clip
 from clip.model import ResidualAttentionBlock
-from src.models.bases import no_tf32
+from src.machine.device import no_tf32
+from src.models.algebra import wide
 from src.models.wrapped import BASE, plain_name
 
-TEXTS_AT_ONCE = 256
+TEXTS_AT_ONCE = 64  # with padding, of which all layers' inputs are held
 
 
 @contextlib.contextmanager
@@ -40,16 +42,26 @@ def _keeps(seen, name, place):
     return keep
 
 
+def uncut_tokens(state):
+    """Return the tokens (N, L) of one prompt a class, of all parts of the task, on the model's device."""
+    model, parts = state.model, state.task.parts or [state.task]
+    prompts = [prompt for part in parts for prompt in state.prompts(part)]
+    return clip.tokenize(prompts, model.context_length).to(model.logit_scale.device)
+
+
 class Moments:
     """The sums of x x^T over all tokens x that attentions compute q, k and v of, {name of an attention: (d, d)}: the
     uncentred covariance of a task's inputs, but for a factor. ``widths`` {name: d}; ``like`` has the device.
 
-    In float64, but for the products themselves and where the device has none.
+    In float64, on the host where the device has no such type; the products themselves are in the model's type.
     """
 
     def __init__(self, widths, like):
-        wide = torch.float32 if like.device.type == "mps" else torch.float64
-        self.sums = {name: torch.zeros(width, width, dtype=wide, device=like.device) for name, width in widths.items()}
+        self.sums = {name: wide(like.new_zeros(width, width)) for name, width in widths.items()}
+
+    def clear(self):
+        for moment in self.sums.values():
+            moment.zero_()
 
     @torch.no_grad()
     def add(self, model, images=None, tokens=None):
@@ -67,7 +79,7 @@ class Moments:
                     encode(inputs, **options)
                 for name in seen.keys() & self.sums.keys():
                     x = seen[name][0].flatten(0, 1)                                         # (tokens, d)
-                    self.sums[name] += x.mT @ x
+                    self.sums[name] += wide(x.mT @ x)
 
     def of_all(self, world):
         """The sums over the images of all processes; over the texts, which each process has, the mean of theirs."""

@@ -118,13 +118,15 @@ class WrappedAttention(WrappedLayer):
         return base.out_proj(mixed) + pairs["o"](mixed) if "o" in pairs else base.out_proj(mixed)
 
     def updates(self):
-        return [self._place_of(name) + (pair,) for name, pair in self.lora_pairs.items()]
+        return [place_of(name, self.width) + (pair,) for name, pair in self.lora_pairs.items()]
 
-    def _place_of(self, name):
-        if name == "o":
-            return "out_proj.weight", WHOLE
-        start = PROJECTIONS.index(name) * self.width
-        return "in_proj_weight", slice(start, start + self.width)
+
+def place_of(projection, width):
+    """Return (name of a weight of an attention of this width, rows) of q, k, v or o."""
+    if projection == "o":
+        return "out_proj.weight", WHOLE
+    start = PROJECTIONS.index(projection) * width
+    return "in_proj_weight", slice(start, start + width)
 
 
 def updates_of(module):
@@ -202,6 +204,16 @@ def towers_in_words(names):
     counts = {tower: count for tower, count in counts.items() if count}
     alone = " alone" if len(counts) == 1 else ""
     return " and ".join(f"the {tower} tower{alone} (blocks: {count})" for tower, count in counts.items())
+
+
+def note_few(left, sizes, limit, what):
+    """Print a note if some of ``left`` {name: number of directions} are below the limit. ``sizes`` {name: number of all
+    directions}; ``what`` names the condition, "weights have fewer than 8 directions ..."."""
+    short = [name for name in left if left[name] < limit]
+    if short:
+        fewest = min(short, key=left.get)
+        print(f"note: {len(short)} of {len(left)} {what}: {fewest} has the fewest, {left[fewest]} of "
+              f"{sizes[fewest]}")
 
 
 def wrap(model, factors):

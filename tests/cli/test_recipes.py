@@ -38,16 +38,17 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "ogd": "--method finetune --orthogonal-gradients 10",
     "inflora": "--method inflora --inflora-rank 128 --inflora-sites q,k,v,o --inflora-dropout 0.25 "
                "--inflora-memory gpm --inflora-energy 0.95 --optimizer adamw --lr 3e-4 --wd 0.01 --schedule cosine "
-               "--warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 --precision fp32",
+               "--warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 --precision fp32 "
+               "--inflora-statistics code",
     "nusa-cl": "--method nusa-cl --nusa-rank 128 --nusa-energy 0.95 --nusa-dropout 0.25 --optimizer adamw --lr 3e-4 "
                "--wd 0.01 --schedule cosine --warmup-length 5% --iterations 1000 --batch-size 16 --ls 0.2 "
                "--precision fp32",
     "keeplora": "--method keeplora --epochs 10,SUN397=5 --batch-size 64 --lr 1e-3 --wd 0.01 --schedule onecycle --ls 0 "
-                "--crops none --last-batch drop --template all:first",
+                "--crops none --last-batch drop --template all:first --keeplora-weight-side output",
     "keeplora-plus": "--method keeplora-plus --epochs 5 --batch-size 64 --lr 1e-3 --wd 0.01 --schedule onecycle --ls 0 "
-                     "--crops none --last-batch drop --template all:first",
+                     "--crops none --last-batch drop --template all:first --keeplora-weight-side output",
     "ewc": "--method ewc",
-    "rail": "--method rail --batch-size 128 --template 'all:a photo of a {c}.'",
+    "rail": "--method rail --rail-projection published --batch-size 128 --template 'all:a photo of a {c}.'",
     "rail-dual": "--method rail --rail-form dual --batch-size 128 --template 'all:a photo of a {c}.'",
     "ridge": "--method ridge",
     "class-means": "--method class-means",

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from decompositions import projector
+from tf32 import under_tf32
 
 from src.machine.distributed import World
 from src.models import algebra
@@ -16,10 +18,6 @@ def drawn(*shape, seed=0):
 
 def basis_of(d, m, seed=1):
     return algebra.orthonormal(drawn(d, m, seed=seed))
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 @pytest.mark.parametrize(("share", "below", "reach"), [
@@ -92,21 +90,26 @@ def test_without_leaves_nothing_in_the_span():
     assert (basis.mT @ algebra.without(basis, matrix)).abs().max() < 1e-12
 
 
-def test_a_decomposition_that_fails_is_done_in_double_precision(monkeypatch):
-    svd, types = torch.linalg.svd, []
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_decomposition_that_fails_is_done_by_another_driver(monkeypatch, kind):
+    """In double precision; a second call of the first driver would fail again."""
+    def fails(matrix, full_matrices):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
-    def fails_once(matrix, full_matrices):
-        types.append(matrix.dtype)
-        if len(types) == 1:
-            raise torch.linalg.LinAlgError
-        return svd(matrix, full_matrices=full_matrices)
-
-    monkeypatch.setattr(torch.linalg, "svd", fails_once)
-    matrix = drawn(4, 6).float()
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    matrix = drawn(4, 6).to(kind)
     U, S, Vh = algebra.svd(matrix)
-    assert types == [torch.float32, torch.float64]
-    assert U.dtype == torch.float32
-    assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=1e-5)
+    assert {U.dtype, S.dtype, Vh.dtype} == {kind} and (U.shape, S.shape, Vh.shape) == ((4, 4), (4,), (4, 6))
+    tolerance = 1e-13 if kind == torch.float64 else 1e-6
+    assert torch.allclose(U @ S.diag() @ Vh, matrix, rtol=0, atol=tolerance)
+    assert np.allclose(S, np.linalg.svd(matrix.double().numpy())[1], rtol=0, atol=tolerance)
+    assert torch.allclose(U.mT @ U, torch.eye(4, dtype=kind), rtol=0, atol=tolerance)
+    assert torch.allclose(Vh @ Vh.mT, torch.eye(4, dtype=kind), rtol=0, atol=tolerance)
+
+
+def test_what_is_not_finite_has_no_decomposition():
+    with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
+        algebra.svd(torch.full((3, 3), torch.nan, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
@@ -135,13 +138,6 @@ def test_ridge_refuses_what_is_not_positive_definite():
         algebra.ridge(-torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64), .1)
 
 
-def test_moments_are_those_of_the_rows():
-    x = drawn(30, 4) + 2
-    mean, covariance = algebra.moments(30, x.sum(dim=0), x.T @ x)
-    assert np.allclose(mean.numpy(), x.numpy().mean(axis=0), rtol=0, atol=1e-12)
-    assert np.allclose(covariance.numpy(), np.cov(x.numpy().T, bias=True), rtol=0, atol=1e-12)
-
-
 def test_sums_of_a_task_that_is_met_again_are_added():
     earlier, found = torch.ones(2, dtype=torch.float32), torch.full((2,), 2.0, dtype=torch.float64)
     assert torch.equal(algebra.added(None, found), found)
@@ -157,3 +153,10 @@ def test_ridge_sums_are_solved_again_once_a_task_is_added():
     y = np.tile(np.eye(2)[labels], 2)
     expected = np.linalg.solve(2 * (x.T @ x).numpy() + .3 * np.eye(4), x.numpy().T @ y)
     assert np.allclose(answer.numpy(), expected[:, 2:], rtol=0, atol=1e-12)
+
+
+def test_ridge_sums_are_never_in_tf32():
+    sums, like, labels = algebra.RidgeSums(.3), torch.zeros(4), torch.zeros(3).long()
+    with under_tf32() as allowed:
+        sums.add(SimpleNamespace(name="first", classnames="ab"), World(), like, [(torch.ones(3, 4), labels)])
+    assert allowed == [False, False]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cli_files import same_weights
 from conftest import tiny_clip, tiny_task
+from decompositions import flipped, projector
 from example_runs import (
     COMMON,
     STEPS,
@@ -74,10 +75,6 @@ def weight(model, name, projection):
 
 def close(one, other, tolerance=1e-10):
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 def drawn_moment(rank=16, seed=0, width=16):
@@ -170,7 +167,7 @@ class Written:
         return found
 
     def update(self, name, C, share):
-        """GPM; where most of d is protected, DualGPM asks the other way round, which is no other rule."""
+        """GPM; where most of d is protected, DualGPM keeps the complement, by the same rule."""
         total = (np.linalg.svd(C)[1] ** 2).sum()
         if name not in self.protected:
             vectors, values, _ = np.linalg.svd(C)
@@ -287,8 +284,16 @@ def test_spare_rows_are_zero(kept, rank, live):
     assert (reached @ basis).abs().max() < 1e-9 if kept == "protected" else reached.abs().max() < 1e-9
 
 
+def test_the_plan_of_memory_counts_what_it_keeps(make_state):
+    state, hook = task_state(make_state, "tiny", tiny_clip("vit")), InfLoRA(inflora_rank=3, inflora_statistics="code")
+    train(state, [hook])
+    copies = hook.copies()
+    assert copies["protected bases"] is hook.bases and copies["protected bases"]
+    assert copies["inputs of the steps"] is hook.steps
+
+
 def test_columns_of_spare_rows_stay_zero(make_state, capsys):
-    """Under weight decay too. A rank above the width is one reason; the note tells of it."""
+    """Under weight decay too. A rank above the width is one reason; a note is printed."""
     seen = []
     run(make_state, seen=seen, inflora_rank=20, inflora_energy=0.9999)
     text = capsys.readouterr().out
@@ -381,14 +386,6 @@ def test_a_tower_that_does_not_train_has_no_memory(make_state, mode, names):
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------
-
-
-def flipped(matrix, svd=torch.linalg.svd, **options):
-    """Another decomposition, as right as the first: every second pair of vectors has the other sign."""
-    U, S, Vh = svd(matrix, **options)
-    signs = torch.ones_like(S)
-    signs[::2] = -1
-    return U * signs, S, Vh * signs[:, None]
 
 
 @pytest.mark.parametrize("statistics", ["clean", "code"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import tiny_clip, tiny_task
+from decompositions import flipped, projector
 from example_runs import (
     COMMON,
     TASKS,
@@ -16,19 +17,21 @@ from example_runs import (
     wait_for_writers,
 )
 from keeplora_reference import Reference, by_site, cross_entropy
+from tf32 import under_tf32
 
 import clip
 from clip.model import CLIP
-from src.datasets.common import Task
+from src.datasets.common import Split, Task
 from src.errors import UserError
 from src.machine.device import Device
 from src.main import main
 from src.models import algebra
+from src.models.finetune import Finetune
 from src.models.keeplora import KeepLoRA
 from src.models.modeling import select_trainable
 from src.models.state import Settings, TrainingState
 from src.models.training import begin, train
-from src.models.wrapped import sites
+from src.models.wrapped import sites, updates_by_site
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
 
@@ -50,10 +53,6 @@ def weights_of(model):
     """{site: weight (16, 16)} of q, k, v and o of a plain CLIP, copies."""
     model = copy.deepcopy(model).requires_grad_(True)
     return {site: weight.clone() for site, weight in sites(model).items() if ".attn." in site}
-
-
-def projector(basis):
-    return basis @ basis.mT
 
 
 def features(model):
@@ -153,13 +152,24 @@ def test_a_step_of_sgd_is_the_projected_step_of_the_weight():
     assert max((new[site] - old[site]).abs().max() for site in old) > 1e-5
 
 
+def test_a_note_where_fewer_directions_are_left_than_the_rank(capsys):
+    for rank, count in ((1, 0), (16, 12)):
+        hook, state = KeepLoRA(keeplora_rank=rank), state_of(tiny_clip("vit"))
+        begin(state, [hook])
+        printed = capsys.readouterr().out
+        assert printed.count("note: ") == (count > 0)
+    assert "note: 12 of 12 weights have fewer than 16 directions (--keeplora-rank) that tiny would change" in printed
+    fewest = min(int(A.any(dim=1).sum()) for A, _, _ in updates_by_site(state.model))
+    assert 0 < fewest and f"has the fewest, {fewest} of 16" in printed
+
+
 def test_nothing_trains_where_all_is_protected(capsys):
     model, hook = tiny_clip("vit"), KeepLoRA()
     hook.load_carry({"bases": {site: torch.linalg.qr(torch.randn(16, 16).double())[0] for site in weights_of(model)}})
     state = state_of(copy.deepcopy(model))
     train(state, [hook])
-    assert "note: KeepLoRA: 12 of 12 weights, such as visual.transformer.resblocks.0.attn.q, do not" \
-        in capsys.readouterr().out
+    assert ("that are not protected: visual.transformer.resblocks.0.attn.q has the fewest, 0 of 16"
+            in capsys.readouterr().out)
     for name, value in state.final_model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert all(basis.shape == (16, 16) for basis in hook.bases.values())
@@ -225,6 +235,37 @@ def test_fewer_images_than_a_batch_are_one():
     train(state, [hook])
     whole = [batch.indices.tolist() for batch in hook.batches(state_of(tiny_clip("vit"), task), "any")]
     assert [len(batch) for batch in whole] == [4] * 5 and len(set(sum(whole, []))) == 20
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_an_image_that_cannot_be_decoded_may_be_in_any_batch(number):
+    """With --skip-bad-images. Of a batch with fewer images the inputs are added to the first ones of the others."""
+    task, hook, model = tiny_task(), KeepLoRA(), tiny_clip("vit")
+    whole = [batch.indices.tolist() for batch in hook.batches(state_of(model, task), "keeplora features")]
+    bad, split = whole[number][1], task.split("train")
+    damaged = Split(lambda index: None if index == bad else split.image(index), split.labels)
+    state = state_of(model, Task("tiny", task.classnames, task.templates, {"train": damaged}, in_memory=True))
+    sizes, total = [], torch.zeros(4, 5, 16).double()                        # images of 16 pixels in patches of 8
+    attention, name = model.visual.transformer.resblocks[1].attn, "visual.transformer.resblocks.1.attn"
+    with torch.no_grad():
+        for batch in hook.batches(state, "keeplora features"):
+            handle = attention.register_forward_pre_hook(
+                lambda _, inputs: total[:len(inputs[0])].add_(inputs[0]))
+            model.encode_image(batch.images)
+            handle.remove()
+            sizes.append(len(batch.images))
+        found = hook.inputs(state)[name][0]
+    assert sizes == [4 - (index == number) for index in range(5)]
+    torch.testing.assert_close(found, total.flatten(0, 1).mT @ total.flatten(0, 1), **TIGHT)
+
+
+def test_its_passes_are_never_in_tf32():
+    hook, state = KeepLoRA(), state_of(tiny_clip("vit"))
+    Finetune.begin(hook, state)
+    for work in (lambda: hook.gradients(state, {}), lambda: hook.inputs(state)):
+        with under_tf32() as allowed:
+            work()
+        assert len(allowed) > 20 and not any(allowed)
 
 
 # -- two tasks by plain torch and numpy --------------------------------------------------------------------------------
@@ -351,18 +392,14 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
                      {"task": {"logits:KeepLoRAPlus"}, "all": {"with:KeepLoRAPlus"}})
 
 
-def flipped(matrix, svd=algebra.svd):
-    U, S, Vh = svd(matrix)
-    return -U, S, -Vh
-
-
 MOMENTS = [(method, moment) for method in METHODS
            for moment in ("begin", "end", "keeplora gradient", "keeplora features", "keeplora head")
            if moment != "keeplora head" or method == "keeplora-plus"]
+QUICK = ("keeplora", "keeplora features")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "moment"), MOMENTS)
+@pytest.mark.parametrize(("method", "moment"), [
+    pair if pair == QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in MOMENTS])
 def test_interrupted_in_a_pass(whole, cli, world, trio, method, moment, tmp_path):
     words = ("--load", world.model, "--method", method, *STEPS, *COMMON, "--dataset-order", ",".join(trio.values()),
              "--save", tmp_path, "--resume", "--save-interval", 1)
@@ -392,7 +429,7 @@ def test_interrupted_after_a_step(whole, cli, world, trio, method, task, interru
     def begins(hook, state):
         with pytest.MonkeyPatch.context() as patched:
             if state.task.name == task:
-                patched.setattr(algebra, "svd", flipped)
+                patched.setattr(torch.linalg, "svd", flipped)
             original(hook, state)
     monkeypatch.setattr(KeepLoRA, "begin", begins)
     done = cli(*words)

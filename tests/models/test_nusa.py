@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cli_files import same_weights
+from decompositions import flipped
 from example_runs import (
     COMMON,
     STEPS,
@@ -310,14 +311,6 @@ def words(world, trio, tmp_path):
     """-> words(folder): the three tasks as one command."""
     return lambda name: ("--load", world.model, *METHOD, *COMMON, "--dataset-order", ",".join(trio.values()), "--save",
                          tmp_path / name, "--resume", "--save-interval", 1)
-
-
-def flipped(matrix, svd=torch.linalg.svd, **options):
-    """As right a decomposition: every second pair of vectors has the other sign."""
-    U, S, Vh = svd(matrix, **options)
-    signs = torch.ones_like(S)
-    signs[::2] = -1
-    return U * signs, S, Vh * signs[:, None]
 
 
 def test_a_sequence_its_evaluation_and_a_chain(cli, world, trio, words, monkeypatch, tmp_path):

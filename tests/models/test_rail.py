@@ -19,6 +19,7 @@ from example_runs import (
     last_rows,
     loaded,
 )
+from tf32 import under_tf32
 from torch import nn
 
 import src.models.rail
@@ -47,7 +48,7 @@ FORMS = {"primal": {"rail_width": WIDTH}, "dual": {"rail_form": "dual"}}
 
 @pytest.fixture(scope="module")
 def tasks():
-    """{name: Task}, with images of their own."""
+    """{name: Task}, each with other images."""
     found = {}
     for seed, (name, classnames) in enumerate(CLASSES.items()):
         train_, test = (Split(random_images(size, 10 * seed + part).__getitem__,
@@ -289,9 +290,32 @@ def test_a_draw_is_uniform_and_of_the_seed(drawn):
     assert one.abs().max() <= 8 ** -0.5 and one.mean().abs() < 0.01 and abs(one.std() * 24 ** 0.5 - 1) < 0.02
 
 
-def test_the_published_draw_is_of_a_vit():
-    with pytest.raises(UserError, match="--rail-projection published: .* give seeded"):
+def test_random_features_are_never_in_tf32(state_of):
+    state, hook = state_of(), Rail(rail_width=WIDTH)
+    hook.begin(state)
+    features = torch.eye(8, dtype=state.model.logit_scale.dtype)
+    with under_tf32() as allowed:
+        hook.form.collect(state, [(features, torch.zeros(8).long(), None)])
+        hook.form.answers(features.double(), ["first"])
+    assert allowed[:3] == [False] * 3 and len(allowed) > 3 and allowed[3] is False
+
+
+def test_the_published_draw_is_of_a_vit(make_state):
+    """Refused before the first pass, in a dry run too."""
+    with pytest.raises(UserError, match="--rail-projection published: .* give --rail-projection seeded"):
         DRAWS["published"](tiny_clip("resnet").architecture, 4, 0)
+    with pytest.raises(UserError, match="--rail-projection published: .* give --rail-projection seeded"):
+        Rail(rail_projection="published").begin(make_state(tiny_clip("resnet")))
+    for hook in (Rail(), Rail(rail_form="dual", rail_projection="published")):
+        hook.begin(make_state(tiny_clip("resnet")))
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_the_recipe_on_a_resnet_is_one_message(cli, words, tmp_path):
+    done = cli("--recipe", "rail", "--train-dataset", "toy-sizes", "--model", "toy", "--save", tmp_path, *words)
+    printed = done.out + done.err
+    assert done.status == 2 and "give --rail-projection seeded" in printed and "Traceback" not in printed, printed
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 @pytest.mark.parametrize(("made", "given", "reason"), [

@@ -9,6 +9,7 @@ import torch
 import wrapping
 from cli_files import rows, same_weights
 from conftest import tiny_clip
+from decompositions import flipped
 from torch import nn
 
 import clip
@@ -404,14 +405,6 @@ def test_memory_and_resume_points_have_frozen_factors(make_state, make_model, me
     assert len(bases) == (12 if method is wrapping.Split else 0)  # of three blocks: in_proj, out_proj, c_fc, c_proj
     found = weight_copies(state, hooks)
     assert found.copies["AdamW"] * found.unit == 2 * sum(value.nbytes for value in state.trained())
-
-
-def flipped(matrix, svd=torch.linalg.svd, **options):
-    """Another singular value decomposition, as right as the first: every second pair of vectors has the other sign."""
-    U, S, Vh = svd(matrix, **options)
-    signs = torch.ones_like(S)
-    signs[::2] = -1
-    return U * signs, S, Vh * signs[:, None]
 
 
 ADD_ONS = {"none": lambda: [], "l2": lambda: [L2(0.3)], "average": lambda: [WeightEnsemble(avg_freq=1)]}

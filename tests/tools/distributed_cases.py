@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import wrapping
 from conftest import CLASSNAMES, SENTENCES, reference_task, tiny_clip, tiny_task
+from decompositions import flipped_beside_the_first, projector
 
 from src.datasets.common import Split, Task
 from src.datasets.pairs import joint_task
@@ -26,12 +27,14 @@ from src.models.gradients import GradientTracker
 from src.models.hooks import Hooks
 from src.models.icarl import ICaRL
 from src.models.inflora import InfLoRA
+from src.models.keeplora import KeepLoRA
 from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
 from src.models.modx import Contrastive, ModX
 from src.models.nusa import NuSA
 from src.models.penalties import L2
+from src.models.rail import Rail
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
 from src.models.training import train, weighed
@@ -243,16 +246,33 @@ def scored(world):
             "linear": asdict(linear_evaluation(model, task, device, epochs=2, batch_size=6, world=world))}
 
 
-def inflora(world, **options):
+def protecting(hook, batch_size, **options):
     """Two tasks, of which the second keeps off what the first needs."""
-    carry, found = {}, {}
-    for task in ("tiny", "tiny-other"):
-        hook = InfLoRA(inflora_rank=3, inflora_dropout=0.0, inflora_energy=0.99, **options)
-        hook.load_carry(carry)
-        found[task] = trained(state_of(world, task, batch_size=LONELY), hook)
-        carry = hook.carry()
-    found["protected"] = {name: basis @ basis.mT for name, basis in carry["bases"].items()}
-    return found
+    def case(world):
+        carry, found = {}, {}
+        for task in ("tiny", "tiny-other"):
+            method = hook(**options)
+            method.load_carry(carry)
+            found[task] = trained(state_of(world, task, batch_size=batch_size), method)
+            carry = method.carry()
+        found["protected"] = {name: projector(basis) for name, basis in carry["bases"].items()}
+        return found
+    return flipped_beside_the_first(case)
+
+
+def inflora(**options):
+    return protecting(InfLoRA, LONELY, inflora_rank=3, inflora_dropout=0.0, inflora_energy=0.99, **options)
+
+
+def closed_form(hook, *kept):
+    """Two tasks of a method without steps; the sums or features that it carries."""
+    def case(world):
+        method = hook()
+        for task in ("tiny", "tiny-other"):
+            train(state_of(world, task, batch_size=LONELY), [method])
+        carry = method.carry()
+        return {name: carry[name] for name in kept}
+    return case
 
 
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
@@ -287,11 +307,15 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
-    "inflora": inflora,
-    "inflora code": lambda world: inflora(world, inflora_statistics="code", inflora_memory="dualgpm"),
+    "inflora": inflora(),
+    "inflora code": inflora(inflora_statistics="code", inflora_memory="dualgpm"),
+    "keeplora": protecting(KeepLoRA, BATCH, keeplora_rank=3),
+    "rail": closed_form(lambda: Rail(rail_width=12), "gram", "targets"),
+    "rail dual": closed_form(lambda: Rail(rail_form="dual"), "features", "labels"),
     "frozen factors": method(wrapping.FrozenInputs),
     "core": method(wrapping.NullCore, lambda: L2(0.3), lambda: WeightEnsemble(avg_freq=1)),
-    "null space": method(lambda: NuSA(ls=0.1, nusa_rank=4, nusa_energy=0.8, nusa_dropout=0.0)),
+    "null space": flipped_beside_the_first(
+        method(lambda: NuSA(ls=0.1, nusa_rank=4, nusa_energy=0.8, nusa_dropout=0.0))),
     "split weights, no share": method(wrapping.Split, lambda: L2(0.3), batch_size=LONELY),
     "coupled": method(Coupled, Finetune),
     "clipped adapters, no share": lambda world: adapted(world, lambda model: inject_peft(
