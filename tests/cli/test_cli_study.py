@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from src.args import parse
+from src.cli.axes import label_of
 from src.cli.kinds import SEQUENCE
-from src.cli.study import jobs_of, label_of, read_study, study_of_seeds
+from src.cli.study import jobs_of, read_study, study_of_seeds
 from src.errors import UserError
 from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
 
