@@ -19,8 +19,7 @@ from pathlib import Path
 from src.cli.axes import Cell, cells_of, exclusion_of, label_of, levels_of, listed, refuse_twice
 from src.cli.checks import check
 from src.cli.flags import FLAGS
-from src.cli.idle_flags import a_run
-from src.cli.kinds import SEQUENCE
+from src.cli.kinds import SEQUENCE, a_run
 from src.cli.selection import Selection, read_selection
 from src.cli.study_file import (
     NOT_OF_A_CELL,
