@@ -146,8 +146,8 @@ def _refuse_common_seeds(plan):
     tested = {job.numbers["seed"]: job for job in plan.first}
     for trial in plan.trials:
         if other := tested.get(trial.numbers["seed"]):
-            raise UserError(f"select: seeds: {trial.numbers['seed']} is the seed of cell {other.name} too; trials have "
-                            "seeds of their own")
+            raise UserError(f"select: seeds: {trial.numbers['seed']} is the seed of cell {other.name} too; give the "
+                            "trials other seeds")
 
 
 # -- several seeds -----------------------------------------------------------------------------------------------------
