@@ -12,6 +12,7 @@ from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
 from src.cli.study_file import RANDOM
 from src.cli.texts import read_value, shown
+from src.cli.training_checks import STEPPING
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS
 
@@ -74,24 +75,27 @@ def values_of_protocol(base, texts):
     recipe have it: a permuted order is no named one, so its command line has to say so itself. {} for another base."""
     if base not in PROTOCOLS:
         return {}
-    recipe = {word.replace("-", "_"): words for word, words in (
-        read_recipe(texts["recipe"]).flags if "recipe" in texts else {}).items()}
-    given = recipe.keys() | texts.keys()
-    method = texts.get("method") or ",".join(recipe.get("method", ())) or FLAGS["method"].default
-    method = read_value(FLAGS["method"], method)
+    recipe = read_recipe(texts["recipe"]).flags if "recipe" in texts else {}
+    given = {word.replace("-", "_"): ",".join(words) for word, words in recipe.items()} | texts
+    method = read_value(FLAGS["method"], given.get("method") or FLAGS["method"].default)
     return {key: shown(value) for key, value in PROTOCOLS[base].fill(method).items()
-            if not (_is_said(key, given) or value == FLAGS[key].default or _is_idle(key, given, method))}
+            if not (key in given or _is_replaced(key, given) or _is_idle(key, given, method))}
 
 
-def _is_said(key, given):
-    return key in given or key in LENGTHS and not given.isdisjoint(LENGTHS)
+def _is_replaced(key, given):
+    """Whether a given flag stands in the place of a protocol's, which would be refused beside it."""
+    length = key in LENGTHS and any(other in given for other in LENGTHS)
+    return length or key == "warmup_length" and given.get("schedule") == "onecycle"
 
 
 def _is_idle(key, given, method):
-    """Whether a flag belongs to another method, or to an add-on that is off: to write it would be warned of."""
+    """Whether a flag belongs to another method, to steps that a closed form does not take, or to an add-on that is off:
+    written out, it would be refused or warned of."""
     methods = {name for name, row in METHODS.items() if key in row.uses}
     if methods:
         return method not in methods
+    if key in STEPPING and method in METHODS and METHODS[method].closed_form:
+        return True
     add_ons = {name: row for name, row in ADD_ONS.items() if key in row.uses}
     switches = {switch for name, row in add_ons.items() for switch in row.switches or (name,)}
-    return bool(switches) and given.isdisjoint(switches)
+    return bool(switches) and not any(switch in given for switch in switches)

@@ -37,7 +37,7 @@ NOT_OF_A_GRID = ("seed", ORDER, "eval_datasets", "eval_split", "max_evaluation_s
 @dataclass(frozen=True)
 class Selection:
     """``settings``: a Level for each combination of the grid; ``trials``: Cells, equally many for each row and setting;
-    ``by``: the number that decides, "" for the one that tables are ranked by; ``seeds`` and ``orders``: labels."""
+    ``by``: the number that decides, "" for the one that tables are ranked by; ``seeds``: texts; ``orders``: labels."""
 
     settings: tuple
     trials: tuple
@@ -70,7 +70,7 @@ def read_selection(where, content, axes, base, beside, cells):
     refuse_folders(where, trials)
     if any(cell.name.lower() == FOLDER for cell in cells):
         raise UserError(f"{where}: a cell is called {FOLDER}, as the folder of the trials is; give another label")
-    return Selection(settings, trials, content.get("by", ""), tuple(seed.label for seed in seeds),
+    return Selection(settings, trials, content.get("by", ""), tuple(seed.written for seed in seeds),
                      tuple(dict.fromkeys(trial.order for trial in trials)))
 
 

@@ -86,7 +86,7 @@ def selection_markdown(select, choices, by, space, names):
     {row: how tables call it}."""
     labels = [setting.label for setting in select.settings]
     rows = [[names.get(row, row), choice.setting or "-", *(choice.means[label] for label in labels),
-             f"{_finished(choice)} of {_trials(choice)}", f"{choice.seconds / 3600:.2f}"]
+             f"{_finished(choice)} of {_trials(choice)}", f"{choice.seconds / 3600:.3g}"]
             for row, choice in choices.items()]
     parts = [f"chosen on val images by {_by_text(by, space)}, the mean over {_over('order', select.orders)} and "
              f"{_over('seed', select.seeds)}",
@@ -107,7 +107,7 @@ def _by_text(by, space):
 
 
 def _over(what, labels):
-    return f"{what}{'s' if len(labels) > 1 else ''} {', '.join(label.removeprefix('seed-') for label in labels)}"
+    return f"{what}{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
 
 
 def _trials(choice):
@@ -122,7 +122,8 @@ def selection_json(select, choices, by, space):
     """The content of ``selection.json``."""
     texts = {setting.label: {FLAGS[key].name: False if text is None else text for key, text in setting.texts.items()}
              for setting in select.settings}
-    return {"by": by, "label_space": space, "split": "val", "seeds": list(select.seeds), "orders": list(select.orders),
+    seeds = [int(seed) for seed in select.seeds]
+    return {"by": by, "label_space": space, "split": "val", "seeds": seeds, "orders": list(select.orders),
             "settings": texts, "rows": {row: {
                 "chosen": choice.setting, "flags": texts.get(choice.setting), "why": choice.why, "means": choice.means,
                 "tied": list(choice.tied), "trials": choice.values, "hours": round(choice.seconds / 3600, 4)}

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+from dataclasses import replace
 
 from src.cli.flags import FLAGS
 from src.cli.texts import command_line
@@ -37,11 +38,13 @@ def commands_text(study, trials, jobs):
 def _command_text(study, cell, job):
     if study.select is None:
         return f"# {job.name}\n{command_line(job.words)}"
-    flags = ", ".join(FLAGS[key].name for key in FLAGS if any(key in each.texts for each in study.select.settings))
-    if job.waits_for:
-        return (f"# {job.name}: its trials choose {flags}; {job.waits_for}\n"
-                f"# {command_line(cell.words(str(job.folder)))}")
-    return f"# {job.name}: its trials chose {flags}\n{command_line(job.words)}"
+    keys = [key for key in FLAGS if any(key in setting.texts for setting in study.select.settings)]
+    flags = ", ".join(FLAGS[key].name for key in keys)
+    if not job.waits_for:
+        return f"# {job.name}: its trials chose {flags}\n{command_line(job.words)}"
+    open_ones = replace(cell, texts=cell.texts | {key: None if FLAGS[key].switch else "CHOSEN" for key in keys})
+    return (f"# {job.name}: its trials choose {flags}; {job.waits_for}\n"
+            f"# {command_line(open_ones.words(str(job.folder)))}")
 
 
 def launch(name, jobs, slots, signals, what="cells", waits=None):
