@@ -21,9 +21,10 @@ def write(folder, *parts):
 
 @pytest.fixture
 def check(tmp_path):
-    """check(text) refuses, or not, the images of a study; {} is the folder of the test."""
+    """check(base, select) of a study in which DIR is the folder of the test."""
     def call(base, select=""):
-        text = (f"base: {{iterations: 1, data-location: {tmp_path}/data, {base}}}\naxes: {{method: [finetune], seed: [1]}}\n"
+        text = (f"base: {{iterations: 1, data-location: {tmp_path}/data, {base}}}\n"
+                "axes: {method: [finetune], seed: [1]}\n"
                 f"select: {{grid: {{lr: [1e-5, 1e-4]}}, seeds: [5], {select}}}")
         (tmp_path / "my.yaml").write_text(text.replace("DIR", str(tmp_path)), encoding="utf-8")
         plan, _ = plan_of(read_study(str(tmp_path / "my.yaml")), "out", parse)
@@ -39,8 +40,8 @@ def test_three_parts_are_apart(check, tmp_path, capsys):
 
 def test_val_that_serves_as_test_is_refused(check, tmp_path, capsys):
     write(tmp_path / "two", "train", "val")
-    with pytest.raises(UserError, match="select: row finetune: 8 val images of folder:.*two are test images too, on which "
-                                        "its test runs are scored; give val images of other data"):
+    with pytest.raises(UserError, match="row finetune: 8 val images of folder:.*two are test images too, on which its "
+                                        "test runs are scored; give val images of other data"):
         check("dataset-order: 'folder:DIR/two'")
     assert capsys.readouterr().out == "", "what opening says stands in the output of each run"
 
@@ -62,8 +63,8 @@ def test_other_data_are_apart_unless_their_files_are_the_same(check, tmp_path):
 
 def test_data_without_val(check, tmp_path):
     write(tmp_path / "two", "train", "test")
-    with pytest.raises(UserError, match="select: row finetune: folder:.*two has no val split to choose on; it has train, "
-                                        "test; hold some .* out, as by on: {val-fraction: 0.1}"):
+    with pytest.raises(UserError, match="row finetune: folder:.*two has no val split to choose on; it has train, test; "
+                                        "hold some .* out, as by on: {val-fraction: 0.1}"):
         check("dataset-order: 'folder:DIR/two'")
 
 
