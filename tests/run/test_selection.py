@@ -10,14 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_files import lines, picture, read_json
+from cli_files import picture, read_json, rows
 from report_files import MATRIX, write_run
 from study_files import until
 
 from src.machine.files import folder_of_ones_own
 from src.main import main
 from src.run import cells, selection
-from src.run.cells import LOCK
+from src.run.cells import LOCK, NOT_USABLE
 
 pytest_plugins = ["cli_fixtures", "study_fixtures"]
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def test_a_choice_that_changes_is_noticed(selecting, cli):
     done = cli(*selecting.words)
     assert selecting.chosen()["rows"]["finetune"]["chosen"] == "lr-3e-4"
     assert selecting.starts()[16:] == ["finetune_seed-1", "finetune_seed-2"], "those of lwf stay done"
-    assert done.status == 75 and done.err.count("it has ended, but its files are damaged or of another") == 2
+    assert done.status == 1 and done.err.count(NOT_USABLE) == 2
 
 
 def test_commands_and_status_before_and_after_the_choice(selecting, cli):
@@ -292,7 +292,7 @@ def test_the_best_rate_on_val_is_found_without_a_test_image(pictures, monkeypatc
     chosen = (out / "selection.json").read_bytes()
     lasts = {}
     for trial in (out / "select").iterdir():
-        assert {row["split"] for row in lines(trial / "metrics.jsonl")} == {"val"}
+        assert {row["split"] for file in trial.glob("metrics_*.csv") for row in rows(file)} == {"val"}
         matrix = (trial / "matrix_top1.csv").read_text(encoding="utf-8").splitlines()[-1].split(",")[1:]
         lasts.setdefault(trial.name.split("_")[1], []).append(statistics.fmean(map(float, matrix)))
     best = max(lasts, key=lambda rate: statistics.fmean(lasts[rate]))
