@@ -12,7 +12,6 @@ import sys
 from src import args  # all else is imported where a run needs it: --help must not wait for torch
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
-from src.cli.texts import command_line
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
 from src.machine.notices import warn
@@ -187,44 +186,95 @@ def run_report(config):
 def run_study(config):
     """--study FILE, or several seeds: run the cells of a grid, each as a separate process; print their scores in one
     table."""
-    from src.cli.study import jobs_of, read_study, study_of_seeds
+    from src.cli.study import plan_of, read_study, study_of_seeds
+    from src.report.selection import refuse_what_decides_nothing
     from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
-    from src.run.study import status_text
     texts = args.texts_of(config.argv)
     beside = {key: text for key, text in texts.items() if kinds.SEQUENCE in FLAGS[key].runs}
     study = read_study(config.study, beside) if config.study else study_of_seeds(texts)
-    jobs, warnings = jobs_of(study, config.save, args.parse)
-    refuse_what_no_table_holds(jobs)
-    refuse_unknown_names(study, jobs)
+    plan, warnings = plan_of(study, config.save, args.parse)
+    refuse_what_no_table_holds(plan.first)
+    refuse_unknown_names(study, plan.first)
+    refuse_what_decides_nothing(study.select, plan.trials)
     for warning in warnings:
         warn(warning)
+    if config.dry_run != "off" or config.status:
+        _print_study(study, plan, config)
+        return 0
+    return _launch(study, plan, config)
+
+
+def _print_study(study, plan, config):
+    """--dry-run: the command of each cell. --status: what each is at."""
+    from src.run.selection import choices_of, selection_text, settings_of
+    from src.run.study import commands_text, status_text
+    choices = choices_of(study.select, plan.trials)
+    jobs = plan.chosen(settings_of(choices))
     if config.dry_run != "off":
-        print("\n".join(f"# {job.name}\n{command_line(job.words)}" for job in jobs))
-        return 0
-    if config.status:
-        print(status_text(study.name, jobs))
-        return 0
-    return _launch(study, jobs, config)
+        print(commands_text(study, plan.trials, jobs))
+        return
+    if plan.trials:
+        print(status_text(study.name, plan.trials, "trials"))
+        print(f"\n{selection_text(study, plan.trials, choices)}")
+    print(status_text(study.name, jobs))
 
 
-def _launch(study, jobs, config):
+def _launch(study, plan, config):
     from src.report.study import study_markdown, tables_of, write_study
-    from src.run.study import DONE, environments, exit_status, launch, one_at_a_time, state_of
-    devices = ()
-    if config.jobs != 1 and any(job.device in ("auto", "cuda") for job in jobs):
-        from src.machine.device import cuda_devices
-        devices = cuda_devices()
-    slots = environments(max(1, len(devices)) if config.jobs == "auto" else config.jobs, devices)
+    from src.run.cells import DONE, state_of
+    from src.run.selection import choices_of, selection_text, settings_of
+    from src.run.study import exit_status, launch, one_at_a_time
+    slots = _slots(plan.first, config)
     with Signals(hang_up=True) as signals:
-        launch(study.name, jobs, slots, signals)
+        checked = bool(plan.trials) and _run_trials(study, plan, config, slots, signals)
+        ready = [job for job in plan.chosen(settings_of(choices_of(study.select, plan.trials))) if not job.waits_for]
+        if plan.trials and not checked:
+            _require_held_out(plan, ready)
+        if ready:
+            launch(study.name, ready, slots, signals)
     with one_at_a_time(config.save):
+        choices = choices_of(study.select, plan.trials)
+        jobs = plan.chosen(settings_of(choices))
         states = [state_of(job) for job in jobs]  # another launcher may have ended a cell meanwhile
         done = [job for job, state in zip(jobs, states, strict=True) if state.kind == DONE]
         if done:
             tables = tables_of(study, done)
             print(f"\n{study_markdown(tables)}", end="", flush=True)
             write_study(tables, config.save)
-    return exit_status(jobs, states)
+        if plan.trials:
+            print(f"\n{selection_text(study, plan.trials, choices)}", end="", flush=True)
+    return exit_status([*plan.trials, *jobs], [*map(state_of, plan.trials), *states])
+
+
+def _slots(jobs, config):
+    """What each of the processes that run at the same time adds to the environment."""
+    from src.run.launcher import environments
+    devices = ()
+    if config.jobs != 1 and any(job.device in ("auto", "cuda") for job in jobs):
+        from src.machine.device import cuda_devices
+        devices = cuda_devices()
+    return environments(max(1, len(devices)) if config.jobs == "auto" else config.jobs, devices)
+
+
+def _run_trials(study, plan, config, slots, signals):
+    """Run all trials before any cell, so that no test score can reach the choice, and store it. -> whether their images
+    were checked"""
+    from src.run.selection import choices_of, write_selection
+    from src.run.study import launch
+    checked = _require_held_out(plan, plan.trials)
+    launch(study.name, plan.trials, slots, signals, "trials", waits=True)
+    write_selection(study, plan.trials, choices_of(study.select, plan.trials), config.save)
+    return checked
+
+
+def _require_held_out(plan, jobs):
+    """Check the images of trials and cells where some of the Jobs are still to run. -> whether that was so"""
+    from src.run.cells import is_done
+    if all(map(is_done, jobs)):
+        return False
+    from src.run.held_out import refuse_shared_images
+    refuse_shared_images(plan.trials, plan.first)
+    return True
 
 
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,

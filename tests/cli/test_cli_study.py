@@ -9,7 +9,7 @@ import pytest
 
 from src.args import parse
 from src.cli.kinds import SEQUENCE
-from src.cli.study import jobs_of, label_of, read_study, study_of_seeds
+from src.cli.study import jobs_of, read_study, study_of_seeds
 from src.errors import UserError
 from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
 
@@ -101,15 +101,6 @@ def test_flags_of_the_command_line_go_to_every_cell(study):
     assert {(config.device, config.iterations, config.save) for config in configs} == {("cpu", 9, "x")}
     with pytest.raises(UserError, match="--lr is set by axis lr; leave it out of the command line"):
         study(GRID, {"lr": "1e-3"})
-
-
-@pytest.mark.parametrize(("key", "text", "label"), [
-    ("recipe", "zscl", "zscl"), ("recipe", "mine/a.yaml", "a"), ("method", "my.py:EWC", "my.py-EWC"),
-    ("dataset_order", "CIFAR100/10", "CIFAR100-10"), ("seed", "3", "seed-3"), ("lr", "1e-5,MNIST=5e-5",
-                                                                                 "lr-1e-5-MNIST=5e-5"),
-    ("mv_avg_decay", "0.9", "mv-avg-decay-0.9"), ("load", "../a b/ü.pth", "load-..-a-b-.pth")])
-def test_labels_are_names_of_folders(key, text, label):
-    assert label_of(key, text) == label
 
 
 AXES = "axes: {seed: [1, 2]}\n"

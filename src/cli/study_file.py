@@ -1,0 +1,97 @@
+"""The parts of a study's file: what may stand where, and flags and values as a file writes them."""
+
+from src.cli.flags import FLAGS
+from src.cli.texts import SWITCHED, nearest, nearest_or_all, plain_texts, switched
+from src.errors import UserError
+
+PARTS = {"name": str, "about": str, "base": dict, "axes": dict, "exclude": list, "select": dict, "report": dict}
+REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list}
+KINDS = {str: "a text", dict: "a mapping", list: "a list", (list, str): "a list, true or false"}
+PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
+# What a study decides itself, or what all cells would share a folder for.
+NOT_OF_A_CELL = ("study", "jobs", "status", "save", "resume", "overwrite", "dry_run", "export")
+RANDOM = "random:"  # begins what stands for random orders
+
+
+def read_file(path, where):
+    from clip.files.plain_yaml import read_yaml  # a command line without a file reads no YAML
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a mapping with base: and axes:")
+    return content
+
+
+def require_parts(where, content, parts):
+    for key, value in content.items():
+        if key not in parts:
+            raise UserError(f"{where}: unknown key {key}; {nearest_or_all(key, parts)}")
+        if not isinstance(value, parts[key]):
+            raise UserError(f"{where}: {key} is to be {KINDS[parts[key]]}")
+
+
+def flag_of(where, word):
+    flag = FLAGS.get(PLURALS.get(word, word).replace("-", "_"))
+    if flag is None:
+        hint = nearest(word, [*PLURALS, *(flag.name[2:] for flag in FLAGS.values())])
+        raise UserError(f"{where}: unknown flag {word}; {hint or 'see --help'}")
+    refuse_not_of_a_cell(where, [flag.key])
+    return flag
+
+
+def refuse_not_of_a_cell(where, keys):
+    if "export" in keys:
+        raise UserError(f"{where}: --export would write every cell into one folder; export a checkpoint of a cell by "
+                        "--load FILE --export DIR")
+    if found := [FLAGS[key].name for key in keys if key in NOT_OF_A_CELL]:
+        raise UserError(f"{where}: {found[0]} belongs to the whole study, not to its cells; give it on the command "
+                        "line")
+
+
+def texts_of(where, flags):
+    """{word: value} of a file -> {flag key: text, True, list, or None for a switch that is off}"""
+    if not isinstance(flags, dict):
+        raise UserError(f"{where}: expected a mapping of flags")
+    found = {}
+    for word, value in flags.items():
+        flag = flag_of(where, word)
+        if flag.key in found:
+            raise UserError(f"{where}: {flag.name} stands there twice")
+        found[flag.key] = text_of(where, flag, value)
+    return found
+
+
+def text_of(where, flag, value):
+    texts = plain_texts(value)
+    if texts is None:
+        raise UserError(f"{where}: {flag.name}: expected a value, as on the command line, or a list of values")
+    if flag.repeated:
+        return texts
+    text = ",".join(texts)
+    if flag.key == "dataset_order" and text.startswith(RANDOM):
+        raise UserError(f"{where}: {flag.name} {text}: random orders are values of an axis; write orders: [{text}]")
+    if not flag.switch:
+        return text
+    try:
+        return switched(flag, text) or None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def shown_parts(where, report):
+    """(the published rows that are shown or None, the columns)"""
+    for key in ("published", "columns"):
+        for name in report.get(key, []) if isinstance(report.get(key), list) else []:
+            if not isinstance(name, str):
+                raise UserError(f"{where}: {key}: expected names")
+    for row, name in report.get("names", {}).items():
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where}: names: {row}: expected how tables call it")
+    published = report.get("published", "true")
+    if isinstance(published, str):
+        if published.lower() not in SWITCHED:
+            raise UserError(f"{where}: published {published}: expected a list of names, true or false")
+        published = None if SWITCHED[published.lower()] else ()
+    return None if published is None else tuple(published), tuple(report.get("columns", ()))

@@ -1,0 +1,70 @@
+"""The choices of a study, from the files of its trials. Reads no file of the cells, which score the test split."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from src.machine.files import atomic_file, read_json
+from src.report.measures import RETRIEVAL, measure_of
+from src.report.selection import by_of, choice_of, selection_json, selection_markdown
+from src.run.cells import FAILED, is_done, state_of
+
+NAME = "selection"  # of the files, in the folder of the study
+
+
+def choices_of(select, trials):
+    """{row: Choice} of a Selection and the Jobs of its trials; {} without a selection."""
+    if select is None:
+        return {}
+    by, found = by_of(select, trials), {}
+    for job in trials:
+        values = found.setdefault(job.cell.row, ({}, []))
+        values[0].setdefault(job.cell.setting, {})[job.name] = _number(job, by)
+        values[1].append(job)
+    return {row: choice_of(row, values, by, sum(map(_seconds, jobs)),
+                           {job.name for job in jobs if state_of(job).kind == FAILED})
+            for row, (values, jobs) in found.items()}
+
+
+def _number(job, by):
+    """The number of a trial that is done, in its first label space; None of one that is not."""
+    if not is_done(job):
+        return None
+    summary = read_json(job.folder / "summary.json")
+    return measure_of(summary["label_space"]).numbers_of(summary)[by]
+
+
+def _seconds(job):
+    """Of its finished tasks, over all attempts."""
+    return sum(_seconds_of(job.folder / f"run_{task}.json") for task in job.tasks)
+
+
+def _seconds_of(path):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        seconds = read_json(path).get("seconds")
+        return seconds if isinstance(seconds, int | float) else 0.0
+    return 0.0
+
+
+def settings_of(choices):
+    """{row: (label of the setting or None, why there is none)}, as ``Plan.chosen`` wants it."""
+    return {row: (choice.setting, choice.why) for row, choice in choices.items()}
+
+
+def selection_text(study, trials, choices):
+    """The table of the choices, under the names of the study."""
+    return selection_markdown(study.select, choices, by_of(study.select, trials), _space(trials), study.names)
+
+
+def write_selection(study, trials, choices, folder):
+    """Write selection.json and selection.md into the folder of the study."""
+    content = selection_json(study.select, choices, by_of(study.select, trials), _space(trials))
+    texts = {"json": json.dumps(content, indent=1) + "\n", "md": selection_text(study, trials, choices)}
+    for suffix, text in texts.items():
+        with atomic_file(Path(folder) / f"{NAME}.{suffix}", "w") as file:
+            file.write(text)
+
+
+def _space(trials):
+    """The label space that decides, which is the first of the runs."""
+    return RETRIEVAL.space if trials[0].pairs else trials[0].numbers["label_space"][0]
