@@ -10,6 +10,7 @@ from report_files import MATRIX, write_run
 from src.report.latex import escaped
 from src.report.measures import DEFINITIONS
 from src.report.orders import all_tables, report_of
+from src.report.paper import paper_tables
 from src.report.paper_latex import paper_latex, table_latex
 from src.report.runs import read_run
 
@@ -76,7 +77,13 @@ def test_differences_have_a_sign(report):
 def test_only_a_wide_table_is_scaled(report):
     compact, _, blocks, _ = (table_latex(table) for table in all_tables(report))
     assert r"\begin{table*}[t]" in compact and r"\resizebox{\textwidth}{!}{%" in compact
-    assert r"\begin{table}[t]" in blocks and r"\resizebox" not in blocks and r"\small" in blocks
+    assert r"\begin{table*}[t]" in blocks and r"\resizebox" not in blocks and r"\small" in blocks
+
+
+def test_a_narrow_table_fits_into_a_column(tmp_path):
+    blocks = paper_tables(report_of("s", [read_run(write_run(tmp_path / "lwf"))]))[1]
+    assert r"\begin{table}[t]" in table_latex(blocks) and r"\resizebox" not in table_latex(blocks)
+    assert "graphicx" not in paper_latex([blocks])
 
 
 def test_nothing_in_a_text_ends_a_caption():
