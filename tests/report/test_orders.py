@@ -64,6 +64,16 @@ def test_the_same_runs_give_the_same_bytes(folders):
         assert text(first) == text(second)
 
 
+def test_a_paper_names_no_file(tmp_path):
+    """What says where more is found stands in markdown alone."""
+    matrix = [[50.0] * 11] * 11
+    tables = all_tables(report_of("s", [read_run(write_run(tmp_path / f"a{seed}", f"--seed {seed}", order=ORDERS["1"],
+                                                           matrix=matrix, zero_shot=None)) for seed in (1, 2)]))
+    for remark in ("stand in the comparison, compare.md", "are in paper.csv", "no numbers by dataset here"):
+        assert remark in paper_markdown(tables) and remark not in paper_latex(tables)
+    assert "not measured here" in paper_latex(tables)
+
+
 def test_orders_in_other_label_spaces(tmp_path):
     """Each space has its own tables; numbers of one are not asked of the other."""
     runs = [read_run(write_run(tmp_path / "a")),

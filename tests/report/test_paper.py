@@ -145,7 +145,7 @@ def test_class_incremental_tables_have_no_transfer(tmp_path):
     compact, blocks = paper_tables(report_of("cil", [run]))
     assert compact.numbers == ("avg", "last", "incremental_avg") and blocks.numbers == ("avg", "last")
     assert [value.mean for value in blocks.lines[0].values] == pytest.approx([70, 77.5, 95, 460 / 6])
-    assert "mean over all cells" in " ".join(blocks.notes)
+    assert "mean over all cells" in " ".join(blocks.notes) and "in the order of training" in blocks.notes[0]
 
 
 def test_image_text_pairs(tmp_path):
