@@ -39,7 +39,7 @@ from src.errors import UserError
 class Study:
     """``cells`` in their order; ``names``: {row: how tables call it}; ``published``: the published rows that are shown,
     None for all that fit; ``columns``: the numbers that are shown, none for all; ``select``: what is chosen on val
-    before the cells run, None for nothing."""
+    before the cells run, None for nothing; ``baseline``: the row that others are compared with."""
 
     name: str
     cells: tuple
@@ -47,6 +47,7 @@ class Study:
     published: tuple | None = None
     columns: tuple = ()
     select: Selection | None = None
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,4 +189,5 @@ def read_study(path, beside=()):
         if "select" in content else None
     report = content.get("report", {})
     require_parts(f"{where}: report", report, REPORT_PARTS)
-    return Study(name, cells, report.get("names", {}), *shown_parts(f"{where}: report", report), select)
+    return Study(name, cells, report.get("names", {}), *shown_parts(f"{where}: report", report), select,
+                 report.get("baseline"))

@@ -5,7 +5,7 @@ from src.cli.texts import SWITCHED, nearest, nearest_or_all, plain_texts, switch
 from src.errors import UserError
 
 PARTS = {"name": str, "about": str, "base": dict, "axes": dict, "exclude": list, "select": dict, "report": dict}
-REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list}
+REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list, "baseline": str}
 KINDS = {str: "a text", dict: "a mapping", list: "a list", (list, str): "a list, true or false"}
 PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
 # What a study decides itself, or what all cells would share a folder for.

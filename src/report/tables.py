@@ -9,7 +9,7 @@ from src.report.measures import ACCURACY, RETRIEVAL, defined, measure_of
 
 def markdown_table(header, rows):
     """A table that reads well in a terminal and renders in markdown."""
-    cells = [[cell_text(value) for value in row] for row in (header, *rows)]
+    cells = [[cell_text(value).replace("|", r"\|").replace("\n", " ") for value in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(
         text.ljust(width) if column == 0 else text.rjust(width)
@@ -55,9 +55,9 @@ def summary_text(summary):
     return "\n\n".join([head_of(summary), *(markdown_table(*cells) for cells in summary_cells(summary))]) + "\n"
 
 
-def definitions_text(space):
-    """What the numbers are, as a markdown list."""
-    numbers = [f"- {title}: {text}" for title, text in defined(space)]
+def definitions_text(space, numbers=None):
+    """What the ``numbers`` are, or all of a summary, as a markdown list."""
+    numbers = [f"- {title}: {text}" for title, text in defined(space, numbers)]
     preamble = [line for text in measure_of(space).preamble for line in (text, "")]
     return "\n".join([*preamble, *numbers]) + "\n"
 

@@ -10,20 +10,18 @@ from pathlib import Path
 import pytest
 from cli_files import listing
 from report_files import MATRIX, write_run
+from test_tables import cells
 
 from src.args import parse
 from src.cli.protocols import PROTOCOLS
 from src.cli.study import Cell, Study, jobs_of
 from src.errors import UserError
-from src.report.compare import PUBLISHED, RUN
+from src.report.measures import DEFINITIONS
+from src.report.orders import all_tables, report_markdown, write_report
+from src.report.paper import DIFFERENCES
+from src.report.rows import PUBLISHED, RUN
 from src.report.sequence import sequence_metrics
-from src.report.study import (
-    refuse_unknown_names,
-    refuse_what_no_table_holds,
-    study_markdown,
-    tables_of,
-    write_study,
-)
+from src.report.study import refuse_unknown_names, refuse_what_no_table_holds, tables_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,14 +53,14 @@ def numbers(*runs):
 def test_each_order_has_a_table_with_the_names_of_the_study(jobs):
     study = Study("s", (), names={"lwf": "LwF", "zero-shot": "CLIP"}, columns=("last", "avg"))
     found = tables_of(study, jobs)
-    assert list(found) == ["I", "II"]
-    rows = {(order, row.name): row for order, [table] in found.items() for row in table.rows}
+    assert list(found.orders) == ["I", "II"]
+    rows = {(order, row.name): row for order, [table] in found.orders.items() for row in table.rows}
     assert list(rows) == [(order, name) for order in ("I", "II") for name in ("CLIP", "finetune", "LwF")]
     for (order, name), runs in {("I", "finetune"): (0, 1), ("II", "finetune"): (2, 3), ("I", "LwF"): (4, 5),
                                 ("II", "LwF"): (6, 7)}.items():
         assert rows[order, name].numbers == pytest.approx(numbers(*runs))
         assert rows[order, name].deviations["avg"] == pytest.approx(0.5 ** 0.5) and len(rows[order, name].runs) == 2
-    text = study_markdown(found)
+    text = report_markdown(found)
     assert text.index("# order I\n") < text.index("# order II\n")
     assert text.count("| run, classes of task | n |") == 2
     header = next(line for line in text.splitlines() if line.startswith("| run,"))
@@ -71,12 +69,12 @@ def test_each_order_has_a_table_with_the_names_of_the_study(jobs):
 
 def test_files_of_several_orders_and_of_one(jobs, tmp_path):
     study = Study("s", (), columns=("avg",))
-    write_study(tables_of(study, jobs), tmp_path / "both")
-    files = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png"}
-    assert listing(tmp_path / "both") == {"order_I", "order_II"} | {
+    write_report(tables_of(study, jobs), tmp_path / "both")
+    files, paper = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png"}, {"paper.md", "paper.tex", "paper.csv"}
+    assert listing(tmp_path / "both") == {"order_I", "order_II"} | paper | {
         f"order_{order}/{file}" for order in ("I", "II") for file in files}
-    write_study(tables_of(study, [job for job in jobs if job.cell.order == "II"]), tmp_path / "one")
-    assert listing(tmp_path / "one") == files
+    write_report(tables_of(study, [job for job in jobs if job.cell.order == "II"]), tmp_path / "one")
+    assert listing(tmp_path / "one") == files | paper
     with (tmp_path / "one" / "compare.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert float(rows["lwf"]["bwt"]) == pytest.approx(numbers(6, 7)["bwt"]), "csv has all numbers"
@@ -85,7 +83,7 @@ def test_files_of_several_orders_and_of_one(jobs, tmp_path):
 def test_runs_of_a_row_that_no_mean_joins_have_names_of_their_folders(jobs, tmp_path):
     shutil.rmtree(jobs[1].folder)
     write_run(jobs[1].folder, "--method finetune --seed 2", precision="bf16")
-    [table] = tables_of(Study("s", ()), jobs[:2])["I"]
+    [table] = tables_of(Study("s", ()), jobs[:2]).orders["I"]
     assert sorted(row.name for row in table.rows if row.kind == RUN) == [
         "finetune (finetune_I_seed-1)", "finetune (finetune_I_seed-2)"]
 
@@ -107,7 +105,7 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
     [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
     write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=[40.0] * 11)
     found = tables_of(Study("s", (), published=published, names={"published zscl": "ZSCL, as printed"}), [job])
-    rows = {row.name for table in found["mtil-1"] for row in table.rows if row.kind == PUBLISHED}
+    rows = {row.name for table in found.orders["mtil-1"] for row in table.rows if row.kind == PUBLISHED}
     assert rows == expected
 
 
@@ -116,6 +114,9 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
     ({"published": ("zcsl",)}, "report: published: zcsl is none of this study; did you mean zscl"),
     ({"columns": ("transfr",)}, "report: columns: transfr is none of this study; did you mean transfer?"),
     ({"columns": ("rsum",)}, "report: columns: rsum is none of this study"),
+    ({"columns": ("incremental_avg",)}, "report: columns: incremental_avg is none of this study"),
+    ({"baseline": "finetun"}, "report: baseline: finetun is none of this study; did you mean finetune?"),
+    ({"baseline": "zero-shot"}, "report: baseline: zero-shot is none of this study; there are finetune, lwf"),
     ({"published": ("zscl",)}, "nothing is published of these orders")])
 def test_names_that_no_table_has(options, expected, jobs):
     with pytest.raises(UserError) as caught:
@@ -175,6 +176,54 @@ def test_columns_that_not_every_order_has(planned):
         with pytest.raises(UserError) as caught:
             refuse_unknown_names(Study("s", (), columns=(column,)), both)
         assert f"report: columns: {column} is not a number of order {order}; " in str(caught.value)
+
+
+def test_columns_of_one_of_several_label_spaces(planned):
+    """Average incremental accuracy is a number of the space seen: the table of the other space needs a column too."""
+    found = planned(a={"dataset_order": "CIFAR100/10", "label_space": "seen,task"})
+    refuse_unknown_names(Study("s", (), columns=("incremental_avg", "avg")), found)
+    with pytest.raises(UserError, match="none of them is a number of the label space task; add one of transfer, avg"):
+        refuse_unknown_names(Study("s", (), columns=("incremental_avg",)), found)
+
+
+def test_average_incremental_accuracy_as_a_column(tmp_path):
+    cell = Cell("a", "a", "toy", {"dataset_order": "toy", "label_space": "seen", "iterations": "1"})
+    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
+    write_run(job.folder, zero_shot=(None,) * 3, spaces=("seen",),
+              matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0)))
+    study = Study("s", (), columns=("incremental_avg",))
+    refuse_unknown_names(study, [job])
+    text = report_markdown(tables_of(study, [job]))
+    assert cells(text)[0] == ["run, classes of seen", "n", "Inc. avg"]
+    assert cells(text)[1][2] == f"{(80 + 75 + 230 / 3) / 3:.1f}"
+    assert DEFINITIONS["incremental_avg"] in text and DEFINITIONS["avg"] not in text
+
+
+def test_differences_to_the_baseline_under_the_names_of_the_study(jobs):
+    """Seeds 1 and 2 of lwf are 4 below those of finetune, in both orders: no test can say more of that."""
+    study = Study("s", (), names={"lwf": "LwF", "finetune": "FT"}, columns=("avg",), baseline="finetune")
+    found = tables_of(study, jobs)
+    assert found.baseline == "FT"
+    [table] = [table for table in all_tables(found) if table.kind == DIFFERENCES]
+    [line] = table.lines
+    assert line.name == "LwF" and [(value.mean, value.n, value.p) for value in line.values] == [
+        (pytest.approx(-4), 2, None)] * 2
+    assert "minus FT" in report_markdown(found) and "No p where all seeds differ by the same." in report_markdown(found)
+
+
+def test_names_of_the_study_in_the_tables_of_a_paper(jobs):
+    found = tables_of(Study("s", (), names={"lwf": "LwF", "zero-shot": "CLIP"}, columns=("last", "bwt")), jobs)
+    compact = all_tables(found)[0]
+    assert [line.name for line in compact.lines] == ["CLIP", "finetune", "LwF"]
+    assert compact.numbers == ("last", "bwt") and compact.orders == ["I", "II"]
+
+
+def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
+    order = PROTOCOLS["mtil-1"].order
+    [job], _ = jobs_of(Study("s", (Cell("a", "a", "mtil-1", {"dataset_order": "mtil-1"}),)), str(tmp_path), parse)
+    write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=None)
+    [table] = tables_of(Study("s", (), published=()), [job]).orders["mtil-1"]
+    assert [row.name for row in table.rows] == ["a"]
 
 
 @pytest.mark.parametrize(("order", "name", "expected"), [
