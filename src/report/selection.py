@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from src.cli.flags import FLAGS
 from src.cli.texts import nearest_or_all, shown
 from src.errors import UserError
-from src.report.compare import SCORING
-from src.report.measures import ACCURACY, RETRIEVAL, TITLES
+from src.report.measures import ACCURACY, LOWER_IS_BETTER, RETRIEVAL, TITLES
+from src.report.seeds import SCORING
 from src.report.sequence import sequence_metrics
 from src.report.tables import markdown_table
-
-LOWER = ("forgetting",)  # numbers of which less is better
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def choice_of(row, values, by, seconds=0.0, failed=()):
     missing = [name for found in values.values() for name, value in found.items() if value is None]
     if missing:
         return Choice(row, None, _why(missing, failed, sum(map(len, values.values()))), values, means, (), seconds)
-    best = (min if by in LOWER else max)(means.values())
+    best = (min if by in LOWER_IS_BETTER else max)(means.values())
     tied = tuple(setting for setting, mean in means.items() if mean == best)
     return Choice(row, tied[0], "", values, means, tied, seconds)
 
@@ -58,14 +56,19 @@ def _measure(job):
     return RETRIEVAL if job.pairs else ACCURACY
 
 
+def space_of(job):
+    """The label space that decides, which is the first of the run, or "retrieval"."""
+    return RETRIEVAL.space if job.pairs else job.numbers["label_space"][0]
+
+
 def refuse_what_decides_nothing(select, trials):
     """Refuse trials without the number that is to decide, and those of one row whose numbers do not compare."""
     for job in trials:
-        by, numbers = by_of(select, trials), _measure(job).numbers
+        by, numbers = by_of(select, trials), _measure(job).numbers_in(space_of(job))
         if by not in numbers:
             raise UserError(f"select: by: {by} is not a number of trial {job.name}; {nearest_or_all(by, numbers)}")
         tasks = len(job.tasks)
-        if not job.pairs and sequence_metrics([[0.0] * tasks] * tasks)[by] is None:
+        if not job.pairs and sequence_metrics([[0.0] * tasks] * tasks).get(by, 0.0) is None:
             raise UserError(f"select: by: {by} of trial {job.name} is not defined: a sequence of one task has none; "
                             "give on: {orders: ...} of several")
     firsts = {}
@@ -102,7 +105,7 @@ def tie_notes(choices, by):
 
 
 def _by_text(by, space):
-    better = "lower is better" if by in LOWER else "higher is better"
+    better = "lower is better" if by in LOWER_IS_BETTER else "higher is better"
     return f"{TITLES[by]} ({'' if space == RETRIEVAL.space else f'classes of {space}, '}{better})"
 
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from src.machine.files import atomic_file, read_json
-from src.report.measures import RETRIEVAL, measure_of
-from src.report.selection import by_of, choice_of, selection_json, selection_markdown
+from src.report.measures import measure_of
+from src.report.selection import by_of, choice_of, selection_json, selection_markdown, space_of
 from src.run.cells import FAILED, is_done, state_of
 
 NAME = "selection"  # of the files, in the folder of the study
@@ -53,18 +53,13 @@ def settings_of(choices):
 
 def selection_text(study, trials, choices):
     """The table of the choices, under the names of the study."""
-    return selection_markdown(study.select, choices, by_of(study.select, trials), _space(trials), study.names)
+    return selection_markdown(study.select, choices, by_of(study.select, trials), space_of(trials[0]), study.names)
 
 
 def write_selection(study, trials, choices, folder):
     """Write selection.json and selection.md into the folder of the study."""
-    content = selection_json(study.select, choices, by_of(study.select, trials), _space(trials))
+    content = selection_json(study.select, choices, by_of(study.select, trials), space_of(trials[0]))
     texts = {"json": json.dumps(content, indent=1) + "\n", "md": selection_text(study, trials, choices)}
     for suffix, text in texts.items():
         with atomic_file(Path(folder) / f"{NAME}.{suffix}", "w") as file:
             file.write(text)
-
-
-def _space(trials):
-    """The label space that decides, which is the first of the runs."""
-    return RETRIEVAL.space if trials[0].pairs else trials[0].numbers["label_space"][0]

@@ -71,7 +71,7 @@ class Selecting:
 
 @pytest.fixture
 def selecting(stand_ins, monkeypatch):
-    monkeypatch.setattr("src.report.study.write_study", lambda tables, folder: None)  # draws
+    monkeypatch.setattr("src.report.orders.write_report", lambda report, folder: None)  # draws
     return Selecting(stand_ins)
 
 
