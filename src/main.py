@@ -181,6 +181,13 @@ def run_report(config):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
 
 
+def run_rescore(config):
+    """--rescore: the tables of a run that has kept its features, with what the command line asks for in another way."""
+    from src.run.build import command_of
+    from src.run.rescore import rescore
+    print(rescore(config.rescore, lambda flags: command_of(args.rescored(config, flags))))
+
+
 def run_study(config):
     """--study FILE, or several seeds: the cells of a grid, each a run of its own, and what they score in one table."""
     from src.cli.study import jobs_of, read_study, study_of_seeds
@@ -225,7 +232,7 @@ def _launch(study, jobs, config):
 
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
-        kinds.STUDY: run_study}
+        kinds.STUDY: run_study, kinds.RESCORE: run_rescore}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def are_conditions(content):
 
 def head_of(summary):
     """The head of the tables of a summary."""
-    return stored({"space": summary["label_space"]} | summary.get("conditions", {})).text()
+    head = stored({"space": summary["label_space"]} | summary.get("conditions", {})).text()
+    return f"{head}; {summary['rescored']}" if "rescored" in summary else head
 
 
 # -- what a command line says ------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def family_of(names, values, train_data=None):
         family = f"split file {Path(splits).name}"
     else:
         family = " + ".join(sorted({_family_of_one(name) for name in bases}))
-    return ", ".join(filter(None, (family, _own_text(own, values), _order_text(names, values), _prompt_text(values))))
+    return ", ".join(filter(None, (family, _own_text(own, values), _order_text(names, values), prompt_text(values))))
 
 
 def _own_text(names, values):
@@ -138,7 +139,7 @@ def _order_text(names, values):
     return f"class order {order}" if parted and order != FLAGS["class_order"].default else ""
 
 
-def _prompt_text(values):
+def prompt_text(values):
     template = values.get("template") or ""
     return f"template {template.removeprefix(FOR_ALL)}" if template.startswith(FOR_ALL) else ""
 

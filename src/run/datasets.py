@@ -18,8 +18,7 @@ class Datasets:
     def __init__(self, data):
         self.data, self._for_all = data, (data.template or "").startswith(FOR_ALL)
         self._first_alone = data.template == FOR_ALL + FIRST
-        name = None if self._first_alone else data.template
-        self._template = _templates(name and name.removeprefix(FOR_ALL))
+        self._template = None if self._first_alone else templates_of(data.template)
         self._lists = coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
 
@@ -37,12 +36,7 @@ class Datasets:
         if name == pairs.JOINT and data.joint:
             return pairs.joint_task([self.open(part) for part in data.trained])
         whole, phase = phase_of(name)
-        base, part, parts = class_split(whole)
-        task = self._opened(base)
-        if self._lists and not self._only_refers_to(whole):
-            task = self._with_lists(base, task)
-        if part is not None:
-            task = splits.with_classes(task, part, parts, data.seed, data.class_order)
+        task = self._with_classes(whole)
         if self._first_alone:
             task = dataclasses.replace(task, templates=task.templates[:1])
         elif self._template and (self._for_all or task.templates is SIMPLE):
@@ -57,6 +51,18 @@ class Datasets:
         elif data.val_fraction not in (None, coop.DIKI) and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
+
+    def _with_classes(self, name):
+        """The dataset ``name`` with the classes and prompts of its split, and the images of its lists."""
+        base, part, parts = class_split(name)
+        task = self._opened(base)
+        if self._lists and not self._only_refers_to(name):
+            task = self._with_lists(base, task)
+        return task if part is None else splits.with_classes(task, part, parts, self.data.seed, self.data.class_order)
+
+    def has_templates(self, name):
+        """Whether a dataset comes with prompts of its own, which --template NAME leaves alone."""
+        return self._with_classes(phase_of(name)[0]).templates is not SIMPLE
 
     def _with_lists(self, name, task):
         """The dataset ``name``, split by the lists of --split-file DIR."""
@@ -102,9 +108,11 @@ class Datasets:
         return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 
-def _templates(name):
-    if name is None:
+def templates_of(template):
+    """The prompts that a value of --template names, None for None."""
+    if template is None:
         return None
+    name = template.removeprefix(FOR_ALL)
     if "{c}" in name:
         return [name]
     if name not in TEMPLATES:

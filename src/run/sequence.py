@@ -28,9 +28,11 @@ from src.run.build import (
     own_modules,
     refuse_averages,
     refuse_other_data,
+    scoring_hooks,
     untaken_carry,
 )
 from src.run.datasets import Datasets, dataset_of
+from src.run.kept import refuse_other_scores, size_text, vectors_of
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.task import TaskRun
@@ -75,8 +77,12 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scorer = Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
-                             self.progress, self.trackers)
+        self.scorer = self.scorer_of(names)
+
+    def scorer_of(self, names):
+        """What scores the datasets ``names``."""
+        return Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
+                      self.progress, self.trackers)
 
     @contextlib.contextmanager
     def shown(self):
@@ -123,6 +129,8 @@ class Run:
         """Before anything is written: ``refuse``, and a folder that cannot be written too."""
         self.refuse(names, start, ZeroshotOpener(self.command.weights, start, self.device))
         self.folder.prepare()
+        if text := self.kept_text(names, start):
+            self.note(text)
 
     def refuse(self, names, start, open_zeroshot):
         """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
@@ -132,8 +140,12 @@ class Run:
             for name in map(stem, [*names, *wholes]):
                 if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
                     refuse_to_replace(self.files, self.folder, name)
+        if self.scoring.keep_features:
+            refuse_other_scores(scoring_hooks(self.scoring, start))
         if names:
             hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            if self.scoring.keep_features:
+                refuse_other_scores(hooks)
             if left := untaken_carry(hooks, start):
                 print(f"warning: {left}", file=sys.stderr, flush=True)
             if self.training.averages:
@@ -145,6 +157,15 @@ class Run:
         if names and self.training.wise_merge and self.training.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.scorer.claim(names, start)
+
+    def kept_text(self, names, start):
+        """How much --keep-features writes for the tasks ``names``, in words; None without it."""
+        if not self.scoring.keep_features:
+            return None
+        images = [vectors_of(self.scoring, self.datasets.open(name)) for name in self.evaluated]
+        tasks = len(names) or len(self.command.weights.loaded) or 1
+        row_before = self.training.sequence or not names and tasks > 1
+        return size_text(images, start["architecture"]["embed_dim"], tasks + row_before)
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
@@ -180,6 +201,9 @@ class Run:
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
             raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it again with --overwrite, without --resume")
+        if self.scorer.lacks_features(file):
+            self.note(f"{file} was finished without its features: it is scored again for --keep-features")
+            self.evaluate(checkpoint)
         self.leave_to_the_next(name, checkpoint)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.files.save_interval).forget()
@@ -217,9 +241,10 @@ class Run:
     def _is_last_phase(self, name):
         return phase_of(name)[1] == self.training.num_phases and phase_of(name)[1] is not None
 
-    def evaluate(self, checkpoint, alpha=None):
-        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
-        return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+    def evaluate(self, checkpoint, alpha=None, start=False):
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. ``start``: a sequence starts from
+        it. -> {dataset: {space: Scores}}"""
+        return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot(), start)
 
     def score_start(self, start):
         """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
@@ -227,11 +252,11 @@ class Run:
         finished = all(map(self.is_finished, self.training.trained))
         kept = self.folder.read_json("start.json") if self.files.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.files.numbers else {}
-        known = scores.keys() == {*map(stem, self.evaluated)}
+        known = scores.keys() == {*map(stem, self.evaluated)} and not self.scorer.lacks_features("")
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
         if known:
             return scores
-        scores = self.evaluate(start)
+        scores = self.evaluate(start, start=True)
         self.folder.write_json("start.json", {"config": self.files.numbers, "scores": plain_scores(scores)})
         return scores
 
@@ -257,7 +282,7 @@ class Run:
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
             summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
-                "conditions": asdict(self.conditions(named, trained_with, space, history))}
+                "conditions": asdict(self.conditions(named, trained_with, space, history))} | self.scorer.remarks(space)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:
