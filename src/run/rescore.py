@@ -16,7 +16,7 @@ from src.machine.files import read_json
 from src.report.conditions import TASK_IDS, prompt_text, stored
 from src.report.measures import is_summary, measure_of
 from src.report.predictions import START, kept_tasks, read_description, when
-from src.report.tables import rows_csv, summary_text
+from src.report.tables import numbers_text, rows_csv, summary_text
 from src.run.kept_datasets import KeptDatasets
 from src.run.rescorer import Rescorer
 from src.run.scoring import class_tasks
@@ -129,7 +129,7 @@ class Rescoring(Run):
             rows.get(START), *(rows[stem(name)] for name in order)]
         summaries = self.summarise(order, chosen, self.kept[-1]["history"], **of_training,
                                    precision=self.kept[-1]["precision"], rescored=os.path.abspath(self.source))
-        return "\n".join(map(summary_text, summaries.values()))
+        return "\n".join(map(numbers_text if self.untrained else summary_text, summaries.values()))
 
     def _flags(self):
         return {key: flag["value"] for key, flag in self.kept[-1]["flags"].items()}

@@ -61,6 +61,8 @@ class Rescorer(Scorer):
         self.described = described
         self.arrays = {file: read_arrays(self.source, described["task"], file, FLAG) for file in described["datasets"]}
         self._changed = self._other_prompts()
+        if self.settings.template_given and not self._changed:
+            self._note_idle_template()
         try:
             state, hooks = self._scored_by()
         except (UserError, LoadError) as error:
@@ -79,6 +81,12 @@ class Rescorer(Scorer):
         """The datasets whose prompts the command line changes."""
         return {file for file, facts in self.described["datasets"].items() if not (facts["pairs"] or facts["head"])
                 and list(self.datasets.open(facts["source"]).templates) != facts["templates"]}
+
+    def _note_idle_template(self):
+        if "--template" not in self._left_out:
+            print("note: --template changes no prompts here: a dataset with prompts of its own keeps them unless it is "
+                  "all:NAME or all:PROMPT, and a trained head has none", flush=True)
+        self._left_out.add("--template")
 
     def _scored_by(self):
         """(state, hooks) of what scores: a stand-in for the CLIP where its classifiers are kept, and no method scores
