@@ -1,8 +1,10 @@
 """How far confidences are from accuracies. No torch."""
 
+from bisect import bisect_left
 from statistics import fmean
 
 BINS = 15  # of equal width, as in Guo et al., 2017
+EDGES = [(number + 1) / BINS for number in range(BINS - 1)]  # between bins; each belongs to the lower one
 
 
 def calibration(confidences, hits, losses):
@@ -14,12 +16,8 @@ def calibration(confidences, hits, losses):
     """
     bins = {}
     for confidence, hit in zip(confidences, hits, strict=True):
-        bins.setdefault(_bin(confidence), []).append((confidence, hit))
+        bins.setdefault(bisect_left(EDGES, confidence), []).append((confidence, hit))
     gaps = [abs(sum(hit for _, hit in bin) - sum(confidence for confidence, _ in bin)) for bin in bins.values()]
     return {"accuracy": 100 * fmean(hits), "confidence": 100 * fmean(confidences),
             "ece": 100 * sum(gaps) / len(hits), "nll": fmean(losses)}
 
-
-def _bin(confidence):
-    """The number of a confidence's bin, from 0; upper edges belong to it."""
-    return next(number for number in range(BINS) if confidence <= (number + 1) / BINS or number == BINS - 1)

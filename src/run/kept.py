@@ -20,6 +20,17 @@ def refuse_other_scores(hooks):
                         f"write scores_features = True into {kind.__name__}")
 
 
+def kept_text(run, names, start):
+    """How much --keep-features writes in a Run of the tasks ``names`` from the checkpoint ``start``, in words; None
+    without it."""
+    if not run.scoring.keep_features:
+        return None
+    vectors = [vectors_of(run.scoring, run.datasets.open(name)) for name in run.evaluated]
+    tasks = len(names) or len(run.command.weights.loaded) or 1
+    row_before = run.training.sequence or not names and tasks > 1
+    return size_text(vectors, start["architecture"]["embed_dim"], tasks + row_before)
+
+
 def size_text(images, width, evaluations):
     """What --keep-features writes, in words; ``images``: [number of vectors of each dataset]."""
     values = sum(images) * width

@@ -31,10 +31,12 @@ def rescore(folder, command_of):
     kept = kept_evaluations(folder)
     run = Rescoring(command_of(kept[-1]["flags"]), folder, kept)
     order = run.order()
+    for found in kept:
+        run.scorer.require(found)
     run.folder.prepare()
     run.scorer.spaces.claim(class_tasks(kept[-1]["history"]), [])
     with run.folder.ours(), run.shown():
-        rows = {found["task"]: run.score(found) for found in kept}
+        rows = {found["task"]: run.scorer.again(found, last=found is kept[-1]) for found in kept}
         text = run.tables(order, rows)
         run.write_details()
     return f"{text}\n{run.scorer.statement()}"
@@ -109,11 +111,6 @@ class Rescoring(Run):
     def untrained(self):
         """Whether it is the zero-shot evaluation of an order."""
         return self.summary is not None and [described["task"] for described in self.kept] == [START]
-
-    def score(self, described):
-        """{dataset: {space: Scores}} of one evaluation; None where a row of weights cannot be had."""
-        self.datasets.turn_to(described)
-        return self.scorer.again(described, last=described is self.kept[-1])
 
     def tables(self, order, rows):
         """Write summaries and matrices where the run is a sequence. -> the tables."""

@@ -58,15 +58,13 @@ class Rescorer(Scorer):
     def again(self, described, last):
         """{dataset: {space: Scores}} of one evaluation, None where its weights are needed and are not to be had; with
         the predictions of each image for the ``last`` one."""
-        self.described = described
-        self.arrays = {file: read_arrays(self.source, described["task"], file, FLAG) for file in described["datasets"]}
-        self._changed = self._other_prompts()
+        self._turn_to(described)
         if self.settings.template_given and not self._changed:
             self._note_idle_template()
         try:
             state, hooks = self._scored_by()
         except (UserError, LoadError) as error:
-            if described["task"] or self.settings.method_given:
+            if described["task"]:
                 raise
             print(f"note: no row before training, whose weights other prompts need: {error}", flush=True)
             return None
@@ -91,7 +89,7 @@ class Rescorer(Scorer):
     def _scored_by(self):
         """(state, hooks) of what scores: a stand-in for the CLIP where its classifiers are kept, and no method scores
         in its own way."""
-        if not (self._changed or self.described["by_method"] or self.settings.method_given):
+        if not self._needs_weights():
             tower = StoredTower(self.described["logit_scale"]).to(self.device.device, self.device.weight_type)
             return TrainingState(model=tower, task=None, device=self.device, settings=None, world=self.world), []
         checkpoint = self._checkpoint()
@@ -100,17 +98,42 @@ class Rescorer(Scorer):
         refuse_captions(state.own, self.evaluated)
         return state, hooks
 
+    def _needs_weights(self):
+        return bool(self._changed or self.described["by_method"] or self._other_method())
+
+    def _other_method(self):
+        """Whether the command line names another method than the run's, or other keywords of it."""
+        run = {key: self.described["flags"].get(key, {}).get("value") for key in ("method", "set")}
+        return self.settings.method_given and {"method": self.settings.method, "set": self.settings.set} != run
+
+    def require(self, described):
+        """Before anything is written: UserError where a file of an evaluation is damaged or missing."""
+        self._turn_to(described)
+        if self._needs_weights() and described["task"] and not described["weights"]["load"]:
+            self._checkpoint_file()
+
+    def _turn_to(self, described):
+        self.datasets.turn_to(described)
+        self.described = described
+        self.arrays = {file: read_arrays(self.source, described["task"], file, FLAG) for file in described["datasets"]}
+        self._changed = self._other_prompts()
+
+    def _checkpoint_file(self):
+        path = self.source / f"{self.described['task']}.pth"
+        if not path.is_file():
+            raise UserError(f"{FLAG} {self.source}: {path} is not there. Without it the features serve the run's "
+                            "prompts only, and no method that scores in its own way: leave --template away, or bring "
+                            "it back")
+        return path
+
     def _checkpoint(self):
         """The checkpoint behind the features: its text tower makes classifiers of other prompts, its method scores."""
         task, load = self.described["task"], self.described["weights"]["load"]
-        path = self.source / f"{task}.pth"
         if load:
             checkpoint, name = starting_checkpoint(dataclasses.replace(self.weights, load=load)), load
         elif task:
-            if not path.is_file():
-                raise UserError(f"{FLAG} {self.source}: {path} is not there. Without it features serve the prompts and "
-                                "methods of the run only: leave --template away, or bring the checkpoint")
-            checkpoint, name = loader.read_checkpoint(path), path
+            name = self._checkpoint_file()
+            checkpoint = loader.read_checkpoint(name)
         else:
             checkpoint = starting_checkpoint(self.weights)
             name = self.weights.load or self.weights.model
@@ -164,7 +187,7 @@ class Rescorer(Scorer):
     def _is_own(self, file, space, parts):
         """Whether the run has scored just this."""
         return (self.described["spaces"].get(file, {}).get(space) == list(parts) and not self._changed & {*parts}
-                and not self.settings.method_given)
+                and not self._other_method())
 
     def _exact(self, file, space, parts, found):
         """The run's own Scores where there are some, and those of the features otherwise."""

@@ -32,7 +32,7 @@ from src.run.build import (
     untaken_carry,
 )
 from src.run.datasets import Datasets, dataset_of
-from src.run.kept import refuse_other_scores, size_text, vectors_of
+from src.run.kept import kept_text, refuse_other_scores
 from src.run.preflight import open_data, open_for_layer, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.task import TaskRun
@@ -129,7 +129,7 @@ class Run:
         """Before anything is written: ``refuse``, and a folder that cannot be written too."""
         self.refuse(names, start, ZeroshotOpener(self.command.weights, start, self.device))
         self.folder.prepare()
-        if text := self.kept_text(names, start):
+        if text := kept_text(self, names, start):
             self.note(text)
 
     def refuse(self, names, start, open_zeroshot):
@@ -157,15 +157,6 @@ class Run:
         if names and self.training.wise_merge and self.training.wise_ft_model == "zeroshot":
             self.open_zeroshot()
         self.scorer.claim(names, start)
-
-    def kept_text(self, names, start):
-        """How much --keep-features writes for the tasks ``names``, in words; None without it."""
-        if not self.scoring.keep_features:
-            return None
-        images = [vectors_of(self.scoring, self.datasets.open(name)) for name in self.evaluated]
-        tasks = len(names) or len(self.command.weights.loaded) or 1
-        row_before = self.training.sequence or not names and tasks > 1
-        return size_text(images, start["architecture"]["embed_dim"], tasks + row_before)
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or

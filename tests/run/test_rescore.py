@@ -20,8 +20,8 @@ OWN = ("summary.json", "summary.md", "summary.tex", "matrix_top1.csv", "matrix_t
 
 
 def order_of(world, *words):
-    return ("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 3, "--batch-size",
-            BATCH, "--lr", RATE, "--warmup-length", 0, "--workers", 0, "--quiet", *words)
+    return ("--load", world.model, "--dataset-order", f"{world.colours},{world.tones}", "--iterations", 3,
+            "--batch-size", BATCH, "--lr", RATE, "--warmup-length", 0, "--workers", 0, "--quiet", *words)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,7 @@ def test_without_its_checkpoint_a_task_has_no_other_prompts(cli, copied, tmp_pat
     (copied / "tones.pth").unlink()
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
     assert done.status == 2 and "tones.pth is not there" in done.err and "leave --template away" in done.err
+    assert not (tmp_path / "tables").exists()
     shutil.copy(copied / "colours.pth", copied / "tones.pth")
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
     assert done.status == 2 and "holds other weights than the features after tones are of" in done.err
