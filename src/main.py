@@ -12,14 +12,15 @@ import sys
 from src import args  # all else is imported where a run needs it: --help must not wait for torch
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
+from src.cli.texts import command_line
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
 
 
 def main(argv=None):
     """Run a command line; returns the exit status: 0, 1 for faulty data or a cell of a study that failed, 2 for what
-    the user can mend, 75 where training was interrupted and goes on with --resume, 130 where it was broken off, 141
-    where nobody reads its output any more."""
+    the user can mend, 75 where training was interrupted and resumes with --resume, 130 where it was broken off, 141
+    where the reader of its output has ended."""
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
@@ -189,10 +190,11 @@ def run_rescore(config):
 
 
 def run_study(config):
-    """--study FILE, or several seeds: the cells of a grid, each a run of its own, and what they score in one table."""
+    """--study FILE, or several seeds: run the cells of a grid, each as a separate process; print their scores in one
+    table."""
     from src.cli.study import jobs_of, read_study, study_of_seeds
     from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
-    from src.run.study import command_line, status_text
+    from src.run.study import status_text
     texts = args.texts_of(config.argv)
     beside = {key: text for key, text in texts.items() if kinds.SEQUENCE in FLAGS[key].runs}
     study = read_study(config.study, beside) if config.study else study_of_seeds(texts)
@@ -202,7 +204,7 @@ def run_study(config):
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if config.dry_run != "off":
-        print("\n".join(f"# {job.name}\n{command_line(job)}" for job in jobs))
+        print("\n".join(f"# {job.name}\n{command_line(job.words)}" for job in jobs))
         return 0
     if config.status:
         print(status_text(study.name, jobs))

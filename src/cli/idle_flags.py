@@ -1,7 +1,7 @@
 """Flags that a command line gives without effect, and why. Imports no torch."""
 
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, SEQUENCE, STUDY, TRAINING
+from src.cli.kinds import EVAL, SEQUENCE, STUDY, TRAINING, a_run
 from src.datasets import class_split
 from src.models import ADD_ONS, METHODS, active_add_ons
 from src.models.modes import TRAIN_MODES
@@ -73,7 +73,3 @@ def without_effect(config):
                 if flag.key in keys and not works(config):
                     idle.setdefault(flag.name, f"has no effect {needed}")
     return [f"{name} {reason}" for name, reason in idle.items()]
-
-
-def a_run(kind):
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"

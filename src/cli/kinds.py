@@ -7,3 +7,8 @@ SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
 WEIGHTS = (*MODEL, EXPORT)
 EXPORTING = (*SCORING, EXPORT)
+
+
+def a_run(kind):
+    """Return a kind with its article: "an evaluation run"."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} run"

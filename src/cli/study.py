@@ -20,8 +20,7 @@ from pathlib import Path
 
 from src.cli.checks import check
 from src.cli.flags import FLAGS
-from src.cli.idle_flags import a_run
-from src.cli.kinds import SEQUENCE
+from src.cli.kinds import SEQUENCE, a_run
 from src.cli.recipes import SUFFIXES
 from src.cli.texts import SWITCHED, nearest, nearest_or_all, plain_texts, switched
 from src.datasets import stem

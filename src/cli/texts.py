@@ -1,6 +1,7 @@
 """A text of the command line -> the value of a flag, and a value -> its text."""
 
 import difflib
+import shlex
 
 from src.errors import UserError
 
@@ -86,3 +87,8 @@ def shown(value):
     if isinstance(value, float):
         return f"{value:g}"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def command_line(words):
+    """Return the command of these words, as typed in a shell."""
+    return f"python -m src.main {shlex.join(words)}"

@@ -2,14 +2,13 @@
 
 import base64
 import functools
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL
-from src.cli.texts import shown
+from src.cli.texts import command_line, shown
 from src.machine.files import atomic_file
 from src.models import active_add_ons
 from src.report import colours
@@ -65,7 +64,7 @@ def page(run, confusions=()):
         style=style(), run=run, title=run.name, facts=_facts(run), numbers=[] if run.untrained else headlines(run),
         sections=[_section(run, space) for space in run.spaces],
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
-        command=f"python -m src.main {shlex.join(run.command)}" if run.command else "",
+        command=command_line(run.command) if run.command else "",
         confusions={name: _embedded(path) for name, path in dict(confusions).items()}, origin=_origin(run),
         definitions=defined(run.space))
 

@@ -1,14 +1,13 @@
-"""The cells of a study as processes of their own: what each is at, and a launcher that starts those that are missing.
+"""The cells of a study as processes: the state of each, and a launcher that starts the missing ones.
 
 Any number of launchers may share the folder of a study, on one machine or on several that share it: a cell is in the
-hands of one of them, by a lock that its process inherits. No torch: what a status tells, it tells at once.
+hands of one of them, by a lock that its process inherits. A status is printed without importing torch.
 """
 
 import contextlib
 import datetime
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.args import differences
+from src.cli.texts import command_line
 from src.errors import UserError, legible
 from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of, parse_json, read_json
 from src.machine.interruption import STATUS as INTERRUPTED
@@ -27,10 +27,11 @@ from src.report.tables import markdown_table
 
 MAIN = f"{__name__.removesuffix('run.study')}main"
 ROOT = Path(__file__).parents[__name__.count(".")]  # of the packages
-PROGRAM, COMMAND = (sys.executable, "-m", MAIN), "python -m src.main"  # as it is started, and as one types it
+PROGRAM = (sys.executable, "-m", MAIN)
 OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in the folder of a cell, beside the files of its run
 TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
+NOT_USABLE = "it has ended, but its files are damaged or of another configuration"
 LOOK, LOOK_AGAIN = 0.1, 1.0  # seconds between looks at the processes, and for a cell after there was none to take
 TAIL = 1 << 14  # bytes of an output in which its last line is
 ENDED_BY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before a run listens to them: nothing is lost
@@ -47,22 +48,14 @@ class State:
     text: str = ""
 
 
-def command_line(job):
-    """The command of a cell, as one would type it."""
-    return f"{COMMAND} {shlex.join(job.words)}"
-
-
 def state_of(job):
     """The State of a Job, by the files in its folder."""
     if is_done(job):
         return State(DONE)
     if holder := holder_of(job.folder, LOCK) or holder_of(job.folder):
         return State(RUNNING, progress_of(job) or f"in {holder}")
-    record = record_of(job)
-    if record and record["status"] == 0:
-        return State(WAITING, "it has ended, but its files are damaged or of another configuration")
-    if record:
-        return State(FAILED, record["message"])
+    if record := record_of(job):
+        return State(FAILED, record["message"] if record["status"] else NOT_USABLE)
     return State(WAITING, progress_of(job))
 
 
@@ -91,7 +84,7 @@ def is_done(job):
 
 
 def progress_of(job):
-    """"task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left"; as much of it as the files tell, or nothing."""
+    """"task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left"; as much of it as the files show, or nothing."""
     finished = sum((job.folder / f"{task}.pth").is_file() for task in job.tasks)
     if finished == len(job.tasks):
         return "all tasks are trained"
@@ -107,8 +100,8 @@ def progress_of(job):
 
 
 def _seconds_left(job, finished, step, line):
-    """By the speed of the last step that was logged and by the time that finished tasks took; None where neither
-    tells."""
+    """Return the seconds left, from the speed of the last logged step and the time of finished tasks; None without
+    either."""
     rate = (line or {}).get("images_per_second")
     if not job.iterations or not isinstance(rate, int | float) or not rate > 0:
         return None
@@ -164,8 +157,8 @@ def status_text(name, jobs):
 
 
 def environments(jobs, devices=()):
-    """[what a process adds to the environment] for each of the ``jobs`` that run at the same time: a CUDA device of
-    its own where there are several, or its share of the CPU's threads."""
+    """[what a process adds to the environment] for each of the ``jobs`` that run at the same time: one CUDA
+    device where there are several, else its share of the CPU's threads."""
     if len(devices) > 1:
         return [{"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number in range(jobs)]
     if devices or jobs == 1 or "OMP_NUM_THREADS" in os.environ:
@@ -190,7 +183,7 @@ class Attempt:
         try:
             (self.job.folder / RECORD).unlink(missing_ok=True)
             with (self.job.folder / OUTPUT).open("ab") as output:
-                output.write(f"$ {command_line(self.job)}\n".encode("utf-8", errors="backslashreplace"))
+                output.write(f"$ {command_line(self.job.words)}\n".encode("utf-8", errors="backslashreplace"))
             return (self.job.folder / OUTPUT).open("ab")
         except OSError as error:
             raise WriteError(self.job.folder, error) from None

@@ -7,8 +7,7 @@ import pytest
 from src.args import parse
 from src.cli import checks
 from src.cli.flags import FLAGS
-from src.cli.idle_flags import a_run
-from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, TRAIN
+from src.cli.kinds import EVAL, EXPORT, SEQUENCE, SINGLE, TRAIN, a_run
 from src.errors import UserError
 from src.models import METHODS, takes
 
@@ -249,12 +248,12 @@ def test_errors(words, fragments):
     assert all(fragment in message for fragment in fragments), message
 
 
-@pytest.mark.parametrize(("words", "told"), [
+@pytest.mark.parametrize(("words", "noted"), [
     ("--method lwf", True), ("--method icarl --train-mode image-fc", True), ("--method lwf --image-loss", False),
     ("--method lwf --text-loss", False), ("", False), ("--method lwf --train-mode text --distill-text-tower", False)])
-def test_which_distillation_is_used_is_told(words, told):
+def test_a_note_says_which_distillation_is_used(words, noted):
     notes = checked(f"{TASK} {words}").notes
-    assert len(notes) == told and all("--image-loss" in note and "both" in note for note in notes)
+    assert len(notes) == noted and all("--image-loss" in note and "both" in note for note in notes)
 
 
 def test_a_rate_may_be_named_as_the_dataset_is_given():
@@ -269,7 +268,7 @@ def test_a_rate_may_be_named_as_the_dataset_is_given():
     *((f"--method {name}", False) for name, method in METHODS.items() if method.wraps)])
 def test_a_high_rate_is_one_of_pretrained_weights(words, warned):
     """Factors beside weights, and heads, take rates of 1e-3."""
-    assert any("is high" in told for told in checked(f"{TASK} --lr 1e-3 --load {__file__} {words}").warnings) == warned
+    assert any("is high" in text for text in checked(f"{TASK} --lr 1e-3 --load {__file__} {words}").warnings) == warned
 
 
 @pytest.mark.parametrize(("processes", "words", "fragments"), [

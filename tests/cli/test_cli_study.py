@@ -110,7 +110,7 @@ WRONG = {
     "a variant without its flags": ("axes: {variant: {a: {l2: 1}, b: }}", "variant: b: expected a mapping of flags"),
     "a plain value": ("axes: {seed: 3}", "axes: seed: expected a list of values, or a mapping"),
     "an empty value": ("axes: {seed: [1, '']}", "--seed: expected a value"),
-    "a value twice": ("axes: {seed: [1, 1]}", "axes: seed: seed-1 stands there twice".replace("seed-1", "1")),
+    "a value twice": ("axes: {seed: [1, 1]}", "axes: seed: 1 stands there twice"),
     "two values of one name": ("axes: {load: [a/b, a b]}", "load-a-b stands there twice, or two values look alike"),
     "a long value": (f"axes: {{load: [{'x' * 70}]}}", "too long for the name of a folder; give a mapping"),
     "a label that is no name": ("axes: {lr: {a/b: 1}}", "the label a/b is to be part of a folder's name"),
@@ -256,7 +256,7 @@ def test_a_flag_without_effect_is_warned_of_once(cli, tmp_path):
     assert done.warnings == ["warning: --class-names has no effect in a sequence run"]
 
 
-def test_a_study_starts_its_own_processes(cli, monkeypatch, tmp_path):
+def test_a_study_under_torchrun_is_refused(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("src.machine.ending.several_processes", lambda: False)
     done = cli("--seed", "1,2", "--dataset-order", "toy", "--save", tmp_path / "s")

@@ -170,8 +170,8 @@ def test_who_is_in_a_folder(tmp_path, holder):
     assert holder_of(tmp_path / "out") is None, "the file that a killed process has left locks nothing"
 
 
-def test_a_look_keeps_nobody_out(tmp_path, monkeypatch):
-    """A lock that is had for an instant: who wants it tries again."""
+def test_a_look_at_a_lock_does_not_block_a_second_try(tmp_path, monkeypatch):
+    """A lock that is held for an instant is tried again."""
     (tmp_path / "in_use").write_text("")
     looking = (tmp_path / "in_use").open()
     fcntl.flock(looking, fcntl.LOCK_SH)

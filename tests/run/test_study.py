@@ -162,10 +162,10 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, c
     states = launch("s", place.jobs, [{}], Signals())
     assert states == [State(FAILED, "error: no memory left"), State(DONE), State(FAILED, "killed by SIGKILL")]
     assert exit_status(place.jobs, states) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"seed-1: failed, error: no memory left ({place.jobs[0].folder / 'output.txt'})",
-                    f"seed-3: failed, killed by SIGKILL ({place.jobs[2].folder / 'output.txt'})",
-                    "2 of 3 cells are not done; the same command tries them again"]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"seed-1: failed, error: no memory left ({place.jobs[0].folder / 'output.txt'})",
+                       f"seed-3: failed, killed by SIGKILL ({place.jobs[2].folder / 'output.txt'})",
+                       "2 of 3 cells are not done; the same command tries them again"]
     assert place.starts() == ["seed-1", "seed-2", "seed-3"]
     text = status_text("s", place.jobs)
     assert text.startswith("study s: 3 cells, 1 done, 2 failed\n") and "error: no memory left" in text
@@ -255,8 +255,8 @@ def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("lock", [LOCK, "in_use"])
-def test_what_is_in_other_hands_is_waited_for_and_then_tried(place, lock):
-    """A launcher's, or those of a command that was typed."""
+def test_a_cell_that_another_process_runs_is_waited_for_and_then_tried(place, lock):
+    """Another launcher, or a command that was typed."""
     launcher = place.launcher()
     thread = threading.Thread(target=launcher.run)
     with folder_of_ones_own(place.jobs[0].folder, "--save", lock):
@@ -355,8 +355,9 @@ def test_a_cell_without_its_summary_is_not_done_and_resumes(damage, place):
     place.launcher().run()
     damage(place.jobs[0].folder / "summary.json")
     assert not is_done(place.jobs[0])
-    [state, *others] = [state_of(job) for job in place.jobs]
-    assert (state.kind, others) == (WAITING, [State(DONE)] * 2)
+    states = [state_of(job) for job in place.jobs]
+    assert states == [State(FAILED, study.NOT_USABLE), State(DONE), State(DONE)]
+    assert exit_status(place.jobs, states) == 1, "another try in a queue would not mend it"
     place.launcher().run()
     assert place.kinds() == [DONE] * 3 and len(place.starts()) == 4
 
@@ -409,7 +410,7 @@ def test_step_and_time_left_of_a_later_task(tmp_path):
     assert progress_of(job) == "all tasks are trained"
 
 
-def test_what_files_do_not_tell_is_left_out(tmp_path):
+def test_what_files_do_not_show_is_left_out(tmp_path):
     job = job_at(tmp_path, iterations=None)  # --epochs
     log(job, "a", {"iteration": 40, "images_per_second": 40.0})
     assert progress_of(job) == "task 1 of 3: a, step 40"
@@ -486,7 +487,7 @@ def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
 
 
 def test_a_hang_up_ends_the_launcher_where_its_cells_resume(place, cli, monkeypatch):
-    """The cells have sessions of their own, which the terminal does not end."""
+    """The terminal does not end the cells: each has its session."""
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         monkeypatch.setattr(study, "launch", lambda name, jobs, slots, signals: os.kill(os.getpid(), signal.SIGHUP))
