@@ -68,7 +68,11 @@ def are_conditions(content):
 
 def head_of(summary):
     """The head of the tables of a summary."""
-    head = stored({"space": summary["label_space"]} | summary.get("conditions", {})).text()
+    return with_source(stored({"space": summary["label_space"]} | summary.get("conditions", {})).text(), summary)
+
+
+def with_source(head, summary):
+    """A head, and where the scores of a summary are from if no image was scored for them."""
     return f"{head}; {summary['rescored']}" if "rescored" in summary else head
 
 

@@ -77,7 +77,9 @@ def test_other_label_spaces_are_those_of_a_run_that_scores_them(cli, run, rescor
         assert (folder / name).read_bytes() == (tmp_path / "direct" / name).read_bytes(), name
     ours, theirs = read_json(folder / "summary.json"), read_json(tmp_path / "direct" / "summary.json")
     assert ours.pop("rescored") == f"rescored from fp16 features of {run}" and ours == theirs
-    assert "label space all; rescored from fp16 features of" in done.out
+    head = f"label space all; rescored from fp16 features of {run}"
+    assert all(head in text for text in (done.out, *((folder / name).read_text(encoding="utf-8")
+                                                     for name in ("summary.md", "report.html"))))
 
 
 def test_other_prompts_are_encoded_by_each_checkpoint(cli, run, rescored, world, tmp_path):
