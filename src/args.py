@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from src.cli.flags import FLAGS, GROUPS
-from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, SEQUENCE, SINGLE, STUDY, TRAIN, TRAINING
+from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, RESCORE, SEQUENCE, SINGLE, STUDY, TRAIN, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
 from src.cli.texts import nearest, read_value, shown, shown_default, switched
@@ -116,6 +116,31 @@ def _plain(value):
     if isinstance(value, dict):
         return {"" if key is None else key: rate for key, rate in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(value):
+    """What ``_plain`` made of a value, as it was."""
+    if isinstance(value, dict):
+        return {key or None: rate for key, rate in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+OF_THE_RUN = ("method", "set", "template", "label_space")  # flags whose values a rescoring takes over unless given
+
+
+def rescored(config, flags):
+    """The Config by which a run is scored again: its own ``flags`` {flag key: {"value", "origin"}}, but for those that
+    belong to --rescore and that ``config``, the command line of the rescoring, gives or does not take over. What is
+    taken over counts as not given: it may name code, which the folder of a run must not choose."""
+    known = {key: flag for key, flag in flags.items() if key in FLAGS}
+    here = {key for key, flag in FLAGS.items() if RESCORE in flag.runs and (
+        config.given(key) or key not in OF_THE_RUN)} | {"quiet"}
+    values = {**config.values, **{key: _from_plain(flag["value"]) for key, flag in known.items()},
+              **{key: config.values[key] for key in here}}
+    values |= {"tensorboard": False, "wandb": False, "export": None, "keep_features": False}
+    origins = {**config.origins, **{key: "run" if key in OF_THE_RUN else flag["origin"] for key, flag in known.items()},
+               **{key: config.origins[key] for key in here}}
+    return Config(values, origins, EVAL, config.argv)
 
 
 # -- parsing ---------------------------------------------------------------------------------------------------------
@@ -285,8 +310,8 @@ def _by_origin(config, without=frozenset()):
 
 def _kind(values):
     return next(kind for kind, chosen in (
-        (STUDY, values["study"]), (REPORT, values["report"]), (LIST, values["list_datasets"]),
-        (CHECK, values["check_data"]), (STUDY, isinstance(values["seed"], tuple)),
+        (STUDY, values["study"]), (REPORT, values["report"]), (RESCORE, values["rescore"]),
+        (LIST, values["list_datasets"]), (CHECK, values["check_data"]), (STUDY, isinstance(values["seed"], tuple)),
         (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
         (SEQUENCE, values["dataset_order"]), (EXPORT, values["export"] and not any(map(values.get, TRAINS))),
         (TRAIN, True)) if chosen)

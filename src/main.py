@@ -187,6 +187,13 @@ def run_report(config):
         write_report(report, config.save)
 
 
+def run_rescore(config):
+    """--rescore: the tables of a run that has kept its features, with what the command line asks for in another way."""
+    from src.run.build import command_of
+    from src.run.rescore import rescore
+    print(rescore(config.rescore, lambda flags: command_of(args.rescored(config, flags))))
+
+
 def run_study(config):
     """--study FILE, or several seeds: run the cells of a grid, each as a separate process; print their scores in one
     table."""
@@ -284,7 +291,7 @@ def _require_held_out(plan, jobs):
 
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
-        kinds.STUDY: run_study}
+        kinds.STUDY: run_study, kinds.RESCORE: run_rescore}
 
 
 if __name__ == "__main__":

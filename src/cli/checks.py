@@ -9,7 +9,7 @@ from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
 from src.cli.idle_flags import without_effect
-from src.cli.kinds import EVAL, EXPORT, SINGLE, STUDY, TRAINING
+from src.cli.kinds import EVAL, EXPORT, RESCORE, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
 from src.cli.texts import nearest, shown
@@ -43,6 +43,8 @@ CONTRADICTIONS = [
     ("status", "dry_run", "one of them is printed"),
     ("quiet", "verbose", "less is printed, or more"),
     ("joint", "dataset_order", "all at once, or one after the other"),
+    ("keep_features", "wise_ft", "mixes of weights leave no checkpoint to score again; --wise-merge does"),
+    ("keep_features", "linear_eval", "a linear layer is trained on features of its own"),
     ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn again after merging, so a basis would protect nothing"),
@@ -56,7 +58,7 @@ def check(config):
     """
     said = []
     try:
-        for rule in (_check_contradictions, *(STUDY_RULES if config.kind == STUDY else RULES)):
+        for rule in (_check_contradictions, *RULES_OF.get(config.kind, RULES)):
             said += rule(config) or ()
     except UserError as error:
         raise UserError(f"{error}{_origins_of(config, str(error))}") from None
@@ -103,6 +105,8 @@ def _check_kind(config):
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
             yield WARNING, "without --save the trained weights and metrics are not kept"
+    if config.keep_features and not config.save:
+        raise UserError("--keep-features writes features into --save DIR; give it")
     named = config.eval_datasets or config.dataset_order or config.train_dataset
     if config.kind == EVAL and not (named or config.load or config.linear_eval):
         raise UserError("--eval-only needs --eval-datasets NAMES (or --load of a checkpoint that names its dataset)")
@@ -245,7 +249,24 @@ def _check_study(config):
         raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
 
 
-STUDY_RULES = (_check_study,)
+def _check_rescore(config):
+    """Of the run that is scored again, its own command line was checked."""
+    name = f"--rescore {config.rescore}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"{name} with several processes: needs one, and no device")
+    if not os.path.isdir(config.rescore):
+        raise UserError(f"{name}: no such folder; give the --save folder of a run with --keep-features")
+    if not config.save:
+        raise UserError(f"{name} writes tables; give --save DIR, another folder than the run's")
+    _check_save(config)
+    if os.path.realpath(config.save) == os.path.realpath(config.rescore):
+        raise UserError(f"--save {config.save}: is the folder of the run, whose own tables stay; give another")
+    if any(Path(config.save).glob("*.pth")) or any(Path(config.save).glob("run_*.json")):
+        raise UserError(f"--save {config.save}: holds the files of another run, which would be mixed with these; give "
+                        "another")
+
+
+RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,)}  # of kinds whose runs have command lines of their own
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
          _check_splits, check_own_values, check_rates, check_optimizer,
          _check_files)

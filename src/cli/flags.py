@@ -13,6 +13,7 @@ from src.cli.kinds import (
     LIST,
     MODEL,
     REPORT,
+    RESCORE,
     SCORING,
     SEQUENCE,
     SINGLE,
@@ -66,9 +67,10 @@ def datasets(text):
 def training_flags():
     return [
         Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a custom method", "finetune",
-             choices=tuple(METHODS), runs=SCORING, example="ZSCL --ref-dataset ImageNet"),
+             choices=tuple(METHODS), runs=(*SCORING, RESCORE), example="ZSCL --ref-dataset ImageNet"),
         Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
-             repeated=True, metavar="KEY=VALUE", shown="none", runs=SCORING, example="strength=0.5 --method my.py:EWC"),
+             repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, RESCORE),
+             example="strength=0.5 --method my.py:EWC"),
         Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
         Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
              example="folder:photos --epochs 5"),
@@ -120,7 +122,7 @@ def training_flags():
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT, STUDY),
+        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT, STUDY, RESCORE),
              numbers=False, metavar="DIR", example="ckpt/run"),
         Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
              "hf-hub:ORG/NAME; an adapter (a folder of peft, DATASET.lora.pth) is merged into --model; the start of "
@@ -152,12 +154,12 @@ def model_flags():
              runs=WEIGHTS, metavar="KEY", example="small --model-config my.yaml --init scratch"),
         Flag("--init", "auto and pretrained: published weights; scratch: random ones", "auto",
              choices=("auto", "pretrained", "scratch"), runs=WEIGHTS, example="scratch --model RN50"),
-        Flag("--clip-cache", "folder of downloaded weights", runs=WEIGHTS, numbers=False, metavar="DIR",
+        Flag("--clip-cache", "folder of downloaded weights", runs=(*WEIGHTS, RESCORE), numbers=False, metavar="DIR",
              shown="$CLIP_CACHE or ~/.cache/clip", example="weights"),
         Flag("--device", "auto, cpu, cuda or mps", "auto", choices=("auto", "cpu", "cuda", "mps"),
-             means={"gpu": "cuda"}, runs=MODEL, numbers=False, example="cpu"),
+             means={"gpu": "cuda"}, runs=(*MODEL, RESCORE), numbers=False, example="cpu"),
         Flag("--precision", "auto: bf16 autocast on CUDA that has it, else fp32; fp64 is for proofs", "auto",
-             choices=("auto", "fp32", "bf16", "fp16", "fp64"), means=DTYPES, runs=MODEL, example="bf16"),
+             choices=("auto", "fp32", "bf16", "fp16", "fp64"), means=DTYPES, runs=(*MODEL, RESCORE), example="bf16"),
         switch("--tf32", "let fp32 use TF32 on CUDA", runs=MODEL, example="--precision fp32"),
         Flag("--workers", "processes that load images; auto: none for embedded data, else as many as cores, at most 8",
              "auto", parse=auto_or(whole(0, 256)), runs=(*SCORING, SINGLE), numbers=False, example="4"),
@@ -228,17 +230,23 @@ def evaluation_flags():
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
              numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
-             "all:PROMPT is for all data, all:first takes the first prompt of each dataset alone", runs=SCORING,
-             metavar="NAME", shown="simple",
+             "all:PROMPT is for all data, all:first takes the first prompt of each dataset alone",
+             runs=(*SCORING, RESCORE), metavar="NAME", shown="simple",
              example="'a sketch of a {c}.' --train-dataset folder:photos --epochs 5"),
-        Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE),
+        Flag("--batch-size-eval", "images per step of evaluation", 128, whole(1), runs=(*SCORING, SINGLE, RESCORE),
              numbers=False, example="256"),
         Flag("--max-evaluation-size", "number of images to score, evenly over the classes", parse=whole(1),
              runs=SCORING, shown="all", example="1000"),
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING, example="val"),
         Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "
-             "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=SCORING, shown="task",
-             example="task,all --dataset-order toy"),
+             "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=(*SCORING, RESCORE),
+             shown="task", example="task,all --dataset-order toy"),
+        switch("--keep-features", "keep the features of what is scored, in fp16, with every prediction, for --rescore: "
+               "after each task, under <save>/features", runs=SCORING, numbers=False,
+               example="--dataset-order toy --save ckpt/toy"),
+        Flag("--rescore", "make the tables of a run that has kept its features, without its images: in other label "
+             "spaces, with other templates, calibration and each class beside them", runs=(RESCORE,), numbers=False,
+             metavar="RUN", example="ckpt/toy --label-space task,all --save ckpt/toy_all"),
         Flag("--wilds-split", "test images of FMOW and IWildCam: in or out of distribution", "id",
              choices=("id", "ood"), runs=SCORING, example="ood --eval-only --eval-datasets FMOW"),
         switch("--wandb", "log to Weights & Biases, by the package wandb; its variables act, such as "

@@ -25,6 +25,7 @@ class FrozenFeatures(Hooks):
     """
 
     closed_form = True
+    scores_features = True
     router = "sample"
     beta, padding, crops = 1.0, -math.inf, False
 

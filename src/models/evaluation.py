@@ -1,5 +1,7 @@
-"""Accuracy on class data: one pass over the images, several label spaces, every prediction; and single images."""
+"""Accuracy on class data: one pass over the images, or over features that were kept of them, several label spaces,
+every prediction; and single images."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +13,13 @@ from src.datasets.common import Split, Task
 from src.datasets.loading import joined_evaluation_batches
 from src.datasets.seeds import balanced_subset
 from src.datasets.transforms import EvalTransform
+from src.errors import UserError
+from src.machine.batch import Batch
 from src.machine.distributed import World
 from src.models.classifiers import classifier
-from src.models.features import encode_split, numbered_batches, uncounted
+from src.models.features import KeptRows, encode_split, features_as_images, numbered_batches, recorded, uncounted
 from src.models.helpers import top_k_hits
-from src.models.modeling import image_features, in_eval_mode
+from src.models.modeling import image_features, in_eval_mode, unit
 
 SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
 
@@ -69,13 +73,13 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 
 @torch.no_grad()
 def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
-                  method=None, cache=None, world=None, counted=uncounted, keep=None):
+                  method=None, cache=None, world=None, counted=uncounted, keep=None, keep_rows=None):
     """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
     are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
 
     ``spaces``: {name: what ``evaluate`` takes for that task}. ``counted``: see ``uncounted``. ``keep(name, space,
-    Predictions)`` is called with every image's prediction, once a task and space. Other options are those of
-    ``evaluate``.
+    Predictions)`` is called with every image's prediction, once a task and space. ``keep_rows(name, KeptSplit)`` is
+    called with every image's features, once a task, in all processes. Other options are those of ``evaluate``.
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
@@ -83,8 +87,25 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
               for name, task in tasks.items() if spaces[name]}
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
-        yield {} if name not in scored else _scores(model, name, scored[name], next(loaded), device, classifiers,
-                                                    spaces[name], method, world, counted, keep)
+        yield {} if name not in scored else _scores(model, name, scored[name], device.batches(next(loaded)), device,
+                                                    classifiers, spaces[name], method, world, counted, keep, keep_rows)
+
+
+@torch.no_grad()
+def evaluate_features(model, name, split, places, features, device, classifiers, spaces, batch_size=128, method=None,
+                      keep=None):
+    """{label space: Scores} of a dataset from its kept ``features`` (N, D) in the place of images; ``places`` (N,) are
+    the images' numbers in their split. ``split``: their labels, and what else is known of them. ``model`` needs no
+    image tower. Other options are those of ``evaluate_each``."""
+    def batches():
+        for first in range(0, len(split), batch_size):
+            rows = slice(first, first + batch_size)
+            labels = torch.tensor(split.labels[rows])
+            yield Batch(images=features[rows].to(device.device), labels=labels.to(device.device), labels_on_host=labels,
+                        indices=torch.arange(len(split))[rows])
+    images = _Images(split, None, 0, split, places)
+    with features_as_images(model):
+        return _scores(model, name, images, batches(), device, classifiers, spaces, method, World(), uncounted, keep)
 
 
 @dataclass(frozen=True)
@@ -132,8 +153,8 @@ class Predictions:
     order of the ``images`` Split.
 
     ``places``: the image's number there, also where only a subset is scored; ``labels``: its class; ``predictions``:
-    (dataset, class number) of the highest score; ``probabilities``: its softmax; ``ranks``: the place of the true
-    class, from 1. ``hits`` and ``support`` count per class.
+    (dataset, class number) of the highest score; ``probabilities``: its softmax; ``losses``: the cross-entropy;
+    ``ranks``: the place of the true class, from 1. ``hits`` and ``support`` count per class.
     """
 
     images: Split
@@ -141,30 +162,73 @@ class Predictions:
     labels: Sequence[int]
     predictions: Sequence[tuple]
     probabilities: Sequence[float]
+    losses: Sequence[float]
     ranks: Sequence[int]
     hits: Sequence[int]
     support: Sequence[int]
 
 
-def _scores(model, own, images, batches, device, classifiers, spaces, method, world, counted, keep):
+@dataclass(frozen=True)
+class KeptSplit:
+    """The n scored images of a split that could be decoded: their numbers ``places`` (n,) in the ``images`` Split,
+    ``labels`` (n,), L2-normalised ``features`` (n, D), and of each label space the ``ranks`` of the true class, from 1,
+    {space: (n,)}, and the ``best`` classes, {space: (n, k)}. Classes of a space count through its datasets."""
+
+    images: Split
+    places: torch.Tensor
+    labels: torch.Tensor
+    features: torch.Tensor
+    ranks: dict
+    best: dict
+
+
+def _scores(model, own, images, batches, device, classifiers, spaces, method, world, counted, keep, keep_rows=None):
     """{label space: Scores} of the ``own`` dataset's _Images, of which ``batches`` are this process's."""
     classes = {space: [classifiers[part].classes for part in names] for space, names in spaces.items()}
     tallies = {space: _Tally(own, [(part, len(classifiers[part].classes.classnames)) for part in names], images, device,
                              world, keep is not None)
                for space, names in spaces.items()}
     share = len(range(world.rank, len(images.split), world.size))
-    with in_eval_mode(model), device.autocast():
-        for batch in counted(own, share, device.batches(batches)):
+    rows = keep_rows and KeptRows(len(images.split), model.text_projection.shape[1],
+                                  {space: tally.k for space, tally in tallies.items()}, device.device, world)
+    with in_eval_mode(model), device.autocast(), recorded(model) if rows else contextlib.nullcontext() as seen:
+        for batch in counted(own, share, batches):
             scores = (method(batch.images, classes) if method else None) or {}
             left = {space: names for space, names in spaces.items() if space not in scores}
             scores = _plain_scores(model, batch.images, classifiers, left) | scores
             for space, tally in tallies.items():
                 tally.add(scores[space], batch)
+            if rows:
+                rows.add(batch, _features_of(model, batch, seen), scores,
+                         {space: batch.labels + tally.first for space, tally in tallies.items()})
     found = {space: tally.scores() for space, tally in tallies.items()}
+    if rows:
+        keep_rows(own, _kept_split(images, rows))
     if keep is not None:
         for space, tally in tallies.items():
             keep(own, space, tally.collect())
     return found
+
+
+def _features_of(model, batch, seen):
+    """The features (B, D) behind the scores of a batch, of all that was encoded for them."""
+    if any(len(features) != len(batch.labels) for features in seen) or not seen:
+        raise UserError("--keep-features: the method encodes other images than those it scores, so its scores cannot "
+                        "be had again from features; leave the flag out")
+    features = unit(seen[-1], model.logit_scale)
+    seen.clear()
+    return features
+
+
+def _kept_split(images, rows):
+    """The KeptSplit of _Images and their KeptRows, of all processes."""
+    positions, columns = rows.whole()
+    labels = torch.tensor(images.split.labels)[positions]
+    places = torch.tensor(images.numbers)[positions]
+    spaces = {space: found for space, found in columns.items() if space != "features"}
+    return KeptSplit(images.whole, places, labels, columns["features"],
+                     ranks={space: found[:, 0] for space, found in spaces.items()},
+                     best={space: found[:, 1:] for space, found in spaces.items()})
 
 
 def _plain_scores(model, images, classifiers, spaces):
@@ -214,13 +278,14 @@ class _Tally:
         return Scores(top1, top5, self.k, total, pm0, pm10, per_class)
 
     def _rows(self, joined, labels):
-        """(B, 4): of each image its label, the predicted class, its probability, and the rank of the label. Double
-        precision holds all of them."""
+        """(B, 5): of each image its label, the predicted class, its probability, the label's cross-entropy, and the
+        rank of the label. Double precision holds all of them."""
         wide = joined if joined.device.type == "mps" else joined.double()
         ranks = (~top_k_hits(joined, labels + self.first, joined.shape[1])).sum(dim=1) + 1
         probabilities, predicted = wide.softmax(dim=1), joined.argmax(dim=1)
         chosen = probabilities.gather(1, predicted[:, None])[:, 0]
-        return torch.stack([column.to(wide.dtype) for column in (labels, predicted, chosen, ranks)], dim=1)
+        losses = -wide.log_softmax(dim=1).gather(1, labels[:, None] + self.first)[:, 0]
+        return torch.stack([column.to(wide.dtype) for column in (labels, predicted, chosen, losses, ranks)], dim=1)
 
     def collect(self):
         """Return the Predictions of all processes' images, once ``scores`` has summed the counts per class."""
@@ -231,12 +296,12 @@ class _Tally:
                 own[place] = row
         whole = zip(self.images.numbers, self.world.interleave(own, size), strict=True)
         numbers, rows = zip(*((number, row) for number, row in whole if row is not None), strict=True)
-        labels, predicted, probabilities, ranks = zip(*rows, strict=True)
+        labels, predicted, probabilities, losses, ranks = zip(*rows, strict=True)
         owners = [(name, number) for name in self.names for number in range(self.sizes[name])]
         hits, support = self.by_class.tolist()
         return Predictions(self.images.whole, list(numbers), list(map(int, labels)),
-                           [owners[int(number)] for number in predicted], list(probabilities), list(map(int, ranks)),
-                           hits, support)
+                           [owners[int(number)] for number in predicted], list(probabilities), list(losses),
+                           list(map(int, ranks)), hits, support)
 
 
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):

@@ -1,5 +1,6 @@
-"""Features of a split's images, by one process or several."""
+"""Features of a split's images, by one process or several: encoded, kept, and taken for images."""
 
+import contextlib
 from dataclasses import replace
 
 import torch
@@ -7,7 +8,11 @@ import torch
 from src.datasets.loading import evaluation_batches
 from src.datasets.transforms import EvalTransform
 from src.machine.distributed import World
+from src.models.helpers import top_k_hits
 from src.models.modeling import ImageEncoder, in_eval_mode
+
+STORED = torch.float16  # the type of features that are kept
+BLOCK = 2 ** 22  # values that processes exchange at a time
 
 
 def uncounted(name, images, batches):
@@ -51,3 +56,79 @@ def _encode_together(model, split, device, batch_size, workers, world, counted, 
         features[places], found[places] = rows, 1
     places = world.sum(found).nonzero()[:, 0]
     return places.tolist(), world.sum(features)[places]
+
+
+# -- features that are kept, and that take the place of images --------------------------------------------------------
+
+
+@contextlib.contextmanager
+def recorded(model):
+    """While entered, the list that this yields gets what each call of ``model.encode_image`` gives, (B, D), not
+    normalised."""
+    seen, encode = [], model.encode_image
+
+    def record(images):
+        seen.append(encode(images))
+        return seen[-1]
+    model.encode_image = record  # past the class, for the time of a pass
+    try:
+        yield seen
+    finally:
+        del model.encode_image
+
+
+@contextlib.contextmanager
+def features_as_images(model):
+    """While entered, ``model.encode_image`` takes features (B, D) for images, and gives them as they are."""
+    model.encode_image = lambda features: features
+    try:
+        yield
+    finally:
+        del model.encode_image
+
+
+class KeptRows:
+    """What is kept of each image of this process's share: its feature, and in each label space its k best classes and
+    the rank of the true one.
+
+    ``size``: the images of all processes; ``width``: D; ``ks`` {label space: k}. Rows stay on the torch.device
+    ``device`` until ``whole``.
+    """
+
+    def __init__(self, size, width, ks, device, world):
+        self.size, self.ks, self.world, self.places = size, ks, world, [torch.zeros(0, dtype=torch.long)]
+        self.columns = {"features": [torch.zeros(0, width, dtype=STORED, device=device)], **{
+            space: [torch.zeros(0, 1 + k, dtype=torch.long, device=device)] for space, k in ks.items()}}
+
+    def add(self, batch, features, scores, labels):
+        """``features`` (B, D) of a Batch; ``scores`` and ``labels`` {label space: (B, C), (B,)}."""
+        self.places.append(batch.indices)  # they stay on the host, where no copy waits for the device
+        self.columns["features"].append(features.to(STORED))
+        for space, joined in scores.items():
+            best = joined.argsort(dim=1, descending=True, stable=True)[:, :self.ks[space]]  # equal scores by number
+            rank = (~top_k_hits(joined, labels[space], joined.shape[1])).sum(dim=1, keepdim=True) + 1
+            self.columns[space].append(torch.cat([rank, best], dim=1))
+
+    def whole(self):
+        """-> (positions (n,) of the images that could be decoded, {"features": (n, D), label space: (n, 1 + k), the
+        rank before the best classes}) of all processes, on the host."""
+        own = torch.cat(self.places)
+        if self.world.size == 1:
+            return own, {name: torch.cat(rows).cpu() for name, rows in self.columns.items()}
+        own = own * self.world.size + self.world.rank
+        found = torch.zeros(self.size, dtype=torch.long)
+        found[own] = 1
+        found = self.world.sum(found.to(self.columns["features"][0].device)).cpu()
+        positions = found.nonzero()[:, 0]
+        return positions, {name: self._of_all(torch.cat(rows), own)[positions] for name, rows in self.columns.items()}
+
+    def _of_all(self, rows, own):
+        """(n, W) at the positions ``own`` -> (size, W) on the host, with the rows of all processes, block by block."""
+        width, own = rows.shape[1], own.to(rows.device)
+        blocks = []
+        for first in range(0, self.size, height := max(1, BLOCK // width)):
+            inside = (own >= first) & (own < first + height)
+            block = rows.new_zeros(min(height, self.size - first), width)
+            block[own[inside] - first] = rows[inside]
+            blocks.append(self.world.sum(block).cpu())
+        return torch.cat(blocks)

@@ -33,6 +33,10 @@ class Hooks:
     ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
     (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
     gradient; --iterations, --epochs and --lr are not needed.
+
+    ``scores_features`` promises that ``scores`` looks at images through ``image_features(state.final_model, images)``
+    alone, so that features stand in for images later (--keep-features). A subclass with other ``scores`` has to promise
+    it again.
     """
 
     data: str = "classes"
@@ -40,6 +44,7 @@ class Hooks:
     all_used: bool = False
     averaged: bool = False
     closed_form: bool = False
+    scores_features: bool = False
 
     def build(self, model: CLIP) -> nn.Module | None:
         """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
@@ -125,6 +130,13 @@ def scores_by_itself(kind: type) -> bool:
     """Whether a class of hooks changes what CLIP scores: by a module of its own, or by ``scores``."""
     return any(getattr(kind, seam, plain) is not plain for seam, plain in
                (("build", Hooks.build), ("scores", Hooks.scores)))
+
+
+def scores_features(kind: type) -> bool:
+    """Whether what a class of hooks scores can be had again from features: by plain CLIP, or by promise of the class
+    that defines ``scores``."""
+    owner = next(base for base in kind.__mro__ if "scores" in vars(base))
+    return owner is Hooks or bool(vars(owner).get("scores_features", False))
 
 
 def named(hooks: Sequence[Hooks]) -> dict[str, Hooks]:

@@ -105,13 +105,13 @@ def folds(images, retrieval_split=None):
 
 @torch.no_grad()
 def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=None, world=None, counted=uncounted,
-             name=""):
+             name="", keep=None):
     """RetrievalScores of a model on a split with captions, a mean over folds where there are several.
 
     Each image is encoded once, under the evaluation transform, and so is each caption; a caption that is too long
     loses its end. An image that cannot be decoded is left out of its fold, with its captions.
     ``retrieval_split``: see ``folds``, whose UserError comes before anything is encoded. Processes of ``world`` share
-    the images; ``counted`` and the dataset's ``name``: see ``uncounted``.
+    the images; ``counted`` and the dataset's ``name``: see ``uncounted``. ``keep`` is called with the KeptPairs.
     """
     parts = folds(len(split), retrieval_split)
     split = split.subset(range(parts[-1].stop))
@@ -121,6 +121,26 @@ def retrieve(model, split, device, batch_size=128, workers=0, retrieval_split=No
                          device=images.device)                                                      # (M,)
     with in_eval_mode(model), device.autocast():
         texts = constant_text_features(model, tokens_of(model, captions))                           # (M, D)
+    if keep is not None:
+        keep(KeptPairs(parts[-1].stop, places, images, texts, owner))
+    return mean_recall(parts, places, images, texts, owner)
+
+
+@dataclass(frozen=True)
+class KeptPairs:
+    """Features of the images at ``places`` of the first ``size`` of a split, (N, D), and of their captions ``texts``
+    (M, D), L2-normalised; caption j belongs to image ``owner[j]``, counted among these."""
+
+    size: int
+    places: list
+    images: torch.Tensor
+    texts: torch.Tensor
+    owner: torch.Tensor
+
+
+def mean_recall(parts, places, images, texts, owner):
+    """RetrievalScores, a mean over the folds ``parts``, of images (N, D) at ``places`` of a split and captions (M, D),
+    both L2-normalised; caption j belongs to image ``owner[j]``."""
     found = []
     for part in parts:
         first, last = bisect_left(places, part.start), bisect_left(places, part.stop)

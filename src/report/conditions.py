@@ -68,7 +68,12 @@ def are_conditions(content):
 
 def head_of(summary):
     """The head of the tables of a summary."""
-    return stored({"space": summary["label_space"]} | summary.get("conditions", {})).text()
+    return with_source(stored({"space": summary["label_space"]} | summary.get("conditions", {})).text(), summary)
+
+
+def with_source(head, summary):
+    """A head, and where the scores of a summary are from if no image was scored for them."""
+    return f"{head}; {summary['rescored']}" if "rescored" in summary else head
 
 
 # -- what a command line says ------------------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ def family_of(names, values, train_data=None):
         family = " + ".join(sorted({_family_of_one(name) for name in bases}))
     own_text = ", ".join(f"{coop.OWN_SPLIT} of {' and '.join(sorted(found))} {draw}".rstrip()
                          for draw, found in sorted(own.items()))
-    return ", ".join(filter(None, (family, own_text, _order_text(names, values), _prompt_text(values))))
+    return ", ".join(filter(None, (family, own_text, _order_text(names, values), prompt_text(values))))
 
 
 def _own_splits(train_data):
@@ -145,7 +150,7 @@ def _order_text(names, values):
     return f"class order {order}" if parted and order != FLAGS["class_order"].default else ""
 
 
-def _prompt_text(values):
+def prompt_text(values):
     template = values.get("template") or ""
     return f"template {template.removeprefix(FOR_ALL)}" if template.startswith(FOR_ALL) else ""
 

@@ -13,7 +13,7 @@ from src.machine.notices import warn
 from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
-from src.report.conditions import conditions_of_run
+from src.report.conditions import conditions_of_run, with_source
 from src.report.figures import write_confusions, write_pictures
 from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
 from src.report.runs import ZERO_SHOT, read_run
@@ -196,7 +196,7 @@ def _section(run, space):
     matrices = {score: heat_map(run, space, score) for score in run.matrices[space]}
     shown = 1 if measure_of(space).folds_matrices else len(matrices)
     return {"space": space, "title": SPACE_TITLES.get(space, space), "id": f"space-{space}",
-            "head": conditions_of_run(run, space).text(),
+            "head": with_source(conditions_of_run(run, space).text(), run.spaces[space]),
             "numbers": headlines(run, space) if space != run.space and not run.untrained else [],
             "matrices": [*matrices.values()][:shown], "folded": [*matrices.values()][shown:],
             "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}

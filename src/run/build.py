@@ -348,7 +348,7 @@ def build_scored(scoring, checkpoint, device, world=None):
     model = device.place(loader.build(checkpoint)).eval()
     state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
     _note_other_scorer(scoring, checkpoint)
-    hooks = _with_carry(_scorers(scoring, checkpoint), checkpoint)
+    hooks = _with_carry(scoring_hooks(scoring, checkpoint), checkpoint)
     own = build_own(hooks, model, device, checkpoint.get("own"))
     # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
     untrained = {name for name in own if not kept_for(checkpoint.get("own", {}), name)}
@@ -356,7 +356,7 @@ def build_scored(scoring, checkpoint, device, world=None):
     return state, [hook for name, hook in named(hooks).items() if name not in untrained]
 
 
-def _scorers(scoring, checkpoint):
+def scoring_hooks(scoring, checkpoint):
     """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
     made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given or made_by["method"]
@@ -410,7 +410,7 @@ def _require_carry(hooks, checkpoint):
 
 def require_carry(scoring, checkpoint):
     """UserError where a checkpoint is to be scored, and the method that scores it carried what was left out of it."""
-    _require_carry(_scorers(scoring, checkpoint), checkpoint)
+    _require_carry(scoring_hooks(scoring, checkpoint), checkpoint)
 
 
 def untaken_carry(hooks, checkpoint):

@@ -100,7 +100,7 @@ def _row_before(run, path, checkpoint):
     start = _start(run.command.weights, path, checkpoint)
     if start is None:
         return None
-    scores = run.evaluate(start)
+    scores = run.evaluate(start, start=True)
     print(f"before {path}: {run.scorer.in_words(scores)}", flush=True)
     return scores
 

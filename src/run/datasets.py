@@ -18,8 +18,7 @@ class Datasets:
     def __init__(self, data):
         self.data, self._for_all = data, (data.template or "").startswith(FOR_ALL)
         self._first_alone = data.template == FOR_ALL + FIRST
-        name = None if self._first_alone else data.template
-        self._template = _templates(name and name.removeprefix(FOR_ALL))
+        self._template = None if self._first_alone else templates_of(data.template)
         self._lists = None if data.split_file_of else coop.folder_of(data.split_file, data.data_location)
         self.open, self._opened = functools.cache(self._open), functools.cache(self._as_it_comes)
         self._split, self._remarked = functools.cache(self._with_lists), functools.cache(self._with_remark)
@@ -38,14 +37,8 @@ class Datasets:
         if name == pairs.JOINT and data.joint:
             return pairs.joint_task([self.open(part) for part in data.trained])
         whole, phase = phase_of(name)
-        base, part, parts = class_split(whole)
         trained = trained or name in data.trained
-        if self._only_refers_to(whole):
-            task = self._opened(base)
-        else:
-            task = self._remarked(base) if trained else self._split(base)
-        if part is not None:
-            task = splits.with_classes(task, part, parts, data.seed, data.class_order)
+        task = self._with_classes(whole, trained)
         if self._first_alone:
             task = dataclasses.replace(task, templates=task.templates[:1])
         elif self._template and (self._for_all or task.templates is SIMPLE):
@@ -60,6 +53,19 @@ class Datasets:
         elif data.val_fraction not in (None, coop.DIKI) and data.eval_split == "val":
             task = splits.with_validation(task, data.val_fraction, root)
         return splits.tolerant(task) if data.skip_bad_images else task
+
+    def _with_classes(self, name, trained=False):
+        """The dataset ``name`` with the classes and prompts of its split, and the images of its lists."""
+        base, part, parts = class_split(name)
+        if self._only_refers_to(name):
+            task = self._opened(base)
+        else:
+            task = self._remarked(base) if trained else self._split(base)
+        return task if part is None else splits.with_classes(task, part, parts, self.data.seed, self.data.class_order)
+
+    def has_templates(self, name):
+        """Whether a dataset comes with prompts of its own, which --template NAME leaves alone."""
+        return self._with_classes(phase_of(name)[0]).templates is not SIMPLE
 
     def _with_lists(self, base):
         """The dataset ``base``, before its classes are split, as --split-file splits it."""
@@ -116,9 +122,11 @@ class Datasets:
         return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 
-def _templates(name):
-    if name is None:
+def templates_of(template):
+    """The prompts that a value of --template names, None for None."""
+    if template is None:
         return None
+    name = template.removeprefix(FOR_ALL)
     if "{c}" in name:
         return [name]
     if name not in TEMPLATES:

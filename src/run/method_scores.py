@@ -5,6 +5,8 @@ import torch
 from src.errors import UserError
 from src.models.hooks import Hooks
 
+LOGITS = "logits:"  # before the name of a method: what rows of 0.1 say, whose seam was called so
+
 
 class MethodScores:
     """(images, {label space: [Classes]}) -> {label space: (B, sum of its classes)}: what the method gives, the first of
@@ -30,7 +32,7 @@ class MethodScores:
     def by(self, space):
         """Return what scored the dataset in a label space, as files name it; None for plain CLIP."""
         if space in (self.given or ()):
-            return f"logits:{type(self.method).__name__}"  # what rows of 0.1 say, whose seam was called so
+            return f"{LOGITS}{type(self.method).__name__}"
         return self.plain
 
     def __call__(self, images, spaces):

@@ -1,5 +1,6 @@
 """What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
 
+import os
 from dataclasses import asdict, replace
 
 from clip import loader
@@ -18,10 +19,12 @@ from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.conditions import LINEAR
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
 from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
+from src.run.kept import Keeper, text_digest
 from src.run.layer import KeptLayer
-from src.run.method_scores import MethodScores
+from src.run.method_scores import LOGITS, MethodScores
 from src.run.spaces import LabelSpaces
 from src.run.weights import note_plain
+from src.store.ledger import Ledger
 from src.store.records import classes_csv, metrics_row, predictions_csv, retrieval_row
 from src.store.trackers import EVALUATION, Trackers
 
@@ -58,9 +61,9 @@ class Scorer:
         for name in filter(is_pairs, self.evaluated):
             folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
 
-    def trained(self, state, hooks, task, keep=False):
+    def trained(self, state, hooks, task, keep=False, finished=False):
         """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called. ``keep``:
-        write every image's prediction too."""
+        write every image's prediction too. ``finished``: the task is, so --keep-features acts."""
         model = state.final_model
         _, opened = self.spaces.after(class_tasks([*state.history, {"dataset": task, "source": state.source}]))
         own = {task: model.head.packed()} if state.head is not None else {}
@@ -68,12 +71,14 @@ class Scorer:
         heads = self._fitting(earlier, state.history, opened) | own
         scores = self._score(model, state.iteration, task, state.task.train_data, heads,
                              [*state.history, {"dataset": task, "source": state.source}], MethodScores(state, hooks),
-                             mark="" if keep and self.settings.save else None)
+                             mark="" if keep and self.settings.save else None,
+                             after=task if finished else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
 
-    def checkpoint(self, checkpoint, alpha=None, zeroshot=None):
-        """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``."""
+    def checkpoint(self, checkpoint, alpha=None, zeroshot=None, start=False):
+        """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``. ``start``:
+        a sequence starts from it, and --keep-features keeps it as such."""
         state, scorers = build_scored(self.settings, checkpoint, self.device, self.world)
         refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
@@ -90,7 +95,8 @@ class Scorer:
         scored_by, iteration = None if alpha is None else f"wise {alpha:g}", checkpoint.get("iteration", 0)
         scores = self._score(model, iteration, checkpoint.get("dataset", ""),
                              (history or [{}])[-1].get("train_data", "all"), heads, history,
-                             MethodScores(state, scorers), scored_by, mark)
+                             MethodScores(state, scorers), scored_by, mark,
+                             after="" if start else checkpoint.get("dataset", ""))
         self.trackers.scores(EVALUATION, iteration, scores, scored_by)
         return scores
 
@@ -110,6 +116,14 @@ class Scorer:
                   "class names")
             self._left_out.add(file)
         return {file: head for file, head in heads.items() if not reasons.get(file)}
+
+    def lacks_features(self, after):
+        """Whether --keep-features has still to keep those of the weights that a task leaves, "" before any."""
+        return self.settings.keep_features and not Ledger(self.folder).has(after)
+
+    def remarks(self, space):
+        """What a summary of a label space says beside its numbers."""
+        return {}
 
     def shown(self, scores):
         """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
@@ -172,37 +186,63 @@ class Scorer:
                 self.progress.end_task()
         return log
 
-    def _score(self, model, iteration, task, train_data, heads, history, method, scored_by=None, mark=None):
-        """``mark``: what the names of files of predictions end in; None writes none."""
+    def _score(self, model, iteration, task, train_data, heads, history, method, scored_by=None, mark=None, after=None):
+        """``mark``: what the names of files of predictions end in; None writes none. ``after``: the task, "" before
+        any, whose features --keep-features keeps; None keeps none."""
+        keeper = None if after is None else self._keeper(after)
         with method.state.in_place(model):
-            return self._score_in_place(model, iteration, task, train_data, heads, history, method, scored_by, mark)
+            scores, by = self._score_in_place(model, iteration, task, train_data, heads, history, method, scored_by,
+                                              mark, keeper)
+            if keeper:
+                keeper.finish(self.datasets, self.spaces.sources(class_tasks(history)) | {
+                    stem(name): name for name in self.evaluated}, **self._facts(model, iteration, history, method, by),
+                    scores=plain_scores(scores))
+        return scores
 
-    def _score_in_place(self, model, iteration, task, train_data, heads, history, method, scored_by, mark):
-        settings, scores = self.settings, {}
+    def _keeper(self, after):
+        return Keeper(self.folder, after, self.settings) if self.settings.keep_features else None
+
+    def _facts(self, model, iteration, history, method, by):
+        """What rescoring has to know of an evaluation beside its datasets."""
+        load = self.settings.load if self.settings.evaluation else None
+        acted = history or any(text.startswith(LOGITS) for found in by.values() for text in found.values() if text)
+        return {"iteration": iteration, "history": history, "evaluation": self.settings.evaluation,
+                "flags": self.files.flags, "precision": self.device.precision, "plain": method.plain,
+                "by_method": bool(method.scores_alone and acted), "logit_scale": model.logit_scale.item(),
+                "weights": {"load": os.path.abspath(load) if load and os.path.exists(load) else load,
+                            "text": text_digest(model.state_dict())}, "by": by}
+
+    def _score_in_place(self, model, iteration, task, train_data, heads, history, method, scored_by, mark, keeper):
+        """-> ({dataset: {space: Scores}}, {dataset: {space: what scored it}})"""
+        settings, scores, by = self.settings, {}, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
-                                                if not dataset.pairs}, heads, history, method, mark)
+                                                if not dataset.pairs}, heads, history, method, mark, keeper)
         for file, dataset in datasets.items():
             if dataset.pairs:
+                by[file] = {RETRIEVAL.space: scored_by or method.plain}
                 scores[file] = {RETRIEVAL.space: self._retrieve(model, dataset, file, iteration, task, history,
-                                                                scored_by or method.plain)}
+                                                                by[file][RETRIEVAL.space], keeper)}
                 continue
             method.turn_to(file)
             scores[file] = next(evaluations)
             out_of_distribution = settings.wilds_split == "ood" and "ood_test" in dataset.splits
             split = f"ood {settings.eval_split}" if out_of_distribution else settings.eval_split
             plain = f"head:{file}" if file in heads else "zeroshot"
+            by[file] = {space: scored_by or method.by(space) or plain for space in scores[file]}
             for space, found in scores[file].items():
-                by = scored_by or method.by(space) or plain
-                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by, train_data, space))
-        return scores
+                self.folder.add_metrics(file, metrics_row(found, iteration, task, split, by[file][space], train_data,
+                                                          space))
+        return scores, by
 
-    def _evaluations(self, model, datasets, heads, history, method, mark):
+    def _evaluations(self, model, datasets, heads, history, method, mark, keeper):
         """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
         settings, tasks = self.settings, class_tasks(history)
         (spaces, opened), sources = self.spaces.after(tasks), self.spaces.sources(tasks)
         classifiers = {file: found.named(file, sources[file])
                        for file, found in self._classifiers(model, opened, heads, method.state.own.values()).items()}
+        if keeper:
+            keeper.scored_against(classifiers, {file: spaces(file) for file in datasets})
         return evaluate_each(
             model, datasets, self.device, classifiers,
             {file: spaces(file) for file in datasets}, settings.eval_split, settings.batch_size_eval,
@@ -210,7 +250,8 @@ class Scorer:
             {file: worker_count(settings.workers, dataset) for file, dataset in datasets.items()},
             method, settings.data_location if settings.cache_images else None, self.world, self.progress.counted,
             None if mark is None else lambda file, space, found: self._keep_predictions(
-                file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark))
+                file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark),
+            keeper and keeper.split)
 
     def _keep_predictions(self, file, space, found, classnames, mark):
         """``classnames``: {dataset: classes} of the label space, the scored one first. The first space has the plain
@@ -229,10 +270,10 @@ class Scorer:
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
-    def _retrieve(self, model, dataset, file, iteration, task, history, scored_by):
+    def _retrieve(self, model, dataset, file, iteration, task, history, scored_by, keeper):
         found = retrieve(model, self._images(dataset), self.device, self.settings.batch_size_eval,
                          worker_count(self.settings.workers, dataset), self.retrieval_split, self.world,
-                         self.progress.counted, file)
+                         self.progress.counted, file, keeper and (lambda kept: keeper.pairs(file, kept)))
         split = " ".join(filter(None, (self.settings.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split, scored_by))

@@ -30,9 +30,11 @@ from src.run.build import (
     own_modules,
     refuse_averages,
     refuse_other_data,
+    scoring_hooks,
     untaken_carry,
 )
 from src.run.datasets import Datasets, dataset_of
+from src.run.kept import kept_text, refuse_other_scores
 from src.run.preflight import open_data, open_for_layer, refuse_other_lists, refuse_to_replace, scorable
 from src.run.scoring import Scorer, plain_scores, scores_of
 from src.run.settings import CUTS
@@ -84,8 +86,12 @@ class Run:
 
     def score_on(self, names):
         self.evaluated = names
-        self.scorer = Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
-                             self.progress, self.trackers)
+        self.scorer = self.scorer_of(names)
+
+    def scorer_of(self, names):
+        """What scores the datasets ``names``."""
+        return Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
+                      self.progress, self.trackers)
 
     @contextlib.contextmanager
     def shown(self):
@@ -132,6 +138,8 @@ class Run:
         """Before anything is written: ``refuse``, and a folder that cannot be written too."""
         self.refuse(names, start, ZeroshotOpener(self.command.weights, start, self.device))
         self.folder.prepare()
+        if text := kept_text(self, names, start):
+            self.note(text)
 
     def refuse(self, names, start, open_zeroshot):
         """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
@@ -144,8 +152,12 @@ class Run:
         trained = {stem(class_split(name)[0]) for name in names}  # from now on by the lists of this run
         scored = [name for name in self.evaluated if stem(class_split(name)[0]) not in trained]
         refuse_other_lists(start.get("history", []), self.datasets, scored, "split_file" in self.command.cuts_given)
+        if self.scoring.keep_features:
+            refuse_other_scores(scoring_hooks(self.scoring, start))
         if names:
             hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            if self.scoring.keep_features:
+                refuse_other_scores(hooks)
             if left := untaken_carry(hooks, start):
                 warn(left)
             if self.training.averages:
@@ -192,6 +204,9 @@ class Run:
         if missing := [dataset for dataset in map(stem, self.evaluated) if dataset not in scores]:
             raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it again with --overwrite, without --resume")
+        if self.scorer.lacks_features(file):
+            self.note(f"{file} was finished without its features: it is scored again for --keep-features")
+            self.evaluate(checkpoint)
         self.leave_to_the_next(name, checkpoint)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.files.save_interval).forget()
@@ -229,9 +244,10 @@ class Run:
     def _is_last_phase(self, name):
         return phase_of(name)[1] == self.training.num_phases and phase_of(name)[1] is not None
 
-    def evaluate(self, checkpoint, alpha=None):
-        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space: Scores}}"""
-        return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot())
+    def evaluate(self, checkpoint, alpha=None, start=False):
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. ``start``: a sequence starts from
+        it. -> {dataset: {space: Scores}}"""
+        return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot(), start)
 
     def score_start(self, start):
         """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
@@ -239,11 +255,11 @@ class Run:
         finished = all(map(self.is_finished, self.training.trained))
         kept = self.folder.read_json("start.json") if self.files.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.files.numbers else {}
-        known = scores.keys() == {*map(stem, self.evaluated)}
+        known = scores.keys() == {*map(stem, self.evaluated)} and not self.scorer.lacks_features("")
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
         if known:
             return scores
-        scores = self.evaluate(start)
+        scores = self.evaluate(start, start=True)
         self.folder.write_json("start.json", {"config": self.files.numbers, "scores": plain_scores(scores)})
         return scores
 
@@ -269,7 +285,7 @@ class Run:
             mark = f"_{space}" if number else ""  # the first label space has the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
             summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
-                "conditions": asdict(self.conditions(named, trained_with, space, history))}
+                "conditions": asdict(self.conditions(named, trained_with, space, history))} | self.scorer.remarks(space)
             self.folder.write_json(f"summary{mark}.json", summaries[space])
             self.trackers.summary(space, summaries[space], len(trained))
             for score in measure.matrices:

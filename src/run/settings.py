@@ -175,6 +175,7 @@ class Scoring:
     batch_size_eval: int
     workers: Any
     cache_images: bool
+    keep_features: bool
     data_location: str
     save: str | None
     load: str | None

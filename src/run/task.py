@@ -106,7 +106,8 @@ class TaskRun:
     def score_at_end(self):
         """Score the weights that the task leaves; those of the last task with every image's prediction."""
         with self.run.signals.released():
-            return self.run.scorer.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name))
+            return self.run.scorer.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name),
+                                           finished=True)
 
     def keep(self, scores):
         """Write all that the task leaves, its checkpoint last: where that is, all the rest is too."""

@@ -66,6 +66,8 @@ def test_the_example_of_a_flag_acts(flag, tmp_path, monkeypatch):
     for path in filter(None, (config.values[key] for key in FILES)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
+    if config.rescore:
+        Path(config.rescore).mkdir(parents=True)
     if ".py:" in config.method:
         Path(config.method.partition(":")[0]).touch()
     assert not [warning for warning in check(config).warnings if "no effect" in warning]

@@ -383,3 +383,62 @@ def test_predictions_of_a_subset_have_the_numbers_of_the_whole_split(make_model,
 def test_the_mean_over_classes_weighs_each_the_same():
     """One class of 90 of 100 images hides nothing: (100 + 0 + 50) / 3; a class without images does not count."""
     assert mean_per_class([90, 0, 4, 0], [90, 2, 8, 0]) == pytest.approx(50.0)
+
+
+# -- features that are kept --------------------------------------------------------------------------------------------
+
+
+def kept_split(model, task, device, method=None, spaces=None, classifiers=None):
+    """-> ({space: Scores}, KeptSplit)"""
+    kept = {}
+    classifiers = classifiers or {task.name: classifier(model, task, device)}
+    found = next(evaluate_each(model, {task.name: task}, device, classifiers,
+                               {task.name: spaces or {"task": (task.name,)}}, batch_size=7, max_size=20, method=method,
+                               keep_rows=kept.__setitem__))
+    return found, kept[task.name]
+
+
+def test_kept_features_are_those_that_are_scored(kind, make_model, task, device):
+    """With the numbers of the images in their split, and the ranks behind the hits."""
+    model = make_model(kind)
+    found, kept = kept_split(model, task, device)
+    assert kept.places.tolist() == balanced_subset(task.split("test").labels, 20, SUBSET_SEED)
+    assert kept.labels.tolist() == [task.split("test").labels[place] for place in kept.places]
+    images = pixels(device, [task.split("test").image(place) for place in kept.places])
+    expected = torch.stack([slow.image_feature(model, image) for image in images]).detach()
+    assert kept.features.dtype == torch.float16
+    torch.testing.assert_close(kept.features.double(), expected, atol=2 ** -11, rtol=0)
+    assert 100 * (kept.ranks["task"] == 1).double().mean().item() == pytest.approx(found["task"].top1)
+    assert torch.equal(kept.best["task"][:, 0] == kept.labels, kept.ranks["task"] == 1)
+
+
+def test_exact_features_give_the_scores_again(make_model, make_task, device, monkeypatch):
+    """To the last digit, in a label space of two datasets too; fp16 ones within the share of an image or two."""
+    model, two = make_model("vit"), make_task(4, "two")
+    one = dataclasses.replace(make_task(3, "one"), classnames=["a drawing", "photo", "small house"])  # no equal names
+    classifiers = {task.name: classifier(model, task, device) for task in (one, two)}
+    spaces = {"task": ("two",), "all": ("one", "two")}
+
+    def again():
+        found, kept = kept_split(model, two, device, None, spaces, classifiers)
+        split = Split(None, kept.labels.tolist())
+        return found, evaluation.evaluate_features(
+            model, "two", split, kept.places.tolist(), kept.features.to(device.weight_type), device, classifiers,
+            spaces, batch_size=6)
+    found, close = again()
+    assert all(abs(close[space].top1 - found[space].top1) <= 10 for space in spaces)
+    monkeypatch.setattr("src.models.features.STORED", torch.float64)
+    found, exact = again()
+    assert exact == found and found["all"].top1 < found["task"].top1
+
+
+def test_a_method_that_encodes_other_images_keeps_no_features(make_model, task, device):
+    """Half of the batch is encoded: the features of the others are not known."""
+    model = make_model("vit")
+
+    def method(images, spaces):
+        features = image_features(model, images[::2]).repeat_interleave(2, dim=0)[:len(images)]
+        return {"task": features @ spaces["task"][0].weights}
+    assert evaluate(model, task, device, method=method)
+    with pytest.raises(UserError, match="--keep-features: the method encodes other images"):
+        kept_split(model, task, device, method)

@@ -7,6 +7,7 @@ from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.errors import UserError
 from src.report.tables import markdown_table
 from src.run.build import build_hooks, build_settings
+from src.run.kept import kept_text
 from src.run.plan.data import images_of
 from src.store.checkpoint import carry_bytes, in_words
 from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
@@ -67,13 +68,22 @@ def files_text(run, names, plan, start):
         return "nothing is kept without --save"
     if scoring.evaluation:
         scored = [scoring.linear_eval] if scoring.linear_eval else run.evaluated
-        return "\n".join(f"{run.folder.file(f'metrics_{stem(name)}.csv')}" for name in scored)
+        return "\n".join([*(f"{run.folder.file(f'metrics_{stem(name)}.csv')}" for name in scored),
+                          *kept_lines(run, names, start)])
     lines = []
     for name in names:
         with plan.unless_refused():
             lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(run, name)}")
     beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if run.training.sequence else "")
-    return "\n".join([*lines, *carry_lines(run, names, start), f"{run.folder.path}: {beside} beside them"])
+    return "\n".join([*lines, *carry_lines(run, names, start), *kept_lines(run, names, start),
+                      f"{run.folder.path}: {beside} beside them"])
+
+
+def kept_lines(run, names, start):
+    """[how many bytes --keep-features writes]; none without it, or where a dataset is not known."""
+    with contextlib.suppress(UserError):
+        return list(filter(None, [kept_text(run, names, start)]))
+    return ["--keep-features: its size is unknown; see the reasons below"]
 
 
 def carry_lines(run, names, start):

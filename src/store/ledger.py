@@ -1,0 +1,51 @@
+"""The features that a run keeps of what it scores; ``src.report.predictions`` reads them and has the layout."""
+
+import json
+
+import numpy as np
+
+from src.machine.files import atomic_file
+from src.report.predictions import DESCRIPTION, FORMAT, folder_of
+
+SMALL = (np.uint16, np.uint32)  # types of whole numbers, the smallest that holds them
+
+
+class Ledger:
+    """The kept features in the folder of a run, a RunFolder that may write nothing."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def has(self, task):
+        return self.folder.path is not None and self._file(task, DESCRIPTION).is_file()
+
+    def begin(self, task):
+        """Forget an earlier evaluation after ``task``: without its description its files count for nothing."""
+        if self.folder.writes:
+            self._file(task, DESCRIPTION).unlink(missing_ok=True)
+
+    def add(self, task, dataset, arrays):
+        """Write {name: array} of one dataset."""
+        if self.folder.writes:
+            with atomic_file(self._file(task, f"{dataset}.npz")) as file:
+                np.savez(file, **arrays)
+
+    def finish(self, task, description):
+        """Write what the arrays are of, once all of them are there."""
+        if self.folder.writes:
+            with atomic_file(self._file(task, DESCRIPTION), "w") as file:
+                json.dump({"format": FORMAT, **description}, file, indent=1)
+
+    def _file(self, task, name):
+        return folder_of(self.folder.path, task) / name
+
+
+def small(numbers):
+    """An array of whole numbers from 0, in the smallest type that holds them."""
+    numbers = np.asarray(numbers)
+    return numbers.astype(next(kind for kind in SMALL if numbers.max(initial=0) <= np.iinfo(kind).max))
+
+
+def names_as_bytes(names):
+    """A list of names as an array, which needs no pickle and no width."""
+    return np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)
