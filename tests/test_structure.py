@@ -21,7 +21,8 @@ ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli"
          "src.machine", "src.templates", "src.errors", "src", "clip")
 # Floors inside a room, top first; "*" takes every module that no other floor names.
 FLOORS = {
-    "src.run": (("src.run.plan", "src.run.single", "src.run.chain"), ("src.run.sequence",), ("src.run.task",),
+    "src.run": (("src.run.plan", "src.run.single", "src.run.chain", "src.run.inputs",
+                 "src.run.reproduce"), ("src.run.sequence",), ("src.run.task",),
                 ("src.run.scoring",), ("*",)),
     "src.models": (("src.models",), ("*",), ("src.models.training",),
                    ("src.models.state", "src.models.resuming", "src.models.guard"),

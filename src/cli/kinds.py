@@ -1,7 +1,7 @@
 """Kinds of runs, and groups of them. A flag that is given to a kind it does not act in draws a warning."""
 
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
-LIST, CHECK, EXPORT, STUDY = "listing", "checking", "model-export", "study"
+LIST, CHECK, EXPORT, STUDY, REPRODUCE = "listing", "checking", "model-export", "study", "reproduction"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)
