@@ -288,6 +288,7 @@ def python(*words):
     "from src import args, cli; import src.cli.checks; cli.checks.check(args.parse(['--dataset-order', 'toy']))",
     "from src.main import main; main(['--iterations', '0'])",
     "from src.main import main; main(['--report', 'nowhere'])",
+    "from src.main import main; main(['--reproduce', 'mtil-1-zscl', '--save', 'nowhere', '--dry-run'])",
     "from src.main import main; main(['--study', 'studies/toy.yaml', '--save', 'nowhere', '--status'])",
     "import contextlib; from src.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
 ])

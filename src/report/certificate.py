@@ -1,7 +1,7 @@
 """Certificates: what a reproduction found beside what is published, cell by cell, and what such a file must hold."""
 
 from src.errors import UserError
-from src.report.measures import INCREMENTAL, RETRIEVAL, is_number, measure_of
+from src.report.measures import ACCURACY, INCREMENTAL, RETRIEVAL, is_number, measure_of
 from src.report.tables import markdown_table
 
 FORMAT = 1
@@ -18,12 +18,19 @@ RUN_PARTS = {"command": str, "flags": dict, "seconds": (int, float), "made_by": 
 def refuse_unknown_cells(reproduction, jobs):
     """Refuse cells that the summary of a run will not have."""
     for job in jobs:
-        known = [*RETRIEVAL.numbers] if job.pairs else [*measure_of(job.numbers["label_space"][0]).numbers, *(
-            INCREMENTAL if job.numbers["label_space"][0] == "seen" else ()), *job.tasks]
+        known = _cells_of(job)
         for cell in reproduction.expected:
             if cell.run == job.name and cell.name not in known:
                 raise UserError(f"{reproduction.where}: runs: {job.name}: cells: {cell.name} is not a number of this "
                                 f"run; its cells are {', '.join(known)}")
+
+
+def _cells_of(job):
+    """The numbers of a run, and its datasets where they have an accuracy."""
+    if job.pairs:
+        return RETRIEVAL.numbers
+    first = job.numbers["label_space"][0]
+    return (*ACCURACY.numbers, *(INCREMENTAL if first == "seen" else ()), *job.tasks)
 
 
 def cells_of(reproduction, summaries):

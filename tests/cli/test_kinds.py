@@ -2,9 +2,22 @@
 
 from src import main
 from src.cli.flags import FLAGS
-from src.cli.kinds import CHECK, EVAL, EXPORT, EXPORTING, LIST, REPORT, SEQUENCE, SINGLE, STUDY, TRAIN, WEIGHTS
+from src.cli.kinds import (
+    CHECK,
+    EVAL,
+    EXPORT,
+    EXPORTING,
+    LIST,
+    REPORT,
+    REPRODUCE,
+    SEQUENCE,
+    SINGLE,
+    STUDY,
+    TRAIN,
+    WEIGHTS,
+)
 
-KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY}
+KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY, REPRODUCE}
 
 
 def test_each_kind_has_its_command():
