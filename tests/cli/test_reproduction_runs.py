@@ -9,7 +9,8 @@ from src.errors import UserError
 from src.main import main
 
 EVALUATION = {"eval-only": ["true"], "dataset-order": ["toy-sizes,toy-colours"], "model": ["toy"]}
-SEQUENCE = {"recipe": ["finetune"], "dataset-order": ["toy-sizes", "toy-colours"], "iterations": ["3"]}
+SEQUENCE = {"recipe": ["finetune"], "dataset-order": ["toy-sizes", "toy-colours"], "iterations": ["3"],
+            "lr": ["1e-5"], "warmup-length": ["0"]}
 
 
 def of(**runs):
@@ -25,7 +26,8 @@ def test_each_run_is_an_ordinary_command():
     assert zero.words == tuple("--dataset-order toy-sizes,toy-colours --save out/zero --model toy --device cpu "
                                "--eval-only --data-location d".split())
     assert trained.words == tuple("--dataset-order toy-sizes,toy-colours --recipe finetune --iterations 3 "
-                                  "--save out/trained --resume --device cpu --data-location d".split())
+                                  "--lr 1e-5 --warmup-length 0 --save out/trained --resume --device cpu "
+                                  "--data-location d".split())
     assert zero.tasks == trained.tasks == ("toy-sizes", "toy-colours") and trained.iterations == 3
     assert parse(trained.words).numbers() == trained.numbers and not warnings
 

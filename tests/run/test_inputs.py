@@ -175,7 +175,7 @@ def test_looking_writes_and_prints_nothing(own, capsys):
 
 
 def test_a_teacher_of_another_file_counts(own, world):
-    words = (*own[1], "--method", "lwf")
+    words = (*own[1], "--method", "ZSCL", "--ref-dataset", "toy-reference", "--ref-sentences", "random")
     with_teacher = digests_of(command((*words, "--ref-model", world.model)))
     assert set(digests_of(command(words))["weights"]) == {"start"} and set(with_teacher["weights"]) == {
         "start", "teacher"}
