@@ -18,7 +18,7 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "clip_continual"
-FOLDERS = ("src", "clip", "recipes")  # each becomes PACKAGE/<folder>
+FOLDERS = ("src", "clip", "recipes", "reproductions/specs")  # each becomes PACKAGE/<folder>
 ENTRY = f"{PACKAGE}.src.main:main"
 INIT = '"""clip-continual: continual learning of CLIP. The command is ``clip-continual``, its packages are below."""\n'
 # Old name -> new name, in this order.

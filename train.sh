@@ -138,6 +138,7 @@ if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 if [ $# -eq 0 ]; then set -- --method ZSCL --dataset-order toy --save ckpt/toy_zscl; fi
 study=  # sbatch exports the environment, which may have one
 case " $* " in *" --study "* | *" --study="*) study=study; export PROCESSES=1 ;; esac  # whose cells are processes
+case " $* " in *" --reproduce "* | *" --reproduce="*) export PROCESSES=1 ;; esac  # whose runs are processes
 case "${SLURM_ARRAY_TASK_ID:+array}${study:-}: $*" in
     arraystudy:*{}*) refuse "the tasks of an array share the cells of a study; leave {} out" ;;
     arraystudy:*) ;;

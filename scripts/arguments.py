@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.marks import between_marks  # noqa: E402
 from src.cli.flags import FLAGS, GROUPS  # noqa: E402
 from src.cli.idle_flags import DEPENDENT, LINEAR  # noqa: E402
-from src.cli.kinds import EVAL, SEQUENCE, SINGLE, STUDY, TRAIN  # noqa: E402
+from src.cli.kinds import EVAL, REPRODUCE, SEQUENCE, SINGLE, STUDY, TRAIN  # noqa: E402
 from src.cli.texts import shown_default  # noqa: E402
 from src.models import ADD_ONS, METHODS  # noqa: E402
 
@@ -24,11 +24,11 @@ MARK = "flags"
 HEAD = "| flag | default | used by | meaning | example |\n|---|---|---|---|---|\n"
 # Kinds of runs in the words of the column "used by"; others are called as src.cli.kinds calls them.
 KINDS = {(TRAIN, SEQUENCE): "training", (TRAIN,): "a single task", (SEQUENCE,): "a sequence", (EVAL,): "evaluation",
-         (SINGLE,): "one image", (STUDY,): "a study"}
+         (SINGLE,): "one image", (STUDY,): "a study", (REPRODUCE,): "a reproduction"}
 # What an example is added to, unless it names a run of its own.
 RUN = "--train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/run"
 STARTS = {"--train-dataset", "--dataset-order", "--eval-only", "--eval-single", "--report", "--list-datasets",
-          "--check-data", "--study", "--rescore"}
+          "--check-data", "--study", "--rescore", "--reproduce"}
 
 
 def tables():

@@ -12,7 +12,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 from src.cli.flags import FLAGS, GROUPS
-from src.cli.kinds import CHECK, EVAL, EXPORT, LIST, REPORT, RESCORE, SEQUENCE, SINGLE, STUDY, TRAIN, TRAINING
+from src.cli.kinds import (
+    CHECK,
+    EVAL,
+    EXPORT,
+    LIST,
+    REPORT,
+    REPRODUCE,
+    RESCORE,
+    SEQUENCE,
+    SINGLE,
+    STUDY,
+    TRAIN,
+    TRAINING,
+)
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
 from src.cli.texts import nearest, read_value, shown, shown_default, switched
@@ -310,7 +323,8 @@ def _by_origin(config, without=frozenset()):
 
 def _kind(values):
     return next(kind for kind, chosen in (
-        (STUDY, values["study"]), (REPORT, values["report"]), (RESCORE, values["rescore"]),
+        (STUDY, values["study"]), (REPRODUCE, values["reproduce"]), (REPORT, values["report"]),
+        (RESCORE, values["rescore"]),
         (LIST, values["list_datasets"]), (CHECK, values["check_data"]), (STUDY, isinstance(values["seed"], tuple)),
         (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
         (SEQUENCE, values["dataset_order"]), (EXPORT, values["export"] and not any(map(values.get, TRAINS))),

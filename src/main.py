@@ -12,15 +12,16 @@ import sys
 from src import args  # all else is imported where a run needs it: --help must not wait for torch
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
+from src.cli.texts import command_line
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
 from src.machine.notices import warn
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 1 for faulty data or a cell of a study that failed, 2 for what
-    the user can mend, 75 where training was interrupted and resumes with --resume, 130 where it was broken off, 141
-    where the reader of its output has ended."""
+    """Run a command line; returns the exit status: 0, 1 for faulty data, a cell of a study that failed or a number
+    that is not reproduced, 2 for what the user can mend, 75 where training was interrupted and resumes with --resume,
+    130 where it was broken off, 141 where the reader of its output has ended."""
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
@@ -289,9 +290,31 @@ def _require_held_out(plan, jobs):
     return True
 
 
+def run_reproduction(config):
+    """--reproduce NAME: run what is published, each run as a separate process, and write a certificate of what was
+    found."""
+    from src.cli.reproduction_runs import jobs_of_reproduction, machine_flags
+    from src.cli.reproductions import read_reproduction
+    from src.report.certificate import refuse_unknown_cells
+    reproduction = read_reproduction(config.reproduce)
+    beside = machine_flags(reproduction, args.texts_of(config.argv))
+    jobs, warnings = jobs_of_reproduction(reproduction, config.save, beside, args.parse)
+    refuse_unknown_cells(reproduction, jobs)
+    for warning in warnings:
+        warn(warning)
+    if config.dry_run != "off":
+        print("\n".join(f"# {job.name}\n{command_line(job.words)}" for job in jobs))
+        return 0
+    from src.run.build import command_of
+    from src.run.reproduce import reproduce
+    commands = {job.name: command_of(args.parse(job.words)) for job in jobs}
+    with Signals(hang_up=True) as signals:
+        return reproduce(reproduction, jobs, commands, config.save, signals)
+
+
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
-        kinds.STUDY: run_study, kinds.RESCORE: run_rescore}
+        kinds.STUDY: run_study, kinds.RESCORE: run_rescore, kinds.REPRODUCE: run_reproduction}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,12 @@ NOT_RUN = {
         "hours; tests/cli/test_cli_study.py reads its cells",
     "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
+    **dict.fromkeys((
+        "python -m src.main --reproduce mtil-1-zeroshot --data-location data --save ckpt/zeroshot",
+        "python -m src.main --reproduce mtil-1-zeroshot --data-location data --save ckpt/zeroshot --dry-run"),
+        "needs the datasets of MTIL by their names; tests/run/test_reproduce.py runs small ones"),
+    "python scripts/reproductions.py --write":
+        "writes into the checkout; tests/test_reproductions_table.py runs it elsewhere",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 

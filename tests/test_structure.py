@@ -21,8 +21,9 @@ ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli"
          "src.machine", "src.templates", "src.errors", "src", "clip")
 # Floors inside a room, top first; "*" takes every module that no other floor names.
 FLOORS = {
-    "src.run": (("src.run.plan", "src.run.single", "src.run.chain", "src.run.rescore"), ("src.run.sequence",),
-                ("src.run.task", "src.run.rescorer"), ("src.run.scoring",), ("*",)),
+    "src.run": (("src.run.plan", "src.run.single", "src.run.chain", "src.run.inputs", "src.run.rescore",
+                 "src.run.reproduce"), ("src.run.sequence",), ("src.run.task", "src.run.rescorer"),
+                ("src.run.scoring",), ("*",)),
     "src.models": (("src.models",), ("*",), ("src.models.training",),
                    ("src.models.state", "src.models.resuming", "src.models.guard"),
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),
@@ -287,6 +288,7 @@ def python(*words):
     "from src import args, cli; import src.cli.checks; cli.checks.check(args.parse(['--dataset-order', 'toy']))",
     "from src.main import main; main(['--iterations', '0'])",
     "from src.main import main; main(['--report', 'nowhere'])",
+    "from src.main import main; main(['--reproduce', 'mtil-1-zscl', '--save', 'nowhere', '--dry-run'])",
     "from src.main import main; main(['--study', 'studies/toy.yaml', '--save', 'nowhere', '--status'])",
     "import contextlib; from src.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
 ])

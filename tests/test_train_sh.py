@@ -206,6 +206,14 @@ def test_an_array_shares_the_cells_of_a_study(job, words, monkeypatch):
     assert result()["processes"] == 1 and result()["words"] == words
 
 
+@pytest.mark.parametrize("words", [["--reproduce", "a.yaml"], ["--reproduce=a.yaml"]])
+def test_a_reproduction_is_one_process(job, words, monkeypatch):
+    job()
+    monkeypatch.setenv("PROCESSES", "2")
+    assert run(*TASK, *words)[0] == 0
+    assert result()["processes"] == 1 and result()["words"] == words
+
+
 def test_an_array_of_a_study_has_no_number(job):
     job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
     status, told = run("--study", "a.yaml", "--save", "run-{}")

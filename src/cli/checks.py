@@ -9,7 +9,7 @@ from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
 from src.cli.idle_flags import without_effect
-from src.cli.kinds import EVAL, EXPORT, RESCORE, SINGLE, STUDY, TRAINING
+from src.cli.kinds import EVAL, EXPORT, REPRODUCE, RESCORE, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
 from src.cli.texts import nearest, shown
@@ -266,7 +266,20 @@ def _check_rescore(config):
                         "another")
 
 
-RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,)}  # of kinds whose runs have command lines of their own
+def _check_reproduction(config):
+    """Of the reproduction alone: each of its runs is a command line, which is checked by itself."""
+    name = f"--reproduce {config.reproduce}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"{name} with several processes: a reproduction starts its own; run one")
+    if not config.save:
+        raise UserError(f"{name} writes a folder for each run, and a certificate; give --save DIR")
+    _check_save(config)
+    if config.dry_run == "probe":
+        raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
+
+
+# Of kinds whose runs have command lines of their own.
+RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,), REPRODUCE: (_check_reproduction,)}
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
          _check_splits, check_own_values, check_rates, check_optimizer,
          _check_files)

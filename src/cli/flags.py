@@ -13,6 +13,7 @@ from src.cli.kinds import (
     LIST,
     MODEL,
     REPORT,
+    REPRODUCE,
     RESCORE,
     SCORING,
     SEQUENCE,
@@ -23,6 +24,7 @@ from src.cli.kinds import (
 )
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
+from src.cli.reproductions import reproduction_names
 from src.cli.texts import nearest
 from src.cli.values import (
     DTYPES,
@@ -122,7 +124,8 @@ def training_flags():
 
 def checkpoint_flags():
     return [
-        Flag("--save", "folder for checkpoints, metrics and logs", runs=(*SCORING, SINGLE, REPORT, STUDY, RESCORE),
+        Flag("--save", "folder for checkpoints, metrics and logs",
+             runs=(*SCORING, SINGLE, REPORT, STUDY, RESCORE, REPRODUCE),
              numbers=False, metavar="DIR", example="ckpt/run"),
         Flag("--load", "initial weights: ours, or a file or folder of OpenAI, open_clip or transformers, or a name, as "
              "hf-hub:ORG/NAME; an adapter (a folder of peft, DATASET.lora.pth) is merged into --model; the start of "
@@ -130,7 +133,7 @@ def checkpoint_flags():
              "these files", runs=WEIGHTS, metavar="FILE",
              example="ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         switch("--resume", "resume exactly where a run into --save was interrupted; finished tasks are skipped",
-               runs=(*SCORING, STUDY), numbers=False),
+               runs=(*SCORING, STUDY, REPRODUCE), numbers=False),
         switch("--overwrite", "train a finished task again, also one of another configuration, and replace what "
                "--export DIR holds of another one", runs=EXPORTING, numbers=False),
         Flag("--keep-carry", "which checkpoints of a sequence hold what its method carries from task to task: all, or "
@@ -291,8 +294,8 @@ def output_flags():
     return [
         Flag("--dry-run", "resolve the run and print it: data, trained values, steps, memory; writes and fetches "
              "nothing, status 2 where the run would be refused or nothing is known of weights to fetch; probe also "
-             "times 3 steps; of a study: print the command of each cell", "off", choices=("off", "on", "probe"),
-             bare="on", runs=(*SCORING, STUDY), numbers=False),
+             "times 3 steps; of a study or a reproduction: print the command of each run", "off",
+             choices=("off", "on", "probe"), bare="on", runs=(*SCORING, STUDY, REPRODUCE), numbers=False),
         Flag("--report", "compare sequences, seeds as mean and deviation: their folders, a folder above them or a "
              "pattern in quotes; with --save DIR the tables of a paper too", parse=names, runs=(REPORT,), numbers=False,
              metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
@@ -304,6 +307,9 @@ def output_flags():
              example="2 --study studies/toy.yaml --save ckpt/study"),
         switch("--status", "print which cells of a study are done, running, failed or waiting", runs=(STUDY,),
                numbers=False, example="--study studies/toy.yaml --save ckpt/study"),
+        Flag("--reproduce", "run what is published and compare it cell by cell, with a certificate in --save: "
+             + ", ".join(reproduction_names()) + "; or a custom FILE.yaml", runs=(REPRODUCE,), numbers=False,
+             metavar="NAME", example="mtil-1-zeroshot --save ckpt/zeroshot"),
         Flag("--export", "write the model to this folder in the layout of --export-format, as safetensors: that of the "
              "finished (last) task; with --eval-only the one that is scored; without any task and --eval-only, --load "
              "FILE or --model NAME as it is", runs=EXPORTING, numbers=False, metavar="DIR", example="ckpt/open_clip"),

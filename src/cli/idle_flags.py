@@ -1,7 +1,7 @@
 """Flags that a command line gives without effect, and why. Imports no torch."""
 
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, SEQUENCE, STUDY, TRAINING, a_run
+from src.cli.kinds import EVAL, REPRODUCE, SEQUENCE, STUDY, TRAINING, a_run
 from src.datasets import class_split
 from src.models import ADD_ONS, METHODS, active_add_ons
 from src.models.modes import TRAIN_MODES
@@ -46,6 +46,8 @@ DEPENDENT = [
 
 def without_effect(config):
     if config.kind == STUDY and not config.study:  # several seeds: all goes to the cells, which warn of it
+        return []
+    if config.kind == REPRODUCE:  # a flag that belongs to no run of it is refused
         return []
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
     acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells

@@ -2,6 +2,7 @@
 
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
 LIST, CHECK, EXPORT, STUDY, RESCORE = "listing", "checking", "model-export", "study", "rescoring"
+REPRODUCE = "reproduction"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)

@@ -2,9 +2,23 @@
 
 from src import main
 from src.cli.flags import FLAGS
-from src.cli.kinds import CHECK, EVAL, EXPORT, EXPORTING, LIST, REPORT, RESCORE, SEQUENCE, SINGLE, STUDY, TRAIN, WEIGHTS
+from src.cli.kinds import (
+    CHECK,
+    EVAL,
+    EXPORT,
+    EXPORTING,
+    LIST,
+    REPORT,
+    REPRODUCE,
+    RESCORE,
+    SEQUENCE,
+    SINGLE,
+    STUDY,
+    TRAIN,
+    WEIGHTS,
+)
 
-KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY, RESCORE}
+KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY, REPRODUCE, RESCORE}
 
 
 def test_each_kind_has_its_command():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "ARGUMENTS.md", "datasets.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md",
+             "reproductions/README.md",
              *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")), "train.sh"]
 PROGRAMS = r"(?:\.venv/bin/)?python3?|pip|uv|conda|make|sh|bash|sbatch|scancel|srun|torchrun|git|pre-commit|\.ci/run"
 COMMAND = re.compile(rf"(?:\w+=(?:\"[^\"]*\"|\S*) )*(?:{PROGRAMS})(?: \S.*)?")

@@ -1,0 +1,103 @@
+"""The runs of a reproduction as command lines. Knows flags, and runs nothing."""
+
+import os
+from pathlib import Path
+
+from src.cli.checks import check
+from src.cli.flags import FLAGS
+from src.cli.kinds import EVAL, SEQUENCE, a_run
+from src.cli.study import Cell, Job
+from src.cli.texts import nearest, switched
+from src.datasets import stem
+from src.errors import UserError
+
+# Where files lie on this machine, and what it can do: flags that may stand beside --reproduce. They change no number.
+PLACES = ("data_location", "clip_cache", "image_dir", "annotations")
+MACHINE = (*PLACES, "device", "workers", "batch_size_eval", "grad_checkpointing", "save_interval", "keep_carry",
+           "cache_images", "log_interval")
+OWN = ("reproduce", "save", "resume", "dry_run")
+NOT_OF_A_RUN = (*OWN, "study", "jobs", "status", "overwrite", "export", *PLACES)
+
+
+def cells_of(reproduction):
+    """The Cell of each run, with the flags that its file gives."""
+    return tuple(Cell(label, label, "", _flags_of(f"{reproduction.where}: runs: {label}: flags", words))
+                 for label, words in reproduction.runs.items())
+
+
+def _flags_of(where, words):
+    """{flag without its dashes: texts} -> {flag key: text, True, or a list of a flag that may be repeated}"""
+    found = {}
+    for word, texts in words.items():
+        flag = FLAGS.get(word.replace("-", "_"))
+        if flag is None:
+            hint = nearest(word, [flag.name[2:] for flag in FLAGS.values()])
+            raise UserError(f"{where}: unknown flag {word}; {hint or 'see --help'}")
+        if flag.key in NOT_OF_A_RUN:
+            raise UserError(f"{where}: {flag.name} is not part of what is published; give it on the command line")
+        if flag.key in found:
+            raise UserError(f"{where}: {flag.name} stands there twice")
+        found[flag.key] = _text(where, flag, texts)
+    return found
+
+
+def _text(where, flag, texts):
+    if flag.repeated:
+        return texts
+    text = ",".join(texts)
+    if not flag.switch:
+        return text
+    try:
+        on = switched(flag, text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not on:
+        raise UserError(f"{where}: a flag cannot switch {flag.name} off; leave it out")
+    return True
+
+
+def machine_flags(reproduction, texts):
+    """{flag key: text} of a command line -> those that go to every run. Raises UserError for a flag that could change a
+    number."""
+    if others := [FLAGS[key].name for key in texts if key not in (*MACHINE, *OWN)]:
+        raise UserError(f"{reproduction.where} with {', '.join(others)}: the file fixes the runs; only flags of this "
+                        f"machine go beside it ({', '.join(FLAGS[key].name for key in MACHINE)}). --dry-run prints the "
+                        "commands, to which any flag may be added")
+    return {key: text for key, text in texts.items() if key in MACHINE}
+
+
+def jobs_of_reproduction(reproduction, save, beside, parse):
+    """(a Job for each run, texts of warnings), by ``parse``: words -> Config. ``beside``: {flag key: text} that every
+    run gets. Raises UserError, naming the run, where one of them would be refused."""
+    jobs, warnings = [], {}
+    for cell in cells_of(reproduction):
+        folder = os.path.join(save, cell.name)
+        try:
+            config = _config(Cell(cell.name, cell.row, cell.order, cell.texts | beside), folder, parse)
+            warnings |= dict.fromkeys(check(config).warnings)
+        except UserError as error:
+            raise UserError(f"{reproduction.where}: run {cell.name}: {error}") from None
+        jobs.append(Job(cell=cell, folder=Path(folder), words=config.argv, tasks=tuple(map(stem, config.trained)),
+                        iterations=config.iterations, batch_size=config.batch_size, numbers=config.numbers(),
+                        pairs=config.pairs, device=config.device))
+    return tuple(jobs), list(warnings)
+
+
+def _config(cell, folder, parse):
+    """The Config of a run. An evaluation has nothing to resume."""
+    config = parse(cell.words(folder))
+    if config.kind == EVAL:
+        config = parse(words_of(cell, folder, parse))
+    if config.kind not in (SEQUENCE, EVAL):
+        raise UserError(f"is {a_run(config.kind)}; give --dataset-order, alone or with --eval-only")
+    if config.kind == EVAL and (not config.dataset_order or config.load or config.linear_eval):
+        raise UserError("an evaluation leaves a summary with --dataset-order, without --load and --linear-eval")
+    return config
+
+
+def words_of(cell, folder, parse):
+    """The words of a run's command line, which writes into ``folder``."""
+    words = cell.words(folder)
+    if parse(words).kind != EVAL:
+        return words
+    return tuple(word for word in words if word != FLAGS["resume"].name)

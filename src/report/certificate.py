@@ -1,0 +1,124 @@
+"""Certificates: what a reproduction found beside what is published, cell by cell, and what such a file must hold."""
+
+from src.errors import UserError
+from src.report.measures import ACCURACY, INCREMENTAL, RETRIEVAL, is_number, measure_of
+from src.report.tables import markdown_table
+
+FORMAT = 1
+DIGITS = 4  # decimals of accuracies in the files of a run
+HEADER = ("run", "cell", "published", "here", "difference", "tolerance", "verdict")
+CELL = {"run": str, "cell": str, "published": (int, float), "here": (int, float, type(None)),
+        "difference": (int, float, type(None)), "tolerance": (int, float), "pass": bool}
+PARTS = {"format": int, "name": str, "source": str, "date": str, "passed": bool, "cells": list, "runs": dict,
+         "code": str}
+RUN_PARTS = {"command": str, "flags": dict, "seconds": (int, float), "made_by": list, "weights": dict,
+             "datasets": dict}
+
+
+def refuse_unknown_cells(reproduction, jobs):
+    """Refuse cells that the summary of a run will not have."""
+    for job in jobs:
+        known = _cells_of(job)
+        for cell in reproduction.expected:
+            if cell.run == job.name and cell.name not in known:
+                raise UserError(f"{reproduction.where}: runs: {job.name}: cells: {cell.name} is not a number of this "
+                                f"run; its cells are {', '.join(known)}")
+
+
+def _cells_of(job):
+    """The numbers of a run, and its datasets where they have an accuracy."""
+    if job.pairs:
+        return RETRIEVAL.numbers
+    first = job.numbers["label_space"][0]
+    return (*ACCURACY.numbers, *(INCREMENTAL if first == "seen" else ()), *job.tasks)
+
+
+def cells_of(reproduction, summaries):
+    """[the cells of a certificate] from {label of a run: its summary}."""
+    return [_cell(expected, value_of(summaries[expected.run], expected.name)) for expected in reproduction.expected]
+
+
+def value_of(summary, name):
+    """A number of a summary, or the accuracy on a dataset after the last task; None where it is undefined."""
+    measure = measure_of(summary["label_space"])
+    numbers = measure.numbers_of(summary) | {key: summary[key] for key in INCREMENTAL if key in summary}
+    if name in numbers:
+        return numbers[name]
+    return summary["matrix"][-1][summary["datasets"].index(name)]
+
+
+def _cell(expected, here):
+    """Rounded as the files of a run are, so that a difference equal to the tolerance is within it."""
+    here = None if here is None else round(here, DIGITS)
+    difference = None if here is None else round(here - expected.published, DIGITS)
+    return {"run": expected.run, "cell": expected.name, "published": expected.published, "here": here,
+            "difference": difference, "tolerance": expected.tolerance,
+            "pass": _is_within(difference, expected.tolerance)}
+
+
+def _is_within(difference, tolerance):
+    return difference is not None and abs(difference) <= tolerance
+
+
+def certificate_text(content):
+    """The table of a certificate, and its verdict in a sentence."""
+    rows = [[cell["run"], cell["cell"], _number(cell["published"]), _number(cell["here"]),
+             _number(cell["difference"], "+"), f"{cell['tolerance']:g}", "pass" if cell["pass"] else "fail"]
+            for cell in content["cells"]]
+    passed, cells = sum(cell["pass"] for cell in content["cells"]), len(content["cells"])
+    verdict = "reproduced" if content["passed"] else "not reproduced"
+    return f"{markdown_table(HEADER, rows)}\n\n{content['name']}: {verdict}, {passed} of {cells} cells pass"
+
+
+def _number(value, sign=""):
+    return None if value is None else f"{value:{sign}.2f}"
+
+
+# -- what a file may hold ----------------------------------------------------------------------------------------------
+
+
+def faults_of(content, reproduction):
+    """Sentences about what keeps the content of a file from being a certificate of a Reproduction; [] for none."""
+    if not isinstance(content, dict):
+        return ["is not a mapping"]
+    faults = [*_part_faults("the file", content, PARTS)]
+    if faults:
+        return faults
+    if content["format"] != FORMAT:
+        return [f"format {content['format']}; this version reads {FORMAT}"]
+    if content["name"] != reproduction.name:
+        faults.append(f"is of {content['name']}, not of {reproduction.name}")
+    for label, run in content["runs"].items():
+        faults += _part_faults(f"run {label}", run, RUN_PARTS)
+    wrong = [fault for number, cell in enumerate(content["cells"], 1)
+             for fault in _part_faults(f"cell {number}", cell, CELL)]
+    return faults + (wrong or _cell_faults(content, reproduction))
+
+
+def _part_faults(what, content, parts):
+    if not isinstance(content, dict):
+        return [f"{what} is not a mapping"]
+    return [f"{what} has no {key}, or one of another type" for key, kind in parts.items()
+            if key not in content or not isinstance(content[key], kind) or _is_no_number(content[key], kind)]
+
+
+def _is_no_number(value, kind):
+    """Whether a number is expected and the value is true, false, NaN or infinite."""
+    return isinstance(kind, tuple) and value is not None and not is_number(value)
+
+
+def _cell_faults(content, reproduction):
+    """What differs from the cells that follow from the published numbers and those that were found."""
+    found = {(cell["run"], cell["cell"]): cell for cell in content["cells"]}
+    expected = {(cell.run, cell.name): cell for cell in reproduction.expected}
+    if list(found) != list(expected) or len(found) != len(content["cells"]):
+        return ["its cells are not those of the reproduction, in their order"]
+    faults = [f"{' '.join(key)}: {', '.join(sorted(wrong))} do not follow from what was found"
+              for key, cell in expected.items()
+              if (wrong := {part for part, value in _cell(cell, found[key]["here"]).items()
+                            if found[key][part] != value})]
+    if set(content["runs"]) != set(reproduction.runs):
+        faults.append("its runs are not those of the reproduction")
+    if content["passed"] != all(cell["pass"] for cell in content["cells"]):
+        faults.append("passed does not follow from its cells")
+    return faults
