@@ -57,7 +57,8 @@ WRONG = {
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
          "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
-         "orthogonal_gradients_path", "linear_eval", "export", "study", "reproduce"}
+         "orthogonal_gradients_path", "linear_eval", "export", "study", "reproduce",
+         "rescore"}
 
 
 def refusal(words):
@@ -132,7 +133,7 @@ def test_defaults_and_origins():
     ("--export out --train-dataset A", kinds.TRAIN), ("--export out --iterations 1", kinds.TRAIN),
     ("--export out --eval-only", kinds.EVAL), ("--export out --dataset-order A,B", kinds.SEQUENCE),
     ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK), ("--study a.yaml --seed 1", kinds.STUDY),
-    ("--reproduce a.yaml --dataset-order A", kinds.REPRODUCE),
+    ("--reproduce a.yaml --dataset-order A", kinds.REPRODUCE), ("--rescore a --label-space all", kinds.RESCORE),
     ("--seed 1,2 --dataset-order A,B", kinds.STUDY), ("--seed 1,2 --report a", kinds.REPORT)])
 def test_kind_of_run(words, kind):
     assert parse(words.split()).kind == kind
