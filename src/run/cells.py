@@ -11,6 +11,7 @@ from src.report.measures import is_summary
 
 OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in the folder of a cell, beside the files of its run
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
+NOT_USABLE = "it has ended, but its files are damaged or of another configuration"
 TAIL = 1 << 14  # bytes of an output in which its last line is
 
 
@@ -30,11 +31,8 @@ def state_of(job):
         return State(DONE)
     if holder := holder_of(job.folder, LOCK) or holder_of(job.folder):
         return State(RUNNING, progress_of(job) or f"in {holder}")
-    record = record_of(job)
-    if record and record["status"] == 0:
-        return State(WAITING, "it has ended, but its files are damaged or of another configuration")
-    if record:
-        return State(FAILED, record["message"])
+    if record := record_of(job):
+        return State(FAILED, record["message"] if record["status"] else NOT_USABLE)
     return State(WAITING, progress_of(job))
 
 

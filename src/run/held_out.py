@@ -91,14 +91,15 @@ class Scored:
 
 
 def _images(task, name, part):
-    """The identities of the images of a part: their paths. Images outside of files share one, that of their part, which
-    is test's where both parts are one object."""
+    """The identities of the images of a part: their paths, or their number in the part, which is test's where both
+    parts are one object."""
     split, base = task.split(part), class_split(phase_of(name)[0])[0]
     if split.path:
         return map(os.path.realpath, _paths(task, part))
     if split.files:
         return ((base, file) for file in split.files)
-    return [(base, "test" if split is task.splits.get("test") else part)]
+    part = "test" if split is task.splits.get("test") else part
+    return [(base, part, index) for index in range(len(split))]
 
 
 def _paths(task, part):

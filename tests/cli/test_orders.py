@@ -19,7 +19,8 @@ IDLE = {"avg_freq", "mv_avg_decay", "warmup_length", "ls"}  # of averages, of ot
 
 def test_what_a_seed_draws_is_written_down():
     """By hand: the last of ABCD changes places with number int(4 x 0.32) = 1, then the third with int(3 x 0.15) = 0,
-    then the second with itself, int(2 x 0.65) = 1. The third permutation that seed 7 draws is the second again, which is skipped."""
+    then the second with itself, int(2 x 0.65) = 1. The third permutation that seed 7 draws is the second again, which
+    is skipped."""
     draws = random.Random(7)
     assert [int(draws.random() * places) for places in (4, 3, 2) * 3] == [1, 0, 1, 0, 1, 0, 0, 1, 0]
     assert random_orders("x", "random:3@7", "toy-sizes,toy-colours,toy-shapes,toy-digits") == [

@@ -8,7 +8,8 @@ import pytest
 
 from src.args import parse
 from src.cli.study import jobs_of, study_of_seeds
-from src.run.cells import DONE, WAITING, State, is_done, progress_of, state_of
+from src.run.cells import DONE, FAILED, NOT_USABLE, WAITING, State, is_done, progress_of, state_of
+from src.run.study import exit_status
 
 pytest_plugins = ["study_fixtures"]
 
@@ -33,8 +34,9 @@ def test_a_cell_without_its_summary_is_not_done_and_resumes(damage, place):
     place.launcher().run()
     damage(place.jobs[0].folder / "summary.json")
     assert not is_done(place.jobs[0])
-    [state, *others] = [state_of(job) for job in place.jobs]
-    assert (state.kind, others) == (WAITING, [State(DONE)] * 2)
+    states = [state_of(job) for job in place.jobs]
+    assert states == [State(FAILED, NOT_USABLE), State(DONE), State(DONE)]
+    assert exit_status(place.jobs, states) == 1, "another try in a queue would not mend it"
     place.launcher().run()
     assert place.kinds() == [DONE] * 3 and len(place.starts()) == 4
 

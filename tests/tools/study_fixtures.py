@@ -1,5 +1,5 @@
-"""Fixtures of studies whose cells leave a folder made before: ``make_place``, ``place``. A module takes them by
-``pytest_plugins = ["study_fixtures"]``."""
+"""Fixtures of studies whose cells leave a folder made before: ``stand_ins``, ``make_place``, ``place``. A module takes
+them by ``pytest_plugins = ["study_fixtures"]``."""
 
 import sys
 
@@ -10,12 +10,18 @@ from src.run import launcher
 
 
 @pytest.fixture
-def make_place(tmp_path, monkeypatch):
+def stand_ins(tmp_path, monkeypatch):
+    """The folder in which PROGRAM, which stands in for each cell's process, finds what to leave and what to do."""
     monkeypatch.setenv("HERE", str(tmp_path))
     monkeypatch.setattr(launcher, "LOOK", 0.01)
     monkeypatch.setattr(launcher, "LOOK_AGAIN", 0.03)
     monkeypatch.setattr(launcher, "PROGRAM", (sys.executable, "-I", "-S", "-c", PROGRAM))
-    return lambda seeds: Place(tmp_path, seeds)
+    return tmp_path
+
+
+@pytest.fixture
+def make_place(stand_ins):
+    return lambda seeds: Place(stand_ins, seeds)
 
 
 @pytest.fixture
