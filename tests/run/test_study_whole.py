@@ -1,11 +1,16 @@
 """Whole studies from the command line: killed, asked to end, shared by two launchers. They end with the files of one
 that was left alone, and no finished cell and no finished task is run again."""
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from cli_files import read_json
+from cli_files import listing, read_json, same_weights, weights
 from instants import Instant
+from this_machine import ROOT
 from whole_studies import (
     CELLS,
     COMPARISON,
@@ -14,7 +19,6 @@ from whole_studies import (
     Study,
     assert_same_study,
     ended,
-    listing,
     one_row_selected,
     point_of,
     resumed_from,
@@ -116,3 +120,15 @@ def test_killed_between_trials_and_test_runs_it_chooses_the_same(tmp_path):
     cells = [*trials, FIRST]
     assert [study.starts(cell) for cell in cells] == [1, 1, 1]
     assert_same_study(study, whole, cells)
+
+
+def test_a_printed_command_trains_what_its_cell_trains(alone, tmp_path):
+    study = Study(tmp_path, shortened())
+    head, command, *_ = study.run("--dry-run").out.splitlines()
+    assert head == f"# {FIRST}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, timeout=1800,
+                   env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path})
+    assert listing(study.folder / FIRST) == listing(alone.folder / FIRST) - {"cell.json", "output.txt"}
+    for task in ("toy-sizes", "toy-new-shapes"):
+        assert same_weights(*(weights(one.folder / FIRST / f"{task}.pth") for one in (study, alone))), task
