@@ -245,7 +245,7 @@ def _launch(study, plan, config):
             _require_held_out(plan, ready)
         if ready:
             launch(study.name, ready, slots, signals)
-    with one_at_a_time(config.save):
+    with Signals(hang_up=True), one_at_a_time(config.save):
         choices = choices_of(study.select, plan.trials)
         jobs = plan.chosen(settings_of(choices))
         states = [state_of(job) for job in jobs]  # another launcher may have ended a cell meanwhile
@@ -273,10 +273,11 @@ def _run_trials(study, plan, config, slots, signals):
     """Run all trials before any cell, so that no test score can reach the choice, and store it. -> whether their images
     were checked"""
     from src.run.selection import choices_of, write_selection
-    from src.run.study import launch
+    from src.run.study import launch, one_at_a_time
     checked = _require_held_out(plan, plan.trials)
     launch(study.name, plan.trials, slots, signals, "trials", waits=True)
-    write_selection(study, plan.trials, choices_of(study.select, plan.trials), config.save)
+    with one_at_a_time(config.save):
+        write_selection(study, plan.trials, choices_of(study.select, plan.trials), config.save)
     return checked
 
 

@@ -23,9 +23,10 @@ from src.models.state import Settings, TrainingState
 torch.set_num_threads(THREADS)
 
 # Files of few tests that take long, longest first: begun last, one of them would keep a single worker busy at the end.
-LONG = ("test_kills.py", "test_task.py", "test_distributed.py", "test_documents.py", "test_first_steps.py",
-        "test_spaces.py", "test_download.py", "test_one_gpu.py", "test_torchrun_resume.py", "test_torchrun_steps.py",
-        "test_setup.py", "test_faults.py", "test_portable.py", "test_train_sh.py", "test_chain.py")
+LONG = ("test_study_whole.py", "test_kills.py", "test_task.py", "test_distributed.py", "test_documents.py",
+        "test_first_steps.py", "test_spaces.py", "test_download.py", "test_one_gpu.py", "test_torchrun_resume.py",
+        "test_torchrun_steps.py", "test_setup.py", "test_faults.py", "test_portable.py", "test_train_sh.py",
+        "test_chain.py")
 
 CLASSNAMES = ("cat", "red bird", "dog", "very old green tree")
 TEMPLATES = ("a photo of a {c}.", "a drawing of the {c}.", "{c}")

@@ -166,7 +166,7 @@ def folder_of_ones_own(folder, flag, lock=LOCK):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        _sweep(path.parent)
+        sweep(path.parent)
         try:
             yield file
         finally:
@@ -226,8 +226,8 @@ def _lock(file, kind=fcntl.LOCK_EX):
     return True
 
 
-def _sweep(folder):
-    """Remove what processes that were killed had half written."""
+def sweep(folder):
+    """Remove from a folder what processes that were killed had half written."""
     for path in folder.iterdir():
         if PARTIAL.fullmatch(path.name):
             with contextlib.suppress(OSError), path.open("rb") as file:

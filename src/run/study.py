@@ -5,16 +5,18 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.texts import command_line
-from src.machine.files import InUse, folder_of_ones_own
+from src.machine.files import InUse, folder_of_ones_own, sweep
 from src.machine.interruption import STATUS as INTERRUPTED
 from src.report.tables import markdown_table
 from src.run.cells import DONE, FAILED, OUTPUT, RUNNING, WAITING, state_of
 from src.run.launcher import LOOK, Launcher
 
 TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
+ORDERS = "order_*"  # where the tables of several orders are
 
 
 def status_text(name, jobs, what="cells"):
@@ -66,7 +68,8 @@ def launch(name, jobs, slots, signals, what="cells", waits=None):
 
 @contextlib.contextmanager
 def one_at_a_time(save):
-    """While entered, no other launcher writes the tables in the folder ``save``; wait for one that does."""
+    """While entered, no other launcher writes the tables in the folder ``save``; wait for one that does. What a killed
+    one had half written is removed."""
     with contextlib.ExitStack() as held:
         while True:
             try:
@@ -76,6 +79,8 @@ def one_at_a_time(save):
                 time.sleep(LOOK)
             except OSError:  # a full disk: the table is printed all the same, and writing it says why it fails
                 break
+        for place in filter(Path.is_dir, Path(save).glob(ORDERS)):
+            sweep(place)
         yield
 
 

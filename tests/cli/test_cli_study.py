@@ -174,7 +174,8 @@ def test_a_value_that_is_a_list_is_excluded_as_one(study):
 
 def test_the_file_of_the_document(study):
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    example, selecting = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(study(selecting).select.trials) == 3 * 1 * 2 * 3
     found = study(example)
     assert len(found.cells) == 3 * 2 * 2 * 3 - 2 * 3 and "zscl_low_plain_seed-1" in [cell.name for cell in found.cells]
     refuse_what_no_table_holds(jobs(found)[0])

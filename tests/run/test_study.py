@@ -1,15 +1,11 @@
-"""A study from the command line: one table at the end, files, exit status; killed and started again."""
+"""A study from the command line: one table at the end, files, exit status. Real ones are in test_study_whole.py."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
-from cli_files import listing, same_weights, weights
+from cli_files import listing
 from study_files import until
 
 from src.machine.files import folder_of_ones_own, holder_of
@@ -19,7 +15,6 @@ from src.run.cells import DONE, RUNNING, State
 from src.run.study import launch
 
 pytest_plugins = ["cli_fixtures", "study_fixtures"]
-ROOT = Path(__file__).parents[2]
 
 
 # -- from the command line ---------------------------------------------------------------------------------------------
@@ -78,6 +73,24 @@ def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
     assert "compare.md" in listing(out) and holder_of(out, study.TABLES) is None
 
 
+def test_what_a_killed_launcher_had_half_written_is_removed(tmp_path):
+    (tmp_path / "order_I").mkdir()
+    for name in ("order_I/.compare.csv.0123abcd", "order_I/compare.md", ".selection.md.0123abcd", "order_II"):
+        (tmp_path / name).write_text("x", encoding="utf-8")
+    with study.one_at_a_time(tmp_path):
+        assert listing(tmp_path) == {"order_I", "order_I/compare.md", "order_II", study.TABLES}
+
+
+def test_a_signal_while_tables_are_written_ends_it_by_75(place, cli, monkeypatch):
+    monkeypatch.setattr(study, "one_at_a_time", lambda save: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        done = cli(*WORDS, place.folder / "out")
+        assert (done.status, done.err) == (75, "interrupted by SIGTERM") and place.kinds() == [DONE] * 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_hang_up_ends_the_launcher_where_its_cells_resume(place, cli, monkeypatch):
     """The terminal does not end the cells: each has its session."""
     before = signal.signal(signal.SIGHUP, lambda *_: None)
@@ -102,51 +115,3 @@ def test_devices_are_for_cells_that_may_use_them(words, devices, place, cli, mon
     monkeypatch.setattr(launcher, "environments", recorded)
     assert cli(*WORDS, place.folder / "out", "--jobs", 3, *words).status == 0
     assert given == [(3, devices)]
-
-
-# -- for real ----------------------------------------------------------------------------------------------------------
-
-GRID = """
-base: {model: toy, dataset-order: [toy-sizes, toy-colours], iterations: 20, batch-size: 8, lr: 1e-4, warmup-length: 2,
-       max-evaluation-size: 24, workers: 0, save-interval: 2}
-axes: {method: [finetune, lwf], seed: [1]}
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_three_instants_it_ends_with_the_same_tables(tmp_path, monkeypatch):
-    """The launcher and all its processes: once while a first task trains, once after it, once after a first cell. The
-    same weights too, and those of a command that is typed."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")
-    command = [sys.executable, "-m", "src.main", "--study", str(tmp_path / "grid.yaml"), "--jobs", "2", "--save"]
-    killed, whole, typed = (tmp_path / name for name in ("killed", "whole", "typed"))
-    for instant in ("*/log_toy-sizes.jsonl", "*/toy-sizes.pth", "*/summary.json"):
-        launcher = subprocess.Popen([*command, str(killed)], cwd=ROOT, stdout=subprocess.DEVNULL)
-        until(lambda pattern=instant, process=launcher: list(killed.glob(pattern)) or process.poll() is not None, 900)
-        kill_all(launcher, killed)
-    for folder in (killed, whole):
-        subprocess.run([*command, str(folder)], cwd=ROOT, check=True, capture_output=True, timeout=1800)
-    for name in ("compare.csv", "compare.md", "compare.tex"):
-        texts = {(folder / name).read_text(encoding="utf-8").replace(str(folder), "") for folder in (killed, whole)}
-        assert len(texts) == 1, name
-    printed = subprocess.run([*command, str(typed), "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True,
-                             timeout=300).stdout.splitlines()
-    subprocess.run(["bash", "-c", printed[1]], cwd=ROOT, check=True, capture_output=True, timeout=900)
-    assert_same_weights(killed, whole, ("finetune_seed-1", "lwf_seed-1"))
-    assert_same_weights(typed, whole, ("finetune_seed-1",))
-
-
-def kill_all(launcher, folder):
-    launcher.kill()
-    launcher.wait()
-    for holder in filter(None, map(holder_of, folder.glob("*_seed-1"))):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(holder.split()[1]), signal.SIGKILL)
-
-
-def assert_same_weights(one, other, cells):
-    for cell in cells:
-        for task in ("toy-sizes", "toy-colours"):
-            assert same_weights(*(weights(folder / cell / f"{task}.pth") for folder in (one, other))), (cell, task)

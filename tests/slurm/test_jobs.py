@@ -15,6 +15,8 @@ import cluster
 import fake_training
 import pytest
 import torch
+from instants import Instant, variables
+from whole_studies import CELLS, FIRST, FLAGS, Study, assert_same_study, cells_started, shortened
 
 ROOT = Path(__file__).parents[2]
 COUNTING, REAL = "counting", "src.main"
@@ -53,8 +55,8 @@ def slurm(environment, tmp_path):
     def command(*words, kind=COUNTING, **more):
         done = subprocess.run(
             words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-            env=environment | more | {"PATH": f"{programs[kind]}:{environment['PATH']}", "PYTHONPATH": str(ROOT),
-                                      "OMP_NUM_THREADS": "1"})
+            env=environment | {"PATH": f"{programs[kind]}:{environment['PATH']}", "PYTHONPATH": str(ROOT),
+                               "OMP_NUM_THREADS": "1"} | more)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -246,3 +248,33 @@ def test_a_training_that_fails_fails_the_job(slurm, processes):
     job = slurm.submit("--iterations", "1", "--status", "3", "--save", "run", PROCESSES=processes)
     found = ended(slurm, job, "FAILED")
     assert found["ExitCode"] == "3:0" and found["Restarts"] == "0"
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory):
+    """A Study that ran without SLURM."""
+    study = Study(tmp_path_factory.mktemp("whole"), shortened())
+    done = study.run("--jobs", "2")
+    assert done.status == 0, done.err
+    return study
+
+
+@pytest.mark.parametrize("by", ["SIGKILL", "SIGUSR1"])
+def test_an_array_shares_a_study_and_one_task_is_requeued(by, slurm, whole_study):
+    """Killed with the cell that it trains, it fails, and is requeued by hand; signalled, it requeues itself."""
+    study = Study(slurm.folder, shortened())
+    hooks = variables(slurm.folder / "hooks", Instant(f"*/{FIRST}/resume_*.pth", signal=by, to=("parent", "itself")))
+    array = slurm.command("sbatch", "--parsable", *RESOURCES, "--array=1-2", "train.sh", "--study", "study.yaml",
+                          "--save", str(study.folder), *FLAGS, kind=REAL, **hooks)
+    tasks = [f"{array}_1", f"{array}_2"]
+    if by == "SIGKILL":
+        until(lambda: "FAILED" in [slurm.show(task)["JobState"] for task in tasks])
+        [failed] = [task for task in tasks if slurm.show(task)["JobState"] == "FAILED"]
+        slurm.command("scontrol", "requeue", failed)
+    found = [ended(slurm, task) for task in tasks]
+    assert sorted(fields["Restarts"] for fields in found) == ["0", "1"]
+    logs = [slurm.log(task) for task in tasks]
+    assert all(map(cells_started, logs)) and set().union(*map(cells_started, logs)) == set(CELLS)
+    assert any("# order new-first" in log and "| ZSCL " in log for log in logs)
+    assert study.starts(FIRST) > 1
+    assert_same_study(study, whole_study)
