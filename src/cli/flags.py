@@ -1,6 +1,5 @@
 """The table of flags, a function per group, in the order of the documentation. Imports no torch: --help is instant."""
 
-import difflib
 import os
 
 from clip.catalog import architecture_names
@@ -23,6 +22,7 @@ from src.cli.kinds import (
 )
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
+from src.cli.texts import nearest
 from src.cli.values import (
     DTYPES,
     all_or,
@@ -50,9 +50,8 @@ from src.models.modes import TRAIN_MODES
 def is_other_model(text):
     """Whether --model names weights or an architecture of other libraries, or a file or folder. A repository's bare
     ORG/NAME may be a typing error in one of our names, which also have a slash."""
-    near = difflib.get_close_matches(text.lower(), [name.lower() for name in architecture_names()], n=1)
     return (hub.is_name(text) or text in hub.open_clip_names() or text.endswith(hub.WEIGHTS) or os.path.exists(text)
-            or not near and hub.is_repository(text))
+            or hub.is_repository(text) and not nearest(text, architecture_names()))
 
 
 def datasets(text):

@@ -93,7 +93,7 @@ def _refuse_unpublished(names, groups):
     if not names:
         return
     found = dict.fromkeys(row.name.removeprefix(PREFIX) for group in groups for order, protocol in PROTOCOLS.items()
-                          if protocol.order == group[0].tasks for row in published_rows(order)
+                          if {job.tasks for job in group} == {protocol.order} for row in published_rows(order)
                           if row.conditions.space in _spaces(group))
     for name in names:
         if not found:

@@ -31,6 +31,7 @@ PROGRAM = (sys.executable, "-m", MAIN)
 OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in the folder of a cell, beside the files of its run
 TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
+NOT_USABLE = "it has ended, but its files are damaged or of another configuration"
 LOOK, LOOK_AGAIN = 0.1, 1.0  # seconds between looks at the processes, and for a cell after there was none to take
 TAIL = 1 << 14  # bytes of an output in which its last line is
 ENDED_BY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before a run listens to them: nothing is lost
@@ -53,11 +54,8 @@ def state_of(job):
         return State(DONE)
     if holder := holder_of(job.folder, LOCK) or holder_of(job.folder):
         return State(RUNNING, progress_of(job) or f"in {holder}")
-    record = record_of(job)
-    if record and record["status"] == 0:
-        return State(WAITING, "it has ended, but its files are damaged or of another configuration")
-    if record:
-        return State(FAILED, record["message"])
+    if record := record_of(job):
+        return State(FAILED, record["message"] if record["status"] else NOT_USABLE)
     return State(WAITING, progress_of(job))
 
 

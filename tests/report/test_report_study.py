@@ -1,6 +1,7 @@
 """Tables of a study: an order by itself, rows under the names of its file, the columns and published rows it names."""
 
 import csv
+import dataclasses
 import shutil
 import statistics
 
@@ -130,6 +131,23 @@ def test_cells_that_no_table_can_hold(one, other, expected, planned):
     with pytest.raises(UserError) as caught:
         refuse_what_no_table_holds(planned(a={"dataset_order": "toy"} | one, b={"dataset_order": "toy"} | other))
     assert expected in str(caught.value)
+
+
+def test_classes_and_pairs_under_one_label(planned):
+    with pytest.raises(UserError, match="cells a and b of the study: one is of image-text pairs, one of classes"):
+        refuse_what_no_table_holds(alike(planned(a={"dataset_order": "toy"}, b={"dataset_order": "toy-pairs"})))
+
+
+def test_published_rows_of_two_orders_under_one_label(planned):
+    """A table shows them where all its runs are of one order."""
+    jobs = alike(planned(a={"dataset_order": "mtil-1"}, b={"dataset_order": "mtil-2"}))
+    with pytest.raises(UserError, match="nothing is published of these orders"):
+        refuse_unknown_names(Study("s", (), published=("zscl",)), jobs)
+
+
+def alike(jobs):
+    """The Jobs under one label of an order, as by an axis of orders and a variant that replaces the order."""
+    return [dataclasses.replace(job, cell=dataclasses.replace(job.cell, order="mine")) for job in jobs]
 
 
 def test_cells_of_several_orders_need_not_rank(planned):

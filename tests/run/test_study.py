@@ -355,8 +355,9 @@ def test_a_cell_without_its_summary_is_not_done_and_resumes(damage, place):
     place.launcher().run()
     damage(place.jobs[0].folder / "summary.json")
     assert not is_done(place.jobs[0])
-    [state, *others] = [state_of(job) for job in place.jobs]
-    assert (state.kind, others) == (WAITING, [State(DONE)] * 2)
+    states = [state_of(job) for job in place.jobs]
+    assert states == [State(FAILED, study.NOT_USABLE), State(DONE), State(DONE)]
+    assert exit_status(place.jobs, states) == 1, "another try in a queue would not mend it"
     place.launcher().run()
     assert place.kinds() == [DONE] * 3 and len(place.starts()) == 4
 
