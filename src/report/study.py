@@ -84,8 +84,8 @@ def _refuse_one_name_of_two(names, rows):
     for row in rows:
         other = seen.setdefault(names.get(row, row), row)
         if other != row:
-            raise UserError(f"report: names: {other} and {row} would both be called {names.get(row, row)}; give one of them another "
-                            "name")
+            raise UserError(f"report: names: {other} and {row} would both be called {names.get(row, row)}; give one of "
+                            "them another name")
 
 
 def _refuse_others(key, names, known):
