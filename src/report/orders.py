@@ -7,7 +7,7 @@ from src.cli.protocols import ORDERS
 from src.report.compare import compare_orders
 from src.report.comparison import definitions_markdown, rows_markdown, write_comparison, write_texts
 from src.report.differences import difference_tables, missing_note
-from src.report.paper import COMPACT, Report, paper_tables
+from src.report.paper import COMPACT, DIFFERENCES, Report, paper_tables
 from src.report.paper_latex import paper_latex
 from src.report.paper_markdown import paper_csv, paper_markdown, table_markdown
 
@@ -51,8 +51,9 @@ def write_report(report, folder):
     folder each. Raises UserError where they cannot be written."""
     from src.report.tradeoff import write_tradeoff  # draws
     tables = all_tables(report)
-    write_texts({"paper.md": paper_markdown(tables), "paper.tex": paper_latex(tables), "paper.csv": paper_csv(tables)},
-                folder)
+    missing = missing_note(report, [table for table in tables if table.kind == DIFFERENCES])
+    write_texts({"paper.md": "\n\n".join([*missing, paper_markdown(tables)]), "paper.tex": paper_latex(tables),
+                 "paper.csv": paper_csv(tables)}, folder)
     for order, found in report.orders.items():
         place = Path(folder) / f"order_{order}" if report.several else Path(folder)
         write_comparison(found, place)
