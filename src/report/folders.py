@@ -76,7 +76,7 @@ def _search(found, name):
             found.skip("files", top)
             continue
         for folder in _folders(top):
-            if TRIALS in folder.parts and TRIALS not in written:
+            if folder.parts.count(TRIALS) > written.count(TRIALS):
                 _skip_trial(found, folder)
             else:
                 _look(found, folder)

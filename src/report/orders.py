@@ -7,7 +7,7 @@ from src.cli.protocols import ORDERS
 from src.report.compare import compare_orders
 from src.report.comparison import definitions_markdown, rows_markdown, write_comparison, write_texts
 from src.report.differences import difference_tables, missing_note
-from src.report.paper import COMPACT, Report, paper_tables
+from src.report.paper import COMPACT, DIFFERENCES, Report, paper_tables
 from src.report.paper_latex import paper_latex
 from src.report.paper_markdown import paper_csv, paper_markdown, table_markdown
 
@@ -18,7 +18,7 @@ def report_of(name, runs):
     """The Report of SequenceRuns of any orders: those that papers number first, the others as they come."""
     labels = _labels(dict.fromkeys(tuple(run.order) for run in runs))
     return Report(name, compare_orders({label: [run for run in runs if tuple(run.order) == order]
-                                        for order, label in labels.items()}))
+                                        for order, label in labels.items()}), several=len(labels) > 1)
 
 
 def _labels(orders):
@@ -38,10 +38,10 @@ def all_tables(report):
 def report_markdown(report):
     """What is printed: the compact table where there are several orders, differences where there is a baseline, each
     order's comparison, and what their numbers are."""
-    several, differences = len(report.orders) > 1, difference_tables(report)
-    compact = [table for table in paper_tables(report) if several and table.kind == COMPACT]
+    differences = difference_tables(report)
+    compact = [table for table in paper_tables(report) if report.several and table.kind == COMPACT]
     parts = [*map(table_markdown, (*compact, *differences)), *missing_note(report, differences)]
-    parts += [f"# order {order}\n\n{rows_markdown(tables)}" if several else rows_markdown(tables)
+    parts += [f"# order {order}\n\n{rows_markdown(tables)}" if report.several else rows_markdown(tables)
               for order, tables in report.orders.items()]
     return "\n\n".join([*parts, definitions_markdown(report.tables)])
 
@@ -51,10 +51,11 @@ def write_report(report, folder):
     folder each. Raises UserError where they cannot be written."""
     from src.report.tradeoff import write_tradeoff  # draws
     tables = all_tables(report)
-    write_texts({"paper.md": paper_markdown(tables), "paper.tex": paper_latex(tables), "paper.csv": paper_csv(tables)},
-                folder)
+    missing = missing_note(report, [table for table in tables if table.kind == DIFFERENCES])
+    write_texts({"paper.md": "\n\n".join([*missing, paper_markdown(tables)]), "paper.tex": paper_latex(tables),
+                 "paper.csv": paper_csv(tables)}, folder)
     for order, found in report.orders.items():
-        place = Path(folder) / f"order_{order}" if len(report.orders) > 1 else Path(folder)
+        place = Path(folder) / f"order_{order}" if report.several else Path(folder)
         write_comparison(found, place)
         for left_out in write_tradeoff(found, place):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)

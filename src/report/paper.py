@@ -20,11 +20,13 @@ MILLION, THOUSAND = 1e6, 1e3
 @dataclass(frozen=True)
 class Report:
     """What a study or --report shows. ``name``: what its tables are called; ``orders``: {label of an order: [Table]},
-    by ``compare_orders``; ``baseline``: the name of the row that others are compared with."""
+    by ``compare_orders``; ``baseline``: the name of the row that others are compared with; ``several``: whether tables
+    name their order, as they do before the runs of a second order are finished."""
 
     name: str
     orders: dict
     baseline: str | None = None
+    several: bool = False
 
     @property
     def tables(self):
@@ -75,7 +77,7 @@ class PaperTable:
     """``kind``: COMPACT, BLOCKS or DIFFERENCES; ``label``: of LaTeX, without "tab:"; ``title``: its short caption;
     ``first``: the title of the column of names; ``notes``: sentences that stand with it, in a paper too; ``numbers``:
     the keys of all that it shows; ``ranking``: among what the best is marked, empty where nothing is; ``remarks``:
-    sentences for who makes the table, such as which file has more."""
+    what only the author of the paper has to know, such as which file has more."""
 
     kind: str
     label: str
@@ -234,7 +236,6 @@ def _blocks(report, order, table):
             lines += ranked(columns, block)
     if not numbers:
         return None
-    several = len(report.orders) > 1
     in_order = all(row.order == tuple(datasets) for row in rows if row.runs)
     notes = {"Datasets are in the order of training.": in_order,
              "The last column is the mean over all cells, in which a task that came early counts more often.":
@@ -243,8 +244,8 @@ def _blocks(report, order, table):
                "Published rows have no numbers by dataset here.": len(rows) < len(table.rows)}
     tables = {order: table}
     return PaperTable(
-        BLOCKS, label_text(BLOCKS, order) if several else BLOCKS,
-        f"{title_of(numbers)} by dataset, {f'order {order} of ' if several else ''}{report.name}",
+        BLOCKS, label_text(BLOCKS, order) if report.several else BLOCKS,
+        f"{title_of(numbers)} by dataset, {f'order {order} of ' if report.several else ''}{report.name}",
         first_column([table]), table.conditions, columns, tuple(lines),
         (*chosen(notes), *(() if in_order else order_notes(tables)), *notes_of(report, tables, lines)), tuple(numbers),
         ranking_of(lines), (*chosen(remarks), *remarks_of(report, tables)))

@@ -60,6 +60,7 @@ def refuse_unknown_names(study, jobs):
     published = [ZERO_SHOT, *recipe_names()]
     rows = [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)]
     _refuse_others("names", study.names, rows)
+    _refuse_one_name_of_two(study.names, rows)
     _refuse_others("published", study.published or (), published)
     if study.baseline is not None:
         _refuse_others("baseline", [study.baseline], list(dict.fromkeys(job.cell.row for job in jobs)))
@@ -75,6 +76,16 @@ def refuse_unknown_names(study, jobs):
             if study.columns and not {*study.columns} & {*known}:
                 raise UserError(f"report: columns: none of them is a number of the label space {space}; add one of "
                                 f"{', '.join(known)}")
+
+
+def _refuse_one_name_of_two(names, rows):
+    """Refuse names by which two rows of a table could not be told apart."""
+    seen = {}
+    for row in rows:
+        other = seen.setdefault(names.get(row, row), row)
+        if other != row:
+            raise UserError(f"report: names: {other} and {row} would both be called {names.get(row, row)}; give one of "
+                            "them another name")
 
 
 def _refuse_others(key, names, known):
@@ -109,7 +120,7 @@ def tables_of(study, jobs):
     baseline = study.baseline and study.names.get(study.baseline, study.baseline)
     named = {order: [_named(table, study, jobs) for table in tables] for order, tables in compare_orders(runs).items()}
     return Report(study.name, {order: [table for table in tables if table.rows] for order, tables in named.items()},
-                  baseline)
+                  baseline, several=len({*runs, *(cell.order for cell in study.cells)}) > 1)
 
 
 def _named(table, study, jobs):

@@ -54,6 +54,11 @@ def test_trials_that_are_named(study, text):
     assert relative(find_runs([f"{study}/{text}"]).runs, study) == ["select/lwf_low"]
 
 
+def test_trials_below_a_path_that_has_the_word_itself(study):
+    place = study.rename(study.parent / "select")
+    assert relative(find_runs([str(place)]).runs, place) == ["lwf_1", "lwf_2"]
+
+
 def test_a_run_that_is_named_comes_as_it_was_given(study):
     """Reading it says what is wrong with one that is not finished, or not there."""
     names = [str(study / name) for name in ("lwf_2", "lwf_4", "lwf_1", "none")]

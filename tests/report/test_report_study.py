@@ -111,6 +111,8 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
 
 @pytest.mark.parametrize(("options", "expected"), [
     ({"names": {"lfw": "x"}}, "report: names: lfw is none of this study; did you mean lwf?"),
+    ({"names": {"lwf": "x", "finetune": "x"}}, "report: names: finetune and lwf would both be called x"),
+    ({"names": {"lwf": "zero-shot"}}, "report: names: lwf and zero-shot would both be called zero-shot"),
     ({"published": ("zcsl",)}, "report: published: zcsl is none of this study; did you mean zscl"),
     ({"columns": ("transfr",)}, "report: columns: transfr is none of this study; did you mean transfer?"),
     ({"columns": ("rsum",)}, "report: columns: rsum is none of this study"),
@@ -216,6 +218,17 @@ def test_names_of_the_study_in_the_tables_of_a_paper(jobs):
     compact = all_tables(found)[0]
     assert [line.name for line in compact.lines] == ["CLIP", "finetune", "LwF"]
     assert compact.numbers == ("last", "bwt") and compact.orders == ["I", "II"]
+
+
+def test_one_finished_order_of_two_is_named(jobs, tmp_path):
+    """Else its files would lie where those of the whole study do not, and stay there."""
+    study = Study("s", tuple(job.cell for job in jobs), columns=("avg",))
+    found = tables_of(study, [job for job in jobs if job.cell.order == "II"])
+    assert report_markdown(found).count("# order II") == 1
+    assert all_tables(found)[1].label == "s_blocks-II" and "order II of s" in all_tables(found)[1].title
+    write_report(found, tmp_path / "out")
+    assert {"order_II/compare.md", "paper.md"} <= listing(tmp_path / "out") and not (
+        tmp_path / "out" / "compare.md").exists()
 
 
 def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
