@@ -101,22 +101,34 @@ def _absent(wanted):
 
 
 def digests_of(command):
-    """{"weights": {role: ...}, "datasets": {file: ...}} of all that the run of a Command reads, as types that json
-    knows."""
+    """{"weights": {role: ...}, "datasets": {name: ...}, "files": {flag: digest}} of all that the run of a Command
+    reads, as types that json knows."""
     with looking():
         weights = {role: _weights(wanted) for role, wanted in weights_of_roles(command).items()}
         datasets = Datasets(command.data)
         return {"weights": weights,
                 "datasets": {name: dataset_digests(datasets.open(name), roles)
-                             for name, roles in roles_of(command).items()}}
+                             for name, roles in roles_of(command).items()},
+                "files": {flag: digest_of(path) for flag, path in files_of(command).items()}}
+
+
+def files_of(command):
+    """{flag: path} of what else changes numbers: a custom method, an architecture, a basis."""
+    method = command.scoring.method
+    named = {"--method": method.rpartition(":")[0] if ".py:" in method else None,
+             "--model-config": command.weights.model_config,
+             "--orthogonal-gradients-path": command.training.orthogonal_gradients_path}
+    return {flag: path for flag, path in named.items() if path}
 
 
 def _weights(wanted):
+    """Digests of the tensors and the architecture of weights, and of the file that a flag names: it may hold more."""
     checkpoint = starting_checkpoint(wanted, quiet=True)
-    found = {"model": checkpoint.get("model"), "tensors": tensors_digest(checkpoint["state_dict"])}
-    if wanted.load and Path(wanted.load).is_file():  # which may hold more than the CLIP
-        found["file"] = digest_of(wanted.load)
-    return found
+    file = wanted.load or wanted.model
+    architecture = sorted([key, repr(value)] for key, value in checkpoint["architecture"].items())
+    return {"model": checkpoint.get("model"), "tensors": tensors_digest(checkpoint["state_dict"]),
+            "architecture": _text_digest(architecture),
+            **({"file": digest_of(file)} if file and Path(file).is_file() else {})}
 
 
 def tensors_digest(tensors):

@@ -85,9 +85,10 @@ def _begin(reproduction, jobs, save, inputs):
     if path.exists():
         try:
             before = read_json(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}), so nothing says what its runs read; give another "
-                            "--save") from None
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise UserError(f"{path}: is damaged, so nothing says what its runs read; give another --save")
         _refuse_changed(before, inputs, f"--save {save}: its runs began with other inputs; restore them, or give "
                         "another --save")
         return

@@ -162,7 +162,21 @@ def test_a_class_name_an_image_and_a_weight_are_seen(own):
         content = torch.load(folder / "tiny.pth", weights_only=True)
         content["state_dict"]["logit_scale"] += 1e-6
         torch.save(content, folder / "tiny.pth")
-    assert changed_by(own, one_bit) == ["weights start tensors"]
+    assert changed_by(own, one_bit) == ["weights start tensors", "weights start file"]
+
+
+def test_a_custom_method_and_an_architecture_count(own, tmp_path):
+    (tmp_path / "my.py").write_text("from src.models.finetune import Finetune\n\n\nclass Mine(Finetune):\n    pass\n",
+                                    encoding="utf-8")
+    words = (*own[1], "--method", f"{tmp_path / 'my.py'}:Mine")
+    assert digests_of(command(own[1]))["files"] == {}
+    assert digests_of(command(words))["files"] == {"--method": sha((tmp_path / "my.py").read_bytes())}
+
+    def other_mean(folder):
+        content = torch.load(folder / "tiny.pth", weights_only=True)
+        content["architecture"]["mean"] = [0.5, 0.5, 0.5]
+        torch.save(content, folder / "tiny.pth")
+    assert changed_by(own, other_mean) == ["weights start architecture", "weights start file"]
 
 
 def test_looking_writes_and_prints_nothing(own, capsys):
@@ -185,10 +199,10 @@ def test_a_teacher_of_another_file_counts(own, world):
 def test_all_that_is_missing_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
     words = ("--dataset-order DTD,StanfordCars,toy-sizes --method ZSCL --ref-dataset ImageNet --ref-sentences "
-             f"conceptual_captions --iterations 1 --model RN50 --data-location {tmp_path} --ref-model ViT-B/32").split()
+             f"conceptual_captions --iterations 1 --model toy --data-location {tmp_path} --ref-model RN50").split()
     fetched, sentences = missing(command(words))
     assert fetched == ["DTD"]
-    starts = ("the weights of RN50 are not at ", "the weights of ViT-B/32 are not at ", "DTD is not at ",
+    starts = ("the weights of RN50 are not at ", "DTD is not at ",
               "StanfordCars is not at ", "ImageNet is not at ", "conceptual_captions is not at ")
     assert [next(start for start in starts if sentence.startswith(start)) for sentence in sentences] == [*starts]
     assert not list(tmp_path.iterdir())
