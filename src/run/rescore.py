@@ -13,7 +13,7 @@ from pathlib import Path
 from src.datasets import stem
 from src.errors import UserError
 from src.machine.files import read_json
-from src.report.conditions import TASK_IDS, prompt_text, stored
+from src.report.conditions import TASK_IDS, joined, prompt_text, stored
 from src.report.measures import is_summary, measure_of
 from src.report.predictions import START, kept_tasks, read_description, when
 from src.report.tables import numbers_text, rows_csv, summary_text
@@ -142,9 +142,9 @@ class Rescoring(Run):
             return found
         own = stored(self.summary["conditions"])
         family = own.family.removesuffix(f", {prompt_text(self._flags())}")
-        prompts = prompt_text(self.files.values())
+        scored = ", ".join(filter(None, (family, prompt_text(self.files.values()))))
         return replace(own, space=space, task_id=TASK_IDS.get(space),
-                       family=", ".join(filter(None, (family, prompts))))
+                       family=joined([scored, *([own.family] if trained_with else [])]))  # prompts that trained too
 
     def write_details(self):
         """What a run does not write itself: each class, calibration, and recall in galleries of earlier tasks."""

@@ -91,7 +91,7 @@ def test_other_prompts_are_encoded_by_each_checkpoint(cli, run, rescored, world,
     for name in ("matrix_top1.csv", "matrix_top5.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "direct" / name).read_bytes(), name
     ours, theirs = (read_json(path / "summary.json")["conditions"] for path in (folder, tmp_path / "direct"))
-    assert ours == theirs
+    assert ours == theirs, (ours, theirs)
 
 
 def test_fp16_features_are_close(run, rescored, copied):
