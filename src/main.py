@@ -171,15 +171,19 @@ def run_check(config):
 
 def run_report(config):
     """--report: compare finished sequences."""
-    from src.report.compare import compare, comparison_markdown, write_comparison
+    from pathlib import Path
+
+    from src.report.folders import find_runs
+    from src.report.orders import report_markdown, report_of, write_report
     from src.report.runs import read_run
-    from src.report.tradeoff import write_tradeoff
-    tables = compare([read_run(folder) for folder in config.report])
-    print(comparison_markdown(tables), end="")
+    found = find_runs(config.report)
+    name = Path(config.save).resolve().name if config.save else "report"
+    report = report_of(name, [read_run(folder) for folder in found.runs])
+    print(report_markdown(report), end="")
+    if note := found.note():
+        print(f"note: {note}", file=sys.stderr)
     if config.save:
-        write_comparison(tables, config.save)
-        for left_out in write_tradeoff(tables, config.save):
-            print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
+        write_report(report, config.save)
 
 
 def run_study(config):
@@ -206,7 +210,8 @@ def run_study(config):
 
 
 def _launch(study, jobs, config):
-    from src.report.study import study_markdown, tables_of, write_study
+    from src.report.orders import report_markdown, write_report
+    from src.report.study import tables_of
     from src.run.study import DONE, environments, exit_status, launch, one_at_a_time, state_of
     devices = ()
     if config.jobs != 1 and any(job.device in ("auto", "cuda") for job in jobs):
@@ -220,8 +225,8 @@ def _launch(study, jobs, config):
         done = [job for job, state in zip(jobs, states, strict=True) if state.kind == DONE]
         if done:
             tables = tables_of(study, done)
-            print(f"\n{study_markdown(tables)}", end="", flush=True)
-            write_study(tables, config.save)
+            print(f"\n{report_markdown(tables)}", end="", flush=True)
+            write_report(tables, config.save)
     return exit_status(jobs, states)
 
 

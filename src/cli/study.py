@@ -27,7 +27,7 @@ from src.datasets import stem
 from src.errors import UserError
 
 PARTS = {"name": str, "about": str, "base": dict, "axes": dict, "exclude": list, "report": dict}
-REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list}
+REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list, "baseline": str}
 KINDS = {str: "a text", dict: "a mapping", list: "a list", (list, str): "a list, true or false"}
 PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
 # What a study decides itself, or what all cells would share a folder for.
@@ -67,13 +67,15 @@ class Cell:
 @dataclass(frozen=True)
 class Study:
     """``cells`` in their order; ``names``: {row: how tables call it}; ``published``: the published rows that are shown,
-    None for all that fit; ``columns``: the numbers that are shown, none for all."""
+    None for all that fit; ``columns``: the numbers that are shown, none for all; ``baseline``: the row that others are
+    compared with."""
 
     name: str
     cells: tuple
     names: dict = field(default_factory=dict)
     published: tuple | None = None
     columns: tuple = ()
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def read_study(path, beside=()):
     cells = _cells(where, axes, base | beside, excluded, label_of("recipe", name))
     report = content.get("report", {})
     _require_parts(f"{where}: report", report, REPORT_PARTS)
-    return Study(name, cells, report.get("names", {}), *_shown(f"{where}: report", report))
+    return Study(name, cells, report.get("names", {}), *_shown(f"{where}: report", report),
+                 report.get("baseline"))
 
 
 def _read(path, where):

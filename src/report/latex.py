@@ -11,8 +11,8 @@ ESCAPES = str.maketrans({
 
 
 def escaped(text):
-    """A text that LaTeX sets as it is."""
-    return text.translate(ESCAPES)
+    """A text that LaTeX sets as it is; an empty line in it would end a caption."""
+    return "".join(character if character.isprintable() else " " for character in text).translate(ESCAPES)
 
 
 def latex_table(header, rows, caption):
@@ -25,7 +25,12 @@ def latex_table(header, rows, caption):
 
 
 def _line(row):
-    text = " & ".join(map(_cell, row)) + r" \\"
+    return line_of(map(_cell, row))
+
+
+def line_of(cells):
+    """A line of a tabular, of texts in LaTeX."""
+    text = " & ".join(cells) + r" \\"
     return "{}" + text if text[0] in "[*" else text  # which would be read as options of the line before
 
 
@@ -34,8 +39,9 @@ def _cell(value):
     return f"${text}$" if isinstance(value, float) else escaped(text)
 
 
-def definitions_caption(space):
-    numbers = [f"{title}: {text}." for title, text in defined(space)]
+def definitions_caption(space, numbers=None):
+    """What the ``numbers`` are, or all of a summary, as sentences."""
+    numbers = [f"{title}: {text}." for title, text in defined(space, numbers)]
     return " ".join([*measure_of(space).preamble, *numbers])
 
 

@@ -4,7 +4,7 @@ import math
 import statistics
 
 from src.report.conditions import are_conditions
-from src.report.sequence import sequence_metrics, summarise, summarise_retrieval
+from src.report.sequence import dataset_numbers, sequence_metrics, summarise, summarise_retrieval
 
 SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
 INCREMENTAL = ("incremental_avg", "incremental_last")  # beside them in the label space "seen"
@@ -29,6 +29,7 @@ DEFINITIONS = {
     "mean_rsum": "mean of rsum over the sets of image-text pairs",
     "forgetting_r1": "of each set, the best i2t R@1 after any task minus that after the last",
 }
+LOWER_IS_BETTER = ("forgetting",)              # of the numbers that are compared
 MATRIX = ("A[i][j] is top-1 accuracy in percent on task j after training task i, of n tasks counted from 1, of the "
           "weights that are saved; the zero-shot row is no part of any number.")
 
@@ -39,8 +40,8 @@ class Accuracy:
     matrices = ("top1", "top5")                 # the scores that are written as matrices, matrix_<score>.csv
     curves = {"top1": "top-1"}                  # the scores that are drawn over the tasks, with their titles there
     curve_title = "Top-1 accuracy"
-    numbers = SUMMARY                           # what --report compares
     best = "avg"                                # the number by which --report ranks
+    paper = ("transfer", "avg", "last")         # the numbers that papers print, and have for each dataset
     axes = {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
             "last": "Last: accuracy on all tasks after the last, percent"}
     explained = SUMMARY                         # the numbers that are defined below a table
@@ -83,9 +84,26 @@ class Accuracy:
         cells = [value for _, value in start]
         return None if None in cells else sequence_metrics([cells] * len(cells))
 
+    def numbers_in(self, space):
+        """The numbers that --report compares in a label space."""
+        return (*SUMMARY, *(INCREMENTAL if space == "seen" else ()))
+
     def numbers_of(self, summary):
-        """{number: value} that --report compares."""
-        return {key: summary[key] for key in SUMMARY}
+        """{number: value} that --report compares; None of what a run of an earlier version did not store."""
+        return {key: summary.get(key) for key in self.numbers_in(summary["label_space"])}
+
+    def cells_of(self, summary):
+        """{(number of ``paper``, dataset): value}, whose mean over the datasets the number is."""
+        return dataset_numbers(summary["datasets"], summary["matrix"])
+
+    def start_cells(self, start):
+        """The same of [(dataset, score)] before training, as if nothing changed them."""
+        names, cells = zip(*start, strict=True)
+        return dataset_numbers(names, [cells] * len(cells))
+
+    def explained_by(self, numbers):
+        """The keys of DEFINITIONS that say what these numbers are."""
+        return numbers
 
     def line(self, summary):
         """[(title, number)] below a picture."""
@@ -126,8 +144,8 @@ class Retrieval:
     matrices = ("i2t_r1", "t2i_r1", "rsum")
     curves = {"i2t_r1": "image to text", "t2i_r1": "text to image"}
     curve_title = "R@1"
-    numbers = ("mean_rsum", "i2t_r1", "t2i_r1")
     best = "mean_rsum"
+    paper = ("i2t_r1", "t2i_r1", "mean_rsum")
     axes = {"i2t_r1": "R@1 from image to text, percent", "t2i_r1": "R@1 from text to image, percent"}
     explained = ("recall", "rsum", "mean_rsum", "forgetting_r1")
     preamble = ()
@@ -161,13 +179,26 @@ class Retrieval:
     def start_numbers(self, start):
         return self._means(dict(start))
 
+    def numbers_in(self, space):
+        return ("mean_rsum", "i2t_r1", "t2i_r1")
+
     def numbers_of(self, summary):
         return self._means(summary["rows"][-1])
+
+    def cells_of(self, summary):
+        return self.start_cells(summary["rows"][-1].items())
+
+    def start_cells(self, start):
+        return {(key, name): scores[key.removeprefix("mean_")] for name, scores in start for key in self.paper}
+
+    def explained_by(self, numbers):
+        return [key for key, of in {"recall": ("i2t_r1", "t2i_r1"), "rsum": ("mean_rsum",),
+                                    "mean_rsum": ("mean_rsum",)}.items() if {*of} & {*numbers}]
 
     def _means(self, row):
         """Over the sets of pairs."""
         return {key: statistics.fmean(scores[key.removeprefix("mean_")] for scores in row.values())
-                for key in self.numbers}
+                for key in self.numbers_in(self.space)}
 
     def line(self, summary):
         return [(TITLES["mean_rsum"], summary["mean_rsum"])]
@@ -200,9 +231,12 @@ def measure_of(space):
     return RETRIEVAL if space == RETRIEVAL.space else ACCURACY
 
 
-def defined(space):
-    """[(title, definition)] of the numbers that are shown of a label space, or of image-text pairs."""
-    keys = (*measure_of(space).explained, *(INCREMENTAL if space == "seen" else ()))
+def defined(space, numbers=None):
+    """[(title, definition)] of the numbers that are shown of a label space, or of image-text pairs: of ``numbers``, or
+    of all that a summary has."""
+    measure = measure_of(space)
+    summary = (*measure.explained, *(INCREMENTAL if space == "seen" else ()))
+    keys = summary if numbers is None else measure.explained_by(numbers)
     return [(TITLES[key], DEFINITIONS[key]) for key in keys]
 
 

@@ -41,6 +41,22 @@ def sequence_metrics(matrix):
     }
 
 
+def dataset_numbers(names, matrix):
+    """{(number, dataset): value} of an n x n matrix: what each column adds to Transfer, Avg and Last, their means.
+
+    transfer: mean over i < j of A[i][j], None for the first task; avg: mean of the column; last: A[n-1][j]. Means are
+    over the cells that there are, and there is no Transfer where one is missing.
+    """
+    found = {}
+    for column, name in enumerate(names):
+        cells = [row[column] for row in matrix]
+        known, before = [value for value in cells if value is not None], cells[:column]
+        found["transfer", name] = _mean(before) if before and None not in before else None
+        found["avg", name] = _mean(known) if known else None
+        found["last", name] = cells[-1]
+    return found
+
+
 def incremental_accuracy(rows):
     """Accuracy after each step over all images of the classes seen so far, in percent: {"incremental_steps": [...],
     "incremental_avg": their mean, "incremental_last"}.

@@ -1,28 +1,19 @@
 """The tables of a study: its cells compared, each order by itself, under the names that its file gives."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.texts import nearest_or_all, shown
 from src.errors import UserError
-from src.report.compare import (
-    IMAGES,
-    PUBLISHED,
-    RUN,
-    ZERO_SHOT,
-    compare,
-    comparison_markdown,
-    published_rows,
-    write_comparison,
-)
-from src.report.measures import ACCURACY, RETRIEVAL
+from src.report.compare import compare_orders
+from src.report.measures import RETRIEVAL, measure_of
+from src.report.paper import Report
+from src.report.published import PREFIX, published_rows
+from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
 from src.report.runs import read_run
-
-PREFIX = "published "  # of the names of published rows
+from src.report.seeds import IMAGES
 
 
 def refuse_what_no_table_holds(jobs):
@@ -70,6 +61,8 @@ def refuse_unknown_names(study, jobs):
     rows = [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)]
     _refuse_others("names", study.names, rows)
     _refuse_others("published", study.published or (), published)
+    if study.baseline is not None:
+        _refuse_others("baseline", [study.baseline], list(dict.fromkeys(job.cell.row for job in jobs)))
     _refuse_others("columns", study.columns, {key: None for group in groups.values() for key in _columns(group)})
     _refuse_unpublished(study.published or (), groups.values())
     for label, group in groups.items():
@@ -77,6 +70,11 @@ def refuse_unknown_names(study, jobs):
             if name not in _columns(group):
                 raise UserError(f"report: columns: {name} is not a number of order {label}; its numbers are "
                                 f"{', '.join(_columns(group))}: give each kind a study")
+        for space in _spaces(group):
+            known = measure_of(space).numbers_in(space)
+            if study.columns and not {*study.columns} & {*known}:
+                raise UserError(f"report: columns: none of them is a number of the label space {space}; add one of "
+                                f"{', '.join(known)}")
 
 
 def _refuse_others(key, names, known):
@@ -86,7 +84,8 @@ def _refuse_others(key, names, known):
 
 
 def _columns(group):
-    return (RETRIEVAL if group[0].pairs else ACCURACY).numbers
+    """The numbers of any label space of an order."""
+    return tuple(dict.fromkeys(key for space in _spaces(group) for key in measure_of(space).numbers_in(space)))
 
 
 def _refuse_unpublished(names, groups):
@@ -105,9 +104,12 @@ def _refuse_unpublished(names, groups):
 
 
 def tables_of(study, jobs):
-    """{label of an order: [Table]} of finished Jobs, each order's runs compared with each other."""
-    return {order: [_named(table, study, group) for table in compare([read_run(job.folder, "--save") for job in group])]
-            for order, group in _by_order(jobs).items()}
+    """The Report of finished Jobs, each order's runs compared with each other."""
+    runs = {order: [read_run(job.folder, "--save") for job in group] for order, group in _by_order(jobs).items()}
+    baseline = study.baseline and study.names.get(study.baseline, study.baseline)
+    named = {order: [_named(table, study, jobs) for table in tables] for order, tables in compare_orders(runs).items()}
+    return Report(study.name, {order: [table for table in tables if table.rows] for order, tables in named.items()},
+                  baseline)
 
 
 def _named(table, study, jobs):
@@ -121,20 +123,3 @@ def _named(table, study, jobs):
              for name, row in zip(names, rows, strict=True)]
     return replace(table, columns=study.columns, rows=tuple(
         replace(row, name=name) for name, row in zip(names, rows, strict=True)))
-
-
-def study_markdown(found):
-    """The tables of ``tables_of``, each order's below its label where there are several."""
-    return "\n".join(f"# order {order}\n\n{comparison_markdown(tables)}" if len(found) > 1 else
-                     comparison_markdown(tables) for order, tables in found.items())
-
-
-def write_study(found, folder):
-    """Write the tables of ``tables_of`` under ``folder``, of several orders in a folder each. -> the folders."""
-    from src.report.tradeoff import write_tradeoff  # draws
-    places = {order: Path(folder) / f"order_{order}" if len(found) > 1 else Path(folder) for order in found}
-    for order, tables in found.items():
-        write_comparison(tables, places[order])
-        for left_out in write_tradeoff(tables, places[order]):
-            print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)
-    return list(places.values())

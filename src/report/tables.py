@@ -55,9 +55,9 @@ def summary_text(summary):
     return "\n\n".join([head_of(summary), *(markdown_table(*cells) for cells in summary_cells(summary))]) + "\n"
 
 
-def definitions_text(space):
-    """What the numbers are, as a markdown list."""
-    numbers = [f"- {title}: {text}" for title, text in defined(space)]
+def definitions_text(space, numbers=None):
+    """What the ``numbers`` are, or all of a summary, as a markdown list."""
+    numbers = [f"- {title}: {text}" for title, text in defined(space, numbers)]
     preamble = [line for text in measure_of(space).preamble for line in (text, "")]
     return "\n".join([*preamble, *numbers]) + "\n"
 

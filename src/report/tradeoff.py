@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from src.report import colours
-from src.report.compare import PUBLISHED, RUN
 from src.report.figures import GREY, new_figure, style, write_png
 from src.report.measures import measure_of
+from src.report.rows import PUBLISHED, RUN
 
 SIZE = (7.5, 5.2)  # inches
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

@@ -18,15 +18,10 @@ from test_tables import cells
 
 from src.cli.protocols import PROTOCOLS
 from src.errors import UserError
-from src.report.compare import (
-    PUBLISHED,
-    RUN,
-    compare,
-    comparison_csv,
-    comparison_latex,
-    comparison_markdown,
-    published_rows,
-)
+from src.report.compare import compare
+from src.report.comparison import comparison_csv, comparison_latex, comparison_markdown
+from src.report.published import published_rows
+from src.report.rows import PUBLISHED, RUN
 from src.report.runs import read_run
 from src.report.sequence import sequence_metrics
 

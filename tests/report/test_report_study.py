@@ -13,15 +13,10 @@ from src.args import parse
 from src.cli.protocols import PROTOCOLS
 from src.cli.study import Cell, Study, jobs_of
 from src.errors import UserError
-from src.report.compare import PUBLISHED, RUN
+from src.report.orders import report_markdown, write_report
+from src.report.rows import PUBLISHED, RUN
 from src.report.sequence import sequence_metrics
-from src.report.study import (
-    refuse_unknown_names,
-    refuse_what_no_table_holds,
-    study_markdown,
-    tables_of,
-    write_study,
-)
+from src.report.study import refuse_unknown_names, refuse_what_no_table_holds, tables_of
 
 
 @pytest.fixture
@@ -51,14 +46,14 @@ def numbers(*runs):
 def test_each_order_has_a_table_with_the_names_of_the_study(jobs):
     study = Study("s", (), names={"lwf": "LwF", "zero-shot": "CLIP"}, columns=("last", "avg"))
     found = tables_of(study, jobs)
-    assert list(found) == ["I", "II"]
-    rows = {(order, row.name): row for order, [table] in found.items() for row in table.rows}
+    assert list(found.orders) == ["I", "II"]
+    rows = {(order, row.name): row for order, [table] in found.orders.items() for row in table.rows}
     assert list(rows) == [(order, name) for order in ("I", "II") for name in ("CLIP", "finetune", "LwF")]
     for (order, name), runs in {("I", "finetune"): (0, 1), ("II", "finetune"): (2, 3), ("I", "LwF"): (4, 5),
                                 ("II", "LwF"): (6, 7)}.items():
         assert rows[order, name].numbers == pytest.approx(numbers(*runs))
         assert rows[order, name].deviations["avg"] == pytest.approx(0.5 ** 0.5) and len(rows[order, name].runs) == 2
-    text = study_markdown(found)
+    text = report_markdown(found)
     assert text.index("# order I\n") < text.index("# order II\n")
     assert text.count("| run, classes of task | n |") == 2
     header = next(line for line in text.splitlines() if line.startswith("| run,"))
@@ -67,12 +62,12 @@ def test_each_order_has_a_table_with_the_names_of_the_study(jobs):
 
 def test_files_of_several_orders_and_of_one(jobs, tmp_path):
     study = Study("s", (), columns=("avg",))
-    write_study(tables_of(study, jobs), tmp_path / "both")
-    files = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png"}
-    assert listing(tmp_path / "both") == {"order_I", "order_II"} | {
+    write_report(tables_of(study, jobs), tmp_path / "both")
+    files, paper = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png"}, {"paper.md", "paper.tex", "paper.csv"}
+    assert listing(tmp_path / "both") == {"order_I", "order_II"} | paper | {
         f"order_{order}/{file}" for order in ("I", "II") for file in files}
-    write_study(tables_of(study, [job for job in jobs if job.cell.order == "II"]), tmp_path / "one")
-    assert listing(tmp_path / "one") == files
+    write_report(tables_of(study, [job for job in jobs if job.cell.order == "II"]), tmp_path / "one")
+    assert listing(tmp_path / "one") == files | paper
     with (tmp_path / "one" / "compare.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert float(rows["lwf"]["bwt"]) == pytest.approx(numbers(6, 7)["bwt"]), "csv has all numbers"
@@ -81,7 +76,7 @@ def test_files_of_several_orders_and_of_one(jobs, tmp_path):
 def test_runs_of_a_row_that_no_mean_joins_are_told_apart(jobs, tmp_path):
     shutil.rmtree(jobs[1].folder)
     write_run(jobs[1].folder, "--method finetune --seed 2", precision="bf16")
-    [table] = tables_of(Study("s", ()), jobs[:2])["I"]
+    [table] = tables_of(Study("s", ()), jobs[:2]).orders["I"]
     assert sorted(row.name for row in table.rows if row.kind == RUN) == [
         "finetune (finetune_I_seed-1)", "finetune (finetune_I_seed-2)"]
 
@@ -93,7 +88,7 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
     [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
     write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=[40.0] * 11)
     found = tables_of(Study("s", (), published=published, names={"published zscl": "ZSCL, as printed"}), [job])
-    rows = {row.name for table in found["mtil-1"] for row in table.rows if row.kind == PUBLISHED}
+    rows = {row.name for table in found.orders["mtil-1"] for row in table.rows if row.kind == PUBLISHED}
     assert len(rows) >= expected if published is None else len(rows) == expected
     assert ("ZSCL, as printed" in rows) == (published != ())
 

@@ -3,9 +3,10 @@
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.datasets import known_pairs
-from src.report.compare import ZERO_SHOT, published_rows
 from src.report.conditions import LINEAR
 from src.report.measures import RETRIEVAL, SUMMARY, TITLES
+from src.report.published import published_rows
+from src.report.rows import ZERO_SHOT
 from src.run.sequence import flags_behind
 
 

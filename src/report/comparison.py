@@ -1,0 +1,128 @@
+"""A comparison as text: every number of every row, in markdown, LaTeX and csv."""
+
+from pathlib import Path
+
+from src.errors import UserError
+from src.machine.files import WriteError, atomic_file
+from src.report.latex import HEAD, definitions_caption, latex_table
+from src.report.measures import TITLES, measure_of
+from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
+from src.report.tables import definitions_text, markdown_table, rows_csv
+
+CONDITIONS = ("family", "reference", "shots", "router", "task_id")  # the columns beside the label space's
+
+
+def comparison_markdown(tables):
+    """[Table] -> the tables, each below its head, what the rows differ in, and what the numbers are."""
+    return f"{rows_markdown(tables)}\n\n{definitions_markdown(tables)}"
+
+
+def rows_markdown(tables):
+    """The same without what the numbers are."""
+    parts = [f"{table.conditions.text()}\n\n{markdown_table(*_cells(table))}" for table in tables]
+    return "\n\n".join(filter(None, [*parts, *notes_on(tables), "\n".join(_flag_lines(tables))]))
+
+
+def comparison_latex(tables):
+    """The same as LaTeX, a float for each Table."""
+    return HEAD + "\n".join(
+        latex_table(*_cells(table), " ".join([f"{table.conditions.text()}.", *notes_on([table]),
+                                              definitions_caption(table.space, table.numbers)]))
+        for table in tables)
+
+
+def comparison_csv(tables):
+    """All digits: a row a Row, its means, its deviations, how many runs and which, and its conditions."""
+    keys = list(dict.fromkeys(key for table in tables for key in measure_of(table.space).numbers_in(table.space)))
+    header = ["label_space", "row", "kind", "n", *keys, *(f"{key}_std" for key in keys), "runs", *CONDITIONS]
+    lines = [(table.space, row.name, row.kind, len(row.runs) or None, *(row.numbers.get(key) for key in keys),
+              *(row.deviations.get(key) for key in keys), ",".join(row.runs),
+              *(getattr(row.conditions, key) for key in CONDITIONS)) for table in tables for row in table.rows]
+    return rows_csv(header, list(dict.fromkeys(lines)))  # a row may stand in several tables
+
+
+def definitions_markdown(tables):
+    """What the numbers are that any of the tables shows, which have a ``space`` and ``numbers``."""
+    found = {}
+    for table in tables:
+        found.setdefault(measure_of(table.space), []).append(table)
+    return "\n".join(definitions_text(each[0].space, shown(each)) for each in found.values())
+
+
+def shown(tables):
+    """The numbers that any of several Tables of one measure shows."""
+    return tuple(dict.fromkeys(key for table in tables for key in table.numbers))
+
+
+def _cells(table):
+    first = measure_of(table.space).first_column(table.space) + images_text(table.rows)
+    return [first, "n", *(TITLES[key] for key in table.numbers)], [
+        [row.name, len(row.runs) or None, *(_cell(row, key) for key in table.numbers)] for row in table.rows]
+
+
+def images_text(rows):
+    """Which images were scored, where these are not those of test."""
+    return "".join(f", {split} images" for split in sorted({row.split for row in rows} - {"test"}))
+
+
+def _cell(row, key):
+    value = row.numbers.get(key)
+    return f"{value:.1f} ± {row.deviations[key]:.1f}" if key in row.deviations else value
+
+
+def notes_on(tables):
+    """What a reader has to know of the rows of several Tables: how they were made, why they stand apart, what of them
+    is unknown."""
+    rows = _first_rows(tables)
+    notes = {
+        "n runs that differ only in their seed: mean ± sample standard deviation.": any(row.deviations for row in rows),
+        "Published rows are from the literature, not measured here.": any(row.kind == PUBLISHED for row in rows),
+        "The runs are of different sequences: their numbers are not of the same tasks.":
+            len({row.order for row in rows if row.kind == RUN}) > 1}
+    return [note for note, holds in notes.items() if holds] + [
+        *apart([table.conditions for table in tables if table.space == tables[0].space]), *unknown(rows)]
+
+
+def _first_rows(tables):
+    """The rows of the first label space, each once."""
+    rows = [row for table in tables if table.space == tables[0].space for row in table.rows]
+    return [row for number, row in enumerate(rows) if row not in rows[:number]]
+
+
+def apart(heads):
+    """Why there are several tables of one label space, by the Conditions of each."""
+    titles = {title: None for one in heads for other in heads for title in one.differences(other)}
+    return [f"Not ranked together: the tables differ in {', '.join(titles)}."] if titles else []
+
+
+def unknown(rows):
+    """Sentences on the conditions that the files of a row do not say."""
+    found = [(row.name, row.conditions.unknown()) for row in rows if row.kind != ZERO_SHOT]
+    return [f"{name}: {', '.join(titles)} unknown, which ranks with no known one. A run of an earlier version: run its "
+            "command again, which keeps finished tasks and stores them. A class that scores in its own way: let it say "
+            "router = \"none\", \"sample\" or \"batch\"." for name, titles in found if titles]
+
+
+def _flag_lines(tables):
+    """What the runs differ in, a line a row of them."""
+    return [f"- {row.name}: " + " ".join(f"{flag} {value or 'none'}" for flag, value in row.flags.items())
+            for row in _first_rows(tables) if row.flags]
+
+
+FILES = {"compare.md": comparison_markdown, "compare.tex": comparison_latex, "compare.csv": comparison_csv}
+
+
+def write_comparison(tables, folder):
+    """Write [Table] as ``compare.md``, ``compare.tex`` and ``compare.csv`` under ``folder``. Raises UserError where
+    they cannot be written."""
+    write_texts({name: text(tables) for name, text in FILES.items()}, folder)
+
+
+def write_texts(texts, folder):
+    """Write {name: text} under ``folder``, that of --save. Raises UserError where they cannot be written."""
+    try:
+        for name, text in texts.items():
+            with atomic_file(Path(folder) / name, "w") as file:
+                file.write(text)
+    except WriteError as error:
+        raise UserError(f"--save {folder}: cannot be written ({error.strerror}); give another") from None

@@ -1,0 +1,60 @@
+"""All that --report and a study print and write: the comparison of each order, and the tables of a paper."""
+
+import sys
+from pathlib import Path
+
+from src.cli.protocols import ORDERS
+from src.report.compare import compare_orders
+from src.report.comparison import definitions_markdown, rows_markdown, write_comparison, write_texts
+from src.report.differences import difference_tables
+from src.report.paper import COMPACT, Report, paper_tables
+from src.report.paper_latex import paper_latex
+from src.report.paper_markdown import paper_csv, paper_markdown, table_markdown
+
+ROMAN = {"1": "I", "2": "II"}  # as papers call the orders of MTIL
+
+
+def report_of(name, runs):
+    """The Report of SequenceRuns of any orders: those that papers number first, the others as they come."""
+    labels = _labels(dict.fromkeys(tuple(run.order) for run in runs))
+    return Report(name, compare_orders({label: [run for run in runs if tuple(run.order) == order]
+                                        for order, label in labels.items()}))
+
+
+def _labels(orders):
+    """{tasks: label}: that of MTIL's orders is their number in papers, others are counted."""
+    known = {ORDERS[number]: label for number, label in ROMAN.items() if ORDERS[number] in orders}
+    others = [order for order in orders if order not in known]
+    return known | {order: str(index) for index, order in enumerate(others, start=1)}
+
+
+def all_tables(report):
+    """[PaperTable] of a Report, its differences behind the compact ones."""
+    tables, differences = paper_tables(report), difference_tables(report)
+    compact = [table for table in tables if table.kind == COMPACT]
+    return [*compact, *differences, *(table for table in tables if table not in compact)]
+
+
+def report_markdown(report):
+    """What is printed: the compact table where there are several orders, differences where there is a baseline, each
+    order's comparison, and what their numbers are."""
+    several = len(report.orders) > 1
+    compact = [table for table in paper_tables(report) if several and table.kind == COMPACT]
+    parts = [table_markdown(table) for table in (*compact, *difference_tables(report))]
+    parts += [f"# order {order}\n\n{rows_markdown(tables)}" if several else rows_markdown(tables)
+              for order, tables in report.orders.items()]
+    return "\n\n".join([*parts, definitions_markdown(report.tables)])
+
+
+def write_report(report, folder):
+    """Write ``paper.md``, ``paper.tex``, ``paper.csv`` and the comparison under ``folder``, that of several orders in a
+    folder each. Raises UserError where they cannot be written."""
+    from src.report.tradeoff import write_tradeoff  # draws
+    tables = all_tables(report)
+    write_texts({"paper.md": paper_markdown(tables), "paper.tex": paper_latex(tables), "paper.csv": paper_csv(tables)},
+                folder)
+    for order, found in report.orders.items():
+        place = Path(folder) / f"order_{order}" if len(report.orders) > 1 else Path(folder)
+        write_comparison(found, place)
+        for left_out in write_tradeoff(found, place):
+            print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)

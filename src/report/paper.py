@@ -1,0 +1,307 @@
+"""The tables of a paper as data: the compact one over orders, and for each order Transfer, Avg and Last by dataset.
+
+Their text is made by ``src.report.paper_markdown`` and ``src.report.paper_latex``.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+
+from src.report.comparison import apart, images_text, shown, unknown
+from src.report.conditions import Conditions
+from src.report.measures import TITLES, measure_of
+from src.report.ranks import ranks
+from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
+
+COMPACT, BLOCKS, DIFFERENCES = "compact", "blocks", "differences"  # the kinds of tables
+FACTS = ("n", "trained values", "external data", "router", "task id")  # columns beside the numbers of a compact table
+MILLION, THOUSAND = 1e6, 1e3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study or --report shows. ``name``: what its tables are called; ``orders``: {label of an order: [Table]},
+    by ``compare_orders``; ``baseline``: the name of the row that others are compared with."""
+
+    name: str
+    orders: dict
+    baseline: str | None = None
+
+    @property
+    def tables(self):
+        """Every Table, those of one label space after each other."""
+        found = [table for tables in self.orders.values() for table in tables]
+        spaces = list(dict.fromkeys(table.space for table in found))
+        return sorted(found, key=lambda table: spaces.index(table.space))
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of a table: ``mean`` over ``n`` runs, sample ``deviation`` of several. ``rank``: 1 the best of its
+    column, 2 the second, None without. Of a difference: ``p`` of the test over seeds, or the ``interval`` (low, high)
+    over test images."""
+
+    mean: float | None = None
+    deviation: float | None = None
+    n: int | None = None
+    rank: int | None = None
+    p: float | None = None
+    interval: tuple | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """``order``: the label of its order; ``number``: its key, None where the ``block`` of a Line says it; ``dataset``:
+    None of a mean over all."""
+
+    order: str
+    number: str | None
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: a Value for each Column, and ``facts`` {title: text}. ``block``: the number that the values are of, None
+    where the columns say it."""
+
+    name: str
+    kind: str
+    values: tuple
+    facts: dict = field(default_factory=dict)
+    block: str | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """``kind``: COMPACT, BLOCKS or DIFFERENCES; ``label``: of LaTeX, without "tab:"; ``title``: its short caption;
+    ``first``: the title of the column of names; ``notes``: sentences that stand with it; ``numbers``: the keys of all
+    that it shows; ``ranking``: among what the best is marked, empty where nothing is."""
+
+    kind: str
+    label: str
+    title: str
+    first: str
+    conditions: Conditions
+    columns: tuple
+    lines: tuple
+    notes: tuple
+    numbers: tuple
+    ranking: str = ""
+
+    @property
+    def space(self):
+        return self.conditions.space
+
+    @property
+    def facts(self):
+        """The titles of the columns beside the numbers: those that say something of a row."""
+        return [title for title in FACTS if any(line.facts.get(title) for line in self.lines)]
+
+    @property
+    def orders(self):
+        return list(dict.fromkeys(column.order for column in self.columns))
+
+
+def paper_tables(report):
+    """[PaperTable] of a Report: the compact ones, and for each order those by dataset. Of published rows alone there is
+    none."""
+    compact = [_compact(report, head) for head in heads_with_runs(report)]
+    blocks = [_blocks(report, order, table) for order, tables in report.orders.items() for table in tables]
+    return labelled(report.name, [table for table in (*compact, *blocks) if table])
+
+
+def labelled(name, tables):
+    """The PaperTables with labels that begin with a name and differ: of those of a kind and order the second ends in
+    2."""
+    seen, found = {}, []
+    for table in tables:
+        base = label_text(name, table.label)
+        seen[base] = seen.get(base, 0) + 1
+        found.append(replace(table, label=base if seen[base] == 1 else f"{base}_{seen[base]}"))
+    return found
+
+
+def label_text(*words):
+    """A label of letters that mean nothing to LaTeX."""
+    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-.") or "x" for word in words)
+
+
+# -- the compact table -------------------------------------------------------------------------------------------------
+
+
+def _compact(report, head):
+    """The table of one head over all orders; None where none of its numbers is known."""
+    tables = tables_of_head(report, head)
+    numbers, rows = compact_numbers(tables.values()), rows_of(tables)
+    if not numbers:
+        return None
+    columns = tuple(Column(order, number) for order in tables for number in numbers)
+    lines = [Line(name, kind, tuple(value_of(by_order.get(column.order), column.number) for column in columns),
+                  facts_of(by_order.values())) for (kind, name), by_order in rows.items()]
+    lines = ranked(columns, lines)
+    return PaperTable(COMPACT, COMPACT, f"{title_of(numbers)} of {report.name}", first_column(tables.values()), head,
+                      columns, lines, notes_of(report, tables, lines), numbers, ranking_of(lines))
+
+
+def heads_with_runs(report):
+    """The Conditions of the tables that have a run."""
+    return list(dict.fromkeys(table.conditions for table in report.tables if any(row.runs for row in table.rows)))
+
+
+def tables_of_head(report, head):
+    """{label of an order: the Table that has these Conditions}"""
+    return {order: table for order, tables in report.orders.items() for table in tables if table.conditions == head}
+
+
+def compact_numbers(tables):
+    """The numbers that a study names, else those that papers print; without those that no row has."""
+    tables = list(tables)
+    named = shown(tables) if any(table.columns for table in tables) else _printed_in(tables[0].space)
+    rows = [row for table in tables for row in table.rows]
+    return tuple(key for key in named if any(row.numbers.get(key) is not None for row in rows))
+
+
+def _printed_in(space):
+    measure = measure_of(space)
+    return (*measure.paper, *(key for key in ("incremental_avg",) if key in measure.numbers_in(space)))
+
+
+def rows_of(tables):
+    """{label of an order: Table} -> {(kind, name): {label: Row}}: zero-shot first, then runs, then published rows, each
+    as the first order has them."""
+    found = {}
+    for kind in (ZERO_SHOT, RUN, PUBLISHED):
+        for order, table in tables.items():
+            for row in table.rows:
+                if row.kind == kind:
+                    found.setdefault((kind, row.name), {})[order] = row
+    return found
+
+
+def value_of(row, number):
+    """A Value of a Row, empty without one."""
+    if row is None:
+        return Value()
+    return Value(row.numbers.get(number), row.deviations.get(number), len(row.runs) or None)
+
+
+def facts_of(rows):
+    """{title: text} of what a method needs, by its Rows of all orders, without what is not known."""
+    rows = list(rows)
+    runs = dict.fromkeys(len(row.runs) for row in rows if row.runs)
+    conditions = [row.conditions for row in rows]
+    found = {"n": ", ".join(map(str, runs)), "trained values": trained_text(rows),
+             "external data": _texts(found.reference for found in conditions),
+             "router": _texts(found.router for found in conditions),
+             "task id": _texts(found.task_id for found in conditions)}
+    return {title: text for title, text in found.items() if text}
+
+
+def _texts(found):
+    return ", ".join(dict.fromkeys(text for text in found if text))
+
+
+def trained_text(rows):
+    """How many values a task trains: the least and the most over the tasks of all runs. Empty where it is not known."""
+    counts = [facts.trainable_values for row in rows for run in row.sequences for facts in run.tasks.values()]
+    known = [count for count in counts if count is not None]
+    return " to ".join(dict.fromkeys(map(count_text, (min(known), max(known))))) if known else ""
+
+
+def count_text(count):
+    """"149.6 M", "12.3 k", "300"."""
+    if count >= MILLION:
+        return f"{count / MILLION:.1f} M"
+    return f"{count / THOUSAND:.1f} k" if count >= THOUSAND else str(count)
+
+
+# -- the table by dataset ----------------------------------------------------------------------------------------------
+
+
+def _blocks(report, order, table):
+    """The table of one order and head; None where no row has numbers by dataset."""
+    measure, rows = measure_of(table.space), [row for row in table.rows if row.cells]
+    datasets = dict.fromkeys(dataset for row in rows for _, dataset in row.cells)
+    columns = (*(Column(order, None, dataset) for dataset in datasets), Column(order, None))
+    lines, numbers = [], []
+    for number in measure.paper:
+        block = [Line(row.name, row.kind, tuple(_cell(row, number, column.dataset) for column in columns),
+                      block=number) for row in rows]
+        if any(value.mean is not None for line in block for value in line.values):
+            numbers.append(number)
+            lines += ranked(columns, block)
+    if not numbers:
+        return None
+    several = len(report.orders) > 1
+    notes = {"Deviations of single datasets are in paper.csv.": any(row.deviations for row in rows),
+             "The last column is the mean over all cells, in which a task that came early counts more often.":
+                 table.space == "seen",
+             "Published rows have no numbers by dataset here.": len(rows) < len(table.rows)}
+    return PaperTable(
+        BLOCKS, label_text(BLOCKS, order) if several else BLOCKS,
+        f"{title_of(numbers)} by dataset, {f'order {order} of ' if several else ''}{report.name}",
+        first_column([table]), table.conditions, columns, tuple(lines),
+        (*notes_of(report, {order: table}, lines), *(note for note, holds in notes.items() if holds)), tuple(numbers),
+        ranking_of(lines))
+
+
+def _cell(row, number, dataset):
+    if dataset is None:
+        return value_of(row, number)
+    return Value(row.cells.get((number, dataset)), row.cell_deviations.get((number, dataset)), len(row.runs) or None)
+
+
+# -- what all tables share ---------------------------------------------------------------------------------------------
+
+
+def ranked(columns, lines):
+    """The Lines with the rank of each run in each column. Zero-shot and published rows stand outside the ranking."""
+    values = [list(line.values) for line in lines]
+    runs = [index for index, line in enumerate(lines) if line.kind == RUN]
+    for place, column in enumerate(columns):
+        found = ranks([values[index][place].mean for index in runs], column.number or lines[0].block)
+        for index, rank in zip(runs, found, strict=True):
+            values[index][place] = replace(values[index][place], rank=rank)
+    return tuple(replace(line, values=tuple(each)) for line, each in zip(lines, values, strict=True))
+
+
+def title_of(numbers):
+    """"Transfer, Avg and Last"."""
+    titles = [TITLES[number] for number in numbers]
+    return " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
+
+
+def first_column(tables):
+    """The title of the column of names."""
+    return "method" + images_text([row for table in tables for row in table.rows])
+
+
+def notes_of(report, tables, lines):
+    """The sentences that stand with a table of ``lines`` over {label of an order: Table}."""
+    rows = [row for table in tables.values() for row in table.rows]
+    space = rows[0].conditions.space
+    heads = [head for head in heads_with_runs(report) if head.space == space]
+    elsewhere = any(table.space == space and table.conditions not in heads for table in report.tables)
+    counts = sorted({value.n for line in lines for value in line.values if value.deviation is not None})
+    over = " or ".join(map(str, counts))
+    notes = {
+        f"Mean ± sample standard deviation over {over} runs that differ only in their seed.": bool(counts),
+        "Published rows are from the literature, not measured here.": any(line.kind == PUBLISHED for line in lines),
+        "Published rows of other conditions are in compare.md.": elsewhere}
+    return (*order_notes(tables), *(note for note, holds in notes.items() if holds), *apart(heads),
+            *dict.fromkeys(note for row in rows for note in unknown([row])))
+
+
+def ranking_of(lines):
+    """Among what the best is marked, and what stands outside."""
+    if not any(value.rank for line in lines for value in line.values):
+        return ""
+    outside = " and ".join(kind for kind in (ZERO_SHOT, PUBLISHED) if any(line.kind == kind for line in lines))
+    rest = f"; {outside} rows are not ranked" if outside else ""
+    return f"among the runs of a column, equal digits alike{rest}"
+
+
+def order_notes(tables):
+    """Which tasks each order has, by its runs."""
+    several = len(tables) > 1
+    return [f"Order {order}: {', '.join(tasks)}." if several else f"Tasks: {', '.join(tasks)}."
+            for order, table in tables.items() for tasks in dict.fromkeys(row.order for row in table.rows if row.order)]

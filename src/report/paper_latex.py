@@ -1,0 +1,119 @@
+"""The tables of a paper as LaTeX, in the style of booktabs."""
+
+import re
+from itertools import groupby
+
+from src.report.latex import definitions_caption, escaped, line_of
+from src.report.measures import TITLES
+from src.report.paper import BLOCKS, COMPACT, DIFFERENCES
+from src.report.paper_markdown import tested_text
+from src.report.rows import RUN
+from src.report.tables import cell_text
+
+PREAMBLE = "% In the preamble: \\usepackage{{{packages}}}\n"
+MARKS = {1: r"\mathbf{{{}}}", 2: r"\underline{{{}}}", None: "{}"}
+FITS = 80  # letters of \small text that fit on a line of an article
+LEGEND = "Best in bold, second underlined"
+
+
+def paper_latex(tables):
+    """[PaperTable] -> floats, each with a label, a short and a long caption, which says what its numbers are."""
+    floats = [table_latex(table) for table in tables]
+    packages = ["booktabs", *(["graphicx"] if any(r"\resizebox" in text for text in floats) else [])]
+    return PREAMBLE.format(packages=",".join(packages)) + "\n".join(floats)
+
+
+def table_latex(table):
+    """One PaperTable as a float. A wide one spans both columns of a page and is scaled to its width."""
+    header, body, fields = LAYOUTS[table.kind](table)
+    wide = _letters(table) > FITS
+    star, width = ("*", r"\textwidth") if wide else ("", "")
+    opening, closing = ([rf"\resizebox{{{width}}}{{!}}{{%"], ["}"]) if wide else ([], [])
+    return "\n".join([
+        rf"\begin{{table{star}}}[t]", r"\centering", rf"\caption[{_short(table)}]{{{escaped(_caption(table))}}}",
+        rf"\label{{tab:{table.label}}}", r"\small", *opening, rf"\begin{{tabular}}{{{fields}}}", r"\toprule", *header,
+        r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *closing, rf"\end{{table{star}}}"]) + "\n"
+
+
+def _short(table):
+    """The caption of the list of tables; braces keep a bracket of it from ending it."""
+    return f"{{{escaped(table.title)}}}"
+
+
+def _caption(table):
+    """Plain text."""
+    return " ".join([f"{table.title}.", *([f"{LEGEND}, {table.ranking}."] if table.ranking else []), *table.notes,
+                     f"Conditions: {table.conditions.text()}.", definitions_caption(table.space, table.numbers)])
+
+
+def _letters(table):
+    """How many letters the widest row has, about: columns are two apart."""
+    titles = [table.first, *(column.dataset or TITLES.get(column.number, "mean") for column in table.columns),
+              *table.facts]
+    rows = [titles, *([line.name, *_texts(table, line), *(line.facts.get(title, "-") for title in table.facts)]
+                      for line in table.lines)]
+    return sum(2 + max(map(len, column)) for column in zip(*rows, strict=True))
+
+
+def _texts(table, line):
+    """The numbers of a Line without the commands around them."""
+    return [re.sub(r"\\[a-z]+", "", text) for text in _numbers(table, line)]
+
+
+def _wide(table):
+    """A column for each number of each order, below the labels of the orders where there are several."""
+    facts = table.facts
+    header = [line_of([escaped(table.first), *(escaped(TITLES[column.number]) for column in table.columns),
+                    *map(escaped, facts)])]
+    if len(table.orders) > 1:
+        header = [*_order_heads(table), *header]
+    body = _parted(table.lines, lambda line: line_of([
+        escaped(line.name), *_numbers(table, line), *(escaped(line.facts.get(title, "-")) for title in facts)]))
+    return header, body, "l" + "r" * len(table.columns) + "l" * len(facts)
+
+
+def _order_heads(table):
+    """The row with the label of each order over its columns, and the rules below it."""
+    spans, first = [], 2
+    for order, columns in groupby(table.columns, lambda column: column.order):
+        count = len(list(columns))
+        spans.append((order, count, first))
+        first += count
+    cells = [rf"\multicolumn{{{count}}}{{c}}{{{escaped(f'order {order}')}}}" for order, count, _ in spans]
+    rules = " ".join(rf"\cmidrule(lr){{{first}-{first + count - 1}}}" for _, count, first in spans)
+    return [line_of(["", *cells, *([""] * len(table.facts))]), rules]
+
+
+def _stacked(table):
+    """Three blocks, each below its name, a column for each dataset and the mean."""
+    datasets = [column.dataset or "mean" for column in table.columns]
+    count, body = len(datasets) + 1, []
+    for number in table.numbers:
+        lines = [line for line in table.lines if line.block == number]
+        body += [*([r"\midrule"] if body else []),
+                 line_of([rf"\multicolumn{{{count}}}{{l}}{{\textit{{{escaped(TITLES[number])}}}}}"]),
+                 *_parted(lines, lambda line: line_of([escaped(line.name), *_numbers(table, line)]), rule=None)]
+    return [line_of([escaped(table.first), *map(escaped, datasets)])], body, "l" + "r" * len(datasets)
+
+
+LAYOUTS = {COMPACT: _wide, BLOCKS: _stacked, DIFFERENCES: _wide}
+
+
+def _parted(lines, text, rule=r"\midrule"):
+    """The rows of Lines, with a rule between runs and what is not ranked with them."""
+    parts = [[text(line) for line in each] for _, each in groupby(lines, lambda line: line.kind == RUN)]
+    return [line for index, part in enumerate(parts) for line in ([rule] if index and rule else []) + part]
+
+
+def _numbers(table, line):
+    return [_number(column, value, table.kind == DIFFERENCES)
+            for column, value in zip(table.columns, line.values, strict=True)]
+
+
+def _number(column, value, signed):
+    """A number as mathematics, for the sake of its minus sign: of a single dataset the mean alone."""
+    if value.mean is None:
+        return "-"
+    mean = f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
+    deviation = "" if value.deviation is None or column.dataset else rf" \pm {value.deviation:.1f}"
+    return f"${MARKS[value.rank].format(mean)}{deviation}${escaped(tested_text(value))}"
