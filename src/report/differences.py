@@ -30,6 +30,15 @@ def difference_tables(report):
     return labelled(report.name, [table for table in found if table])
 
 
+def missing_note(report, tables):
+    """Which runs a baseline is not compared with, by the PaperTables of its differences; nothing without a baseline."""
+    rows = {row.name for table in report.tables for row in table.rows if row.kind == RUN} - {report.baseline}
+    left = sorted(rows - {line.name for table in tables for line in table.lines})
+    if report.baseline is None or not left:
+        return []
+    return [f"Not compared with {report.baseline}, which stands in no table with them: {', '.join(left)}."]
+
+
 def _table(report, head):
     """None where the baseline stands alone or in another table."""
     tables = tables_of_head(report, head)
@@ -41,9 +50,6 @@ def _table(report, head):
     columns = tuple(Column(order, number) for order in tables for number in numbers)
     lines = [Line(name, RUN, tuple(_value(by_order.get(column.order), baseline.get(column.order), column.number)
                                    for column in columns)) for name, by_order in rows.items()]
-    lines = [line for line in lines if any(value.mean is not None for value in line.values)]
-    if not lines:
-        return None
     return PaperTable(DIFFERENCES, DIFFERENCES, f"{title_of(numbers)} minus {report.baseline}",
                       first_column(tables.values()), head, columns, tuple(lines),
                       (*order_notes(tables), *_notes(report.baseline, lines)), numbers)
@@ -83,6 +89,8 @@ def _notes(baseline, lines):
         "No p where all seeds differ by the same.": any(value.p is None for value in values
                                                          if value.deviation is not None),
         f"Differences to {baseline} of one seed.": any(value.deviation is None for value in values),
+        f"No difference where no seed is common with {baseline}.":
+            any(value.mean is None for line in lines for value in line.values),
         f"In brackets: {SHARE} % of {DRAWS:,} draws of a paired bootstrap over the test images of one seed, which says "
         "nothing of other seeds.": any(value.interval for value in values)}
     return [note for note, holds in notes.items() if holds]

@@ -6,7 +6,7 @@ from pathlib import Path
 from src.cli.protocols import ORDERS
 from src.report.compare import compare_orders
 from src.report.comparison import definitions_markdown, rows_markdown, write_comparison, write_texts
-from src.report.differences import difference_tables
+from src.report.differences import difference_tables, missing_note
 from src.report.paper import COMPACT, Report, paper_tables
 from src.report.paper_latex import paper_latex
 from src.report.paper_markdown import paper_csv, paper_markdown, table_markdown
@@ -38,9 +38,9 @@ def all_tables(report):
 def report_markdown(report):
     """What is printed: the compact table where there are several orders, differences where there is a baseline, each
     order's comparison, and what their numbers are."""
-    several = len(report.orders) > 1
+    several, differences = len(report.orders) > 1, difference_tables(report)
     compact = [table for table in paper_tables(report) if several and table.kind == COMPACT]
-    parts = [table_markdown(table) for table in (*compact, *difference_tables(report))]
+    parts = [*map(table_markdown, (*compact, *differences)), *missing_note(report, differences)]
     parts += [f"# order {order}\n\n{rows_markdown(tables)}" if several else rows_markdown(tables)
               for order, tables in report.orders.items()]
     return "\n\n".join([*parts, definitions_markdown(report.tables)])

@@ -286,7 +286,7 @@ def notes_of(report, tables, lines):
     notes = {
         f"Mean ± sample standard deviation over {over} runs that differ only in their seed.": bool(counts),
         "Published rows are from the literature, not measured here.": any(line.kind == PUBLISHED for line in lines),
-        "Published rows of other conditions are in compare.md.": elsewhere}
+        "Published rows of other conditions stand in the comparison, compare.md.": elsewhere}
     return (*order_notes(tables), *(note for note, holds in notes.items() if holds), *apart(heads),
             *dict.fromkeys(note for row in rows for note in unknown([row])))
 

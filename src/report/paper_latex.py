@@ -31,8 +31,9 @@ def table_latex(table):
     opening, closing = ([rf"\resizebox{{{width}}}{{!}}{{%"], ["}"]) if wide else ([], [])
     return "\n".join([
         rf"\begin{{table{star}}}[t]", r"\centering", rf"\caption[{_short(table)}]{{{escaped(_caption(table))}}}",
-        rf"\label{{tab:{table.label}}}", r"\small", *opening, rf"\begin{{tabular}}{{{fields}}}", r"\toprule", *header,
-        r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *closing, rf"\end{{table{star}}}"]) + "\n"
+        rf"\label{{tab:{table.label}}}", r"\medskip", r"\small", *opening,
+        rf"\begin{{tabular}}{{{fields}}}", r"\toprule", *header, r"\midrule", *body, r"\bottomrule",
+        r"\end{tabular}", *closing, rf"\end{{table{star}}}"]) + "\n"
 
 
 def _short(table):

@@ -9,7 +9,7 @@ from src.report.measures import ACCURACY, RETRIEVAL, defined, measure_of
 
 def markdown_table(header, rows):
     """A table that reads well in a terminal and renders in markdown."""
-    cells = [[cell_text(value) for value in row] for row in (header, *rows)]
+    cells = [[cell_text(value).replace("|", r"\|").replace("\n", " ") for value in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(
         text.ljust(width) if column == 0 else text.rjust(width)

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 from golden_numbers import CONTENT, ROUNDED_BADLY, ROWS, matrix_of, order_of, rounds_to
 
 from src.cli.protocols import PROTOCOLS
 from src.models.evaluation import Scores
-from src.report.sequence import incremental_accuracy, run_sequence, sequence_metrics, summarise
+from src.report.sequence import dataset_numbers, incremental_accuracy, run_sequence, sequence_metrics, summarise
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "published_mtil.json").read_text(encoding="utf-8"))
 BY_HAND = [[80.0, 50.0, 40.0],
@@ -34,6 +35,24 @@ def test_every_published_matrix_gives_its_published_numbers(run):
     metrics = sequence_metrics(run["matrix"])
     for name in ("transfer", "avg", "last"):
         assert metrics[name] == pytest.approx(run[name], abs=0.01), name
+
+
+@pytest.mark.parametrize("run", PUBLISHED["runs"], ids=name_of)
+def test_numbers_of_each_dataset_by_numpy(run):
+    names, matrix = PUBLISHED["orders"][run["order"]], numpy.array(run["matrix"])
+    found = dataset_numbers(names, run["matrix"])
+    assert found["transfer", names[0]] is None
+    for column, name in enumerate(names):
+        assert found["avg", name] == pytest.approx(matrix[:, column].mean())
+        assert found["last", name] == matrix[-1, column]
+        if column:
+            assert found["transfer", name] == pytest.approx(matrix[:column, column].mean())
+
+
+def test_numbers_of_each_dataset_where_cells_are_missing():
+    found = dataset_numbers("ab", [[80.0, None], [60.0, 90.0]])
+    assert found == {("transfer", "a"): None, ("avg", "a"): 70.0, ("last", "a"): 60.0,
+                     ("transfer", "b"): None, ("avg", "b"): 90.0, ("last", "b"): 90.0}
 
 
 def golden_of(row):
