@@ -176,6 +176,7 @@ def run_report(config):
     from src.report.folders import find_runs
     from src.report.orders import report_markdown, report_of, write_report
     from src.report.runs import read_run
+    from src.report.study_page import write_study_page
     found = find_runs(config.report)
     name = Path(config.save).resolve().name if config.save else "report"
     report = report_of(name, [read_run(folder) for folder in found.runs])
@@ -184,6 +185,7 @@ def run_report(config):
         print(f"note: {note}", file=sys.stderr)
     if config.save:
         write_report(report, config.save)
+        write_study_page(report, config.save)
 
 
 def run_study(config):
@@ -212,6 +214,7 @@ def run_study(config):
 def _launch(study, jobs, config):
     from src.report.orders import report_markdown, write_report
     from src.report.study import tables_of
+    from src.report.study_page import write_study_page
     from src.run.study import DONE, environments, exit_status, launch, one_at_a_time, state_of
     devices = ()
     if config.jobs != 1 and any(job.device in ("auto", "cuda") for job in jobs):
@@ -227,6 +230,8 @@ def _launch(study, jobs, config):
             tables = tables_of(study, done)
             print(f"\n{report_markdown(tables)}", end="", flush=True)
             write_report(tables, config.save)
+            write_study_page(tables, config.save, [(job.name, state.kind, state.text) for job, state in zip(
+                jobs, states, strict=True) if state.kind != DONE])
     return exit_status(jobs, states)
 
 

@@ -18,7 +18,7 @@ STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",
          "axes.titlelocation": "left", "axes.labelcolor": "#3c464f", "xtick.color": "#3c464f", "ytick.color": "#3c464f",
          "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#dde2e6", "axes.axisbelow": True,
-         "legend.frameon": False}
+         "legend.frameon": False, "svg.hashsalt": "clip-continual"}
 DPI = 150
 PANEL = (3.1, 2.15)  # inches of one of many charts with its margins
 HEAD = 0.55  # inches above charts, for a heading and a legend
@@ -112,6 +112,20 @@ def write_png(figure, path):
     held = io.BytesIO()
     figure.savefig(held, format="png", metadata={"Software": None})
     with atomic_file(path) as file:
+        file.write(held.getvalue())
+
+
+def write_picture(figure, path):
+    """``path`` with .png and with .svg; the same figure always gives the same bytes."""
+    write_png(figure, path.with_suffix(".png"))
+    write_svg(figure, path.with_suffix(".svg"))
+
+
+def write_svg(figure, path):
+    """An SVG file that needs no font; the same figure always gives the same bytes."""
+    held = io.StringIO()
+    figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
+    with atomic_file(path, "w") as file:
         file.write(held.getvalue())
 
 

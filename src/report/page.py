@@ -14,10 +14,12 @@ from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
 from src.report.conditions import conditions_of_run
+from src.report.durations import duration, size
 from src.report.figures import write_confusions, write_pictures
+from src.report.heat import heat_map, losses_of
 from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
-from src.report.runs import ZERO_SHOT, read_run
-from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
+from src.report.runs import read_run
+from src.report.scores import curves, loss_terms
 from src.report.sequence import sequence_metrics
 
 HERE = Path(__file__).parent
@@ -32,7 +34,6 @@ LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
 SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
                 "all": "Each task among the classes of the whole sequence",
                 RETRIEVAL.space: "Image-text retrieval"}
-LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
 
 
 def write_report(folder):
@@ -60,7 +61,7 @@ def write_page(run, path, confusions=()):
 def page(run, confusions=()):
     """HTML of a SequenceRun. Every text from its files is escaped. ``confusions`` {dataset: path of a picture} become a
     part of the page."""
-    return _environment().get_template("page.html").render(
+    return environment().get_template("page.html").render(
         style=style(), run=run, title=run.name, facts=_facts(run), numbers=[] if run.untrained else headlines(run),
         sections=[_section(run, space) for space in run.spaces],
         losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
@@ -74,7 +75,7 @@ def _embedded(path):
 
 
 @functools.cache
-def _environment():
+def environment():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     found = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                         lstrip_blocks=True)
@@ -95,11 +96,16 @@ def parted(text):
 
 @functools.cache
 def style():
-    """The style sheet, with the colours of heat maps for light and for dark pages."""
+    """The style sheet, with the colours of heat maps and of runs for light and for dark pages."""
     from markupsafe import Markup
     text = (HERE / "page.css").read_text(encoding="utf-8")
-    return Markup(text.replace("/* heat, light */", colours.heat_rules(colours.BLUES, colours.ORANGE_BLUE)).replace(
-        "/* heat, dark */", colours.heat_rules(colours.NIGHT, colours.ORANGE_BLUE_NIGHT)))
+    rules = {
+        "/* light */": colours.heat_rules(colours.BLUES, colours.ORANGE_BLUE) + colours.run_rules(colours.RUNS),
+        "/* dark */": colours.heat_rules(colours.NIGHT, colours.ORANGE_BLUE_NIGHT) + colours.run_rules(
+            colours.RUNS_NIGHT)}
+    for mark, found in rules.items():
+        text = text.replace(mark, found)
+    return Markup(text)
 
 
 # -- the head of the page ----------------------------------------------------------------------------------------------
@@ -152,7 +158,7 @@ def _accuracy_headlines(summary):
     names, start = summary["datasets"], summary.get("zero_shot")
     start = [start[name] for name in names] if start else []
     unmoved = sequence_metrics([start] * len(names)) if start and None not in start else dict.fromkeys(SUMMARY)
-    lost = dict(zip(names, _losses(summary), strict=True))
+    lost = dict(zip(names, losses_of(summary), strict=True))
     worst = max(lost, key=lambda name: lost[name] or 0.0)
     notes = {"forgetting": f"most: {worst}, {lost[worst]:.1f}"} if lost[worst] else {}
     # Where tasks have no score before they are trained, zero-shot's mean is over other cells than the run's.
@@ -203,64 +209,6 @@ def _section(run, space):
             "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """``value`` and ``change`` are steps of the two heat maps, None without a score or without a zero-shot one;
-    ``own`` tells that the row's task trained the column's dataset."""
-
-    text: str
-    title: str
-    value: int | None
-    change: int | None
-    own: bool = False
-
-    @property
-    def classes(self):
-        steps = [f"{kind}{step}" for kind, step in (("v", self.value), ("c", self.change)) if step is not None]
-        return " ".join([*steps, *(["own"] if self.own else [])])
-
-
-def heat_map(run, space, score):
-    """One matrix of a run as a table of Cells, with the means over its rows and, for accuracies, its columns."""
-    rows, columns = run.rows(space, score), run.spaces[space]["datasets"]
-    scale = scale_of(rows)
-    start = rows.get(ZERO_SHOT, [None] * len(columns))
-    reach = max([LEAST_CHANGE, *(abs(value - zero) for row in rows.values()
-                                 for value, zero in zip(row, start, strict=True) if None not in (value, zero))])
-
-    def cell(value, zero, name, task):
-        if value is None:
-            return Cell("–", f"{name} has no score {row_title(task)}", None, None)
-        change = None if zero is None else value - zero
-        words = f"{name} {row_title(task)}: {value:.2f}" + ("" if change is None or not task else
-                                                           f", zero-shot {change:+.2f}")
-        return Cell(f"{value:.1f}", words, colours.level(value, *scale),
-                    None if change is None else colours.level(change, -reach, reach), trains(task, name))
-    body = [{"number": number, "task": task,
-             "cells": [cell(value, zero, name, task) for value, zero, name in zip(row, start, columns, strict=True)],
-             "mean": mean_of(row)} for number, (task, row) in enumerate(rows.items(), int(ZERO_SHOT not in rows))]
-    return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
-            "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows and not run.untrained,
-            "trained": not run.untrained,
-            "foot": _column_numbers(run.spaces[space]) if score == "top1" and not run.untrained else []}
-
-
-def _column_numbers(summary):
-    """[(title, [a number a dataset], the sequence's number)]: what Transfer, Avg and Forgetting are the means of."""
-    matrix, count = summary["matrix"], len(summary["datasets"])
-    columns = [[row[column] for row in matrix] for column in range(count)]
-    before = [None if None in column[:place] else mean_of(column[:place]) for place, column in enumerate(columns)]
-    return [(TITLES["transfer"], before, summary["transfer"]),
-            (TITLES["avg"], [mean_of(column) for column in columns], summary["avg"]),
-            (TITLES["forgetting"], _losses(summary), summary["forgetting"])]
-
-
-def _losses(summary):
-    """[points lost since a dataset was best], None for the last, which nothing came after."""
-    *columns, _ = zip(*summary["matrix"], strict=True)
-    return [*(max(value for value in column if value is not None) - column[-1] for column in columns), None]
-
-
 # -- what it cost and how to run it again ------------------------------------------------------------------------------
 
 
@@ -280,26 +228,6 @@ def _or_none(value, form):
 
 def _copies(copies):
     return "–" if not copies else ", ".join(f"{name} {round(count, 2):g}" for name, count in copies.items())
-
-
-def duration(seconds):
-    """Seconds as one would say them: 42.3 s, 12 min 05 s, 7 h 20 min."""
-    if seconds is None:
-        return "–"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def size(count):
-    """Bytes as one would say them."""
-    if count is None:
-        return "–"
-    for unit, form in ((2 ** 30, "{:.2f} GiB"), (2 ** 20, "{:.1f} MiB")):
-        if count >= unit:
-            return form.format(count / unit)
-    return f"{count} B"
 
 
 def _flags(run):

@@ -4,10 +4,10 @@ import dataclasses
 import html
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from golden_numbers import CONTENT, ROWS, matrix_of, order_of
+from outline import Outline
 from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
 
 from src.args import parse
@@ -20,43 +20,7 @@ from src.run.sequence import Run
 from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]
-VOID = {"meta", "link", "input", "wbr"}
 HOSTILE = '<script>alert("x")</script>&amp;\'"$x^2$'
-
-
-class Outline(HTMLParser):
-    """Every element is closed by its own kind; texts of tables, addresses and ids are collected."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tables, self.tags, self.addresses, self.ids = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if not self.get_starttag_text().endswith("/>") or self.open[-1:] == [tag]:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        if self.open and "table" in self.open and {"th", "td"} & set(self.open):
-            self.tables[-1][-1][-1] = " ".join([*self.tables[-1][-1][-1].split(), *data.split()])
 
 
 @pytest.fixture
@@ -237,19 +201,6 @@ def test_zero_shot_is_one_row(tmp_path):
     assert "Each dataset over the tasks" not in text and "Forgetting</dt>\n  <dd class" not in text
     write_pictures(run, folder)
     assert [path.name for path in folder.glob("*.png")] == ["matrix_top1.png"]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "–"), (9.94, "9.9 s"), (59.99, "1 min 00 s"), (725, "12 min 05 s"), (26400.5, "7 h 20 min"),
-    (3599.9, "1 h 00 min")])
-def test_durations(seconds, text):
-    assert page.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [
-    (None, "–"), (0, "0 B"), (2 ** 20, "1.0 MiB"), (31 * 2 ** 30, "31.00 GiB")])
-def test_sizes(count, text):
-    assert page.size(count) == text
 
 
 def test_no_text_of_a_file_is_html(shown):
