@@ -80,6 +80,7 @@ def _train(config, signals):
         print("\n" + "\n".join(map(summary_text, summaries.values())))
     else:
         print(run.scores_table(rows[-1], finished))
+        run.report_task(names[0], rows[-1], finished)
     export.write(finished)
 
 

@@ -53,7 +53,7 @@ def heat_map(run, space, score):
     return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
             "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows and not run.untrained,
             "trained": not run.untrained,
-            "foot": _column_numbers(run.spaces[space]) if score == "top1" and not run.untrained else []}
+            "foot": _column_numbers(run.spaces[space]) if score == "top1" and not (run.untrained or run.single) else []}
 
 
 def _column_numbers(summary):

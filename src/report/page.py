@@ -3,23 +3,24 @@
 import base64
 import functools
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL
 from src.cli.texts import command_line, shown
 from src.machine.files import atomic_file
-from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
 from src.report.conditions import conditions_of_run
 from src.report.durations import duration, size
-from src.report.figures import write_confusions, write_pictures
+from src.report.figures import texts_of, write_confusions, write_pictures
+from src.report.fonts import unreadable
+from src.report.head import head_facts, whole_seconds
 from src.report.heat import heat_map, losses_of
-from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
-from src.report.runs import read_run
-from src.report.scores import curves, loss_terms
+from src.report.measures import ACCURACY, DEFINITIONS, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
+from src.report.runs import read_run, read_task
+from src.report.scores import RATE, SCORE_TITLES, curves, loss_terms, mean_of, term_title, trains
 from src.report.sequence import sequence_metrics
 
 HERE = Path(__file__).parent
@@ -45,29 +46,50 @@ def write_report(folder):
         run = read_run(folder)
         write_page(run, run.folder / "report.html")
         write_pictures(run, run.folder)
-        if confusions := write_confusions(run, run.folder):
-            write_page(run, run.folder / "report.html", confusions)
+        confusions = write_confusions(run, run.folder)
+        letters = unreadable(texts_of(run, confusions))
+        if confusions or letters:
+            write_page(run, run.folder / "report.html", confusions, letters)
     except Exception as error:  # whatever a library for drawing may raise
         print(f"warning: no full report in {folder} ({type(error).__name__}: {error}); its results are complete",
               file=sys.stderr)
 
 
-def write_page(run, path, confusions=()):
+def write_page(run, path, confusions=(), letters=""):
     """The page of a SequenceRun, as one HTML file."""
     with atomic_file(path, "w") as file:
-        file.write(page(run, confusions))
+        file.write(page(run, confusions, letters))
 
 
-def page(run, confusions=()):
+def write_task_report(folder, task, conditions):
+    """Write ``report_<task>.html`` of a task that was trained by itself into ``folder``, as ``write_report``.
+    ``conditions``: {label space: Conditions}."""
+    try:
+        run = read_task(folder, task, {space: asdict(found) for space, found in conditions.items()})
+        write_page(run, run.folder / f"report_{task}.html")
+    except Exception as error:  # as above
+        print(f"warning: no report of {task} in {folder} ({type(error).__name__}: {error}); its results are complete",
+              file=sys.stderr)
+
+
+def page(run, confusions=(), letters=""):
     """HTML of a SequenceRun. Every text from its files is escaped. ``confusions`` {dataset: path of a picture} become a
-    part of the page."""
+    part of the page. ``letters``: those that pictures lack."""
+    terms = loss_terms(run)
+    charts = {term: loss_chart(term_title(term), tasks) for term, tasks in terms.items()}
     return environment().get_template("page.html").render(
-        style=style(), run=run, title=run.name, facts=_facts(run), numbers=[] if run.untrained else headlines(run),
-        sections=[_section(run, space) for space in run.spaces],
-        losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
-        command=command_line(run.command) if run.command else "",
+        style=style(), run=run, title=run.name, facts=head_facts(run), numbers=[] if run.untrained else headlines(run),
+        sections=[_section(run, space) for space in run.spaces], rate=charts.pop(RATE, None),
+        losses=list(charts.values()), divergences=any(term.endswith("_kl") for term in terms), costs=_costs(run),
+        flags=_flags(run), command=command_line(run.command) if run.command else "",
         confusions={name: _embedded(path) for name, path in dict(confusions).items()}, origin=_origin(run),
-        definitions=defined(run.space))
+        definitions=_definitions(run), letters=letters)
+
+
+def _definitions(run):
+    """[(title, definition)] of the numbers that the page shows: those of a sequence, or recalls alone."""
+    shown_alone = ("recall", "rsum") if run.measure is RETRIEVAL else ()
+    return [(TITLES[key], DEFINITIONS[key]) for key in shown_alone] if run.single else defined(run.space)
 
 
 def _embedded(path):
@@ -108,31 +130,7 @@ def style():
     return Markup(text)
 
 
-# -- the head of the page ----------------------------------------------------------------------------------------------
-
-
-def method_title(run):
-    """The method and its add-ons, or that nothing was trained."""
-    if run.trained_with:  # rebuilt from the checkpoints of single runs
-        return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
-    if not run.tasks:
-        return "zero-shot, nothing trained"
-    values = {key: run.value(key) for key in FLAGS}
-    return " + ".join([str(run.value("method")), *(FLAGS[key].name[2:] for key in active_add_ons(values)),
-                       *(["lora"] if run.value("lora") else [])])
-
-
-def _facts(run):
-    """[(name, value)] of the line below the title."""
-    length = ("epochs", "epochs") if run.value("epochs") else ("steps a task", "iterations")
-    chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
-    if not run.tasks:
-        chosen = chosen[:1]
-    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form reads none of the others
-        chosen = [chosen[0], chosen[3]]
-    found = [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
-    return [("method", method_title(run)), *found, *((name, value) for name, value in (
-        ("seed", run.seed), ("precision", run.precision)) if value is not None)]
+# -- the numbers of the head -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -151,6 +149,8 @@ class Headline:
 def headlines(run, space=None):
     """The numbers of a label space, the run's first by default."""
     space = space or run.space
+    if run.single:
+        return _single_headlines(run, space)
     return HEADLINES[measure_of(space)](run.spaces[space])
 
 
@@ -165,6 +165,21 @@ def _accuracy_headlines(summary):
     comparable = SUMMARY if summary["transfer"] is not None or len(names) == 1 else ("last",)
     return [_headline(key, TITLES[key], summary[key], unmoved[key] if key in comparable else None, notes.get(key, ""))
             for key in SUMMARY]
+
+
+def _single_headlines(run, space):
+    """Of a task by itself: its scores on its own dataset, and the mean over the others."""
+    [task], columns = run.order, run.spaces[space]["datasets"]
+    measure, scores = measure_of(space), run.matrices[space]
+    own = [place for place, name in enumerate(columns) if trains(task, name)]
+    others = [place for place in range(len(columns)) if place not in own]
+    found = [Headline(SCORE_TITLES[score], f"on {columns[place]}", scores[score][task][place], None)
+             for place in own for score in measure.matrices]
+    if others:
+        first = measure.matrices[0]
+        found.append(Headline(f"{SCORE_TITLES[first]} elsewhere", f"mean over {len(others)} other datasets",
+                              mean_of([scores[first][task][place] for place in others]), None))
+    return found
 
 
 def _retrieval_headlines(summary):
@@ -206,20 +221,20 @@ def _section(run, space):
             "head": conditions_of_run(run, space).text(),
             "numbers": headlines(run, space) if space != run.space and not run.untrained else [],
             "matrices": [*matrices.values()][:shown], "folded": [*matrices.values()][shown:],
-            "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}
+            "charts": [score_chart(name, *found) for name, found in curves(run, space).items()
+                       if not (run.untrained or run.single)]}
 
 
 # -- what it cost and how to run it again ------------------------------------------------------------------------------
 
 
 def _costs(run):
-    """[(task, [texts])] and the sequence's total, for the table of costs."""
+    """[(task, [texts])] and a sequence's total, for the table of costs."""
     rows = [(task, [duration(facts.seconds), _or_none(facts.images_per_second, "{:,.0f}"),
                     size(facts.peak_memory_bytes), _or_none(facts.trainable_values, "{:,}"), _copies(facts.copies)])
             for task, facts in run.tasks.items()]
-    tasks = [facts.seconds or 0 for facts in run.tasks.values()]
-    seconds = run.seconds if (run.seconds or 0) >= sum(tasks) else None  # a run that was resumed tells its last part
-    return {"rows": rows, "total": [duration(seconds), "", size(run.peak_memory_bytes), "", ""]}
+    total = [duration(whole_seconds(run)), "", size(run.peak_memory_bytes), "", ""]
+    return {"rows": rows, "total": [] if run.single else total}
 
 
 def _or_none(value, form):

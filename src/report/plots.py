@@ -3,10 +3,10 @@
 Each is drawn twice, over the whole scale and over the data; the page shows either.
 """
 
-import unicodedata
 from dataclasses import dataclass, field
 
 from src.report.charts import LOG_FROM, Scale, log_ticks, nice_ticks, path, some, tick_text
+from src.report.fonts import columns_of
 from src.report.labels import place_labels
 from src.report.rows import PUBLISHED, RUN
 
@@ -171,7 +171,7 @@ def _labels(points, marks, covered, frame):
 
 def text_width(text):
     """About how wide a text is drawn."""
-    return LETTER * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return LETTER * columns_of(text)
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------

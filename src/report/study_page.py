@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from src.report.comparison import notes_on, shown, write_texts
 from src.report.differences import difference_tables, missing_note
+from src.report.fonts import unreadable
 from src.report.heat import cell_of
 from src.report.measures import TITLES, defined, measure_of
 from src.report.over_seeds import mean_matrix
@@ -15,7 +16,7 @@ from src.report.rows import RUN
 from src.report.runs import ZERO_SHOT
 from src.report.scores import SCORE_TITLES, mean_of, scale_of
 from src.report.study_figures import cost_figures, curve_groups, tradeoff_figure
-from src.report.study_pictures import write_study_pictures
+from src.report.study_pictures import texts_of_report, write_study_pictures
 from src.report.tables import cell_text
 
 FILE = "study.html"
@@ -26,15 +27,18 @@ def write_study_page(report, folder, missing=()):
     [(name, state, text)] of a study's cells that are not in it. Raises UserError where the page cannot be written."""
     write_texts({FILE: study_page(report, missing)}, folder)
     write_study_pictures(report, folder)
+    if letters := unreadable(texts_of_report(report)):
+        write_texts({FILE: study_page(report, missing, letters)}, folder)
 
 
-def study_page(report, missing=()):
-    """HTML of a Report. Every text from files is escaped; the same runs give the same bytes."""
+def study_page(report, missing=(), letters=""):
+    """HTML of a Report. Every text from files is escaped; the same runs give the same bytes. ``letters``: those that
+    its pictures lack."""
     looks = looks_of(report)
     differences = difference_tables(report)
     compact = [table for table in paper_tables(report) if len(report.orders) > 1 and table.kind == COMPACT]
     return environment().get_template("study.html").render(
-        style=style(), title=report.name, facts=_facts(report), missing=list(missing),
+        style=style(), title=report.name, facts=_facts(report), missing=list(missing), letters=letters,
         overview=[_paper_table(table) for table in (*compact, *differences)],
         notes=missing_note(report, differences), several=len(report.orders) > 1,
         orders=[_order(label, tables, looks) for label, tables in report.orders.items() if tables],

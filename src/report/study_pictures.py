@@ -7,6 +7,7 @@ from pathlib import Path
 from src.report import colours
 from src.report.charts import score_ticks, some, tick_text
 from src.report.figures import GREY, LETTER, new_figure, panels, style, write_svg
+from src.report.fonts import columns_of
 from src.report.measures import TITLES, measure_of
 from src.report.over_seeds import curve, mean_matrix
 from src.report.plots import cost_ticks
@@ -25,9 +26,16 @@ def write_study_pictures(report, folder):
         table = next((table for table in tables if any(row.sequences for row in table.rows)), None)
         if table:
             place = Path(folder) / f"order_{order}" if len(report.orders) > 1 else Path(folder)
-            with style():
+            with style(texts_of_report(report)):
                 for name, figure in _drawn(table):
                     write_svg(figure, place / f"{name}.svg")
+
+
+def texts_of_report(report):
+    """What pictures of a Report write that others have named."""
+    rows = [row for table in report.tables for row in table.rows]
+    datasets = [name for row in rows for run in row.sequences for name in run.summary["datasets"]]
+    return [*(row.name for row in rows), *(task for row in rows for task in row.order), *datasets]
 
 
 def _drawn(table):
@@ -82,9 +90,9 @@ def draw_matrices(rows, score):
     across = min(3, len(rows))
     widest = max(len(cells) for matrix in matrices for cells in matrix.values())
     tallest = max(map(len, matrices))
-    letters = max(len(row_title(task)) for matrix in matrices for task in matrix)
+    letters = max(columns_of(row_title(task)) for matrix in matrices for task in matrix)
     names = [row.sequences[0].spaces[row.conditions.space]["datasets"] for row in rows]
-    left, top = LETTER * letters + 0.15, 0.35 + 0.6 * LETTER * max(len(name) for each in names for name in each)
+    left, top = LETTER * letters + 0.15, 0.35 + 0.6 * LETTER * max(columns_of(name) for each in names for name in each)
     wide, high_one = left + CELL * widest + 0.4, top + 0.26 * tallest + 0.3
     heading = f"{SCORE_TITLES[score]} of each dataset after each task, percent, mean over seeds"
     width, height = max(across * wide, LETTER * len(heading) + 0.3), 0.4 + math.ceil(len(rows) / across) * high_one

@@ -20,7 +20,7 @@ def write_tradeoff(tables, folder):
         shown = [row for row in table.rows if None not in (row.numbers[key] for key in keys)]
         left_out += [row.name for row in table.rows if row not in shown]
         if shown:
-            with style():
+            with style([row.name for row in shown]):
                 write_picture(draw_tradeoff(shown, keys, table.conditions.text()),
                               Path(folder) / f"tradeoff{f'_{number}' if number > 1 else ''}.png")
     return list(dict.fromkeys(left_out))

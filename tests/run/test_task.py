@@ -29,7 +29,8 @@ HEADER = "iteration,top1,top5,task,label_space,split,n,scored_by,k,train_data,me
 def test_files_of_a_task(train, tmp_path):
     done = train(tmp_path / "out")
     assert done.status == 0 and done.err == "" and done.warnings == []
-    assert listing(tmp_path / "out") == {"colours.pth", "metrics_colours.csv", "run_colours.json", "log_colours.jsonl"}
+    assert listing(tmp_path / "out") == {
+        "colours.pth", "metrics_colours.csv", "run_colours.json", "log_colours.jsonl", "report_colours.html"}
     assert "colours: 3 steps" in done.out and "top-1" in done.out
 
 
