@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-all test-portable test-slurm test-browser lint bench bench-full bench-gpu \
-        bench-one-gpu bench-table bench-curves clean
+.PHONY: help setup demo test test-all test-portable test-slurm test-browser test-latex lint bench bench-full \
+        bench-gpu bench-one-gpu bench-table bench-curves clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test-slurm: setup ## train.sh as jobs of a SLURM of one node, which is installed
 
 test-browser: setup ## the page of a run in a headless Chromium, which is installed where root and apt-get allow it
 	$(RUN) -m pytest -q -rs tests/browser
+
+test-latex: setup ## every table by a real LaTeX, which is installed where root and apt-get allow it
+	$(RUN) -m pytest -q -rs tests/latex
 
 lint: setup      ## ruff
 	$(RUN) -m ruff check .

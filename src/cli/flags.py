@@ -280,8 +280,9 @@ def output_flags():
              "nothing, status 2 where the run would be refused or nothing is known of weights to fetch; probe also "
              "times 3 steps; of a study: print the command of each cell", "off", choices=("off", "on", "probe"),
              bare="on", runs=(*SCORING, STUDY), numbers=False),
-        Flag("--report", "compare run folders of sequences, seeds as mean and deviation; with --save DIR files too",
-             parse=names, runs=(REPORT,), numbers=False, metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
+        Flag("--report", "compare sequences, seeds as mean and deviation: their folders, a folder above them or a "
+             "pattern in quotes; with --save DIR the tables of a paper too", parse=names, runs=(REPORT,), numbers=False,
+             metavar="RUN,RUN...", example="ckpt/run,ckpt/other"),
         Flag("--study", "run each cell of the grid in this file, with --resume, and compare them; flags beside it go "
              "to every cell", runs=(STUDY,), numbers=False, metavar="FILE",
              example="studies/toy.yaml --save ckpt/study"),

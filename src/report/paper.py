@@ -73,8 +73,9 @@ class Line:
 @dataclass(frozen=True)
 class PaperTable:
     """``kind``: COMPACT, BLOCKS or DIFFERENCES; ``label``: of LaTeX, without "tab:"; ``title``: its short caption;
-    ``first``: the title of the column of names; ``notes``: sentences that stand with it; ``numbers``: the keys of all
-    that it shows; ``ranking``: among what the best is marked, empty where nothing is."""
+    ``first``: the title of the column of names; ``notes``: sentences that stand with it, in a paper too; ``numbers``:
+    the keys of all that it shows; ``ranking``: among what the best is marked, empty where nothing is; ``remarks``:
+    sentences for who makes the table, such as which file has more."""
 
     kind: str
     label: str
@@ -86,6 +87,7 @@ class PaperTable:
     notes: tuple
     numbers: tuple
     ranking: str = ""
+    remarks: tuple = ()
 
     @property
     def space(self):
@@ -139,7 +141,8 @@ def _compact(report, head):
                   facts_of(by_order.values())) for (kind, name), by_order in rows.items()]
     lines = ranked(columns, lines)
     return PaperTable(COMPACT, COMPACT, f"{title_of(numbers)} of {report.name}", first_column(tables.values()), head,
-                      columns, lines, notes_of(report, tables, lines), numbers, ranking_of(lines))
+                      columns, lines, (*order_notes(tables), *notes_of(report, tables, lines)), numbers,
+                      ranking_of(lines), remarks_of(report, tables))
 
 
 def heads_with_runs(report):
@@ -232,16 +235,19 @@ def _blocks(report, order, table):
     if not numbers:
         return None
     several = len(report.orders) > 1
-    notes = {"Deviations of single datasets are in paper.csv.": any(row.deviations for row in rows),
+    in_order = all(row.order == tuple(datasets) for row in rows if row.runs)
+    notes = {"Datasets are in the order of training.": in_order,
              "The last column is the mean over all cells, in which a task that came early counts more often.":
-                 table.space == "seen",
-             "Published rows have no numbers by dataset here.": len(rows) < len(table.rows)}
+                 table.space == "seen"}
+    remarks = {"Deviations of single datasets are in paper.csv.": any(row.deviations for row in rows),
+               "Published rows have no numbers by dataset here.": len(rows) < len(table.rows)}
+    tables = {order: table}
     return PaperTable(
         BLOCKS, label_text(BLOCKS, order) if several else BLOCKS,
         f"{title_of(numbers)} by dataset, {f'order {order} of ' if several else ''}{report.name}",
         first_column([table]), table.conditions, columns, tuple(lines),
-        (*notes_of(report, {order: table}, lines), *(note for note, holds in notes.items() if holds)), tuple(numbers),
-        ranking_of(lines))
+        (*chosen(notes), *(() if in_order else order_notes(tables)), *notes_of(report, tables, lines)), tuple(numbers),
+        ranking_of(lines), (*chosen(remarks), *remarks_of(report, tables)))
 
 
 def _cell(row, number, dataset):
@@ -275,19 +281,28 @@ def first_column(tables):
     return "method" + images_text([row for table in tables for row in table.rows])
 
 
+def chosen(sentences):
+    """Those of {sentence: whether it holds} that hold."""
+    return [sentence for sentence, holds in sentences.items() if holds]
+
+
 def notes_of(report, tables, lines):
-    """The sentences that stand with a table of ``lines`` over {label of an order: Table}."""
-    rows = [row for table in tables.values() for row in table.rows]
-    space = rows[0].conditions.space
-    heads = [head for head in heads_with_runs(report) if head.space == space]
-    elsewhere = any(table.space == space and table.conditions not in heads for table in report.tables)
+    """What a reader has to know of ``lines`` over {label of an order: Table}."""
+    space = next(iter(tables.values())).space
     counts = sorted({value.n for line in lines for value in line.values if value.deviation is not None})
     over = " or ".join(map(str, counts))
-    notes = {
+    return [*chosen({
         f"Mean ± sample standard deviation over {over} runs that differ only in their seed.": bool(counts),
-        "Published rows are from the literature, not measured here.": any(line.kind == PUBLISHED for line in lines),
-        "Published rows of other conditions stand in the comparison, compare.md.": elsewhere}
-    return (*order_notes(tables), *(note for note, holds in notes.items() if holds), *apart(heads),
+        "Published rows are from the literature, not measured here.": any(line.kind == PUBLISHED for line in lines)}),
+        *apart([head for head in heads_with_runs(report) if head.space == space])]
+
+
+def remarks_of(report, tables):
+    """What is elsewhere, and what of the rows is unknown."""
+    heads, space = heads_with_runs(report), next(iter(tables.values())).space
+    elsewhere = any(table.space == space and table.conditions not in heads for table in report.tables)
+    rows = [row for table in tables.values() for row in table.rows]
+    return (*chosen({"Published rows of other conditions stand in the comparison, compare.md.": elsewhere}),
             *dict.fromkeys(note for row in rows for note in unknown([row])))
 
 

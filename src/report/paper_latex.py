@@ -12,7 +12,8 @@ from src.report.tables import cell_text
 
 PREAMBLE = "% In the preamble: \\usepackage{{{packages}}}\n"
 MARKS = {1: r"\mathbf{{{}}}", 2: r"\underline{{{}}}", None: "{}"}
-FITS = 80  # letters of \small text that fit on a line of an article
+COLUMN, PAGE = 45, 75  # letters of \small text that fit into a column of two, and across the page of an article
+BETWEEN = 3  # letters that the space between two columns of a table takes
 LEGEND = "Best in bold, second underlined"
 
 
@@ -24,11 +25,11 @@ def paper_latex(tables):
 
 
 def table_latex(table):
-    """One PaperTable as a float. A wide one spans both columns of a page and is scaled to its width."""
+    """One PaperTable as a float: over both columns of a page where one is too narrow, scaled where both are."""
     header, body, fields = LAYOUTS[table.kind](table)
-    wide = _letters(table) > FITS
-    star, width = ("*", r"\textwidth") if wide else ("", "")
-    opening, closing = ([rf"\resizebox{{{width}}}{{!}}{{%"], ["}"]) if wide else ([], [])
+    letters = _letters(table)
+    star = "*" if letters > COLUMN else ""
+    opening, closing = ([r"\resizebox{\textwidth}{!}{%"], ["}"]) if letters > PAGE else ([], [])
     return "\n".join([
         rf"\begin{{table{star}}}[t]", r"\centering", rf"\caption[{_short(table)}]{{{escaped(_caption(table))}}}",
         rf"\label{{tab:{table.label}}}", r"\medskip", r"\small", *opening,
@@ -48,17 +49,17 @@ def _caption(table):
 
 
 def _letters(table):
-    """How many letters the widest row has, about: columns are two apart."""
+    """How many letters wide a table is, about."""
     titles = [table.first, *(column.dataset or TITLES.get(column.number, "mean") for column in table.columns),
               *table.facts]
     rows = [titles, *([line.name, *_texts(table, line), *(line.facts.get(title, "-") for title in table.facts)]
                       for line in table.lines)]
-    return sum(2 + max(map(len, column)) for column in zip(*rows, strict=True))
+    return sum(BETWEEN + max(map(len, column)) for column in zip(*rows, strict=True))
 
 
 def _texts(table, line):
     """The numbers of a Line without the commands around them."""
-    return [re.sub(r"\\[a-z]+", "", text) for text in _numbers(table, line)]
+    return [re.sub(r"\\[a-z]+|[{}$]", "", text) for text in _numbers(table, line)]
 
 
 def _wide(table):

@@ -18,7 +18,7 @@ def paper_markdown(tables):
 
 def table_markdown(table):
     """One PaperTable, with its title and notes."""
-    notes = [*([f"**Best** and _second_ {table.ranking}."] if table.ranking else []), *table.notes]
+    notes = [*([f"**Best** and _second_ {table.ranking}."] if table.ranking else []), *table.notes, *table.remarks]
     return "\n\n".join([f"## {table.title}", table.conditions.text(), *LAYOUTS[table.kind](table), " ".join(notes)])
 
 

@@ -28,7 +28,7 @@ axes:
 exclude:
   - {recipe: lwf, seeds: [2], lr: high}
   - {variant: pulled, lr: low}
-report: {names: {lwf_low_plain: LwF}, published: false, columns: [avg]}
+report: {names: {lwf_low_plain: LwF}, published: false, columns: [avg], baseline: lwf_low_plain}
 """
 
 
@@ -50,8 +50,8 @@ def test_a_cell_for_each_combination_that_no_rule_excludes(study):
     assert [cell.name for cell in found.cells] == expected and len(expected) == 10
     assert {cell.row for cell in found.cells} == {name.rpartition("_")[0] for name in expected}
     assert {cell.order for cell in found.cells} == {"toy"}
-    assert (found.name, found.names, found.published, found.columns) == (
-        "small", {"lwf_low_plain": "LwF"}, (), ("avg",))
+    assert (found.name, found.names, found.published, found.columns, found.baseline) == (
+        "small", {"lwf_low_plain": "LwF"}, (), ("avg",), "lwf_low_plain")
 
 
 def test_the_words_of_a_cell_are_read_as_a_sequence_by_the_command_line(study):
@@ -146,6 +146,7 @@ WRONG = {
     "unknown part of the report": (f"{AXES}report: {{name: {{}}}}", "report: unknown key name; did you mean names?"),
     "a column that is no name": (f"{AXES}report: {{columns: [[a]]}}", "report: columns: expected names"),
     "a name that is none": (f"{AXES}report: {{names: {{a: [b]}}}}", "report: names: a: expected how tables call it"),
+    "a baseline of two": (f"{AXES}report: {{baseline: [a, b]}}", "report: baseline is to be a text"),
     "published by no truth": (f"{AXES}report: {{published: some}}", "published some: expected a list of names, true"),
 }
 

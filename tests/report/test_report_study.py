@@ -8,12 +8,15 @@ import statistics
 import pytest
 from cli_files import listing
 from report_files import MATRIX, write_run
+from test_tables import cells
 
 from src.args import parse
 from src.cli.protocols import PROTOCOLS
 from src.cli.study import Cell, Study, jobs_of
 from src.errors import UserError
-from src.report.orders import report_markdown, write_report
+from src.report.measures import DEFINITIONS
+from src.report.orders import all_tables, report_markdown, write_report
+from src.report.paper import DIFFERENCES
 from src.report.rows import PUBLISHED, RUN
 from src.report.sequence import sequence_metrics
 from src.report.study import refuse_unknown_names, refuse_what_no_table_holds, tables_of
@@ -99,6 +102,9 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
     ({"published": ("zcsl",)}, "report: published: zcsl is none of this study; did you mean zscl"),
     ({"columns": ("transfr",)}, "report: columns: transfr is none of this study; did you mean transfer?"),
     ({"columns": ("rsum",)}, "report: columns: rsum is none of this study"),
+    ({"columns": ("incremental_avg",)}, "report: columns: incremental_avg is none of this study"),
+    ({"baseline": "finetun"}, "report: baseline: finetun is none of this study; did you mean finetune?"),
+    ({"baseline": "zero-shot"}, "report: baseline: zero-shot is none of this study; there are finetune, lwf"),
     ({"published": ("zscl",)}, "nothing is published of these orders")])
 def test_names_that_no_table_has(options, expected, jobs):
     with pytest.raises(UserError) as caught:
@@ -158,6 +164,54 @@ def test_columns_that_not_every_order_has(planned):
         with pytest.raises(UserError) as caught:
             refuse_unknown_names(Study("s", (), columns=(column,)), both)
         assert f"report: columns: {column} is not a number of order {order}; " in str(caught.value)
+
+
+def test_columns_of_one_of_several_label_spaces(planned):
+    """Average incremental accuracy is a number of the space seen: the table of the other space needs a column too."""
+    found = planned(a={"dataset_order": "CIFAR100/10", "label_space": "seen,task"})
+    refuse_unknown_names(Study("s", (), columns=("incremental_avg", "avg")), found)
+    with pytest.raises(UserError, match="none of them is a number of the label space task; add one of transfer, avg"):
+        refuse_unknown_names(Study("s", (), columns=("incremental_avg",)), found)
+
+
+def test_average_incremental_accuracy_as_a_column(tmp_path):
+    cell = Cell("a", "a", "toy", {"dataset_order": "toy", "label_space": "seen", "iterations": "1"})
+    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
+    write_run(job.folder, zero_shot=(None,) * 3, spaces=("seen",),
+              matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0)))
+    study = Study("s", (), columns=("incremental_avg",))
+    refuse_unknown_names(study, [job])
+    text = report_markdown(tables_of(study, [job]))
+    assert cells(text)[0] == ["run, classes of seen", "n", "Inc. avg"]
+    assert cells(text)[1][2] == f"{(80 + 75 + 230 / 3) / 3:.1f}"
+    assert DEFINITIONS["incremental_avg"] in text and DEFINITIONS["avg"] not in text
+
+
+def test_differences_to_the_baseline_under_the_names_of_the_study(jobs):
+    """Seeds 1 and 2 of lwf are 4 below those of finetune, in both orders: no test can say more of that."""
+    study = Study("s", (), names={"lwf": "LwF", "finetune": "FT"}, columns=("avg",), baseline="finetune")
+    found = tables_of(study, jobs)
+    assert found.baseline == "FT"
+    [table] = [table for table in all_tables(found) if table.kind == DIFFERENCES]
+    [line] = table.lines
+    assert line.name == "LwF" and [(value.mean, value.n, value.p) for value in line.values] == [
+        (pytest.approx(-4), 2, None)] * 2
+    assert "minus FT" in report_markdown(found) and "No p where all seeds differ by the same." in report_markdown(found)
+
+
+def test_names_of_the_study_in_the_tables_of_a_paper(jobs):
+    found = tables_of(Study("s", (), names={"lwf": "LwF", "zero-shot": "CLIP"}, columns=("last", "bwt")), jobs)
+    compact = all_tables(found)[0]
+    assert [line.name for line in compact.lines] == ["CLIP", "finetune", "LwF"]
+    assert compact.numbers == ("last", "bwt") and compact.orders == ["I", "II"]
+
+
+def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
+    order = PROTOCOLS["mtil-1"].order
+    [job], _ = jobs_of(Study("s", (Cell("a", "a", "mtil-1", {"dataset_order": "mtil-1"}),)), str(tmp_path), parse)
+    write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=None)
+    [table] = tables_of(Study("s", (), published=()), [job]).orders["mtil-1"]
+    assert [row.name for row in table.rows] == ["a"]
 
 
 @pytest.mark.parametrize(("order", "name", "expected"), [

@@ -37,6 +37,11 @@ def test_scores():
         ["A", "all", "50.0", "60.0", "5", "100"], ["B", "all", "30.0", "40.0", "2", "50"]]
 
 
+def test_a_name_with_a_bar_or_a_line_break_stays_in_its_cell():
+    """As markdown escapes it."""
+    assert markdown_table(["run", "n"], [["a|b\nc", 1]]).splitlines()[2] == r"| a\|b c | 1 |"
+
+
 def test_each_table_of_scores_stands_below_its_head():
     """One of class data, with the label spaces as they come, and one of pairs."""
     rows = {"A": {"task": ROWS[0]["A"], "all": ROWS[1]["A"]}, "p": {RETRIEVAL.space: recall(50.0)},

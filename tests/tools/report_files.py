@@ -10,7 +10,7 @@ from src.report.conditions import conditions_of
 from src.report.latex import summary_latex
 from src.report.measures import RETRIEVAL, measure_of
 from src.report.sequence import summarise, summarise_retrieval
-from src.report.tables import matrix_csv, summary_markdown
+from src.report.tables import matrix_csv, rows_csv, summary_markdown
 
 ORDER = ("A", "B", "C")
 ZERO_SHOT = (10.0, 20.0, 30.0)
@@ -89,3 +89,12 @@ def _write(folder, words, summaries, cells, trained, precision, facts):
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def write_predictions(folder, correct, mark=""):
+    """``predictions_<dataset>.csv`` of {dataset: [whether an image is right]}, which then has rank 1, else rank 2."""
+    for name, each in correct.items():
+        (folder / f"predictions_{name}{mark}.csv").write_text(rows_csv(
+            ["image", "label_number", "label", "prediction_number", "prediction", "probability", "rank"],
+            [[number, 0, "a", 0 if right else 1, "a" if right else "b", 0.5, 1 if right else 2]
+             for number, right in enumerate(each)]), encoding="utf-8")
