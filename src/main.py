@@ -82,6 +82,7 @@ def _train(config, signals):
         print("\n" + "\n".join(map(summary_text, summaries.values())))
     else:
         print(run.scores_table(rows[-1], finished))
+        run.report_task(names[0], rows[-1], finished)
     export.write(finished)
 
 
@@ -178,6 +179,7 @@ def run_report(config):
     from src.report.folders import find_runs
     from src.report.orders import report_markdown, report_of, write_report
     from src.report.runs import read_run
+    from src.report.study_page import write_study_page
     found = find_runs(config.report)
     name = Path(config.save).resolve().name if config.save else "report"
     report = report_of(name, [read_run(folder) for folder in found.runs])
@@ -186,6 +188,7 @@ def run_report(config):
         print(f"note: {note}", file=sys.stderr)
     if config.save:
         write_report(report, config.save)
+        write_study_page(report, config.save)
 
 
 def run_rescore(config):
@@ -234,6 +237,7 @@ def _print_study(study, plan, config):
 def _launch(study, plan, config):
     from src.report.orders import report_markdown, write_report
     from src.report.study import tables_of
+    from src.report.study_page import write_study_page
     from src.run.cells import DONE, state_of
     from src.run.selection import choices_of, selection_text, settings_of
     from src.run.study import exit_status, launch, one_at_a_time
@@ -254,6 +258,8 @@ def _launch(study, plan, config):
             tables = tables_of(study, done)
             print(f"\n{report_markdown(tables)}", end="", flush=True)
             write_report(tables, config.save)
+            write_study_page(tables, config.save, [(job.name, state.kind, state.text) for job, state in zip(
+                jobs, states, strict=True) if state.kind != DONE])
         if plan.trials:
             print(f"\n{selection_text(study, plan.trials, choices)}", end="", flush=True)
     return exit_status([*plan.trials, *jobs], [*map(state_of, plan.trials), *states])

@@ -96,9 +96,11 @@ def reference_task():
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Sequences are run without drawing their pictures, which takes a second each, but in tests marked ``pictures``."""
+    """Sequences and studies are run without drawing their pictures, which takes a second each, but in tests marked
+    ``pictures``."""
     if request.node.get_closest_marker("pictures") is None:
         monkeypatch.setattr("src.report.page.write_pictures", lambda run, folder: None)
+        monkeypatch.setattr("src.report.study_page.write_study_pictures", lambda report, folder: None)
 
 
 @pytest.fixture(params=["vit", "resnet"])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from src.datasets.seeds import order_of_epoch, seed_of
 from src.models.batch_norms import StepNorms
-from src.models.helpers import distillation, image_pairs, interpolate_, similarity, teacher_entropy
+from src.models.helpers import divergence, image_pairs, interpolate_, similarity
 from src.models.hooks import Hooks
 from src.models.modeling import (
     batch_features,
@@ -126,6 +126,7 @@ class TeacherFeatures:
 class Distill(Finetune):
     """The task loss and distillation from a teacher on reference images against fixed reference texts.
 
+    Each term is the KL divergence, KD(a, b) less the entropy of a: the same gradient, and 0 where they agree.
     With Z_S = s f' g_T^T of the student and Z_T = s f_T g_T^T of the teacher, both (B, M), g_T the **teacher's** text
     features: ``image_loss`` is KD(Z_T, Z_S), rows are images; ``text_loss`` is KD(Z_T^T, Z_S^T), rows are texts and the
     softmax runs over the batch. Neither given means both. ``weight_adjust`` weighs them 0.5 instead of 1.
@@ -136,8 +137,7 @@ class Distill(Finetune):
     A subclass says in ``reference`` what to compare on.
     """
 
-    other_terms = ("image_distillation", "text_distillation", "image_pair_distillation", "feature_mse",
-                   "text_tower_image", "text_tower_text")
+    other_terms = ("image_kl", "text_kl", "image_pair_kl", "feature_mse", "text_tower_image_kl", "text_tower_text_kl")
 
     def __init__(self, ls=0.0, T=2.0, image_loss=False, text_loss=False, weight_adjust=False, feature_mse=False,
                  ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None,
@@ -218,22 +218,17 @@ class Distill(Finetune):
         teacher_logits = similarity(teacher, self.reference_texts, state.scale)
         world, losses = state.world, {}
         if self.image_loss:
-            losses["image_distillation"] = self._distill(state, "image", teacher_logits, student_logits)
+            losses["image_kl"] = self.weight * divergence(teacher_logits, student_logits, self.T)
         if self.text_loss:  # each process has the whole (M, B of all), so that the mean over processes is its loss
-            losses["text_distillation"] = self._distill(
-                state, "text", world.gather(teacher_logits).T, world.gather(student_logits).T)
+            losses["text_kl"] = self.weight * divergence(
+                world.gather(teacher_logits).T, world.gather(student_logits).T, self.T)
         if self.ablation_loss_2:  # rows are the own images, columns all processes'
-            losses["image_pair_distillation"] = self._distill(state, "image_pair", *(
+            losses["image_pair_kl"] = self.weight * divergence(*(
                 image_pairs(features, state.scale, world.gather(features), world.first_row(features))
-                for features in (teacher, student)))
+                for features in (teacher, student)), self.T)
         if self.feature_mse:
             losses["feature_mse"] = F.mse_loss(student, teacher)
         return losses
-
-    def _distill(self, state, rows, teacher_logits, student_logits):
-        loss = distillation(teacher_logits, student_logits, self.T)
-        state.metrics[f"{rows}_kl"] = loss.detach() - teacher_entropy(teacher_logits, self.T)
-        return self.weight * loss
 
     def _text_tower(self, state, teacher):
         """KD in both directions between the teacher's image features against the teacher's and against the
@@ -244,8 +239,8 @@ class Distill(Finetune):
         student_texts = text_features(state.model, self.reference_tokens[rows])              # (K, D)
         teacher_logits = similarity(teacher, self.reference_texts[rows], state.scale)        # (B, D) x (K, D) -> (B, K)
         student_logits = similarity(teacher, student_texts, state.scale)
-        return {"text_tower_image": self.text_tower_weight * distillation(teacher_logits, student_logits, self.T),
-                "text_tower_text": self.text_tower_weight * distillation(
+        return {"text_tower_image_kl": self.text_tower_weight * divergence(teacher_logits, student_logits, self.T),
+                "text_tower_text_kl": self.text_tower_weight * divergence(
                     state.world.gather(teacher_logits).T, state.world.gather(student_logits).T, self.T)}
 
 

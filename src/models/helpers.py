@@ -24,8 +24,18 @@ def distillation(teacher_logits: Tensor, student_logits: Tensor, T: float) -> Te
     return T ** 2 * F.cross_entropy(student_logits / T, F.softmax(teacher_logits / T, dim=-1))
 
 
+def divergence(teacher_logits: Tensor, student_logits: Tensor, T: float) -> Tensor:
+    """T^2 * mean over rows of KL(softmax(teacher / T) || softmax(student / T)), (B, M) x (B, M) -> scalar.
+
+    ``distillation`` less a constant: the bits of its gradient, and 0 for a student that equals the teacher.
+    """
+    return distillation(teacher_logits, student_logits, T) - teacher_entropy(teacher_logits, T)
+
+
+@torch.no_grad()
 def teacher_entropy(teacher_logits: Tensor, T: float) -> Tensor:
-    """What ``distillation`` exceeds the KL by: T^2 * mean entropy of softmax(teacher / T), (B, M) -> scalar."""
+    """What ``distillation`` exceeds the KL by: T^2 * mean entropy of softmax(teacher / T), (B, M) -> scalar. Has no
+    gradient."""
     log_probabilities = F.log_softmax(teacher_logits / T, dim=-1)
     return -T ** 2 * (log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
 

@@ -121,7 +121,8 @@ def some(count, most=12):
 
 
 def loss_chart(term, tasks):
-    """One term of the loss over the steps of all tasks, which are given the same width each.
+    """One term of the loss over the steps of all tasks, which are given the same width each; of a single task the steps
+    are written below.
 
     tasks: [[(iteration, value)] of each task], empty where a task has no such term.
     """
@@ -129,7 +130,8 @@ def loss_chart(term, tasks):
     ticks, logarithmic = loss_ticks(tasks)
     up, width = Scale(ticks[0], ticks[-1], BOTTOM, TOP, logarithmic), (RIGHT - LEFT) / len(tasks)
     chart = Chart(term, "", y_ticks=[(up(tick), tick_text(tick)) for tick in ticks])
-    chart.x_ticks = [(round(LEFT + (number + 0.5) * width, 1), str(number + 1)) for number in some(len(tasks))]
+    chart.x_ticks = _steps_below(tasks[0]) if len(tasks) == 1 else [
+        (round(LEFT + (number + 0.5) * width, 1), str(number + 1)) for number in some(len(tasks))]
     chart.cuts = [round(LEFT + number * width, 1) for number in range(1, len(tasks))]
     for number, points in enumerate(tasks):
         across = Scale(0, max((step for step, _ in points), default=1), LEFT + number * width,
@@ -142,6 +144,13 @@ def loss_chart(term, tasks):
         chart.notes.append(("fault", f"{lost} logged values are not finite: the term diverged"))
     chart.text = f"{term}: " + "; ".join(text for _, text in chart.notes)
     return chart
+
+
+def _steps_below(points):
+    """Ticks of the steps of one task."""
+    last = max((step for step, _ in points), default=1)
+    across = Scale(0, last, LEFT, RIGHT)
+    return [(across(step), tick_text(step)) for step in nice_ticks(0, last) if step <= last]
 
 
 def loss_ticks(tasks):

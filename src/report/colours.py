@@ -6,6 +6,7 @@ ORANGE_BLUE = ("#a84a00", "#e58a2e", "#f8d3a5", "#f7f7f5", "#b5d4ec", "#4d97cc",
 ORANGE_BLUE_NIGHT = ("#ffb870", "#c8721f", "#6b3c10", "#20262c", "#16466e", "#2f86c0", "#a9d5fa")
 LINES = {"first": "#1c6bb0", "second": "#1a8a66", "zero_shot": "#b8550b"}
 RUNS = ("#1c6bb0", "#d9730d", "#1a8a66", "#a6428f", "#6b5ecf", "#8a6d1a", "#2f9fb5", "#b3261e")
+RUNS_NIGHT = ("#6db3ee", "#f0a04b", "#5cc79e", "#e08bd0", "#a89bf0", "#d4b95c", "#7fd0dc", "#ff9a8f")
 INK, GREY, TRACK, FIRST, OTHERS = "#1f2933", "#6b7785", "#edf0f3", "#2f6db5", "#9dbbdd"  # of the bars of one image
 LEVELS = 20  # a heat map on the page has this many steps
 
@@ -43,6 +44,11 @@ def _channels(colour):
 def level(value, low, high):
     """The step of a heat map, 0 to LEVELS, for a value on a scale from ``low`` to ``high``."""
     return round(LEVELS * min(max((value - low) / (high - low), 0.0), 1.0))
+
+
+def run_rules(stops):
+    """CSS of the colours of runs: the classes run0, run1, ... set --run."""
+    return "".join(f".run{number}{{--run:{colour}}}" for number, colour in enumerate(stops))
 
 
 def heat_rules(value_stops, change_stops):

@@ -3,22 +3,25 @@
 import contextlib
 import csv
 import io
+import logging
 import math
+import warnings
 from collections import Counter
 
 from src.machine.files import atomic_file
 from src.report import colours
 from src.report.charts import loss_ticks, score_ticks, some, tick_text
+from src.report.fonts import columns_of, families_for
 from src.report.measures import measure_of
 from src.report.runs import ZERO_SHOT
-from src.report.scores import SCORE_TITLES, curves, loss_terms, row_title, scale_of, trains
+from src.report.scores import RATE, SCORE_TITLES, curves, loss_terms, row_title, scale_of, term_title, trains
 from src.report.tables import cell_text
 
-STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.spines.top": False,
+STYLE = {"font.size": 9, "text.parse_math": False, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a949e", "axes.titlesize": 10, "axes.titleweight": "bold",
          "axes.titlelocation": "left", "axes.labelcolor": "#3c464f", "xtick.color": "#3c464f", "ytick.color": "#3c464f",
          "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#dde2e6", "axes.axisbelow": True,
-         "legend.frameon": False}
+         "legend.frameon": False, "svg.hashsalt": "clip-continual"}
 DPI = 150
 PANEL = (3.1, 2.15)  # inches of one of many charts with its margins
 HEAD = 0.55  # inches above charts, for a heading and a legend
@@ -30,19 +33,51 @@ GREY, INK = "#55606b", "#171c21"
 
 
 @contextlib.contextmanager
-def style():
-    """matplotlib as it is drawn with here, whatever the user's own settings are."""
+def style(texts=()):
+    """matplotlib as it is drawn with here, whatever the user's own settings are, with fonts for ``texts``. A letter
+    that no font of this system has becomes a box without a warning: the page says which."""
     import matplotlib
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        yield
+        with fonts_for(texts):
+            yield
+
+
+@contextlib.contextmanager
+def fonts_for(texts):
+    """While entered, matplotlib writes with fonts for ``texts``."""
+    import matplotlib
+    log = logging.getLogger("matplotlib.font_manager")  # where it says that a font has no bold face, say
+    level = log.level
+    with matplotlib.rc_context({"font.family": families_for(texts)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+def texts_of(run, confusions=()):
+    """What pictures of a SequenceRun write that others have named, with the classes of ``confusions``, datasets."""
+    classes = [name for dataset in confusions for name in _classes_of(run.folder, dataset)]
+    return [run.name, *run.order, *run.summary["datasets"], *loss_terms(run), *classes]
+
+
+def _classes_of(folder, name):
+    """The classes of a dataset, by ``classes_<name>.csv``."""
+    return [row["class"] for row in _rows_of(folder / f"classes_{name}.csv")]
+
+
+def _rows_of(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
 
 def write_pictures(run, folder):
     """Pictures of a SequenceRun, for the label space that comes first: ``matrix_<score>.png`` of what curves are drawn
     of, ``curves.png``, and ``losses.png`` where something was trained."""
-    with style():
+    with style(texts_of(run)):
         for score in run.measure.curves:
             write_png(draw_matrix(run, score), folder / f"matrix_{score}.png")
         if not run.untrained:
@@ -59,7 +94,7 @@ def write_confusions(run, folder):
         counts, classnames = confusion_of(folder, name)
         if counts and len(classnames) <= MOST_CLASSES:
             found[name] = folder / f"confusion_{name}.png"
-            with style():
+            with style([run.name, name, *classnames]):
                 write_png(draw_confusion(f"{run.name}: {name} after the last task", counts, classnames), found[name])
     return found
 
@@ -70,8 +105,7 @@ def confusion_of(folder, name):
     files = [folder / f"{kind}_{name}.csv" for kind in ("predictions", "classes")]
     if not all(path.is_file() for path in files):
         return {}, []
-    images, classes = (list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-                       for path in files)
+    images, classes = map(_rows_of, files)
     if not images or "prediction_dataset" in images[0]:
         return {}, []
     pairs = Counter((int(row["label_number"]), int(row["prediction_number"])) for row in images)
@@ -84,9 +118,9 @@ def draw_confusion(heading, counts, classnames):
     size = len(classnames)
     support = [sum(count for (label, _), count in counts.items() if label == row) or math.nan for row in range(size)]
     shares = [[100 * counts.get((row, column), 0) / support[row] for column in range(size)] for row in range(size)]
-    cell, letters = (0.42 if size <= FEW_CLASSES else 0.16), LETTER * 0.8 * min(28, max(map(len, classnames)))
+    cell, letters = (0.42 if size <= FEW_CLASSES else 0.16), LETTER * 0.8 * min(28, max(map(columns_of, classnames)))
     inner, left = cell * size, letters + 0.3
-    width = max(left + inner + 0.3, LETTER * max(len(heading), len(CONFUSION)) + 0.3)
+    width = max(left + inner + 0.3, LETTER * max(columns_of(heading), len(CONFUSION)) + 0.3)
     height = inner + letters + 0.9
     figure = new_figure(width, height)
     axes = figure.add_axes((left / width, (letters + 0.3) / height, inner / width, inner / height))
@@ -115,6 +149,20 @@ def write_png(figure, path):
         file.write(held.getvalue())
 
 
+def write_picture(figure, path):
+    """``path`` with .png and with .svg; the same figure always gives the same bytes."""
+    write_png(figure, path.with_suffix(".png"))
+    write_svg(figure, path.with_suffix(".svg"))
+
+
+def write_svg(figure, path):
+    """An SVG file that needs no font; the same figure always gives the same bytes."""
+    held = io.StringIO()
+    figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
+    with atomic_file(path, "w") as file:
+        file.write(held.getvalue())
+
+
 def new_figure(width, height):
     """A figure of its own, in inches, which no window and no list of figures knows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -124,18 +172,21 @@ def new_figure(width, height):
     return figure
 
 
-def panels(heading, titles):
-    """A figure with one chart a title, four beside each other at most. -> (figure, [Axes])"""
+def panels(heading, titles, alone=0):
+    """A figure with one chart a title, four beside each other at most, the last ``alone`` in a row of their own. ->
+    (figure, [Axes])"""
     across = min(4, len(titles))
-    down = math.ceil(len(titles) / across)
-    width, height = max(across * PANEL[0], LETTER * len(heading)), HEAD + down * PANEL[1]
+    first = math.ceil((len(titles) - alone) / across) * across  # the place of those alone
+    places = [*range(len(titles) - alone), *range(first, first + alone)]
+    down = places[-1] // across + 1
+    width, height = max(across * PANEL[0], LETTER * columns_of(heading)), HEAD + down * PANEL[1]
     figure = new_figure(width, height)
     figure.text(0.15 / width, 1 - 0.15 / height, heading, va="top", fontsize=10)
     charts = []
-    for number, title in enumerate(titles):
-        left, top = number % across * PANEL[0], HEAD + number // across * PANEL[1]
-        charts.append(figure.add_axes(((left + 0.5) / width, 1 - (top + PANEL[1] - 0.3) / height,
-                                       (PANEL[0] - 0.65) / width, (PANEL[1] - 0.65) / height), title=title))
+    for place, title in zip(places, titles, strict=True):
+        left, top = place % across * PANEL[0], HEAD + place // across * PANEL[1]
+        charts.append(figure.add_axes(((left + 0.62) / width, 1 - (top + PANEL[1] - 0.3) / height,
+                                       (PANEL[0] - 0.77) / width, (PANEL[1] - 0.65) / height), title=title))
     return figure, charts
 
 
@@ -145,10 +196,11 @@ def draw_matrix(run, score):
     rows, columns = run.rows(run.space, score), run.summary["datasets"]
     low, high = scale_of(rows)
     labels = [row_title(task) for task in rows]
-    left, top = LETTER * max(map(len, labels)) + 0.1, 0.5 + 0.6 * LETTER * max(map(len, columns))
+    left, top = LETTER * max(map(columns_of, labels)) + 0.1, 0.5 + 0.6 * LETTER * max(map(columns_of, columns))
     inner, high_inner = 0.66 * len(columns), 0.34 * len(rows)
     heading, below = f"{run.name}: {SCORE_TITLES[score]}, percent", _numbers_line(run.summary)
-    width = left + max(inner + 0.2 + 0.8 * LETTER * len(columns[-1]), LETTER * max(len(heading), len(below)))
+    width = left + max(inner + 0.2 + 0.8 * LETTER * columns_of(columns[-1]),
+                       LETTER * max(columns_of(heading), len(below)))
     height = top + high_inner + 0.4
     figure = new_figure(width, height)
     axes = figure.add_axes((left / width, 0.4 / height, inner / width, high_inner / height))
@@ -232,7 +284,7 @@ def draw_losses(run):
     """One chart a term of the loss, over the steps of all tasks, which are given the same width each."""
     terms = loss_terms(run)
     figure, charts = panels(f"{run.name}: each term of the loss over the steps of tasks 1 to {len(run.order)}",
-                            list(terms))
+                            list(map(term_title, terms)), alone=int(RATE in terms))
     for axes, tasks in zip(charts, terms.values(), strict=True):
         for number, points in enumerate(tasks):
             length = max((step for step, _ in points), default=1)

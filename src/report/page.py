@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.cli.flags import FLAGS
@@ -10,14 +10,17 @@ from src.cli.kinds import EVAL
 from src.cli.texts import command_line, shown
 from src.machine.files import atomic_file
 from src.machine.notices import warn
-from src.models import active_add_ons
 from src.report import colours
 from src.report.charts import loss_chart, score_chart
 from src.report.conditions import conditions_of_run, with_source
-from src.report.figures import write_confusions, write_pictures
-from src.report.measures import ACCURACY, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
-from src.report.runs import ZERO_SHOT, read_run
-from src.report.scores import SCORE_TITLES, curves, loss_terms, mean_of, row_title, scale_of, trains
+from src.report.durations import duration, size
+from src.report.figures import texts_of, write_confusions, write_pictures
+from src.report.fonts import unreadable
+from src.report.head import head_facts, whole_seconds
+from src.report.heat import heat_map, losses_of
+from src.report.measures import ACCURACY, DEFINITIONS, RETRIEVAL, SUMMARY, TITLES, defined, measure_of
+from src.report.runs import read_run, read_task
+from src.report.scores import RATE, SCORE_TITLES, curves, loss_terms, mean_of, term_title, trains
 from src.report.sequence import sequence_metrics
 
 HERE = Path(__file__).parent
@@ -32,7 +35,6 @@ LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
 SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
                 "all": "Each task among the classes of the whole sequence",
                 RETRIEVAL.space: "Image-text retrieval"}
-LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
 
 
 def write_report(folder):
@@ -44,28 +46,48 @@ def write_report(folder):
         run = read_run(folder)
         write_page(run, run.folder / "report.html")
         write_pictures(run, run.folder)
-        if confusions := write_confusions(run, run.folder):
-            write_page(run, run.folder / "report.html", confusions)
+        confusions = write_confusions(run, run.folder)
+        letters = unreadable(texts_of(run, confusions))
+        if confusions or letters:
+            write_page(run, run.folder / "report.html", confusions, letters)
     except Exception as error:  # whatever a library for drawing may raise
         warn(f"no full report in {folder} ({type(error).__name__}: {error}); its results are complete")
 
 
-def write_page(run, path, confusions=()):
+def write_page(run, path, confusions=(), letters=""):
     """The page of a SequenceRun, as one HTML file."""
     with atomic_file(path, "w") as file:
-        file.write(page(run, confusions))
+        file.write(page(run, confusions, letters))
 
 
-def page(run, confusions=()):
+def write_task_report(folder, task, conditions):
+    """Write ``report_<task>.html`` of a task that was trained by itself into ``folder``, as ``write_report``.
+    ``conditions``: {label space: Conditions}."""
+    try:
+        run = read_task(folder, task, {space: asdict(found) for space, found in conditions.items()})
+        write_page(run, run.folder / f"report_{task}.html")
+    except Exception as error:  # as above
+        warn(f"no report of {task} in {folder} ({type(error).__name__}: {error}); its results are complete")
+
+
+def page(run, confusions=(), letters=""):
     """HTML of a SequenceRun. Every text from its files is escaped. ``confusions`` {dataset: path of a picture} become a
-    part of the page."""
-    return _environment().get_template("page.html").render(
-        style=style(), run=run, title=run.name, facts=_facts(run), numbers=[] if run.untrained else headlines(run),
-        sections=[_section(run, space) for space in run.spaces],
-        losses=[loss_chart(*term) for term in loss_terms(run).items()], costs=_costs(run), flags=_flags(run),
-        command=command_line(run.command) if run.command else "",
+    part of the page. ``letters``: those that pictures lack."""
+    terms = loss_terms(run)
+    charts = {term: loss_chart(term_title(term), tasks) for term, tasks in terms.items()}
+    return environment().get_template("page.html").render(
+        style=style(), run=run, title=run.name, facts=head_facts(run), numbers=[] if run.untrained else headlines(run),
+        sections=[_section(run, space) for space in run.spaces], rate=charts.pop(RATE, None),
+        losses=list(charts.values()), divergences=any(term.endswith("_kl") for term in terms), costs=_costs(run),
+        flags=_flags(run), command=command_line(run.command) if run.command else "",
         confusions={name: _embedded(path) for name, path in dict(confusions).items()}, origin=_origin(run),
-        definitions=defined(run.space))
+        definitions=_definitions(run), letters=letters)
+
+
+def _definitions(run):
+    """[(title, definition)] of the numbers that the page shows: those of a sequence, or recalls alone."""
+    shown_alone = ("recall", "rsum") if run.measure is RETRIEVAL else ()
+    return [(TITLES[key], DEFINITIONS[key]) for key in shown_alone] if run.single else defined(run.space)
 
 
 def _embedded(path):
@@ -73,7 +95,7 @@ def _embedded(path):
 
 
 @functools.cache
-def _environment():
+def environment():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     found = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                         lstrip_blocks=True)
@@ -94,38 +116,19 @@ def parted(text):
 
 @functools.cache
 def style():
-    """The style sheet, with the colours of heat maps for light and for dark pages."""
+    """The style sheet, with the colours of heat maps and of runs for light and for dark pages."""
     from markupsafe import Markup
     text = (HERE / "page.css").read_text(encoding="utf-8")
-    return Markup(text.replace("/* heat, light */", colours.heat_rules(colours.BLUES, colours.ORANGE_BLUE)).replace(
-        "/* heat, dark */", colours.heat_rules(colours.NIGHT, colours.ORANGE_BLUE_NIGHT)))
+    rules = {
+        "/* light */": colours.heat_rules(colours.BLUES, colours.ORANGE_BLUE) + colours.run_rules(colours.RUNS),
+        "/* dark */": colours.heat_rules(colours.NIGHT, colours.ORANGE_BLUE_NIGHT) + colours.run_rules(
+            colours.RUNS_NIGHT)}
+    for mark, found in rules.items():
+        text = text.replace(mark, found)
+    return Markup(text)
 
 
-# -- the head of the page ----------------------------------------------------------------------------------------------
-
-
-def method_title(run):
-    """The method and its add-ons, or that nothing was trained."""
-    if run.trained_with:  # rebuilt from the checkpoints of single runs
-        return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
-    if not run.tasks:
-        return "zero-shot, nothing trained"
-    values = {key: run.value(key) for key in FLAGS}
-    return " + ".join([str(run.value("method")), *(FLAGS[key].name[2:] for key in active_add_ons(values)),
-                       *(["lora"] if run.value("lora") else [])])
-
-
-def _facts(run):
-    """[(name, value)] of the line below the title."""
-    length = ("epochs", "epochs") if run.value("epochs") else ("steps a task", "iterations")
-    chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
-    if not run.tasks:
-        chosen = chosen[:1]
-    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form reads none of the others
-        chosen = [chosen[0], chosen[3]]
-    found = [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
-    return [("method", method_title(run)), *found, *((name, value) for name, value in (
-        ("seed", run.seed), ("precision", run.precision)) if value is not None)]
+# -- the numbers of the head -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class Headline:
 def headlines(run, space=None):
     """The numbers of a label space, the run's first by default."""
     space = space or run.space
+    if run.single:
+        return _single_headlines(run, space)
     return HEADLINES[measure_of(space)](run.spaces[space])
 
 
@@ -151,13 +156,28 @@ def _accuracy_headlines(summary):
     names, start = summary["datasets"], summary.get("zero_shot")
     start = [start[name] for name in names] if start else []
     unmoved = sequence_metrics([start] * len(names)) if start and None not in start else dict.fromkeys(SUMMARY)
-    lost = dict(zip(names, _losses(summary), strict=True))
+    lost = dict(zip(names, losses_of(summary), strict=True))
     worst = max(lost, key=lambda name: lost[name] or 0.0)
     notes = {"forgetting": f"most: {worst}, {lost[worst]:.1f}"} if lost[worst] else {}
     # Where tasks have no score before they are trained, zero-shot's mean is over other cells than the run's.
     comparable = SUMMARY if summary["transfer"] is not None or len(names) == 1 else ("last",)
     return [_headline(key, TITLES[key], summary[key], unmoved[key] if key in comparable else None, notes.get(key, ""))
             for key in SUMMARY]
+
+
+def _single_headlines(run, space):
+    """Of a task by itself: its scores on its own dataset, and the mean over the others."""
+    [task], columns = run.order, run.spaces[space]["datasets"]
+    measure, scores = measure_of(space), run.matrices[space]
+    own = [place for place, name in enumerate(columns) if trains(task, name)]
+    others = [place for place in range(len(columns)) if place not in own]
+    found = [Headline(SCORE_TITLES[score], f"on {columns[place]}", scores[score][task][place], None)
+             for place in own for score in measure.matrices]
+    if others:
+        first = measure.matrices[0]
+        found.append(Headline(f"{SCORE_TITLES[first]} elsewhere", f"mean over {len(others)} other datasets",
+                              mean_of([scores[first][task][place] for place in others]), None))
+    return found
 
 
 def _retrieval_headlines(summary):
@@ -199,78 +219,20 @@ def _section(run, space):
             "head": with_source(conditions_of_run(run, space).text(), run.spaces[space]),
             "numbers": headlines(run, space) if space != run.space and not run.untrained else [],
             "matrices": [*matrices.values()][:shown], "folded": [*matrices.values()][shown:],
-            "charts": [score_chart(name, *found) for name, found in curves(run, space).items() if not run.untrained]}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """``value`` and ``change`` are steps of the two heat maps, None without a score or without a zero-shot one;
-    ``own`` tells that the row's task trained the column's dataset."""
-
-    text: str
-    title: str
-    value: int | None
-    change: int | None
-    own: bool = False
-
-    @property
-    def classes(self):
-        steps = [f"{kind}{step}" for kind, step in (("v", self.value), ("c", self.change)) if step is not None]
-        return " ".join([*steps, *(["own"] if self.own else [])])
-
-
-def heat_map(run, space, score):
-    """One matrix of a run as a table of Cells, with the means over its rows and, for accuracies, its columns."""
-    rows, columns = run.rows(space, score), run.spaces[space]["datasets"]
-    scale = scale_of(rows)
-    start = rows.get(ZERO_SHOT, [None] * len(columns))
-    reach = max([LEAST_CHANGE, *(abs(value - zero) for row in rows.values()
-                                 for value, zero in zip(row, start, strict=True) if None not in (value, zero))])
-
-    def cell(value, zero, name, task):
-        if value is None:
-            return Cell("–", f"{name} has no score {row_title(task)}", None, None)
-        change = None if zero is None else value - zero
-        words = f"{name} {row_title(task)}: {value:.2f}" + ("" if change is None or not task else
-                                                           f", zero-shot {change:+.2f}")
-        return Cell(f"{value:.1f}", words, colours.level(value, *scale),
-                    None if change is None else colours.level(change, -reach, reach), trains(task, name))
-    body = [{"number": number, "task": task,
-             "cells": [cell(value, zero, name, task) for value, zero, name in zip(row, start, columns, strict=True)],
-             "mean": mean_of(row)} for number, (task, row) in enumerate(rows.items(), int(ZERO_SHOT not in rows))]
-    return {"score": score, "title": SCORE_TITLES[score], "columns": columns, "rows": body, "low": scale[0],
-            "high": scale[1], "reach": reach, "changes": ZERO_SHOT in rows and not run.untrained,
-            "trained": not run.untrained,
-            "foot": _column_numbers(run.spaces[space]) if score == "top1" and not run.untrained else []}
-
-
-def _column_numbers(summary):
-    """[(title, [a number a dataset], the sequence's number)]: what Transfer, Avg and Forgetting are the means of."""
-    matrix, count = summary["matrix"], len(summary["datasets"])
-    columns = [[row[column] for row in matrix] for column in range(count)]
-    before = [None if None in column[:place] else mean_of(column[:place]) for place, column in enumerate(columns)]
-    return [(TITLES["transfer"], before, summary["transfer"]),
-            (TITLES["avg"], [mean_of(column) for column in columns], summary["avg"]),
-            (TITLES["forgetting"], _losses(summary), summary["forgetting"])]
-
-
-def _losses(summary):
-    """[points lost since a dataset was best], None for the last, which nothing came after."""
-    *columns, _ = zip(*summary["matrix"], strict=True)
-    return [*(max(value for value in column if value is not None) - column[-1] for column in columns), None]
+            "charts": [score_chart(name, *found) for name, found in curves(run, space).items()
+                       if not (run.untrained or run.single)]}
 
 
 # -- what it cost and how to run it again ------------------------------------------------------------------------------
 
 
 def _costs(run):
-    """[(task, [texts])] and the sequence's total, for the table of costs."""
+    """[(task, [texts])] and a sequence's total, for the table of costs."""
     rows = [(task, [duration(facts.seconds), _or_none(facts.images_per_second, "{:,.0f}"),
                     size(facts.peak_memory_bytes), _or_none(facts.trainable_values, "{:,}"), _copies(facts.copies)])
             for task, facts in run.tasks.items()]
-    tasks = [facts.seconds or 0 for facts in run.tasks.values()]
-    seconds = run.seconds if (run.seconds or 0) >= sum(tasks) else None  # a run that was resumed tells its last part
-    return {"rows": rows, "total": [duration(seconds), "", size(run.peak_memory_bytes), "", ""]}
+    total = [duration(whole_seconds(run)), "", size(run.peak_memory_bytes), "", ""]
+    return {"rows": rows, "total": [] if run.single else total}
 
 
 def _or_none(value, form):
@@ -279,26 +241,6 @@ def _or_none(value, form):
 
 def _copies(copies):
     return "–" if not copies else ", ".join(f"{name} {round(count, 2):g}" for name, count in copies.items())
-
-
-def duration(seconds):
-    """Seconds as one would say them: 42.3 s, 12 min 05 s, 7 h 20 min."""
-    if seconds is None:
-        return "–"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def size(count):
-    """Bytes as one would say them."""
-    if count is None:
-        return "–"
-    for unit, form in ((2 ** 30, "{:.2f} GiB"), (2 ** 20, "{:.1f} MiB")):
-        if count >= unit:
-            return form.format(count / unit)
-    return f"{count} B"
 
 
 def _flags(run):

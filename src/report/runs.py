@@ -41,6 +41,8 @@ class SequenceRun:
     or infinite. tasks: {task: TaskFacts}. Both have only the tasks whose files there are: a sequence that was only
     evaluated has none. flags: {flag key: {"value", "origin"}}.
     trained_with: of a matrix that was rebuilt from checkpoints, {flag key: value} of the run behind each of them.
+    date: when it ended, in ISO 8601. single: whether it is one task by itself, whose summaries have no numbers of a
+    sequence and whose matrices have one row.
     """
 
     name: str
@@ -60,6 +62,8 @@ class SequenceRun:
     precision: str | None
     seconds: float | None
     peak_memory_bytes: int | None
+    date: str | None = None
+    single: bool = False
 
     @property
     def space(self):
@@ -113,7 +117,25 @@ def read_run(folder, flag="--report"):
                               for task in order if files.has(f"run_{task}.json")},
         trained_with=facts.get("trained_with", []), command=facts.get("command", []),
         versions=facts.get("versions", {}), **{key: facts.get(key) for key in (
-            "flags", "commit", "hardware", "seed", "precision", "seconds", "peak_memory_bytes")})
+            "flags", "commit", "hardware", "seed", "precision", "seconds", "peak_memory_bytes", "date")})
+
+
+def read_task(folder, task, conditions, flag="--save"):
+    """The run of one task by itself, from ``run_<task>.json`` and its log. ``conditions``: {label space: what
+    ``asdict`` makes of its Conditions}. Raises UserError as ``read_run``."""
+    files = _Files(Path(folder), flag)
+    facts = files.json(f"run_{task}.json", _is_task)
+    log = files.log(f"log_{task}.jsonl")
+    spaces = {space: {"datasets": [name for name, found in facts["scores"].items() if space in found],
+                      "label_space": space, "conditions": conditions[space]} for space in conditions}
+    matrices = {space: {score: {task: [facts["scores"][name][space][score] for name in found["datasets"]]}
+                        for score in measure_of(space).matrices} for space, found in spaces.items()}
+    return SequenceRun(
+        name=f"{Path(folder).resolve().name}: {task}", folder=Path(folder), order=[task], spaces=spaces,
+        matrices=matrices, losses={} if log is None else {task: log}, tasks={task: _task_facts(facts, log or ())},
+        trained_with=[], command=facts.get("command", []), versions=facts.get("versions", {}), single=True, **{
+            key: facts.get(key) for key in ("flags", "commit", "hardware", "seed", "precision", "seconds",
+                                            "peak_memory_bytes", "date")})
 
 
 def _mark(number, space):
@@ -213,6 +235,11 @@ def _log_line(text):
     if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
         raise ValueError("a line names no iteration")
     return {name: value if name == "iteration" else float(value) for name, value in line.items()}
+
+
+def _is_task(content):
+    scores = content.get("scores") if isinstance(content, dict) else None
+    return _is_run(content) and isinstance(scores, dict) and all(isinstance(found, dict) for found in scores.values())
 
 
 def _is_run(content):

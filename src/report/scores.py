@@ -8,6 +8,8 @@ from src.report.runs import ZERO_SHOT
 SCORE_TITLES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "i2t_r1": "R@1, image to text",
                 "t2i_r1": "R@1, text to image", "rsum": "rsum"}
 NOT_TERMS = ("iteration", "images_per_second")  # of a log's line
+RATE = "lr"  # the learning rate in it
+OLDER = ("image_distillation", "text_distillation", "image_pair_distillation", "text_tower_image", "text_tower_text")
 PHASE = re.compile(r"_phase\d+$")
 
 
@@ -45,8 +47,13 @@ def curves(run, space):
     return found
 
 
+def term_title(term):
+    """How a chart calls a term of the loss. Earlier versions logged distillation with its constant."""
+    return f"{term}, cross-entropy" if term in OLDER else term
+
+
 def loss_terms(run):
-    """{term: [[(iteration, value)] of each task of the order]}, and last, by the name lr, the learning rate."""
+    """{term: [[(iteration, value)] of each task of the order]}, and last, by the name RATE, the learning rate."""
     terms = dict.fromkeys(term for log in run.losses.values() for line in log for term in line if term not in NOT_TERMS)
     return {term: [[(line["iteration"], line[term]) for line in run.losses.get(task, ()) if term in line]
-                   for task in run.order] for term in sorted(terms, key="lr".__eq__)}
+                   for task in run.order] for term in sorted(terms, key=RATE.__eq__)}

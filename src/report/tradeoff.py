@@ -3,34 +3,32 @@
 from pathlib import Path
 
 from src.report import colours
-from src.report.figures import GREY, new_figure, style, write_png
+from src.report.figures import GREY, new_figure, style, write_picture
+from src.report.labels import DISTANCES, place_labels
 from src.report.measures import measure_of
 from src.report.rows import PUBLISHED, RUN
 
 SIZE = (7.5, 5.2)  # inches
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-DISTANCES = (13, 22, 36, 54, 76, 104)  # pixels from a point to its label, the nearest that is free
-ROOM = 8  # pixels around a point that no label covers
 
 
 def write_tradeoff(tables, folder):
-    """``tradeoff.png`` of the first [Table] of a comparison, and ``tradeoff_2.png`` and so on of those that are apart
-    from it in the same label space. -> names of the rows that are in none, since they lack one of the two numbers;
-    nothing is drawn where all of a table do."""
+    """``tradeoff.png`` and ``tradeoff.svg`` of the first [Table] of a comparison, and ``tradeoff_2.png`` and so on of
+    those that are apart from it in the same label space. -> names of the rows that are in none, since they lack one of
+    the two numbers; nothing is drawn where all of a table do."""
     keys, left_out = measure_of(tables[0].space).axes, []
     for number, table in enumerate((table for table in tables if table.space == tables[0].space), start=1):
         shown = [row for row in table.rows if None not in (row.numbers[key] for key in keys)]
         left_out += [row.name for row in table.rows if row not in shown]
         if shown:
-            with style():
-                write_png(draw_tradeoff(shown, keys, table.conditions.text()),
-                          Path(folder) / f"tradeoff{f'_{number}' if number > 1 else ''}.png")
+            with style([row.name for row in shown]):
+                write_picture(draw_tradeoff(shown, keys, table.conditions.text()),
+                              Path(folder) / f"tradeoff{f'_{number}' if number > 1 else ''}.png")
     return list(dict.fromkeys(left_out))
 
 
-def draw_tradeoff(rows, keys, head=""):
-    """``keys``: {number: what its axis says}, first across, then up; ``head``: the line above all. Runs are filled
-    points with the deviation of their seeds, references hollow ones."""
+def draw_tradeoff(rows, keys, head="", better="Up and to the right is better", logarithmic=False):
+    """``keys``: {number: what its axis says}, first across, then up; ``head``: the line above all; ``logarithmic``: the
+    scale across. Runs are filled points with the deviation of their seeds, references hollow ones."""
     figure = new_figure(*SIZE)
     axes = figure.add_axes((0.1, 0.12, 0.86, 0.8))
     figure.text(0.02, 0.985, head, va="top", fontsize=6.5, color=GREY)
@@ -39,6 +37,8 @@ def draw_tradeoff(rows, keys, head=""):
     axes.set_ylabel(keys[up])
     axes.grid(True, axis="both")
     axes.margins(0.14)
+    if logarithmic:
+        axes.set_xscale("log")
     runs = [row for row in rows if row.kind == RUN]
     for row in rows:
         own = row.kind == RUN
@@ -48,7 +48,7 @@ def draw_tradeoff(rows, keys, head=""):
                       markersize=6.5 if own else 9, markerfacecolor=colour if own else "white", elinewidth=1.1,
                       capsize=3, zorder=4 if own else 3)
     several = any(row.deviations for row in rows)
-    axes.set_title("Up and to the right is better" + ("; bars: deviation over seeds" if several else ""),
+    axes.set_title(better + ("; bars: deviation over seeds" if several else ""),
                    fontweight="normal", color=GREY)
     _label(figure, axes, rows, across, up)
     return figure
@@ -75,37 +75,3 @@ def _label(figure, axes, rows, across, up):
         if abs(nearest[0] - point[0]) + abs(nearest[1] - point[1]) > DISTANCES[1] + 1:
             ends = axes.transData.inverted().transform([point, nearest])
             axes.plot(ends[:, 0], ends[:, 1], color=GREY, linewidth=0.6, zorder=2, scalex=False, scaley=False)
-
-
-def place_labels(points, sizes, field, covered=()):
-    """[(x, y)] of points and [(width, height)] of their labels -> [(x, y)] of the labels' lower left corners, so that
-    none covers a point, another label or a box of ``covered``, or as little as can be. ``field``: the box to stay in.
-    A box is (left, bottom, right, top)."""
-    taken = [*((x - ROOM, y - ROOM, x + ROOM, y + ROOM) for x, y in points), *covered]
-    places = []
-    for (x, y), (width, height) in zip(points, sizes, strict=True):
-        boxes = [_box(x, y, width, height, distance, direction)
-                 for distance in DISTANCES for direction in DIRECTIONS]
-        best = min(boxes, key=lambda box: sum(_shared(box, other) for other in taken) + _outside(box, field))
-        taken.append(best)
-        places.append(best[:2])
-    return places
-
-
-def _box(x, y, width, height, distance, direction):
-    """(left, bottom, right, top) of a label beside a point."""
-    left = x + direction[0] * distance - width * (1 - direction[0]) / 2
-    bottom = y + direction[1] * distance - height * (1 - direction[1]) / 2
-    return left, bottom, left + width, bottom + height
-
-
-def _shared(first, second):
-    """Area of what two boxes have in common."""
-    across = min(first[2], second[2]) - max(first[0], second[0])
-    up = min(first[3], second[3]) - max(first[1], second[1])
-    return max(across, 0.0) * max(up, 0.0)
-
-
-def _outside(box, field):
-    """Area of a box that is not in the field."""
-    return (box[2] - box[0]) * (box[3] - box[1]) - _shared(box, field)

@@ -21,7 +21,7 @@ from src.models import METHODS
 from src.report.conditions import conditions_of, together
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
-from src.report.page import write_report
+from src.report.page import write_report, write_task_report
 from src.report.tables import matrix_csv, scores_table, summary_markdown
 from src.run.build import (
     build_device,
@@ -299,6 +299,16 @@ class Run:
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries
+
+    def report_task(self, name, scores, checkpoint):
+        """Write the page of a task that was trained by itself, with its ``scores`` and finished checkpoint."""
+        if not self.folder.writes:
+            return
+        made, history = flags_behind(checkpoint), checkpoint.get("history") or ()
+        scored = {space: [source for source in self.evaluated if space in scores[stem(source)]]
+                  for found in scores.values() for space in found}
+        write_task_report(self.folder.path, stem(name), {
+            space: self.conditions(names, made, space, history) for space, names in scored.items()})
 
     def scores_table(self, scores, checkpoint, linear=()):
         """The tables of the scores of a checkpoint, each below what its numbers hold for. ``linear``: the dataset, if

@@ -17,7 +17,7 @@ from src.models.attached import template_of
 from src.models.classifiers import other_classes
 from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
-from src.report.figures import write_png
+from src.report.figures import fonts_for, write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, build_scored, worker_count
 from src.run.method_scores import MethodScores
@@ -116,7 +116,8 @@ def _keep(folder, found, names, alone):
     else:
         folder.write_text(SEVERAL, csv_of_several(found))
     for path, ranked in tqdm(found.items(), desc="pictures", unit="image", disable=None, leave=False):
-        write_png(picture(open_upright(path), path.name, ranked), folder.file(names[path]))
+        with fonts_for([path.name, *(name for name, _ in ranked)]):
+            write_png(picture(open_upright(path), path.name, ranked), folder.file(names[path]))
 
 
 def task_of(paths, classnames, in_memory, skip):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import datetime
 import functools
 import importlib.metadata
 import io
@@ -276,8 +277,10 @@ def _json_number(value):
 
 
 def describe_run(files, device, **facts):
-    """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware."""
+    """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware; and when it
+    ended."""
     return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "flags": files.flags, "command": list(files.argv), "seed": files.seed, "precision": device.precision,
         "hardware": device.describe(),
         "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),

@@ -6,12 +6,14 @@ import io
 import chromium
 import pytest
 from PIL import Image
-from report_files import write_pairs_run
+from report_files import MATRIX, write_pairs_run, write_run
 
 from src.main import main
 from src.report.colours import luminance
+from src.report.orders import report_of
 from src.report.page import write_page
 from src.report.runs import read_run
+from src.report.study_page import study_page
 
 ORDER = "toy-colours,toy-sizes,toy-digits"
 SEEN = """(selector) => [...document.querySelectorAll(selector)].filter(element => {
@@ -30,14 +32,26 @@ def pipe():
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory):
-    """{kind: report.html} of a sequence over classes, scored in three label spaces, and of one over pairs."""
+    """{kind: report.html} of a sequence over classes, scored in three label spaces, of one over pairs, and of a
+    study."""
     root = tmp_path_factory.mktemp("runs")
     words = ["--model", "toy", "--dataset-order", ORDER, "--method", "lwf", "--label-space", "task,seen,all",
              "--iterations", "12", "--log-interval", "2", "--batch-size", "8", "--max-evaluation-size", "24", "--quiet"]
     assert main([*words, "--save", str(root / "classes")]) == 0
     pairs = write_pairs_run(root / "pairs")
     write_page(read_run(pairs), pairs / "report.html")
-    return {"classes": root / "classes" / "report.html", "pairs": pairs / "report.html"}
+    return {"classes": root / "classes" / "report.html", "pairs": pairs / "report.html",
+            "study": write_study(root / "study")}
+
+
+def write_study(folder):
+    """study.html of two methods with two seeds each, and a cell that is missing."""
+    runs = [read_run(write_run(folder / f"{method}-{seed}", f"--method {method} --seed {seed}",
+                               matrix=[[value - 2 * seed for value in row] for row in MATRIX]))
+            for method in ("finetune", "lwf") for seed in (1, 2)]
+    (folder / "study.html").write_text(study_page(report_of("study", runs), [("lwf-3", "failed", "error: no memory")]),
+                                       encoding="utf-8")
+    return folder / "study.html"
 
 
 @pytest.fixture
@@ -69,7 +83,7 @@ def colour(page, selector, name="backgroundColor"):
     return "#" + "".join(f"{int(part):02x}" for part in text.removeprefix("rgb(").removesuffix(")").split(","))
 
 
-@pytest.mark.parametrize("kind", ["classes", "pairs"])
+@pytest.mark.parametrize("kind", ["classes", "pairs", "study"])
 @pytest.mark.parametrize("scheme", chromium.SCHEMES)
 @pytest.mark.parametrize("width", chromium.WIDTHS)
 def test_it_stands_alone_and_fits(opened, reports, kind, width, scheme):
@@ -99,6 +113,18 @@ def test_pairs_are_seen(opened):
     assert seen(page, "header .tile") == 4 and seen(page, ".matrix") == 3
     assert seen(page, ".matrix tbody td:not(.mean)") == 3 * 3 * 2
     assert seen(page, "rect.mark") == seen(page, "circle.mark") == 6
+
+
+@pytest.mark.parametrize("width", chromium.WIDTHS)
+def test_a_study_is_seen_and_its_charts_zoom(opened, width):
+    """A checkbox shows all charts over their data; nothing of it is a script."""
+    page = opened("study", width)
+    assert seen(page, ".ranking tbody tr") == 3 and seen(page, ".missing tbody tr") == 1
+    assert seen(page, ".matrix.mini tbody td:not(.mean)") == 2 * 4 * 3
+    assert seen(page, "svg.whole") == 5 and seen(page, "svg.zoomed") == 0
+    assert seen(page, ".band") == 2 and seen(page, ".sideways") == (2 if width == 400 else 0)
+    page.ask("document.querySelector('.zoom').click()")
+    assert seen(page, "svg.whole") == 0 and seen(page, "svg.zoomed") == 5
 
 
 @pytest.mark.parametrize("width", chromium.WIDTHS)

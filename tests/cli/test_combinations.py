@@ -131,9 +131,9 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     checks.check(config)
     (state, before, terms), finished = run(config, world.colours, first_task)
     assert len(terms) == 2 and all(value.isfinite() for losses in terms for value in losses.values())
-    assert ("image_distillation" in terms[0]) == (method in DISTILLING and mode != "text")
+    assert ("image_kl" in terms[0]) == (method in DISTILLING and mode != "text")
     assert ("replay" in terms[0]) == (method == "icarl")
-    assert ("text_tower_image" in terms[0]) == (add_on == "texts" and method in DISTILLING)
+    assert ("text_tower_image_kl" in terms[0]) == (add_on == "texts" and method in DISTILLING)
     moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
     trained = {key for key, value in named_parameters(state.model) if value.requires_grad}
     assert moved and moved <= trained

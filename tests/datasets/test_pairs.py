@@ -32,7 +32,8 @@ def test_a_task_of_pairs(train, pairs, world, tmp_path):
     done = train(tmp_path / "out", "--log-interval", 1)
     assert done.status == 0 and done.warnings == []
     assert "1 of 23 images have no caption" in done.out
-    assert listing(tmp_path / "out") == {"stream.pth", "metrics_stream.csv", "run_stream.json", "log_stream.jsonl"}
+    assert listing(tmp_path / "out") == {
+        "stream.pth", "metrics_stream.csv", "run_stream.json", "log_stream.jsonl", "report_stream.html"}
     log = lines(tmp_path / "out" / "log_stream.jsonl")
     assert all({"contrastive", "scale", "lr"} <= line.keys() for line in log)
     start, saved = weights(world.model), weights(tmp_path / "out" / "stream.pth")

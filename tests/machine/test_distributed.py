@@ -232,7 +232,7 @@ def test_cases_mean_something(cases):
     assert alone["no terms"]["gradients"] == [{}] * 3
     assert not any(name.startswith("transformer.") for name in alone["unused parameters"]["gradients"][0])
     assert alone["icarl"]["tiny"]["numbers"][0]["replay"] > 0
-    assert {"image_pair_distillation", "text_distillation", "text_tower_text", "replay", "feature_mse"} <= alone[
+    assert {"image_pair_kl", "text_kl", "text_tower_text_kl", "replay", "feature_mse"} <= alone[
         "icarl everything"]["tiny"]["numbers"][0].keys()
     assert 0 < alone["modx sum"]["numbers"][0]["keep_i2t"] < 1
 

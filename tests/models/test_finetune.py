@@ -12,10 +12,11 @@ from slow_reference import gradients_of, move
 
 import clip
 import src.models.finetune
+import src.models.helpers
 import src.models.state
 from clip.model import CLIP
 from src.datasets.pairs import joint_task
-from src.models.finetune import ZSCL, Finetune, LwF
+from src.models.finetune import ZSCL, Distill, Finetune, LwF
 from src.models.modeling import random_tokens, set_training
 from src.models.training import ready_towers, train
 
@@ -93,7 +94,7 @@ def test_class_features_are_constant_only_where_the_text_tower_is(make_model, ma
 
 
 def slow_terms(state, teacher, images, texts, options):
-    """What an image tower's distillation must give under a method's ``options``: (terms, divergences)."""
+    """What an image tower's distillation must give under a method's ``options``."""
     both = not (options.get("image_loss") or options.get("text_loss"))
     return slow.distillation_terms(
         state.model, teacher, images, texts, state.scale, options.get("T", 2.0), options.get("image_loss") or both,
@@ -108,12 +109,10 @@ def check_lwf(state, stream_of, texts, **options):
     begin_and_move(hook, state)
     size = options.get("ref_batch_size") or 4
     batch, images = first_batches(state, stream_of, ref_batch_size=size)
-    terms, divergences = slow_terms(state, entered, images, texts, options)
+    terms = slow_terms(state, entered, images, texts, options)
     expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)), **terms}
+    assert all(value > 1e-3 for value in terms.values()) and not state.metrics
     assert_same(state, hook.losses(state, batch), expected)
-    assert {name: value.item() for name, value in state.metrics.items()} == pytest.approx(
-        {name: value.item() for name, value in divergences.items()}, rel=1e-6)
-    assert all(value > 1e-3 and not value.requires_grad for value in state.metrics.values())
 
 
 @pytest.mark.parametrize("flags", DISTILLATIONS)
@@ -145,7 +144,7 @@ def check_zscl(state, teacher, stream_of, reference, texts, **options):
     hook = ZSCL("tiny-reference", **options)
     begin_and_move(hook, state)
     batch, images = first_batches(state, stream_of, reference)
-    terms, _ = slow_terms(state, teacher, images, texts, options)
+    terms = slow_terms(state, teacher, images, texts, options)
     expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)), **terms}
     assert_same(state, hook.losses(state, batch), expected)
 
@@ -156,6 +155,19 @@ def test_zscl_equals_the_slow_rendering(kind, flags, make_model, make_state, str
     state.open_zeroshot = {None: teacher}.__getitem__
     reference = open_task("tiny-reference")
     check_zscl(state, teacher, stream_of, reference, tokens(prompts(reference)), ls=0.2, **flags)
+
+
+def test_the_entropy_that_is_subtracted_changes_no_bit_of_the_weights(make_model, make_state, monkeypatch):
+    """A loss that shows the divergence trains what the cross-entropy does, with every term there is."""
+    trained, logged = [], []
+    for _ in range(2):
+        state = make_state(make_model("vit"), iterations=3, lr=1e-2)
+        hook = ZSCL("tiny-reference", distill_text_tower=True, feature_mse=True, ablation_loss_2=True)
+        train(state, [hook], lambda state, losses: logged.append(losses))
+        trained.append(state.model.state_dict())
+        monkeypatch.setattr(src.models.helpers, "teacher_entropy", lambda logits, T: torch.zeros(()))
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
+    assert all(logged[0][name] < logged[3][name] for name in Distill.other_terms if name != "feature_mse")
 
 
 TEXT_TOWER = [{}, {"weight_adjust": True, "text_tower_weight": 0.3}, {"T": 3.0, "ref_batch_size": 3},
@@ -170,7 +182,7 @@ def text_tower_terms(state, teacher, images, texts, options, iteration=0):
 
 
 def assert_reaches_the_text_tower_alone(model, losses):
-    gradients = gradients_of(losses["text_tower_image"] + losses["text_tower_text"], model)
+    gradients = gradients_of(losses["text_tower_image_kl"] + losses["text_tower_text_kl"], model)
     reached = {name for name, gradient in gradients.items() if gradient is not None and gradient.norm() > 1e-6}
     assert {"text_projection", "token_embedding.weight", "ln_final.bias"} <= reached
     assert not any(name.startswith("visual.") for name in reached)
@@ -193,10 +205,10 @@ def test_distilling_the_text_tower_equals_the_slow_rendering(
     expected = {"task": slow_task_loss(state, batch, options.get("ls", 0.0)),
                 **text_tower_terms(state, teacher, images, tokens(texts), options)}
     if train_mode == "whole":
-        expected |= slow_terms(state, teacher, images, tokens(texts), options)[0]
+        expected |= slow_terms(state, teacher, images, tokens(texts), options)
     losses = hook.losses(state, batch)
     assert_same(state, losses, expected)
-    own = ("text_tower_image", "text_tower_text")
+    own = ("text_tower_image_kl", "text_tower_text_kl")
     assert_same(state, {name: losses[name] for name in own}, {name: expected[name] for name in own})
     assert_reaches_the_text_tower_alone(state.model, losses)
 

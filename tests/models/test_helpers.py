@@ -8,6 +8,7 @@ import torch
 
 from src.models.helpers import (
     distillation,
+    divergence,
     image_pairs,
     interpolate_,
     l2_distance,
@@ -58,17 +59,29 @@ def test_distillation_equals_the_slow_rendering(T):
 
 
 @pytest.mark.parametrize("T", [0.5, 1.0, 2.0, 10.0])
-def test_distillation_minus_the_entropy_is_the_divergence(T):
+def test_divergence_equals_the_slow_rendering(T):
     teacher, student = random_logits(6, 4, 2), random_logits(6, 4, 3)
-    difference = (distillation(teacher, student, T) - teacher_entropy(teacher, T)).item()
-    expected = slow.tempered_divergence(list(teacher), list(student), T).item()
-    assert difference == pytest.approx(expected, rel=1e-12)
-    assert difference > 0
+    found = divergence(teacher, student, T).item()
+    assert found == pytest.approx(slow.tempered_divergence(list(teacher), list(student), T).item(), rel=1e-12)
+    assert found > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_divergence_has_the_bits_of_the_gradient_of_distillation(dtype, weight):
+    """The student's, and the teacher's where its scores have one."""
+    gradients = []
+    for loss in (divergence, distillation):
+        teacher, student = (random_logits(6, 4, seed).to(dtype).requires_grad_() for seed in (2, 3))
+        (weight * loss(teacher, student, 2.0)).backward()
+        gradients.append((teacher.grad, student.grad))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other) and one.abs().max() > 0
 
 
 def test_the_divergence_is_zero_for_a_perfect_student():
     logits = random_logits(6, 4, 4)
-    assert (distillation(logits, logits, 2.0) - teacher_entropy(logits, 2.0)).item() == pytest.approx(0, abs=1e-14)
+    assert divergence(logits, logits, 2.0).item() == pytest.approx(0, abs=1e-14)
 
 
 def test_teacher_entropy_by_hand():

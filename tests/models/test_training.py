@@ -324,8 +324,8 @@ def test_ten_steps_of_zscl_equal_a_slow_loop(make_model, make_state, stream_of, 
     images = [batch.images for batch in stream_of(reference.split("train"), "reference", 10)]
 
     def loss_of(step, batch):
-        terms, _ = slow.distillation_terms(slowly.model, teacher, images[step], tokens_of_prompts(reference),
-                                           slowly.scale, 2.0, True, True, 0.5)
+        terms = slow.distillation_terms(slowly.model, teacher, images[step], tokens_of_prompts(reference),
+                                        slowly.scale, 2.0, True, True, 0.5)
         return sum(terms.values()) + slow.task_loss(
             slowly.model, batch.images, batch.labels, tokens_of_prompts(task), 0.2, slowly.scale)
     train_slowly(slowly, loss_of, stream_of)

@@ -108,3 +108,9 @@ def test_a_term_that_falls_far_is_logarithmic():
     assert heights[1] - heights[0] == pytest.approx((heights[2] - heights[1]) / 2, abs=0.2)
     assert "logarithmic" in chart.text
     assert "logarithmic" not in charts.loss_chart("l2", [[(1, 1.0), (2, 0.0)]]).text
+
+
+def test_the_loss_of_one_task_stands_over_its_steps():
+    chart = charts.loss_chart("task", [[(50, 2.0), (100, 1.0)]])
+    assert [text for _, text in chart.x_ticks] == ["0", "25", "50", "75", "100"]
+    assert chart.x_ticks[-1][0] == charts.RIGHT and places(chart.lines[0][1])[0][0] == chart.x_ticks[2][0]

@@ -134,3 +134,23 @@ def test_which_confusions_are_drawn(tmp_path):
     assert sorted(path.name for path in folder.glob("confusion_*")) == ["confusion_A.png"]
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 1 and "Confusion matrix of A" in text
+
+
+def test_the_rate_has_a_row_of_its_own(tmp_path):
+    with figures.style():
+        figure = figures.draw_losses(read_run(write_run(tmp_path / "run")))
+    task, rate = figure.axes
+    assert [axes.get_title(loc="left") for axes in (task, rate)] == ["task", "lr"]
+    assert rate.get_position().y1 < task.get_position().y0
+    figure, charts = figures.panels("head", [str(number) for number in range(6)], alone=1)
+    heights = [round(axes.get_position().y0, 4) for axes in charts]
+    assert len(set(heights[:4])) == 1 and heights[4] != heights[5] and len(set(heights)) == 3
+
+
+def test_letters_of_any_script_are_drawn_without_a_warning(tmp_path):
+    """Warnings are errors here. What no font has is named on the page."""
+    folder = write_run(tmp_path / "run", order=("猫", "\U000f1234", "C"))
+    write_report(folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "matrix_top1.png").is_file() and "\U000f1234</p>" in text
+    assert figures.texts_of(read_run(folder))[:4] == ["run", "猫", "\U000f1234", "C"]

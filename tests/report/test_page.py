@@ -4,15 +4,16 @@ import dataclasses
 import html
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from golden_numbers import CONTENT, ROWS, matrix_of, order_of
-from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run
+from outline import Outline
+from report_files import ORDER, ZERO_SHOT, write_pairs_run, write_run, write_task
 
 from src.args import parse
 from src.models.evaluation import Scores
 from src.report import measures, page
+from src.report.conditions import Conditions
 from src.report.figures import write_pictures
 from src.report.runs import read_run
 from src.run.build import command_of
@@ -20,43 +21,7 @@ from src.run.sequence import Run
 from src.store.records import RunFolder
 
 pytest_plugins = ["cli_fixtures"]
-VOID = {"meta", "link", "input", "wbr"}
 HOSTILE = '<script>alert("x")</script>&amp;\'"$x^2$'
-
-
-class Outline(HTMLParser):
-    """Every element is closed by its own kind; texts of tables, addresses and ids are collected."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tables, self.tags, self.addresses, self.ids = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if not self.get_starttag_text().endswith("/>") or self.open[-1:] == [tag]:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        if self.open and "table" in self.open and {"th", "td"} & set(self.open):
-            self.tables[-1][-1][-1] = " ".join([*self.tables[-1][-1][-1].split(), *data.split()])
 
 
 @pytest.fixture
@@ -209,12 +174,6 @@ def test_a_resumed_sequence_does_not_tell_its_last_part_as_the_whole(shown):
         "–", "9.0 s", "–"]
 
 
-def test_methods_are_named(shown):
-    assert page.method_title(shown(write_run, "--we --lora")[0]) == "finetune + we + lora"
-    rebuilt = shown(name="rebuilt", trained_with=[{"method": "lwf"}, {"method": "lwf"}, {"method": "icarl"}])[0]
-    assert page.method_title(rebuilt) == "lwf, icarl"
-
-
 def test_a_sequence_that_only_scored(shown, tmp_path):
     run = write_run(tmp_path / "scored")
     for path in [*run.glob("run_*.json"), *run.glob("log_*")]:
@@ -237,19 +196,6 @@ def test_zero_shot_is_one_row(tmp_path):
     assert "Each dataset over the tasks" not in text and "Forgetting</dt>\n  <dd class" not in text
     write_pictures(run, folder)
     assert [path.name for path in folder.glob("*.png")] == ["matrix_top1.png"]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "–"), (9.94, "9.9 s"), (59.99, "1 min 00 s"), (725, "12 min 05 s"), (26400.5, "7 h 20 min"),
-    (3599.9, "1 h 00 min")])
-def test_durations(seconds, text):
-    assert page.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [
-    (None, "–"), (0, "0 B"), (2 ** 20, "1.0 MiB"), (31 * 2 ** 30, "31.00 GiB")])
-def test_sizes(count, text):
-    assert page.size(count) == text
 
 
 def test_no_text_of_a_file_is_html(shown):
@@ -308,6 +254,78 @@ def test_a_sequence_leaves_its_report(cli, tmp_path, world):
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert page.one_decimal(summary["last"]) in text and Outline(text).tables[0][-4][0] == "2 tones"
+
+
+def test_the_rate_has_a_chart_of_its_own_row(shown):
+    _, text, _ = shown()
+    terms, rate = re.findall(r'<div class="charts[^"]*">(.*?)</div>', text[text.index('id="losses"'):], re.DOTALL)[:2]
+    assert terms.count("<strong>task</strong>") == terms.count("<figure") == 1
+    assert rate.count("<strong>lr</strong>") == rate.count("<figure") == 1 and "<h3>Learning rate</h3>" in text
+
+
+@pytest.mark.parametrize(("term", "title", "said"), [
+    ("image_kl", "image_kl", True), ("text_distillation", "text_distillation, cross-entropy", False)])
+def test_distillation_is_called_what_the_log_has(shown, term, title, said):
+    def write(folder):
+        write_run(folder)
+        (folder / "log_B.jsonl").write_text(json.dumps({"iteration": 5, term: 0.5, "lr": 1e-5}) + "\n")
+        return folder
+    _, text, _ = shown(write)
+    assert f"<strong>{title}</strong>" in text
+    assert ("KL divergences from the teacher: 0 where the student agrees" in text) == said
+
+
+def test_letters_that_pictures_lack_are_named(shown):
+    run, text, _ = shown()
+    assert "show boxes" not in text
+    assert "no font of the machine that drew them has: &lt;流" in page.page(run, letters="<流")
+
+
+# -- a task by itself --------------------------------------------------------------------------------------------------
+
+
+CONDITIONS = {"task": Conditions("own", None, "all", "none", "given", "task")}
+
+
+def page_of_task(folder, **conditions):
+    page.write_task_report(folder, "A", {**CONDITIONS, **conditions})
+    return (folder / "report_A.html").read_text(encoding="utf-8")
+
+
+def test_a_task_by_itself_has_a_page(tmp_path):
+    text = page_of_task(write_task(tmp_path / "run", A=80.0, B=50.0, C=20.0))
+    outline = Outline(text)
+    assert outline.tables[0] == [["After", "A", "B", "C", "Mean"], ["1 A", "80.0", "50.0", "20.0", "50.0"]]
+    tiles = re.findall(r'<dt>([^<]+)</dt>\s*<dd class="big">([^<]+)</dd>', text)
+    assert tiles == [("Top-1 accuracy", "80.0"), ("Top-5 accuracy", "100.0"), ("Top-1 accuracy elsewhere", "35.0")]
+    assert "<h1>run: A</h1>" in text and "data family own; reference set none; shots all" in text
+    assert outline.tables[-1][1:] == [["A", "2.0 s", "60", "1000 B", "300", "model 1"]]
+    assert "Across: the steps." in text and "Transfer" not in text and "What the numbers mean" not in text
+    assert not re.search(r"https?://|url\(|@import", text) and "script" not in outline.tags
+    assert text == page_of_task(tmp_path / "run")
+
+
+def test_a_task_that_is_not_scored_itself_has_the_mean(tmp_path):
+    text = page_of_task(write_task(tmp_path / "run", B=50.0, C=20.0))
+    assert re.findall(r'<dd class="big">([^<]+)</dd>', text) == ["35.0"] and "mean over 2 other datasets" in text
+
+
+def test_a_page_of_a_task_that_fails_is_told(tmp_path, capsys):
+    folder = write_task(tmp_path / "run")
+    (folder / "run_A.json").write_text("{", encoding="utf-8")
+    page.write_task_report(folder, "A", CONDITIONS)
+    assert "warning: no report of A in" in capsys.readouterr().err and not (folder / "report_A.html").exists()
+
+
+def test_the_command_line_leaves_it(cli, tmp_path, world):
+    words = ["--load", world.model, "--iterations", 2, "--batch-size", 4, "--lr", 1e-4, "--workers", 0]
+    done = cli(*words, "--train-dataset", world.colours, "--eval-datasets", f"{world.colours},{world.tones}",
+               "--label-space", "task,all", "--save", tmp_path / "run")
+    assert done.status == 0 and done.err == ""
+    text = (tmp_path / "run" / "report_colours.html").read_text(encoding="utf-8")
+    facts = json.loads((tmp_path / "run" / "run_colours.json").read_text(encoding="utf-8"))
+    assert page.one_decimal(facts["scores"]["colours"]["task"]["top1"]) in text
+    assert re.findall(r'<h2 id="space-(\w+)"', text) == ["task", "all"] and "reference set none; shots all" in text
 
 
 def test_what_writes_no_folder_has_no_report(cli, world, monkeypatch):

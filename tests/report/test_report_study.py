@@ -70,7 +70,8 @@ def test_each_order_has_a_table_with_the_names_of_the_study(jobs):
 def test_files_of_several_orders_and_of_one(jobs, tmp_path):
     study = Study("s", (), columns=("avg",))
     write_report(tables_of(study, jobs), tmp_path / "both")
-    files, paper = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png"}, {"paper.md", "paper.tex", "paper.csv"}
+    files = {"compare.md", "compare.tex", "compare.csv", "tradeoff.png", "tradeoff.svg"}
+    paper = {"paper.md", "paper.tex", "paper.csv"}
     assert listing(tmp_path / "both") == {"order_I", "order_II"} | paper | {
         f"order_{order}/{file}" for order in ("I", "II") for file in files}
     write_report(tables_of(study, [job for job in jobs if job.cell.order == "II"]), tmp_path / "one")

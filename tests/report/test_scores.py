@@ -3,7 +3,7 @@
 from report_files import write_pairs_run, write_run
 
 from src.report.runs import read_run
-from src.report.scores import curves, loss_terms, mean_of, scale_of, trains
+from src.report.scores import curves, loss_terms, mean_of, scale_of, term_title, trains
 
 
 def test_what_is_drawn(tmp_path):
@@ -30,3 +30,8 @@ def test_a_phase_trains_its_dataset():
 
 def test_means_are_of_what_is_known():
     assert mean_of([1.0, None, 4.0]) == 2.5 and mean_of([None]) is None
+
+
+def test_distillation_of_an_older_log_is_called_what_it_is():
+    assert term_title("image_distillation") == "image_distillation, cross-entropy"
+    assert [term_title(term) for term in ("image_kl", "task", "lr")] == ["image_kl", "task", "lr"]

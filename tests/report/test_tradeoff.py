@@ -1,7 +1,5 @@
 """Several runs in one picture: which rows, where, and names that cover nothing."""
 
-import itertools
-
 import pytest
 from PIL import Image
 from report_files import MATRIX, ORDER, write_pairs_run, write_run
@@ -14,28 +12,6 @@ from src.report.runs import read_run
 
 pytest_plugins = ["cli_fixtures"]
 pytestmark = pytest.mark.pictures
-FIELD = (0, 0, 1000, 700)
-
-
-def overlap(first, second):
-    return min(first[2], second[2]) > max(first[0], second[0]) and min(first[3], second[3]) > max(first[1], second[1])
-
-
-@pytest.mark.parametrize("points", [
-    [(500, 350)] * 8, [(500 + 3 * number, 350 - 2 * number) for number in range(8)], [(5, 5), (995, 695), (995, 5)]])
-def test_names_cover_no_point_and_no_other_name(points):
-    sizes = [(120 + 9 * number, 16) for number in range(len(points))]
-    bars = [(440, 340, 560, 360)]
-    places = tradeoff.place_labels(points, sizes, FIELD, bars)
-    boxes = [(x, y, x + width, y + height) for (x, y), (width, height) in zip(places, sizes, strict=True)]
-    assert not any(overlap(*pair) for pair in itertools.combinations(boxes, 2))
-    marks = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
-    assert not any(overlap(box, other) for box in boxes for other in (*marks, *bars))
-    assert all(box[0] >= 0 and box[1] >= 0 and box[2] <= 1000 and box[3] <= 700 for box in boxes)
-
-
-def test_a_name_stands_right_of_a_lonely_point():
-    assert tradeoff.place_labels([(500, 350)], [(100, 16)], FIELD) == [(500 + tradeoff.DISTANCES[0], 342)]
 
 
 def moved(matrix, by):
@@ -64,6 +40,7 @@ def test_the_same_bytes_each_time_and_what_is_left_out(tmp_path):
     assert tradeoff.write_tradeoff(tables, tmp_path / "1") == tradeoff.write_tradeoff(tables, tmp_path / "2") == []
     first, second = (tmp_path / folder / "tradeoff.png" for folder in "12")
     assert first.read_bytes() == second.read_bytes()
+    assert first.with_suffix(".svg").read_bytes() == second.with_suffix(".svg").read_bytes()
     with Image.open(first) as image:
         assert image.size == (1125, 780)
     one = [read_run(write_run(tmp_path / "one", order=ORDER[:1], matrix=((80.0,),), zero_shot=(10.0,)))]
@@ -74,7 +51,8 @@ def test_the_same_bytes_each_time_and_what_is_left_out(tmp_path):
 def test_tables_that_do_not_rank_together_are_pictures_of_their_own(tmp_path):
     runs = [read_run(write_run(tmp_path / name, words)) for name, words in (("all", ""), ("few", "--shots 5"))]
     assert tradeoff.write_tradeoff(compare(runs), tmp_path / "out") == []
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tradeoff.png", "tradeoff_2.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "tradeoff.png", "tradeoff.svg", "tradeoff_2.png", "tradeoff_2.svg"]
 
 
 def test_pairs_are_shown_by_their_directions(tmp_path):

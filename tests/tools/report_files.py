@@ -45,6 +45,22 @@ def write_pairs_run(folder, words="", trained=("p_phase1", "p_phase2"), rsums=((
     return _write(folder, words, summaries, {RETRIEVAL.space: (["p", "q"], rows)}, trained, "fp32", facts)
 
 
+def write_task(folder, task="A", words="", **found):
+    """A task that was trained by itself. ``found``: {dataset: its top-1}, by default 80 on A and 50 on B."""
+    cells = found or {"A": 80.0, "B": 50.0}
+    written = write_run(folder / "sequence", words, order=(task,), matrix=((80.0,),), zero_shot=None)
+    facts = json.loads((written / f"run_{task}.json").read_text()) | {
+        "scores": {name: {"task": asdict(score)} for name, score in scores(cells, cells.values()).items()}}
+    for path in [*written.iterdir()]:
+        if path.name == f"log_{task}.jsonl":
+            path.rename(folder / path.name)
+        else:
+            path.unlink()
+    written.rmdir()
+    (folder / f"run_{task}.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
 def _write(folder, words, summaries, cells, trained, precision, facts):
     """Facts "older" leaves out what earlier versions did not store."""
     config, older = parse(words.split()), facts.pop("older", False)
@@ -57,7 +73,7 @@ def _write(folder, words, summaries, cells, trained, precision, facts):
     flags = {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()}
     description = {"flags": flags, "command": words.split(), "seed": config.seed, "precision": precision,
                    "hardware": "cpu, 1 threads", "versions": {"torch": "2"}, "commit": "abc", "seconds": 12.5,
-                   "peak_memory_bytes": 1000, **facts}
+                   "peak_memory_bytes": 1000, "date": "2026-11-27T14:05:09+00:00", **facts}
     files = {"run.json": json.dumps(description), "summary.md": summary_markdown(summaries),
              "summary.tex": summary_latex(summaries)}
     for number, (space, summary) in enumerate(summaries.items()):

@@ -123,6 +123,7 @@ class Ignored:
 
 IGNORED = (
     Ignored("run*.json", "seconds", "a duration"),
+    Ignored("run*.json", "date", "when it ended"),
     Ignored("run*.json", "peak_memory_bytes", "memory of the process, which the allocator decides"),
     Ignored("run*.json", "commit", "the git commit"),
     Ignored("run*.json", "versions|python", "versions of packages and of Python"),
@@ -130,8 +131,12 @@ IGNORED = (
     # The kill hits at any instant, so what it leaves in the folder is not compared: only the run's first resume point,
     # which does not depend on the instant, and the files after --resume.
     Ignored(KEPT_POINT, "seconds", "a duration"),
-    Ignored("report.html", r"<td>(–|[\d.]+ (s|min|h)[\d a-z]*)</td><td>[\d.,–]*</td><td>[\d.]+ [MG]iB</td>",
+    Ignored("report*.html", r"<dt>(date|duration)</dt><dd>[^<]*</dd>", "when it ended, and how long it took"),
+    Ignored("report*.html", r"<td>(–|[\d.]+ (s|min|h)[\d a-z]*)</td><td>[\d.,–]*</td><td>[\d.]+ [MG]iB</td>",
             "duration, images per second and peak memory of a task"),
+    Ignored("study.html", r'.*\b(Training time|[\d.]+ (s|min|h), Avg|seconds in which).*|<(svg|path|text) .*',
+            "charts, of which one is of durations"),
+    Ignored("cost_training_time.svg", r".*", "durations"),
 )
 
 
@@ -176,7 +181,7 @@ def read_text(path):
 
 
 READERS = {".pth": read_tensors, ".safetensors": read_safetensors, ".json": read_json, ".jsonl": read_lines_of_json,
-           ".csv": read_csv, ".md": read_text, ".tex": read_text, ".html": read_text}
+           ".csv": read_csv, ".md": read_text, ".tex": read_text, ".html": read_text, ".svg": read_text}
 
 
 def leaves(content, pattern, place=""):

@@ -91,28 +91,24 @@ def pair_scores(features, scale):
 
 def distillation_terms(student, teacher, images, tokens, scale, temperature, image_loss, text_loss, weight=1.0,
                        feature_mse=False, image_pairs=False):
-    """Named terms against the teacher's texts, {"image_distillation", "text_distillation", "image_pair_distillation",
-    "feature_mse"}, and the divergences {"image_kl", "text_kl", "image_pair_kl"}."""
+    """Named terms against the teacher's texts, {"image_kl", "text_kl", "image_pair_kl", "feature_mse"}."""
     with torch.no_grad():
         texts, taught = text_features(teacher, tokens), image_features(teacher, images)
     learnt = image_features(student, images)
     teacher_rows, student_rows = scores(taught, texts, scale), scores(learnt, texts, scale)
-    terms, divergences = {}, {}
+    terms = {}
     if image_loss:
-        terms["image_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
-        divergences["image_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+        terms["image_kl"] = weight * tempered_divergence(teacher_rows, student_rows, temperature)
     if text_loss:
         teacher_rows, student_rows = transposed(teacher_rows), transposed(student_rows)
-        terms["text_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
-        divergences["text_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+        terms["text_kl"] = weight * tempered_divergence(teacher_rows, student_rows, temperature)
     if image_pairs:
         teacher_rows, student_rows = pair_scores(taught, scale), pair_scores(learnt, scale)
-        terms["image_pair_distillation"] = weight * tempered_cross_entropy(teacher_rows, student_rows, temperature)
-        divergences["image_pair_kl"] = tempered_divergence(teacher_rows, student_rows, temperature)
+        terms["image_pair_kl"] = weight * tempered_divergence(teacher_rows, student_rows, temperature)
     if feature_mse:
         squares = [(a - b) ** 2 for one, two in zip(learnt, taught, strict=True) for a, b in zip(one, two, strict=True)]
         terms["feature_mse"] = mean(squares)
-    return terms, divergences
+    return terms
 
 
 def text_tower_terms(student, teacher, images, tokens, scale, temperature, weight):
@@ -121,8 +117,8 @@ def text_tower_terms(student, teacher, images, tokens, scale, temperature, weigh
     with torch.no_grad():
         taught, texts = image_features(teacher, images), text_features(teacher, tokens)
     teacher_rows, student_rows = scores(taught, texts, scale), scores(taught, text_features(student, tokens), scale)
-    return {"text_tower_image": weight * tempered_cross_entropy(teacher_rows, student_rows, temperature),
-            "text_tower_text": weight * tempered_cross_entropy(transposed(teacher_rows), transposed(student_rows),
+    return {"text_tower_image_kl": weight * tempered_divergence(teacher_rows, student_rows, temperature),
+            "text_tower_text_kl": weight * tempered_divergence(transposed(teacher_rows), transposed(student_rows),
                                                                temperature)}
 
 

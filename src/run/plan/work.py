@@ -74,7 +74,8 @@ def files_text(run, names, plan, start):
     for name in names:
         with plan.unless_refused():
             lines.append(f"{run.folder.file(f'{stem(name)}.pth')}: {state_of_task(run, name)}")
-    beside = "metrics, logs and run_<DATASET>.json" + (", summary and matrices" if run.training.sequence else "")
+    page = ", summary, matrices and report.html" if run.training.sequence else ", report_<DATASET>.html"
+    beside = f"metrics, logs and run_<DATASET>.json{page}"
     return "\n".join([*lines, *carry_lines(run, names, start), *kept_lines(run, names, start),
                       f"{run.folder.path}: {beside} beside them"])
 

@@ -1,0 +1,91 @@
+"""The head of a run's page: what ran, on what, when, for how long."""
+
+from src.cli.flags import FLAGS
+from src.cli.texts import shown
+from src.models import METHODS, active_add_ons
+from src.report.conditions import conditions_of_run, joined
+from src.report.durations import duration
+
+AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # of the add-ons
+ENTERED = "the weights before each task"
+
+
+def head_facts(run):
+    """[(name, value)] of the line below the title of a SequenceRun, what is not known left out."""
+    found = [("method", method_title(run)), *_settings(run)]
+    if run.tasks or run.trained_with:
+        made = _made_with(run)
+        found += [("reference set", conditions_of_run(run, run.space).reference),
+                  ("teacher", joined(map(teacher_of, made))), ("averaging", joined(map(averaging_of, made)))]
+    found += [("seed", run.seed), ("precision", run.precision), ("device", run.hardware), ("date", date_text(run.date)),
+              ("duration", duration_text(run))]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def method_title(run):
+    """The method and its add-ons, or that nothing was trained."""
+    if run.trained_with:  # rebuilt from the checkpoints of single runs
+        return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
+    if not run.tasks:
+        return "zero-shot, nothing trained"
+    values = {key: run.value(key) for key in FLAGS}
+    return " + ".join([str(run.value("method")), *(FLAGS[key].name[2:] for key in active_add_ons(values)),
+                       *(["lora"] if run.value("lora") else [])])
+
+
+def _settings(run):
+    length = ("epochs", "epochs") if run.value("epochs") else ("steps a task", "iterations")
+    chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
+    if not run.tasks:
+        chosen = chosen[:1]
+    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form reads none of the others
+        chosen = [chosen[0], chosen[3]]
+    return [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
+
+
+def _made_with(run):
+    """[{flag key: value}] of the runs that trained; a flag that a run is older than is None."""
+    own = {key: run.value(key) for key in FLAGS}
+    return [dict.fromkeys(FLAGS) | trained for trained in run.trained_with] or [own]
+
+
+def teacher_of(values):
+    """Which weights a distilling method learns from, by its flags; None of a method without or of an unknown one."""
+    uses = METHODS[values["method"]].uses if values.get("method") in METHODS else ()
+    if "ref_model" in uses:
+        model = values["ref_model"] or "zero-shot CLIP"
+        share = values["ref_wise_alpha"] if values["ref_wise"] else 0.0
+        return f"{1 - share:g} {model} + {share:g} {ENTERED}" if share else model
+    return ENTERED if {"T", "modx_alpha"} & {*uses} else None
+
+
+def averaging_of(values):
+    """Which averages of the weights are taken, each with its flags; None without."""
+    found = [_averaging_text(key, add_on, values) for key, add_on in active_add_ons(values).items() if key in AVERAGES]
+    return " + ".join(found) or None
+
+
+def _averaging_text(key, add_on, values):
+    flags = ", ".join(f"{FLAGS[flag].name[2:]} {shown(values[flag])}" for flag in add_on.uses)
+    return f"{FLAGS[key].name[2:]} ({flags})"
+
+
+def date_text(date):
+    """"2026-11-27 14:05 UTC" of a date in ISO 8601; None without."""
+    return None if date is None else f"{str(date)[:16].replace('T', ' ')} UTC"
+
+
+def whole_seconds(run):
+    """The time of a run with its evaluations. None of one that was resumed, which knows that of its last part alone."""
+    return run.seconds if (run.seconds or 0) >= training_seconds(run) else None
+
+
+def training_seconds(run):
+    return sum(facts.seconds or 0 for facts in run.tasks.values())
+
+
+def duration_text(run):
+    """That of the whole run, else that of its training; None where neither is known."""
+    if whole_seconds(run) is not None:
+        return duration(run.seconds)
+    return f"{duration(training_seconds(run))} of training" if training_seconds(run) else None

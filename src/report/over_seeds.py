@@ -1,0 +1,58 @@
+"""What the runs behind a row have together: their matrix and curves over seeds, and what a run cost."""
+
+import statistics
+from dataclasses import dataclass
+
+from src.report.runs import ZERO_SHOT
+from src.report.scores import mean_of
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over several seeds: the least, the mean and the most."""
+
+    low: float
+    mean: float
+    high: float
+
+
+def mean_matrix(row, score):
+    """{task trained last: [mean over the runs of a Row, a dataset each]}, None where a run has no score; rows that all
+    runs have. Nothing of a row without runs."""
+    found = [run.rows(row.conditions.space, score) for run in row.sequences]
+    tasks = [task for task in found[0] if all(task in rows for rows in found)] if found else []
+    return {task: [_mean(cells) for cells in zip(*(rows[task] for rows in found), strict=True)] for task in tasks}
+
+
+def curve(row, score):
+    """[Spread of the mean over the datasets, or None, before training and after task 1, 2, ...] over the runs of a Row;
+    the mean is over the datasets that have a score."""
+    space = row.conditions.space
+    found = [_steps(run.matrices[space][score], run.order) for run in row.sequences]
+    return [None if None in values else Spread(min(values), statistics.fmean(values), max(values))
+            for values in zip(*found, strict=True)]
+
+
+def _steps(matrix, order):
+    return [mean_of(matrix.get(task, ())) for task in (ZERO_SHOT, *order)]
+
+
+def _mean(values):
+    return None if None in values else statistics.fmean(values)
+
+
+def seconds_of(row):
+    """The time in which a run trains all its tasks, the mean over the runs of a Row; None where it is not known."""
+    return _mean_of_runs(row, lambda tasks: None if None in (found := [task.seconds for task in tasks]) else sum(found))
+
+
+def trained_values_of(row):
+    """The most values that a task trains, the mean over the runs of a Row; None where it is not known."""
+    return _mean_of_runs(row, lambda tasks: None if None in (found := [task.trainable_values for task in tasks])
+                         else max(found))
+
+
+def _mean_of_runs(row, number):
+    """None too where a run has no such files, as one that was only scored."""
+    found = [number(run.tasks.values()) if len(run.tasks) == len(run.order) else None for run in row.sequences]
+    return _mean(found) if found else None
