@@ -67,7 +67,9 @@ def joined(splits):
     whole = all(split.captions is not None for split in splits)
     return Split(lambda position: place[position][0].image(place[position][1]),
                  [split.labels[index] for split, index in place],
-                 captions=[split.captions[index] for split, index in place] if whole else None)
+                 captions=[split.captions[index] for split, index in place] if whole else None,
+                 path=(lambda position: place[position][0].path(place[position][1]))
+                 if all(split.path for split in splits) else None)
 
 
 def joint_task(tasks):

@@ -147,7 +147,7 @@ def test_description(monkeypatch):
 def test_other_code_behind_a_run_is_found(monkeypatch):
     """Whatever differs, and nothing that either side does not have."""
     monkeypatch.setattr("src.store.records._commit", lambda: "b" * 40)
-    monkeypatch.setattr("src.store.records._versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
+    monkeypatch.setattr("src.store.records.versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
     here = platform.python_version()
     same = {"commit": "b" * 40, "python": here, "versions": {"torch": "2.0", "numpy": "1.0", "peft": "0.1"}}
     assert code_changes(same) == code_changes({}) == code_changes({"versions": "damaged"}) == []
