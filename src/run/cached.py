@@ -16,7 +16,7 @@ from src.run.scoring import class_tasks, plain_scores, scores_of, task_and_phase
 from src.run.task_key import TaskKeys, key_of
 from src.run.weights import model_name
 from src.store.checkpoint import finished_again
-from src.store.records import RunFolder, describe_run
+from src.store.records import describe_run
 from src.store.resume import NOT_SHARED, points_left
 from src.store.task_cache import FLAG, GB, TaskCache
 
@@ -41,7 +41,8 @@ class SharedTasks:
         if self.cache is None:
             return
         run = self.run
-        RunFolder(self.cache.folder, run.world.first, FLAG).prepare()
+        if run.world.first:
+            self.cache.prepare()
         if run.training.eval_interval or run.training.eval_every_epoch:
             run.note(f"{FLAG} does nothing with --eval-interval or --eval-every-epoch: scores between two steps need "
                      "the weights of that step")
@@ -113,7 +114,7 @@ class Place:
         keys = self.run.world.interleave([key_of(self.parts)], self.run.world.size)
         self.key = keys[0] if len(keys) == 1 else key_of(keys)
         self.content, self.unknown = None, []
-        self.is_last = self.run.ends_with(name)  # whose predictions are written too
+        self.scores_again = self.run.ends_with(name)  # for scoring leaves predictions too, which are not kept
 
     def facts(self):
         """What ``run_<task>.json`` says of it."""
@@ -199,7 +200,7 @@ class Place:
     def _scores(self, checkpoint):
         """Those that are there, and of the rest the checkpoint is scored."""
         run, keys = self.run, self._score_keys(checkpoint)
-        there = {} if self.is_last else self._kept_scores(keys)
+        there = {} if self.scores_again else self._kept_scores(keys)
         run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
         for file, (_, rows) in there.items():
             for row in rows:
@@ -208,7 +209,7 @@ class Place:
         found = {file: scores for file, (scores, _) in there.items()}
         if missing:
             with run.folder.heard() as heard:
-                scored = run.scorer.part(missing).finished(checkpoint, self.is_last)
+                scored = run.scorer.part(missing).finished(checkpoint, keep=run.ends_with(self.name))
             if run.world.first:
                 self._keep_scores(checkpoint, scored, heard.rows)
             found |= scored

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,15 @@ class TaskCache:
 
     def _file(self, key, kind):
         return self.folder / f"{key}{kind}"
+
+    def prepare(self):
+        """Make the folder. UserError where it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with folder_of_ones_own(self.folder, FLAG, f"{secrets.token_hex(8)}{LOCK}"):
+                pass
+        except OSError as error:
+            raise UserError(f"{FLAG} {self.folder}: cannot be written ({error.strerror}); give another") from None
 
     @contextlib.contextmanager
     def alone(self, key, waiting=lambda holder: None):
