@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -71,12 +73,22 @@ def _save(content, file):
     """torch.save -> sha256 of what was written. torch hides a failed write behind an error of its own."""
     target = _Digested(file)
     try:
-        torch.save(content, target)
+        torch.save(_by_value(content), target)
     except Exception:
         if target.failure:
             raise target.failure from None
         raise
     return target.digest.hexdigest()
+
+
+def _by_value(content):
+    """Return equal nested content of which the bytes of a file tell values only. pickle writes an object that it meets
+    again as a reference, so that a run that was resumed would leave other bytes than one that was not."""
+    if type(content) is str:
+        return sys.intern(content)
+    if type(content) in (dict, OrderedDict):
+        return type(content)((_by_value(key), _by_value(value)) for key, value in content.items())
+    return type(content)(map(_by_value, content)) if type(content) in (list, tuple) else content
 
 
 class _Digested:
