@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ranks
 import torch
 from cli_files import BATCH, RATE, STEPS, lines, read_json, write_pictures
 
@@ -343,3 +344,37 @@ def test_two_runs_at_once_train_each_task_once(tasks, world, tmp_path):
     both = "\n".join(printed)
     assert len(re.findall(r": 40 steps in", both)) == len(re.findall(r"taken from --task-cache", both)) == 2
     assert_same(*(SimpleNamespace(folder=tmp_path / place / "run") for place in ("one", "two")))
+
+
+@pytest.mark.slow
+def test_two_processes_take_together(tasks, world, tmp_path):
+    """And not what one process has trained, whose sums are in another order."""
+    words = ["--load", world.model, "--dataset-order", f"{tasks['A']},{tasks['B']}", "--iterations", STEPS,
+             "--batch-size", BATCH, "--lr", RATE, "--warmup-length", 0, "--workers", 0, "--device", "cpu", "--quiet",
+             "--log-interval", 1, "--task-cache", tmp_path / "cache"]
+    printed = []
+    for place, size in (("alone", 1), ("first", 2), ("second", 2)):
+        group = ranks.Ranks(ranks.server(), size, tmp_path / f"{place}.log", ranks.command_line,
+                            [*words, "--save", tmp_path / place / "run"])
+        assert group.join(300) == [0] * size, group.printed()
+        printed.append(group.printed())
+    assert ["steps in" in text for text in printed] == [True, True, False]
+    assert printed[2].count("taken from --task-cache") == 2
+    assert_same(*(SimpleNamespace(folder=tmp_path / place / "run") for place in ("second", "first")))
+
+
+STUDY = """
+base: {{load: {model}, iterations: 3, batch-size: 4, lr: 9e-5, warmup-length: 0, workers: 0, device: cpu}}
+axes:
+  orders: {{one: ["{A}", "{B}"], two: ["{A}", "{C}"]}}
+"""
+
+
+@pytest.mark.slow
+def test_the_cells_of_a_study_share_tasks(cli, tasks, world, tmp_path):
+    (tmp_path / "orders.yaml").write_text(STUDY.format(model=world.model, **tasks), encoding="utf-8")
+    done = cli("--study", tmp_path / "orders.yaml", "--save", tmp_path / "study", "--task-cache", tmp_path / "cache")
+    assert done.status == 0, done.out + done.err
+    printed = {cell: (tmp_path / "study" / cell / "output.txt").read_text(encoding="utf-8") for cell in ("one", "two")}
+    assert {cell: (text.count(" steps in "), text.count(": taken from --task-cache"))
+            for cell, text in printed.items()} == {"one": (2, 0), "two": (1, 1)}

@@ -28,10 +28,8 @@ def changed(content, *path_and_value):
 
 
 def test_equal_content_has_one_digest():
-    same = [copy.deepcopy(CONTENT), OrderedDict(CONTENT), changed(CONTENT, "w", torch.arange(6.0).reshape(3, 2).T
-                                                                  .contiguous().T.reshape(2, 3).clone() * 0
-                                                                  + CONTENT["w"]),
-            changed(CONTENT, "w", torch.stack([CONTENT["w"], CONTENT["w"]], dim=2)[..., 0])]
+    strided = torch.stack([CONTENT["w"], CONTENT["w"]], dim=2)[..., 0]
+    same = [copy.deepcopy(CONTENT), OrderedDict(CONTENT), changed(CONTENT, "w", strided)]
     assert {content_digest(content) for content in same} == {content_digest(CONTENT)}
     assert content_digest([1, 2]) == content_digest((1, 2))
 
@@ -40,7 +38,8 @@ def test_equal_content_has_one_digest():
     changed(CONTENT, "w", torch.arange(6.0).reshape(3, 2)), changed(CONTENT, "w", CONTENT["w"].double()),
     changed(CONTENT, "w", CONTENT["w"] + torch.tensor([[0, 0, 0], [0, 0, 1e-6]])),
     changed(CONTENT, "w", CONTENT["w"] * torch.tensor([[-1.0, 1, 1], [1, 1, 1]])),  # -0 is another zero
-    changed(CONTENT, "carry", "E", 0, 1.0), changed(CONTENT, "carry", "E", 3, "b"), changed(CONTENT, "carry", "E", 2, ""),
+    changed(CONTENT, "carry", "E", 0, 1.0), changed(CONTENT, "carry", "E", 3, "b"),
+    changed(CONTENT, "carry", "E", 2, ""),
     changed(CONTENT, "carry", "F", []), {key: CONTENT[key] for key in reversed(CONTENT)}, changed(CONTENT, "h", [])],
     ids=range(10))
 def test_other_content_has_another(other):

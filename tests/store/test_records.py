@@ -74,6 +74,21 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert folder.open_log("DTD") is None and listing(tmp_path) == set()
 
 
+def test_what_is_added_is_heard(tmp_path):
+    """Rows and tensors beside the checkpoints, and only while somebody listens; by a process that only reads too."""
+    for folder in (RunFolder(tmp_path), RunFolder(tmp_path, writes=False)):
+        folder.write_tensors("grad_before.pth", {})
+        with folder.heard() as heard:
+            folder.add_metrics("DTD", {"iteration": 3, "task": "DTD", "top1": "1.0"})
+            folder.add_metrics("DTD", {"iteration": 3, "task": "DTD", "top1": "2.0"})
+            folder.write_tensors("grad_DTD.pth", {})
+            folder.write_tensors("grad_DTD.raw.pth", None)
+            folder.write_checkpoint("DTD", {})
+        folder.write_tensors("grad_after.pth", {})
+        assert [row["top1"] for row in heard.rows["DTD"]] == ["1.0", "2.0"] and list(heard.rows) == ["DTD"]
+        assert heard.tensors == {"grad_DTD.pth": True, "grad_DTD.raw.pth": False}
+
+
 def test_preparing_leaves_no_file(tmp_path):
     RunFolder(tmp_path / "a" / "b").prepare()
     assert listing(tmp_path) <= {"a", "a/b"}
