@@ -66,6 +66,8 @@ NOT_RUN = {
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
+    "python -m src.main --study studies/toy.yaml --save ckpt/study --task-cache ckpt/tasks":
+        "minutes, in processes of its own; tests/run/test_cached.py runs a small one",
     "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
