@@ -73,6 +73,8 @@ NOT_RUN = {
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     "python -m src.main --study studies/xtail.yaml --data-location data --jobs auto --save ckpt/xtail":
         "hours; tests/cli/test_cli_study.py reads its cells",
+    "python -m src.main --study studies/toy.yaml --save ckpt/study --task-cache ckpt/tasks":
+        "minutes, in processes of its own; tests/run/test_cached.py runs a small one",
     "python -m src.main --seed 1,2,3 --method lwf --dataset-order toy --save ckpt/seeds":
         "minutes, in processes of its own; tests/run/test_study.py runs small ones",
     **dict.fromkeys((

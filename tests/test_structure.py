@@ -23,7 +23,7 @@ ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli"
 FLOORS = {
     "src.run": (("src.run.plan", "src.run.single", "src.run.chain", "src.run.inputs", "src.run.rescore",
                  "src.run.reproduce"), ("src.run.sequence",), ("src.run.task", "src.run.rescorer"),
-                ("src.run.scoring",), ("*",)),
+                ("src.run.cached",), ("src.run.scoring",), ("*",)),
     "src.models": (("src.models",), ("*",), ("src.models.training",),
                    ("src.models.state", "src.models.resuming", "src.models.guard"),
                    ("src.models.batch_norms", "src.models.retrieval", "src.models.linear_probe"),

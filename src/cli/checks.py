@@ -103,6 +103,8 @@ def _check_kind(config):
             check_length(config, METHODS[config.method].closed_form, acting_in_steps(config))
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
+        if config.task_cache and not config.save:
+            raise UserError(f"--task-cache {config.task_cache}: what is taken from it goes to --save DIR; give it")
         if not config.save:
             yield WARNING, "without --save the trained weights and metrics are not kept"
     if config.keep_features and not config.save:
@@ -229,8 +231,10 @@ def _check_files(config):
 
 
 def _check_save(config):
-    if config.save and os.path.exists(config.save) and not os.path.isdir(config.save):
-        raise UserError(f"--save {config.save}: is a file, not a folder")
+    for key in ("save", "task_cache"):
+        path = config.values[key]
+        if path and os.path.exists(path) and not os.path.isdir(path):
+            raise UserError(f"{FLAGS[key].name} {path}: is a file, not a folder")
 
 
 def _check_study(config):

@@ -20,6 +20,7 @@ from src.cli.kinds import (
     SINGLE,
     STUDY,
     TRAIN,
+    TRAINING,
     WEIGHTS,
 )
 from src.cli.protocols import PROTOCOLS
@@ -139,6 +140,12 @@ def checkpoint_flags():
         Flag("--keep-carry", "which checkpoints of a sequence hold what its method carries from task to task: all, or "
              "only the last one, for what is large", "all", choices=("all", "last"), runs=(SEQUENCE,), numbers=False,
              example="last --dataset-order DTD,Flowers --iterations 1000 --method my.py:EWC"),
+        Flag("--task-cache", "folder of finished tasks that runs share: a task that another run has trained from the "
+             "same weights in the same way is taken from it", runs=TRAINING, numbers=False, metavar="DIR",
+             example="ckpt/tasks --dataset-order toy --save ckpt/run"),
+        Flag("--task-cache-size", "its size in GB, at most: what was not used for longest goes first", 50.0,
+             real(above=0), runs=TRAINING, numbers=False, shown="50",
+             example="200 --task-cache ckpt/tasks --dataset-order toy --save ckpt/run"),
         Flag("--save-interval", "steps (of a linear layer epochs) or time between resume points, such as 500 or 10m",
              "10m", rhythm, runs=SCORING, numbers=False, example="500"),
     ]

@@ -32,6 +32,7 @@ DEPENDENT = [
      lambda config: config.orthogonal_gradients_path or config.dataset_order, ("orthogonal_target",)),
     ("with --train-mode fc: no tower trains", lambda config: TRAIN_MODES[config.train_mode].towers,
      ("compile", "grad_checkpointing", "grad_accum", "crops")),
+    ("without --task-cache", lambda config: config.task_cache, ("task_cache_size",)),
     ("without --lora", lambda config: config.lora,
      ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias", "lora_shared",
       "lora_shared_split_qkvo")),

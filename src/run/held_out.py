@@ -3,12 +3,12 @@
 import contextlib
 import io
 import os
-import sys
 from dataclasses import replace
 
 from src.args import parse
 from src.datasets import class_split, phase_of
 from src.errors import UserError
+from src.machine.notices import warn
 from src.run.build import data_of, scoring_of
 from src.run.datasets import Datasets
 
@@ -30,7 +30,7 @@ def refuse_shared_images(trials, jobs):
                 if shared:
                     _refuse(row, seen[shared[0][0]], shared[0][1], len(shared), job.split)
             for text in trial.trained_images():
-                print(f"warning: select: row {row}: {text}", file=sys.stderr)
+                warn(f"select: row {row}: {text}")
 
 
 def _refuse(row, tried, tested, count, split):

@@ -1,5 +1,6 @@
 """What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
 
+import copy
 import os
 from dataclasses import asdict, replace
 
@@ -75,6 +76,22 @@ class Scorer:
                              after=task if finished else None)
         self.trackers.scores(task, state.iteration, scores)
         return scores
+
+    def part(self, names):
+        """The same for some of the datasets; label spaces stay those of all."""
+        found = copy.copy(self)
+        found.evaluated = names
+        return found
+
+    def finished(self, checkpoint, keep=False):
+        """The scores that ``trained`` had of the weights that a task has left in a checkpoint."""
+        state, scorers = build_scored(replace(self.settings, method_given=True), checkpoint, self.device, self.world)
+        model, history = state.model, checkpoint["history"]
+        _, opened = self.spaces.after(class_tasks(history))
+        heads = self._fitting(checkpoint["heads"], history, opened)
+        return self._score(model, checkpoint["iteration"], checkpoint["dataset"], history[-1]["train_data"], heads,
+                           history, MethodScores(state, scorers), mark="" if keep and self.settings.save else None,
+                           after=checkpoint["dataset"])
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None, start=False):
         """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``. ``start``:

@@ -33,6 +33,7 @@ from src.run.build import (
     scoring_hooks,
     untaken_carry,
 )
+from src.run.cached import SharedTasks
 from src.run.datasets import Datasets, dataset_of
 from src.run.kept import kept_text, refuse_other_scores
 from src.run.preflight import open_data, open_for_layer, refuse_other_lists, refuse_to_replace, scorable
@@ -68,6 +69,7 @@ class Run:
         named = [*(self.training.trained if self.scoring.in_order else ()), *self.scoring.eval_datasets]
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
         self.basis = self.training.orthogonal_gradients_path
+        self.shared = SharedTasks(self)
         self.with_carry = []  # files of finished tasks whose carry may be left out
         self.began, self.peak, self.noted, self.memory = time.perf_counter(), 0, set(), None
         self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
@@ -140,6 +142,7 @@ class Run:
         self.folder.prepare()
         if text := kept_text(self, names, start):
             self.note(text)
+        self.shared.claim()
 
     def refuse(self, names, start, open_zeroshot):
         """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
@@ -172,9 +175,9 @@ class Run:
 
     def train(self, name, start):
         """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
-        with --resume what is left of it. One that is finished is not trained a second time without --overwrite:
-        ``refuse`` has seen that it was made with the same configuration. -> (its finished checkpoint, {dataset:
-        Scores})."""
+        with --resume what is left of it; or take it from --task-cache. One that is finished is not trained a second
+        time without --overwrite: ``refuse`` has seen that it was made with the same configuration. -> (its finished
+        checkpoint, {dataset: Scores})."""
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
@@ -183,7 +186,10 @@ class Run:
         self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
         if finished:
             return self._finished(name, inputs)
-        return TaskRun(self, name, start, inputs).train()  # it refuses a resume point of other inputs
+        with self.shared.place(name, start, inputs) as place:
+            if place.content:
+                return place.take()
+            return TaskRun(self, name, start, inputs, place).train()  # it refuses a resume point of other inputs
 
     def keep_shots(self, name):
         """Add the images of a few-shot task to the list that --shots-file reads."""
@@ -208,6 +214,7 @@ class Run:
             self.note(f"{file} was finished without its features: it is scored again for --keep-features")
             self.evaluate(checkpoint)
         self.leave_to_the_next(name, checkpoint)
+        self.shared.remember(file, facts)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.files.save_interval).forget()
         again = "" if self.files.resume else "; not trained again, which --overwrite would do"
@@ -295,7 +302,8 @@ class Run:
         self.folder.write_text("summary.tex", summary_latex(tables))
         self.folder.write_json("run.json", describe_run(
             self.files, self.device, seconds=round(time.perf_counter() - self.began, 2),
-            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts))
+            processes=self.world.size, peak_memory_bytes=max(self.peak, self.device.peak_memory()), **facts,
+            **self.shared.facts()))
         if self.folder.writes:
             write_report(self.folder.path)
         return summaries

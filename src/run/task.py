@@ -12,18 +12,20 @@ from src.models.memory import weight_copies
 from src.models.training import train
 from src.models.wrapped import has_lora
 from src.run.build import build_task, scorer_of, silent_choices, unused_modules
-from src.run.scoring import plain_scores, task_and_phase
+from src.run.cached import task_facts
+from src.run.scoring import task_and_phase
 from src.run.weights import model_name
 from src.store.checkpoint import carry_bytes, finished_checkpoint
-from src.store.records import Journal, describe_run
+from src.store.records import Journal
 from src.store.resume import TaskPoints
 
 
 class TaskRun:
     """The task ``name`` of a Run, from the checkpoint ``origin``, or with --resume what is left of it. Its weights go
-    into the model and out of the checkpoint. ``inputs``: what ``inputs_of`` says of it."""
+    into the model and out of the checkpoint. ``inputs``: what ``inputs_of`` says of it. ``place``: where it is shared
+    with other runs."""
 
-    def __init__(self, run, name, origin, inputs):
+    def __init__(self, run, name, origin, inputs, place):
         self.run, self.training, self.name, self.file, self.origin = run, run.training, name, stem(name), origin
         run.device.forget_peak()
         self.state, self.hooks = build_task(self.training, run.datasets, name, origin, run.device, run.open_zeroshot,
@@ -31,20 +33,24 @@ class TaskRun:
         if not self.training.pairs:  # whose drift is measured against them
             del origin["state_dict"]
         self.state.world, self.state.signals = run.world, run.signals
-        self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs)
+        self.place = place
+        place.watch(self.state)
+        self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs, place.key)
         self.journal = Journal(run.folder, self.file, self.state.settings.iterations, run.files.log_interval,
                                run.world.means, self.points.iteration, run.progress, run.trackers)
         self.memory = None  # counted once hooks have begun
+        self.facts = None  # once it is finished
         run.trackers.begin(self.file, self.points.iteration, run.before.get(self.file, 0))
 
     def train(self):
         """-> (the finished checkpoint, {dataset: Scores})"""
-        with self.interruptible():
+        with self.interruptible(), self.run.folder.heard() as heard:
             with self.run.device.enough_memory(f"--batch-size {self.training.batch_size}"):
                 train(self.state, self.hooks, self.step_done, self.start, self.points.interrupted, self.resumed)
             scores = self.score_at_end()
             checkpoint = self.keep(scores)
         self.points.forget()
+        self.place.keep(checkpoint, scores, self.facts, heard, self.points.key)
         return checkpoint, scores
 
     @contextlib.contextmanager
@@ -114,8 +120,9 @@ class TaskRun:
         run, state, seconds = self.run, self.state, self.points.seconds
         run.folder.forget_other_iterations({(self.file, ""), task_and_phase(self.file, self.name)}, self._scored_at())
         checkpoint = self._checkpoint(scores)
-        facts = {**self._description(seconds, checkpoint), "inputs": self.points.inputs, "scores": plain_scores(scores)}
-        run.folder.write_json(f"run_{self.file}.json", facts)
+        self.facts = self._facts(seconds, checkpoint)
+        run.folder.write_json(f"run_{self.file}.json", task_facts(run, self.facts, self.points.inputs, scores,
+                                                                  self.place.facts()))
         self._write_files(finished=True)
         if has_lora(state.model):
             run.folder.write_tensors(f"{self.file}.lora.pth", adapter_state(state.model))
@@ -140,16 +147,16 @@ class TaskRun:
             own=stored_tensors(state.own), scorer=scorer_of(self.training, self.hooks, state.own),
             config=self.run.files.numbers, name=model_name(self.origin))
 
-    def _description(self, seconds, checkpoint):
+    def _facts(self, seconds, checkpoint):
         run, state = self.run, self.state
         trained = state.trained()
         run.peak = max(run.peak, run.device.peak_memory())
         drift = {"drift": run.scorer.drift(self.origin, state)} if self.training.pairs else {}
         carried = {"carry_bytes": sizes} if (sizes := carry_bytes(checkpoint)) else {}
-        return describe_run(
-            run.files, run.device, iterations=state.iteration, seconds=round(seconds, 2), processes=run.world.size,
-            peak_memory_bytes=run.device.peak_memory(), trainable_tensors=len(trained),
-            trainable_values=sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift, **carried)
+        return {"iterations": state.iteration, "seconds": round(seconds, 2), "processes": run.world.size,
+                "peak_memory_bytes": run.device.peak_memory(), "trainable_tensors": len(trained),
+                "trainable_values": sum(parameter.numel() for parameter in trained), **self.memory.facts(), **drift,
+                **carried}
 
     def _write_files(self, finished):
         for hook in self.hooks:

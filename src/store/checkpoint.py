@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -71,12 +73,22 @@ def _save(content, file):
     """torch.save -> sha256 of what was written. torch hides a failed write behind an error of its own."""
     target = _Digested(file)
     try:
-        torch.save(content, target)
+        torch.save(_by_value(content), target)
     except Exception:
         if target.failure:
             raise target.failure from None
         raise
     return target.digest.hexdigest()
+
+
+def _by_value(content):
+    """Return equal nested content of which the bytes of a file tell values only. pickle writes an object that it meets
+    again as a reference, so that a run that was resumed would leave other bytes than one that was not."""
+    if type(content) is str:
+        return sys.intern(content)
+    if type(content) in (dict, OrderedDict):
+        return type(content)((_by_value(key), _by_value(value)) for key, value in content.items())
+    return type(content)(map(_by_value, content)) if type(content) in (list, tuple) else content
 
 
 class _Digested:
@@ -104,21 +116,36 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
     of the model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
     A head of other classes under the same name is dropped: the history entry of this task would vouch for it.
     """
+    weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()
+               if not key.startswith("head.")}
     head = getattr(model, "head", None)
+    return _finished(weights, model.architecture, None if head is None else head.packed(), start, dataset, source,
+                     task, metrics, iteration, carry, config, name, own, scorer)
+
+
+def finished_again(kept, start, *, dataset, source, task, metrics, config, name):
+    """What ``finished_checkpoint`` gives where another run has finished this very task from such a ``start``, and
+    ``kept`` is what it gave there."""
+    return _finished(kept["state_dict"], kept["architecture"], kept["heads"].get(dataset), start, dataset, source, task,
+                     metrics, kept["iteration"], kept["carry"], config, name, kept.get("own"), kept.get("scorer"))
+
+
+def _finished(weights, architecture, head, start, dataset, source, task, metrics, iteration, carry, config, name, own,
+              scorer):
+    """``weights`` {name: tensor} without the ``head`` (C, D + 1), which is None where none is trained."""
     heads = {file: packed for file, packed in start.get("heads", {}).items()
              if file != dataset or other_classes(start.get("history", []), file, task.classnames) is None}
     return {
         "format": FORMAT,
-        "state_dict": {key: value.detach().cpu().clone() for key, value in model.state_dict().items()
-                       if not key.startswith("head.")},
-        "architecture": model.architecture,
+        "state_dict": weights,
+        "architecture": architecture,
         "model": name,
         "dataset": dataset,
         "iteration": iteration,
         "history": [*start.get("history", []),
                     {"dataset": dataset, "source": source, "classnames": list(task.classnames),
                      "train_data": task.train_data, "lists": task.list_digests, "metrics": metrics}],
-        "heads": {**heads, **({} if head is None else {dataset: head.packed()})},
+        "heads": {**heads, **({} if head is None else {dataset: head})},
         "carry": {**start.get("carry", {}), **carry},
         **({LEFT_OUT: left} if (left := _still_left_out(start, carry)) else {}),
         **({"own": kept} if (kept := {**start.get("own", {}), **(own or {})}) else {}),

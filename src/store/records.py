@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip.errors import LoadError
@@ -31,6 +32,15 @@ SCORES = ("top1", "top5", "pm0", "pm10", "mean_per_class", *RECALLS)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft")
 
 
+@dataclass
+class Heard:
+    """What is added to a RunFolder: {dataset: [row of its metrics]}, and {file of tensors beside the checkpoints:
+    whether it is there}."""
+
+    rows: dict = field(default_factory=dict)
+    tensors: dict = field(default_factory=dict)
+
+
 class RunFolder:
     """The files of a run. ``RunFolder(None)`` takes everything and writes nothing, and so does one with ``writes``
     False, that of a process beside the first: it only reads. ``flag`` is the one that named it, for messages."""
@@ -38,6 +48,7 @@ class RunFolder:
     def __init__(self, path, writes=True, flag="--save"):
         self.path, self.flag = Path(path) if path else None, flag
         self.writes = writes and self.path is not None
+        self._heard = None
 
     def file(self, name):
         return self.path / name
@@ -66,9 +77,20 @@ class RunFolder:
         """While entered, no other run trains into this folder."""
         return folder_of_ones_own(self.path, self.flag) if self.writes else contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def heard(self):
+        """While entered, note what is added. -> Heard"""
+        before, self._heard = self._heard, Heard()
+        try:
+            yield self._heard
+        finally:
+            self._heard = before
+
     def add_metrics(self, dataset, row):
         """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its
         scores."""
+        if self._heard:
+            self._heard.rows.setdefault(dataset, []).append(row)
         if not self.writes:
             return
         rows = self.read_metrics(dataset)
@@ -134,15 +156,23 @@ class RunFolder:
             with atomic_file(self.file(name), "w") as file:
                 file.write(content)
 
+    def write_bytes(self, name, content):
+        if self.writes:
+            with atomic_file(self.file(name)) as file:
+                file.write(content)
+
     def write_tensors(self, name, content):
         """Content None: no such file from now on."""
+        if self._heard:
+            self._heard.tensors[name] = content is not None
         if self.writes and content is None:
             self.file(name).unlink(missing_ok=True)
         elif self.writes:
             save_tensors(self.file(name), content)
 
     def write_checkpoint(self, dataset, checkpoint):
-        self.write_tensors(f"{dataset}.pth", checkpoint)
+        if self.writes:
+            save_tensors(self.file(f"{dataset}.pth"), checkpoint)
 
     def leave_carry_out(self, dataset, later):
         """Rewrite a finished checkpoint without what its hooks carried, which the ``later`` file has by now. One that
@@ -283,7 +313,7 @@ def describe_run(files, device, **facts):
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "flags": files.flags, "command": list(files.argv), "seed": files.seed, "precision": device.precision,
         "hardware": device.describe(),
-        "machine": platform.machine(), "python": platform.python_version(), "versions": _versions(),
+        "machine": platform.machine(), "python": platform.python_version(), "versions": versions(),
         "commit": _commit(), **facts,
     }
 
@@ -292,13 +322,13 @@ def code_changes(facts):
     """Return texts of what ``describe_run`` stored of the code behind a run and what differs here: the commit, and the
     versions of Python and of packages. What a file does not say counts as equal."""
     stored = facts.get("versions") if isinstance(facts.get("versions"), dict) else {}
-    here = {"commit": _commit(), "Python": platform.python_version(), **_versions()}
+    here = {"commit": _commit(), "Python": platform.python_version(), **versions()}
     there = {"commit": facts.get("commit"), "Python": facts.get("python"), **stored}
     return [f"{name} {str(there[name])[:12]} there, {str(here[name])[:12]} here" for name in here
             if there.get(name) is not None and here[name] is not None and there[name] != here[name]]
 
 
-def _versions():
+def versions():
     found = {}
     for package in PACKAGES:
         try:

@@ -138,15 +138,26 @@ def refuse_other_inputs(before, now, what):
                         "the task before); give the file as it was, or --overwrite without --resume")
 
 
+def points_left(files, folder, dataset, inputs):
+    """The ResumePoints of a task that needs none any more. UserError where --resume would refuse to go on from them."""
+    points = ResumePoints(folder, dataset, files.save_interval)
+    if files.resume and (content := points.read()):
+        refuse_other_configuration(files, content, points.newest)
+        refuse_other_inputs(content.get("inputs"), inputs, f"--resume: {points.newest}")
+    return points
+
+
 class TaskPoints:
     """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps.
-    ``inputs``: what ``inputs_of`` says of it."""
+    ``inputs``: what ``inputs_of`` says of it. ``key``: what names all that the task depends on, where that is known; it
+    stays its key only if all its steps are made under it."""
 
-    def __init__(self, files, folder, state, hooks, file, inputs):
+    def __init__(self, files, folder, state, hooks, file, inputs, key=None):
         self.files, self.folder, self.state, self.hooks, self.file = files, folder, state, hooks, file
         self.inputs = inputs
         self.points = ResumePoints(folder, file, files.save_interval)
         self.interrupted = self._read() if files.resume else None
+        self.key = key if self.interrupted is None or self.interrupted.get("key") == key else None
         found = self.interrupted or {"iteration": 0, "seconds": 0.0}
         self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
         self.unscored = found.get("unscored", False)  # after the step that it goes on from
@@ -193,6 +204,7 @@ class TaskPoints:
     def keep(self, unscored=False):
         self.points.keep({"config": self.files.numbers, "inputs": self.inputs, "seconds": self.seconds,
                           "unscored": unscored, "processes": self.state.world.size, "rest": True,
+                          **({"key": self.key} if self.key else {}),
                           **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):

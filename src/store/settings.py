@@ -18,6 +18,8 @@ class Files:
     overwrite: bool
     save_interval: str
     keep_carry: str
+    task_cache: str | None
+    task_cache_size: float
     log_interval: int
     tensorboard: bool
     wandb: bool

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.store.checkpoint import (
     CheckpointError,
     carry_bytes,
+    finished_again,
     finished_checkpoint,
     in_words,
     read_checked,
@@ -50,6 +51,36 @@ def test_saved_and_read(tmp_path):
     again = loader.build(loader.read_checkpoint(tmp_path / "DTD.pth"))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_bytes_tell_values_only(tmp_path):
+    """Whatever was read from a file before, and which texts and lists are one object."""
+    word, values = "".join(["a", " word"]), ["x", 1]
+    content = {"carry": {"one": values, "two": values, word: word}, "own": OrderedDict(w=torch.ones(3)),
+               "dataset": word}
+    save_tensors(tmp_path / "1.pth", content)
+    read = torch.load(tmp_path / "1.pth", weights_only=True)
+    apart = {"carry": {"one": ["x", 1], "two": ["x", 1], "a word": "".join(["a", " word"])}, "own": read["own"],
+             "dataset": "a word"}
+    for number, other in enumerate((read, apart), start=2):
+        save_tensors(tmp_path / f"{number}.pth", other)
+        assert (tmp_path / f"{number}.pth").read_bytes() == (tmp_path / "1.pth").read_bytes()
+    assert read == apart | {"own": read["own"]} and type(read["own"]) is OrderedDict
+
+
+def test_a_task_that_was_finished_elsewhere_leaves_the_same():
+    """From a start with other scores in its history and other heads, under another configuration."""
+    model, more = CLIP(**TINY), {"carry": {"Memory": {"a": torch.ones(2)}}, "own": {"E": {"w": torch.ones(1)}}}
+    first = finished(CLIP(**TINY), carry={"Other": {"b": 2}})
+    here = {**first, "history": [first["history"][0] | {"metrics": {"Food": {"top1": 3.0}}}]}
+    there, metrics = finished(model, first, dataset="MNIST", **more), {"MNIST": {"top1": 1.0}}
+    again = finished_again(there, here, dataset="MNIST", source="csv:DTD", task=TASK, metrics=metrics,
+                           config={"seed": 9}, name="mine")
+    assert again["config"] == {"seed": 9} and again["history"][0]["metrics"] == {"Food": {"top1": 3.0}}
+    assert again["history"][1] == there["history"][1] | {"metrics": metrics}
+    assert again["carry"] == there["carry"] and again["own"] == there["own"] and again["heads"] == there["heads"]
+    assert again["iteration"] == there["iteration"] and list(again) == list(there)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again["state_dict"].items())
 
 
 def test_it_is_a_copy(tmp_path):

@@ -74,6 +74,21 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert folder.open_log("DTD") is None and listing(tmp_path) == set()
 
 
+def test_what_is_added_is_heard(tmp_path):
+    """Rows and tensors beside the checkpoints, and only while somebody listens; by a process that only reads too."""
+    for folder in (RunFolder(tmp_path), RunFolder(tmp_path, writes=False)):
+        folder.write_tensors("grad_before.pth", {})
+        with folder.heard() as heard:
+            folder.add_metrics("DTD", {"iteration": 3, "task": "DTD", "top1": "1.0"})
+            folder.add_metrics("DTD", {"iteration": 3, "task": "DTD", "top1": "2.0"})
+            folder.write_tensors("grad_DTD.pth", {})
+            folder.write_tensors("grad_DTD.raw.pth", None)
+            folder.write_checkpoint("DTD", {})
+        folder.write_tensors("grad_after.pth", {})
+        assert [row["top1"] for row in heard.rows["DTD"]] == ["1.0", "2.0"] and list(heard.rows) == ["DTD"]
+        assert heard.tensors == {"grad_DTD.pth": True, "grad_DTD.raw.pth": False}
+
+
 def test_preparing_leaves_no_file(tmp_path):
     RunFolder(tmp_path / "a" / "b").prepare()
     assert listing(tmp_path) <= {"a", "a/b"}
@@ -147,7 +162,7 @@ def test_description(monkeypatch):
 def test_other_code_behind_a_run_is_found(monkeypatch):
     """Whatever differs, and nothing that either side does not have."""
     monkeypatch.setattr("src.store.records._commit", lambda: "b" * 40)
-    monkeypatch.setattr("src.store.records._versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
+    monkeypatch.setattr("src.store.records.versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
     here = platform.python_version()
     same = {"commit": "b" * 40, "python": here, "versions": {"torch": "2.0", "numpy": "1.0", "peft": "0.1"}}
     assert code_changes(same) == code_changes({}) == code_changes({"versions": "damaged"}) == []

@@ -192,6 +192,25 @@ def test_a_point_of_another_configuration_is_refused(tmp_path, make_model, make_
         TaskPoints(files(0.1), folder, state, [], "tiny", {"--load": "b"})
 
 
+def test_a_key_lasts_while_every_step_is_made_under_it(tmp_path, make_model, make_state):
+    """Also where the run is interrupted again after it has resumed under another."""
+    def points(key, steps=0, resume=True):
+        files = SimpleNamespace(resume=resume, save_interval="1", numbers={}, differences=lambda other: [])
+        found = TaskPoints(files, RunFolder(tmp_path), state, [], "tiny", {}, key)
+        if steps:
+            found.interrupted = None
+            state.iteration = steps
+            found.keep()
+            found.points.wait()
+        return found
+    state = make_state(make_model("vit"), batch_size=23)
+    state.optimizer = torch.optim.SGD(state.trained(), 0.1)
+    state.scaler = state.device.scaler()
+    assert points("a", 1, resume=False).key == "a" and points("a").key == "a"
+    assert points("b").key is None and points(None).key is None
+    assert points("b", 2).key is None and points("b").key is None and points("a").key is None
+
+
 @pytest.mark.parametrize(("batch_size", "pairs", "refused"), [
     (4, False, True), (22, False, True), (23, False, False), (24, False, False), (4, True, False)])
 def test_a_point_of_a_version_that_dropped_the_rest_of_an_epoch(batch_size, pairs, refused, make_state, make_model,

@@ -1,0 +1,260 @@
+"""The tasks that a run shares with others, by --task-cache: each is taken from there, or trained and left there."""
+
+import contextlib
+import functools
+import json
+from dataclasses import replace
+
+import torch
+
+from src.datasets import is_pairs, stem
+from src.datasets.pairs import JOINT
+from src.machine.files import WriteError
+from src.machine.notices import warn
+from src.run.build import build_scored
+from src.run.scoring import class_tasks, plain_scores, scores_of, task_and_phase
+from src.run.task_key import TaskKeys, key_of
+from src.run.weights import model_name
+from src.store.checkpoint import finished_again
+from src.store.records import describe_run
+from src.store.resume import NOT_SHARED, points_left
+from src.store.task_cache import FLAG, GB, TaskCache
+
+SHOWN = 12  # letters of a key in a line
+
+
+def task_facts(run, facts, inputs, scores, shared):
+    """What ``run_<task>.json`` holds. ``facts`` of its training; ``shared``: what ``Place.facts`` gives."""
+    return {**describe_run(run.files, run.device, **facts), "inputs": inputs, "scores": plain_scores(scores), **shared}
+
+
+class SharedTasks:
+    """The tasks of a Run in the folder of --task-cache."""
+
+    def __init__(self, run):
+        self.run, files = run, run.files
+        self.cache = TaskCache(files.task_cache, files.task_cache_size * GB) if files.task_cache else None
+        self.keys, self.taken = None, {}  # {file of a task: key of the entry that it was taken from}
+
+    def claim(self):
+        """Before training: UserError where the folder cannot be written, a note where tasks cannot be shared."""
+        if self.cache is None:
+            return
+        run = self.run
+        if run.world.first:
+            self.cache.prepare()
+        if run.training.eval_interval or run.training.eval_every_epoch:
+            run.note(f"{FLAG} does nothing with --eval-interval or --eval-every-epoch: scores between two steps need "
+                     "the weights of that step")
+            self.cache = None
+            return
+        self.keys = TaskKeys(run.training, run.scoring, run.files, run.datasets, run.device)
+
+    @contextlib.contextmanager
+    def place(self, name, start, inputs):
+        """The Place of the task ``name`` from the checkpoint ``start``. While entered, no other run has it: one that
+        trains the same task is waited for."""
+        if self.cache is None:
+            yield Unshared()
+            return
+        world, place = self.run.world, Place(self, name, start, inputs)
+        with contextlib.ExitStack() as held:
+            with world.interrupted_together():
+                if world.first:
+                    self._hold(held, place)
+                world.wait()
+            if not self.run.files.overwrite:
+                place.content = self.cache.read(place.key)
+            world.require_same(place.content is not None, NOT_SHARED.format(folder=self.cache.folder).replace(
+                "--save", FLAG))
+            yield place
+
+    def _hold(self, held, place):
+        def tell(holder):
+            print(f"{place.file}: waits for {holder}, which has the same task in {FLAG}", flush=True)
+        try:
+            held.enter_context(self.cache.alone(place.key, tell))
+        except WriteError as error:
+            warn(f"{FLAG} {self.cache.folder}: another run may train the same task meanwhile: {error}")
+
+    def remember(self, file, facts):
+        """A task that was finished before, by the content of its ``run_<task>.json``."""
+        found = facts.get("task_cache")
+        if isinstance(found, dict) and found.get("taken"):
+            self.taken[file] = found.get("key")
+
+    def facts(self):
+        """What ``run.json`` says of it."""
+        return {"tasks_from_cache": self.taken} if self.run.files.task_cache else {}
+
+
+class Unshared:
+    """In the place of a Place, where tasks are not shared."""
+
+    key = content = None
+
+    def watch(self, state):
+        pass
+
+    def keep(self, *finished):
+        pass
+
+    def facts(self):
+        return {}
+
+
+class Place:
+    """Where a task is shared. ``content``: what is there of it, None before it is trained."""
+
+    def __init__(self, shared, name, start, inputs):
+        self.shared, self.run, self.cache, self.keys = shared, shared.run, shared.cache, shared.keys
+        self.name, self.file, self.start, self.inputs = name, stem(name), start, inputs
+        self.parts = self.keys.parts(name, start, inputs, self.run.open_zeroshot)
+        keys = self.run.world.interleave([key_of(self.parts)], self.run.world.size)
+        self.key = keys[0] if len(keys) == 1 else key_of(keys)
+        self.content, self.unknown = None, []
+        # Scoring leaves predictions and features too, which are not kept.
+        self.scores_again = self.run.ends_with(name) or self.run.scoring.keep_features
+
+    def facts(self):
+        """What ``run_<task>.json`` says of it."""
+        return {"task_cache": {"folder": str(self.cache.folder), "key": self.key, "taken": self.content is not None,
+                               "made_of": self.parts}}
+
+    # -- trained here --------------------------------------------------------------------------------------------------
+
+    def watch(self, state):
+        """Note what hooks open while they train, and the key does not know."""
+        known = {name for name, _ in self.keys.read(self.start)} | {self.name, *self.keys.joint}
+        state.open_task = self._noted(state.open_task, known)
+        for opener in ("open_zeroshot", "open_teacher"):
+            setattr(state, opener, self._noted(getattr(state, opener), {*self.keys.teachers}))
+
+    def _noted(self, function, known):
+        def opened(name=None, **options):
+            if name not in known:
+                self.unknown.append(name or "the zero-shot weights")
+            return function(name, **options)
+        return opened
+
+    def keep(self, checkpoint, scores, facts, heard, key):
+        """Leave the task there once it is finished. ``facts`` of its training; ``heard``: what was written; ``key``:
+        the one under which all its steps were made."""
+        if not self.run.world.first:
+            return
+        files = [f"log_{self.file}.jsonl", *(name for name, there in heard.tensors.items() if there)]
+        if reason := self._why_not(key, facts["iterations"]):
+            self.run.note(f"{self.file} is not kept in {FLAG}: {reason}")
+            return
+        self.cache.write(self.key, {
+            "checkpoint": checkpoint, "facts": json.dumps(facts),
+            "files": {name: _bytes_of(self.run.folder.file(name)) for name in files},
+            "gone": [name for name, there in heard.tensors.items() if not there]})
+        self._keep_scores(checkpoint, scores, heard.rows)
+
+    def _why_not(self, key, iterations):
+        if key != self.key:
+            return "it was resumed, and its first steps are of other code, another machine or a run without it"
+        if self.unknown:
+            return f"the method opens {', '.join(dict.fromkeys(self.unknown))}, which no flag names"
+        log = self.run.folder.file(f"log_{self.file}.jsonl")
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        if iterations and not (lines and json.loads(lines[-1])["iteration"] == iterations):
+            return "its log is not complete"
+        return None
+
+    def _keep_scores(self, checkpoint, scores, rows):
+        keys = self._score_keys(checkpoint)
+        plain = plain_scores(scores)
+        self.cache.add_scores(self.key, {keys[file]: {"scores": found, "rows": rows.get(file, [])}
+                                         for file, found in plain.items()})
+
+    def _score_keys(self, checkpoint):
+        """{file of a dataset: key of what it scores}"""
+        spaces, opened = self.run.scorer.spaces.after(class_tasks(checkpoint["history"]))
+        return {stem(name): self.keys.scored(name, {} if is_pairs(name) else spaces(stem(name)), opened,
+                                             self.run.evaluated) for name in self.run.evaluated}
+
+    # -- taken from there ----------------------------------------------------------------------------------------------
+
+    def take(self):
+        """Leave all that the task would leave had it been trained here. -> (its finished checkpoint, {dataset:
+        Scores})"""
+        run, file, kept = self.run, self.file, self.content["checkpoint"]
+        points = points_left(run.files, run.folder, file, self.inputs)
+        run.keep_shots(self.name)
+        source = ",".join(run.training.trained) if self.name == JOINT else self.name
+        again = functools.partial(finished_again, kept, self.start, dataset=file, source=source,
+                                  task=run.datasets.open(self.name), config=run.files.numbers,
+                                  name=model_name(self.start))
+        with run.world.interrupted_together():
+            scores = self._scores(again(metrics={}))
+            shown = run.scorer.shown(scores)
+            checkpoint = again(metrics={dataset: score.summary() for dataset, score in shown.items()})
+            facts = self._facts(checkpoint)
+        self._write(checkpoint, facts, scores)
+        points.forget()
+        self._log(checkpoint, scores)
+        return checkpoint, scores
+
+    def _scores(self, checkpoint):
+        """Those that are there, and of the rest the checkpoint is scored."""
+        run, keys = self.run, self._score_keys(checkpoint)
+        there = {} if self.scores_again else self._kept_scores(keys)
+        run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
+        for file, (_, rows) in there.items():
+            for row in rows:
+                run.folder.add_metrics(file, row)
+        missing = [name for name in run.evaluated if stem(name) not in there]
+        found = {file: scores for file, (scores, _) in there.items()}
+        if missing:
+            with run.folder.heard() as heard:
+                scored = run.scorer.part(missing).finished(checkpoint, keep=run.ends_with(self.name))
+            if run.world.first:
+                self._keep_scores(checkpoint, scored, heard.rows)
+            found |= scored
+        return {stem(name): found[stem(name)] for name in run.evaluated}
+
+    def _kept_scores(self, keys):
+        """{file of a dataset: ({label space: Scores}, rows of its metrics)}"""
+        kept = self.cache.scores(self.key)
+        found = {file: (scores_of({"scores": {file: kept[key]["scores"]}}), kept[key]["rows"])
+                 for file, key in keys.items() if key in kept}
+        return {file: (scores[file], rows) for file, (scores, rows) in found.items() if scores}
+
+    def _facts(self, checkpoint):
+        """Of the training there; how far features have turned is measured on what this run scores."""
+        run, facts = self.run, json.loads(self.content["facts"])
+        if run.training.pairs:
+            state, _ = build_scored(replace(run.scoring, method_given=True), checkpoint, run.device, run.world)
+            facts["drift"] = run.scorer.drift(self.start, state)
+        return facts
+
+    def _write(self, checkpoint, facts, scores):
+        """As ``TaskRun.keep`` does, the checkpoint last."""
+        run, file, folder = self.run, self.file, self.run.folder
+        folder.forget_other_iterations({(file, ""), task_and_phase(file, self.name)}, [checkpoint["iteration"]])
+        folder.write_json(f"run_{file}.json", task_facts(run, facts, self.inputs, scores, self.facts()))
+        for name, content in self.content["files"].items():
+            folder.write_bytes(name, content.numpy())
+        for name in self.content["gone"]:
+            folder.write_tensors(name, None)
+        folder.write_checkpoint(file, checkpoint)
+        run.leave_to_the_next(self.name, checkpoint)
+        run.world.wait()
+        self.shared.taken[file] = self.key
+        print(f"{file}: taken from {FLAG} ({self.key[:SHOWN]}), not trained: {run.scorer.in_words(scores)}", flush=True)
+
+    def _log(self, checkpoint, scores):
+        """Show progress and trackers what a training would have shown."""
+        run = self.run
+        run.progress.skip(self.file)
+        run.trackers.begin(self.file, 0, run.before.get(self.file, 0))
+        for text in bytes(self.content["files"][f"log_{self.file}.jsonl"].numpy()).decode().splitlines():
+            run.trackers.line({name: float(value) for name, value in json.loads(text).items()})
+        run.trackers.scores(self.file, checkpoint["iteration"], scores)
+
+
+def _bytes_of(path):
+    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) if path.stat().st_size else \
+        torch.empty(0, dtype=torch.uint8)
