@@ -213,88 +213,11 @@ def run_study(config):
     refuse_what_decides_nothing(study.select, plan.trials)
     for warning in warnings:
         warn(warning)
+    from src.run.whole_study import commands_of, run_plan, status_of
     if config.dry_run != "off" or config.status:
-        _print_study(study, plan, config)
+        print(status_of(study, plan) if config.status else commands_of(study, plan))
         return 0
-    return _launch(study, plan, config)
-
-
-def _print_study(study, plan, config):
-    """--dry-run: the command of each cell. --status: what each is at."""
-    from src.run.selection import choices_of, selection_text, settings_of
-    from src.run.study import commands_text, status_text
-    choices = choices_of(study.select, plan.trials)
-    jobs = plan.chosen(settings_of(choices))
-    if config.dry_run != "off":
-        print(commands_text(study, plan.trials, jobs))
-        return
-    if plan.trials:
-        print(status_text(study.name, plan.trials, "trials"))
-        print(f"\n{selection_text(study, plan.trials, choices)}")
-    print(status_text(study.name, jobs))
-
-
-def _launch(study, plan, config):
-    from src.report.orders import report_markdown, write_report
-    from src.report.study import tables_of
-    from src.report.study_page import write_study_page
-    from src.run.cells import DONE, state_of
-    from src.run.selection import choices_of, selection_text, settings_of
-    from src.run.study import exit_status, launch, one_at_a_time
-    slots = _slots(plan.first, config)
-    with Signals(hang_up=True) as signals:
-        checked = bool(plan.trials) and _run_trials(study, plan, config, slots, signals)
-        ready = [job for job in plan.chosen(settings_of(choices_of(study.select, plan.trials))) if not job.waits_for]
-        if plan.trials and not checked:
-            _require_held_out(plan, ready)
-        if ready:
-            launch(study.name, ready, slots, signals)
-    with Signals(hang_up=True), one_at_a_time(config.save):
-        choices = choices_of(study.select, plan.trials)
-        jobs = plan.chosen(settings_of(choices))
-        states = [state_of(job) for job in jobs]  # another launcher may have ended a cell meanwhile
-        done = [job for job, state in zip(jobs, states, strict=True) if state.kind == DONE]
-        if done:
-            tables = tables_of(study, done)
-            print(f"\n{report_markdown(tables)}", end="", flush=True)
-            write_report(tables, config.save)
-            write_study_page(tables, config.save, [(job.name, state.kind, state.text) for job, state in zip(
-                jobs, states, strict=True) if state.kind != DONE])
-        if plan.trials:
-            print(f"\n{selection_text(study, plan.trials, choices)}", end="", flush=True)
-    return exit_status([*plan.trials, *jobs], [*map(state_of, plan.trials), *states])
-
-
-def _slots(jobs, config):
-    """What each of the processes that run at the same time adds to the environment."""
-    from src.run.launcher import environments
-    devices = ()
-    if config.jobs != 1 and any(job.device in ("auto", "cuda") for job in jobs):
-        from src.machine.device import cuda_devices
-        devices = cuda_devices()
-    return environments(max(1, len(devices)) if config.jobs == "auto" else config.jobs, devices)
-
-
-def _run_trials(study, plan, config, slots, signals):
-    """Run all trials before any cell, so that no test score can reach the choice, and store it. -> whether their images
-    were checked"""
-    from src.run.selection import choices_of, write_selection
-    from src.run.study import launch, one_at_a_time
-    checked = _require_held_out(plan, plan.trials)
-    launch(study.name, plan.trials, slots, signals, "trials", waits=True)
-    with one_at_a_time(config.save):
-        write_selection(study, plan.trials, choices_of(study.select, plan.trials), config.save)
-    return checked
-
-
-def _require_held_out(plan, jobs):
-    """Check the images of trials and cells where some of the Jobs are still to run. -> whether that was so"""
-    from src.run.cells import is_done
-    if all(map(is_done, jobs)):
-        return False
-    from src.run.held_out import refuse_shared_images
-    refuse_shared_images(plan.trials, plan.first)
-    return True
+    return run_plan(study, plan, config.save, config.jobs)
 
 
 def run_reproduction(config):

@@ -23,7 +23,7 @@ from src.models.state import Settings, TrainingState
 torch.set_num_threads(THREADS)
 
 # Files of few tests that take long, longest first: begun last, one of them would keep a single worker busy at the end.
-LONG = ("test_study_whole.py", "test_kills.py", "test_task.py", "test_distributed.py", "test_documents.py",
+LONG = ("test_whole_study.py", "test_kills.py", "test_task.py", "test_distributed.py", "test_documents.py",
         "test_first_steps.py", "test_spaces.py", "test_download.py", "test_one_gpu.py", "test_torchrun_resume.py",
         "test_torchrun_steps.py", "test_setup.py", "test_faults.py", "test_portable.py", "test_train_sh.py",
         "test_chain.py")

@@ -1,7 +1,7 @@
 """Certificates: what a reproduction found beside what is published, cell by cell, and what such a file must hold."""
 
 from src.errors import UserError
-from src.report.measures import ACCURACY, INCREMENTAL, RETRIEVAL, is_number, measure_of
+from src.report.measures import ACCURACY, RETRIEVAL, is_number, measure_of
 from src.report.tables import markdown_table
 
 FORMAT = 1
@@ -28,9 +28,8 @@ def refuse_unknown_cells(reproduction, jobs):
 def _cells_of(job):
     """The numbers of a run, and its datasets where they have an accuracy."""
     if job.pairs:
-        return RETRIEVAL.numbers
-    first = job.numbers["label_space"][0]
-    return (*ACCURACY.numbers, *(INCREMENTAL if first == "seen" else ()), *job.tasks)
+        return RETRIEVAL.numbers_in(RETRIEVAL.space)
+    return (*ACCURACY.numbers_in(job.numbers["label_space"][0]), *job.tasks)
 
 
 def cells_of(reproduction, summaries):
@@ -41,7 +40,7 @@ def cells_of(reproduction, summaries):
 def value_of(summary, name):
     """A number of a summary, or the accuracy on a dataset after the last task; None where it is undefined."""
     measure = measure_of(summary["label_space"])
-    numbers = measure.numbers_of(summary) | {key: summary[key] for key in INCREMENTAL if key in summary}
+    numbers = measure.numbers_of(summary)
     if name in numbers:
         return numbers[name]
     return summary["matrix"][-1][summary["datasets"].index(name)]

@@ -44,7 +44,7 @@ def test_the_edge_of_a_tolerance(here, passes):
 
 def test_incremental_numbers_and_retrieval():
     one = replace(MINE, expected=(Expected("r", "incremental_avg", 50.0, 1.0),))
-    assert cells_of(one, {"r": SUMMARY | {"incremental_avg": 51.0}})[0]["pass"]
+    assert cells_of(one, {"r": SUMMARY | {"label_space": "seen", "incremental_avg": 51.0}})[0]["pass"]
     pairs = {"label_space": "retrieval", "datasets": ["p", "q"], "trained": ["p"],
              "rows": [None, {name: {"rsum": rsum, "i2t_r1": 1.0, "t2i_r1": 2.0} for name, rsum in
                              (("p", 300.0), ("q", 400.0))}]}

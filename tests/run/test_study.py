@@ -1,4 +1,4 @@
-"""A study from the command line: one table at the end, files, exit status. Real ones are in test_study_whole.py."""
+"""A study from the command line: one table at the end, files, exit status. Real ones are in test_whole_study.py."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from study_files import until
 
 from src.machine.files import folder_of_ones_own, holder_of
 from src.main import main
-from src.run import launcher, study
+from src.run import study, whole_study
 from src.run.cells import DONE, RUNNING, State
 from src.run.study import launch
 
@@ -82,7 +82,7 @@ def test_what_a_killed_launcher_had_half_written_is_removed(tmp_path):
 
 
 def test_a_signal_while_tables_are_written_ends_it_by_75(place, cli, monkeypatch):
-    monkeypatch.setattr(study, "one_at_a_time", lambda save: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(whole_study, "one_at_a_time", lambda save: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         done = cli(*WORDS, place.folder / "out")
@@ -95,7 +95,8 @@ def test_a_hang_up_ends_the_launcher_where_its_cells_resume(place, cli, monkeypa
     """The terminal does not end the cells: each has its session."""
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
-        monkeypatch.setattr(study, "launch", lambda name, jobs, slots, signals: os.kill(os.getpid(), signal.SIGHUP))
+        monkeypatch.setattr(whole_study, "launch",
+                            lambda name, jobs, slots, signals: os.kill(os.getpid(), signal.SIGHUP))
         done = cli(*WORDS, place.folder / "out")
         assert done.status == 75 and done.err == "interrupted by SIGHUP"
     finally:
@@ -112,6 +113,6 @@ def test_devices_are_for_cells_that_may_use_them(words, devices, place, cli, mon
         given.append((jobs, devices))
         return [{}] * jobs
     monkeypatch.setattr("src.machine.device.cuda_devices", lambda: ["4", "5"])
-    monkeypatch.setattr(launcher, "environments", recorded)
+    monkeypatch.setattr(whole_study, "environments", recorded)
     assert cli(*WORDS, place.folder / "out", "--jobs", 3, *words).status == 0
     assert given == [(3, devices)]

@@ -52,7 +52,7 @@ def test_one_order_is_printed_as_a_comparison(folders):
 
 def test_files(cli, folders, tmp_path):
     done = cli("--report", ",".join(map(str, folders[::2])), "--save", tmp_path / "one")
-    assert done.status == 0 and listing(tmp_path / "one") == PAPER | COMPARISON
+    assert done.status == 0 and listing(tmp_path / "one") == PAPER | COMPARISON | {"tradeoff.svg", "study.html"}
     assert r"\label{tab:one_compact}" in (tmp_path / "one" / "paper.tex").read_text(encoding="utf-8")
     with (tmp_path / "one" / "paper.csv").open(encoding="utf-8", newline="") as file:
         assert {row["order"] for row in csv.DictReader(file)} == {"1"}
