@@ -220,7 +220,7 @@ def _print_study(study, plan, config):
 def _launch(study, plan, config):
     from src.report.study import study_markdown, tables_of, write_study
     from src.run.cells import DONE, state_of
-    from src.run.selection import choices_of, selection_text, settings_of
+    from src.run.selection import choices_of, selection_text, settings_of, write_selection
     from src.run.study import exit_status, launch, one_at_a_time
     slots = _slots(plan.first, config)
     with Signals(hang_up=True) as signals:
@@ -241,6 +241,7 @@ def _launch(study, plan, config):
             write_study(tables, config.save)
         if plan.trials:
             print(f"\n{selection_text(study, plan.trials, choices)}", end="", flush=True)
+            write_selection(study, plan.trials, choices, config.save)  # another launcher may have ended a trial
     return exit_status([*plan.trials, *jobs], [*map(state_of, plan.trials), *states])
 
 
