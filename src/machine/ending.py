@@ -37,8 +37,8 @@ def to_its_end(run):
                 return _stopped(str(error), STATUS)
             _world().await_first()  # it prints what is kept
             return STATUS
-        except KeyboardInterrupt:
-            return _stopped("interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
+        except KeyboardInterrupt as error:
+            return _stopped(str(error) or "interrupted: no checkpoint of the unfinished task was written", INTERRUPTED)
         except Exception as error:
             if _is_missing_package(error):
                 return _stopped(marked("error", MISSING.format(name=error.name, python=sys.executable)), 2)

@@ -16,6 +16,7 @@ from src.run.cells import DONE, FAILED, OUTPUT, RUNNING, WAITING, state_of
 from src.run.launcher import LOOK, Launcher
 
 TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
+NOT_AWAITED = "interrupted: cells that still run are not waited for; the same command continues with what is missing"
 ORDERS = "order_*"  # where the tables of several orders are
 
 
@@ -62,7 +63,10 @@ def launch(name, jobs, slots, signals, what="cells", waits=None):
     if threads := slots[0].get("OMP_NUM_THREADS"):
         print(f"note: {len(slots)} processes share the CPU, each with OMP_NUM_THREADS={threads}; set that variable for "
               "another number", flush=True)
-    launcher.run()
+    try:
+        launcher.run()
+    except KeyboardInterrupt:  # a second Ctrl-C
+        raise KeyboardInterrupt(NOT_AWAITED) from None
     return [state_of(job) for job in jobs]
 
 

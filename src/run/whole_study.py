@@ -39,6 +39,7 @@ def run_plan(study, plan, save, jobs):
         _write_tables(study, list(zip(jobs, states, strict=True)), save)
         if plan.trials:
             print(f"\n{selection_text(study, plan.trials, choices)}", end="", flush=True)
+            write_selection(study, plan.trials, choices, save)  # another launcher may have ended a trial
     return exit_status([*plan.trials, *jobs], [*map(state_of, plan.trials), *states])
 
 

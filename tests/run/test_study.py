@@ -91,6 +91,14 @@ def test_a_signal_while_tables_are_written_ends_it_by_75(place, cli, monkeypatch
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_second_ctrl_c_waits_for_no_cell(place, cli, monkeypatch):
+    def interrupted(launcher):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(launcher.Launcher, "run", interrupted)
+    done = cli(*WORDS, place.folder / "out")
+    assert (done.status, done.err) == (130, study.NOT_AWAITED)
+
+
 def test_a_hang_up_ends_the_launcher_where_its_cells_resume(place, cli, monkeypatch):
     """The terminal does not end the cells: each has its session."""
     before = signal.signal(signal.SIGHUP, lambda *_: None)

@@ -5,7 +5,8 @@ takes its name.
     variables(tmp_path / "hooks", Instant("*/resume_*.pth", signal="SIGTERM", to=("parent",)))
     variables(tmp_path / "hooks", Instant("*/resume_*.pth", awaits="out/*/output.txt", count=2))
 
-The variables go to the processes of a command too. A signal is sent once, by the first that comes to the instant.
+The variables go to the processes of a command too. An Instant's signal is sent once, by the first process that comes to
+it; the second of two equal ones when the file takes its name again.
 """
 
 import json
@@ -31,6 +32,19 @@ def wait_for(pattern, count):
     while len(glob.glob(pattern)) < count and time.monotonic() < end:
         time.sleep(0.05)
 
+def is_pending(process, number):
+    try:
+        lines = open(f"/proc/{process}/status").read().splitlines()
+    except OSError:
+        return False
+    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+def send(process, number):
+    os.kill(process, number)
+    while is_pending(process, number):
+        time.sleep(0.01)
+    time.sleep(0.2)  # for Python's own handler: of two signals at once it hears one
+
 def meet(target, when):
     for number, instant in enumerate(INSTANTS):
         if instant["when"] != when or not fnmatch.fnmatch(target, instant["file"]):
@@ -39,7 +53,8 @@ def meet(target, when):
             wait_for(instant["awaits"], instant["count"])
         elif is_first(number):
             for process in instant["to"]:
-                os.kill(PROCESSES[process](), signal.Signals[instant["signal"]])
+                send(PROCESSES[process](), signal.Signals[instant["signal"]])
+            return
 
 def replace(source, target, plain=os.replace, **options):
     meet(str(target), "before")
