@@ -9,7 +9,7 @@ from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
 from src.cli.idle_flags import without_effect
-from src.cli.kinds import EVAL, EXPORT, RESCORE, SINGLE, STUDY, TRAINING
+from src.cli.kinds import EVAL, EXPORT, RESCORE, SCORING, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
 from src.cli.texts import nearest, shown
@@ -103,7 +103,7 @@ def _check_kind(config):
             raise UserError("--resume continues what is in --save DIR; give it")
         if not config.save:
             yield WARNING, "without --save the trained weights and metrics are not kept"
-    if config.keep_features and not config.save:
+    if config.kind in SCORING and config.keep_features and not config.save:
         raise UserError("--keep-features writes features into --save DIR; give it")
     named = config.eval_datasets or config.dataset_order or config.train_dataset
     if config.kind == EVAL and not (named or config.load or config.linear_eval):
