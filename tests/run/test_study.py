@@ -10,7 +10,7 @@ from study_files import until
 
 from src.machine.files import folder_of_ones_own, holder_of
 from src.main import main
-from src.run import study, whole_study
+from src.run import launcher, study, whole_study
 from src.run.cells import DONE, RUNNING, State
 from src.run.study import launch
 
