@@ -4,7 +4,7 @@ custom file. Knows no flag.
     stage: 0                                                      # may be left out, as about and why may
     about: Zero-shot CLIP on the datasets of MTIL.
     source: "arXiv:2303.06628"
-    tolerance: 0.3                                                # in percentage points, of cells that have no own
+    tolerance: 0.3                                                # percentage points, of cells without a separate one
     why: The papers print one decimal.                            # why this tolerance
     runs:
       zero-shot:                                                  # a label, which names a folder
