@@ -144,6 +144,7 @@ def test_predictions_of_the_run_are_the_hits_of_its_table(run):
             assert found.files and len(found.files) == len(found.labels)
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_features_later(cli, world, copied, run, rescored):
     shutil.rmtree(copied / "features")
     done = cli(*order_of(world, "--save", copied, "--keep-features", "--resume"))
