@@ -117,7 +117,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, "toy", replace(PROTOCOLS["toy"], order=ORDER))
         task = f"--train-dataset toy-sizes --orthogonal-gradients 3 --lr 1e-4 --save {folder / 'task'}"
-        for words in (task, f"--dataset-order toy --save {folder / 'sequence'}"):
+        for words in (task, f"--dataset-order toy --keep-features --save {folder / 'sequence'}"):
             assert main([*words.split(), *SHORT.split(), "--quiet"]) == 0
     return folder
 
@@ -163,7 +163,7 @@ def furnish(words, finished):
             if not file.exists():  # else a command before has left it
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(sources[flag], file)
-    for folder in values.get("--report", "").split(",") if "--report" in values else ():
+    for folder in filter(None, (*values.get("--report", "").split(","), values.get("--rescore"))):
         shutil.copytree(finished / "sequence", folder, dirs_exist_ok=True)
     for name in re.findall(r"folder:(\w+)", " ".join(words)):
         write_pictures(Path(name), COLOURS, 10)
