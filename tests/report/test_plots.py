@@ -26,6 +26,14 @@ def test_deviations_are_bars_that_end_with_the_scale():
     assert up.endswith(f" {LARGE.top:g}")
 
 
+def test_a_name_covers_no_bar():
+    """The place right of a point is the first choice, where the bar of this one is."""
+    free, = plots.scatter([Point("one", LOOK, 50.0, 50.0)], [0, 100], [0, 100]).labels
+    barred, = plots.scatter([Point("one", LOOK, 50.0, 50.0, 20.0, None)], [0, 100], [0, 100]).labels
+    middle = (LARGE.top + LARGE.bottom) / 2
+    assert abs(free[2] - middle) < plots.LINE / 2 <= abs(barred[2] - middle)
+
+
 def test_powers_of_ten_have_equal_distances():
     plot = plots.scatter([Point("one", LOOK, 1e6, 0.0)], [1e4, 1e6, 1e8], [0, 100], logarithmic=True)
     assert plot.marks[0][2] == (LARGE.left + LARGE.right) / 2

@@ -5,14 +5,16 @@ import json
 import re
 
 import pytest
+from markupsafe import escape
 from outline import Outline
 from report_files import MATRIX, ORDER, ZERO_SHOT, write_pairs_run, write_run
 
+from src.cli.protocols import PROTOCOLS
 from src.report import study_page as page
 from src.report.measures import TITLES
 from src.report.orders import report_of
 from src.report.paper_markdown import value_text
-from src.report.rows import RUN
+from src.report.rows import PUBLISHED, RUN
 from src.report.runs import read_run
 from src.report.tables import cell_text
 
@@ -116,6 +118,22 @@ def test_charts_are_there_whole_and_zoomed(shown):
     assert "lwf-A-*: 14.0 s" not in text and "lwf-A-*: 9.0 s, Avg 59.7" in text  # 2 + 3 + 4 seconds
     assert "The band spans the least to the most over the runs" in text
     assert "after task 3: 76.2 (75.7 to 76.7)" in text
+
+
+def test_the_head_counts_runs_and_methods(shown):
+    _, text, _ = shown()
+    assert re.findall(r"<dt>(\w+)</dt><dd>([^<]+)</dd>", text[:text.index("</header>")]) == [
+        ("runs", "8"), ("methods", "2"), ("orders", "2"), ("seeds", "1, 2")]
+
+
+def test_published_rows_stand_below_with_their_source(tmp_path):
+    order = PROTOCOLS["mtil-1"].order
+    folder = write_run(tmp_path / "run", order=order, matrix=[[50.0] * 11] * 11, zero_shot=[40.0] * 11)
+    report = report_of("study", [read_run(folder)])
+    text = page.study_page(report)
+    published = [row for table in report.tables for row in table.rows if row.kind == PUBLISHED and row.source]
+    assert published and all(f'title="{escape(row.source)}"' in text for row in published)
+    assert text.count('<tr class="published">') == len(published)
 
 
 def test_one_seed_has_no_band(shown):
