@@ -117,6 +117,12 @@ def distillation(teacher_logits, student_logits, T):
     return -(teacher * student).sum(dim=1).mean() * T ** 2
 
 
+def entropy(teacher_logits, T):
+    """T^2 * mean entropy of the softened rows: what ``distillation`` exceeds the KL divergence by."""
+    teacher = F.softmax(teacher_logits / T, dim=1)
+    return -(teacher * teacher.log()).sum(dim=1).mean() * T ** 2
+
+
 class PublishedLoop:
     """Steps of plain fine-tuning, and with a ``teacher`` and ``sentences`` (M, 77) of ZSCL.
 
@@ -131,8 +137,9 @@ class PublishedLoop:
         trained = [value for name, value in student.named_parameters() if name != "logit_scale"]
         self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
 
-    def losses(self, images, labels, reference=None):
-        """(B, 3, R, R), (B,), reference images (B', 3, R, R) -> {name: scalar}."""
+    def losses(self, images, labels, reference=None, divergences=False):
+        """(B, 3, R, R), (B,), reference images (B', 3, R, R) -> {name: scalar}. ``divergences``: the same terms as KL
+        divergences, whose gradient is that of the published cross-entropies."""
         scale = self.student.logit_scale.exp()
         features, classes = self.student.encode_image(images), self.student.encode_text(self.tokens)
         losses = {"task": F.cross_entropy(scale * features @ classes.t(), labels)}
@@ -143,8 +150,10 @@ class PublishedLoop:
             taught = self.teacher.encode_image(reference)
         learnt = self.student.encode_image(reference)
         teacher_logits, student_logits = scale * taught @ texts.t(), scale * learnt @ texts.t()
-        losses["image_distillation"] = distillation(teacher_logits, student_logits, self.T)
-        losses["text_distillation"] = distillation(teacher_logits.t(), student_logits.t(), self.T)
+        for name, teacher, student in (("image_kl", teacher_logits, student_logits),
+                                       ("text_kl", teacher_logits.t(), student_logits.t())):
+            constant = entropy(teacher, self.T) if divergences else 0.0
+            losses[name] = distillation(teacher, student, self.T) - constant
         return losses
 
     def step(self, images, labels, reference=None):

@@ -41,9 +41,13 @@ class Pair:
         return self.peer.step(*self.given)
 
     def check(self):
-        """A step on both sides, which also warms them up -> what was compared."""
-        return [compared("loss before the first step", self.ours(), self.step_of_peer(),
-                         TOLERANCE[self.device.precision])]
+        """Compare both sides before a first step, which warms them up -> what was compared."""
+        ours = sum(self.ours.losses().values()).detach()
+        with self.peer.autocast():
+            peer = sum(self.peer.losses(*self.given, divergences=True).values()).detach()
+        self.ours()
+        self.step_of_peer()
+        return [compared("loss before the first step", ours, peer, TOLERANCE[self.device.precision])]
 
 
 def training_step(model, classes, batch, rounds, sentences=0, precision="fp32", budget=None):

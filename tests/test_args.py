@@ -24,7 +24,7 @@ WRONG = {
                      "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size",
                      "grad_accum", "inflora_rank", "keeplora_rank", "nusa_rank"), COUNT),
     **dict.fromkeys(("eps", "max_grad_norm", "T", "text_tower_weight", "lora_alpha", "orthogonal_budget",
-                     "modx_temperature", "linear_lr", "inflora_scale", "keeplora_alpha"), POSITIVE),
+                     "modx_temperature", "linear_lr", "inflora_scale", "keeplora_alpha", "task_cache_size"), POSITIVE),
     "rail_width": COUNT, **dict.fromkeys(("rail_ridge", "rail_gamma"), POSITIVE),
     **dict.fromkeys(("modx_alpha", "linear_wd", "ewc_strength"), ("-0.1", "nan", "inf", "x")),
     **dict.fromkeys(("image_dir", "annotations"), ("coco", "=a", "coco=", "")),
@@ -58,7 +58,7 @@ WRONG = {
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
          "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
          "orthogonal_gradients_path", "linear_eval", "export", "study", "reproduce",
-         "rescore"}
+         "rescore", "task_cache"}
 
 
 def refusal(words):

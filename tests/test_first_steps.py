@@ -213,8 +213,8 @@ def slow_losses(run, toy, T=T, scale_of_terms=1.0, rate=RATE, warmup=WARMUP, ste
         share = (step + 1) / warmup if step < warmup else (
             1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup))) / 2
         loop.optimizer.param_groups[0]["lr"] = rate * share
-        terms = {name: value * (scale_of_terms if "distillation" in name else 1.0)
-                 for name, value in loop.losses(*given).items()}
+        terms = {name: value * (scale_of_terms if "_kl" in name else 1.0)
+                 for name, value in loop.losses(*given, divergences=True).items()}
         found.append({name: value.item() for name, value in terms.items()})
         loop.optimizer.zero_grad()
         sum(terms.values()).backward()
@@ -223,9 +223,10 @@ def slow_losses(run, toy, T=T, scale_of_terms=1.0, rate=RATE, warmup=WARMUP, ste
 
 
 def largest_difference(losses, expected):
-    """Of all steps and terms, relative; ``expected`` may stop before ``losses``."""
+    """Of all steps and terms, relative to the term, of divergences below 1 absolute: they begin at 0. ``expected`` may
+    stop before ``losses``."""
     assert all(left.keys() == right.keys() for left, right in zip(losses, expected, strict=False))
-    return max(abs(left[name] - right[name]) / abs(right[name])
+    return max(abs(left[name] - right[name]) / max(1.0, abs(right[name]))
                for left, right in zip(losses, expected, strict=False) for name in right)
 
 
@@ -234,15 +235,17 @@ def test_first_losses_equal_those_of_a_slow_float64_loop(run, toy):
     expected = slow_losses(run, toy)
     assert len(losses) == len(expected) == STEPS and len(losses[0]) == {"finetune": 1, "zscl": 3}[name]
     assert max(terms["task"] for terms in losses) > 1.2 * min(terms["task"] for terms in losses)  # it does train
-    assert largest_difference(losses, expected) < 1e-4
+    assert largest_difference(losses, expected) < ROUNDING[name]
 
 
+# Of float32, by the last step: 4e-6, and from 4e-5 to 4e-4 of a divergence, by the number of threads.
+ROUNDING = {"finetune": 1e-4, "zscl": 1.5e-3}
 MISTAKES = {"finetune": ({"rate": 1.1 * RATE}, {"warmup": WARMUP + 1}),
-            "zscl": ({"T": 1.9, "steps": 1}, {"scale_of_terms": 1 / T ** 2, "steps": 1})}
+            "zscl": ({"T": 1.5, "steps": 4}, {"scale_of_terms": 1 / T ** 2, "steps": 4})}
 
 
 @pytest.mark.slow
 def test_a_small_mistake_shows(run, toy):
     name, losses, *_ = run
     for wrong in MISTAKES[name]:
-        assert largest_difference(losses, slow_losses(run, toy, **wrong)) > 1e-3, wrong
+        assert largest_difference(losses, slow_losses(run, toy, **wrong)) > 5e-3, wrong

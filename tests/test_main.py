@@ -76,7 +76,7 @@ CASES = {  # what makes it wrong: (command, what the message must hold)
     "names a folder": (f"{SINGLE} --class-names empty", ["--class-names empty"]),
     "names below a file": (f"{SINGLE} --class-names corrupt.pth/imagenet_classes.txt", ["--class-names corrupt.pth"]),
     "report of nothing": ("--report nowhere", ["--report nowhere", "no such folder"]),
-    "report of one task": ("--report empty", ["--report empty", "--dataset-order"]),
+    "report of one task": ("--report empty", ["--report empty", "no finished sequence", "a folder above them"]),
     "report of nonsense": ("--report nonsense", ["--report nonsense", "damaged"]),
 }
 

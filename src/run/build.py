@@ -124,7 +124,7 @@ def build_settings(training, task, name=None):
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
         optimizer=training.optimizer, schedule=training.schedule, lr_floor=training.lr_floor,
         crops=training.crops, last_batch=training.last_batch,
-        epoch_steps=None if training.epochs is None else epoch_of(training, task),
+        epoch_steps=epoch_of(training, task) if training.schedule == "late-cosine" else None,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
         max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,

@@ -246,10 +246,10 @@ def test_first_heads(world, words, heads, expected):
 
 
 def test_a_scorer_is_a_method_of_one_s_own_with_what_it_carried(tmp_path):
-    assert build._scorers(config("--eval-only").scoring, {"carry": {"Finetune": {"a": 1}}}) == []
+    assert build.scoring_hooks(config("--eval-only").scoring, {"carry": {"Finetune": {"a": 1}}}) == []
     (tmp_path / "my.py").write_text("from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n"
                                     "    def load_carry(self, content):\n        self.content = content\n",
                                     encoding="utf-8")
     checkpoint, scoring = {"carry": {"Mine": {"a": 1}}}, config(f"--eval-only --method {tmp_path}/my.py:Mine").scoring
-    scorer, = build._with_carry(build._scorers(scoring, checkpoint), checkpoint)
+    scorer, = build._with_carry(build.scoring_hooks(scoring, checkpoint), checkpoint)
     assert scorer.content == {"a": 1}

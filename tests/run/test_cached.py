@@ -19,7 +19,7 @@ pytest_plugins = ["cli_fixtures"]
 
 ROOT = Path(__file__).parents[2]
 # What tells times, hosts and commands, and what the cache itself adds.
-OWN = {"seconds", "peak_memory_bytes", "flags", "command", "task_cache", "tasks_from_cache"}
+OWN = {"date", "seconds", "peak_memory_bytes", "flags", "command", "task_cache", "tasks_from_cache"}
 DRAWN = (".png", ".html")
 EXPERTS = ("--method", ROOT / "examples/methods/experts.py:Experts")
 
