@@ -11,7 +11,7 @@ from src.datasets import is_pairs, stem
 from src.datasets.pairs import JOINT
 from src.machine.files import WriteError
 from src.machine.notices import warn
-from src.run.build import build_scored
+from src.run.build import build_scored, scoring_hooks
 from src.run.scoring import class_tasks, plain_scores, scores_of, task_and_phase
 from src.run.task_key import TaskKeys, key_of
 from src.run.weights import model_name
@@ -19,6 +19,7 @@ from src.store.checkpoint import finished_again
 from src.store.records import describe_run
 from src.store.resume import NOT_SHARED, points_left
 from src.store.task_cache import FLAG, GB, TaskCache
+from src.store.trackers import EVALUATION
 
 SHOWN = 12  # letters of a key in a line
 
@@ -50,6 +51,68 @@ class SharedTasks:
             return
         self.keys = TaskKeys(run.training, run.scoring, run.files, run.datasets, run.device)
 
+    def scores_of_start(self, start):
+        """The Scores of the weights that a sequence starts from, {dataset: {label space: Scores}}: those that are there
+        are taken, the others are found here and left there."""
+        run = self.run
+        if self.cache is None or self.keys.custom or run.scoring.keep_features or scoring_hooks(run.scoring, start):
+            return run.evaluate(start, start=True)
+        key, scored = self.key(self.keys.start_parts(start)), self.score_keys(start.get("history", []))
+        with contextlib.ExitStack() as held, run.world.interrupted_together():
+            if run.world.first:
+                self.hold(held, key, "the scores before training")
+            run.world.wait()
+            return self._start_scores(start, key, scored)
+
+    def _start_scores(self, start, key, scored):
+        run, there = self.run, self.kept_scores(key, scored)
+        run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
+        missing = [name for name in run.evaluated if stem(name) not in there]
+        found = {}
+        if missing:
+            with run.folder.heard() as heard:
+                found = run.scorer.part(missing).checkpoint(start, start=True)
+            self.keep_scores(key, scored, found, heard.rows)
+        if there:
+            self.write_rows(there)
+            taken = {file: scores for file, (scores, _) in there.items()}
+            run.trackers.scores(EVALUATION, start.get("iteration", 0), taken)
+            words = run.scorer.in_words(taken)
+            print(f"scores before training, taken from {FLAG} ({key[:SHOWN]}): {words}", flush=True)
+            found |= taken
+        return {stem(name): found[stem(name)] for name in run.evaluated}
+
+    def key(self, parts):
+        """The key of {what: digest}, one for all processes."""
+        keys = self.run.world.interleave([key_of(parts)], self.run.world.size)
+        return keys[0] if len(keys) == 1 else key_of(keys)
+
+    def score_keys(self, history):
+        """{file of a dataset: key of what it scores} once the tasks of ``history`` are trained."""
+        spaces, opened = self.run.scorer.spaces.after(class_tasks(history))
+        return {stem(name): self.keys.scored(name, {} if is_pairs(name) else spaces(stem(name)), opened,
+                                             self.run.evaluated) for name in self.run.evaluated}
+
+    def kept_scores(self, key, scored):
+        """{file of a dataset: ({label space: Scores}, rows of its metrics)} of an entry. ``scored``: by
+        ``score_keys``."""
+        kept = self.cache.scores(key)
+        found = {file: (scores_of({"scores": {file: kept[one]["scores"]}}), kept[one]["rows"])
+                 for file, one in scored.items() if one in kept}
+        return {file: (scores[file], rows) for file, (scores, rows) in found.items() if scores}
+
+    def keep_scores(self, key, scored, scores, rows):
+        """Add {dataset: {label space: Scores}} and {dataset: rows of its metrics} to an entry."""
+        if self.run.world.first:
+            self.cache.add_scores(key, {scored[file]: {"scores": found, "rows": rows.get(file, [])}
+                                        for file, found in plain_scores(scores).items()})
+
+    def write_rows(self, there):
+        """Write the rows of metrics of ``kept_scores`` as scoring would."""
+        for file, (_, rows) in there.items():
+            for row in rows:
+                self.run.folder.add_metrics(file, row)
+
     @contextlib.contextmanager
     def place(self, name, start, inputs):
         """The Place of the task ``name`` from the checkpoint ``start``. While entered, no other run has it: one that
@@ -61,7 +124,7 @@ class SharedTasks:
         with contextlib.ExitStack() as held:
             with world.interrupted_together():
                 if world.first:
-                    self._hold(held, place)
+                    self.hold(held, place.key, place.file)
                 world.wait()
             if not self.run.files.overwrite:
                 place.content = self.cache.read(place.key)
@@ -69,13 +132,14 @@ class SharedTasks:
                 "--save", FLAG))
             yield place
 
-    def _hold(self, held, place):
+    def hold(self, held, key, what):
+        """Keep other runs from an entry until ``held`` is left. Wait for one that has it."""
         def tell(holder):
-            print(f"{place.file}: waits for {holder}, which has the same task in {FLAG}", flush=True)
+            print(f"{what}: waits for {holder}, which is at the same in {FLAG}", flush=True)
         try:
-            held.enter_context(self.cache.alone(place.key, tell))
+            held.enter_context(self.cache.alone(key, tell))
         except WriteError as error:
-            warn(f"{FLAG} {self.cache.folder}: another run may train the same task meanwhile: {error}")
+            warn(f"{FLAG} {self.cache.folder}: another run may do the same meanwhile: {error}")
 
     def remember(self, file, facts):
         """A task that was finished before, by the content of its ``run_<task>.json``."""
@@ -110,8 +174,7 @@ class Place:
         self.shared, self.run, self.cache, self.keys = shared, shared.run, shared.cache, shared.keys
         self.name, self.file, self.start, self.inputs = name, stem(name), start, inputs
         self.parts = self.keys.parts(name, start, inputs, self.run.open_zeroshot)
-        keys = self.run.world.interleave([key_of(self.parts)], self.run.world.size)
-        self.key = keys[0] if len(keys) == 1 else key_of(keys)
+        self.key = shared.key(self.parts)
         self.content, self.unknown = None, []
         # Scoring leaves predictions and features too, which are not kept.
         self.scores_again = self.run.ends_with(name) or self.run.scoring.keep_features
@@ -150,7 +213,7 @@ class Place:
             "checkpoint": checkpoint, "facts": json.dumps(facts),
             "files": {name: _bytes_of(self.run.folder.file(name)) for name in files},
             "gone": [name for name, there in heard.tensors.items() if not there]})
-        self._keep_scores(checkpoint, scores, heard.rows)
+        self.shared.keep_scores(self.key, self.shared.score_keys(checkpoint["history"]), scores, heard.rows)
 
     def _why_not(self, key, iterations):
         if key != self.key:
@@ -162,18 +225,6 @@ class Place:
         if iterations and not (lines and json.loads(lines[-1])["iteration"] == iterations):
             return "its log is not complete"
         return None
-
-    def _keep_scores(self, checkpoint, scores, rows):
-        keys = self._score_keys(checkpoint)
-        plain = plain_scores(scores)
-        self.cache.add_scores(self.key, {keys[file]: {"scores": found, "rows": rows.get(file, [])}
-                                         for file, found in plain.items()})
-
-    def _score_keys(self, checkpoint):
-        """{file of a dataset: key of what it scores}"""
-        spaces, opened = self.run.scorer.spaces.after(class_tasks(checkpoint["history"]))
-        return {stem(name): self.keys.scored(name, {} if is_pairs(name) else spaces(stem(name)), opened,
-                                             self.run.evaluated) for name in self.run.evaluated}
 
     # -- taken from there ----------------------------------------------------------------------------------------------
 
@@ -199,28 +250,18 @@ class Place:
 
     def _scores(self, checkpoint):
         """Those that are there, and of the rest the checkpoint is scored."""
-        run, keys = self.run, self._score_keys(checkpoint)
-        there = {} if self.scores_again else self._kept_scores(keys)
+        run, scored = self.run, self.shared.score_keys(checkpoint["history"])
+        there = {} if self.scores_again else self.shared.kept_scores(self.key, scored)
         run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
-        for file, (_, rows) in there.items():
-            for row in rows:
-                run.folder.add_metrics(file, row)
+        self.shared.write_rows(there)
         missing = [name for name in run.evaluated if stem(name) not in there]
         found = {file: scores for file, (scores, _) in there.items()}
         if missing:
             with run.folder.heard() as heard:
-                scored = run.scorer.part(missing).finished(checkpoint, keep=run.ends_with(self.name))
-            if run.world.first:
-                self._keep_scores(checkpoint, scored, heard.rows)
-            found |= scored
+                again = run.scorer.part(missing).finished(checkpoint, keep=run.ends_with(self.name))
+            self.shared.keep_scores(self.key, scored, again, heard.rows)
+            found |= again
         return {stem(name): found[stem(name)] for name in run.evaluated}
-
-    def _kept_scores(self, keys):
-        """{file of a dataset: ({label space: Scores}, rows of its metrics)}"""
-        kept = self.cache.scores(self.key)
-        found = {file: (scores_of({"scores": {file: kept[key]["scores"]}}), kept[key]["rows"])
-                 for file, key in keys.items() if key in kept}
-        return {file: (scores[file], rows) for file, (scores, rows) in found.items() if scores}
 
     def _facts(self, checkpoint):
         """Of the training there; how far features have turned is measured on what this run scores."""

@@ -266,7 +266,7 @@ class Run:
         self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
         if known:
             return scores
-        scores = self.evaluate(start, start=True)
+        scores = self.shared.scores_of_start(start)
         self.folder.write_json("start.json", {"config": self.files.numbers, "scores": plain_scores(scores)})
         return scores
 

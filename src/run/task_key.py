@@ -23,6 +23,9 @@ NOT_TRAINED = ("train_dataset", "dataset_order", "phase", "load", "image_dir", "
                "lr", "warmup_length", "eval_datasets", "max_evaluation_size", "eval_split", "label_space",
                "retrieval_split")
 FREE = ("workers", "grad_checkpointing")  # of the settings of a task: two runs may differ in them
+# Flags beside those that change what weights score without training.
+SCORED_WITH = ("seed", "deterministic", "precision", "tf32", "template", "wilds_split", "class_order", "val_fraction",
+               "split_file", "skip_bad_images")
 PARTS_OF_A_START = ("architecture", "state_dict", "heads", "carry", "own", LEFT_OUT)
 TOLD = ("dataset", "source", "classnames", "train_data")  # of an earlier task
 SCORING = ("label_space", "max_evaluation_size", "eval_split", "retrieval_split", "wilds_split", "batch_size_eval")
@@ -55,11 +58,19 @@ class TaskKeys:
             "flags": content_digest({key: numbers[key] for key in numbers if key not in NOT_TRAINED}),
             "settings": content_digest({key: settings[key] for key in settings if key not in FREE}),
             "log": self.files.log_interval,
-            "code": code_digest(),
             "method": sources_digest(training.method.rpartition(":")[0]) if self.custom else None,
-            "versions": content_digest([platform.python_version(), versions()]),
-            "machine": machine(self.device),
+            **self._computer(),
         }
+
+    def start_parts(self, start):
+        """{what: digest} of all that the scores of a checkpoint before any training depend on, apart from data."""
+        numbers = self.files.numbers
+        return {"scored start": content_digest(self._start(start)),
+                "flags": content_digest({key: numbers[key] for key in SCORED_WITH}), **self._computer()}
+
+    def _computer(self):
+        return {"code": code_digest(), "versions": content_digest([platform.python_version(), versions()]),
+                "machine": machine(self.device)}
 
     def _start(self, start):
         """All of a checkpoint that a task can see."""

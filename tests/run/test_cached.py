@@ -13,6 +13,7 @@ from cli_files import BATCH, RATE, STEPS, lines, read_json, write_pictures
 
 from src.models import training
 from src.run import scoring
+from src.run.scoring import Scorer
 from src.store.task_cache import SCORES, TASK
 
 pytest_plugins = ["cli_fixtures"]
@@ -143,6 +144,25 @@ def test_a_run_says_what_it_takes(run):
     assert read_json(second.folder / "run.json")["tasks_from_cache"] == {"colours": told["key"]}
 
 
+BEFORE = "scores before training, taken from --task-cache"
+
+
+def test_weights_before_training_are_scored_once(run, monkeypatch):
+    """By any method, dataset by dataset. Other prompts, and methods that score in their own way, have other scores."""
+    scored, plain = [], Scorer.checkpoint
+
+    def counted(scorer, *given, **options):
+        scored.extend(scorer.evaluated)
+        return plain(scorer, *given, **options)
+    monkeypatch.setattr(Scorer, "checkpoint", counted)
+    first, other, more = run("first", "A"), run("other", "A", "--method", "lwf"), run("more", "AB")
+    assert [BEFORE in done.out for done in (first, other, more)] == [False, True, True]
+    assert [name.rpartition("/")[2] for name in scored] == ["colours", "tones"]
+    assert_same(more, run("alone", "AB", cache=False))
+    for words in (("--template", "all:a {c}."), ("--method", "ridge")):
+        assert BEFORE not in run("apart", "A", "--overwrite", *words).out
+
+
 MISSES = {"seed": ("--seed", 2), "rate": ("--lr", 8e-5), "length": ("--iterations", STEPS + 1),
           "add-on": ("--l2", 0.1), "method": ("--method", "ewc")}
 HITS = {"number of images scored": ("--max-evaluation-size", 6),
@@ -182,10 +202,10 @@ def test_scores_that_are_there_are_not_made_again(run, monkeypatch):
     run("first", "AB")
     monkeypatch.setattr(scoring, "evaluate_each", noted)
     run("second", "AC")
-    assert scored == [["colours", "lights"], ["lights"], ["colours", "lights"]]  # the start, A, C
+    assert scored == [["lights"], ["lights"], ["colours", "lights"]]  # the start, A, C
     scored.clear()
     assert run("third", "AC").taken == ["colours", "lights"]
-    assert scored == [["colours", "lights"], ["colours", "lights"]]
+    assert scored == [["colours", "lights"]]
 
 
 # -- what the cache cannot serve ---------------------------------------------------------------------------------------
@@ -205,8 +225,7 @@ def test_a_damaged_entry_is_trained_again_and_replaced(run, tmp_path):
     assert second.trained == ["colours"] and any("is damaged" in line for line in second.warnings)
     assert_same(second, first)
     assert run("third", "A").taken == ["colours"]
-    scores, = entries(tmp_path, SCORES)
-    scores.write_text("{}", encoding="utf-8")
+    path.with_suffix(SCORES).write_text("{}", encoding="utf-8")
     fourth = run("fourth", "A", "--eval-datasets", "toy-sizes", "--max-evaluation-size", 8)
     assert fourth.taken == ["colours"] and any("scored again" in line for line in fourth.warnings)
 
@@ -342,7 +361,7 @@ def test_two_runs_at_once_train_each_task_once(tasks, world, tmp_path):
     printed = [process.communicate(timeout=300)[0] for process in runs]
     assert [process.returncode for process in runs] == [0, 0], printed
     both = "\n".join(printed)
-    assert len(re.findall(r": 40 steps in", both)) == len(re.findall(r"taken from --task-cache", both)) == 2
+    assert len(re.findall(r": 40 steps in", both)) == len(re.findall(r": taken from --task-cache", both)) == 2
     assert_same(*(SimpleNamespace(folder=tmp_path / place / "run") for place in ("one", "two")))
 
 
@@ -359,7 +378,7 @@ def test_two_processes_take_together(tasks, world, tmp_path):
         assert group.join(300) == [0] * size, group.printed()
         printed.append(group.printed())
     assert ["steps in" in text for text in printed] == [True, True, False]
-    assert printed[2].count("taken from --task-cache") == 2
+    assert printed[2].count(": taken from --task-cache") == 2
     assert_same(*(SimpleNamespace(folder=tmp_path / place / "run") for place in ("second", "first")))
 
 
