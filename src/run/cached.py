@@ -292,7 +292,8 @@ class Place:
         run.progress.skip(self.file)
         run.trackers.begin(self.file, 0, run.before.get(self.file, 0))
         for text in bytes(self.content["files"][f"log_{self.file}.jsonl"].numpy()).decode().splitlines():
-            run.trackers.line({name: float(value) for name, value in json.loads(text).items()})
+            line = json.loads(text)  # in which what is not finite is a text
+            run.trackers.line({name: float(value) if isinstance(value, str) else value for name, value in line.items()})
         run.trackers.scores(self.file, checkpoint["iteration"], scores)
 
 

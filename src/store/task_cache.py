@@ -93,10 +93,14 @@ class TaskCache:
             if path.stat().st_size > self.size:
                 path.unlink()
                 warn(f"{FLAG} {self.folder}: a task is larger than --task-cache-size {self.size / GB:g}; it is not "
-                      "kept there")
-            self._make_room(key)
+                     "kept there")
         except (OSError, UserError) as error:
             warn(f"{FLAG} {self.folder}: the finished task is not kept there ({error})")
+        try:
+            self._make_room(key)
+        except (OSError, UserError) as error:
+            warn(f"{FLAG} {self.folder}: older tasks could not be removed ({error}); it may grow beyond "
+                 "--task-cache-size")
 
     # -- what it scores ------------------------------------------------------------------------------------------------
 
