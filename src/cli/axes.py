@@ -3,20 +3,20 @@
 import itertools
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.orders import is_random, label_of_draw, random_orders, values_of_protocol
-from src.cli.recipes import SUFFIXES
 from src.cli.study_file import flag_of, text_of, texts_of
 from src.cli.texts import nearest_or_all, plain_texts
+from src.cli.yaml_file import LABEL, MOST_LETTERS, SUFFIXES
 from src.errors import UserError
 
 ORDER = "dataset_order"
 BARE = ("recipe", "method", ORDER)  # axes whose values say by themselves what they are
 MOST_CELLS = 10_000
-MOST_LETTERS = 60  # of a label
 MOST_IN_NAME = 200  # letters of the name of a folder, which file systems limit to 255 bytes
 
 
@@ -112,7 +112,7 @@ def listed(where, flag, value):
 
 
 def _label(where, label):
-    if not re.fullmatch(rf"[A-Za-z0-9][\w.+=-]{{0,{MOST_LETTERS - 1}}}", label, re.ASCII):
+    if not LABEL.fullmatch(label):
         raise UserError(f"{where}: the label {label} is to be part of a folder's name: at most {MOST_LETTERS} letters, "
                         "digits and any of . _ + = -")
     return label
@@ -127,9 +127,14 @@ def label_of(key, text):
 
 
 def _refuse_repeated(where, names):
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UserError(f"{where}: {twice[0]} stands there twice, or two values look alike as names of folders; give "
+    if (twice := repeated(names)) is not None:
+        raise UserError(f"{where}: {twice} stands there twice, or two values look alike as names of folders; give "
                         "a mapping of labels to values")
+
+
+def repeated(names):
+    """The first name that stands there twice; None where each stands there once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _refuse_long(where, levels):
@@ -210,8 +215,7 @@ def refuse_folders(where, cells):
             raise UserError(f"{where}: two cells are called {cell.name}, apart from capitals; give other labels")
     names = [cell.name for cell in cells]
     if len(seen) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{where}: two cells are called {twice}; give other labels")
+        raise UserError(f"{where}: two cells are called {repeated(names)}; give other labels")
     orders = {cell.order for cell in cells}  # of several the tables of each have a folder
     for name in [*names, *(sorted(orders) if len(orders) > 1 else ())]:
         if len(name) > MOST_IN_NAME:

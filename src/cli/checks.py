@@ -12,7 +12,7 @@ from src.cli.idle_flags import without_effect
 from src.cli.kinds import EVAL, EXPORT, REPRODUCE, RESCORE, SCORING, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
-from src.cli.texts import nearest, shown
+from src.cli.texts import hint_before, shown
 from src.cli.training_checks import (
     acting_in_steps,
     check_compiler,
@@ -156,10 +156,9 @@ def _check_other_model(config):
         _check_path("--model", config.model, config.model in hub.open_clip_names() or hub.is_repository(config.model))
     if config.model in hub.open_clip_names():
         if not config.load and config.init != "scratch":
-            hint = nearest(config.model, architecture_names(), most=1)
-            raise UserError(f"--model {config.model}: {hint}{' ' if hint else ''}open_clip calls an "
-                            f"architecture so, without weights; name some by {config.model}:PRETRAINED, or give --load "
-                            "FILE")
+            hint = hint_before(config.model, architecture_names(), most=1)
+            raise UserError(f"--model {config.model}: {hint}open_clip calls an architecture so, without weights; name "
+                            f"some by {config.model}:PRETRAINED, or give --load FILE")
     elif config.init == "scratch":
         raise UserError(f"--model {config.model} names weights, and so does --init scratch; leave one away")
 
@@ -178,8 +177,8 @@ def _check_datasets(config):
             try:
                 find_entry(name)
             except UserError as error:
-                hint = nearest(name, PROTOCOLS, most=1) if flag == "--dataset-order" else ""
-                raise UserError(f"{flag}: {hint}{' ' if hint else ''}{error}") from None
+                hint = hint_before(name, PROTOCOLS, most=1) if flag == "--dataset-order" else ""
+                raise UserError(f"{flag}: {hint}{error}") from None
 
 
 def _check_splits(config):
@@ -285,7 +284,6 @@ def _check_reproduction(config):
 # Of kinds whose runs have command lines of their own.
 RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,), REPRODUCE: (_check_reproduction,)}
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
-         _check_splits, check_own_values, check_rates, check_optimizer,
-         _check_files)
+         _check_splits, check_own_values, check_rates, check_optimizer, _check_files)
 
 

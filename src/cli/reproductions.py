@@ -15,21 +15,18 @@ A cell is a number of the run's ``summary.json``, or a dataset: its accuracy aft
 """
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli.texts import nearest, nearest_or_all, plain_texts
+from src.cli.yaml_file import LABEL, MOST_LETTERS, names_in, path_of, read_mapping, require_parts, value_texts
 from src.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "reproductions" / "specs"
-SUFFIXES = (".yaml", ".yml")
 PARTS = {"stage": str, "about": str, "source": str, "why": str, "tolerance": str, "runs": dict}
 RUN_PARTS = {"flags": dict, "cells": dict}
 CELL_PARTS = {"published": str, "tolerance": str}
-KINDS = {str: "a text", dict: "a mapping"}
-LABEL = re.compile(r"[A-Za-z0-9][\w.+=-]{0,59}", re.ASCII)  # part of a folder's name
+KINDS = {str: "must be a text", dict: "must be a mapping"}
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,15 @@ class Reproduction:
 
 def reproduction_names():
     """Names of the reproductions that come with the framework."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return names_in(FOLDER)
 
 
 def read_reproduction(name):
     """Return the Reproduction of that name, or of a custom YAML file. Raises UserError naming the file and the key."""
-    where, path = f"--reproduce {name}", _path(name)
-    content = _read(where, path)
-    _require_parts(where, content, PARTS)
+    where = f"--reproduce {name}"
+    path = path_of(where, name, FOLDER)
+    content = read_mapping(where, path, "source: and runs:")
+    require_parts(where, content, PARTS, KINDS)
     for key in ("source", "runs"):
         if not content.get(key):
             raise UserError(f"{where}: has no {key}:")
@@ -80,7 +78,7 @@ def read_reproduction(name):
     for label, run in content["runs"].items():
         place = f"{where}: runs: {label}"
         _require_run(place, label, run)
-        runs[label] = {word: _texts(f"{place}: flags: {word}", value) for word, value in run["flags"].items()}
+        runs[label] = {word: value_texts(f"{place}: flags: {word}", value) for word, value in run["flags"].items()}
         expected += [_expected(f"{place}: cells: {cell}", label, cell, value, tolerance)
                      for cell, value in run["cells"].items()]
     _refuse_alike(f"{where}: runs", runs)
@@ -88,45 +86,13 @@ def read_reproduction(name):
                         content.get("why", ""), stage)
 
 
-def _path(name):
-    """A name of ours, or a path: what ends as a YAML file does."""
-    if name.endswith(SUFFIXES):
-        return Path(name)
-    names = reproduction_names()
-    if name not in names:
-        hint = nearest(name, names)
-        raise UserError(f"--reproduce {name}: {hint}{' ' if hint else ''}there are {', '.join(names)}, or give a "
-                        "custom FILE.yaml")
-    return FOLDER / f"{name}.yaml"
-
-
-def _read(where, path):
-    if not os.path.isfile(path):
-        raise UserError(f"{where}: no such file")
-    from clip.files.plain_yaml import read_yaml  # a command line without a file reads no YAML
-    try:
-        content = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: expected a mapping with source: and runs:")
-    return content
-
-
-def _require_parts(where, content, parts):
-    for key, value in content.items():
-        if key not in parts:
-            raise UserError(f"{where}: unknown key {key}; {nearest_or_all(key, parts)}")
-        if not isinstance(value, parts[key]):
-            raise UserError(f"{where}: {key} must be {KINDS[parts[key]]}")
-
-
 def _require_run(where, label, run):
     if not LABEL.fullmatch(label):
-        raise UserError(f"{where}: a label names a folder: at most 60 letters, digits and any of . _ + = -")
+        raise UserError(f"{where}: a label names a folder: at most {MOST_LETTERS} letters, digits and any of "
+                        ". _ + = -")
     if not isinstance(run, dict):
         raise UserError(f"{where}: expected a mapping with flags: and cells:")
-    _require_parts(where, run, RUN_PARTS)
+    require_parts(where, run, RUN_PARTS, KINDS)
     for key in RUN_PARTS:
         if not run.get(key):
             raise UserError(f"{where}: has no {key}:")
@@ -144,7 +110,7 @@ def _refuse_alike(where, labels):
 def _expected(where, run, name, value, tolerance):
     """The Expected of a cell: its published number, or {published, tolerance}."""
     parts = value if isinstance(value, dict) else {"published": value}
-    _require_parts(where, parts, CELL_PARTS)
+    require_parts(where, parts, CELL_PARTS, KINDS)
     if "published" not in parts:
         raise UserError(f"{where}: has no published:")
     if "tolerance" in parts:
@@ -168,10 +134,3 @@ def _stage(where, text):
     if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII):
         raise UserError(f"{where}: stage: {text}: expected a whole number")
     return int(text)
-
-
-def _texts(where, value):
-    texts = plain_texts(value)
-    if texts is None:
-        raise UserError(f"{where}: expected a value, as on the command line, or a list of values")
-    return texts

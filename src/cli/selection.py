@@ -21,9 +21,11 @@ from src.cli.axes import (
     order_label,
     refuse_folders,
     refuse_twice,
+    repeated,
 )
 from src.cli.flags import FLAGS
-from src.cli.study_file import PLURALS, require_parts, texts_of
+from src.cli.study_file import PLURALS, texts_of
+from src.cli.yaml_file import require_parts
 from src.errors import UserError
 
 FOLDER = "select"  # of the trials, in the study's
@@ -110,9 +112,9 @@ def _settings(where, grid):
         texts = {key: text for level in levels for key, text in level.texts.items()}
         label = "_".join(level.label for level in levels)
         settings.append(Level(label, label, texts))
-    labels = [setting.label.lower() for setting in settings]
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise UserError(f"{where}: grid: two settings are called {twice[0]}; give other labels")
+    twice = repeated(setting.label.lower() for setting in settings)
+    if twice is not None:
+        raise UserError(f"{where}: grid: two settings are called {twice}; give other labels")
     return tuple(settings)
 
 

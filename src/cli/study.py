@@ -25,12 +25,11 @@ from src.cli.study_file import (
     NOT_OF_A_CELL,
     PARTS,
     REPORT_PARTS,
-    read_file,
     refuse_not_of_a_cell,
-    require_parts,
     shown_parts,
     texts_of,
 )
+from src.cli.yaml_file import read_mapping, require_parts
 from src.datasets import stem
 from src.errors import UserError
 
@@ -171,7 +170,7 @@ def read_study(path, beside=()):
     """The study of a YAML file. ``beside``: {flag key: text} of flags that every cell gets, in the place of what the
     file has of them. Raises UserError naming the file and the key."""
     where = f"--study {path}"
-    content = read_file(path, where)
+    content = read_mapping(where, path, "base: and axes:")
     require_parts(where, content, PARTS)
     base = texts_of(f"{where}: base", content.get("base", {}))
     axes = {axis: levels_of(f"{where}: axes: {axis}", axis, values, base)

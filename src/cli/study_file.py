@@ -1,35 +1,16 @@
 """The parts of a study's file: what may stand where, and flags and values as a file writes them."""
 
 from src.cli.flags import FLAGS
-from src.cli.texts import SWITCHED, nearest, nearest_or_all, plain_texts, switched
+from src.cli.texts import SWITCHED, nearest, switched
+from src.cli.yaml_file import value_texts
 from src.errors import UserError
 
 PARTS = {"name": str, "about": str, "base": dict, "axes": dict, "exclude": list, "select": dict, "report": dict}
 REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list, "baseline": str}
-KINDS = {str: "a text", dict: "a mapping", list: "a list", (list, str): "a list, true or false"}
 PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
 # What a study decides itself, or what all cells would share a folder for.
 NOT_OF_A_CELL = ("study", "jobs", "status", "save", "resume", "overwrite", "dry_run", "export")
 RANDOM = "random:"  # begins what stands for random orders
-
-
-def read_file(path, where):
-    from clip.files.plain_yaml import read_yaml  # a command line without a file reads no YAML
-    try:
-        content = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: expected a mapping with base: and axes:")
-    return content
-
-
-def require_parts(where, content, parts):
-    for key, value in content.items():
-        if key not in parts:
-            raise UserError(f"{where}: unknown key {key}; {nearest_or_all(key, parts)}")
-        if not isinstance(value, parts[key]):
-            raise UserError(f"{where}: {key} is to be {KINDS[parts[key]]}")
 
 
 def flag_of(where, word):
@@ -64,9 +45,7 @@ def texts_of(where, flags):
 
 
 def text_of(where, flag, value):
-    texts = plain_texts(value)
-    if texts is None:
-        raise UserError(f"{where}: {flag.name}: expected a value, as on the command line, or a list of values")
+    texts = value_texts(f"{where}: {flag.name}", value)
     if flag.repeated:
         return texts
     text = ",".join(texts)

@@ -15,6 +15,12 @@ def nearest(name, names, most=2):
     return f"did you mean {' or '.join(spelled[match] for match in near)}?" if near else ""
 
 
+def hint_before(name, names, most=2):
+    """As ``nearest``, with the blank before the sentence that follows where any name is near."""
+    hint = nearest(name, names, most)
+    return f"{hint} " if hint else ""
+
+
 def nearest_or_all(name, names):
     """As ``nearest``, or all of the names."""
     return nearest(name, names) or f"there are {', '.join(names)}"
@@ -43,8 +49,8 @@ def read_value(flag, text):
         return text
     text = _as_choice(flag, text)
     if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):
-        hint = nearest(text, flag.choices, most=1)
-        raise UserError(f"{flag.name} {text}: {hint}{' ' if hint else ''}there are {', '.join(flag.choices)}")
+        raise UserError(f"{flag.name} {text}: {hint_before(text, flag.choices, most=1)}there are "
+                        f"{', '.join(flag.choices)}")
     if flag.repeated:
         return dict(_parsed(flag, part) for part in text)
     return _parsed(flag, text)
