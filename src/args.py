@@ -8,10 +8,11 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from src.cli.flags import FLAGS, GROUPS
+from src.cli.flags import FLAGS, GROUPS, unknown_flag
 from src.cli.kinds import (
     CHECK,
     EVAL,
@@ -29,6 +30,7 @@ from src.cli.kinds import (
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
 from src.cli.texts import nearest, read_value, shown, shown_default, switched
+from src.cli.training_checks import LENGTHS
 from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
 from src.errors import UserError
@@ -164,6 +166,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+@cache  # a study reads a command line for each cell
 def build_parser():
     parser = _Parser(prog="python -m src.main", description="Sequential fine-tuning of CLIP that keeps what it knew.",
                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
@@ -211,7 +214,6 @@ def _hyphenated(word):
 # What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
 ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export", "split_file",
            "shots_file"}
-LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
 ORIGINS = ("flag", "recipe", "protocol", "default")
 MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts of Mod-X call them
@@ -289,8 +291,7 @@ def _recipe_values(name):
 def _recipe_flag(word):
     flag = FLAGS.get(word.replace("-", "_"))
     if flag is None:
-        hint = nearest(word, [flag.name[2:] for flag in FLAGS.values()])
-        raise UserError(f"unknown flag {word}; {hint or 'see --help'}")
+        raise UserError(unknown_flag(word))
     if flag.key in ONE_RUN or not {*TRAINING} <= {*flag.runs}:
         raise UserError(f"{flag.name} belongs to one run, not into a recipe; give it on the command line")
     return flag

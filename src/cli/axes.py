@@ -9,14 +9,13 @@ from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.orders import is_random, label_of_draw, random_orders, values_of_protocol
-from src.cli.study_file import flag_of, text_of, texts_of
+from src.cli.study_file import MOST_CELLS, flag_of, text_of, texts_of
 from src.cli.texts import nearest_or_all, plain_texts
 from src.cli.yaml_file import LABEL, MOST_LETTERS, SUFFIXES
 from src.errors import UserError
 
 ORDER = "dataset_order"
 BARE = ("recipe", "method", ORDER)  # axes whose values say by themselves what they are
-MOST_CELLS = 10_000
 MOST_IN_NAME = 200  # letters of the name of a folder, which file systems limit to 255 bytes
 
 
@@ -189,6 +188,7 @@ def cells_of(where, axes, base, excluded, rowless):
     seed."""
     if math.prod(map(len, axes.values())) > MOST_CELLS:
         raise UserError(f"{where}: more than {MOST_CELLS} cells; leave values out")
+    keys = {axis: keys_of(levels) for axis, levels in axes.items()}
     cells, hits = [], [0] * len(excluded)
     for levels in itertools.product(*axes.values()):
         labels = dict(zip(axes, (level.label for level in levels), strict=True))
@@ -197,7 +197,7 @@ def cells_of(where, axes, base, excluded, rowless):
         for index in matching:
             hits[index] += 1
         if not matching:
-            cells.append(_cell(axes, levels, base, rowless))
+            cells.append(_cell(keys.values(), levels, base, rowless))
     if 0 in hits:
         raise UserError(f"{where}: exclude: rule {hits.index(0) + 1} excludes no cell; leave it out")
     if not cells:
@@ -223,10 +223,11 @@ def refuse_folders(where, cells):
                             "labels")
 
 
-def _cell(axes, levels, base, rowless):
-    chosen = list(zip(axes, levels, strict=True))
-    order = next((level for axis, level in chosen if keys_of(axes[axis]) == {ORDER}), None)
-    apart = [level for axis, level in chosen if keys_of(axes[axis]) not in ({ORDER}, {"seed"})]
+def _cell(keys, levels, base, rowless):
+    """``keys``: what ``keys_of`` says of the axis of each level."""
+    chosen = list(zip(keys, levels, strict=True))
+    order = next((level for set_there, level in chosen if set_there == {ORDER}), None)
+    apart = [level for set_there, level in chosen if set_there not in ({ORDER}, {"seed"})]
     common = dict(base)
     for level in apart:
         common |= level.texts

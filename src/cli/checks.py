@@ -27,6 +27,7 @@ from src.datasets import class_split, find_entry
 from src.datasets.coop import DIKI, DIKI_DRAWS, WORD, is_file
 from src.datasets.images import named_images
 from src.errors import UserError
+from src.machine.ending import several_processes
 from src.models import METHODS
 
 CONTRADICTIONS = [
@@ -236,11 +237,15 @@ def _check_save(config):
             raise UserError(f"{FLAGS[key].name} {path}: is a file, not a folder")
 
 
+def _refuse_processes(name, reason):
+    if several_processes():
+        raise UserError(f"{name} with several processes: {reason}")
+
+
 def _check_study(config):
     """Of the study alone: each of its cells is a command line, which is checked by itself."""
     name = f"--study {config.study}" if config.study else f"--seed {shown(config.seed)}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(f"{name} with several processes: a study starts its own; run one, with --jobs N")
+    _refuse_processes(name, "a study starts its own; run one, with --jobs N")
     if config.study and not os.path.isfile(config.study):
         raise UserError(f"{name}: no such file")
     if not config.save:
@@ -255,8 +260,7 @@ def _check_study(config):
 def _check_rescore(config):
     """Of the run that is scored again, its own command line was checked."""
     name = f"--rescore {config.rescore}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(f"{name} with several processes: needs one, and no device")
+    _refuse_processes(name, "needs one, and no device")
     if not os.path.isdir(config.rescore):
         raise UserError(f"{name}: no such folder; give the --save folder of a run with --keep-features")
     if not config.save:
@@ -272,8 +276,7 @@ def _check_rescore(config):
 def _check_reproduction(config):
     """Of the reproduction alone: each of its runs is a command line, which is checked by itself."""
     name = f"--reproduce {config.reproduce}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(f"{name} with several processes: a reproduction starts its own; run one")
+    _refuse_processes(name, "a reproduction starts its own; run one")
     if not config.save:
         raise UserError(f"{name} writes a folder for each run, and a certificate; give --save DIR")
     _check_save(config)

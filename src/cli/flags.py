@@ -335,3 +335,9 @@ GROUPS = {
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+
+
+def unknown_flag(word, others=()):
+    """What a message says of a word of a file that is no flag. ``others``: what may be meant beside flags."""
+    hint = nearest(word, [*others, *(flag.name[2:] for flag in FLAGS.values())])
+    return f"unknown flag {word}; {hint or 'see --help'}"

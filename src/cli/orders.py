@@ -10,15 +10,13 @@ import re
 from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
-from src.cli.study_file import RANDOM
+from src.cli.study_file import MOST_CELLS, RANDOM
 from src.cli.texts import read_value, shown
-from src.cli.training_checks import STEPPING
+from src.cli.training_checks import LENGTHS, STEPPING
 from src.errors import UserError
 from src.models import ADD_ONS, METHODS
 
 FORM = re.compile(RANDOM + r"(\d{1,9})@(\d{1,18})")
-MOST = 10_000  # as many as a study may have cells
-LENGTHS = ("iterations", "epochs")  # one replaces the other
 
 
 def is_random(value):
@@ -44,7 +42,7 @@ def random_orders(where, text, base):
         raise UserError(f"{where}: {text} permutes the tasks of a base order; name it, as in "
                         "base: {dataset-order: mtil-1}")
     tasks, number = _tasks(where, base), int(match[1])
-    most = min(MOST, math.factorial(min(len(tasks), 8)))  # the factorial of 8 is beyond the number of cells
+    most = min(MOST_CELLS, math.factorial(min(len(tasks), 8)))  # the factorial of 8 is beyond the number of cells
     if not 1 <= number <= most:
         raise UserError(f"{where}: {text}: {len(tasks)} tasks have from 1 to {most} orders; give another number")
     return first_permutations(tasks, number, int(match[2]))

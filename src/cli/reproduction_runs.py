@@ -1,14 +1,15 @@
 """The runs of a reproduction as command lines. Knows flags, and runs nothing."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from src.cli.axes import Cell
 from src.cli.checks import check
-from src.cli.flags import FLAGS
+from src.cli.flags import FLAGS, unknown_flag
 from src.cli.kinds import EVAL, SEQUENCE, a_run
-from src.cli.study import Cell, Job
-from src.cli.texts import nearest, switched
-from src.datasets import stem
+from src.cli.study import job_of
+from src.cli.texts import switched
 from src.errors import UserError
 
 # Where files lie on this machine, and what it can do: flags that may stand beside --reproduce. They change no number.
@@ -31,8 +32,7 @@ def _flags_of(where, words):
     for word, texts in words.items():
         flag = FLAGS.get(word.replace("-", "_"))
         if flag is None:
-            hint = nearest(word, [flag.name[2:] for flag in FLAGS.values()])
-            raise UserError(f"{where}: unknown flag {word}; {hint or 'see --help'}")
+            raise UserError(f"{where}: {unknown_flag(word)}")
         if flag.key in NOT_OF_A_RUN:
             raise UserError(f"{where}: {flag.name} is not part of what is published; give it on the command line")
         if flag.key in found:
@@ -73,21 +73,16 @@ def jobs_of_reproduction(reproduction, save, beside, parse):
     for cell in cells_of(reproduction):
         folder = os.path.join(save, cell.name)
         try:
-            config = _config(Cell(cell.name, cell.row, cell.order, cell.texts | beside), folder, parse)
+            config = _config(replace(cell, texts=cell.texts | beside), folder, parse)
             warnings |= dict.fromkeys(check(config).warnings)
         except UserError as error:
             raise UserError(f"{reproduction.where}: run {cell.name}: {error}") from None
-        jobs.append(Job(cell=cell, folder=Path(folder), words=config.argv, tasks=tuple(map(stem, config.trained)),
-                        iterations=config.iterations, batch_size=config.batch_size, numbers=config.numbers(),
-                        pairs=config.pairs, device=config.device))
+        jobs.append(job_of(cell, Path(folder), config))
     return tuple(jobs), list(warnings)
 
 
 def _config(cell, folder, parse):
-    """The Config of a run. An evaluation has nothing to resume."""
-    config = parse(cell.words(folder))
-    if config.kind == EVAL:
-        config = parse(words_of(cell, folder, parse))
+    config = parse(words_of(cell, folder))
     if config.kind not in (SEQUENCE, EVAL):
         raise UserError(f"is {a_run(config.kind)}; give --dataset-order, alone or with --eval-only")
     if config.kind == EVAL and (not config.dataset_order or config.load or config.linear_eval):
@@ -95,9 +90,7 @@ def _config(cell, folder, parse):
     return config
 
 
-def words_of(cell, folder, parse):
-    """The words of a run's command line, which writes into ``folder``."""
-    words = cell.words(folder)
-    if parse(words).kind != EVAL:
-        return words
-    return tuple(word for word in words if word != FLAGS["resume"].name)
+def words_of(cell, folder):
+    """The words of a run's command line, which writes into ``folder``. An evaluation has nothing to resume."""
+    unused = FLAGS["resume"].name if "eval_only" in cell.texts else None
+    return tuple(word for word in cell.words(folder) if word != unused)

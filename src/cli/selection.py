@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 from src.cli.axes import (
-    MOST_CELLS,
     ORDER,
     Cell,
     Level,
@@ -24,7 +23,7 @@ from src.cli.axes import (
     repeated,
 )
 from src.cli.flags import FLAGS
-from src.cli.study_file import PLURALS, texts_of
+from src.cli.study_file import MOST_CELLS, PLURALS, texts_of
 from src.cli.yaml_file import require_parts
 from src.errors import UserError
 

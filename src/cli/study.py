@@ -112,11 +112,6 @@ def plan_of(study, save, parse):
     return plan, warnings
 
 
-def jobs_of(study, save, parse):
-    """As ``plan_of``, of a study that selects nothing: (its Jobs, texts of warnings)"""
-    return _jobs(study.cells, save, parse)
-
-
 def _jobs(cells, save, parse):
     jobs, warnings = [], {}
     for cell in cells:
@@ -124,13 +119,14 @@ def _jobs(cells, save, parse):
         try:
             config = parse(cell.words(folder))
             warnings |= dict.fromkeys(check(config).warnings)
-            jobs.append(_job(cell, Path(folder), config))
+            _refuse_unfit(cell, config)
+            jobs.append(job_of(cell, Path(folder), config))
         except UserError as error:
             raise UserError(f"cell {cell.name} of the study: {error}") from None
     return tuple(jobs), list(warnings)
 
 
-def _job(cell, folder, config):
+def _refuse_unfit(cell, config):
     if config.kind != SEQUENCE:
         raise UserError(f"is {a_run(config.kind)}; a study compares sequences: give --dataset-order, and nothing that "
                         "makes it another kind of run")
@@ -138,6 +134,10 @@ def _job(cell, folder, config):
         if text is None and config.values[key]:
             raise UserError(f"{FLAGS[key].name} is to be off, and {config.origins[key]} switches it on; a flag cannot "
                             "switch it off: write a recipe without it")
+
+
+def job_of(cell, folder, config):
+    """The Job of a cell whose command line is ``config``, a Config."""
     return Job(cell, folder, config.argv, tuple(map(stem, config.trained)), config.iterations, config.batch_size,
                config.numbers(), config.pairs, config.device)
 

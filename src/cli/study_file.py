@@ -1,7 +1,7 @@
 """The parts of a study's file: what may stand where, and flags and values as a file writes them."""
 
-from src.cli.flags import FLAGS
-from src.cli.texts import SWITCHED, nearest, switched
+from src.cli.flags import FLAGS, unknown_flag
+from src.cli.texts import SWITCHED, switched
 from src.cli.yaml_file import value_texts
 from src.errors import UserError
 
@@ -10,14 +10,14 @@ REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list, "basel
 PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
 # What a study decides itself, or what all cells would share a folder for.
 NOT_OF_A_CELL = ("study", "jobs", "status", "save", "resume", "overwrite", "dry_run", "export")
+MOST_CELLS = 10_000
 RANDOM = "random:"  # begins what stands for random orders
 
 
 def flag_of(where, word):
     flag = FLAGS.get(PLURALS.get(word, word).replace("-", "_"))
     if flag is None:
-        hint = nearest(word, [*PLURALS, *(flag.name[2:] for flag in FLAGS.values())])
-        raise UserError(f"{where}: unknown flag {word}; {hint or 'see --help'}")
+        raise UserError(f"{where}: {unknown_flag(word, PLURALS)}")
     refuse_not_of_a_cell(where, [flag.key])
     return flag
 

@@ -12,10 +12,11 @@ from src.models import METHODS, active_add_ons, find_method
 from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
+LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
 COMPILERS = ("g++", "clang++", "c++")
 NO_WARMUP = {"onecycle": "its rise takes 30 % of the steps", "late-cosine": "it starts at its peak"}
 # What no closed form reads: it takes no step, and its weights stay.
-STEPPING = ("iterations", "epochs", "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
+STEPPING = (*LENGTHS, "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
             "max_grad_norm", "train_mode", "grad_accum", "last_batch", "eval_interval", "eval_every_epoch", "lora")
 
 

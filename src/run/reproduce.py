@@ -9,7 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-from src.args import parse
 from src.cli.reproduction_runs import PLACES, cells_of, words_of
 from src.cli.texts import command_line
 from src.errors import UserError
@@ -139,7 +138,7 @@ def _run_facts(reproduction, job, cell, summary):
         found = {key: facts.get(key) for key in MADE_BY}
         if found not in made_by:
             made_by.append(found)
-    return {"command": command_line(words_of(cell, f"{reproduction.name}/{job.name}", parse)),
+    return {"command": command_line(words_of(cell, f"{reproduction.name}/{job.name}")),
             "flags": {key: value for key, value in job.numbers.items() if key not in PLACES},
             "conditions": summary.get("conditions"), "seconds": round(sum(facts["seconds"] for facts in tasks), 2)
             if tasks else whole["seconds"], "made_by": made_by}

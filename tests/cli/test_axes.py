@@ -1,19 +1,12 @@
 """Axes of a study: labels that are names of folders, and cells of random orders."""
 
 import pytest
+from study_files import jobs_of
 
-from src.args import parse
 from src.cli.axes import label_of
-from src.cli.study import jobs_of, read_study
 from src.errors import UserError
 
-
-@pytest.fixture
-def study(tmp_path):
-    def read(text, beside=()):
-        (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
-        return read_study(str(tmp_path / "my.yaml"), beside)
-    return read
+pytest_plugins = ["study_fixtures"]
 
 
 @pytest.mark.parametrize(("key", "text", "label"), [
@@ -43,7 +36,7 @@ def test_random_orders_are_orders_like_others(study):
     words = cells[2].words("out")
     order = words[words.index("--dataset-order") + 1].split(",")
     assert len(order) == len(set(order)) == 11 and "StanfordCars" in order
-    jobs, warnings = jobs_of(study(RANDOM), "out", parse)
+    jobs, warnings = jobs_of(study(RANDOM), "out")
     assert not warnings and {job.iterations for job in jobs} == {1000}
     assert jobs[0].numbers["lr"] == jobs[2].numbers["lr"] == {"": 1e-5, "Aircraft": 5e-5, "MNIST": 5e-5}
 

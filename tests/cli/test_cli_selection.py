@@ -3,8 +3,10 @@
 import pytest
 
 from src.args import parse
-from src.cli.study import plan_of, read_study
+from src.cli.study import plan_of
 from src.errors import UserError
+
+pytest_plugins = ["study_fixtures"]
 
 GRID = """
 base: {dataset-order: toy, iterations: 7, shots: 4}
@@ -16,14 +18,6 @@ axes:
 exclude: [{method: lwf, orders: II}]
 """
 SELECT = "select: {grid: {lr: [1e-5, 1e-4], variant2: {bare: {}, smooth: {ls: 0.1}}}, seeds: [101, 102]}\n"
-
-
-@pytest.fixture
-def study(tmp_path):
-    def read(text, beside=()):
-        (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
-        return read_study(str(tmp_path / "my.yaml"), beside)
-    return read
 
 
 @pytest.fixture

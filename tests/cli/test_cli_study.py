@@ -6,15 +6,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+from study_files import jobs_of
 
 from src.args import parse
 from src.cli.kinds import SEQUENCE
-from src.cli.study import jobs_of, read_study, study_of_seeds
+from src.cli.study import read_study, study_of_seeds
 from src.errors import UserError
 from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
 
 ROOT = Path(__file__).parents[2]
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "study_fixtures"]
 
 GRID = """
 name: small
@@ -32,22 +33,13 @@ report: {names: {lwf_low_plain: LwF}, published: false, columns: [avg], baseline
 """
 
 
-@pytest.fixture
-def study(tmp_path):
-    """study(text, beside) -> the Study of a file with this text."""
-    def read(text, beside=()):
-        (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
-        return read_study(str(tmp_path / "my.yaml"), beside)
-    return read
-
-
 @pytest.mark.parametrize(("name", "rows", "cells"), [
     ("toy", 3, 12), ("mtil", 22, 2 * (20 * 3 + 2)), ("xtail", 12, 2 * (10 * 3 + 2)),
     ("fewshot", 11, 2 * (9 * 3 + 2))])
 def test_studies_that_come_with_the_program(name, rows, cells):
     """Each cell is accepted by the command line, and a table can hold them."""
     study = read_study(str(ROOT / "studies" / f"{name}.yaml"))
-    jobs, warnings = jobs_of(study, "out", parse)
+    jobs, warnings = jobs_of(study, "out")
     refuse_what_no_table_holds(jobs)
     refuse_unknown_names(study, jobs)
     assert (len({job.cell.row for job in jobs}), len(jobs), warnings) == (rows, cells, [])
@@ -195,7 +187,7 @@ def test_the_studies_that_come_with_the_framework(path):
 
 
 def jobs(study, **options):
-    return jobs_of(study, options.get("save", "out"), parse)
+    return jobs_of(study, options.get("save", "out"))
 
 
 def test_a_job_knows_what_its_files_are_called(study):

@@ -39,7 +39,7 @@ def test_a_flag_that_acts_in_no_run_is_warned_of():
 
 def test_repeated_flags_and_values_that_look_like_flags():
     [cell] = cells_of(of(one=SEQUENCE | {"set": ["a=1", "b=2"], "template": ["-{c}"]}))
-    words = words_of(cell, "out", parse)
+    words = words_of(cell, "out")
     assert "--template=-{c}" in words and " ".join(words).count("--set") == 2
 
 

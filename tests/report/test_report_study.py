@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from cli_files import listing
 from report_files import MATRIX, write_run
+from study_files import jobs_of
 from test_tables import cells
 
-from src.args import parse
 from src.cli.protocols import PROTOCOLS
-from src.cli.study import Cell, Study, jobs_of
+from src.cli.study import Cell, Study
 from src.errors import UserError
 from src.report.measures import DEFINITIONS
 from src.report.orders import all_tables, report_markdown, write_report
@@ -33,7 +33,7 @@ def jobs(tmp_path):
                   {"method": method, "dataset_order": data, "seed": str(seed), "iterations": "1"})
              for method in ("finetune", "lwf") for order, data in (("I", "toy-colours"), ("II", "toy-sizes"))
              for seed in (1, 2)]
-    found, _ = jobs_of(Study("s", tuple(cells)), str(tmp_path / "out"), parse)
+    found, _ = jobs_of(Study("s", tuple(cells)), str(tmp_path / "out"))
     for number, job in enumerate(found):
         texts = job.cell.texts
         write_run(job.folder, f"--method {texts['method']} --seed {texts['seed']}", matrix=shifted(number),
@@ -103,7 +103,7 @@ NAMED = {"published zero-shot", "ZSCL, as printed"}
 def test_published_rows_that_are_named(published, expected, tmp_path):
     order = PROTOCOLS["mtil-1"].order
     cell = Cell("a", "a", "mtil-1", {"dataset_order": "mtil-1"})
-    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
+    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path))
     write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=[40.0] * 11)
     found = tables_of(Study("s", (), published=published, names={"published zscl": "ZSCL, as printed"}), [job])
     rows = {row.name for table in found.orders["mtil-1"] for row in table.rows if row.kind == PUBLISHED}
@@ -132,7 +132,7 @@ def planned(tmp_path):
     """planned({name: {flag key: text}}) -> a Job for each, which nothing has run; the order's label is its text."""
     def plan(**cells):
         cells = [Cell(name, name, texts["dataset_order"], {"iterations": "1"} | texts) for name, texts in cells.items()]
-        return jobs_of(Study("s", tuple(cells)), str(tmp_path / "out"), parse)[0]
+        return jobs_of(Study("s", tuple(cells)), str(tmp_path / "out"))[0]
     return plan
 
 
@@ -191,7 +191,7 @@ def test_columns_of_one_of_several_label_spaces(planned):
 
 def test_average_incremental_accuracy_as_a_column(tmp_path):
     cell = Cell("a", "a", "toy", {"dataset_order": "toy", "label_space": "seen", "iterations": "1"})
-    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path), parse)
+    [job], _ = jobs_of(Study("s", (cell,)), str(tmp_path))
     write_run(job.folder, zero_shot=(None,) * 3, spaces=("seen",),
               matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0)))
     study = Study("s", (), columns=("incremental_avg",))
@@ -234,7 +234,7 @@ def test_one_finished_order_of_two_is_named(jobs, tmp_path):
 
 def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
     order = PROTOCOLS["mtil-1"].order
-    [job], _ = jobs_of(Study("s", (Cell("a", "a", "mtil-1", {"dataset_order": "mtil-1"}),)), str(tmp_path), parse)
+    [job], _ = jobs_of(Study("s", (Cell("a", "a", "mtil-1", {"dataset_order": "mtil-1"}),)), str(tmp_path))
     write_run(job.folder, order=order, matrix=[[50.0] * 11] * 11, zero_shot=None)
     [table] = tables_of(Study("s", (), published=()), [job]).orders["mtil-1"]
     assert [row.name for row in table.rows] == ["a"]

@@ -5,9 +5,9 @@ import json
 import shutil
 
 import pytest
+from study_files import jobs_of
 
-from src.args import parse
-from src.cli.study import jobs_of, study_of_seeds
+from src.cli.study import study_of_seeds
 from src.run.cells import DONE, FAILED, NOT_USABLE, WAITING, State, is_done, progress_of, state_of
 from src.run.study import exit_status
 
@@ -54,7 +54,7 @@ def test_a_damaged_record_is_none(place, text):
 
 def job_at(folder, tasks=("a", "b", "c"), iterations=100):
     job, *_ = jobs_of(study_of_seeds({"dataset_order": "toy-colours", "iterations": "1", "batch_size": "20",
-                                      "seed": "1,2"}), str(folder), parse)[0]
+                                      "seed": "1,2"}), str(folder))[0]
     job.folder.mkdir(parents=True)
     return dataclasses.replace(job, tasks=tasks, iterations=iterations)
 

@@ -6,7 +6,7 @@ import time
 from report_files import write_run
 
 from src.args import parse
-from src.cli.study import jobs_of, study_of_seeds
+from src.cli.study import plan_of, study_of_seeds
 from src.machine.interruption import Signals
 from src.run.cells import state_of
 from src.run.launcher import Launcher
@@ -50,6 +50,12 @@ shutil.copytree(f"{here}/runs/{name}", save, dirs_exist_ok=True)
 """
 
 
+def jobs_of(study, save):
+    """(the Jobs, texts of warnings) of a study that selects nothing."""
+    plan, warnings = plan_of(study, save, parse)
+    return plan.first, warnings
+
+
 class Place:
     """Jobs of a study whose processes run PROGRAM. ``acts``: {cell: what it does}."""
 
@@ -57,7 +63,7 @@ class Place:
         self.folder = folder
         numbers = range(1, seeds + 1)
         grid = study_of_seeds(SEQUENCE | {"seed": ",".join(map(str, numbers))})
-        self.jobs, _ = jobs_of(grid, str(folder / "out"), parse)
+        self.jobs, _ = jobs_of(grid, str(folder / "out"))
         for seed in numbers:
             write_run(folder / "runs" / f"seed-{seed}", f"--seed {seed}")
         self.act()

@@ -1,12 +1,22 @@
-"""Fixtures of studies whose cells leave a folder made before: ``stand_ins``, ``make_place``, ``place``. A module takes
-them by ``pytest_plugins = ["study_fixtures"]``."""
+"""Fixtures of studies: ``study`` reads a file; cells leave a folder made before in ``stand_ins``, ``make_place``,
+``place``. A module takes them by ``pytest_plugins = ["study_fixtures"]``."""
 
 import sys
 
 import pytest
 from study_files import PROGRAM, Place
 
+from src.cli.study import read_study
 from src.run import launcher
+
+
+@pytest.fixture
+def study(tmp_path):
+    """study(text, beside) -> the Study of a file with this text."""
+    def read(text, beside=()):
+        (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
+        return read_study(str(tmp_path / "my.yaml"), beside)
+    return read
 
 
 @pytest.fixture
