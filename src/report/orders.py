@@ -1,7 +1,6 @@
 """All that --report and a study print and write: the comparison of each order, and the tables of a paper."""
 
 import sys
-from pathlib import Path
 
 from src.cli.protocols import ORDERS
 from src.report.compare import compare_orders
@@ -55,7 +54,7 @@ def write_report(report, folder):
     write_texts({"paper.md": "\n\n".join([*missing, paper_markdown(tables)]), "paper.tex": paper_latex(tables),
                  "paper.csv": paper_csv(tables)}, folder)
     for order, found in report.orders.items():
-        place = Path(folder) / f"order_{order}" if report.several else Path(folder)
+        place = report.folder_of(order, folder)
         write_comparison(found, place)
         for left_out in write_tradeoff(found, place):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)

@@ -5,8 +5,9 @@ Their text is made by ``src.report.paper_markdown`` and ``src.report.paper_latex
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from src.report.comparison import apart, images_text, shown, unknown
+from src.report.comparison import apart, chosen, images_text, shown, unknown
 from src.report.conditions import Conditions
 from src.report.measures import TITLES, measure_of
 from src.report.ranks import ranks
@@ -34,6 +35,10 @@ class Report:
         found = [table for tables in self.orders.values() for table in tables]
         spaces = list(dict.fromkeys(table.space for table in found))
         return sorted(found, key=lambda table: spaces.index(table.space))
+
+    def folder_of(self, order, folder):
+        """Where the files of an order lie under ``folder``: those of several in a folder each."""
+        return Path(folder) / f"order_{order}" if self.several else Path(folder)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,14 @@ class PaperTable:
     @property
     def orders(self):
         return list(dict.fromkeys(column.order for column in self.columns))
+
+    @property
+    def header(self):
+        """The titles of all columns of a table whose columns are numbers, each with its order where these are
+        several."""
+        several = len(self.orders) > 1
+        numbers = [TITLES[column.number] + (f", {column.order}" if several else "") for column in self.columns]
+        return [self.first, *numbers, *self.facts]
 
 
 def paper_tables(report):
@@ -280,11 +293,6 @@ def title_of(numbers):
 def first_column(tables):
     """The title of the column of names."""
     return "method" + images_text([row for table in tables for row in table.rows])
-
-
-def chosen(sentences):
-    """Those of {sentence: whether it holds} that hold."""
-    return [sentence for sentence, holds in sentences.items() if holds]
 
 
 def notes_of(report, tables, lines):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from src.report import colours
 from src.report.charts import score_ticks, some, tick_text
@@ -25,10 +24,9 @@ def write_study_pictures(report, folder):
     for order, tables in report.orders.items():
         table = next((table for table in tables if any(row.sequences for row in table.rows)), None)
         if table:
-            place = Path(folder) / f"order_{order}" if len(report.orders) > 1 else Path(folder)
             with style(texts_of_report(report)):
                 for name, figure in _drawn(table):
-                    write_svg(figure, place / f"{name}.svg")
+                    write_svg(figure, report.folder_of(order, folder) / f"{name}.svg")
 
 
 def texts_of_report(report):
