@@ -5,7 +5,6 @@ Their text is made by ``src.report.paper_markdown`` and ``src.report.paper_latex
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from src.report.comparison import apart, chosen, images_text, shown, unknown
 from src.report.conditions import Conditions
@@ -16,29 +15,6 @@ from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
 COMPACT, BLOCKS, DIFFERENCES = "compact", "blocks", "differences"  # the kinds of tables
 FACTS = ("n", "trained values", "external data", "router", "task id")  # columns beside the numbers of a compact table
 MILLION, THOUSAND = 1e6, 1e3
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a study or --report shows. ``name``: what its tables are called; ``orders``: {label of an order: [Table]},
-    by ``compare_orders``; ``baseline``: the name of the row that others are compared with; ``several``: whether tables
-    name their order, as they do before the runs of a second order are finished."""
-
-    name: str
-    orders: dict
-    baseline: str | None = None
-    several: bool = False
-
-    @property
-    def tables(self):
-        """Every Table, those of one label space after each other."""
-        found = [table for tables in self.orders.values() for table in tables]
-        spaces = list(dict.fromkeys(table.space for table in found))
-        return sorted(found, key=lambda table: spaces.index(table.space))
-
-    def folder_of(self, order, folder):
-        """Where the files of an order lie under ``folder``: those of several in a folder each."""
-        return Path(folder) / f"order_{order}" if self.several else Path(folder)
 
 
 @dataclass(frozen=True)

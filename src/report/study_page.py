@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from src.report.comparison import by_measure, flags_text, notes_on, shown, write_texts
-from src.report.differences import difference_tables, missing_note
+from src.report.differences import missing_note
 from src.report.fonts import unreadable
 from src.report.heat import cell_of
 from src.report.measures import TITLES, defined, measure_of
@@ -34,12 +34,11 @@ def study_page(report, missing=(), letters=""):
     """HTML of a Report. Every text from files is escaped; the same runs give the same bytes. ``letters``: those that
     its pictures lack."""
     looks = looks_of(report)
-    differences = difference_tables(report)
     compact = [table for table in paper_tables(report) if report.several and table.kind == COMPACT]
     return environment().get_template("study.html").render(
         style=style(), title=report.name, facts=_facts(report), missing=list(missing), letters=letters,
-        overview=[_paper_table(table) for table in (*compact, *differences)],
-        notes=missing_note(report, differences), several=report.several,
+        overview=[_paper_table(table) for table in (*compact, *report.differences)],
+        notes=missing_note(report, report.differences), several=report.several,
         orders=[_order(label, tables, looks) for label, tables in report.orders.items() if tables],
         preamble=_preamble(report), definitions=_definitions(report))
 
