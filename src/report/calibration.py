@@ -20,4 +20,3 @@ def calibration(confidences, hits, losses):
     gaps = [abs(sum(hit for _, hit in bin) - sum(confidence for confidence, _ in bin)) for bin in bins.values()]
     return {"accuracy": 100 * fmean(hits), "confidence": 100 * fmean(confidences),
             "ece": 100 * sum(gaps) / len(hits), "nll": fmean(losses)}
-

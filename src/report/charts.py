@@ -3,12 +3,26 @@
 import math
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 300, 164  # of a chart, in the units of its viewBox
-LEFT, RIGHT, TOP, BOTTOM = 38, 288, 10, 142  # of the field in it that lines are drawn in
 LEAST_SPAN = 10  # percent points that a chart of scores covers at least: noise is not to look like a cliff
 SIGNS = {"first": "●", "second": "■"}  # of the points of two lines in one chart
 LOG_FROM = 100  # a loss that falls by this factor is drawn on a logarithmic scale
 MOST_POINTS = 400  # of a chart of losses
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a chart and the field in it that lines are drawn in, in units of its viewBox."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+SMALL = Frame(300, 164, 38, 288, 10, 142)  # of one of many charts
+LEFT, RIGHT, TOP, BOTTOM = SMALL.left, SMALL.right, SMALL.top, SMALL.bottom
 
 
 @dataclass

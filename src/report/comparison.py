@@ -43,10 +43,15 @@ def comparison_csv(tables):
 
 def definitions_markdown(tables):
     """What the numbers are that any of the tables shows, which have a ``space`` and ``numbers``."""
+    return "\n".join(definitions_text(each[0].space, shown(each)) for each in by_measure(tables).values())
+
+
+def by_measure(tables):
+    """{measure: its tables}"""
     found = {}
     for table in tables:
         found.setdefault(measure_of(table.space), []).append(table)
-    return "\n".join(definitions_text(each[0].space, shown(each)) for each in found.values())
+    return found
 
 
 def shown(tables):
@@ -74,13 +79,17 @@ def notes_on(tables):
     """What a reader has to know of the rows of several Tables: how they were made, why they stand apart, what of them
     is unknown."""
     rows = _first_rows(tables)
-    notes = {
+    return [*chosen({
         "n runs that differ only in their seed: mean ± sample standard deviation.": any(row.deviations for row in rows),
         "Published rows are from the literature, not measured here.": any(row.kind == PUBLISHED for row in rows),
         "The runs are of different sequences: their numbers are not of the same tasks.":
-            len({row.order for row in rows if row.kind == RUN}) > 1}
-    return [note for note, holds in notes.items() if holds] + [
+            len({row.order for row in rows if row.kind == RUN}) > 1}),
         *apart([table.conditions for table in tables if table.space == tables[0].space]), *unknown(rows)]
+
+
+def chosen(sentences):
+    """Those of {sentence: whether it holds} that hold."""
+    return [sentence for sentence, holds in sentences.items() if holds]
 
 
 def _first_rows(tables):
@@ -105,8 +114,12 @@ def unknown(rows):
 
 def _flag_lines(tables):
     """What the runs differ in, a line a row of them."""
-    return [f"- {row.name}: " + " ".join(f"{flag} {value or 'none'}" for flag, value in row.flags.items())
-            for row in _first_rows(tables) if row.flags]
+    return [f"- {row.name}: {flags_text(row)}" for row in _first_rows(tables) if row.flags]
+
+
+def flags_text(row):
+    """The flags in which a Row differs from others, as one would write them."""
+    return " ".join(f"{flag} {value or 'none'}" for flag, value in row.flags.items())
 
 
 FILES = {"compare.md": comparison_markdown, "compare.tex": comparison_latex, "compare.csv": comparison_csv}

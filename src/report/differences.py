@@ -1,5 +1,6 @@
 """What each row gains over the baseline that a study names, seed by seed."""
 
+from src.report.comparison import chosen
 from src.report.measures import measure_of
 from src.report.paired import DRAWS, SHARE, over_images, over_seeds
 from src.report.paper import (
@@ -82,7 +83,7 @@ def _notes(baseline, lines):
     values = [value for line in lines for value in line.values if value.mean is not None]
     counts = sorted({value.n for value in values if value.deviation is not None})
     several = f"{' or '.join(map(str, counts))} common seeds"
-    notes = {
+    return chosen({
         f"Differences to {baseline} over {several}: mean ± sample standard deviation.": bool(counts),
         f"p: paired t-test over {several}, two-sided, not corrected for the number of comparisons.":
             any(value.p is not None for value in values),
@@ -92,5 +93,4 @@ def _notes(baseline, lines):
         f"No difference where no seed is common with {baseline}.":
             any(value.mean is None for line in lines for value in line.values),
         f"In brackets: {SHARE} % of {DRAWS:,} draws of a paired bootstrap over the test images of one seed, which says "
-        "nothing of other seeds.": any(value.interval for value in values)}
-    return [note for note, holds in notes.items() if holds]
+        "nothing of other seeds.": any(value.interval for value in values)})

@@ -114,7 +114,6 @@ def confusion_of(folder, name):
 
 def draw_confusion(heading, counts, classnames):
     """Rows are true classes, columns predicted ones; colours are shares of a row; few classes show them as percent."""
-    from matplotlib.colors import LinearSegmentedColormap
     size = len(classnames)
     support = [sum(count for (label, _), count in counts.items() if label == row) or math.nan for row in range(size)]
     shares = [[100 * counts.get((row, column), 0) / support[row] for column in range(size)] for row in range(size)]
@@ -124,7 +123,7 @@ def draw_confusion(heading, counts, classnames):
     height = inner + letters + 0.9
     figure = new_figure(width, height)
     axes = figure.add_axes((left / width, (letters + 0.3) / height, inner / width, inner / height))
-    axes.imshow(shares, aspect="auto", cmap=LinearSegmentedColormap.from_list("blues", colours.BLUES), vmin=0, vmax=100)
+    axes.imshow(shares, aspect="auto", cmap=blues(), vmin=0, vmax=100)
     names = [name if len(name) <= 28 else f"{name[:27]}…" for name in classnames]
     small = 8 if size <= FEW_CLASSES else 5.5
     axes.set_xticks(range(size), names, rotation=90, fontsize=small)
@@ -135,7 +134,7 @@ def draw_confusion(heading, counts, classnames):
         for column, value in enumerate(values):
             if value > 0:
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7,
-                          color=colours.ink(colours.ramp(colours.BLUES, value / 100)))
+                          color=ink_on(value, (0, 100)))
     figure.text(0.15 / width, 1 - 0.12 / height, heading, va="top", fontsize=10, fontweight="bold")
     figure.text(0.15 / width, 1 - 0.3 / height, CONFUSION, va="top", color=GREY)
     return figure
@@ -190,9 +189,19 @@ def panels(heading, titles, alone=0):
     return figure, charts
 
 
+def blues():
+    """The colours of heat maps for matplotlib."""
+    from matplotlib.colors import LinearSegmentedColormap
+    return LinearSegmentedColormap.from_list("blues", colours.BLUES)
+
+
+def ink_on(value, scale):
+    """The colour of a number that is written on its cell of a heat map from ``scale[0]`` to ``scale[1]``."""
+    return colours.ink(colours.ramp(colours.BLUES, (value - scale[0]) / (scale[1] - scale[0])))
+
+
 def draw_matrix(run, score):
     """The matrix as a heat map with its values; a frame marks what the row's task trained."""
-    from matplotlib.colors import LinearSegmentedColormap
     rows, columns = run.rows(run.space, score), run.summary["datasets"]
     low, high = scale_of(rows)
     labels = [row_title(task) for task in rows]
@@ -205,7 +214,7 @@ def draw_matrix(run, score):
     figure = new_figure(width, height)
     axes = figure.add_axes((left / width, 0.4 / height, inner / width, high_inner / height))
     axes.imshow([[math.nan if value is None else value for value in row] for row in rows.values()], aspect="auto",
-                cmap=LinearSegmentedColormap.from_list("blues", colours.BLUES), vmin=low, vmax=high)
+                cmap=blues(), vmin=low, vmax=high)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -228,9 +237,8 @@ def _write_cell(axes, column, row, value, scale, own):
     if value is None:
         axes.text(column, row, "–", ha="center", va="center", color=GREY)
         return
-    share = (value - scale[0]) / (scale[1] - scale[0])
-    axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5,
-              color=colours.ink(colours.ramp(colours.BLUES, share)), fontweight="bold" if own else "normal")
+    axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5, color=ink_on(value, scale),
+              fontweight="bold" if own else "normal")
     if own:
         axes.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=1.6,
                                  zorder=5))
@@ -251,9 +259,8 @@ def draw_curves(run):
         for mark, line, (title, values) in zip(MARKS, ("first", "second"), series.items(), strict=False):
             _draw_curve(axes, title, values, trained, mark, colours.LINES[line], len(series) > 1)
         ticks = score_ticks([value for values in series.values() for value in values if value is not None])
-        _set_ticks(axes, ticks)
-        shown = some(len(run.order) + 1)
-        axes.set_xticks(shown, [str(number) if number else "zs" for number in shown])
+        set_ticks(axes, ticks)
+        set_tasks(axes, len(run.order) + 1)
         for number in trained:
             axes.axvline(number, color=GREY, linewidth=0.8, linestyle=":")
     figure.legend(*charts[0].get_legend_handles_labels(), loc="upper left", ncols=4, fontsize=8, borderaxespad=0,
@@ -261,9 +268,15 @@ def draw_curves(run):
     return figure
 
 
-def _set_ticks(axes, ticks):
+def set_ticks(axes, ticks):
     axes.set_yticks(ticks, map(tick_text, ticks))
     axes.set_ylim(ticks[0], ticks[-1])
+
+
+def set_tasks(axes, count):
+    """Across: zero-shot and the tasks by their number, ``count`` together."""
+    shown = some(count)
+    axes.set_xticks(shown, [str(number) if number else "zs" for number in shown])
 
 
 def _draw_curve(axes, title, values, trained, mark, colour, several):
@@ -296,7 +309,7 @@ def draw_losses(run):
         if logarithmic:
             axes.set_yscale("log")
             axes.minorticks_off()
-        _set_ticks(axes, ticks)
+        set_ticks(axes, ticks)
         shown = some(len(tasks))
         axes.set_xticks([number + 0.5 for number in shown], [str(number + 1) for number in shown])
         axes.set_xlim(0, len(tasks))

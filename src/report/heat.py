@@ -6,6 +6,7 @@ from src.report import colours
 from src.report.measures import TITLES
 from src.report.runs import ZERO_SHOT
 from src.report.scores import SCORE_TITLES, mean_of, row_title, scale_of, trains
+from src.report.sequence import dataset_numbers
 
 LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
 
@@ -58,11 +59,9 @@ def heat_map(run, space, score):
 
 def _column_numbers(summary):
     """[(title, [a number a dataset], the sequence's number)]: what Transfer, Avg and Forgetting are the means of."""
-    matrix, count = summary["matrix"], len(summary["datasets"])
-    columns = [[row[column] for row in matrix] for column in range(count)]
-    before = [None if None in column[:place] else mean_of(column[:place]) for place, column in enumerate(columns)]
-    return [(TITLES["transfer"], before, summary["transfer"]),
-            (TITLES["avg"], [mean_of(column) for column in columns], summary["avg"]),
+    found = dataset_numbers(summary["datasets"], summary["matrix"])
+    return [*((TITLES[key], [found[key, name] for name in summary["datasets"]], summary[key])
+              for key in ("transfer", "avg")),
             (TITLES["forgetting"], losses_of(summary), summary["forgetting"])]
 
 

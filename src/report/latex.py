@@ -4,7 +4,8 @@ from src.report.conditions import head_of
 from src.report.measures import defined, measure_of
 from src.report.tables import cell_text, summary_cells
 
-HEAD = "% In the preamble: \\usepackage{booktabs}\n"
+PREAMBLE = "% In the preamble: \\usepackage{{{packages}}}\n"
+HEAD = PREAMBLE.format(packages="booktabs")
 ESCAPES = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     **{character: f"${character}$" for character in "<>|"}, **{character: f"\\{character}" for character in "&%$#_{}"}})

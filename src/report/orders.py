@@ -1,17 +1,48 @@
 """All that --report and a study print and write: the comparison of each order, and the tables of a paper."""
 
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from src.cli.protocols import ORDERS
 from src.report.compare import compare_orders
 from src.report.comparison import definitions_markdown, rows_markdown, write_comparison, write_texts
 from src.report.differences import difference_tables, missing_note
-from src.report.paper import COMPACT, DIFFERENCES, Report, paper_tables
+from src.report.paper import COMPACT, paper_tables
 from src.report.paper_latex import paper_latex
 from src.report.paper_markdown import paper_csv, paper_markdown, table_markdown
 
 ROMAN = {"1": "I", "2": "II"}  # as papers call the orders of MTIL
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study or --report shows. ``name``: what its tables are called; ``orders``: {label of an order: [Table]},
+    by ``compare_orders``; ``baseline``: the name of the row that others are compared with; ``several``: whether tables
+    name their order, as they do before the runs of a second order are finished."""
+
+    name: str
+    orders: dict
+    baseline: str | None = None
+    several: bool = False
+
+    @property
+    def tables(self):
+        """Every Table, those of one label space after each other."""
+        found = [table for tables in self.orders.values() for table in tables]
+        spaces = list(dict.fromkeys(table.space for table in found))
+        return sorted(found, key=lambda table: spaces.index(table.space))
+
+    def folder_of(self, order, folder):
+        """Where the files of an order lie under ``folder``: those of several in a folder each."""
+        return Path(folder) / f"order_{order}" if self.several else Path(folder)
+
+    @cached_property
+    def differences(self):
+        """[PaperTable] of what its rows gain over the baseline. Read once: intervals over images are of whole files of
+        predictions."""
+        return difference_tables(self)
 
 
 def report_of(name, runs):
@@ -30,17 +61,16 @@ def _labels(orders):
 
 def all_tables(report):
     """[PaperTable] of a Report, its differences behind the compact ones."""
-    tables, differences = paper_tables(report), difference_tables(report)
+    tables = paper_tables(report)
     compact = [table for table in tables if table.kind == COMPACT]
-    return [*compact, *differences, *(table for table in tables if table not in compact)]
+    return [*compact, *report.differences, *(table for table in tables if table not in compact)]
 
 
 def report_markdown(report):
     """What is printed: the compact table where there are several orders, differences where there is a baseline, each
     order's comparison, and what their numbers are."""
-    differences = difference_tables(report)
     compact = [table for table in paper_tables(report) if report.several and table.kind == COMPACT]
-    parts = [*map(table_markdown, (*compact, *differences)), *missing_note(report, differences)]
+    parts = [*map(table_markdown, (*compact, *report.differences)), *missing_note(report, report.differences)]
     parts += [f"# order {order}\n\n{rows_markdown(tables)}" if report.several else rows_markdown(tables)
               for order, tables in report.orders.items()]
     return "\n\n".join([*parts, definitions_markdown(report.tables)])
@@ -51,11 +81,11 @@ def write_report(report, folder):
     folder each. Raises UserError where they cannot be written."""
     from src.report.tradeoff import write_tradeoff  # draws
     tables = all_tables(report)
-    missing = missing_note(report, [table for table in tables if table.kind == DIFFERENCES])
+    missing = missing_note(report, report.differences)
     write_texts({"paper.md": "\n\n".join([*missing, paper_markdown(tables)]), "paper.tex": paper_latex(tables),
                  "paper.csv": paper_csv(tables)}, folder)
     for order, found in report.orders.items():
-        place = Path(folder) / f"order_{order}" if report.several else Path(folder)
+        place = report.folder_of(order, folder)
         write_comparison(found, place)
         for left_out in write_tradeoff(found, place):
             print(f"note: {left_out} lacks a number that tradeoff.png shows", file=sys.stderr)

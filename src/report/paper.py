@@ -6,7 +6,7 @@ Their text is made by ``src.report.paper_markdown`` and ``src.report.paper_latex
 import re
 from dataclasses import dataclass, field, replace
 
-from src.report.comparison import apart, images_text, shown, unknown
+from src.report.comparison import apart, chosen, images_text, shown, unknown
 from src.report.conditions import Conditions
 from src.report.measures import TITLES, measure_of
 from src.report.ranks import ranks
@@ -15,25 +15,6 @@ from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
 COMPACT, BLOCKS, DIFFERENCES = "compact", "blocks", "differences"  # the kinds of tables
 FACTS = ("n", "trained values", "external data", "router", "task id")  # columns beside the numbers of a compact table
 MILLION, THOUSAND = 1e6, 1e3
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a study or --report shows. ``name``: what its tables are called; ``orders``: {label of an order: [Table]},
-    by ``compare_orders``; ``baseline``: the name of the row that others are compared with; ``several``: whether tables
-    name their order, as they do before the runs of a second order are finished."""
-
-    name: str
-    orders: dict
-    baseline: str | None = None
-    several: bool = False
-
-    @property
-    def tables(self):
-        """Every Table, those of one label space after each other."""
-        found = [table for tables in self.orders.values() for table in tables]
-        spaces = list(dict.fromkeys(table.space for table in found))
-        return sorted(found, key=lambda table: spaces.index(table.space))
 
 
 @dataclass(frozen=True)
@@ -103,6 +84,14 @@ class PaperTable:
     @property
     def orders(self):
         return list(dict.fromkeys(column.order for column in self.columns))
+
+    @property
+    def header(self):
+        """The titles of all columns of a table whose columns are numbers, each with its order where these are
+        several."""
+        several = len(self.orders) > 1
+        numbers = [TITLES[column.number] + (f", {column.order}" if several else "") for column in self.columns]
+        return [self.first, *numbers, *self.facts]
 
 
 def paper_tables(report):
@@ -280,11 +269,6 @@ def title_of(numbers):
 def first_column(tables):
     """The title of the column of names."""
     return "method" + images_text([row for table in tables for row in table.rows])
-
-
-def chosen(sentences):
-    """Those of {sentence: whether it holds} that hold."""
-    return [sentence for sentence, holds in sentences.items() if holds]
 
 
 def notes_of(report, tables, lines):

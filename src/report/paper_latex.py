@@ -3,14 +3,12 @@
 import re
 from itertools import groupby
 
-from src.report.latex import definitions_caption, escaped, line_of
+from src.report.latex import PREAMBLE, definitions_caption, escaped, line_of
 from src.report.measures import TITLES
 from src.report.paper import BLOCKS, COMPACT, DIFFERENCES
-from src.report.paper_markdown import tested_text
+from src.report.paper_markdown import mean_text, tested_text
 from src.report.rows import RUN
-from src.report.tables import cell_text
 
-PREAMBLE = "% In the preamble: \\usepackage{{{packages}}}\n"
 MARKS = {1: r"\mathbf{{{}}}", 2: r"\underline{{{}}}", None: "{}"}
 COLUMN, PAGE = 45, 75  # letters of \small text that fit into a column of two, and across the page of an article
 BETWEEN = 3  # letters that the space between two columns of a table takes
@@ -116,6 +114,5 @@ def _number(column, value, signed):
     """A number as mathematics, for the sake of its minus sign: of a single dataset the mean alone."""
     if value.mean is None:
         return "-"
-    mean = f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
     deviation = "" if value.deviation is None or column.dataset else rf" \pm {value.deviation:.1f}"
-    return f"${MARKS[value.rank].format(mean)}{deviation}${escaped(tested_text(value))}"
+    return f"${MARKS[value.rank].format(mean_text(value, signed))}{deviation}${escaped(tested_text(value))}"

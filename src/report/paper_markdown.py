@@ -24,12 +24,9 @@ def table_markdown(table):
 
 def _wide(table):
     """One table, a column for each number of each order."""
-    several = len(table.orders) > 1
-    header = [table.first, *(TITLES[column.number] + (f", {column.order}" if several else "")
-                             for column in table.columns)]
     rows = [[line.name, *(value_text(value, table.kind == DIFFERENCES) for value in line.values),
              *(line.facts.get(title) for title in table.facts)] for line in table.lines]
-    return [markdown_table([*header, *table.facts], rows)]
+    return [markdown_table(table.header, rows)]
 
 
 def _stacked(table):
@@ -52,9 +49,18 @@ def value_text(value, signed=False):
     """"75.4 ± 0.3", marked where it has a rank; of a difference with its sign and its test."""
     if value.mean is None:
         return "-"
+    return f"{_marked(value, mean_text(value, signed))}{beside_text(value)}"
+
+
+def mean_text(value, signed=False):
+    """The mean of a Value that has one; of a difference with its sign."""
+    return f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
+
+
+def beside_text(value):
+    """" ± 0.3 (p 0.012)": the deviation of a Value and its test, where it has them."""
     deviation = "" if value.deviation is None else f" ± {value.deviation:.1f}"
-    mean = f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
-    return f"{_marked(value, mean)}{deviation}{tested_text(value)}"
+    return f"{deviation}{tested_text(value)}"
 
 
 def _marked(value, text):

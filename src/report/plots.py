@@ -5,7 +5,7 @@ Each is drawn twice, over the whole scale and over the data; the page shows eith
 
 from dataclasses import dataclass, field
 
-from src.report.charts import LOG_FROM, Scale, log_ticks, nice_ticks, path, some, tick_text
+from src.report.charts import LOG_FROM, SMALL, Frame, Scale, log_ticks, nice_ticks, path, some, tick_text
 from src.report.fonts import columns_of
 from src.report.labels import place_labels
 from src.report.rows import PUBLISHED, RUN
@@ -17,21 +17,7 @@ SHAPES = {  # of a mark with radius 1 around 0, 0
     "circle": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0 -2 0z", "square": "M-.9 -.9h1.8v1.8h-1.8z",
     "triangle": "M0 -1.2L1.1 .8H-1.1z", "diamond": "M0 -1.3L1.2 0L0 1.3L-1.2 0z"}
 OF_RUNS = ("circle", "square", "triangle", "diamond")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The size of a chart and the field in it that lines are drawn in, in units of its viewBox."""
-
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
-
-
-SMALL, LARGE = Frame(300, 164, 38, 288, 10, 142), Frame(620, 410, 56, 604, 12, 358)
+LARGE = Frame(620, 410, 56, 604, 12, 358)  # of a chart whose points have names
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from src.cli.texts import nearest_or_all, shown
 from src.errors import UserError
 from src.report.compare import compare_orders
 from src.report.measures import RETRIEVAL, measure_of
-from src.report.paper import Report
+from src.report.orders import Report
 from src.report.published import PREFIX, published_rows
 from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
 from src.report.runs import read_run

@@ -2,22 +2,21 @@
 
 from dataclasses import dataclass
 
-from src.report.comparison import notes_on, shown, write_texts
-from src.report.differences import difference_tables, missing_note
+from src.report.comparison import by_measure, flags_text, notes_on, shown, write_texts
+from src.report.differences import missing_note
 from src.report.fonts import unreadable
 from src.report.heat import cell_of
 from src.report.measures import TITLES, defined, measure_of
 from src.report.over_seeds import mean_matrix
 from src.report.page import SPACE_TITLES, environment, style
 from src.report.paper import COMPACT, FACTS, Column, Line, facts_of, paper_tables, ranked, value_of
-from src.report.paper_markdown import tested_text
+from src.report.paper_markdown import beside_text, mean_text
 from src.report.plots import Look, look_of, looks_of
 from src.report.rows import RUN
 from src.report.runs import ZERO_SHOT
 from src.report.scores import SCORE_TITLES, mean_of, scale_of
 from src.report.study_figures import cost_figures, curve_groups, tradeoff_figure
 from src.report.study_pictures import texts_of_report, write_study_pictures
-from src.report.tables import cell_text
 
 FILE = "study.html"
 
@@ -35,12 +34,11 @@ def study_page(report, missing=(), letters=""):
     """HTML of a Report. Every text from files is escaped; the same runs give the same bytes. ``letters``: those that
     its pictures lack."""
     looks = looks_of(report)
-    differences = difference_tables(report)
-    compact = [table for table in paper_tables(report) if len(report.orders) > 1 and table.kind == COMPACT]
+    compact = [table for table in paper_tables(report) if report.several and table.kind == COMPACT]
     return environment().get_template("study.html").render(
         style=style(), title=report.name, facts=_facts(report), missing=list(missing), letters=letters,
-        overview=[_paper_table(table) for table in (*compact, *differences)],
-        notes=missing_note(report, differences), several=len(report.orders) > 1,
+        overview=[_paper_table(table) for table in (*compact, *report.differences)],
+        notes=missing_note(report, report.differences), several=report.several,
         orders=[_order(label, tables, looks) for label, tables in report.orders.items() if tables],
         preamble=_preamble(report), definitions=_definitions(report))
 
@@ -56,16 +54,12 @@ def _facts(report):
 
 
 def _preamble(report):
-    measures = dict.fromkeys(measure_of(table.space) for table in report.tables)
-    return [text for measure in measures for text in measure.preamble]
+    return [text for measure in by_measure(report.tables) for text in measure.preamble]
 
 
 def _definitions(report):
     """[(title, definition)] of the numbers that any table shows, each once."""
-    by_measure = {}
-    for table in report.tables:
-        by_measure.setdefault(measure_of(table.space), []).append(table)
-    found = [pair for tables in by_measure.values() for pair in defined(tables[0].space, shown(tables))]
+    found = [pair for tables in by_measure(report.tables).values() for pair in defined(tables[0].space, shown(tables))]
     return list(dict(found).items())
 
 
@@ -75,8 +69,7 @@ def _definitions(report):
 def _order(label, tables, looks):
     """What the page shows of one order."""
     tasks = dict.fromkeys(row.order for table in tables for row in table.rows if row.order)
-    flags = {row.name: " ".join(f"{flag} {value or 'none'}" for flag, value in row.flags.items())
-             for table in tables for row in table.rows if row.flags}
+    flags = {row.name: flags_text(row) for table in tables for row in table.rows if row.flags}
     return {"label": label, "tasks": list(tasks), "notes": notes_on(tables), "flags": list(flags.items()),
             "tables": [_table(table, looks) for table in tables]}
 
@@ -106,9 +99,7 @@ def _caption(lines):
 
 def _paper_table(table):
     """A PaperTable whose numbers are columns."""
-    several = len(table.orders) > 1
-    titles = [TITLES[column.number] + (f", {column.order}" if several else "") for column in table.columns]
-    return {"title": table.title, "head": table.conditions.text(), "header": [table.first, *titles, *table.facts],
+    return {"title": table.title, "head": table.conditions.text(), "header": table.header,
             "caption": " ".join([_caption(table.lines), *table.notes]).strip(),
             "rows": [_row(line, table.facts, signed=table.kind != COMPACT) for line in table.lines]}
 
@@ -123,9 +114,7 @@ def _value(value, signed):
     """The texts of a Value, as the tables in other files have them."""
     if value.mean is None:
         return {"mean": "–", "beside": "", "rank": None}
-    mean = f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
-    deviation = "" if value.deviation is None else f" ± {value.deviation:.1f}"
-    return {"mean": mean, "beside": f"{deviation}{tested_text(value)}", "rank": value.rank}
+    return {"mean": mean_text(value, signed), "beside": beside_text(value), "rank": value.rank}
 
 
 # -- matrices ----------------------------------------------------------------------------------------------------------

@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from src.report import colours
-from src.report.charts import score_ticks, some, tick_text
-from src.report.figures import GREY, LETTER, new_figure, panels, style, write_svg
+from src.report.charts import score_ticks
+from src.report.figures import GREY, LETTER, blues, ink_on, new_figure, panels, set_tasks, set_ticks, style, write_svg
 from src.report.fonts import columns_of
 from src.report.measures import TITLES, measure_of
 from src.report.over_seeds import curve, mean_matrix
@@ -25,10 +24,9 @@ def write_study_pictures(report, folder):
     for order, tables in report.orders.items():
         table = next((table for table in tables if any(row.sequences for row in table.rows)), None)
         if table:
-            place = Path(folder) / f"order_{order}" if len(report.orders) > 1 else Path(folder)
             with style(texts_of_report(report)):
                 for name, figure in _drawn(table):
-                    write_svg(figure, place / f"{name}.svg")
+                    write_svg(figure, report.folder_of(order, folder) / f"{name}.svg")
 
 
 def texts_of_report(report):
@@ -72,10 +70,8 @@ def draw_curves(rows, score):
         axes.fill_between(range(len(own)), _values(own, "low"), _values(own, "high"), color=colour, alpha=0.25,
                           linewidth=0)
         axes.plot(range(len(own)), _values(own, "mean"), color=colour, linewidth=1.6, marker="o", markersize=3)
-        axes.set_yticks(ticks, map(tick_text, ticks))
-        axes.set_ylim(ticks[0], ticks[-1])
-        shown = some(len(own))
-        axes.set_xticks(shown, [str(number) if number else "zs" for number in shown])
+        set_ticks(axes, ticks)
+        set_tasks(axes, len(own))
     return figure
 
 
@@ -108,10 +104,8 @@ def draw_matrices(rows, score):
 
 
 def _draw_matrix(axes, matrix, columns, scale):
-    from matplotlib.colors import LinearSegmentedColormap
     axes.imshow([[math.nan if value is None else value for value in cells] for cells in matrix.values()],
-                aspect="auto", cmap=LinearSegmentedColormap.from_list("blues", colours.BLUES), vmin=scale[0],
-                vmax=scale[1])
+                aspect="auto", cmap=blues(), vmin=scale[0], vmax=scale[1])
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=7)
     axes.set_yticks(range(len(matrix)), [row_title(task) for task in matrix], fontsize=7)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -119,9 +113,5 @@ def _draw_matrix(axes, matrix, columns, scale):
     axes.grid(False)
     for number, cells in enumerate(matrix.values() if len(columns) <= MOST_WRITTEN else ()):
         for column, value in enumerate(cells):
-            text, ink = ("–", GREY) if value is None else (f"{value:.0f}", _ink(value, scale))
+            text, ink = ("–", GREY) if value is None else (f"{value:.0f}", ink_on(value, scale))
             axes.text(column, number, text, ha="center", va="center", fontsize=6.5, color=ink)
-
-
-def _ink(value, scale):
-    return colours.ink(colours.ramp(colours.BLUES, (value - scale[0]) / (scale[1] - scale[0])))

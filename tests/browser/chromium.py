@@ -17,6 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))  # of a command that is no test
+
+import debian_packages  # noqa: E402
+
 PACKAGE = PROGRAM = "chromium"
 WORDS = ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--disable-gpu",
          "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking", "--disable-sync",
@@ -25,21 +29,11 @@ SECONDS = 60  # that an answer may take
 WIDTHS, SCHEMES = (1400, 400), ("light", "dark")
 
 
-class Unavailable(Exception):
-    """No Chromium can be had here; the message says why."""
-
-
 def install():
     """Chromium, by apt-get where it is missing."""
     if shutil.which(PROGRAM):
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Unavailable(f"{PROGRAM} is missing; installing it needs root and apt-get")
-    for words in (["update"], ["install", "--yes", "--no-install-recommends", PACKAGE]):
-        done = subprocess.run(["apt-get", *words], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            raise Unavailable(f"apt-get {' '.join(words)} failed with status {done.returncode}")
+    debian_packages.install([PACKAGE], f"{PROGRAM} is missing")
 
 
 @contextlib.contextmanager

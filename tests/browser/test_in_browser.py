@@ -4,6 +4,7 @@ all is seen, in light and dark, on a wide and a narrow screen."""
 import io
 
 import chromium
+import debian_packages
 import pytest
 from PIL import Image
 from report_files import MATRIX, write_pairs_run, write_run
@@ -26,7 +27,7 @@ def pipe():
     try:
         with chromium.browser() as found:
             yield found
-    except chromium.Unavailable as error:
+    except debian_packages.Unavailable as error:
         pytest.skip(f"no Chromium here: {error}")
 
 

@@ -1,11 +1,12 @@
 """pdfLaTeX of Debian's TeX Live on a document around tables. Where it is missing it is installed by apt-get, which
 needs root; ``Unavailable`` says why there can be none."""
 
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import debian_packages
 
 PROGRAM, PACKAGES = "pdflatex", ("texlive-latex-base", "texlive-latex-recommended")  # the second has booktabs
 WORDS = ("-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "document.tex")
@@ -20,21 +21,11 @@ DOCUMENT = r"""\documentclass[%s]{article}
 """
 
 
-class Unavailable(Exception):
-    """No LaTeX can be had here; the message says why."""
-
-
 def install():
     """pdfLaTeX and booktabs, by apt-get where they are missing."""
     if shutil.which(PROGRAM) and _has("booktabs.sty"):
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Unavailable(f"{PROGRAM} or booktabs is missing; installing them needs root and apt-get")
-    for words in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(["apt-get", *words], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            raise Unavailable(f"apt-get {' '.join(words)} failed with status {done.returncode}")
+    debian_packages.install(PACKAGES, f"{PROGRAM} or booktabs is missing")
 
 
 def _has(file):

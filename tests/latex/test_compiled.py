@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import compiler
+import debian_packages
 import pytest
 from report_files import MATRIX, write_pairs_run, write_predictions, write_run
 
@@ -22,7 +23,7 @@ HOSTILE = ["a_b & 50% #1 {x} $y$ ~^\\ <i|j>", "[bracket] *star", "*", "two\n\nli
 def latex():
     try:
         compiler.install()
-    except compiler.Unavailable as error:
+    except debian_packages.Unavailable as error:
         pytest.skip(f"no LaTeX here: {error}")
 
 

@@ -12,7 +12,7 @@ from report_files import MATRIX, ORDER, ZERO_SHOT, write_pairs_run, write_run
 from src.cli.protocols import PROTOCOLS
 from src.report import study_page as page
 from src.report.measures import TITLES
-from src.report.orders import report_of
+from src.report.orders import report_markdown, report_of
 from src.report.paper_markdown import value_text
 from src.report.rows import PUBLISHED, RUN
 from src.report.runs import read_run
@@ -73,6 +73,14 @@ def test_the_best_is_bold_and_the_second_underlined(shown):
     """The runs of finetune are 0 and 1 below MATRIX, those of lwf 2 and 3: its Avg is 61.7 against 59.7."""
     _, text, _ = shown(orders={"I": ORDER})
     assert "<b>61.7</b>" in text and "<u>59.7</u>" in text and "Of the runs the best is bold" in text
+
+
+def test_an_order_is_named_before_the_runs_of_a_second_are_finished(shown):
+    """As the tables in other files do."""
+    report, text, _ = shown(orders={"I": ORDER})
+    assert ">Ranking</h2>" in text and "# order 1\n" not in report_markdown(report)
+    report = dataclasses.replace(report, several=True)
+    assert ">Order 1</h2>" in page.study_page(report) and "# order 1\n" in report_markdown(report)
 
 
 def test_each_order_has_a_section_below_the_table_of_all(shown):

@@ -1,12 +1,13 @@
 """Pictures of a comparison as SVG: which, and the same bytes each time."""
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from report_files import MATRIX, ORDER, write_pairs_run, write_run
 
 from src.report.figures import style
-from src.report.orders import report_of
+from src.report.orders import report_of, write_report
 from src.report.rows import RUN
 from src.report.runs import read_run
 from src.report.study_pictures import draw_curves, draw_matrices, write_study_pictures
@@ -62,3 +63,13 @@ def test_several_orders_have_a_folder_each_and_pairs_their_scores(tmp_path):
     assert {path.name for path in (tmp_path / "pairs_out").iterdir()} == {
         "cost_training_time.svg", "cost_trained_values.svg",
         *(f"{kind}_{score}.svg" for kind in ("curves", "matrices") for score in ("i2t_r1", "t2i_r1"))}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_pictures_lie_beside_the_comparison_of_their_order(several, tmp_path):
+    """Before the runs of a second order are finished too."""
+    report = replace(report_of("study", [read_run(write_run(tmp_path / "run"))]), several=several)
+    write_report(report, tmp_path / "out")
+    write_study_pictures(report, tmp_path / "out")
+    place = tmp_path / "out" / ("order_1" if several else "")
+    assert FILES | {"compare.md", "tradeoff.svg"} <= {path.name for path in place.iterdir()}

@@ -19,6 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))  # of a command that is no test
+
+import debian_packages  # noqa: E402
+from debian_packages import Unavailable  # noqa: E402
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 PACKAGES = ("slurm-wlm", "munge")
 CONFIGURATION = """
@@ -60,21 +65,11 @@ PartitionName=high Nodes={host} PriorityTier=10
 """
 
 
-class Unavailable(Exception):
-    """No SLURM can be had here; the message says why."""
-
-
 def install():
     """The programs of SLURM and munge, by apt-get where they are missing."""
     if not missing():
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Unavailable(f"{', '.join(missing())} missing; installing {' and '.join(PACKAGES)} needs root and apt-get")
-    for words in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(["apt-get", *words], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            raise Unavailable(f"apt-get {' '.join(words)} failed with status {done.returncode}")
+    debian_packages.install(PACKAGES, f"{', '.join(missing())} missing")
 
 
 def missing():
