@@ -49,13 +49,15 @@ class SharedTasks:
                      "the weights of that step")
             self.cache = None
             return
+        if run.command.data.skip_bad_images:
+            run.note(f"what is taken from {FLAG} does not say again that images could not be decoded and were skipped")
         self.keys = TaskKeys(run.training, run.scoring, run.files, run.datasets, run.device)
 
     def scores_of_start(self, start):
         """The Scores of the weights that a sequence starts from, {dataset: {label space: Scores}}: those that are there
         are taken, the others are found here and left there."""
         run = self.run
-        if self.cache is None or self.keys.custom or run.scoring.keep_features or scoring_hooks(run.scoring, start):
+        if self.cache is None or run.scoring.keep_features or self._scored_in_its_own_way(start):
             return run.evaluate(start, start=True)
         key, scored = self.key(self.keys.start_parts(start)), self.score_keys(start.get("history", []))
         with contextlib.ExitStack() as held, run.world.interrupted_together():
@@ -64,9 +66,12 @@ class SharedTasks:
             run.world.wait()
             return self._start_scores(start, key, scored)
 
+    def _scored_in_its_own_way(self, start):
+        """Whether a method that is given, or that made the checkpoint, may score it: a note says which one does."""
+        return self.keys.custom or start.get("scorer") or scoring_hooks(self.run.scoring, start)
+
     def _start_scores(self, start, key, scored):
-        run, there = self.run, self.kept_scores(key, scored)
-        run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
+        run, there = self.run, {} if self.run.files.overwrite else self.kept_scores(key, scored)
         missing = [name for name in run.evaluated if stem(name) not in there]
         found = {}
         if missing:
@@ -99,7 +104,13 @@ class SharedTasks:
         kept = self.cache.scores(key)
         found = {file: (scores_of({"scores": {file: kept[one]["scores"]}}), kept[one]["rows"])
                  for file, one in scored.items() if one in kept}
-        return {file: (scores[file], rows) for file, (scores, rows) in found.items() if scores}
+        there = {file: (scores[file], rows) for file, (scores, rows) in found.items() if scores}
+        self.require_same(sorted(there))
+        return there
+
+    def require_same(self, seen):
+        """UserError where the processes do not see the same in the folder."""
+        self.run.world.require_same(seen, NOT_SHARED.format(flag=FLAG, folder=self.cache.folder))
 
     def keep_scores(self, key, scored, scores, rows):
         """Add {dataset: {label space: Scores}} and {dataset: rows of its metrics} to an entry."""
@@ -128,8 +139,7 @@ class SharedTasks:
                 world.wait()
             if not self.run.files.overwrite:
                 place.content = self.cache.read(place.key)
-            world.require_same(place.content is not None, NOT_SHARED.format(folder=self.cache.folder).replace(
-                "--save", FLAG))
+            self.require_same(place.content is not None)
             yield place
 
     def hold(self, held, key, what):
@@ -252,7 +262,6 @@ class Place:
         """Those that are there, and of the rest the checkpoint is scored."""
         run, scored = self.run, self.shared.score_keys(checkpoint["history"])
         there = {} if self.scores_again else self.shared.kept_scores(self.key, scored)
-        run.world.require_same(sorted(there), NOT_SHARED.format(folder=self.cache.folder).replace("--save", FLAG))
         self.shared.write_rows(there)
         missing = [name for name in run.evaluated if stem(name) not in there]
         found = {file: scores for file, (scores, _) in there.items()}

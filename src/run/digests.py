@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import site
@@ -17,9 +18,9 @@ import torch
 import clip
 from src.machine.files import digest_of
 from src.models.custom import OURS
+from src.run.kept import plain_frames
 
 FOLDERS = (Path(__file__).parents[1], Path(clip.__file__).parent)  # of our code
-NOT_CODE = ("__pycache__", ".pyc")
 
 
 def content_digest(content):
@@ -85,8 +86,9 @@ def _splits(task, names):
 
 
 def split_digest(split):
-    """Return the digest of a Split: labels, captions, and the names and state of files."""
+    """Return the digest of a Split: labels, captions, what counts as right in videos, names and state of files."""
     return content_digest([list(split.listing()), list(split.labels), split.captions and list(split.captions),
+                           plain_frames(split.video),
                            None if split.path is None else [_state(split.path(index)) for index in range(len(split))]])
 
 
@@ -101,13 +103,11 @@ def _state(path):
 # -- code and machine --------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def code_digest():
-    """Return the digest of every file of src/ and clip/."""
-    files = [(folder, path) for folder in FOLDERS for path in folder.rglob("*")
-             if path.is_file() and not path.name.endswith(NOT_CODE) and NOT_CODE[0] not in path.parts]
-    return content_digest(sorted([folder.name, path.relative_to(folder).as_posix(), digest_of(path)]
-                                 for folder, path in files))
+def code_digest(folders=None):
+    """Return the digest, the same on every machine, of every file of src/ and clip/: its name and its bytes."""
+    files = {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for folder in folders or FOLDERS
+             for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return hashlib.sha256(json.dumps([[name, digest_of(files[name])] for name in sorted(files)]).encode()).hexdigest()
 
 
 def sources_digest(path):

@@ -12,8 +12,6 @@ from src.machine.notices import warn
 from src.run.build import data_of, scoring_of
 from src.run.datasets import Datasets
 
-VAL = "val"
-
 
 def refuse_shared_images(trials, jobs):
     """Refuse Jobs that score images of the trials of their row, as where the val part of a dataset serves as test, and

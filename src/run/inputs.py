@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import clip
 from clip.errors import LoadError
 from src.datasets import find_entry, phase_of
 from src.datasets.pairs import JOINT
@@ -21,7 +20,6 @@ from src.run.datasets import Datasets
 from src.run.plan.data import PlannedDatasets
 from src.run.weights import starting_checkpoint
 
-CODE = (Path(__file__).parents[1], Path(clip.__file__).parent)  # src/ and clip/
 READERS = 8  # files that are read at the same time
 REFERENCE = "reference"  # the role of data that a method only refers to
 
@@ -179,13 +177,6 @@ def _pixels_digest(image):
 def _text_digest(content):
     """Return the digest of texts and numbers in lists."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def code_digest(folders=CODE):
-    """Return the digest of every file in the folders of our code: its name and its bytes."""
-    files = {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for folder in folders
-             for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    return _text_digest([[name, digest_of(files[name])] for name in sorted(files)])
 
 
 def changes(before, now, place=()):

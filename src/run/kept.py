@@ -74,7 +74,7 @@ class Keeper:
         if found.images.files:
             arrays["files"] = names_as_bytes([found.images.files[place] for place in found.places.tolist()])
         self._add(file, arrays | {"classifier": packed(self.classifiers[file])}, images=len(found.places),
-                  video=_video(found.images.video))
+                  video=plain_frames(found.images.video))
 
     def pairs(self, file, found):
         """Keep KeptPairs."""
@@ -116,7 +116,7 @@ def _half(features):
     return features.to(STORED).cpu().numpy()
 
 
-def _video(frames):
-    """Frames of videos as plain types."""
+def plain_frames(frames):
+    """Frames of videos as plain types, None of other images."""
     return frames and {"accepted": [sorted(classes) for classes in frames.accepted],
                        "anchors": [[anchor, *frames_near] for anchor, frames_near in frames.anchors.items()]}

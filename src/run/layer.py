@@ -33,7 +33,7 @@ class KeptLayer:
             refuse_other_configuration(files, self.start, self.points.newest)
             refuse_other_inputs(self.start["inputs"], self.made["inputs"], f"--resume: {self.points.newest}")
         self.epochs, self._head, self._log = self.start["iteration"] if self.start else 0, None, None
-        world.require_same(self.epochs, NOT_SHARED.format(folder=folder.path))
+        world.require_same(self.epochs, NOT_SHARED.format(flag="--save", folder=folder.path))
         if self.start:
             self._head = self.start["head"]
             print(f"{self.name}: resumes after epoch {self.epochs} of {epochs}", flush=True)

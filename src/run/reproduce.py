@@ -15,7 +15,8 @@ from src.errors import UserError
 from src.machine.files import atomic_file, read_json
 from src.report import certificate
 from src.report.measures import is_summary
-from src.run.inputs import changes, code_digest, digests_of, missing
+from src.run.digests import code_digest
+from src.run.inputs import changes, digests_of, missing
 from src.run.study import DONE, Launcher, exit_status, state_of
 
 INPUTS, CERTIFICATE = "inputs.json", "certificate.json"  # in the folder of a reproduction

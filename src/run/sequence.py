@@ -183,7 +183,7 @@ class Run:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
             inputs |= self.datasets.lists_of(name)
         finished = self.is_finished(name)
-        self.world.require_same(finished, NOT_SHARED.format(folder=self.folder.path))
+        self.world.require_same(finished, NOT_SHARED.format(flag="--save", folder=self.folder.path))
         if finished:
             return self._finished(name, inputs)
         with self.shared.place(name, start, inputs) as place:
@@ -263,7 +263,7 @@ class Run:
         kept = self.folder.read_json("start.json") if self.files.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.files.numbers else {}
         known = scores.keys() == {*map(stem, self.evaluated)} and not self.scorer.lacks_features("")
-        self.world.require_same(known, NOT_SHARED.format(folder=self.folder.path))
+        self.world.require_same(known, NOT_SHARED.format(flag="--save", folder=self.folder.path))
         if known:
             return scores
         scores = self.shared.scores_of_start(start)

@@ -51,7 +51,7 @@ def _command_text(study, cell, job):
 
 
 def launch(name, jobs, slots, signals, what="cells", waits=None):
-    """Run what is missing of a study. -> [State] of the Jobs
+    """Run what is missing of a study.
 
     A task of an array of SLURM does not wait for what the other tasks run: the last one has the whole table. With
     ``waits`` it does, as for trials, which every task needs.
@@ -67,7 +67,6 @@ def launch(name, jobs, slots, signals, what="cells", waits=None):
         launcher.run()
     except KeyboardInterrupt:  # a second Ctrl-C
         raise KeyboardInterrupt(NOT_AWAITED) from None
-    return [state_of(job) for job in jobs]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ A task does not know its place in a sequence, nor the tasks to come: what it has
 checkpoint that it starts from, in the basis that projects its gradients and in the data that it replays.
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -59,15 +60,16 @@ class TaskKeys:
             "settings": content_digest({key: settings[key] for key in settings if key not in FREE}),
             "log": self.files.log_interval,
             "method": sources_digest(training.method.rpartition(":")[0]) if self.custom else None,
-            **self._computer(),
+            **self._computer,
         }
 
     def start_parts(self, start):
         """{what: digest} of all that the scores of a checkpoint before any training depend on, apart from data."""
         numbers = self.files.numbers
         return {"scored start": content_digest(self._start(start)),
-                "flags": content_digest({key: numbers[key] for key in SCORED_WITH}), **self._computer()}
+                "flags": content_digest({key: numbers[key] for key in SCORED_WITH}), **self._computer}
 
+    @functools.cached_property
     def _computer(self):
         return {"code": code_digest(), "versions": content_digest([platform.python_version(), versions()]),
                 "machine": machine(self.device)}

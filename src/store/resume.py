@@ -17,7 +17,7 @@ from src.models.fingerprints import fingerprint
 from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
-NOT_SHARED = ("--save {folder}: the processes do not see the same files there and would not go on together; give a "
+NOT_SHARED = ("{flag} {folder}: the processes do not see the same files there and would not go on together; give a "
               "folder that all machines share")
 
 
@@ -172,7 +172,8 @@ class TaskPoints:
         if content:
             refuse_other_configuration(self.files, content, self.points.newest)
             refuse_other_batches(content, self.state.task, self.state.settings.batch_size, self.points.newest)
-        self.state.world.require_same(content and content["iteration"], NOT_SHARED.format(folder=self.folder.path))
+        self.state.world.require_same(content and content["iteration"],
+                                      NOT_SHARED.format(flag="--save", folder=self.folder.path))
         if content:
             refuse_other_inputs(content.get("inputs"), self.inputs, f"--resume: {self.points.newest}")
             self._refuse_other_processes(content)

@@ -159,8 +159,18 @@ def test_weights_before_training_are_scored_once(run, monkeypatch):
     assert [BEFORE in done.out for done in (first, other, more)] == [False, True, True]
     assert [name.rpartition("/")[2] for name in scored] == ["colours", "tones"]
     assert_same(more, run("alone", "AB", cache=False))
-    for words in (("--template", "all:a {c}."), ("--method", "ridge")):
-        assert BEFORE not in run("apart", "A", "--overwrite", *words).out
+    for place, *words in (("prompts", "--template", "all:a {c}."), ("ridge", "--method", "ridge"),
+                          ("first", "--overwrite")):
+        assert BEFORE not in run(place, "A", *words).out
+
+
+def test_which_method_scores_the_weights_before_training_is_told_each_time(run, tmp_path):
+    trained = run("ridge", "A", "--method", "ridge").folder / "colours.pth"
+    words = ("--load", trained, "--method", "lwf")
+    told = [run(place, "B", *words).out for place in ("first", "second")]
+    assert all("note: the checkpoint was made by --method ridge" in out and BEFORE not in out for out in told)
+    taken = run("third", "B", *words, "--skip-bad-images").out
+    assert "note: what is taken from --task-cache does not say again" in taken and "does not say" not in told[1]
 
 
 MISSES = {"seed": ("--seed", 2), "rate": ("--lr", 8e-5), "length": ("--iterations", STEPS + 1),

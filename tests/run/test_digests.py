@@ -1,6 +1,8 @@
 """Digests that keys are made of: equal for equal content, others for any change."""
 
 import copy
+import hashlib
+import json
 import os
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -10,11 +12,17 @@ import torch
 from cli_files import COLOURS, write_pictures
 
 from src.datasets import open_task
+from src.datasets.common import Split
+from src.datasets.video import Frames
 from src.machine.device import Device
 from src.run import digests
-from src.run.digests import DataDigests, code_digest, content_digest, machine, sources_digest
+from src.run.digests import DataDigests, code_digest, content_digest, machine, sources_digest, split_digest
 
 CONTENT = {"w": torch.arange(6.0).reshape(2, 3), "carry": {"E": [1, 2.5, None, "a", (True, torch.tensor(3))]}, "h": {}}
+
+
+def sha(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def changed(content, *path_and_value):
@@ -103,28 +111,47 @@ def test_a_folder_may_move(folder, tmp_path):
     assert of(folder.rename(tmp_path / "other" / "set")) == before
 
 
+def test_what_counts_as_right_in_a_video_is_seen():
+    def digest(accepted, near):
+        return split_digest(Split(None, [0, 1], video=Frames(accepted, {0: near})))
+    found = [digest([{0, 1}, {1}], [1]), digest([{0}, {1}], [1]), digest([{0, 1}, {1}], [])]
+    assert len(set(found)) == 3 and digest([{1, 0}, {1}], [1]) == found[0]
+
+
 # -- code and machine --------------------------------------------------------------------------------------------------
 
 
 def test_the_code_is_every_file_of_it(tmp_path, monkeypatch):
-    def digest():
-        code_digest.cache_clear()
-        return code_digest()
-    real = digest()
-    assert real == digest()
+    real = code_digest()
+    assert real == code_digest()
     for name in ("src/a.py", "src/recipes/b.yaml", "clip/words.gz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1", encoding="utf-8")
     monkeypatch.setattr(digests, "FOLDERS", (tmp_path / "src", tmp_path / "clip"))
-    found = [digest()]
+    found = [code_digest()]
     (tmp_path / "src" / "__pycache__").mkdir()
     (tmp_path / "src" / "__pycache__" / "a.pyc").write_text("2", encoding="utf-8")
-    assert digest() == found[0] != real
+    assert code_digest() == found[0] != real
     for name in ("src/a.py", "src/recipes/b.yaml", "clip/words.gz", "clip/new.py"):
         (tmp_path / name).write_text("2", encoding="utf-8")
-        found.append(digest())
+        found.append(code_digest())
     assert len(set(found)) == 5
-    code_digest.cache_clear()
+
+
+def test_the_digest_of_code_is_of_names_and_bytes(tmp_path):
+    for name in ("src/a.py", "src/deep/b.yaml", "src/__pycache__/a.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    found = code_digest([tmp_path / "src"])
+    assert found == sha(json.dumps([[name, sha(name.encode())] for name in ("src/a.py", "src/deep/b.yaml")]).encode())
+    (tmp_path / "src/__pycache__/a.pyc").write_bytes(b"")
+    assert code_digest([tmp_path / "src"]) == found
+    (tmp_path / "src/a.py").write_text("", encoding="utf-8")
+    assert code_digest([tmp_path / "src"]) != found
+
+
+def test_ours_is_of_src_and_clip():
+    assert code_digest() == code_digest() and len(code_digest()) == 64
 
 
 def test_a_method_is_its_file_and_what_it_imports_of_the_user(tmp_path, monkeypatch):

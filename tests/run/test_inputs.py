@@ -15,7 +15,6 @@ from src.datasets.common import Split, Task
 from src.run.build import command_of
 from src.run.inputs import (
     changes,
-    code_digest,
     content_digest,
     dataset_digests,
     digests_of,
@@ -212,25 +211,6 @@ def test_a_damaged_file_of_weights_is_missing_too(own):
     (own[0] / "tiny.pth").write_bytes(b"x")
     _, sentences = missing(command(own[1]))
     assert len(sentences) == 1 and "tiny.pth" in sentences[0]
-
-
-# -- code --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_digest_of_code_is_of_names_and_bytes(tmp_path):
-    for name in ("src/a.py", "src/deep/b.yaml", "src/__pycache__/a.pyc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name, encoding="utf-8")
-    found = code_digest([tmp_path / "src"])
-    assert found == sha(json.dumps([[name, sha(name.encode())] for name in ("src/a.py", "src/deep/b.yaml")]).encode())
-    (tmp_path / "src/__pycache__/a.pyc").write_bytes(b"")
-    assert code_digest([tmp_path / "src"]) == found
-    (tmp_path / "src/a.py").write_text("", encoding="utf-8")
-    assert code_digest([tmp_path / "src"]) != found
-
-
-def test_ours_is_of_src_and_clip():
-    assert code_digest() == code_digest() and len(code_digest()) == 64
 
 
 def test_printing_works_again_afterwards(own):

@@ -24,16 +24,22 @@ pytest_plugins = ["study_fixtures"]
 ROOT = Path(__file__).parents[2]
 
 
+def launched(jobs, slots, signals):
+    """The states of the Jobs after a launch."""
+    launch("s", jobs, slots, signals)
+    return list(map(state_of, jobs))
+
+
 def test_each_cell_runs_once_and_a_second_call_runs_none(place, capsys):
     signals = Signals()
-    assert launch("s", place.jobs, [{}, {}], signals) == [State(DONE)] * 3
+    assert launched(place.jobs, [{}, {}], signals) == [State(DONE)] * 3
     assert sorted(place.starts()) == ["seed-1", "seed-2", "seed-3"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "study s: 3 cells, 0 done, 3 to run, 2 at the same time"
     assert sorted(line.split(": ")[1].split(" after")[0] for line in printed[1:]) == sorted(
         ["started, 2 to come", "started, 1 to come", "started, 0 to come", "done", "done", "done"])
     before = {job.name: contents(job.folder) for job in place.jobs}
-    assert launch("s", place.jobs, [{}], signals) == [State(DONE)] * 3 and len(place.starts()) == 3
+    assert launched(place.jobs, [{}], signals) == [State(DONE)] * 3 and len(place.starts()) == 3
     assert {job.name: contents(job.folder) for job in place.jobs} == before
     output = before["seed-2"]["output.txt"].decode()
     assert output == f"$ python -m src.main {' '.join(place.jobs[1].words)}\n"
@@ -50,7 +56,7 @@ def test_as_many_at_the_same_time_as_there_are_slots(make_place):
 
 def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, capsys):
     place.act(seed1="fails", seed3="is killed")
-    states = launch("s", place.jobs, [{}], Signals())
+    states = launched(place.jobs, [{}], Signals())
     assert states == [State(FAILED, "error: no memory left"), State(DONE), State(FAILED, "killed by SIGKILL")]
     assert exit_status(place.jobs, states) == 1
     printed = capsys.readouterr().err.splitlines()
@@ -73,7 +79,7 @@ def full_disk(path, mode):
 def test_a_record_that_cannot_be_written_stops_no_other_cell(place, monkeypatch, capsys):
     monkeypatch.setattr(launcher, "atomic_file", lambda path, mode: (
         full_disk if path.parent.name == "seed-1" else atomic_file)(path, mode))
-    states = launch("s", place.jobs, [{}], Signals())
+    states = launched(place.jobs, [{}], Signals())
     assert [state.kind for state in states] == [WAITING, DONE, DONE]
     assert holder_of(place.jobs[0].folder, LOCK) is None and not (place.jobs[0].folder / LOCK).exists()
     assert exit_status(place.jobs, states) == 75
@@ -115,7 +121,7 @@ def test_a_process_that_cannot_be_started_is_no_file_that_cannot_be_written(plac
 
 def test_a_signal_without_a_name(place):
     place.act(seed1="is killed by a signal without a name")
-    assert launch("s", place.jobs, [{}], Signals()) == [State(FAILED, "killed by signal 40"), State(DONE), State(DONE)]
+    assert launched(place.jobs, [{}], Signals()) == [State(FAILED, "killed by signal 40"), State(DONE), State(DONE)]
 
 
 def test_two_launchers_share_the_cells(make_place):
@@ -137,12 +143,12 @@ def test_two_launchers_share_the_cells(make_place):
 def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     with folder_of_ones_own(place.jobs[1].folder, "--save", LOCK):
-        states = launch("s", place.jobs, [{}, {}], Signals())
+        states = launched(place.jobs, [{}, {}], Signals())
         assert [state.kind for state in states] == [DONE, RUNNING, DONE]
         assert exit_status(place.jobs, states) == 0
         printed = capsys.readouterr()
         assert printed.err == "" and "note: 1 of 3 cells still run in other tasks of the array" in printed.out
-    assert launch("s", place.jobs, [{}], Signals()) == [State(DONE)] * 3 and place.starts().count("seed-2") == 1
+    assert launched(place.jobs, [{}], Signals()) == [State(DONE)] * 3 and place.starts().count("seed-2") == 1
 
 
 @pytest.mark.parametrize("lock", [LOCK, "in_use"])

@@ -20,6 +20,7 @@ from src.machine.interruption import Interrupted
 from src.main import main
 from src.report.certificate import faults_of
 from src.run import inputs, reproduce
+from src.run.digests import code_digest
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -166,7 +167,7 @@ def test_what_a_certificate_says_of_its_runs(published):
     assert [set(found) for found in zero.values()] == [{"classes", "test"}] * 2
     assert [set(found) for found in trained.values()] == [{"classes", "test", "train"}] * 2
     assert zero[next(iter(zero))]["test"] == trained[next(iter(trained))]["test"]
-    assert certificate["code"] == inputs.code_digest()
+    assert certificate["code"] == code_digest()
 
 
 def reproduce_command(place, name):

@@ -11,7 +11,7 @@ from study_files import until
 from src.machine.files import folder_of_ones_own, holder_of
 from src.main import main
 from src.run import launcher, study, whole_study
-from src.run.cells import DONE, RUNNING, State
+from src.run.cells import DONE, LOCK, RUNNING
 from src.run.study import launch
 
 pytest_plugins = ["cli_fixtures", "study_fixtures"]
@@ -46,14 +46,19 @@ WORDS = ("--seed", "1,2,3", "--dataset-order", "toy-colours", "--iterations", "1
 
 
 def test_the_last_task_of_an_array_writes_the_whole_table(place, cli, monkeypatch):
-    """A cell of another task ends while this one has looked at it already."""
-    def stale(*arguments):
+    """A cell of another task ends once this one has left it there."""
+    left = []
+
+    def late(*arguments):
+        with folder_of_ones_own(place.jobs[1].folder, "--save", LOCK):
+            launch(*arguments)
+            left.extend(place.kinds())
         launch(*arguments)
-        return [State(DONE), State(RUNNING), State(DONE)]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    monkeypatch.setattr(study, "launch", stale)
+    monkeypatch.setattr(whole_study, "launch", late)
     done = cli(*WORDS, place.folder / "out")
     assert done.status == 0 and "| finetune             | 3 |" in done.out and "still run" not in done.out
+    assert left == [DONE, RUNNING, DONE]
 
 
 def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
