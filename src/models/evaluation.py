@@ -282,9 +282,9 @@ class _Tally:
         rank of the label. Double precision holds all of them."""
         wide = joined if joined.device.type == "mps" else joined.double()
         ranks = (~top_k_hits(joined, labels + self.first, joined.shape[1])).sum(dim=1) + 1
-        probabilities, predicted = wide.softmax(dim=1), joined.argmax(dim=1)
-        chosen = probabilities.gather(1, predicted[:, None])[:, 0]
-        losses = -wide.log_softmax(dim=1).gather(1, labels[:, None] + self.first)[:, 0]
+        logs, predicted = wide.log_softmax(dim=1), joined.argmax(dim=1)
+        chosen = logs.gather(1, predicted[:, None])[:, 0].exp()
+        losses = -logs.gather(1, labels[:, None] + self.first)[:, 0]
         return torch.stack([column.to(wide.dtype) for column in (labels, predicted, chosen, losses, ranks)], dim=1)
 
     def collect(self):

@@ -361,6 +361,7 @@ def test_predictions_equal_the_slow_rendering_image_by_image(spaces, kind, make_
         best, own = int(logits.argmax()), first + labels[index]
         assert predicted.predictions[index] == owners[best]
         assert predicted.probabilities[index] == pytest.approx(float(logits.softmax(0)[best]), rel=1e-9)
+        assert predicted.losses[index] == pytest.approx(-float(logits.softmax(0)[own].log()), rel=1e-9)
         assert predicted.ranks[index] == 1 + int((logits > logits[own]).sum())
     table = pandas.DataFrame({"label": labels, "hit": [rank == 1 for rank in predicted.ranks]}).groupby("label")["hit"]
     assert predicted.hits == [int(table.sum().get(label, 0)) for label in range(7)]

@@ -289,6 +289,7 @@ def test_the_plan_of_memory_counts_what_it_keeps(make_state):
     train(state, [hook])
     copies = hook.copies()
     assert copies["protected bases"] is hook.bases and copies["protected bases"]
+    assert all(basis.untyped_storage().nbytes() == basis.nbytes for basis in hook.bases.values())
     assert copies["inputs of the steps"] is hook.steps
 
 

@@ -10,15 +10,7 @@ import slow_reference as slow
 import torch
 from cli_files import read_json, rows
 from conftest import random_images, tiny_clip
-from example_runs import (
-    COMMON,
-    TASKS,
-    assert_as_if_never_interrupted,
-    broken,
-    equal,
-    last_rows,
-    loaded,
-)
+from example_runs import COMMON, TASKS, assert_as_if_never_interrupted, broken, equal, last_rows, loaded
 from tf32 import under_tf32
 from torch import nn
 

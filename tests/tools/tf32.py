@@ -23,13 +23,9 @@ class _Products(TorchDispatchMode):
 def under_tf32():
     """As with --tf32; yields a list that gets, of each matrix product, whether TF32 is allowed."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
-    try:
+    with contextlib.ExitStack() as stack:
         for backend in backends:
+            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
             backend.allow_tf32 = True
-        with _Products() as products:
-            yield products.allowed
+        yield stack.enter_context(_Products()).allowed
         assert all(backend.allow_tf32 for backend in backends)
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
