@@ -115,8 +115,24 @@ def assert_refused(config, expected):
 
 
 def is_slow(method, mode, lora, add_on):
-    """Of newer methods one mode, and what fc refuses, are fast tests."""
-    return method not in EARLIER_METHODS and mode not in ("whole", "fc")
+    """Of newer methods one mode, and what fc refuses, are fast tests. Of those that run every second is: the black
+    fields of a chessboard, on which each method still meets each of its modes and each add-on."""
+    if method not in EARLIER_METHODS and mode not in ("whole", "fc"):
+        return True
+    places = [list(values).index(value) for values, value in (
+        (METHODS, method), (MODES, mode), (LORA, lora), (ADD_ONS, add_on))]
+    return sum(places) % 2 == 1 and reason(method, mode, lora, add_on) is None
+
+
+def test_the_fast_ones_hold_every_part():
+    """Every pair of a method with a mode and with an add-on, every kind of adapters, every reason: of what is fast but
+    for the chessboard."""
+    fast = [each for each in COMBINATIONS if not is_slow(*each)]
+    every = [each for each in COMBINATIONS if each[0] in EARLIER_METHODS or each[1] in ("whole", "fc")]
+    assert {(method, mode) for method, mode, *_ in fast} == {(method, mode) for method, mode, *_ in every}
+    assert {(method, add_on) for method, *_, add_on in fast} == set(itertools.product(CLASS_METHODS, ADD_ONS))
+    assert {lora for *_, lora, _ in fast} == {*LORA}
+    assert {reason(*each) for each in fast} == {reason(*each) for each in every}
 
 
 @pytest.mark.parametrize("combination", [
