@@ -35,6 +35,7 @@ PRECISE = dict(rtol=0, atol=1e-10)
 FAULTY = ("indivisible", "small reference", "broken")
 RUNS = ["finetune", "lwf", "zscl", "icarl", "ogd", "lora", "fc", "small", "small dropped", "no share", "dropped",
         "keeplora", "keeplora-plus", *EXAMPLES]
+SLOW_CASES = [name for name in distributed_cases.CASES if name not in distributed_cases.QUICK]
 QUICK = ("finetune", "zscl", "icarl", "fc", "experts", "scored", *FAULTY)
 
 
@@ -97,25 +98,40 @@ def example_words(example, shared):
 @pytest.fixture(scope="module")
 def together(world, tmp_path_factory):
     """What two processes gave: a folder with the cases and a folder ``saved`` with the quick runs."""
-    return of_two(world, tmp_path_factory.mktemp("together"), distributed_cases.give, quick=True)
+    return of_two(world, tmp_path_factory.mktemp("together"), distributed_cases.QUICK, quick=True)
 
 
-def of_two(world, out, target, quick):
-    """The folder ``out``, with a damaged data set, after two processes did what ``target`` does."""
+def of_two(world, out, cases, quick):
+    """The folder ``out``, with a damaged data set, after two processes did these cases and ran command lines."""
     shutil.copytree(world.root / "colours", out / "data" / "broken")
     image = out / "data" / "broken" / "train" / "green" / "3.png"
     image.write_bytes(image.read_bytes()[:-150])
     words = commands(world, out / "data", out / "saved")
-    group = ranks.Ranks(ranks.server(), 2, out / "log", target, out,
+    group = ranks.Ranks(ranks.server(), 2, out / "log", distributed_cases.give, out, cases,
                         {name: words[name] for name in words if (name in QUICK) == quick})
     assert group.join(300) == [0, 0], group.printed()
     return out
 
 
 @pytest.fixture(scope="module")
+def slowly_together(world, tmp_path_factory):
+    """The same of the slow cases and command lines."""
+    return of_two(world, tmp_path_factory.mktemp("together"), SLOW_CASES, quick=False)
+
+
+@pytest.fixture(scope="module")
 def cases(together):
     """(what one process gives, what each of two gave), {case: numbers}."""
-    alone = distributed_cases.run_cases(World())
+    return of_both(together, distributed_cases.QUICK)
+
+
+@pytest.fixture(scope="module")
+def slow_cases(slowly_together):
+    return of_both(slowly_together, SLOW_CASES)
+
+
+def of_both(together, names):
+    alone = distributed_cases.run_cases(World(), names)
     return alone, [torch.load(together / f"cases{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -133,10 +149,9 @@ def of_one(world, out, quick):
 
 
 @pytest.fixture(scope="module")
-def slow_runs(world, tmp_path_factory):
+def slow_runs(world, slowly_together, tmp_path_factory):
     """Of the slow command lines: what one process and what two saved."""
-    two = of_two(world, tmp_path_factory.mktemp("together"), distributed_cases.run, quick=False)
-    return of_one(world, tmp_path_factory.mktemp("alone"), quick=False), two / "saved"
+    return of_one(world, tmp_path_factory.mktemp("alone"), quick=False), slowly_together / "saved"
 
 
 # -- one process -------------------------------------------------------------------------------------------------------
@@ -213,28 +228,48 @@ def test_a_process_takes_its_device(monkeypatch):
 # -- the step ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", list(distributed_cases.CASES))
+@pytest.mark.parametrize("case", distributed_cases.QUICK)
 def test_two_processes_are_one(cases, case):
+    require_same_numbers(cases, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW_CASES)
+def test_two_processes_are_one_in_slow_cases(slow_cases, case):
+    require_same_numbers(slow_cases, case)
+
+
+def require_same_numbers(cases, case):
     """Every logged loss and metric, every gradient, weight, score and drawn exemplar, on both processes."""
     alone, both = cases
     for found in both:
         torch.testing.assert_close(found[case], alone[case], rtol=1e-10, atol=1e-10)
 
 
+def require_gradients(alone):
+    without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
+               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual"}
+    for name in alone.keys() - without:
+        steps = alone[name]["gradients"]
+        assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name
+
+
 def test_cases_mean_something(cases):
     """Gradients are there where something trains, and nowhere else; the parts that several processes could miss are."""
     alone, _ = cases
-    without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
-               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual"}
-    for name in distributed_cases.CASES.keys() - without:
-        steps = alone[name]["gradients"]
-        assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name
+    require_gradients(alone)
     assert alone["no terms"]["gradients"] == [{}] * 3
     assert not any(name.startswith("transformer.") for name in alone["unused parameters"]["gradients"][0])
     assert alone["icarl"]["tiny"]["numbers"][0]["replay"] > 0
+    assert 0 < alone["modx sum"]["numbers"][0]["keep_i2t"] < 1
+
+
+@pytest.mark.slow
+def test_slow_cases_mean_something(slow_cases):
+    alone, _ = slow_cases
+    require_gradients(alone)
     assert {"image_pair_kl", "text_kl", "text_tower_text_kl", "replay", "feature_mse"} <= alone[
         "icarl everything"]["tiny"]["numbers"][0].keys()
-    assert 0 < alone["modx sum"]["numbers"][0]["keep_i2t"] < 1
 
 
 def test_parts(together):
