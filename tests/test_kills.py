@@ -31,12 +31,14 @@ PAIRS = ("--dataset-order toy-pairs-new,toy-pairs-dull --iterations 6 --batch-si
          "--eval-datasets toy-pairs-dull")
 ZSCL = "--method ZSCL --ref-dataset toy-reference --ref-sentences toy-reference --ref-size 40"
 RUNS = {
+    "one task": "--train-dataset toy-colours --iterations 9 --batch-size 8 --lr 1e-3 --warmup-length 2 "
+                "--orthogonal-gradients 3 --eval-datasets toy-colours,toy-sizes",
     "finetune, projected": f"{SEQUENCE} --orthogonal-gradients 3 --l2 0.1 --eval-interval 4",
     "ZSCL, averaged": f"{SEQUENCE} {ZSCL} --we --avg-freq 2 --cache-ref-features",
     "icarl, merged": f"{SEQUENCE} --method icarl --memory-size 32 --wise-merge --moving-avg",
     "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
 }
-QUICK = ("adapters",)
+QUICK = "one task"  # the only one of the fast tests
 STEPPING = ("ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
 CLOSED = ("rail", "ridge", "class-means")
 MORE = {
@@ -147,7 +149,7 @@ def killed_and_resumed(processes, alone, name, seed, tmp_path, kills=2):
     assert_same_results(folder, expected)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in RUNS])
 def test_a_run_that_is_killed_twice_ends_with_the_same_bits(name, processes, alone, tmp_path):
     killed_and_resumed(processes, alone, name, 0, tmp_path)
 
@@ -160,11 +162,12 @@ def first_step_is_done(folder):
         return False
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
-                                pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_run_that_is_asked_to_end_keeps_the_step_under_way(by, processes, alone, tmp_path):
+@pytest.mark.parametrize(("name", "by"), [(QUICK, signal.SIGTERM), *(
+    pytest.param("finetune, projected", by, marks=pytest.mark.slow) for by in (
+        signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))])
+def test_a_run_that_is_asked_to_end_keeps_the_step_under_way(name, by, processes, alone, tmp_path):
     """Asked as soon as something is kept, which is in the midst of the first task."""
-    name, folder = "finetune, projected", tmp_path / "out"
+    folder = tmp_path / "out"
     expected, _ = alone(name)
     process = processes.Process(target=run, args=(RUNS[name], folder, folder.with_suffix(".log")))
     process.start()
