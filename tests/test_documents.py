@@ -276,10 +276,16 @@ def recorded(shell, folder, *words):
 
 
 FIRST_READ = ("README.md", "CONTRIBUTING.md", "ARGUMENTS.md")
+# Of those, what takes longest: shorter commands of the same documents do its parts.
+LONG = ("previous=\n", "python -m src.main --method modx --dataset-order toy-pairs ")
 
 
-@pytest.mark.parametrize("command", [pytest.param(command, id=name_of(command), marks=(
-    () if command.document in FIRST_READ else pytest.mark.slow)) for command in RUN])
+def is_slow(command):
+    return command.document not in FIRST_READ or any(command.text.startswith(text) for text in LONG)
+
+
+@pytest.mark.parametrize("command", [
+    pytest.param(command, id=name_of(command), marks=pytest.mark.slow if is_slow(command) else ()) for command in RUN])
 def test_a_command_runs(command, run, tmp_path):
     if command.script:
         commands = recorded("sh", tmp_path, "-ec", command.text)
@@ -363,6 +369,7 @@ READERS = {"make": read_make, "pip": read_file_word, "conda": read_file_word, "s
 def test_what_does_not_run_stands_in_a_document():
     used = {reason(command) for command in READ}
     assert [text for text, why in NOT_RUN.items() if why not in used] == []
+    assert all(any(command.text.startswith(text) for command in RUN) for text in LONG)
 
 
 # -- none is missed ----------------------------------------------------------------------------------------------------

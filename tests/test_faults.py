@@ -189,8 +189,9 @@ def fail_in_turn(words, alone, tmp_path, capsys, chosen):
         shutil.rmtree(folder)
 
 
-def test_an_operation_that_fails(words, alone, tmp_path, capsys):
-    fail_in_turn(words, alone, tmp_path, capsys, places(alone[1], 0, 4))
+@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_operation_that_fails(number, words, alone, tmp_path, capsys):
+    fail_in_turn(words, alone, tmp_path, capsys, places(alone[1], 0, number))
 
 
 @pytest.mark.slow
@@ -206,8 +207,9 @@ def fill_up(words, alone, tmp_path, capsys, shares):
         shutil.rmtree(folder)
 
 
-def test_a_disk_that_is_full(words, alone, tmp_path, capsys):
-    fill_up(words, alone, tmp_path, capsys, (0.0, 0.3, 0.95))
+@pytest.mark.parametrize("share", [0.3, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.95))])
+def test_a_disk_that_is_full(share, words, alone, tmp_path, capsys):
+    fill_up(words, alone, tmp_path, capsys, [share])
 
 
 @pytest.mark.slow

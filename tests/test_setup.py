@@ -93,6 +93,7 @@ def test_a_custom_method_imports_what_is_installed(package, elsewhere):
     assert done.returncode == 0 and (elsewhere / "out" / "toy-sizes.pth").is_file(), done.stderr
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_read_are_one_message(package, elsewhere):
     (elsewhere / "broken.pth").write_bytes(b"\x80nonsense")
     done = run(package, elsewhere, "--load", "broken.pth", "--eval-only", "--eval-datasets", "toy-sizes")

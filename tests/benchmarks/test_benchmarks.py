@@ -138,6 +138,7 @@ def test_operations_equal_hand_arithmetic():
     assert floors.image_operations("ViT-B/16", 1, True) == 3 * expected - patches
 
 
+@pytest.mark.slow
 def test_operations_of_a_published_step_grow_with_its_sentences():
     counts = [floors.published_step("tiny-vit", 2, 3, count) for count in (10, 20, 30)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0

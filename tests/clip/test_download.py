@@ -288,6 +288,7 @@ class Watched(io.StringIO):
             self.event.set()
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_it_once(server, tmp_path, monkeypatch):
     """The server holds its answer back until the second process waits for the first."""
     server.go.clear()

@@ -74,14 +74,16 @@ def test_equals_open_clip_on_awkward_texts(texts, number):
     assert different == []
 
 
-def test_awkward_texts_are_of_every_kind(texts):
+@pytest.mark.parametrize(("number", "kinds"), [(NUMBER // 5, 1400), pytest.param(NUMBER, 2000, marks=pytest.mark.slow)])
+def test_awkward_texts_are_of_every_kind(texts, number, kinds):
     """Without these the comparison would prove little."""
+    texts = texts[:number]
     tokens = tokenize(texts)
     too_long = tokens[:, -1] == END_TOKEN
-    assert 500 < too_long.sum() < NUMBER / 2
-    assert "" in texts and len(set(texts)) > 0.7 * NUMBER
-    assert tokens.unique().numel() > 2000
-    assert (tokens == START_TOKEN).sum() > NUMBER and ((tokens == END_TOKEN).sum(dim=1) > 1).sum() > 100
+    assert number / 40 < too_long.sum() < number / 2
+    assert "" in texts and len(set(texts)) > 0.7 * number
+    assert tokens.unique().numel() > kinds
+    assert (tokens == START_TOKEN).sum() > number and ((tokens == END_TOKEN).sum(dim=1) > 1).sum() > number / 200
 
 
 def test_every_text_keeps_its_end_token(texts):
@@ -125,7 +127,7 @@ def test_ids_of_a_text_cannot_be_spoilt_for_the_next_caller():
     ("import clip", ["torch", "open_clip", "ftfy", "yaml"]),
     ("import clip; clip.available_models()", ["torch", "open_clip", "ftfy", "yaml"]),
     ("import clip.tokenizer", ["torch", "open_clip"]),
-    ("import clip; clip.tokenize('a cat')", ["open_clip", "timm", "torchvision"]),
+    pytest.param("import clip; clip.tokenize('a cat')", ["open_clip", "timm", "torchvision"], marks=pytest.mark.slow),
 ])
 def test_importing_is_cheap(code, absent):
     result = run_python(f"{code}; import sys; print([name for name in {absent} if name in sys.modules])")

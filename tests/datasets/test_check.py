@@ -29,6 +29,7 @@ def sized(monkeypatch):
 # -- --list-datasets ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_list_is_quick_and_whole(tmp_path):
     done, instant = is_instant("-m", "src.main", "--list-datasets", "--data-location", tmp_path)
     assert done.returncode == 0 and instant

@@ -393,7 +393,8 @@ def sequence(world, folder, *words):
             "--batch-size", BATCH, "--warmup-length", 0, "--workers", 0, "--quiet", "--save", folder, *words)
 
 
-KEPT = ("metrics_colours.csv", "run_colours.json", "start.json", "summary.json", "run_tones.json")
+KEPT = ("metrics_colours.csv", "start.json", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    "run_colours.json", "summary.json", "run_tones.json")))
 
 
 def again(run, world, finished, folder, changed, *words):

@@ -379,6 +379,7 @@ def history_of(path):
     return torch.load(path, weights_only=True)["history"]
 
 
+@pytest.mark.slow
 def test_a_sequence_of_class_splits(cli, tmp_path):
     done = cli(*TOY, "--dataset-order", "toy-colours/4", "--label-space", "task,all", "--seed", 7, "--lr",
                "1e-4,toy-colours=2e-4,toy-colours-3of4=3e-4", "--save", tmp_path, "--data-location", tmp_path)

@@ -181,6 +181,7 @@ def test_signals_at_any_instant(seed, start, whole, seconds, tmp_path):
     assert_same_results(snapshots_aside(folder), whole(3))
 
 
+@pytest.mark.slow
 def test_scoring_that_is_interrupted_is_done_again(words, whole, tmp_path, monkeypatch):
     """After the fourth step, in one process."""
     folder, trained = tmp_path / "out", Scorer.trained

@@ -483,8 +483,8 @@ def icarl(cli, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("words", ["", "--shots 4", "--we --avg-freq 1 --distill-text-tower --ls 0.1",
-                                   "--train-mode image-fc --weight-adjust"])
+@pytest.mark.parametrize("words", ["", *(pytest.param(words, marks=pytest.mark.slow) for words in (
+    "--shots 4", "--we --avg-freq 1 --distill-text-tower --ls 0.1", "--train-mode image-fc --weight-adjust"))])
 def test_one_process_equals_a_chain(icarl, world, three, tmp_path, words):
     done = icarl(tmp_path / "seq", "--load", world.model, "--dataset-order", ",".join(three.values()), *words.split())
     assert done.status == 0, done.err

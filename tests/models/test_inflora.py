@@ -430,6 +430,7 @@ def left(world, trio, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_a_chain_is_the_sequence(left, cli, world, trio, tmp_path):
     start = world.model
     for task in TASKS:

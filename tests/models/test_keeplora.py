@@ -378,7 +378,7 @@ def test_a_sequence_equals_a_chain(whole, cli, world, trio, method, tmp_path):
         assert equal(loaded(start), loaded(whole(method) / start.name), {"config", "history"})
 
 
-@quick("keeplora-plus")
+@quick("keeplora")
 def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tmp_path):
     """Of several label spaces at once, by the method that the checkpoint names."""
     done = cli("--load", whole(method) / "shades.pth", "--eval-only", "--eval-datasets", ",".join(trio.values()),
@@ -395,11 +395,10 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
 MOMENTS = [(method, moment) for method in METHODS
            for moment in ("begin", "end", "keeplora gradient", "keeplora features", "keeplora head")
            if moment != "keeplora head" or method == "keeplora-plus"]
-QUICK = ("keeplora", "keeplora features")
 
 
-@pytest.mark.parametrize(("method", "moment"), [
-    pair if pair == QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in MOMENTS])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "moment"), MOMENTS)
 def test_interrupted_in_a_pass(whole, cli, world, trio, method, moment, tmp_path):
     words = ("--load", world.model, "--method", method, *STEPS, *COMMON, "--dataset-order", ",".join(trio.values()),
              "--save", tmp_path, "--resume", "--save-interval", 1)

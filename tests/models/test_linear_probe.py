@@ -351,7 +351,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(make_model, task, device):
 # -- it learns ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_toy_model_tells_shapes_apart(cached):
     model, task = clip.load("toy")[0], open_toy("toy-shapes", "")
     scores = linear_evaluation(model, task, Device("cpu", "fp32"), epochs=5, lr=0.03, cache_features=cached)

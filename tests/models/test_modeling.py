@@ -317,8 +317,8 @@ def steps_of(model, texts, counts):
     return found
 
 
-@pytest.mark.parametrize(("kind", "backend"), [("vit", "aot_eager"), pytest.param("vit", "inductor", marks=SLOW),
-                                               pytest.param("resnet", "inductor", marks=SLOW)])
+@pytest.mark.parametrize(("kind", "backend"), [("vit", "eager"), *(pytest.param(*case, marks=SLOW) for case in (
+    ("vit", "aot_eager"), ("vit", "inductor"), ("resnet", "inductor")))])
 def test_compiled_towers_equal_uncompiled_ones_and_compile_once(kind, backend, make_model):
     """Prompts stay, batches have a few sizes: after two of them nothing is compiled again. torch keeps a compiled
     tower's names and copies plain."""

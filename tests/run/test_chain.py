@@ -52,6 +52,7 @@ SUMMARIES = ("matrix_top1.csv", "matrix_top5.csv", "matrix_top1_all.csv", "matri
              "summary_all.json", "summary.md", "summary.tex")
 
 
+@pytest.mark.slow
 def test_a_loop_gives_the_matrix_of_the_sequence_cell_by_cell(cli, sequence, loop, tmp_path):
     done = evaluate(cli, loop, "--label-space", "task,all", "--save", tmp_path / "out")
     assert done.status == 0 and done.err == "" and not done.warnings
@@ -65,6 +66,7 @@ def test_a_loop_gives_the_matrix_of_the_sequence_cell_by_cell(cli, sequence, loo
     assert shown == [line for line in text.splitlines() if line.startswith("|")]
 
 
+@pytest.mark.slow
 def test_a_report_reads_it_and_knows_how_it_was_trained(cli, sequence, loop, tmp_path):
     assert evaluate(cli, loop, "--save", tmp_path / "out").status == 0
     run = read_run(tmp_path / "out")
@@ -98,6 +100,7 @@ def test_nothing_is_written_without_a_folder(cli, loop, tmp_path, monkeypatch):
     assert [cell.strip() for cell in header.strip("|").split("|")[1:]] == [*ORDER], "columns follow the training"
 
 
+@pytest.mark.slow
 def test_a_part_of_a_sequence(cli, sequence, loop, tmp_path):
     done = evaluate(cli, loop, "--save", tmp_path / "out", names=ORDER[:2])
     assert done.status == 0
@@ -153,6 +156,7 @@ def test_no_zero_shot_row_where_that_file_is_gone_or_another(cli, world, chain, 
     assert cli("--report", tmp_path / "out").status == 0
 
 
+@pytest.mark.slow
 def test_random_weights_are_drawn_again(cli, world, tmp_path):
     words = ("--model", "tiny-vit", "--init", "scratch", "--seed", 3, "--workers", 0, "--iterations", 1, "--lr", "1e-5")
     order = f"{world.colours},{world.tones}"

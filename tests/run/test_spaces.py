@@ -273,6 +273,7 @@ def test_all_counts_what_else_is_scored(cli, tmp_path):
     assert not (tmp_path / "summary_all.json").exists()
 
 
+@pytest.mark.slow
 def test_another_split_in_every_space(cli, tmp_path):
     done = cli(*SHARED, "--dataset-order", ",".join(ORDER), "--label-space", "task,all", "--eval-split", "val",
                "--save", tmp_path)

@@ -342,6 +342,7 @@ def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
             assert float(last[space]["mean_per_class"]) == pytest.approx(mean, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_predictions_of_mixed_weights(cli, tmp_path):
     """A file per share; the ends are those of the loaded and of the zero-shot weights. Images that are no files have
     their number in the whole split."""
