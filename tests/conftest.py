@@ -81,6 +81,11 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_unconfigure():
+    """Else libraries in C++ complain, as Python ends, that the frozen objects leak."""
+    gc.unfreeze()
+
+
 def random_images(count, seed):
     """PIL images of noise, each of a size of its own, wider and higher than the model's."""
     rng = np.random.default_rng(seed)
