@@ -369,6 +369,7 @@ def test_nothing_of_a_finished_task_lives_in_the_next(sequence):
     assert first == [] and second == [False] * 8
 
 
+@pytest.mark.slow
 def test_no_teacher_in_full_stays_under_autocast(sequence):
     """Of what a run of ZSCL has alive in fp32, no matrix is left but the live model's."""
     before = alive()
