@@ -12,6 +12,7 @@ from src.cli.orders import is_random, label_of_draw, random_orders, values_of_pr
 from src.cli.study_file import MOST_CELLS, flag_of, text_of, texts_of
 from src.cli.texts import nearest_or_all, plain_texts
 from src.cli.yaml_file import LABEL, MOST_LETTERS, SUFFIXES
+from src.datasets import stem
 from src.errors import UserError
 
 ORDER = "dataset_order"
@@ -118,9 +119,12 @@ def _label(where, label):
 
 
 def label_of(key, text):
-    """What a value is called in the name of a folder: its text, behind the flag where that says more."""
+    """What a value is called in the name of a folder: its text, behind the flag where that says more. Of a custom
+    dataset or recipe it is the name of its file, without the folders that this lies in."""
     if key in BARE and text.endswith(SUFFIXES):
         text = Path(text).stem
+    if key == ORDER:
+        text = ",".join(map(stem, text.split(",")))
     text = text if key in BARE else f"{key.replace('_', '-')}-{text}"
     return re.sub(r"[^A-Za-z0-9.+=_-]+", "-", text).strip("-.") or "value"
 

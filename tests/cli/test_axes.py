@@ -13,7 +13,8 @@ pytest_plugins = ["study_fixtures"]
     ("recipe", "zscl", "zscl"), ("recipe", "mine/a.yaml", "a"), ("method", "my.py:EWC", "my.py-EWC"),
     ("dataset_order", "CIFAR100/10", "CIFAR100-10"), ("seed", "3", "seed-3"), ("lr", "1e-5,MNIST=5e-5",
                                                                                  "lr-1e-5-MNIST=5e-5"),
-    ("mv_avg_decay", "0.9", "mv-avg-decay-0.9"), ("load", "../a b/ü.pth", "load-..-a-b-.pth")])
+    ("mv_avg_decay", "0.9", "mv-avg-decay-0.9"), ("load", "../a b/ü.pth", "load-..-a-b-.pth"),
+    ("dataset_order", "folder:/a/long/way/colours,DTD,folder:tones", "colours-DTD-tones")])
 def test_labels_are_names_of_folders(key, text, label):
     assert label_of(key, text) == label
 

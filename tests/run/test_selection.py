@@ -278,7 +278,9 @@ def test_a_trial_reads_no_test_image(pictures, cli):
     """And a cell does, so that the poison acts."""
     poison(pictures, "test")
     words = ("--study", pictures / "real.yaml", "--save", pictures / "out", "--dry-run")
-    commands = [line.split()[3:] for line in cli(*words).out.splitlines() if line.startswith("python")]
+    planned = cli(*words)
+    assert planned.status == 0, planned.err
+    commands = [line.split()[3:] for line in planned.out.splitlines() if line.startswith("python")]
     done = cli(*commands[0])
     assert done.status == 0 and (Path(commands[0][commands[0].index("--save") + 1]) / "summary.json").exists()
     trial = commands[0]
