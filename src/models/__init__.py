@@ -86,6 +86,13 @@ BESIDE_FACTORS = {
                     "its factors are made again in each task, so a basis would protect nothing; leave it out")}
 KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
+NO_CLASS_PROMPTS = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
+                                 "it trains what acts on images and on class prompts, and this mode has none of these")
+FROZEN = {  # what a method that trains modules beside a frozen CLIP cannot go with
+    "lora": "it keeps CLIP frozen, adapters too; leave it out",
+    "l2": "it keeps CLIP frozen, so nothing would be pulled back; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
+                    "each task trains parameters of its own, so a basis would protect nothing; leave it out")}
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
@@ -115,6 +122,8 @@ METHODS = {
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
+    "diki": Method("src.models.diki:DIKI", uses=("ls", "diki_length", "diki_blocks", "router"),
+                   refuses=NO_CLASS_PROMPTS, excludes=FROZEN),
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 
