@@ -37,7 +37,7 @@ RUNS = {
     "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
 }
 QUICK = ("adapters",)
-STEPPING = ("ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
+STEPPING = ("diki", "ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
 CLOSED = ("rail", "ridge", "class-means")
 MORE = {
     "pulled average": f"{SEQUENCE} {ZSCL} --we-wise --avg-freq 2 --distill-text-tower --feature-mse",
@@ -49,7 +49,6 @@ MORE = {
     "phases": "--train-dataset toy-pairs-new --num-phases 2 --method modx --iterations 6 --batch-size 8 --lr 1e-3 --we",
     "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
     **{name: f"{SEQUENCE} --method {name} --shots 4" for name in STEPPING},
-    "diki": f"{SEQUENCE} --method diki --optimizer sgd --lr 1 --shots 4",
     **{name: f"--dataset-order toy-colours,toy-sizes --batch-size 8 --method {name} --shots 4" for name in CLOSED},
 }
 # Where in the code a run may be killed, at a seeded one of its calls.

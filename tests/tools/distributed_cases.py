@@ -289,7 +289,7 @@ def prefixes(world):
     with state.in_place(state.model):
         method = MethodScores(state, [hook])
         scores = evaluate(state.model, TASKS["tiny-other"], state.device, batch_size=5, world=world, method=method)
-    return {**found, "carry": carry, "scores": asdict(scores["task"])}
+    return {**found, "means": carry["means"], "covariances": carry["covariances"], "scores": asdict(scores["task"])}
 
 
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
