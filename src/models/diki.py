@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from src.errors import UserError
+from src.machine.notices import warn
 from src.models.algebra import log_density, wide
 from src.models.classifiers import zeroshot_weights
 from src.models.finetune import Finetune
@@ -54,9 +55,9 @@ class DIKI(Finetune):
         """m (D) and S (D, D) of the task's unit features, zero-shot and uncropped, on the host in float64."""
         split, size = state.task.split("train"), state.model.text_projection.shape[1]
         if len(split) < 2 * size:
-            print(f"warning: {state.task.name} has {len(split)} training images, fewer than twice the {size} values of "
-                  "a feature: new images of the task do not fit their covariance, and DIKI scores most of them almost "
-                  "as zero-shot CLIP does")
+            warn(f"{state.task.name} has {len(split)} training images, fewer than twice the {size} values of a "
+                 "feature: new images of the task do not fit their covariance, and DIKI scores most of them almost as "
+                 "zero-shot CLIP does")
         sums = wide(state.model.logit_scale).new_zeros(size + 1, size + 1)                   # of (f, 1) (f, 1)^T
         with in_eval_mode(state.model):
             for batch in state.once(split, "statistics", state.settings.batch_size):

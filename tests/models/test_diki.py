@@ -249,7 +249,7 @@ def test_few_images_are_a_warning_and_a_single_one_is_refused(make_state, tasks,
         state, hook = make_state(model), DIKI()
         state.task, state.own = tasks[name], build_own([hook], model, device)
         begin(state, [hook])
-        assert (words in capsys.readouterr().out) == (name == "third")
+        assert (words in capsys.readouterr().err) == (name == "third")
     state.task.splits["train"], kept = state.task.split("train").subset([3]), state.task.split("train")
     with pytest.raises(UserError, match="--method diki: third has a single training image"):
         begin(state, [DIKI()])
