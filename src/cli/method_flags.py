@@ -192,6 +192,8 @@ def diki_flags():
              example="4 --method diki"),
         Flag("--diki-blocks", "the first blocks of each tower, whose attention has them; all where there are fewer", 8,
              whole(1), runs=SCORING, example="12 --method diki"),
+        Flag("--select-epoch", "what a task keeps: the last epoch, or the first of those that are best on its val "
+             "images, the task given", "last", choices=("last", "val"), example="val --val-fraction 0.1 --method diki"),
     ]
 
 

@@ -124,7 +124,7 @@ METHODS = {
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
-    "diki": Method("src.models.diki:DIKI", uses=("ls", "diki_length", "diki_blocks", "router"),
+    "diki": Method("src.models.diki:DIKI", uses=("ls", "diki_length", "diki_blocks", "router", "select_epoch"),
                    frozen=True, refuses=NO_PREFIXES, excludes=BESIDE_PREFIXES),
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }

@@ -12,26 +12,28 @@ from src.models.finetune import Finetune
 from src.models.helpers import similarity, similarity_between
 from src.models.modeling import image_features, in_eval_mode
 from src.models.prefixes import Prefixes, attentions
+from src.models.selection import SelectsEpoch
 from src.models.wrapped import towers_in_words
 
 GRID = 16  # class prompts are encoded with a task's prefixes at weights k / GRID, for images that are scored alone
 LEAST_VARIANCE = 1e-7  # added to the diagonal of a task's covariance
 
 
-class DIKI(Finetune):
+class DIKI(SelectsEpoch, Finetune):
     """Cross-entropy with the prefixes of the task at hand. At test the zero-shot feature f of an image chooses the task
     with the highest log N(f; m, S), of its training images' mean and covariance, and prefixes act by
     w = sigmoid(log N / D - 1).
 
     ``diki_length``: keys in a prefix; ``diki_blocks``: blocks of each tower that have one. ``router``: "sample", each
-    image by itself, or "batch", all by the task that most of them chose.
+    image by itself, or "batch", all by the task that most of them chose. ``select_epoch``: "last", or "val", the
+    best on val images.
     """
 
     all_used = True
 
-    def __init__(self, ls=0.0, diki_length=8, diki_blocks=8, router="sample"):
+    def __init__(self, ls=0.0, diki_length=8, diki_blocks=8, router="sample", select_epoch="last"):
         super().__init__(ls)
-        self.length, self.blocks, self.router = diki_length, diki_blocks, router
+        self.length, self.blocks, self.router, self.select_epoch = diki_length, diki_blocks, router, select_epoch
         self.tasks, self.means, self.covariances = [], [], []  # of each task its name, m (D), S (D, D)
         self.gaussians, self.texts, self.encoded_after = [], {}, None  # made once for many images
 

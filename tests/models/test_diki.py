@@ -492,7 +492,8 @@ def test_what_a_run_says_and_keeps(trained, cli, world, trio, tmp_path):
     ran, kept = read_json(trained / "run_shades.json"), loaded(trained / "shades.pth")
     assert (ran["iterations"], ran["trainable_values"]) == (3, 2 * 3 * (32 + 32))
     assert ran["carry_bytes"]["DIKI"] == 3 * 8 * (16 + 16 * 16)
-    assert kept["scorer"]["keywords"] == {"ls": 0.0, "diki_length": 3, "diki_blocks": 1, "router": "sample"}
+    assert kept["scorer"]["keywords"] == {"ls": 0.0, "diki_length": 3, "diki_blocks": 1, "router": "sample",
+                                          "select_epoch": "last"}
     before = [row["scored_by"] for row in rows_in(trained / "metrics_colours.csv") if row["iteration"] == "0"]
     assert before == ["zeroshot", "zeroshot"]
     done = cli(*evaluation_of(trained, trio, tmp_path, "--diki-length", 2))
