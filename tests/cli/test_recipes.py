@@ -50,9 +50,9 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "ewc": "--method ewc",
     "rail": "--method rail --rail-projection published --batch-size 128 --template 'all:a photo of a {c}.'",
     "rail-dual": "--method rail --rail-form dual --batch-size 128 --template 'all:a photo of a {c}.'",
-    "diki": "--method diki --router batch --select-epoch val --diki-length 8 --diki-blocks 8 --optimizer sgd --lr 5 --wd 0 "
-            "--schedule cosine --lr-floor 5e-3 --warmup-length 0 --epochs 10 --batch-size 128 --batch-size-eval 256 "
-            "--ls 0 --crops none --template all:first",
+    "diki": "--method diki --router batch --select-epoch val --diki-length 8 --diki-blocks 8 --optimizer sgd --lr 5 "
+            "--wd 0 --schedule cosine --lr-floor 5e-3 --warmup-length 0 --epochs 10 --batch-size 128 "
+            "--batch-size-eval 256 --ls 0 --crops none --template all:first",
     "ridge": "--method ridge",
     "class-means": "--method class-means",
 }
