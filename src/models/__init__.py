@@ -94,7 +94,9 @@ BESIDE_PREFIXES = {
     "lora": "it keeps CLIP frozen, adapters too; leave it out",
     "l2": "it keeps CLIP frozen, so nothing would be pulled back; leave it out",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
-                    "each task trains parameters of its own, so a basis would protect nothing; leave it out")}
+                    "each task trains parameters of its own, so a basis would protect nothing; leave it out"),
+    **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
+                    "it keeps CLIP frozen, and prefixes are not averaged; leave it out")}
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
