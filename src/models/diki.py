@@ -45,12 +45,12 @@ class DIKI(SelectsEpoch, Finetune):
         towers = towers_in_words(attentions(state.model, self.blocks))
         print(f"diki puts prefixes of {self.length} keys and values into {towers}")
         state.model.requires_grad_(False)
+        self.prefixes.grow(state.model, state.seed_of("prefixes"))
+        super().begin(state)
         mean, covariance = self.statistics(state)
         self.tasks.append(state.task.name)
         self.means.append(mean)
         self.covariances.append(covariance)
-        self.prefixes.grow(state.model, state.seed_of("prefixes"))
-        super().begin(state)
 
     @torch.no_grad()
     def statistics(self, state):

@@ -55,7 +55,7 @@ class Prefixes(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for attention, _, part in self.places(model):
             keys = 2 * torch.rand(self.length, width(attention), generator=generator) - 1
-            part.rows.append(nn.Parameter(torch.stack([keys, 0 * keys]).to(attention.out_proj.bias)))
+            part.rows.append(nn.Parameter(torch.stack([keys, torch.zeros_like(keys)]).to(attention.out_proj.bias)))
 
     @contextlib.contextmanager
     def acting(self, tasks, weights):

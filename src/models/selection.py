@@ -21,11 +21,11 @@ class SelectsEpoch(Hooks):
     best = None  # {"top1", "iteration", "tensors": {hook: {name: tensor}}} of the best epoch so far
 
     def begin(self, state):
-        super().begin(state)
         if self.select_epoch == "val":
             _require_val(state.task)
             settings = state.settings
             self.epoch_steps = steps_per_epoch(state.task, settings.batch_size, settings.last_batch)
+        super().begin(state)
 
     def after_step(self, state):
         super().after_step(state)

@@ -251,8 +251,10 @@ def test_few_images_are_a_warning_and_a_single_one_is_refused(make_state, tasks,
         begin(state, [hook])
         assert (words in capsys.readouterr().err) == (name == "third")
     state.task.splits["train"], kept = state.task.split("train").subset([3]), state.task.split("train")
+    hook = DIKI()
+    state.own = build_own([hook], model, device)
     with pytest.raises(UserError, match="--method diki: third has a single training image"):
-        begin(state, [DIKI()])
+        begin(state, [hook])
     state.task.splits["train"] = kept
 
 

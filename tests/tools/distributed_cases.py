@@ -18,9 +18,10 @@ from src.machine.distributed import World, this_world
 from src.main import main
 from src.models.attached import build_own, stored_tensors
 from src.models.averaging import WeightEnsemble
+from src.models.classifiers import classifier
 from src.models.custom import load_file
 from src.models.diki import DIKI
-from src.models.evaluation import evaluate
+from src.models.evaluation import evaluate, evaluate_each
 from src.models.ewc import EWC
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -286,10 +287,14 @@ def prefixes(world):
         state.own = build_own([hook], state.model, state.device, stored)
         found[task] = trained(state, hook)
         carry, stored = hook.carry(), stored_tensors(state.own)
+    kept, task = {}, TASKS["tiny-other"]
     with state.in_place(state.model):
-        method = MethodScores(state, [hook])
-        scores = evaluate(state.model, TASKS["tiny-other"], state.device, batch_size=5, world=world, method=method)
-    return {**found, "means": carry["means"], "covariances": carry["covariances"], "scores": asdict(scores["task"])}
+        scores, = evaluate_each(
+            state.model, {task.name: task}, state.device, {task.name: classifier(state.model, task, state.device)},
+            {task.name: {"task": (task.name,)}}, batch_size=5, world=world, method=MethodScores(state, [hook]),
+            keep=lambda name, space, found: kept.update(losses=found.losses, ranks=found.ranks))
+    return {**found, **kept, "means": carry["means"], "covariances": carry["covariances"],
+            "scores": asdict(scores["task"])}
 
 
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
