@@ -93,6 +93,9 @@ def _check_processes(config):
     if config.skip_bad_images and config.kind in TRAINING:
         raise UserError("--skip-bad-images with several processes: where one process's rows of a batch were fewer, its "
                         "images would weigh more; run one process, or remove the bad images")
+    if config.method in METHODS and "router" in config.method_row.uses and config.router == "batch":
+        raise UserError("--router batch with several processes: they share the images that are to choose together; run "
+                        "one process, or give --router sample")
 
 
 def _check_kind(config):
@@ -188,6 +191,10 @@ def _check_splits(config):
         raise UserError("--split-file FILE belongs to one dataset; give --train-dataset NAME with it, or "
                         "--dataset-order with the class splits of one, such as ImageNetR/10, or a folder of split "
                         "files")
+    selects = config.kind in TRAINING and config.select_epoch == "val" and "select_epoch" in config.method_row.uses
+    if selects and config.eval_split == "val":
+        raise UserError("--select-epoch val with --eval-split val: the images that choose an epoch would also score "
+                        "it; leave one of them out")
     if config.val_fraction == DIKI and (of_one or not config.split_file):
         raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
     if config.split_file and config.val_fraction not in (None, DIKI):

@@ -186,9 +186,30 @@ def frozen_feature_flags():
     ]
 
 
+def diki_flags():
+    return [
+        Flag("--diki-length", "keys and values that a task trains for one attention", 8, whole(1), runs=SCORING,
+             example="4 --method diki"),
+        Flag("--diki-blocks", "the first blocks of each tower, whose attention has them; all where there are fewer", 8,
+             whole(1), runs=SCORING, example="12 --method diki"),
+        Flag("--select-epoch", "what a task keeps: the last epoch, or the first of those that are best on its val "
+             "images, the task given", "last", choices=("last", "val"), example="val --val-fraction 0.1 --method diki"),
+    ]
+
+
+def router_flags():
+    return [
+        Flag("--router", "what chooses among the parts that a method has trained for its tasks: sample, each test "
+             "image for itself; batch, as papers publish, --batch-size-eval consecutive images of one dataset "
+             "together, which tells the method that they are of one task", "sample", choices=("sample", "batch"),
+             runs=SCORING, example="batch --method diki"),
+    ]
+
+
 GROUPS = {
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
     "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
-    "RAIL and ridge regression": frozen_feature_flags(),
+    "RAIL and ridge regression": frozen_feature_flags(), "routed methods": router_flags(),
+    "DIKI": diki_flags(),
 }

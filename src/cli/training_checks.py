@@ -151,7 +151,7 @@ def check_rates(config):
 def _moves_weights(config):
     """Whether an optimiser moves pretrained weights themselves, and not factors beside them or a head alone."""
     row = config.method_row
-    return TRAIN_MODES[config.train_mode].towers and not (config.lora or row.wraps or row.closed_form)
+    return TRAIN_MODES[config.train_mode].towers and not (config.lora or row.wraps or row.frozen or row.closed_form)
 
 
 def check_optimizer(config):

@@ -14,7 +14,8 @@ class Method:
     ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
     the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
     called by; ``on_pairs`` another class that the name stands for on image-text pairs. ``wraps``: it trains factors of
-    wrapped layers in place of weights, as --lora does. ``data`` and ``closed_form`` of a method repeat what the class
+    wrapped layers in place of weights, as --lora does. ``frozen``: it keeps CLIP as it is, and trains modules beside
+    it. ``data`` and ``closed_form`` of a method repeat what the class
     says, for code that may not import it."""
 
     target: str
@@ -25,6 +26,7 @@ class Method:
     switches: tuple = ()
     on_pairs: "Method | None" = None
     wraps: bool = False
+    frozen: bool = False
     data: str = "classes"
     closed_form: bool = False
 
@@ -86,6 +88,15 @@ BESIDE_FACTORS = {
                     "its factors are made again in each task, so a basis would protect nothing; leave it out")}
 KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
+NO_PREFIXES = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
+                            "its prefixes act on images and on class prompts, and this mode has none of these")
+BESIDE_PREFIXES = {
+    "lora": "it keeps CLIP frozen, adapters too; leave it out",
+    "l2": "it keeps CLIP frozen, so nothing would be pulled back; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
+                    "each task trains parameters of its own, so a basis would protect nothing; leave it out"),
+    **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
+                    "it keeps CLIP frozen, and prefixes are not averaged; leave it out")}
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
@@ -115,6 +126,8 @@ METHODS = {
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
+    "diki": Method("src.models.diki:DIKI", uses=("ls", "diki_length", "diki_blocks", "router", "select_epoch"),
+                   frozen=True, refuses=NO_PREFIXES, excludes=BESIDE_PREFIXES),
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 

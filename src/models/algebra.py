@@ -1,9 +1,11 @@
-"""Linear algebra that several methods share: bases grown by an energy rule, and ridge regression by sums.
+"""Linear algebra of methods: bases grown by an energy rule, ridge regression by sums, the density of a Gaussian.
 
 A basis is (d, m), orthonormal columns; d is the input width of a weight (out, d). Energies are squared singular values.
 A matrix F (d, N) comes as its Gram matrix F F^T (d, d), which sums over batches and processes; its eigenvalues are the
 squared singular values of F, its eigenvectors the left singular vectors.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -157,3 +159,10 @@ def added(earlier, found):
     """The sum of a task, on the host, and of what an ``earlier`` one of its name left, None without."""
     found = found.cpu()
     return found if earlier is None else earlier.to(found) + found
+
+
+def log_density(rows, mean, factor):
+    """log N(x; m, L L^T) of rows x: (B, D), (D), lower triangular L (D, D) -> (B)."""
+    scaled = torch.linalg.solve_triangular(factor, (rows - mean).mT, upper=False)        # (D, B)
+    constant = len(mean) * math.log(2 * math.pi) + 2 * factor.diagonal().log().sum()
+    return -(scaled.square().sum(dim=0) + constant) / 2

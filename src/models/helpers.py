@@ -16,6 +16,18 @@ def similarity(image_features: Tensor, text_features: Tensor, scale: Tensor | fl
         return scale * image_features @ text_features.T
 
 
+def similarity_between(image_features: Tensor, start: Tensor, end: Tensor, shares: Tensor,
+                       scale: Tensor | float) -> Tensor:
+    """scale * cosine with the vectors that lie at ``shares`` (B, 1) of the straight way from ``start`` (D, C) to
+    ``end`` (D, C), unit columns both: (B, D) x (D, C) -> (B, C). At share 0 and 1 to the bit what ``similarity`` gives
+    of one end."""
+    mixed = (1 - shares) * similarity(image_features, start.T, scale) + shares * similarity(image_features, end.T,
+                                                                                            scale)
+    cosines = (start * end).sum(dim=0)                                                  # (C,)
+    squared = (1 - shares) ** 2 + shares ** 2 + 2 * shares * (1 - shares) * cosines     # (B, C)
+    return mixed / squared.sqrt()
+
+
 def distillation(teacher_logits: Tensor, student_logits: Tensor, T: float) -> Tensor:
     """T^2 * mean over rows of CE(softmax(teacher / T), student / T), (B, M) x (B, M) -> scalar (Hinton et al., 2015).
 

@@ -288,7 +288,7 @@ def test_a_rate_may_be_named_as_the_dataset_is_given():
 
 @pytest.mark.parametrize(("words", "warned"), [
     ("", True), ("--method ewc", True), ("--train-mode image-fc", True), ("--train-mode fc", False), ("--lora", False),
-    *((f"--method {name}", False) for name, method in METHODS.items() if method.wraps)])
+    *((f"--method {name}", False) for name, method in METHODS.items() if method.wraps or method.frozen)])
 def test_a_high_rate_is_one_of_pretrained_weights(words, warned):
     """Factors beside weights, and heads, take rates of 1e-3."""
     assert any("is high" in text for text in checked(f"{TASK} --lr 1e-3 --load {__file__} {words}").warnings) == warned

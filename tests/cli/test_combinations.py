@@ -27,7 +27,8 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
-WRAPPING = [name for name, method in METHODS.items() if "orthogonal_gradients" in method.excludes]
+WRAPPING = [name for name, method in METHODS.items() if method.wraps]
+FROZEN = [name for name, method in METHODS.items() if method.frozen]
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
 # Closed forms take nothing that acts in steps: tests/models/test_models.py.
 STEPPING = [name for name, method in METHODS.items() if not method.closed_form]
@@ -55,6 +56,8 @@ def reason(method, mode, lora, add_on):
         return "this mode does not train the text tower"
     if method in WRAPPING:
         return reason_of_wrapping(method, mode, lora, add_on)
+    if method in FROZEN:
+        return reason_of_frozen(mode, lora, add_on)
     if lora != "weights" and mode == "fc":
         return "adapters go to the towers, and this mode trains neither"
     if add_on == "ogd" and mode == "fc":
@@ -73,6 +76,18 @@ def reason_of_wrapping(method, mode, lora, add_on):
     if method == "keeplora-plus" and mode in ("image-fc", "image-fc-fixed"):
         return "its heads add to the scores of class prompts, and this mode has none"
     return None
+
+
+def reason_of_frozen(mode, lora, add_on):
+    """Of a method that keeps CLIP frozen."""
+    if lora != "weights":
+        return "it keeps CLIP frozen, adapters too"
+    if add_on in ("we", "we-wise", "ema", "merge"):
+        return "it keeps CLIP frozen, and prefixes are not averaged"
+    if mode in ("fc", "image-fc", "image-fc-fixed") and add_on not in ("l2", "ogd"):
+        return "its prefixes act on images and on class prompts, and this mode has none of these"
+    return {"l2": "it keeps CLIP frozen, so nothing would be pulled back",
+            "ogd": "each task trains parameters of its own, so a basis would protect nothing"}.get(add_on)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +167,9 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     assert ("text_tower_image_kl" in terms[0]) == (add_on == "texts" and method in DISTILLING)
     moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
     trained = {key for key, value in named_parameters(state.model) if value.requires_grad}
+    if method in FROZEN:
+        assert not moved | trained and state.trained()
+        return
     assert moved and moved <= trained
     parts = {"image" if key.startswith("visual.") else "head" if key.startswith("head.") else "text" for key in moved}
     assert parts == {*MODES[mode]} | ({"head"} if mode in ("image-fc", "fc") else set())

@@ -50,6 +50,9 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
     "ewc": "--method ewc",
     "rail": "--method rail --rail-projection published --batch-size 128 --template 'all:a photo of a {c}.'",
     "rail-dual": "--method rail --rail-form dual --batch-size 128 --template 'all:a photo of a {c}.'",
+    "diki": "--method diki --router batch --select-epoch val --diki-length 8 --diki-blocks 8 --optimizer sgd --lr 5 "
+            "--wd 0 --schedule cosine --lr-floor 5e-3 --warmup-length 0 --epochs 10 --batch-size 128 "
+            "--batch-size-eval 256 --ls 0 --crops none --template all:first",
     "ridge": "--method ridge",
     "class-means": "--method class-means",
 }
@@ -67,6 +70,7 @@ NEWER = {"nusa-cl": {"mtil-1": "68.6 / 75.1 / 82.8"}, "inflora": {"mtil-1": "66.
          "keeplora": {"mtil-1": "69.0"}, "keeplora-plus": {"mtil-1": "69.9"}, "ewc": {},
          "rail": {"xtail-1": "62.4 / 70.7 / 79.1"},
          "rail-dual": {"mtil-1-coop": "69.4 / 77.8 / 86.8", "xtail-1": "62.4 / 71.9 / 82.4"}, "ridge": {},
+         "diki": {"mtil-1-coop": "68.7 / 76.3 / 85.1", "mtil-2-coop": "64.4 / 74.5 / 85.5"},
          "class-means": {}}
 SCRIPTED = [name for name in TABLE if name not in NEWER]
 MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()

@@ -160,3 +160,15 @@ def test_ridge_sums_are_never_in_tf32():
     with under_tf32() as allowed:
         sums.add(SimpleNamespace(name="first", classnames="ab"), World(), like, [(torch.ones(3, 4), labels)])
     assert allowed == [False, False]
+
+
+def test_the_density_of_a_gaussian_is_torch_s():
+    """And by hand: at the mean of a plane with variances 1 and 4 it is 1 / (4 pi)."""
+    root = drawn(6, 6)
+    covariance = root @ root.T + 1e-7 * torch.eye(6, dtype=torch.float64)
+    rows, mean = drawn(9, 6, seed=2), drawn(6, seed=3)
+    found = algebra.log_density(rows, mean, torch.linalg.cholesky(covariance))
+    torch.testing.assert_close(found, torch.distributions.MultivariateNormal(mean, covariance).log_prob(rows),
+                               rtol=1e-11, atol=0)
+    plane = algebra.log_density(torch.zeros(1, 2), torch.zeros(2), torch.diag(torch.tensor([1.0, 2.0])))
+    torch.testing.assert_close(plane.exp(), torch.tensor([1 / (4 * np.pi)], dtype=torch.float32))

@@ -14,6 +14,7 @@ from src.models.helpers import (
     l2_distance,
     learning_rate,
     similarity,
+    similarity_between,
     teacher_entropy,
     top_k_hits,
 )
@@ -30,6 +31,23 @@ def test_similarity_is_scale_times_cosine():
     texts = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]])
     expected = torch.tensor([[0.0, 10.0, 8.0], [8.0, 6.0, 9.6]])
     torch.testing.assert_close(similarity(images, texts, torch.tensor(10.0)), expected)
+
+
+def test_similarity_between_two_classifiers():
+    """By hand half of the way from (1, 0) to (0, 1); at both ends the bits of what they give alone."""
+    images, ends = torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.eye(2)[:, :, None]             # (D, 1) each
+    half = similarity_between(images, *ends, torch.tensor([[0.5], [0.5]]), 10.0)
+    torch.testing.assert_close(half, torch.tensor([[14.0], [10.0]]) / 2 ** 0.5)
+    generator = torch.Generator().manual_seed(0)
+    images, start, end = (torch.nn.functional.normalize(torch.randn(5, 7, generator=generator), dim=1)
+                          for _ in range(3))
+    shares = torch.tensor([0.0, 1.0, 0.25, 0.0, 0.9])[:, None]
+    found = similarity_between(images, start.T, end.T, shares, 100.0)
+    assert torch.equal(found[[0, 3]], similarity(images, start, 100.0)[[0, 3]])
+    assert torch.equal(found[1], similarity(images, end, 100.0)[1])
+    for row in (2, 4):
+        mixed = torch.nn.functional.normalize((1 - shares[row]) * start + shares[row] * end, dim=1)
+        torch.testing.assert_close(found[row], 100 * mixed @ images[row], rtol=0, atol=1e-4)
 
 
 def test_similarity_is_never_computed_in_a_low_precision():

@@ -27,6 +27,7 @@ from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
+from src.models.diki import DIKI
 from src.models.evaluation import _Tally
 from src.models.ewc import EWC
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -221,6 +222,14 @@ def test_inputs_of_earlier_tasks(on_meta, monkeypatch, statistics):
     assert steps(on_meta(), hook)[0] == set()
 
 
+def test_prefixes(on_meta, monkeypatch):
+    """The statistics of the images are gathered once a task."""
+    monkeypatch.setattr(DIKI, "statistics", lambda hook, state: (torch.zeros(8), torch.eye(8)))
+    state, hook = on_meta(optimizer="sgd"), DIKI()
+    state.own = {"DIKI": hook.build(state.model)}
+    assert steps(state, hook)[0] == set()
+
+
 @pytest.mark.parametrize("mode", ["image", "text", "image-fc", "fc"])
 def test_train_modes(mode, on_meta):
     assert steps(on_meta(mode=mode, max_grad_norm=1.0), Finetune())[0] == set()
@@ -306,7 +315,7 @@ def test_nothing_that_the_command_line_names_is_left_out():
     """But for closed forms, which take no step."""
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
     rows = [row for row in rows if not row.closed_form]
-    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA,
+    tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA, DIKI,
              *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 

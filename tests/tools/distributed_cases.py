@@ -16,10 +16,12 @@ from src.datasets.pairs import joint_task
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
-from src.models.attached import build_own
+from src.models.attached import build_own, stored_tensors
 from src.models.averaging import WeightEnsemble
+from src.models.classifiers import classifier
 from src.models.custom import load_file
-from src.models.evaluation import evaluate
+from src.models.diki import DIKI
+from src.models.evaluation import evaluate, evaluate_each
 from src.models.ewc import EWC
 from src.models.features import encode_split
 from src.models.finetune import ZSCL, Finetune, LwF
@@ -38,6 +40,7 @@ from src.models.rail import Rail
 from src.models.retrieval import retrieve
 from src.models.state import Settings, TrainingState
 from src.models.training import train, weighed
+from src.run.method_scores import MethodScores
 
 BATCH, STEPS = 8, 3  # of 23 images: the last step of an epoch has 7, of which two processes take 4 and 3
 LONELY = 22  # the last step has a single image: one of two processes has none
@@ -275,6 +278,25 @@ def closed_form(hook, *kept):
     return case
 
 
+def prefixes(world):
+    """Two tasks of DIKI, the statistics that they carry, and how single images are then scored."""
+    carry, stored, found = {}, None, {}
+    for task in ("tiny", "tiny-other"):
+        hook, state = DIKI(diki_length=3), state_of(world, task, batch_size=LONELY, optimizer="sgd", lr=1.0, warmup=0)
+        hook.load_carry(carry)
+        state.own = build_own([hook], state.model, state.device, stored)
+        found[task] = trained(state, hook)
+        carry, stored = hook.carry(), stored_tensors(state.own)
+    kept, task = {}, TASKS["tiny-other"]
+    with state.in_place(state.model):
+        scores, = evaluate_each(
+            state.model, {task.name: task}, state.device, {task.name: classifier(state.model, task, state.device)},
+            {task.name: {"task": (task.name,)}}, batch_size=5, world=world, method=MethodScores(state, [hook]),
+            keep=lambda name, space, found: kept.update(losses=found.losses, ranks=found.ranks))
+    return {**found, **kept, "means": carry["means"], "covariances": carry["covariances"],
+            "scores": asdict(scores["task"])}
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -310,6 +332,7 @@ CASES = {
     "inflora": inflora(),
     "inflora code": inflora(inflora_statistics="code", inflora_memory="dualgpm"),
     "keeplora": protecting(KeepLoRA, BATCH, keeplora_rank=3),
+    "diki": prefixes,
     "rail": closed_form(lambda: Rail(rail_width=12), "gram", "targets"),
     "rail dual": closed_form(lambda: Rail(rail_form="dual"), "features", "labels"),
     "frozen factors": method(wrapping.FrozenInputs),
@@ -339,7 +362,7 @@ CASES = {
 # The fast tests': each kind of exchange between processes once.
 QUICK = ("gather", "gather uneven", "gather nothing", "scores", "finetune", "head", "lwf everything", "icarl",
          "modx sum", "ewc", "average", "projection", "clipped", "lora", "unused parameters", "no terms",
-         "own modules, no share", "passes", "inflora", "keeplora", "rail", "null space", "split weights, no share",
+         "own modules, no share", "passes", "inflora", "keeplora", "diki", "rail", "null space", "split weights, no share",
          "coupled, no share", "resnet, no share", "joint, no share")
 
 

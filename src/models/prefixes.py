@@ -1,0 +1,78 @@
+"""Prefixes: keys and values beside the attention of a frozen CLIP, several tasks' side by side, for methods that route.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Prefix(nn.Module):
+    """What the queries of one attention mix of a task's values (M, W), by a softmax over its keys (M, W) alone:
+    (B, H, L, W/H) -> (B, H, L, W/H). ``rows`` has of each task keys and values (2, M, W).
+
+    In training mode the last task's act; in eval mode those that ``route`` names, a list [tasks (B,) or (1,), their
+    weights], or none of them at [None, None].
+    """
+
+    def __init__(self, heads, route, rows):
+        super().__init__()
+        self.heads, self.route, self.rows = heads, route, nn.ParameterList(rows)
+
+    def forward(self, query, key, value):
+        tasks, weights = self.route
+        if not self.training and tasks is None:
+            return query.new_zeros(())
+        rows = self.rows[-1][None] if self.training else torch.stack([*self.rows])[tasks]    # (B, 2, M, W)
+        keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(len(query), -1, -1, -1)
+                        for part in rows.to(query.dtype).unbind(1))                          # (B, H, M, W/H)
+        mixed = F.scaled_dot_product_attention(query, keys, values)
+        return mixed if self.training else weights.to(query.dtype)[:, None, None, None] * mixed
+
+
+class Prefixes(nn.Module):
+    """A Prefix for each attention of the first ``depth`` blocks of both towers, M = ``length``, of so many ``tasks``,
+    whose tensors are loaded."""
+
+    token_by_token = True
+
+    def __init__(self, model, depth, length, tasks):
+        super().__init__()
+        self.depth, self.length, self.route = depth, length, [None, None]
+        self.parts = nn.ModuleList(
+            Prefix(attention.heads, self.route, [attention.out_proj.bias.new_zeros(2, length, width(attention))
+                                                 for _ in range(tasks)])
+            for attention in attentions(model, depth).values())
+
+    def places(self, model):
+        return [(attention, "beside", part)
+                for part, attention in zip(self.parts, attentions(model, self.depth).values(), strict=True)]
+
+    def grow(self, model, seed):
+        """Add a task, all that trains from now on: keys from U(-1, 1), drawn on the host, and values 0."""
+        self.requires_grad_(False)
+        generator = torch.Generator().manual_seed(seed)
+        for attention, _, part in self.places(model):
+            keys = 2 * torch.rand(self.length, width(attention), generator=generator) - 1
+            part.rows.append(nn.Parameter(torch.stack([keys, torch.zeros_like(keys)]).to(attention.out_proj.bias)))
+
+    @contextlib.contextmanager
+    def acting(self, tasks, weights):
+        """While entered, prefixes of ``tasks`` act at ``weights``, in eval mode: (B,) each, or (1,) for all rows."""
+        self.route[:] = tasks, weights
+        try:
+            yield
+        finally:
+            self.route[:] = None, None
+
+
+def attentions(model, depth):
+    """{name: attention} of the first ``depth`` blocks of both towers; the image tower of a ResNet has none."""
+    towers = {"visual.transformer": getattr(model.visual, "transformer", None), "transformer": model.transformer}
+    return {f"{name}.resblocks.{index}.attn.": block.attn for name, tower in towers.items() if tower is not None
+            for index, block in enumerate(tower.resblocks[:depth])}
+
+
+def width(attention):
+    return attention.out_proj.in_features
