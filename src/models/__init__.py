@@ -88,6 +88,12 @@ KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "k
             "keeplora_feature_energy", "keeplora_weight_side")
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
+NO_EXPERTS = dict.fromkeys(("image-fc", "image-fc-fixed", "fc"),
+                           "its routers choose experts for images and for class prompts, and this mode has none")
+BESIDE_EXPERTS = {
+    "lora": "its CLIP stays frozen, and adapters would train; leave it out",
+    **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path", "l2"),
+                    "its CLIP stays frozen, so it would act on nothing; leave it out")}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -112,6 +118,10 @@ METHODS = {
                        excludes=BESIDE_FACTORS),
     "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
                             wraps=True, excludes=BESIDE_FACTORS),
+    "moe-adapters": Method("src.models.moe_adapters:MoEAdapters", refuses=NO_EXPERTS, excludes=BESIDE_EXPERTS,
+                           uses=("ls", "router", "moe_experts", "moe_rank", "moe_dropout", "moe_frozen", "moe_unchosen",
+                                 "ddas_features", "ddas_reference", "ddas_threshold", "ddas_iterations",
+                                 "ddas_reference_iterations", "ddas_lr", "ddas_decay")),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
