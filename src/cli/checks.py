@@ -93,6 +93,9 @@ def _check_processes(config):
     if config.skip_bad_images and config.kind in TRAINING:
         raise UserError("--skip-bad-images with several processes: where one process's rows of a batch were fewer, its "
                         "images would weigh more; run one process, or remove the bad images")
+    if config.method in METHODS and "router" in config.method_row.uses and config.router == "batch":
+        raise UserError("--router batch with several processes: they share the images that are to choose together; run "
+                        "one process, or give --router sample")
 
 
 def _check_kind(config):

@@ -186,9 +186,18 @@ def frozen_feature_flags():
     ]
 
 
+def router_flags():
+    return [
+        Flag("--router", "what chooses among the parts that a method has trained for its tasks: sample, each test "
+             "image for itself; batch, as papers publish, --batch-size-eval consecutive images of one dataset "
+             "together, which tells the method that they are of one task", "sample", choices=("sample", "batch"),
+             runs=SCORING, example="batch --method diki"),
+    ]
+
+
 GROUPS = {
     "distillation": distillation_flags(), "weight averaging": averaging_flags(),
     "gradient projection": projection_flags(), "LoRA": lora_flags(), "iCaRL": memory_flags(),
     "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
-    "RAIL and ridge regression": frozen_feature_flags(),
+    "RAIL and ridge regression": frozen_feature_flags(), "routed methods": router_flags(),
 }

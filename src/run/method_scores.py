@@ -12,13 +12,18 @@ class MethodScores:
     """(images, {label space: [Classes]}) -> {label space: (B, sum of its classes)}: what the method gives, the first of
     ``hooks``; {} where it leaves all to plain CLIP.
 
-    Raises UserError where the scores do not fit, or where only some batches of a dataset have scores.
+    Raises UserError where the scores do not fit, where only some batches of a dataset have scores, and where images of
+    a batch choose together while several processes share them.
     """
 
     def __init__(self, state, hooks):
         self.state, self.method = state, hooks[0] if hooks else None
         self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
         self.dataset, self.given = "the images", None  # label spaces that the method scores in it, once one batch is
+        self.router = vars(self.method).get("router") if self.method else None  # of a method that can do either
+        if getattr(self.method, "router", None) == "batch" and state.world.size > 1:
+            raise UserError(f"--router batch: {type(self.method).__name__} lets consecutive images choose together, "
+                            "and several processes share them; run one process, or give --router sample")
 
     @property
     def scores_alone(self):
@@ -32,7 +37,7 @@ class MethodScores:
     def by(self, space):
         """Return what scored the dataset in a label space, as files name it; None for plain CLIP."""
         if space in (self.given or ()):
-            return f"{LOGITS}{type(self.method).__name__}"
+            return f"{LOGITS}{type(self.method).__name__}" + (f":{self.router}" if self.router else "")
         return self.plain
 
     def __call__(self, images, spaces):

@@ -54,6 +54,30 @@ def test_each_space_says_what_scored_it(own):
             assert method.by(space) == ("logits:Mine" if space in given else plain)
 
 
+@pytest.mark.parametrize("router", ["sample", "batch"])
+def test_rows_say_how_a_routed_method_chose(router):
+    hook = Mine({"task": TASK})
+    hook.router = router
+    method = MethodScores(SimpleNamespace(own={}, world=SimpleNamespace(size=1)), [hook])
+    ask(method)
+    assert method.by("task") == f"logits:Mine:{router}" and method.by("all") is None
+
+
+class Together(Mine):
+    router = "batch"
+
+
+@pytest.mark.parametrize(("hook", "size", "refused"), [
+    (Together(), 2, True), (Together(), 1, False), (Mine(), 2, False)], ids=["together", "alone", "each by itself"])
+def test_images_that_choose_together_are_not_shared_by_processes(hook, size, refused):
+    state = SimpleNamespace(own={}, world=SimpleNamespace(size=size))
+    if not refused:
+        MethodScores(state, [hook])
+        return
+    with pytest.raises(UserError, match="--router batch: Together lets consecutive images choose together"):
+        MethodScores(state, [hook])
+
+
 @pytest.mark.parametrize("hooks", [[], [Hooks()]], ids=["plain CLIP", "nothing overridden"])
 def test_without_scores_all_is_left_to_clip(hooks):
     method = MethodScores(SimpleNamespace(own={}), hooks)
