@@ -6,7 +6,6 @@ import torch
 from clip.model import run_block
 from src.datasets.loading import share_of
 from src.datasets.seeds import seed_of
-from src.errors import UserError
 from src.models.attached import attached
 from src.models.classifiers import zeroshot_weights
 from src.models.ddas import DDAS, PLAIN
@@ -46,8 +45,6 @@ class MoEAdapters(Finetune):
 
     def begin(self, state):
         name, mixtures = state.task.name, self.own.all()
-        if state.task.parts:
-            raise UserError("--joint with --method moe-adapters: a router is of one task; leave --joint out")
         if not self.own.images:
             print("note: moe-adapters: this image tower is a ResNet, which has no block for experts; they stand in the "
                   "text tower alone")
@@ -60,9 +57,9 @@ class MoEAdapters(Finetune):
         for mixture in mixtures:
             mixture.train_task(self.own.task)
         self.own.ddas.fit(state, self.own.task)
-        self.groups = [(number, mixture.free().to(state.device.device), parameters) for number, mixture in
+        self.kinds = [(number, mixture.free().to(state.device.device), parameters) for number, mixture in
                        enumerate(mixtures) for parameters in mixture.trained()]
-        self.untouched = Untouched([parameters for _, _, parameters in self.groups])
+        self.untouched = Untouched([parameters for _, _, parameters in self.kinds])
         super().begin(state)
 
     def losses(self, state, batch):
@@ -100,7 +97,7 @@ class MoEAdapters(Finetune):
         for mixture, counts in zip(self.own.all(), chosen, strict=True):
             mixture.counts += counts
         if self.skips:
-            masks = [chosen[number][free] == 0 for number, free, _ in self.groups]
+            masks = [chosen[number][free] == 0 for number, free, _ in self.kinds]
             self.untouched.restore(state.optimizer, masks)
         self.texts.clear()
 
