@@ -1,5 +1,5 @@
-"""DDAS, which chooses a router for an image (Yu et al., 2024, arXiv:2403.11549): of an autoencoder for each task, the
-error says how much an image is like that task's. The formulas and their sources: docs/methods/moe-adapters.md."""
+"""DDAS, which chooses a router for an image (Yu et al., 2024, arXiv:2403.11549): an autoencoder for each task says by
+its error how much an image is like that task's. The formulas and their sources: docs/methods/moe-adapters.md."""
 
 import functools
 import itertools
@@ -23,22 +23,21 @@ SHOWN_EVERY = 100  # steps
 @functools.cache
 def alexnet():
     """AlexNet with torchvision's ImageNet weights up to its fifth convolution, (B, 3, 224, 224) -> (B, 256, 13, 13).
-    UserError where they are neither here nor to be had."""
+    UserError where they cannot be loaded."""
     from torchvision import models
     weights = models.AlexNet_Weights.IMAGENET1K_V1
     try:
-        whole = models.alexnet(weights=weights)
+        return models.alexnet(weights=weights).features[:11].eval().requires_grad_(False)
     except (OSError, RuntimeError) as error:  # no network, no room, a damaged file
         file = weights.url.rpartition("/")[2]
         raise UserError(f"--ddas-features alexnet: torchvision cannot load its ImageNet weights of AlexNet ({error}); "
                         f"put {file} into {torch.hub.get_dir()}/checkpoints, or give --ddas-features clip") from None
-    return whole.features[:11].eval().requires_grad_(False)
 
 
 def alexnet_inputs(model, images):
     """(B, 3, R, R), normalised as for CLIP -> (B, 43264)."""
     if images.shape[-1] != ALEXNET_SIDE:
-        images = F.interpolate(images, size=(ALEXNET_SIDE, ALEXNET_SIDE), mode="bilinear", antialias=True)
+        images = F.interpolate(images, size=2 * (ALEXNET_SIDE,), mode="bilinear", antialias=True)
     with torch.autocast(images.device.type, enabled=False):
         return alexnet().to(images)(images).flatten(1).sigmoid()
 
@@ -71,43 +70,32 @@ class DDAS(nn.Module):
     """One autoencoder for each task, behind one for reference images where there are some, which are of no task.
 
     An image takes the router of the task whose autoencoder has the least error, the first of equal ones. It takes none
-    where that is the reference's, or where the error is above the ``threshold``: a number, or a share such as "95%" of
-    the task's validation images, whose errors are not above it.
+    where that is the reference's, or where the error is above the threshold: a number, or a share such as "95%" of the
+    task's validation images, whose errors are not above it.
     """
 
-    def __init__(self, model, tasks, fitted_by=None, ddas_features="alexnet", ddas_reference=None, ddas_threshold=None,
+    def __init__(self, model, tasks, ddas_features="alexnet", ddas_reference=None, ddas_threshold=None,
                  ddas_iterations=300, ddas_reference_iterations=1000, ddas_lr=0.01, ddas_decay=10):
         super().__init__()
-        self.features, self.reference = ddas_features, ddas_reference
-        self.threshold = THRESHOLDS[ddas_features] if ddas_threshold is None else ddas_threshold
-        self._require_same(fitted_by or self.choices())
+        self.features, self.reference, self.lr, self.decay = ddas_features, ddas_reference, ddas_lr, ddas_decay
         self.steps, self.reference_steps = ddas_iterations, ddas_reference_iterations
-        self.lr, self.decay = ddas_lr, ddas_decay
-        self.size = {"alexnet": ALEXNET_SIZE, "clip": model.text_projection.shape[1]}[ddas_features]
+        self.threshold = THRESHOLDS[ddas_features] if ddas_threshold is None else ddas_threshold
+        self.chosen = {"features": ddas_features, "reference": ddas_reference or "none", "threshold": self.threshold}
+        self.size = ALEXNET_SIZE if ddas_features == "alexnet" else model.text_projection.shape[1]
         self.first = int(ddas_reference is not None)  # the number of the first task's autoencoder
-        count = tasks + self.first if tasks else 0
-        self.autoencoders = nn.ModuleList(Autoencoder(self.size) for _ in range(count))
-
-    def choices(self):
-        """What the next task and a score must not change."""
-        return {"features": self.features, "reference": self.reference, "threshold": self.threshold}
-
-    def _require_same(self, kept):
-        for name, mine in self.choices().items():
-            if mine != kept[name] and not isinstance(mine, float):
-                raise UserError(f"--ddas-{name} {mine or 'none'}: the autoencoders in --load were fitted with "
-                                f"{kept[name] or 'none'}; give that")
+        self.autoencoders = nn.ModuleList(Autoencoder(self.size) for _ in range(tasks and self.first + tasks))
 
     def fit(self, state, number):
         """Fit the autoencoder of the task at hand, the ``number``-th; before the first, that of the reference too."""
-        if self.first and not self.autoencoders:
+        found = [*self.autoencoders]
+        if self.first and not found:
             images = state.open_task(self.reference).reference_split
-            self.autoencoders.append(self._fitted(state, self.reference, images, self.reference_steps))
-        autoencoder = self._fitted(state, state.task.name, state.task.split("train"), self.steps)
-        self.autoencoders = nn.ModuleList([*self.autoencoders[:self.first + number], autoencoder,
-                                           *self.autoencoders[self.first + number + 1:]])
+            found = [self._fitted(state, self.reference, images, self.reference_steps)]
+        own = self._fitted(state, state.task.name, state.task.split("train"), self.steps)
         if isinstance(self.threshold, str) and not state.planned:
-            autoencoder.limit.fill_(self._limit(state, autoencoder))
+            own.limit.fill_(self._limit(state, own))
+        found[self.first + number:self.first + number + 1] = [own]
+        self.autoencoders = nn.ModuleList(found)
 
     def _fitted(self, state, name, split, steps):
         autoencoder = Autoencoder(self.size).to(state.model.logit_scale).requires_grad_(True)
@@ -115,8 +103,8 @@ class DDAS(nn.Module):
         for step, (epoch, batch) in enumerate(itertools.islice(self._batches(state, name, split), steps), start=1):
             optimizer.param_groups[0]["lr"] = self.lr * 0.1 ** (epoch // self.decay if self.decay else 0)
             optimizer.zero_grad()
-            inputs = self._inputs(state, batch.images)                                   # (B, F)
-            error = F.mse_loss(autoencoder(inputs), inputs)
+            inputs = self._inputs(state, batch.images)
+            error = F.mse_loss(autoencoder(inputs), inputs)                              # (B, F) x (B, F) -> scalar
             weighed(error, batch.weight).backward()
             state.world.average_gradients(autoencoder)
             optimizer.step()
@@ -138,11 +126,11 @@ class DDAS(nn.Module):
             print(f"note: {state.task.name} has no val split; --ddas-threshold {self.threshold} takes its training "
                   "images, whose errors are smaller")
         split = state.task.split(kind)
-        errors, read = state.model.logit_scale.new_zeros(2, len(split))
+        found = state.model.logit_scale.new_zeros(2, len(split))  # errors, and which images have one
         for batch in state.once(split, "DDAS threshold", state.settings.batch_size):
-            errors[batch.indices] = autoencoder.errors(self._inputs(state, batch.images))
-            read[batch.indices] = 1
-        errors, read = state.world.sum(torch.stack([errors, read]))
+            found[0, batch.indices] = autoencoder.errors(self._inputs(state, batch.images))
+            found[1, batch.indices] = 1
+        errors, read = state.world.sum(found)
         return errors[read > 0].quantile(float(self.threshold[:-1]) / 100)
 
     @torch.no_grad()
@@ -157,8 +145,8 @@ class DDAS(nn.Module):
         errors = torch.stack([autoencoder.errors(inputs) for autoencoder in self.autoencoders])  # (A, B)
         if together:
             errors = errors.mean(dim=1, keepdim=True).expand_as(errors)
-        limits = torch.stack([autoencoder.limit for autoencoder in self.autoencoders])   # (A,)
-        best = errors.argmin(dim=0)                                                      # (B,)
-        limit = limits[best] if isinstance(self.threshold, str) else self.threshold
+        best, limit = errors.argmin(dim=0), self.threshold                               # (B,)
+        if isinstance(limit, str):
+            limit = torch.stack([autoencoder.limit for autoencoder in self.autoencoders])[best]
         routed = (best >= self.first) & (errors.amin(dim=0) <= limit)
         return torch.where(routed, best - self.first, PLAIN)

@@ -6,6 +6,7 @@ import torch
 from clip.model import run_block
 from src.datasets.loading import share_of
 from src.datasets.seeds import seed_of
+from src.errors import UserError
 from src.models.attached import attached
 from src.models.classifiers import zeroshot_weights
 from src.models.ddas import DDAS, PLAIN
@@ -31,12 +32,15 @@ class MoEAdapters(Finetune):
         super().__init__(ls)
         self.router, self.shape, self.ddas = router, (moe_experts, moe_rank, moe_dropout), ddas
         self.freezes, self.skips = moe_frozen, moe_unchosen == "skip"
-        self.tasks, self.frozen, self.fitted_by = [], [], None  # of earlier tasks
+        self.tasks, self.frozen, self.fitted_by = [], [], {}  # of earlier tasks
         self.texts = {}  # {(number of a task, class names, templates): (D, C)}, until weights move
 
     def build(self, model):
-        self.texts.clear()
-        self.own = Mixtures(model, DDAS(model, len(self.tasks), self.fitted_by, **self.ddas), *self.shape)
+        ddas = DDAS(model, len(self.tasks), **self.ddas)
+        for name, kept in self.fitted_by.items():
+            if ddas.chosen[name] != kept and not isinstance(ddas.chosen[name], float):
+                raise UserError(f"--ddas-{name} {ddas.chosen[name]}: --load was trained with {kept}; give that")
+        self.own = Mixtures(model, ddas, *self.shape)
         for mixture, frozen in zip(self.own.all(), self.frozen or [()] * len(self.own.all()), strict=True):
             mixture.frozen = [*frozen]
             for _ in self.tasks:
@@ -110,8 +114,8 @@ class MoEAdapters(Finetune):
         if not self.tasks:  # the zero-shot row of a sequence
             return None
         model = state.final_model
-        parts = [part for joined in spaces.values() for part in joined]
-        scores = {part: images.new_empty(len(images), len(part.classnames)) for part in parts}
+        scores = {part: images.new_empty(len(images), len(part.classnames))
+                  for joined in spaces.values() for part in joined}
         routes = self.own.ddas.routes(model, images, together=self.router == "batch")    # (B,)
         for route in routes.unique().tolist():
             rows = (routes == route).nonzero()[:, 0]
@@ -139,9 +143,9 @@ class MoEAdapters(Finetune):
 
     def carry(self):
         return {"tasks": self.tasks, "frozen": [mixture.frozen for mixture in self.own.all()],
-                "ddas": self.own.ddas.choices()}
+                "ddas": self.own.ddas.chosen}
 
     def load_carry(self, content):
-        self.tasks, self.frozen = list(content.get("tasks", [])), content.get("frozen", [])
-        self.fitted_by = content.get("ddas")
+        self.tasks, self.frozen = [*content.get("tasks", ())], content.get("frozen", [])
+        self.fitted_by = content.get("ddas", {})
 
