@@ -94,7 +94,9 @@ BESIDE_EXPERTS = {
     "lora": "its CLIP stays frozen, and adapters would train; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path", "l2"),
-                    "its CLIP stays frozen, so it would act on nothing; leave it out")}
+                    "its CLIP stays frozen, so it would act on nothing; leave it out"),
+    **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
+                    "its CLIP stays frozen, and a mean of experts need not make sense; leave it out")}
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),

@@ -27,7 +27,8 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
-WRAPPING = [name for name, method in METHODS.items() if "orthogonal_gradients" in method.excludes]
+WRAPPING = [name for name, method in METHODS.items() if method.wraps]
+FROZEN = ("moe-adapters",)  # whose CLIP does not train, only modules beside it
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
 # Closed forms take nothing that acts in steps: tests/models/test_models.py.
 STEPPING = [name for name, method in METHODS.items() if not method.closed_form]
@@ -53,6 +54,8 @@ def reason(method, mode, lora, add_on):
         return "its distillation reaches only the image tower"
     if texts and "text" not in MODES[mode]:
         return "this mode does not train the text tower"
+    if method in FROZEN:
+        return reason_of_frozen(mode, lora, add_on)
     if method in WRAPPING:
         return reason_of_wrapping(method, mode, lora, add_on)
     if lora != "weights" and mode == "fc":
@@ -75,6 +78,19 @@ def reason_of_wrapping(method, mode, lora, add_on):
     return None
 
 
+def reason_of_frozen(mode, lora, add_on):
+    """Of a method that trains modules beside a frozen CLIP."""
+    reasons = {"l2": "its CLIP stays frozen, so it would act on nothing",
+               "ogd": "its CLIP stays frozen, so it would act on nothing",
+               **dict.fromkeys(("we", "we-wise", "ema", "merge"),
+                               "its CLIP stays frozen, and a mean of experts need not make sense")}
+    if lora != "weights":
+        return "its CLIP stays frozen, and adapters would train"
+    if add_on in reasons:
+        return reasons[add_on]
+    return None if "fc" not in mode else "its routers choose experts for images and for class prompts"
+
+
 @pytest.fixture(scope="module")
 def first_task(world):
     """The checkpoint of a first icarl task, so that a second one has a memory."""
@@ -86,7 +102,7 @@ def words(world, method, mode, lora, add_on, dataset):
     return ["--load", str(world.model), "--method", method, "--train-mode", mode, "--train-dataset", dataset,
             *LORA[lora].split(), *ADD_ONS[add_on].split(), "--iterations", "2", "--batch-size", str(BATCH), "--lr",
             "5e-3", "--warmup-length", "0", "--workers", "0", "--save", "nowhere", "--ref-dataset", world.loose,
-            "--ref-model", str(world.model), "--memory-size", "20"]
+            "--ref-model", str(world.model), "--memory-size", "20", "--ddas-features", "clip", "--ddas-iterations", "2"]
 
 
 def run(config, name, start):
@@ -136,6 +152,9 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     assert ("text_tower_image_kl" in terms[0]) == (add_on == "texts" and method in DISTILLING)
     moved = {key for key, value in named_parameters(state.model) if not torch.equal(value, before[key])}
     trained = {key for key, value in named_parameters(state.model) if value.requires_grad}
+    if method in FROZEN:
+        assert not moved and not trained and any(value.requires_grad for value in state.trained())
+        return
     assert moved and moved <= trained
     parts = {"image" if key.startswith("visual.") else "head" if key.startswith("head.") else "text" for key in moved}
     assert parts == {*MODES[mode]} | ({"head"} if mode in ("image-fc", "fc") else set())

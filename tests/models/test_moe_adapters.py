@@ -6,16 +6,19 @@ import dataclasses
 import math
 
 import pytest
+import ranks
 import torch
 import torch.nn.functional as F
 from conftest import tiny_clip, tiny_task
-from example_runs import equal
+from example_runs import COMMON, STEPS, TASKS, assert_as_if_never_interrupted, broken, equal, last_rows, loaded
 
 import clip
+import src.models.ddas
 import src.models.moe_adapters
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
+from src.main import main
 from src.models.attached import build_own, stored_tensors
 from src.models.classifiers import classifier
 from src.models.ddas import DDAS, PLAIN
@@ -442,3 +445,123 @@ def test_a_resnet_has_experts_in_its_text_tower(capsys):
     train(state, [hook])
     assert "this image tower is a ResNet" in capsys.readouterr().out
     assert [int(mixture.counts.sum()) for mixture in hook.own.all()] == [2 * 16]
+
+
+# -- by the command line -----------------------------------------------------------------------------------------------
+
+WORDS = ("--method", "moe-adapters", "--ddas-features", "clip", "--ddas-iterations", 6, "--ddas-threshold", "60%",
+         "--moe-experts", 4, "--moe-rank", 3, *STEPS)
+
+
+def command(world, trio, save, *words):
+    return [str(word) for word in ("--load", world.model, *WORDS, *COMMON, "--dataset-order", ",".join(trio.values()),
+                                   "--save", save, *words)]
+
+
+@pytest.fixture(scope="module")
+def left(world, trio, tmp_path_factory):
+    """The folder of the three tasks; no test may change it."""
+    folder = tmp_path_factory.mktemp("left") / "out"
+    assert main(command(world, trio, folder)) == 0
+    return folder
+
+
+def scored_again(cli, left, trio, save, *words):
+    """The rows that an evaluation of the last checkpoint has."""
+    done = cli("--load", left / "shades.pth", "--eval-only", "--eval-datasets", ",".join(trio.values()), *COMMON[2:],
+               "--save", save, *words)
+    assert done.status == 0, done.err
+    return last_rows(save, *TASKS)
+
+
+def test_an_evaluation_has_the_scores_of_training(left, cli, trio, tmp_path):
+    """By itself, with the keywords that the checkpoint was made with, in both label spaces."""
+    rows = scored_again(cli, left, trio, tmp_path)
+    assert rows == last_rows(left, *TASKS) and {space for _, space in rows} == {"task", "all"}
+    assert {row["scored_by"] for row in rows.values()} == {"logits:MoEAdapters:sample"}
+
+
+def test_batches_of_one_choose_as_images_do(left, cli, trio, tmp_path):
+    """In every label space; several images together choose another router for some."""
+    rows = {words: scored_again(cli, left, trio, tmp_path / "-".join(words), *words) for words in (
+        ("--router", "batch", "--batch-size-eval", "1"), ("--router", "sample", "--batch-size-eval", "3"))}
+    one, each = ({key: row["top1"] for key, row in found.items()} for found in rows.values())
+    assert one == each == {key: row["top1"] for key, row in last_rows(left, *TASKS).items()}
+
+
+@pytest.mark.parametrize("moment", ["pass", pytest.param("begin", marks=pytest.mark.slow),
+                                    pytest.param("end", marks=pytest.mark.slow)])
+def test_interrupted_in_its_second_task(left, cli, world, trio, moment, tmp_path):
+    words = command(world, trio, tmp_path, "--resume", "--save-interval", 1)
+    with broken(MoEAdapters, moment, "tones"):
+        assert cli(*words).status == 130
+    assert (tmp_path / "colours.pth").is_file() and not (tmp_path / "tones.pth").exists()
+    done = cli(*words)
+    assert done.status == 0, done.err
+    assert_as_if_never_interrupted(tmp_path, left)
+
+
+@pytest.mark.slow
+def test_a_chain_is_the_sequence(left, cli, world, trio, tmp_path):
+    start = world.model
+    for task in TASKS:
+        done = cli("--load", start, *WORDS, *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
+                   "--eval-datasets", ",".join(trio.values()))
+        assert done.status == 0, done.err
+        start = tmp_path / f"{task}.pth"
+    assert_as_if_never_interrupted(tmp_path, left, {"config", "history"})
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(left, world, trio, tmp_path):
+    """Images by themselves; a batch that chooses together is refused."""
+    words = ["--load", left / "shades.pth", "--eval-only", "--eval-datasets", ",".join(trio.values()), *COMMON[2:],
+             "--device", "cpu", "--save"]
+    group = ranks.Ranks(ranks.server(), 2, tmp_path / "log", ranks.command_line, [*map(str, words), str(tmp_path)])
+    assert group.join(300) == [0, 0], group.printed()
+    assert last_rows(tmp_path, *TASKS) == last_rows(left, *TASKS)
+    group = ranks.Ranks(ranks.server(), 2, tmp_path / "log", ranks.command_line,
+                        [*map(str, words), str(tmp_path / "batch"), "--router", "batch"])
+    assert group.join(300) == [2, 2] and "run one process, or give --router sample" in group.printed()
+
+
+def test_what_a_checkpoint_holds(left):
+    content = loaded(left / "shades.pth")
+    assert content["carry"]["MoEAdapters"]["tasks"] == [*TASKS]
+    kept = content["own"]["MoEAdapters"]
+    assert {name.split(".")[3] for name in kept if ".routers." in name} == {"0", "1", "2"}
+    assert {name.split(".")[2] for name in kept if name.startswith("ddas.")} == {"0", "1", "2"}
+    assert not any("beside" in name or "expert" in name for name in content["state_dict"])
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    (("--lora",), "its CLIP stays frozen, and adapters would train"),
+    (("--l2", "1"), "its CLIP stays frozen, so it would act on nothing"),
+    (("--train-mode", "fc"), "its routers choose experts for images and for class prompts, and this mode has none"),
+    (("--we",), "a mean of experts need not make sense"),
+    (("--moe-experts", "1"), "expected a whole number, at least 2"),
+    (("--ddas-threshold", "101%"), "expected a number, at least 0, or a share such as 95%"),
+    (("--ddas-reference", "nothing"), "--ddas-reference: no dataset 'nothing'"),
+    (("--ddas-features", "alexnet"), "--ddas-features alexnet: torchvision cannot load its ImageNet weights")])
+def test_what_is_refused(cli, world, tmp_path, words, reason, monkeypatch):
+    def fails(weights):
+        raise OSError("no network")
+    monkeypatch.setattr("torchvision.models.alexnet", fails)
+    src.models.ddas.alexnet.cache_clear()
+    done = cli("--load", world.model, *WORDS, *COMMON, "--train-dataset", world.colours, *words, "--save",
+               tmp_path / "out")
+    assert done.status == 2 and reason in done.err and "Traceback" not in done.err, done.err
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_joint_training_is_refused(cli, world, tmp_path):
+    done = cli("--load", world.model, *WORDS, *COMMON, "--train-dataset", f"{world.colours},{world.tones}", "--joint",
+               "--save", tmp_path)
+    assert done.status == 2 and "a router belongs to one task" in done.err, done.err
+
+
+@pytest.mark.slow
+def test_trained_values_on_vit_b_16(cli):
+    done = cli("--method", "moe-adapters", "--dataset-order", "mtil-1", "--init", "scratch", "--model", "ViT-B/16",
+               "--iterations", 1, "--lr", "1e-3", "--dry-run")
+    assert "44,301,312 of " in done.out, done.out + done.err

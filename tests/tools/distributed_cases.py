@@ -16,7 +16,7 @@ from src.datasets.pairs import joint_task
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
-from src.models.attached import build_own
+from src.models.attached import build_own, stored_tensors
 from src.models.averaging import WeightEnsemble
 from src.models.custom import load_file
 from src.models.evaluation import evaluate
@@ -32,6 +32,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.moe_adapters import MoEAdapters
 from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.rail import Rail
@@ -275,6 +276,23 @@ def closed_form(hook, *kept):
     return case
 
 
+def experts(world, **settings):
+    """Two tasks of MoE-Adapters, whose noise is drawn for the images of all processes."""
+    found, carry, stored, model = {}, {}, {}, tiny_clip("vit")
+    for task in ("tiny", "tiny-other"):
+        state = state_of(world, task, model, **settings)
+        hook = MoEAdapters(0.1, moe_experts=5, moe_rank=3, moe_dropout=0.0, ddas_features="clip", ddas_iterations=4,
+                           ddas_lr=1e-3, ddas_threshold="80%")
+        hook.load_carry(carry)
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            state.own = build_own([hook], state.model, state.device, stored)
+        found[task] = trained(state, hook)
+        found[task]["counts"] = torch.stack([mixture.counts for mixture in hook.own.all()])
+        stored, carry = stored_tensors(state.own), hook.carry()
+    return {**found.pop("tiny-other"), "earlier": found, "autoencoders": stored, "carry": carry}
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -307,6 +325,8 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
+    "moe-adapters": experts,
+    "moe-adapters, no share": lambda world: experts(world, batch_size=LONELY),
     "inflora": inflora(),
     "inflora code": inflora(inflora_statistics="code", inflora_memory="dualgpm"),
     "keeplora": protecting(KeepLoRA, BATCH, keeplora_rank=3),
