@@ -283,7 +283,7 @@ def test_updates_outside_of_bases(kind, on_meta, monkeypatch):
 
 @pytest.mark.parametrize(("unchosen", "optimizer"), [("zero", "adamw"), ("skip", "sgd")])
 def test_experts(on_meta, monkeypatch, unchosen, optimizer):
-    """Autoencoders are fitted once a task. On meta AdamW is not fused and counts its steps on the host, from where nothing
+    """Autoencoders are fitted once a task. On meta AdamW is not fused and counts steps on the host, from where nothing
     can be taken back; on CUDA it is."""
     monkeypatch.setattr(DDAS, "fit", lambda ddas, state, number: None)
     state = on_meta(optimizer=optimizer)
