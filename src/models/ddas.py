@@ -29,9 +29,9 @@ def alexnet():
     try:
         return models.alexnet(weights=weights).features[:11].eval().requires_grad_(False)
     except (OSError, RuntimeError) as error:  # no network, no room, a damaged file
-        file = weights.url.rpartition("/")[2]
-        raise UserError(f"--ddas-features alexnet: torchvision cannot load its ImageNet weights of AlexNet ({error}); "
-                        f"put {file} into {torch.hub.get_dir()}/checkpoints, or give --ddas-features clip") from None
+        raise UserError("--ddas-features alexnet: torchvision cannot load its ImageNet weights of AlexNet "
+                        f"({error}); put {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints, or "
+                        "give --ddas-features clip") from None
 
 
 def alexnet_inputs(model, images):
@@ -69,9 +69,9 @@ class Autoencoder(nn.Sequential):
 class DDAS(nn.Module):
     """One autoencoder for each task, behind one for reference images where there are some, which are of no task.
 
-    An image takes the router of the task whose autoencoder has the least error, the first of equal ones. It takes none
-    where that is the reference's, or where the error is above the threshold: a number, or a share such as "95%" of the
-    task's validation images, whose errors are not above it.
+    An image takes the router of the task whose autoencoder has the least error, the first of equal ones; several images
+    together, that of the least mean error. None is taken where that is the reference's, or where the error is above the
+    threshold: a number, or a share such as "95%" of the task's validation images, whose errors are not above it.
     """
 
     def __init__(self, model, tasks, ddas_features="alexnet", ddas_reference=None, ddas_threshold=None,
@@ -123,8 +123,7 @@ class DDAS(nn.Module):
         """The error that the share ``threshold`` of the task's validation images is not above."""
         kind = "val" if "val" in state.task.splits else "train"
         if kind == "train":
-            print(f"note: {state.task.name} has no val split; --ddas-threshold {self.threshold} takes its training "
-                  "images, whose errors are smaller")
+            print(f"note: {state.task.name} has no val split; --ddas-threshold {self.threshold} takes training images")
         split = state.task.split(kind)
         found = state.model.logit_scale.new_zeros(2, len(split))  # errors, and which images have one
         for batch in state.once(split, "DDAS threshold", state.settings.batch_size):
@@ -139,8 +138,7 @@ class DDAS(nn.Module):
             return INPUTS[self.features](state.model, images)
 
     def routes(self, model, images, together):
-        """Images (B, 3, R, R) -> (B,): the number of the task whose router each takes, or PLAIN. ``together``: one for
-        all of them, by their mean errors."""
+        """Images -> (B,): the number of the task whose router each takes, or PLAIN; all take one ``together``."""
         inputs = INPUTS[self.features](model, images)                                    # (B, F)
         errors = torch.stack([autoencoder.errors(inputs) for autoencoder in self.autoencoders])  # (A, B)
         if together:

@@ -80,8 +80,8 @@ class MoEAdapters(Finetune):
             return {"task": self.classes.cross_entropy(batch, features, self.label_smoothing)}
 
     def noise(self, state, batch):
-        """-> standard normal (n, blocks, E) for this process's images, and (C, blocks, E) for the class prompts: drawn
-        on the host for the images of all processes, so that neither devices nor processes change it."""
+        """Draw (n, blocks, E) for this process's images and (C, blocks, E) for the class prompts, for the images of all
+        processes and on the host: neither changes it."""
         generator = torch.Generator().manual_seed(seed_of(state.seed_of("router noise"), state.iteration))
         sizes = (batch.rows or len(batch.labels), self.own.images), (len(state.task.classnames), self.own.texts)
         images, texts = (torch.randn(rows, len(mixtures), self.shape[0], generator=generator,
@@ -111,8 +111,6 @@ class MoEAdapters(Finetune):
 
     @torch.no_grad()
     def scores(self, state, images, spaces):
-        if not self.tasks:  # the zero-shot row of a sequence
-            return None
         model = state.final_model
         scores = {part: images.new_empty(len(images), len(part.classnames))
                   for joined in spaces.values() for part in joined}
@@ -124,8 +122,7 @@ class MoEAdapters(Finetune):
         return {space: torch.cat([scores[part] for part in joined], dim=1) for space, joined in spaces.items()}
 
     def _routed(self, state, model, images, rows, route, parts):
-        """{Classes: scores (n, C) of some rows of images} under the router of a task. Rows without one are encoded
-        together with the others, as CLIP does it."""
+        """{Classes: scores (n, C) of some rows} under a router; without one all rows are encoded, as CLIP does it."""
         scale = model.logit_scale.exp()
         if route == PLAIN:
             features = image_features(model, images)

@@ -398,11 +398,6 @@ def test_a_step_makes_class_prompts_others():
     assert len(seen) == 4 and not torch.allclose(seen[-1], seen[1])
 
 
-def test_before_a_task_clip_scores():
-    state, hook = task_state("tiny")
-    assert hook.scores(state, images_of(), {"task": [classes_of()["tiny"]]}) is None
-
-
 @pytest.mark.parametrize("router", ["sample", "batch"])
 def test_rows_say_how_routers_were_chosen(two, router):
     two[1].router = router

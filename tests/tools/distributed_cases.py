@@ -290,7 +290,7 @@ def experts(world, **settings):
         found[task] = trained(state, hook)
         found[task]["counts"] = torch.stack([mixture.counts for mixture in hook.own.all()])
         stored, carry = stored_tensors(state.own), hook.carry()
-    return {**found.pop("tiny-other"), "earlier": found, "autoencoders": stored, "carry": carry}
+    return {**found.pop("tiny-other"), "earlier": found, "saved": stored, "frozen": carry["frozen"]}
 
 
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
