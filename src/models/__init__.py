@@ -92,6 +92,7 @@ NO_EXPERTS = dict.fromkeys(("image-fc", "image-fc-fixed", "fc"),
                            "its routers choose experts for images and for class prompts, and this mode has none")
 BESIDE_EXPERTS = {
     "lora": "its CLIP stays frozen, and adapters would train; leave it out",
+    "compile": "towers that train are compiled, and its CLIP stays frozen; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path", "l2"),
                     "its CLIP stays frozen, so it would act on nothing; leave it out"),
