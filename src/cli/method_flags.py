@@ -201,7 +201,8 @@ def expert_flags():
              choices=("skip", "zero"), example=f"zero {method}"),
         Flag("--ddas-features", "what the autoencoders that choose a router are given: AlexNet's fifth convolution, "
              "with ImageNet weights that torchvision downloads, or the image features of the frozen CLIP", "alexnet",
-             choices=("alexnet", "clip"), runs=SCORING, example="clip --method moe-adapters --train-dataset DTD --epochs 5"),
+             choices=("alexnet", "clip"), runs=SCORING,
+             example="clip --method moe-adapters --train-dataset DTD --epochs 5"),
         Flag("--ddas-reference", "dataset of images that no router is for, with an autoencoder too, or none",
              parse=none_or(str), metavar="NAME", shown="none", runs=SCORING,
              example="TinyImageNet --method moe-adapters --train-dataset DTD --epochs 5"),
