@@ -22,10 +22,13 @@ WRONG = {
     **dict.fromkeys(("iterations", "epochs", "batch_size", "ref_batch_size", "eval_interval", "batch_size_eval",
                      "max_evaluation_size", "log_interval", "shots", "ref_size", "memory_size", "lora_r",
                      "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size",
-                     "grad_accum", "inflora_rank", "keeplora_rank", "nusa_rank",
-                     "diki_length", "diki_blocks"), COUNT),
+                     "grad_accum", "inflora_rank", "keeplora_rank", "nusa_rank", "diki_length", "diki_blocks",
+                     "moe_rank", "ddas_iterations", "ddas_reference_iterations"), COUNT),
+    "moe_experts": ("1", *COUNT), **dict.fromkeys(("moe_frozen", "ddas_decay"), ("-1", "1.5", "x", "nan", "")),
+    "ddas_threshold": ("-0.1", "nan", "inf", "x", "101%", "-1%", "x%", "%", ""),
     **dict.fromkeys(("eps", "max_grad_norm", "T", "text_tower_weight", "lora_alpha", "orthogonal_budget",
-                     "modx_temperature", "linear_lr", "inflora_scale", "keeplora_alpha", "task_cache_size"), POSITIVE),
+                     "modx_temperature", "linear_lr", "inflora_scale", "keeplora_alpha", "task_cache_size",
+                     "ddas_lr"), POSITIVE),
     "rail_width": COUNT, **dict.fromkeys(("rail_ridge", "rail_gamma"), POSITIVE),
     **dict.fromkeys(("modx_alpha", "linear_wd", "ewc_strength"), ("-0.1", "nan", "inf", "x")),
     **dict.fromkeys(("image_dir", "annotations"), ("coco", "=a", "coco=", "")),
@@ -34,7 +37,7 @@ WRONG = {
     **dict.fromkeys(("text_datasets", "report", "check_data", "lora_target_modules"), LIST),
     **dict.fromkeys(("dataset_order", "eval_datasets"), (*LIST, "CIFAR100/1", "CIFAR100/x", "CIFAR100/")),
     "label_space": (*LIST, "tasks", "task,every"), "replay_weight": ("-0.1", "nan", "x"),
-    **dict.fromkeys(("lora_dropout", "inflora_dropout", "nusa_dropout"), ("-0.1", "1", "nan", "x")),
+    **dict.fromkeys(("lora_dropout", "inflora_dropout", "nusa_dropout", "moe_dropout"), ("-0.1", "1", "nan", "x")),
     "nusa_energy": ("0", "-0.1", "1", "nan", "x"), "inflora_sites": (*LIST, "k,x", "k,k", "kv"),
     **dict.fromkeys(("orthogonal_energy", "inflora_energy", "keeplora_feature_energy"),
                     ("0", "-0.1", "1.1", "nan", "x")),
@@ -57,6 +60,7 @@ WRONG = {
 }
 # Any text is a value of these; files and names are checked later.
 TEXTS = {"train_dataset", "save", "load", "model_config", "model_name", "clip_cache", "ref_dataset", "ref_sentences",
+         "ddas_reference",
          "ref_model", "eval_single", "class_names", "prompt", "template", "data_location", "split_file", "shots_file",
          "orthogonal_gradients_path", "linear_eval", "export", "study", "reproduce",
          "rescore", "task_cache"}

@@ -69,6 +69,12 @@ NOT_RUN = {
         "the embedded image tower is a ResNet; tests/models/test_inflora.py trains small ViTs",
     "python -m src.main --recipe diki --dataset-order mtil-1-coop --val-fraction diki --save ckpt/mtil1_diki":
         "wants val images, which the toy world lacks: tests/models/test_selection.py, tests/datasets/test_coop.py",
+    **dict.fromkeys((
+        "python -m src.main --recipe moe-adapters --dataset-order mtil-1 --save ckpt/mtil1_moe",
+        "python -m src.main --recipe moe-adapters --dataset-order mtil-1 --shots 5 --iterations 500 --ddas-lr 0.003 "
+        "--ddas-decay 0 --ddas-threshold 0.06 --lr 1e-2,Aircraft=8e-3,Caltech101=5e-4,CIFAR100=2e-4,DTD=5e-3,"
+        "EuroSAT=1e-3,Flowers=1e-3,MNIST=1e-4 --save ckpt/mtil1_moe_5"),
+        "needs AlexNet's weights, which torchvision downloads; tests/models/test_ddas.py has a random AlexNet"),
     "python -m src.main --load my_adapter --model ViT-B/16 --eval-only --eval-datasets DTD":
         "wants an adapter of ViT-B/16, and its weights; tests/run/test_weights.py merges small ones",
     "python -m src.main --study studies/toy.yaml --jobs 2 --save ckpt/study":

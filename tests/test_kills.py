@@ -51,6 +51,7 @@ MORE = {
     "phases": "--train-dataset toy-pairs-new --num-phases 2 --method modx --iterations 6 --batch-size 8 --lr 1e-3 --we",
     "finetune in parts": f"{SEQUENCE} --grad-accum 2 --grad-checkpointing --beta2 0.9 --wd 0.1",
     **{name: f"{SEQUENCE} --method {name} --shots 4" for name in STEPPING},
+    "moe-adapters": f"{SEQUENCE} --method moe-adapters --ddas-features clip --ddas-iterations 6 --shots 4",
     **{name: f"--dataset-order toy-colours,toy-sizes --batch-size 8 --method {name} --shots 4" for name in CLOSED},
 }
 # Where in the code a run may be killed, at a seeded one of its calls.

@@ -172,6 +172,7 @@ def _check_datasets(config):
     named = [("--train-dataset", () if config.dataset_order else config.trained),
              ("--dataset-order", config.dataset_order or ()), ("--eval-datasets", config.eval_datasets),
              ("--ref-dataset", (config.ref_dataset,) if config.ref_dataset else ()),
+             ("--ddas-reference", (config.ddas_reference,) if config.ddas_reference else ()),
              ("--ref-sentences", sentences), ("--text-datasets", config.text_datasets),
              ("--check-data", config.check_data or ()), ("--image-dir", config.image_dir),
              ("--annotations", config.annotations),

@@ -2,7 +2,7 @@
 
 from src.cli.definition import Flag, switch
 from src.cli.kinds import EVAL, SCORING
-from src.cli.values import DTYPES, names, real, shares, some_of, whole
+from src.cli.values import DTYPES, names, none_or, number_or_share, real, shares, some_of, whole
 
 
 def distillation_flags():
@@ -197,6 +197,38 @@ def diki_flags():
     ]
 
 
+def expert_flags():
+    method = "--method moe-adapters --ddas-features clip"
+    return [
+        Flag("--moe-experts", "experts beside the MLP of each block; a router chooses two of them", 22, whole(2),
+             runs=SCORING, example=f"4 {method} --train-dataset DTD --epochs 5"),
+        Flag("--moe-rank", "hidden values of an expert", 64, whole(1), runs=SCORING,
+             example=f"16 {method} --train-dataset DTD --epochs 5"),
+        Flag("--moe-dropout", "dropout on an expert's hidden values", 0.1, real(0, 0.999), example=f"0 {method}"),
+        Flag("--moe-frozen", "how many experts of each block, the most chosen ones, no later task trains", 2, whole(0),
+             example=f"1 {method}"),
+        Flag("--moe-unchosen", "experts that nothing in a batch chose: skip leaves them as they are, zero gives them a "
+             "gradient of zero, so that what the optimiser remembers still moves them", "skip",
+             choices=("skip", "zero"), example=f"zero {method}"),
+        Flag("--ddas-features", "what the autoencoders that choose a router are given: AlexNet's fifth convolution, "
+             "with ImageNet weights that torchvision downloads, or the image features of the frozen CLIP", "alexnet",
+             choices=("alexnet", "clip"), runs=SCORING,
+             example="clip --method moe-adapters --train-dataset DTD --epochs 5"),
+        Flag("--ddas-reference", "dataset of images that no router is for, with an autoencoder too, or none",
+             parse=none_or(str), metavar="NAME", shown="none", runs=SCORING,
+             example="TinyImageNet --method moe-adapters --train-dataset DTD --epochs 5"),
+        Flag("--ddas-threshold", "error above which an image takes no router: a number, or a share such as 95%%, the "
+             "error that so many of the task's validation images do not exceed", parse=number_or_share,
+             shown="0.0655; with clip 95%", runs=SCORING, example=f"90% {method} --train-dataset DTD --epochs 5"),
+        Flag("--ddas-iterations", "steps of a task's autoencoder", 300, whole(1), example=f"100 {method}"),
+        Flag("--ddas-reference-iterations", "steps of that of --ddas-reference", 1000, whole(1),
+             example=f"100 {method} --ddas-reference TinyImageNet"),
+        Flag("--ddas-lr", "learning rate of the autoencoders", 0.01, real(above=0), example=f"0.003 {method}"),
+        Flag("--ddas-decay", "passes over the images after which that rate falls to a tenth, again and again; 0 for "
+             "never", 10, whole(0), example=f"0 {method}"),
+    ]
+
+
 def router_flags():
     return [
         Flag("--router", "what chooses among the parts that a method has trained for its tasks: sample, each test "
@@ -212,4 +244,5 @@ GROUPS = {
     "EWC": consolidation_flags(), "InfLoRA": inflora_flags(), "KeepLoRA": keeplora_flags(), "NuSA-CL": nusa_flags(),
     "RAIL and ridge regression": frozen_feature_flags(), "routed methods": router_flags(),
     "DIKI": diki_flags(),
+    "MoE-Adapters": expert_flags(),
 }

@@ -153,6 +153,22 @@ def warmup(text):
     return text
 
 
+def number_or_share(text):
+    """``0.06`` -> 0.06, ``95%`` as it is; a number of at least 0, a share of at most 100%."""
+    try:
+        if not text.endswith("%"):
+            return real(0)(text)
+        real(0, 100)(text[:-1])
+    except ValueError:
+        raise ValueError("expected a number, at least 0, or a share such as 95%") from None
+    return text
+
+
+def none_or(parse):
+    """``none`` -> None; anything else through ``parse``."""
+    return lambda text: None if text == "none" else parse(text)
+
+
 def auto_or(parse):
     """``auto`` as it is, anything else through ``parse``."""
     return word_or("auto", parse)

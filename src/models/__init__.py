@@ -88,15 +88,20 @@ BESIDE_FACTORS = {
                     "its factors are made again in each task, so a basis would protect nothing; leave it out")}
 KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
-NO_PREFIXES = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
-                            "its prefixes act on images and on class prompts, and this mode has none of these")
-BESIDE_PREFIXES = {
+# What a method that trains modules beside a frozen CLIP cannot go with.
+NO_TOWERS_TO_ACT_IN = dict.fromkeys(
+    ("fc", "image-fc", "image-fc-fixed"),
+    "its modules act on images and on class prompts, and this mode has none of these")
+BESIDE_FROZEN = {
     "lora": "it keeps CLIP frozen, adapters too; leave it out",
     "l2": "it keeps CLIP frozen, so nothing would be pulled back; leave it out",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
                     "each task trains parameters of its own, so a basis would protect nothing; leave it out"),
     **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
-                    "it keeps CLIP frozen, and prefixes are not averaged; leave it out")}
+                    "it keeps CLIP frozen, and its modules are not averaged; leave it out")}
+BESIDE_EXPERTS = BESIDE_FROZEN | {
+    "compile": "towers that train are compiled, and its CLIP stays frozen; leave it out",
+    "joint": "a router belongs to one task; give the datasets by --dataset-order"}
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
@@ -123,11 +128,16 @@ METHODS = {
                        excludes=BESIDE_FACTORS),
     "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
                             wraps=True, excludes=BESIDE_FACTORS),
+    "moe-adapters": Method("src.models.moe_adapters:MoEAdapters", frozen=True, refuses=NO_TOWERS_TO_ACT_IN,
+                           excludes=BESIDE_EXPERTS,
+                           uses=("ls", "router", "moe_experts", "moe_rank", "moe_dropout", "moe_frozen", "moe_unchosen",
+                                 "ddas_features", "ddas_reference", "ddas_threshold", "ddas_iterations",
+                                 "ddas_reference_iterations", "ddas_lr", "ddas_decay")),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
     "diki": Method("src.models.diki:DIKI", uses=("ls", "diki_length", "diki_blocks", "router", "select_epoch"),
-                   frozen=True, refuses=NO_PREFIXES, excludes=BESIDE_PREFIXES),
+                   frozen=True, refuses=NO_TOWERS_TO_ACT_IN, excludes=BESIDE_FROZEN),
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 

@@ -121,3 +121,38 @@ class Schedule:
             group["lr"] = rate_at(step, self.settings, peak)
             if self.cycles:
                 group["betas"] = one_cycle(step, self.settings.iterations, 0.95, 0.85, 0.95), group["betas"][1]
+
+
+# -- what a step leaves alone ------------------------------------------------------------------------------------------
+
+
+class Untouched:
+    """Takes back, to the bit, what a step has done to some parameters and to what the optimiser keeps of them, as if
+    they had no gradient. Which ones, only the device knows. ``groups``: lists of parameters of one shape."""
+
+    def __init__(self, groups):
+        self.groups, self._before = groups, {}
+
+    def remember(self, optimizer):
+        """Before the step."""
+        self._before = {key: torch.stack(tensors) for key, tensors in self._tensors(optimizer).items()}
+
+    @torch.no_grad()
+    def restore(self, optimizer, masks):
+        """After it. ``masks``: of each group (N,), true where a parameter is to be as it was."""
+        for (number, name), tensors in self._tensors(optimizer).items():
+            after = torch.stack(tensors)
+            before = self._before.get((number, name))  # of the first step the optimiser has kept nothing: zeros
+            mask = masks[number].to(after.device).view(-1, *[1] * (after.ndim - 1))
+            after = torch.where(mask, torch.zeros_like(after) if before is None else before, after)
+            torch._foreach_copy_(tensors, list(after.unbind()))
+        self._before = {}
+
+    def _tensors(self, optimizer):
+        """{(number of a group, "weights" or a name of the optimiser's): [tensor of each parameter]}"""
+        found = {}
+        for number, parameters in enumerate(self.groups):
+            found[number, "weights"] = [parameter.detach() for parameter in parameters]
+            for name in optimizer.state.get(parameters[0], ()):
+                found[number, name] = [optimizer.state[parameter][name] for parameter in parameters]
+        return found

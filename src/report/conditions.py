@@ -163,19 +163,24 @@ def _family_of_one(name):
     return name if name in DATASETS else "own"
 
 
+REFERENCES = ("ref_dataset", "ref_size", "ref_sentences", "text_datasets", "ddas_reference", "ddas_features")
+
+
 def reference_of(values):
-    """The reference images and texts that the method takes, None of a method without; random texts are no data."""
+    """The reference images and texts that the method takes, and the weights of another model, None of a method without;
+    random texts are no data."""
     method = values.get("method", UNKNOWN)
     uses = METHODS[method].uses if method in METHODS else ()
-    found = {key: values.get(key, UNKNOWN) for key in ("ref_dataset", "ref_size", "ref_sentences", "text_datasets")
-             if key in uses}
+    found = {key: values.get(key, UNKNOWN) for key in REFERENCES if key in uses}
     if UNKNOWN in (method, *found.values()):
         return UNKNOWN
     images, size, texts = (found.get(key) for key in ("ref_dataset", "ref_size", "ref_sentences"))
     images = f"{images} ({size} images)" if size else images
     if found.get("text_datasets"):
         texts = f"prompts of {','.join(found['text_datasets'])}"
-    parts = dict.fromkeys(part for part in (images, texts) if part and part != "random")
+    alexnet = "AlexNet's ImageNet weights" if found.get("ddas_features") == "alexnet" else None
+    parts = dict.fromkeys(part for part in (images, texts, found.get("ddas_reference"), alexnet)
+                          if part and part != "random")
     return " + ".join(parts) or None
 
 

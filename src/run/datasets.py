@@ -87,7 +87,7 @@ class Datasets:
         """Whether a dataset serves as reference only, which needs no test split."""
         data = self.data
         used = {phase_of(other)[0] for other in (*data.trained, *data.eval_datasets)}
-        return name in (data.ref_dataset, data.ref_sentences) and name not in used
+        return name in (data.ref_dataset, data.ref_sentences, data.ddas_reference) and name not in used
 
     def _trained_pairs(self, task, name, phase):
         data = self.data

@@ -52,7 +52,7 @@ def roles_of(command):
 def _references(training):
     """The datasets that the method refers to; "random" sentences are none."""
     named = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
-             "text_datasets": training.text_datasets}
+             "text_datasets": training.text_datasets, "ddas_reference": [training.ddas_reference]}
     return [name for key in named if key in training.reads for name in named[key] if name not in (None, "random")]
 
 

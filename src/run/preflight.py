@@ -104,7 +104,7 @@ def require_images(task, name, split):
 def _references(training):
     """Names of the user's own data that the method reads as references."""
     flags = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
-             "text_datasets": training.text_datasets or ()}
+             "text_datasets": training.text_datasets or (), "ddas_reference": [training.ddas_reference]}
     names = [name for flag, named in flags.items() if flag in training.reads for name in named]
     return [name for name in names if name and is_own(name)]
 
@@ -136,6 +136,9 @@ def _open_references(training, datasets, trained):
         if training.memory_size < classes:
             raise UserError(f"--memory-size {training.memory_size}: less than one exemplar for each of the {classes} "
                             "classes to train")
+    if "ddas_reference" in reads and training.ddas_reference:
+        if not len(datasets.open(training.ddas_reference).reference_split):
+            raise UserError(f"--ddas-reference {training.ddas_reference} has no images")
     if "ref_dataset" in reads:
         reference = datasets.open(training.ref_dataset)
         if not len(reference.reference_split):

@@ -69,6 +69,7 @@ class Data:
     eval_split: str
     eval_datasets: tuple
     ref_dataset: str | None
+    ddas_reference: str | None
     ref_sentences: str | None
     split_file: str | None
     val_fraction: float | str | None
@@ -140,6 +141,7 @@ class Training:
     ref_model: str | None
     ref_wise: bool
     ref_dataset: str | None
+    ddas_reference: str | None
     ref_sentences: str | None
     text_datasets: tuple
     memory_size: int

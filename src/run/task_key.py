@@ -115,7 +115,7 @@ class TaskKeys:
         """{(dataset, whether it is opened as it was trained on)} of what the method reads beside the task's own."""
         training, reads = self.training, self.training.reads
         flags = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
-                 "text_datasets": training.text_datasets or ()}
+                 "text_datasets": training.text_datasets or (), "ddas_reference": [training.ddas_reference]}
         named = {(name, False) for flag, names in flags.items() if flag in reads for name in names
                  if name not in (None, "random")}
         replayed = {(source, True) for entry in start.get("history", []) for source in _sources(entry)}

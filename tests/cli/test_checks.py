@@ -28,6 +28,7 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
           "class_names": __file__, "prompt": "{}", "eval_datasets": "toy-sizes", "beta2": "0.5", "ls": "0.5",
           "val_fraction": "0.5", "set": "a=1", "orthogonal_gradients_path": __file__, "lora_dropout": "0.5",
           "nusa_energy": "0.5", "nusa_dropout": "0.5", "inflora_sites": "k,v", "inflora_dropout": "0.5",
+          "moe_experts": "2", "moe_dropout": "0.5", "ddas_reference": "toy-reference",
           "shots_file": __file__,
           "label_space": "all", "recipe": "wc", "image_dir": "coco=a", "annotations": "coco=a",
           "save_interval": "5", "flickr_splits": "train", "linear_eval": "toy-colours", "num_phases": "2", "phase": "1"}

@@ -27,6 +27,7 @@ from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
+from src.models.ddas import DDAS
 from src.models.diki import DIKI
 from src.models.evaluation import _Tally
 from src.models.ewc import EWC
@@ -40,6 +41,7 @@ from src.models.keeplora_plus import KeepLoRAPlus
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.moe_adapters import MoEAdapters
 from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.training import train
@@ -288,6 +290,17 @@ def test_updates_outside_of_bases(kind, on_meta, monkeypatch):
     assert steps(state, hook)[0] == set()
 
 
+@pytest.mark.parametrize(("unchosen", "optimizer"), [("zero", "adamw"), ("skip", "sgd")])
+def test_experts(on_meta, monkeypatch, unchosen, optimizer):
+    """Autoencoders are fitted once a task. On meta AdamW is not fused and counts steps on the host, from where nothing
+    can be taken back; on CUDA it is."""
+    monkeypatch.setattr(DDAS, "fit", lambda ddas, state, number: None)
+    state = on_meta(optimizer=optimizer)
+    hook = MoEAdapters(moe_dropout=0.0, moe_unchosen=unchosen, ddas_features="clip")
+    state.own = {"MoEAdapters": hook.build(state.model).to("meta", torch.float64)}
+    assert steps(state, hook)[0] == set()
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_scored_batch(keeps, task):
     """Neither counts nor kept predictions are read before the last batch."""
@@ -316,7 +329,7 @@ def test_nothing_that_the_command_line_names_is_left_out():
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
     rows = [row for row in rows if not row.closed_form]
     tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA, DIKI,
-             *(type(add("")) for add in ADDED.values())}
+             MoEAdapters, *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 

@@ -11,7 +11,7 @@ from src.errors import UserError
 from src.machine.interruption import Interrupted
 from src.models.finetune import Finetune
 from src.models.hooks import Hooks
-from src.models.optimizers import Schedule, build_optimizer, groups_of, rate_at
+from src.models.optimizers import Schedule, Untouched, build_optimizer, groups_of, rate_at
 from src.models.resuming import state_of_run
 from src.models.state import Settings
 from src.models.training import train
@@ -302,3 +302,31 @@ def test_a_run_resumes_with_the_same_bits(settings, step, make_model, make_state
     train(*second, interrupted=kept)
     assert all(map(torch.equal, weights(alone[0]), weights(second[0])))
     assert not all(map(torch.equal, weights(alone[0]), weights(first[0])))
+
+
+# -- what a step leaves alone ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_untouched_parameters_are_those_without_a_gradient(kind):
+    """In weights, moments and counts of steps, to the bit: against parameters whose gradients are None, also before the
+    first gradient of one."""
+    chosen = [(0, 1, 0), (1, 1, 0), (0, 0, 0), (1, 0, 1), (0, 1, 1)]
+    generator = torch.Generator().manual_seed(4)
+    start = [torch.randn(2, 3, generator=generator) for _ in range(3)]
+    ours, theirs = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    settings = Settings(5, 0.1, wd=0.1, optimizer=kind)
+    optimizer, plain = (build_optimizer(values, settings) for values in (ours, theirs))
+    untouched = Untouched([ours])
+    for mask in chosen:
+        gradients = [torch.randn(2, 3, generator=generator) for _ in start]
+        for one, other, gradient, active in zip(ours, theirs, gradients, mask, strict=True):
+            one.grad, other.grad = gradient * active, gradient.clone() if active else None
+        untouched.remember(optimizer)
+        optimizer.step()
+        untouched.restore(optimizer, [torch.tensor(mask) == 0])
+        plain.step()
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one, other)
+            for name, value in plain.state[other].items():
+                assert torch.equal(optimizer.state[one][name], value), name

@@ -130,6 +130,8 @@ def test_a_split_that_is_our_own_is_named_as_the_data_say():
     ("--method ZSCL --ref-dataset ImageNet --ref-size 1000", "ImageNet (1000 images)"),
     ("--method ZSCL --ref-dataset ImageNet --ref-sentences conceptual_captions", "ImageNet + conceptual_captions"),
     ("--method ZSCL --ref-dataset coco --ref-sentences coco", "coco"),
+    ("--method moe-adapters --ddas-reference TinyImageNet", "TinyImageNet + AlexNet's ImageNet weights"),
+    ("--method moe-adapters --ddas-features clip", None), ("--ddas-reference TinyImageNet", None),
     ("--method lwf --ref-sentences coco", "coco"), ("--method my.py:EWC --ref-dataset ImageNet", None),
     ("--method ZSCL --ref-dataset coco --ref-sentences flickr30k --text-datasets DTD,Food",
      "coco + prompts of DTD,Food")])

@@ -34,6 +34,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.lora_injection import inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, image_features, select_trainable
 from src.models.modx import Contrastive, ModX
+from src.models.moe_adapters import MoEAdapters
 from src.models.nusa import NuSA
 from src.models.penalties import L2
 from src.models.rail import Rail
@@ -297,6 +298,23 @@ def prefixes(world):
             "scores": asdict(scores["task"])}
 
 
+def experts(world, **settings):
+    """Two tasks of MoE-Adapters, whose noise is drawn for the images of all processes."""
+    found, carry, stored, model = {}, {}, {}, tiny_clip("vit")
+    for task in ("tiny", "tiny-other"):
+        state = state_of(world, task, model, **settings)
+        hook = MoEAdapters(0.1, moe_experts=5, moe_rank=3, moe_dropout=0.0, ddas_features="clip", ddas_iterations=4,
+                           ddas_lr=1e-3, ddas_threshold="80%")
+        hook.load_carry(carry)
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            state.own = build_own([hook], state.model, state.device, stored)
+        found[task] = trained(state, hook)
+        found[task]["counts"] = torch.stack([mixture.counts for mixture in hook.own.all()])
+        stored, carry = stored_tensors(state.own), hook.carry()
+    return {**found.pop("tiny-other"), "earlier": found, "saved": stored, "frozen": carry["frozen"]}
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -329,6 +347,8 @@ CASES = {
     "own modules": own_modules,
     "own modules, no share": lambda world: own_modules(world, batch_size=LONELY),
     "passes": method(Passes),
+    "moe-adapters": experts,
+    "moe-adapters, no share": lambda world: experts(world, batch_size=LONELY),
     "inflora": inflora(),
     "inflora code": inflora(inflora_statistics="code", inflora_memory="dualgpm"),
     "keeplora": protecting(KeepLoRA, BATCH, keeplora_rank=3),
@@ -362,8 +382,8 @@ CASES = {
 # The fast tests': each kind of exchange between processes once.
 QUICK = ("gather", "gather uneven", "gather nothing", "scores", "finetune", "head", "lwf everything", "icarl",
          "modx sum", "ewc", "average", "projection", "clipped", "lora", "unused parameters", "no terms",
-         "own modules, no share", "passes", "inflora", "keeplora", "diki", "rail", "null space", "split weights, no share",
-         "coupled, no share", "resnet, no share", "joint, no share")
+         "own modules, no share", "passes", "inflora", "keeplora", "diki", "moe-adapters, no share", "rail",
+         "null space", "split weights, no share", "coupled, no share", "resnet, no share", "joint, no share")
 
 
 def run_cases(world, names=CASES):

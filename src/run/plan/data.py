@@ -96,6 +96,7 @@ def roles(run, names):
             ("linear layer", [linear] if linear else []),
             ("evaluation", [] if linear else run.evaluated),
             ("reference", [training.ref_dataset] if "ref_dataset" in reads and training.ref_dataset else []),
+            ("reference", [training.ddas_reference] if "ddas_reference" in reads and training.ddas_reference else []),
             ("sentences", [training.ref_sentences] if "ref_sentences" in reads and training.ref_sentences
              and training.ref_sentences != "random" else []),
             ("prompts", training.text_datasets if "text_datasets" in reads else [])):
