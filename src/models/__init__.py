@@ -86,6 +86,12 @@ BESIDE_FACTORS = {
                     "its factors are made again in each task, so a basis would protect nothing; leave it out")}
 KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
+CONDU = ("ls", "condu_experts", "condu_prototypes", "condu_known")
+NO_HEAD = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
+                        "its experts score by class prompts, and this mode trains a head; give whole, image or text")
+NO_MERGE = dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
+                         "its deltas are of factors, and averages and merges are of merged weights; leave it out, or "
+                         "give --method condu")
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
@@ -112,6 +118,10 @@ METHODS = {
                        excludes=BESIDE_FACTORS),
     "keeplora-plus": Method("src.models.keeplora_plus:KeepLoRAPlus", uses=KEEPLORA, refuses=NO_TOWER | NO_PROMPTS,
                             wraps=True, excludes=BESIDE_FACTORS),
+    "condu": Method("src.models.condu:ConDU", uses=CONDU, refuses=NO_HEAD,
+                    excludes={"lora": "its deltas are of weights; leave it out, or give --method condu-lora"}),
+    "condu-lora": Method("src.models.condu:ConDULoRA", uses=(*CONDU, "condu_rank", "condu_init"), refuses=NO_HEAD,
+                         wraps=True, excludes=BESIDE_FACTORS | NO_MERGE),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),
