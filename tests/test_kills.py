@@ -37,7 +37,7 @@ RUNS = {
     "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
 }
 QUICK = ("adapters",)
-STEPPING = ("ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
+STEPPING = ("condu", "condu-lora", "ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
 CLOSED = ("rail", "ridge", "class-means")
 MORE = {
     "pulled average": f"{SEQUENCE} {ZSCL} --we-wise --avg-freq 2 --distill-text-tower --feature-mse",

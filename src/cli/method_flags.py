@@ -168,9 +168,8 @@ def nusa_flags():
 
 def condu_flags():
     return [
-        Flag("--condu-experts", "experts of the vote beside the CLIP that all tasks start from, those that an image is nearest "
-             "to", 4,
-             whole(1), runs=SCORING, example="2 --method condu"),
+        Flag("--condu-experts", "experts of the vote beside the CLIP that all tasks start from: those that an image is "
+             "nearest to", 4, whole(1), runs=SCORING, example="2 --method condu"),
         Flag("--condu-known", "what scores a trained dataset in label space task: its expert, or the vote, as for "
              "all else", "expert", choices=("expert", "vote"), runs=SCORING, example="vote --method condu"),
         Flag("--condu-prototypes", "training images that class prototypes are of: shots, those that train, or all, "

@@ -229,8 +229,8 @@ class ConDULoRA(ConDU):
         if not self.drawn:
             self.drawn = {draw: self._drawn(state, draw) for draw in self.draws}
         start = self._factors("start")
-        wrap(state.model, {site: Pair(*(nn.Parameter(start[f"{site}.{factor}"].to(weight)) for factor in "AB"),
-                                      self.scale) for site, weight in self.found.items()})
+        wrap(state.model, {site: Pair(*(nn.Parameter(start[f"{site}.{factor}"].to(weight, copy=True))
+                                        for factor in "AB"), self.scale) for site, weight in self.found.items()})
 
     def _drawn(self, state, draw):
         """{name: factor} on the host, so that a seed means the same on every device."""
