@@ -225,7 +225,8 @@ def test_cases_mean_something(cases):
     """Gradients are there where something trains, and nowhere else; the parts that several processes could miss are."""
     alone, _ = cases
     without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
-               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual"}
+               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual",
+               "condu", "condu-lora"}
     for name in distributed_cases.CASES.keys() - without:
         steps = alone[name]["gradients"]
         assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name

@@ -1,4 +1,4 @@
-"""ConDU with weights and with factors, in float64 on a ViT of two blocks, against slow renderings; through real runs."""
+"""ConDU with weights and with factors, in float64 on a ViT of two blocks, against slow renderings; in real runs."""
 
 import copy
 import itertools
