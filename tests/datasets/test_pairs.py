@@ -2,6 +2,7 @@
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
