@@ -120,7 +120,7 @@ METHODS = {
                             wraps=True, excludes=BESIDE_FACTORS),
     "condu": Method("src.models.condu:ConDU", uses=CONDU, refuses=NO_HEAD,
                     excludes={"lora": "its deltas are of weights; leave it out, or give --method condu-lora"}),
-    "condu-lora": Method("src.models.condu:ConDULoRA", uses=(*CONDU, "condu_rank", "condu_init"), refuses=NO_HEAD,
+    "condu-lora": Method("src.models.condu_lora:ConDULoRA", uses=(*CONDU, "condu_rank", "condu_init"), refuses=NO_HEAD,
                          wraps=True, excludes=BESIDE_FACTORS | NO_MERGE),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),

@@ -2,28 +2,18 @@
 are kept as one delta with a mask each. The formulas: docs/methods/condu.md."""
 
 import hashlib
-import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from src.datasets.seeds import seed_of
 from src.errors import UserError
-from src.machine.device import no_tf32
 from src.models.algebra import wide
 from src.models.batch_norms import has_norms
 from src.models.classifiers import text_means
-from src.models.condu_experts import Towers, Unified, fill
+from src.models.condu_experts import Towers, Unified
 from src.models.finetune import Finetune
 from src.models.fingerprints import digests
-from src.models.helpers import similarity
-from src.models.modeling import frozen_copy, image_features
-from src.models.wrapped import Pair, sites, towers_in_words, wrap
-
-DRAWN = 0.01  # standard deviation of the factors of th0
-SITES = (".mlp.c_fc", ".mlp.c_proj")
-DRAWS = {"stored": ("th0",), "code": ("th0", "start", "prototypes")}  # of --condu-init
+from src.models.modeling import image_features
 
 
 class ConDU(Finetune):
@@ -42,6 +32,7 @@ class ConDU(Finetune):
     def __init__(self, ls=0.0, condu_experts=4, condu_prototypes="shots", condu_known="expert"):
         super().__init__(ls)
         self.most, self.of_all, self.known = condu_experts, condu_prototypes == "all", condu_known == "expert"
+        self.task, self.names = None, []  # of the task at hand; names of what trains
         self.load_carry({})
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -68,9 +59,10 @@ class ConDU(Finetune):
         self.names = names
 
     def deltas(self, state):
-        """{name: th - th0} of what trains."""
+        """Yield (name, th - th0) of what trains."""
         trained, start = (dict(model.named_parameters()) for model in (state.final_model, self.th0))
-        return {name: trained[name].detach() - start[name] for name in self.names}
+        for name in self.names:
+            yield name, trained[name].detach() - start[name]
 
     def after_step(self, state):
         self.scored = None
@@ -88,7 +80,8 @@ class ConDU(Finetune):
         return self.unified.with_task(self.task, self.deltas(state)), {**others, self.task: self.current}
 
     def _require_th0(self, model):
-        values = [value.detach().float().cpu() for name, value in model.named_parameters()]
+        """UserError where a CLIP is not the th0 of the experts so far; without any it becomes that."""
+        values = [value.detach().float().cpu() for value in model.parameters()]
         found = hashlib.blake2b(repr(digests(values)).encode(), digest_size=16).hexdigest()
         if self.digest not in (None, found):
             raise UserError("condu: these weights are not those that all its tasks start from: another method has "
@@ -138,7 +131,10 @@ class ConDU(Finetune):
         found = {space: towers.logits(task, towers.features(task, images), spaces[space])
                  for space, task in given.items() if task is not None}
         asked = {space: spaces[space] for space, task in given.items() if task is None}
-        return found | (self._vote(towers, experts, images, asked) if asked else {})
+        if not asked:
+            return found
+        near = {task: expert["prototypes"] for task, expert in experts.items()}
+        return found | towers.vote(near, self.most, images, asked)
 
     def _opened(self, state):
         """(Towers, {task: expert}) of what is scored."""
@@ -160,27 +156,13 @@ class ConDU(Finetune):
 
     def _given(self, experts, space, joined):
         """The task whose expert a label space is scored by, since its only dataset is given and was trained."""
-        owner = next((task for task, expert in experts.items() if joined[0].name in expert["classes"]), None)
-        if not self.known or space != "task" or owner is None:
+        owners = [task for task, expert in experts.items() if joined[0].name in expert["classes"]]
+        if not self.known or space != "task" or not owners:
             return None
-        if experts[owner]["classes"][joined[0].name] != list(joined[0].classnames):
+        if experts[owners[-1]]["classes"][joined[0].name] != list(joined[0].classnames):
             raise UserError(f"{joined[0].name}: --load was trained on a dataset of this name with other classes, or in "
                             "another order; give that data, or this one another name")
-        return owner
-
-    def _vote(self, towers, experts, images, spaces):
-        features = towers.features(None, images)                                         # (B, D)
-        near = torch.stack([similarity(features, expert["prototypes"], 1.0).amax(dim=1)
-                            for expert in experts.values()], dim=1)                      # (B, tasks)
-        chosen = near.argsort(dim=1, descending=True, stable=True)[:, :self.most]        # of equals the earlier task
-        total = {space: towers.logits(None, features, joined) for space, joined in spaces.items()}
-        for number, task in enumerate(experts):
-            rows = (chosen == number).any(dim=1).nonzero()[:, 0]
-            if len(rows):
-                features = towers.features(task, images[rows])
-                for space, joined in spaces.items():
-                    total[space].index_add_(0, rows, towers.logits(task, features, joined))
-        return {space: logits / (1 + chosen.shape[1]) for space, logits in total.items()}
+        return owners[-1]
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 
@@ -200,81 +182,3 @@ class ConDU(Finetune):
 
     def copies(self):
         return {"unified delta": self.unified.values}
-
-
-class ConDULoRA(ConDU):
-    """The same with low-rank factors beside both layers of every MLP: W + B A / sqrt(r). th0 has factors too, drawn in
-    its first task, A and B from N(0, 0.01^2); the CLIP of a checkpoint is th0 without them. What is unified are A and
-    B, not their product.
-
-    ``condu_rank``: r. ``condu_init``: "stored" starts from the factors of th0 and takes prototypes under these; "code"
-    draws others for each of both, so that every delta has the difference of two draws, as in the authors' code.
-    """
-
-    all_used = True
-
-    def __init__(self, ls=0.0, condu_experts=4, condu_prototypes="shots", condu_known="expert", condu_rank=64,
-                 condu_init="stored"):
-        self.rank, self.scale = condu_rank, 1 / math.sqrt(condu_rank)
-        self.draws, self.form = DRAWS[condu_init], {"rank": condu_rank, "init": condu_init}
-        super().__init__(ls, condu_experts, condu_prototypes, condu_known)
-
-    def free(self, state):
-        self.found = {site: weight for site, weight in sites(state.model).items() if site.endswith(SITES)}
-        if not self.found:
-            raise UserError("--method condu-lora: it adapts the MLPs of transformer blocks, and the tower that trains "
-                            "is a ResNet, which has none; give --train-mode whole or text, or a --model with a ViT")
-        print(f"condu-lora adapts the MLPs of {towers_in_words(self.found)}")
-        self.name_all([f"{site}.{factor}" for site in self.found for factor in "AB"])
-        if not self.drawn:
-            self.drawn = {draw: self._drawn(state, draw) for draw in self.draws}
-        start = self._factors("start")
-        wrap(state.model, {site: Pair(*(nn.Parameter(start[f"{site}.{factor}"].to(weight, copy=True))
-                                        for factor in "AB"), self.scale) for site, weight in self.found.items()})
-
-    def _drawn(self, state, draw):
-        """{name: factor} on the host, so that a seed means the same on every device."""
-        generator = torch.Generator().manual_seed(seed_of(state.settings.seed, f"ConDU's factors, {draw}"))
-        shapes = {f"{site}.{factor}": (self.rank, weight.shape[1]) if factor == "A" else (len(weight), self.rank)
-                  for site, weight in self.found.items() for factor in "AB"}
-        return {name: DRAWN * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-    def _factors(self, draw):
-        return self.drawn.get(draw, self.drawn["th0"])
-
-    def deltas(self, state):
-        pairs = {site: state.model.get_submodule(site).lora_pair for site in self.found}
-        trained = {f"{site}.{factor}": getattr(pair, factor) for site, pair in pairs.items() for factor in "AB"}
-        start = self._factors("th0")
-        return {name: value.detach() - start[name].to(value) for name, value in trained.items()}
-
-    def at_start(self):
-        return fill(frozen_copy(self.th0), self._merged(self.th0, self._factors("prototypes"), lambda name: 0))
-
-    def weights(self, th0, unified, task):
-        return self._merged(th0, self._factors("th0"),
-                            lambda name: 0 if task is None else unified.delta(task, name))
-
-    def _merged(self, th0, start, delta):
-        """Yield (name, W + s B A) of each site, with A and B of ``start`` and what ``delta(name)`` adds to them."""
-        parameters = dict(th0.named_parameters())
-        for site in [name.removesuffix(".A") for name in start if name.endswith(".A")]:
-            W = parameters[f"{site}.weight"]                                             # (out, in)
-            A, B = (start[f"{site}.{factor}"].to(W) + delta(f"{site}.{factor}") for factor in "AB")
-            with no_tf32(), torch.autocast(W.device.type, enabled=False):
-                merged = torch.addmm(W, B, A, alpha=self.scale)                          # (out, r) x (r, in)
-            yield f"{site}.weight", merged
-
-    def carry(self):
-        content = super().carry()
-        return {**content, "form": self.form, "factors of th0": self.drawn} if content else {}
-
-    def load_carry(self, content):
-        if content.get("form", self.form) != self.form:
-            raise UserError(f"{_in_words(self.form)}: --load was trained with {_in_words(content['form'])}; give these")
-        super().load_carry(content)
-        self.drawn = dict(content.get("factors of th0", {}))
-
-
-def _in_words(form):
-    return " and ".join(f"--condu-{name} {value}" for name, value in form.items())

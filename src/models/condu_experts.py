@@ -53,14 +53,15 @@ class Unified:
 
     @torch.no_grad()
     def with_task(self, task, deltas):
-        """Return the Unified of these tasks and of one more, ``deltas`` {name: d}, on the host: d of an earlier task is
-        what ``delta`` gives of it; a task that was there before is replaced. Tensor by tensor, where the deltas are.
+        """Return the Unified of these tasks and of one more, on the host; one that was there before is replaced.
+        ``deltas`` are pairs (name, d); d of an earlier task is what ``delta`` gives of it. Tensor by tensor, where the
+        deltas are.
 
         l_i = sum over tensors of mean |d_i|, over sum of mean |U m_i|; 1 of a task of which no value is left.
         """
         tasks = [*(other for other in self.factors if other != task), task]
         values, masks, sizes = {}, {other: {} for other in tasks}, dict.fromkeys(tasks, 0)
-        for name, delta in deltas.items():
+        for name, delta in deltas:
             here = self.of_one(name).to(delta) if self.values else self
             found = [*(here.delta(other, name) for other in tasks[:-1]), delta]
             value, chosen = unify(found)
@@ -111,6 +112,23 @@ class Towers:
         """Features (B, D) that the expert gave -> its logits (B, sum of C) over the classes of some Classes."""
         texts = torch.cat([self._texts_of(task, part) for part in joined], dim=1)                # (D, sum of C)
         return similarity(features, texts.T, self.clip.logit_scale.exp())
+
+    def vote(self, prototypes, most, images, spaces):
+        """{label space: (B, sum of C)}: the mean of the logits of th0 and, of each image, of the ``most`` experts it is
+        nearest to, by the highest cosine of its feature under th0 to ``prototypes`` {task: (C, D)}; of equal ones the
+        earlier task."""
+        features = self.features(None, images)                                           # (B, D)
+        near = [similarity(features, classes, 1.0).amax(dim=1) for classes in prototypes.values()]
+        ranked = torch.stack(near, dim=1).argsort(dim=1, descending=True, stable=True)   # (B, tasks)
+        chosen = ranked[:, :most]
+        total = {space: self.logits(None, features, joined) for space, joined in spaces.items()}
+        for number, task in enumerate(prototypes):
+            rows = (chosen == number).any(dim=1).nonzero()[:, 0]
+            if len(rows):
+                features = self.features(task, images[rows])
+                for space, joined in spaces.items():
+                    total[space].index_add_(0, rows, self.logits(task, features, joined))
+        return {space: logits / (1 + chosen.shape[1]) for space, logits in total.items()}
 
     def _texts_of(self, task, classes):
         key = task, tuple(classes.classnames), tuple(classes.templates)

@@ -34,8 +34,9 @@ from src.machine.device import Device
 from src.main import main
 from src.models.averaging import WeightEnsemble, WiseMerge
 from src.models.classifiers import classifier
-from src.models.condu import ConDU, ConDULoRA
+from src.models.condu import ConDU
 from src.models.condu_experts import unpacked
+from src.models.condu_lora import ConDULoRA
 from src.models.finetune import Finetune
 from src.models.resuming import state_of_run
 from src.models.training import train
@@ -266,7 +267,7 @@ class Ends(Finetune):
         return {}
 
     def end(self, state):
-        self.found.append({name: value.clone() for name, value in self.hook.deltas(state).items()})
+        self.found.append({name: value.clone() for name, value in self.hook.deltas(state)})
 
 
 def test_authors_draws_are_in_every_delta(learn, state_of):

@@ -23,7 +23,7 @@ def drawn(seed):
 def of_tasks(*deltas):
     found = Unified({}, {}, {})
     for task, delta in enumerate(deltas):
-        found = found.with_task(f"task {task}", delta)
+        found = found.with_task(f"task {task}", delta.items())
     return found
 
 
@@ -74,7 +74,7 @@ def test_one_task_is_left_as_it_is():
 def test_a_mask_only_loses_ones():
     before, lost = of_tasks(drawn(0)), 0
     for seed in range(1, 6):
-        after = before.with_task(f"task {seed}", drawn(seed))
+        after = before.with_task(f"task {seed}", drawn(seed).items())
         for task in before.factors:
             for name, mask in bits(before, task).items():
                 assert not (bits(after, task)[name] & ~mask).any()
@@ -85,8 +85,8 @@ def test_a_mask_only_loses_ones():
 
 def test_a_task_that_comes_again_takes_its_own_place():
     first, second, again = (drawn(seed) for seed in range(3))
-    found = Unified({}, {}, {}).with_task("x", first).with_task("y", second).with_task("x", again)
-    assert list(found.factors) == ["y", "x"]
+    found = of_tasks(first, second).with_task("task 0", again.items())
+    assert list(found.factors) == ["task 1", "task 0"]
     U, m = of_tasks(first, second), "task 1"
     rest = {name: U.delta(m, name) for name in SHAPES}
     expected = {name: unify([rest[name], again[name]])[0] for name in SHAPES}

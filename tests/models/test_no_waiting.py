@@ -27,7 +27,8 @@ from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
-from src.models.condu import ConDU, ConDULoRA
+from src.models.condu import ConDU
+from src.models.condu_lora import ConDULoRA
 from src.models.evaluation import _Tally
 from src.models.ewc import EWC
 from src.models.finetune import ZSCL, Finetune, LwF

@@ -18,7 +18,8 @@ from src.machine.distributed import World, this_world
 from src.main import main
 from src.models.attached import build_own
 from src.models.averaging import WeightEnsemble
-from src.models.condu import ConDU, ConDULoRA
+from src.models.condu import ConDU
+from src.models.condu_lora import ConDULoRA
 from src.models.custom import load_file
 from src.models.evaluation import evaluate
 from src.models.ewc import EWC
