@@ -27,6 +27,7 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
+FROM_ONE_START = ("condu", "condu-lora")  # whose checkpoints have the weights that they started from
 WRAPPING = [name for name, method in METHODS.items() if "orthogonal_gradients" in method.excludes]
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
 # Closed forms take nothing that acts in steps: tests/models/test_models.py.
@@ -41,6 +42,8 @@ COMBINATIONS = sorted({
 def reason(method, mode, lora, add_on):
     """Why a combination is refused, in the words of ARGUMENTS.md; None where it runs."""
     texts = add_on == "texts" and method in DISTILLING
+    if method in FROM_ONE_START:
+        return reason_of_one_start(method, mode, lora, add_on)
     if lora != "weights" and add_on == "ogd":
         return "adapters are drawn again after merging"
     if method == "ewc" and lora != "weights":
@@ -72,6 +75,19 @@ def reason_of_wrapping(method, mode, lora, add_on):
         return "it adapts the towers, and this mode trains neither"
     if method == "keeplora-plus" and mode in ("image-fc", "image-fc-fixed"):
         return "its heads add to the scores of class prompts, and this mode has none"
+    return None
+
+
+def reason_of_one_start(method, mode, lora, add_on):
+    """Of a method that starts every task from the same weights."""
+    if method in WRAPPING and (lora != "weights" or add_on == "ogd"):
+        return reason_of_wrapping(method, mode, lora, add_on)
+    if lora != "weights":
+        return "its deltas are of weights"
+    if method in WRAPPING and add_on in ("we", "we-wise", "ema", "merge"):
+        return "its deltas are of factors, and averages and merges are of merged weights"
+    if mode in ("fc", "image-fc", "image-fc-fixed"):
+        return "its experts score by class prompts, and this mode trains a head"
     return None
 
 
@@ -144,7 +160,8 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     assert finished["state_dict"].keys() == first_task["state_dict"].keys()
     changed = any(not torch.equal(value, first_task["state_dict"][key])
                   for key, value in finished["state_dict"].items())
-    assert changed == bool(MODES[mode]) and (mode not in ("image-fc", "fc") or "colours" in finished["heads"])
+    assert changed == (bool(MODES[mode]) and method not in FROM_ONE_START)
+    assert mode not in ("image-fc", "fc") or "colours" in finished["heads"]
 
 
 # -- image-text pairs --------------------------------------------------------------------------------------------------
