@@ -51,6 +51,7 @@ TRAINED = ("first", "second", "third")
 RANK = 3
 KINDS = {"condu": ConDU, "condu-lora": lambda **keywords: ConDULoRA(**{"condu_rank": RANK} | keywords)}
 BOTH = pytest.mark.parametrize("kind", KINDS)
+QUICK = pytest.mark.parametrize("kind", ["condu-lora", pytest.param("condu", marks=pytest.mark.slow)])
 PRECISE = dict(rtol=0, atol=1e-10)
 EPS = 1e-4  # the gradient of a key's bias is nothing but rounding, which AdamW must not blow up to a step
 
@@ -178,7 +179,7 @@ def logits_of(model, image, texts):
     return torch.stack([model.logit_scale.exp() * torch.dot(feature, slow.unit(row)) for row in texts])
 
 
-@pytest.mark.parametrize("kind", ["condu-lora", pytest.param("condu", marks=pytest.mark.slow)])
+@QUICK
 def test_three_tasks_are_the_slow_rendering(learn, state_of, spaces_of, pixels, tasks, kind):
     """Deltas of plain training, unified value by value; prototypes, experts and votes image by image."""
     state, hook = learn(KINDS[kind](condu_experts=2))
@@ -243,7 +244,7 @@ def test_in_single_precision_th0_stays_too(state_of, kind):
     assert {value.dtype for value in hook.unified.values.values()} == {torch.float32}
 
 
-@BOTH
+@QUICK
 def test_every_task_starts_from_th0(learn, state_of, kind):
     """So the delta of one does not depend on those before it, but for what they leave of it."""
     found = []
@@ -326,7 +327,7 @@ def test_prototypes_are_part_of_a_resume_point(state_of):
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@QUICK
 def test_scores_do_not_depend_on_the_batch(learn, spaces_of, pixels, tasks, kind):
     state, hook = learn(KINDS[kind](condu_experts=1))
     images = torch.cat([pixels(tasks[name].split("test")) for name in CLASSES])
@@ -336,7 +337,7 @@ def test_scores_do_not_depend_on_the_batch(learn, spaces_of, pixels, tasks, kind
             torch.testing.assert_close(whole[space][row], found[0], **PRECISE)
 
 
-@BOTH
+@QUICK
 def test_in_the_middle_of_a_task_it_scores_as_if_the_task_ended(learn, state_of, spaces_of, pixels, tasks, kind):
     _, hook = learn(KINDS[kind](), ("first",))
     images, found = pixels(tasks["third"].split("test")), []
@@ -461,7 +462,6 @@ def test_another_form_of_factors_is_refused(learn, given):
 
 RUNS = {"condu": ("--method", "condu", "--condu-experts", 1, *STEPS),
         "condu-lora": ("--method", "condu-lora", "--condu-rank", RANK, "--condu-experts", 1, *STEPS)}
-QUICK = pytest.mark.parametrize("kind", ["condu-lora", pytest.param("condu", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -483,7 +483,7 @@ def sequence_of(world, trio, kind, folder, *words):
 
 
 @QUICK
-@pytest.mark.parametrize("after", ["tones", "shades"])
+@pytest.mark.parametrize("after", [pytest.param("tones", marks=pytest.mark.slow), "shades"])
 def test_a_checkpoint_is_scored_as_in_training(trained, cli, trio, kind, after, tmp_path):
     """By itself, with the keywords that it was made with; its CLIP is that of the start."""
     folder = trained(kind)
