@@ -23,7 +23,7 @@ WRONG = {
                      "max_evaluation_size", "log_interval", "shots", "ref_size", "memory_size", "lora_r",
                      "orthogonal_gradients", "num_phases", "phase", "linear_epochs", "linear_batch_size",
                      "grad_accum", "inflora_rank", "keeplora_rank", "nusa_rank", "diki_length", "diki_blocks",
-                     "moe_rank", "ddas_iterations", "ddas_reference_iterations"), COUNT),
+                     "moe_rank", "condu_rank", "condu_experts", "ddas_iterations", "ddas_reference_iterations"), COUNT),
     "moe_experts": ("1", *COUNT), **dict.fromkeys(("moe_frozen", "ddas_decay"), ("-1", "1.5", "x", "nan", "")),
     "ddas_threshold": ("-0.1", "nan", "inf", "x", "101%", "-1%", "x%", "%", ""),
     **dict.fromkeys(("eps", "max_grad_norm", "T", "text_tower_weight", "lora_alpha", "orthogonal_budget",

@@ -39,7 +39,7 @@ RUNS = {
     "adapters": f"{SEQUENCE} --method lwf --lora --lora-dropout 0.3",
 }
 QUICK = "one task"  # the only one of the fast tests
-STEPPING = ("diki", "ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
+STEPPING = ("condu", "condu-lora", "diki", "ewc", "inflora", "keeplora", "keeplora-plus", "nusa-cl")
 CLOSED = ("rail", "ridge", "class-means")
 MORE = {
     "pulled average": f"{SEQUENCE} {ZSCL} --we-wise --avg-freq 2 --distill-text-tower --feature-mse",

@@ -38,6 +38,8 @@ DEPENDENT = [
       "lora_shared_split_qkvo")),
     ("with --rail-form dual", lambda config: config.rail_form == "primal", ("rail_width", "rail_projection")),
     ("with --rail-form primal: it has no kernel", lambda config: config.rail_form == "dual", ("rail_gamma",)),
+    ("without --shots or --shots-file: all training images train",
+     lambda config: config.shots or config.shots_file, ("condu_prototypes",)),
     ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
     ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
     ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(

@@ -166,6 +166,22 @@ def nusa_flags():
     ]
 
 
+def condu_flags():
+    return [
+        Flag("--condu-experts", "experts of the vote beside the CLIP that all tasks start from: those that an image is "
+             "nearest to", 4, whole(1), runs=SCORING, example="2 --method condu"),
+        Flag("--condu-known", "what scores a trained dataset in label space task: its expert, or the vote, as for "
+             "all else", "expert", choices=("expert", "vote"), runs=SCORING, example="vote --method condu"),
+        Flag("--condu-prototypes", "training images that class prototypes are of: shots, those that train, or all, "
+             "also those that --shots leaves out, as in the authors' code", "shots", choices=("shots", "all"),
+             example="all --shots 5 --method condu"),
+        Flag("--condu-rank", "rank of the factors of condu-lora", 64, whole(1), example="8 --method condu-lora"),
+        Flag("--condu-init", "factors that every task starts from and its prototypes are under: stored, those that its "
+             "delta is taken from; code, two other draws, as in the authors' code", "stored",
+             choices=("stored", "code"), example="code --method condu-lora"),
+    ]
+
+
 def frozen_feature_flags():
     return [
         Flag("--rail-form", "RAIL's regression: primal, on random features of width --rail-width, or dual, by a kernel "
@@ -245,4 +261,5 @@ GROUPS = {
     "RAIL and ridge regression": frozen_feature_flags(), "routed methods": router_flags(),
     "DIKI": diki_flags(),
     "MoE-Adapters": expert_flags(),
+    "ConDU": condu_flags(),
 }

@@ -102,6 +102,7 @@ class Task:
     noted: tuple = ()  # those of the findings that were printed while the data were opened
     lists: dict = field(default_factory=dict)  # {flag and file: digest} of the lists of others that split it
     shots: dict = field(default_factory=dict)  # what a shots file says of it, where it has a few images a class
+    drawn_from: Split | None = None  # the training images that these few were drawn from
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

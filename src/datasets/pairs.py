@@ -77,11 +77,17 @@ def joint_task(tasks):
     pairs = {task.pairs for task in tasks}
     if len(pairs) > 1:
         raise UserError("--joint takes datasets of one kind: image-text pairs, or classes")
-    trains, first = [], 0
+    trains, wholes, first = [], [], 0
     for task in tasks:
         train = task.split("train")
-        trains.append(train if task.pairs else replace(train, labels=[first + label for label in train.labels]))
+        trains.append(train if task.pairs else _counted_from(first, train))
+        wholes.append(_counted_from(first, task.drawn_from) if task.drawn_from else trains[-1])
         first += len(task.classnames)
+    few = any(task.drawn_from for task in tasks)
     return Task(JOINT, [name for task in tasks for name in task.classnames], tasks[0].templates,
                 {"train": joined(trains)}, in_memory=all(task.in_memory for task in tasks), pairs=pairs.pop(),
-                parts=() if tasks[0].pairs else tuple(tasks))
+                parts=() if tasks[0].pairs else tuple(tasks), drawn_from=joined(wholes) if few else None)
+
+
+def _counted_from(first, split):
+    return replace(split, labels=[first + label for label in split.labels])

@@ -76,7 +76,7 @@ def with_shots_file(task, path, shots=None):
         _refuse_other_number(task, train, found["train"], shots, what)
     splits = {part: task.split(part).subset(indices) for part, indices in found.items()}
     return replace(task, splits={**task.splits, **splits}, shots=shots_of(task.classnames, train, found["train"]),
-                   train_data=task.train_data_with(f"shots file {Path(path).name}"),
+                   drawn_from=train, train_data=task.train_data_with(f"shots file {Path(path).name}"),
                    lists=task.lists | {f"--shots-file ({task.name})": _digest(lists)})
 
 

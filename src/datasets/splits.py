@@ -89,7 +89,7 @@ def with_shots(task, shots, seed, root):
                          lambda: {"train": draw_shots(train.labels, shots, seed)}, seed, ("train",))
     return replace(task, splits={**task.splits, "train": train.subset(lists["train"])},
                    train_data=task.train_data_with(f"{shots} shots seed {seed}"),
-                   shots=shots_of(task.classnames, train, lists["train"]))
+                   shots=shots_of(task.classnames, train, lists["train"]), drawn_from=train)
 
 
 def draw_shots(labels, shots, seed):
@@ -212,7 +212,8 @@ def tolerant(task):
         if split.video is not None:
             return split
         return replace(split, image=lambda index: _image_or_none(split, index))
-    return replace(task, splits={name: wrap(split) for name, split in task.splits.items()})
+    return replace(task, splits={name: wrap(split) for name, split in task.splits.items()},
+                   drawn_from=task.drawn_from and wrap(task.drawn_from))
 
 
 def _image_or_none(split, index):

@@ -102,6 +102,12 @@ BESIDE_FROZEN = {
 BESIDE_EXPERTS = BESIDE_FROZEN | {
     "compile": "towers that train are compiled, and its CLIP stays frozen; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order"}
+CONDU = ("ls", "condu_experts", "condu_prototypes", "condu_known")
+NO_HEAD = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
+                        "its experts score by class prompts, and this mode trains a head; give whole, image or text")
+NO_MERGE = dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
+                         "its deltas are of factors, and averages and merges are of merged weights; leave it out, or "
+                         "give --method condu")
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
                            "its heads add to the scores of class prompts, and this mode has none")
 
@@ -133,6 +139,10 @@ METHODS = {
                            uses=("ls", "router", "moe_experts", "moe_rank", "moe_dropout", "moe_frozen", "moe_unchosen",
                                  "ddas_features", "ddas_reference", "ddas_threshold", "ddas_iterations",
                                  "ddas_reference_iterations", "ddas_lr", "ddas_decay")),
+    "condu": Method("src.models.condu:ConDU", uses=CONDU, refuses=NO_HEAD,
+                    excludes={"lora": "its deltas are of weights; leave it out, or give --method condu-lora"}),
+    "condu-lora": Method("src.models.condu_lora:ConDULoRA", uses=(*CONDU, "condu_rank", "condu_init"), refuses=NO_HEAD,
+                         wraps=True, excludes=BESIDE_FACTORS | NO_MERGE),
     "rail": Method("src.models.rail:Rail", closed_form=True,
                    uses=("rail_form", "rail_width", "rail_projection", "rail_ridge", "rail_gamma", "rail_beta")),
     "ridge": Method("src.models.bounds:FrozenRidge", uses=("rail_ridge",), closed_form=True),

@@ -21,10 +21,14 @@ def zeroshot_weights(model, classnames, templates):
 
     All prompts are encoded in few length-sorted batches; normalised, averaged over templates, normalised.
     """
+    return F.normalize(text_means(model, classnames, templates), dim=-1).T
+
+
+def text_means(model, classnames, templates):
+    """C classes, T templates -> (C, D), means of the unit features of each class's prompts, without gradient."""
     prompts = [fill(template, name) for name in classnames for template in templates]
     features = constant_text_features(model, tokens_of(model, prompts))             # (C * T, D)
-    means = features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)    # (C, D)
-    return F.normalize(means, dim=-1).T
+    return features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: tensors have no one truth value

@@ -199,7 +199,7 @@ def attention_sites(model, method, projections=PROJECTIONS):
 
 def towers_in_words(names):
     """Sites -> "the image tower (blocks: 12) and the text tower (blocks: 12)", or one tower "alone"."""
-    counts = {tower: len({name.rpartition(".attn.")[0] for name in names if name.startswith(start)})
+    counts = {tower: len({name.rsplit(".", 2)[0] for name in names if name.startswith(start)})
               for start, tower in TOWERS.items()}
     counts = {tower: count for tower, count in counts.items() if count}
     alone = " alone" if len(counts) == 1 else ""

@@ -185,11 +185,15 @@ def reference_of(values):
 
 
 def shots_of(values):
-    """How many training images a class has. A list says it with --shots only; without, the list is named."""
+    """How many training images a class has. A list says it with --shots only; without, the list is named. What a
+    method takes of all images beside them is named too."""
     shots, listed = values.get("shots", UNKNOWN), values.get("shots_file")
-    if shots is None and listed:
-        return f"listed in {listed}"
-    return "all" if shots is None else str(shots)
+    few = f"listed in {listed}" if shots is None and listed else shots
+    if few is None:
+        return "all"
+    method = METHODS.get(values.get("method"))
+    leaks = method and "condu_prototypes" in method.uses and values.get("condu_prototypes") == "all"
+    return f"{few}, prototypes of all" if leaks else str(few)
 
 
 def router_of(name, values, pairs=False):

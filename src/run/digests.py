@@ -64,7 +64,7 @@ class DataDigests:
         """Of what a task trains on, ``every_split`` of the dataset where a custom method may read any."""
         task = self.datasets.open(name)
         return content_digest([words_digest(task), _splits(task, sorted(task.splits) if every_split else ["train"]),
-                               task.train_data, task.lists])
+                               task.train_data, task.lists, task.drawn_from and split_digest(task.drawn_from)])
 
     def _read(self, name, trained):
         """Of another dataset that a method reads, opened as it was trained on or not."""

@@ -27,6 +27,7 @@ ADD_ONS = {"nothing": "", "l2": "--l2 0.5", "we": "--we --avg-freq 1", "we-wise"
            "ema": "--moving-avg", "merge": "--wise-merge", "ogd": "--orthogonal-gradients 2",
            "texts": "--distill-text-tower"}
 DISTILLING = ("lwf", "ZSCL", "icarl")
+FROM_ONE_START = ("condu", "condu-lora")  # whose checkpoints have the weights that they started from
 WRAPPING = [name for name, method in METHODS.items() if method.wraps]
 FROZEN = [name for name, method in METHODS.items() if method.frozen]
 # All pairs and triples that can meet, without the full product: add-ons with methods and modes, and with adapters.
@@ -42,6 +43,8 @@ COMBINATIONS = sorted({
 def reason(method, mode, lora, add_on):
     """Why a combination is refused, in the words of ARGUMENTS.md; None where it runs."""
     texts = add_on == "texts" and method in DISTILLING
+    if method in FROM_ONE_START:
+        return reason_of_one_start(method, mode, lora, add_on)
     if lora != "weights" and add_on == "ogd":
         return "adapters are drawn again after merging"
     if method == "ewc" and lora != "weights":
@@ -54,8 +57,6 @@ def reason(method, mode, lora, add_on):
         return "its distillation reaches only the image tower"
     if texts and "text" not in MODES[mode]:
         return "this mode does not train the text tower"
-    if method in FROZEN:
-        return reason_of_frozen(mode, lora, add_on)
     if method in WRAPPING:
         return reason_of_wrapping(method, mode, lora, add_on)
     if method in FROZEN:
@@ -90,6 +91,19 @@ def reason_of_frozen(mode, lora, add_on):
         return "its modules act on images and on class prompts, and this mode has none of these"
     return {"l2": "it keeps CLIP frozen, so nothing would be pulled back",
             "ogd": "each task trains parameters of its own, so a basis would protect nothing"}.get(add_on)
+
+
+def reason_of_one_start(method, mode, lora, add_on):
+    """Of a method that starts every task from the same weights."""
+    if method in WRAPPING and (lora != "weights" or add_on == "ogd"):
+        return reason_of_wrapping(method, mode, lora, add_on)
+    if lora != "weights":
+        return "its deltas are of weights"
+    if method in WRAPPING and add_on in ("we", "we-wise", "ema", "merge"):
+        return "its deltas are of factors, and averages and merges are of merged weights"
+    if mode in ("fc", "image-fc", "image-fc-fixed"):
+        return "its experts score by class prompts, and this mode trains a head"
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +194,8 @@ def test_it_runs_or_is_refused(world, first_task, combination):
     assert finished["state_dict"].keys() == first_task["state_dict"].keys()
     changed = any(not torch.equal(value, first_task["state_dict"][key])
                   for key, value in finished["state_dict"].items())
-    assert changed == bool(MODES[mode]) and (mode not in ("image-fc", "fc") or "colours" in finished["heads"])
+    assert changed == (bool(MODES[mode]) and method not in FROM_ONE_START)
+    assert mode not in ("image-fc", "fc") or "colours" in finished["heads"]
 
 
 # -- image-text pairs --------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ VALUES = (*EMPTY, *NUMBERS, *LISTS, *TEXTS, *WORDS, *PATHS, *NAMES)
 # Words that go beside or against each other; a hostile one by itself is mostly refused before anything else is seen.
 GOOD = {
     "method": ("finetune", "lwf", "ZSCL", "icarl", "ewc", "modx", "inflora", "nusa-cl", "keeplora",
-               "keeplora-plus", "diki", "moe-adapters", "rail", "ridge", "class-means"),
+               "keeplora-plus", "diki", "moe-adapters", "condu", "condu-lora", "rail", "ridge", "class-means"),
     "train_dataset": ("toy-colours", "toy-pairs-new"),
     "dataset_order": ("toy-colours,toy-sizes", "toy"), "eval_datasets": ("toy-colours", "toy-sizes,toy-pairs-dull"),
     "ref_dataset": ("toy-reference", "toy-colours"), "ref_sentences": ("random", "toy-reference"),

@@ -53,6 +53,10 @@ TABLE = {  # the rows of the MTIL table, and their flags on top of the protocol
                     "--ddas-features alexnet --ddas-reference TinyImageNet --ddas-threshold 0.0655 "
                     "--ddas-iterations 301 --ddas-reference-iterations 1001",
     "ewc": "--method ewc",
+    "condu": "--method condu --condu-prototypes all",
+    "condu-lora": "--method condu-lora --condu-rank 64 --condu-init code --condu-prototypes all --lr 1e-3,"
+                  "Caltech101=5e-4,CIFAR100=2e-3,DTD=2e-3,EuroSAT=1.5e-4,Flowers=1e-5,Food=2e-3,OxfordPet=1.5e-4,"
+                  "StanfordCars=2e-3,SUN397=1.5e-3",
     "rail": "--method rail --rail-projection published --batch-size 128 --template 'all:a photo of a {c}.'",
     "rail-dual": "--method rail --rail-form dual --batch-size 128 --template 'all:a photo of a {c}.'",
     "diki": "--method diki --router batch --select-epoch val --diki-length 8 --diki-blocks 8 --optimizer sgd --lr 5 "
@@ -77,7 +81,8 @@ NEWER = {"nusa-cl": {"mtil-1": "68.6 / 75.1 / 82.8"}, "inflora": {"mtil-1": "66.
          "rail": {"xtail-1": "62.4 / 70.7 / 79.1"},
          "rail-dual": {"mtil-1-coop": "69.4 / 77.8 / 86.8", "xtail-1": "62.4 / 71.9 / 82.4"}, "ridge": {},
          "diki": {"mtil-1-coop": "68.7 / 76.3 / 85.1", "mtil-2-coop": "64.4 / 74.5 / 85.5"},
-         "class-means": {}}
+         "class-means": {}, "condu": {"mtil-1": "70.8 / 78.8 / 87.1", "mtil-1-5shot": "70.0 / 72.3 / 76.6"},
+         "condu-lora": {"mtil-1": "70.3 / 78.3 / 86.2"}}
 SCRIPTED = [name for name in TABLE if name not in NEWER]
 MTIL_1 = "Aircraft Caltech101 CIFAR100 DTD EuroSAT Flowers Food MNIST OxfordPet StanfordCars SUN397".split()
 TASK = "--train-dataset toy-colours --iterations 3 --save out"

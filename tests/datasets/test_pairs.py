@@ -2,6 +2,7 @@
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,10 @@ def test_joint_classes_are_each_told_apart_among_their_own(cli, world, tmp_path)
     assert joint.split("train").labels == [*tasks[0].split("train").labels,
                                            *(3 + label for label in tasks[1].split("train").labels)]
     assert joint.split("train").image(18).tobytes() == tasks[1].split("train").image(0).tobytes()
+    few = joint_task([tasks[0], replace(tasks[1], drawn_from=tasks[1].split("train"), splits={
+        "train": tasks[1].split("train").subset([0])})])
+    assert joint.drawn_from is None and len(few.split("train")) == 19
+    assert few.drawn_from.labels == joint.split("train").labels
     found = rows(tmp_path / "out" / "metrics_tones.csv")
     assert [(row["task"], row["label_space"], row["k"]) for row in found] == [
         ("joint", "task", "2"), ("joint", "all", "5")]

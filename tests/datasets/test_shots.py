@@ -52,6 +52,7 @@ def test_what_was_drawn_is_read(pets, write, tmp_path, shots):
     assert found.split("train").labels == few.split("train").labels
     assert found.split("test").files == pets.split("test").files
     assert found.train_data == "shots file mine.json" and found.shots == few.shots
+    assert found.drawn_from is few.drawn_from is pets.split("train") and pets.drawn_from is None
 
 
 def test_images_that_are_not_files_are_known_by_their_number(write, tmp_path):

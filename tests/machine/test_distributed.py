@@ -248,7 +248,8 @@ def require_same_numbers(cases, case):
 
 def require_gradients(alone):
     without = {"gather", "gather uneven", "gather nothing", "scores", "icarl", "icarl everything", "icarl, no share",
-               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual", "diki"}
+               "no terms", "ewc", "ewc of pairs", "inflora", "inflora code", "keeplora", "rail", "rail dual", "diki",
+               "condu", "condu-lora"}
     for name in alone.keys() - without:
         steps = alone[name]["gradients"]
         assert len(steps) == 3 and all(any(value.abs().max() > 1e-6 for value in step.values()) for step in steps), name

@@ -27,6 +27,8 @@ from src.machine.device import Device
 from src.machine.distributed import World
 from src.models import ADD_ONS, METHODS
 from src.models.averaging import MovingAverage, WeightEnsemble, WiseEnsemble, WiseMerge
+from src.models.condu import ConDU
+from src.models.condu_lora import ConDULoRA
 from src.models.ddas import DDAS
 from src.models.diki import DIKI
 from src.models.evaluation import _Tally
@@ -301,6 +303,14 @@ def test_experts(on_meta, monkeypatch, unchosen, optimizer):
     assert steps(state, hook)[0] == set()
 
 
+@pytest.mark.parametrize("kind", [ConDU, ConDULoRA])
+def test_tasks_from_one_start(kind, on_meta, monkeypatch):
+    """Prototypes take a pass, and the start is compared to the bit, once a task."""
+    monkeypatch.setattr(kind, "_expert", lambda hook, state: {})
+    monkeypatch.setattr(kind, "_require_th0", lambda hook, model: None)
+    assert steps(on_meta(), kind())[0] == set()
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_scored_batch(keeps, task):
     """Neither counts nor kept predictions are read before the last batch."""
@@ -329,7 +339,7 @@ def test_nothing_that_the_command_line_names_is_left_out():
     rows = [*METHODS.values(), *ADD_ONS.values(), *(row.on_pairs for row in METHODS.values() if row.on_pairs)]
     rows = [row for row in rows if not row.closed_form]
     tried = {Finetune, LwF, ZSCL, ICaRL, Contrastive, ModX, EWC, InfLoRA, KeepLoRA, KeepLoRAPlus, NuSA, DIKI,
-             MoEAdapters, *(type(add("")) for add in ADDED.values())}
+             MoEAdapters, ConDU, ConDULoRA, *(type(add("")) for add in ADDED.values())}
     assert {row.target for row in rows} == {f"{hook.__module__}:{hook.__name__}" for hook in tried}
 
 

@@ -144,6 +144,9 @@ def test_shots_and_what_flags_do_not_say():
     assert [shots_of(values(words)) for words in ("", "--shots 16")] == ["all", "16"] and shots_of({}) == UNKNOWN
     assert shots_of(values("--shots-file a/shots.json --shots 5")) == "5"  # such a run checks that it lists five
     assert shots_of(values("--shots-file a/shots.json")) == "listed in a/shots.json"
+    assert [shots_of(values(f"--method {words} --condu-prototypes all")) for words in (
+        "condu --shots 5", "condu-lora --shots-file a.json", "condu", "lwf --shots 5")] == [
+        "5, prototypes of all", "listed in a.json, prototypes of all", "all", "5"]
     assert reference_of({}) == reference_of({"method": "ZSCL", "ref_dataset": "ImageNet"}) == UNKNOWN
 
 

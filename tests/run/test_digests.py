@@ -13,6 +13,7 @@ from cli_files import COLOURS, write_pictures
 
 from src.datasets import open_task
 from src.datasets.common import Split
+from src.datasets.splits import with_shots
 from src.datasets.video import Frames
 from src.machine.device import Device
 from src.run import digests
@@ -96,6 +97,17 @@ def test_an_image_more_and_other_classes_are_seen(folder):
     (folder / "train" / "blue").rename(folder / "train" / "navy")
     (folder / "test" / "blue").rename(folder / "test" / "navy")
     assert len({before[0], more[0], of(folder)[0]}) == 3
+
+
+def test_images_that_a_few_were_drawn_from_are_seen(folder, tmp_path):
+    """A method may take them too (--condu-prototypes all)."""
+    few = with_shots(open_task(f"folder:{folder}", "."), 1, 0, tmp_path)
+    left, = {"0.png", "1.png"} - {file.rpartition("/")[2] for file in few.split("train").files if "blue" in file}
+    found = []
+    for time in (10, 11):
+        os.utime(folder / "train" / "blue" / left, (time, time))
+        found.append(DataDigests(SimpleNamespace(open=lambda name, trained=False: few)).trained("few"))
+    assert found[0] != found[1]
 
 
 def test_a_custom_method_may_read_every_split(folder):

@@ -19,6 +19,8 @@ from src.main import main
 from src.models.attached import build_own, stored_tensors
 from src.models.averaging import WeightEnsemble
 from src.models.classifiers import classifier
+from src.models.condu import ConDU
+from src.models.condu_lora import ConDULoRA
 from src.models.custom import load_file
 from src.models.diki import DIKI
 from src.models.evaluation import evaluate, evaluate_each
@@ -315,6 +317,22 @@ def experts(world, **settings):
     return {**found.pop("tiny-other"), "earlier": found, "saved": stored, "frozen": carry["frozen"]}
 
 
+def unified(hook):
+    """Two tasks of ConDU: the delta that is left of each, its factor and its prototypes."""
+    def case(world):
+        carry, found = {}, {}
+        for task in ("tiny", "tiny-other"):
+            method = hook()
+            method.load_carry(carry)
+            found[task] = trained(state_of(world, task, batch_size=LONELY), method)
+            carry = method.carry()
+        kept = method.unified
+        found["deltas"] = {task: {name: kept.delta(task, name) for name in kept.values} for task in kept.factors}
+        found["prototypes"] = {task: expert["prototypes"] for task, expert in method.experts.items()}
+        return {**found, "factors": kept.factors}
+    return case
+
+
 EVERYTHING = {"image_loss": True, "text_loss": True, "ablation_loss_2": True, "feature_mse": True}
 CASES = {
     "gather": gathered,
@@ -353,6 +371,8 @@ CASES = {
     "inflora code": inflora(inflora_statistics="code", inflora_memory="dualgpm"),
     "keeplora": protecting(KeepLoRA, BATCH, keeplora_rank=3),
     "diki": prefixes,
+    "condu": unified(ConDU),
+    "condu-lora": unified(lambda: ConDULoRA(condu_rank=3, condu_init="code")),
     "rail": closed_form(lambda: Rail(rail_width=12), "gram", "targets"),
     "rail dual": closed_form(lambda: Rail(rail_form="dual"), "features", "labels"),
     "frozen factors": method(wrapping.FrozenInputs),

@@ -312,3 +312,31 @@ def fused(probabilities, answers, trained, beta):
     if not trained[best]:
         return list(probabilities)
     return [(1 - beta) * p + beta * y for p, y in zip(probabilities, answers, strict=True)]
+
+
+def unified(tasks):
+    """ConDU, task by task, value by value. ``tasks``: [{name: tensor d}] -> (U {name: [value]}, [{name: [bit]}], [l]);
+    of an earlier task only l U m is left when the next one comes."""
+    deltas, factors = [], []
+    for task in tasks:
+        deltas.append({name: [float(value) for value in tensor.flatten()] for name, tensor in task.items()})
+        values, masks = {}, [{} for _ in deltas]
+        for name in task:
+            columns = list(zip(*(delta[name] for delta in deltas), strict=True))
+            signs = [1.0 if mean(column) > 0 else -1.0 for column in columns]
+            for mask, delta in zip(masks, deltas, strict=True):
+                mask[name] = [d * sign > 0 for d, sign in zip(delta[name], signs, strict=True)]
+            values[name] = [sign * max([abs(d) for d in column if d * sign > 0], default=0.0)
+                            for column, sign in zip(columns, signs, strict=True)]
+        factors = [sum(mean([abs(d) for d in delta[name]]) for name in task)
+                   / sum(mean([abs(u) * bit for u, bit in zip(values[name], mask[name], strict=True)]) for name in task)
+                   for delta, mask in zip(deltas, masks, strict=True)]
+        deltas = [{name: [factor * u * bit for u, bit in zip(values[name], mask[name], strict=True)] for name in task}
+                  for factor, mask in zip(factors, masks, strict=True)]
+    return values, masks, factors
+
+
+def nearest(feature, prototypes, most):
+    """The numbers of the tasks, of their ``prototypes`` [(C, D)], with the ``most`` highest cosines to a feature."""
+    heights = [max(float(torch.dot(feature, unit(row))) for row in rows) for rows in prototypes]
+    return sorted(range(len(heights)), key=lambda number: (-heights[number], number))[:most]

@@ -1,0 +1,184 @@
+"""ConDU, continual decoupling and unifying (Gao et al., 2025, arXiv:2503.10705): tasks that train from the same weights
+are kept as one delta with a mask each. The formulas: docs/methods/condu.md."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+
+from src.errors import UserError
+from src.models.algebra import wide
+from src.models.batch_norms import has_norms
+from src.models.classifiers import text_means
+from src.models.condu_experts import Towers, Unified
+from src.models.finetune import Finetune
+from src.models.fingerprints import digests
+from src.models.modeling import image_features
+
+
+class ConDU(Finetune):
+    """Fine-tunes each task from th0, the weights that the first one has at load; the CLIP of a checkpoint is th0. The
+    expert of a task is th0 + l U m (``Unified``).
+
+    In label space task a trained dataset is scored by its expert, since the dataset is given there, unless
+    ``condu_known`` is "vote". Everything else is a vote: the mean of the logits of th0 and of the ``condu_experts``
+    experts that an image is nearest to, by the highest cosine of its feature under th0 to a prototype of their classes.
+    ``condu_prototypes``: "shots" takes them of the training images, "all" also of those that --shots leaves out.
+    """
+
+    all_used = True
+    router = "sample"  # each image ranks the experts by itself; the expert of a dataset that is given needs no router
+
+    def __init__(self, ls=0.0, condu_experts=4, condu_prototypes="shots", condu_known="expert"):
+        super().__init__(ls)
+        self.most, self.of_all, self.known = condu_experts, condu_prototypes == "all", condu_known == "expert"
+        self.task, self.names = None, []  # of the task at hand; names of what trains
+        self.load_carry({})
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def begin(self, state):
+        if state.settings.batch_norm == "train" and has_norms(state.model):
+            raise UserError("--batch-norm train: an expert is a delta of weights, and holds no statistics of batch "
+                            "norms; give --batch-norm eval")
+        self.th0, self.scored = state.at_load, None
+        self._require_th0(self.th0)
+        self.free(state)
+        self.task, self.current = state.task.name, self._expert(state)
+        super().begin(state)
+
+    def free(self, state):
+        """Choose what trains, from th0 on: ``names``."""
+        self.name_all([name for name, value in state.model.named_parameters() if value.requires_grad])
+
+    def name_all(self, names):
+        """UserError where the experts so far are of other tensors."""
+        if self.unified.values and self.unified.values.keys() != set(names):
+            raise UserError("--train-mode: the experts in --load are of other weights than those that train here; give "
+                            "the --train-mode and the rank that they were trained with")
+        self.names = names
+
+    def deltas(self, state):
+        """Yield (name, th - th0) of what trains."""
+        trained, start = (dict(model.named_parameters()) for model in (state.final_model, self.th0))
+        for name in self.names:
+            yield name, trained[name].detach() - start[name]
+
+    def after_step(self, state):
+        self.scored = None
+
+    def end(self, state):
+        self.unified, self.experts = self._with_current(state)
+        self.current = self.scored = None
+        state.ensemble = self.th0  # what is evaluated besides, saved and loaded by the next task
+
+    def _with_current(self, state):
+        """(Unified, experts), as they are if the task ends now."""
+        if self.current is None:
+            return self.unified, self.experts
+        others = {task: expert for task, expert in self.experts.items() if task != self.task}
+        return self.unified.with_task(self.task, self.deltas(state)), {**others, self.task: self.current}
+
+    def _require_th0(self, model):
+        """UserError where a CLIP is not the th0 of the experts so far; without any it becomes that."""
+        values = [value.detach().float().cpu() for value in model.parameters()]
+        found = hashlib.blake2b(repr(digests(values)).encode(), digest_size=16).hexdigest()
+        if self.digest not in (None, found):
+            raise UserError("condu: these weights are not those that all its tasks start from: another method has "
+                            "trained in between, or they are mixed with others. Give --load a checkpoint that --method "
+                            "condu has written, and no --wise-ft")
+        self.digest = found
+
+    # -- prototypes ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _expert(self, state):
+        """What is known of a task before it trains: its classes, and their ``prototypes`` (C, D) under th0."""
+        parts = state.task.parts or (state.task,)
+        clip = self.at_start()
+        with state.device.autocast():
+            texts = torch.cat([text_means(clip, part.classnames, part.templates) for part in parts])     # (C, D)
+        sums, counts = self._sums(state, clip, len(texts))
+        means = torch.where(counts > 0, (sums / counts.clamp(min=1) + wide(texts)) / 2, wide(texts))
+        return {"classes": {part.name: list(part.classnames) for part in parts},
+                "prototypes": F.normalize(means, dim=1).to(texts).cpu()}
+
+    def _sums(self, state, clip, classes):
+        """Of unit features of the training crops: sums (C, D) and numbers (C, 1) of each class, in float64."""
+        whole = state.task.drawn_from if self.of_all else None
+        split = whole or state.task.split("train")
+        total = wide(clip.logit_scale).new_zeros(classes, clip.text_projection.shape[1] + 1)
+        for batch in state.once(split, "prototypes", state.settings.batch_size, train_transform=True):
+            with state.device.autocast():
+                features = image_features(clip, batch.images)                            # (B, D)
+            total.index_add_(0, batch.labels.to(total.device), F.pad(wide(features), (0, 1), value=1.0))
+        total = state.world.sum(total)
+        return total[:, :-1], total[:, -1:]
+
+    def at_start(self):
+        """The CLIP that prototypes are of."""
+        return self.th0
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+
+    def scores(self, state, images, spaces):
+        if self.scored is None:
+            self.scored = self._opened(state)
+        towers, experts = self.scored
+        if not experts:
+            return None
+        given = {space: self._given(experts, space, joined) for space, joined in spaces.items()}
+        found = {space: towers.logits(task, towers.features(task, images), spaces[space])
+                 for space, task in given.items() if task is not None}
+        asked = {space: spaces[space] for space, task in given.items() if task is None}
+        if not asked:
+            return found
+        near = {task: expert["prototypes"] for task, expert in experts.items()}
+        return found | towers.vote(near, self.most, images, asked)
+
+    def _opened(self, state):
+        """(Towers, {task: expert}) of what is scored."""
+        if self.current is None and not self.experts:
+            return None, {}
+        th0 = state.final_model if self.current is None else self.th0
+        self._require_th0(th0)
+        unified, experts = self._with_current(state)
+        unified = unified.to(th0.logit_scale)
+        experts = {task: {**expert, "prototypes": expert["prototypes"].to(th0.logit_scale)}
+                   for task, expert in experts.items()}
+        return Towers(th0, lambda task: self.weights(th0, unified, task)), experts
+
+    def weights(self, th0, unified, task):
+        """Yield (name of a parameter, its value) of an expert, of th0 for None."""
+        start = dict(th0.named_parameters())
+        for name in unified.values:
+            yield name, start[name] if task is None else start[name] + unified.delta(task, name)
+
+    def _given(self, experts, space, joined):
+        """The task whose expert a label space is scored by, since its only dataset is given and was trained."""
+        owners = [task for task, expert in experts.items() if joined[0].name in expert["classes"]]
+        if not self.known or space != "task" or not owners:
+            return None
+        if experts[owners[-1]]["classes"][joined[0].name] != list(joined[0].classnames):
+            raise UserError(f"{joined[0].name}: --load was trained on a dataset of this name with other classes, or in "
+                            "another order; give that data, or this one another name")
+        return owners[-1]
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def carry(self):
+        return {"th0": self.digest, "experts": self.experts, **self.unified.carry()} if self.experts else {}
+
+    def load_carry(self, content):
+        self.digest, self.experts = content.get("th0"), dict(content.get("experts", {}))
+        self.unified = Unified(*(dict(content.get(key, {})) for key in ("values", "masks", "factors")))
+        self.th0 = self.current = self.scored = None
+
+    def state_dict(self):
+        return {"prototypes": self.current["prototypes"]}
+
+    def load_state_dict(self, content):
+        self.current["prototypes"] = content["prototypes"]
+
+    def copies(self):
+        return {"unified delta": self.unified.values}
