@@ -235,7 +235,7 @@ def expert_flags():
              example="TinyImageNet --method moe-adapters --train-dataset DTD --epochs 5"),
         Flag("--ddas-threshold", "error above which an image takes no router: a number, or a share such as 95%%, the "
              "error that so many of the task's validation images do not exceed", parse=number_or_share,
-             shown="0.0655; with clip 95%", runs=SCORING, example=f"90% {method} --train-dataset DTD --epochs 5"),
+             shown="0.0655; a share with clip", runs=SCORING, example=f"90% {method} --train-dataset DTD --epochs 5"),
         Flag("--ddas-iterations", "steps of a task's autoencoder", 300, whole(1), example=f"100 {method}"),
         Flag("--ddas-reference-iterations", "steps of that of --ddas-reference", 1000, whole(1),
              example=f"100 {method} --ddas-reference TinyImageNet"),

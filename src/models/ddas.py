@@ -104,12 +104,13 @@ class DDAS(nn.Module):
             optimizer.param_groups[0]["lr"] = self.lr * 0.1 ** (epoch // self.decay if self.decay else 0)
             optimizer.zero_grad()
             inputs = self._inputs(state, batch.images)
-            error = F.mse_loss(autoencoder(inputs), inputs)                              # (B, F) x (B, F) -> scalar
-            weighed(error, batch.weight).backward()
+            error = weighed(F.mse_loss(autoencoder(inputs), inputs), batch.weight)       # (B, F) x (B, F) -> scalar
+            error.backward()
             state.world.average_gradients(autoencoder)
             optimizer.step()
-            if state.world.first and (step % SHOWN_EVERY == 0 or step == steps):
-                print(f"DDAS: autoencoder of {name}, step {step} of {steps}, error {error.item():.4g}", flush=True)
+            if step % SHOWN_EVERY == 0 or step == steps:
+                mean = state.world.means({"error": error})["error"]
+                print(f"DDAS: autoencoder of {name}, step {step} of {steps}, error {mean:.4g}", flush=True)
         return autoencoder.requires_grad_(False)
 
     def _batches(self, state, name, split):
