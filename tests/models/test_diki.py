@@ -505,7 +505,7 @@ def test_what_a_run_says_and_keeps(trained, cli, world, trio, tmp_path):
 @pytest.mark.parametrize(("words", "reason"), [
     (("--train-mode", "fc"), "this mode has none"), (("--lora",), "it keeps CLIP frozen"),
     (("--l2", "1"), "it keeps CLIP frozen"), (("--orthogonal-gradients", "2"), "a basis would protect nothing"),
-    (("--we",), "prefixes are not averaged")])
+    (("--we",), "its modules are not averaged")])
 def test_what_it_cannot_go_with(cli, world, words, reason, tmp_path):
     done = cli("--load", world.model, *RECIPE, *COMMON, "--train-dataset", world.colours, "--save", tmp_path / "out",
                *words)

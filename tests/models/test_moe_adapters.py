@@ -530,10 +530,10 @@ def test_what_a_checkpoint_holds(left):
 
 
 @pytest.mark.parametrize(("words", "reason"), [
-    (("--lora",), "its CLIP stays frozen, and adapters would train"),
-    (("--l2", "1"), "its CLIP stays frozen, so it would act on nothing"),
-    (("--train-mode", "fc"), "its routers choose experts for images and for class prompts, and this mode has none"),
-    (("--we",), "a mean of experts need not make sense"),
+    (("--lora",), "it keeps CLIP frozen, adapters too"),
+    (("--l2", "1"), "it keeps CLIP frozen, so nothing would be pulled back"),
+    (("--train-mode", "fc"), "its modules act on images and on class prompts, and this mode has none of these"),
+    (("--we",), "its modules are not averaged"),
     (("--moe-experts", "1"), "expected a whole number, at least 2"),
     (("--ddas-threshold", "101%"), "expected a number, at least 0, or a share such as 95%"),
     (("--ddas-reference", "nothing"), "--ddas-reference: no dataset 'nothing'"),
