@@ -102,6 +102,11 @@ def single_of(config):
     return _part(Single, config, prompt_given=config.given("prompt"))
 
 
+def command_of_single(config):
+    """The settings of --eval-single: what is classified, the method that scores, the weights, the machine."""
+    return single_of(config), scoring_of(config), weights_of(config), hardware_of(config)
+
+
 # -- objects -----------------------------------------------------------------------------------------------------------
 
 
