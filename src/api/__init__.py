@@ -12,7 +12,8 @@ import importlib
 _NAMES = {
     "train": "src.api.commands", "evaluate": "src.api.commands", "classify": "src.api.commands",
     "load": "src.api.commands", "report": "src.api.commands", "Run": "src.api.results",
-    "RunWarning": "src.api.session", "UserError": "src.errors", "Interrupted": "src.machine.interruption",
+    "RunWarning": "src.api.session", "UserError": "src.errors", "Task": "src.datasets.python_tasks",
+    "Interrupted": "src.machine.interruption", "Hooks": "src.models.hooks", "Finetune": "src.models.finetune",
 }
 __all__ = sorted(_NAMES)
 

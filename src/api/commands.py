@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from src import args, main
+from src.api.given import given
 from src.api.keywords import words_of
 from src.api.session import session, torch_as_before
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, REPORT, SEQUENCE, SINGLE, TRAIN, TRAINING, a_run
+from src.cli.kinds import EVAL, SEQUENCE, SINGLE, TRAIN, TRAINING, a_run
 from src.cli.texts import shown
 from src.errors import UserError
 from src.machine.interruption import Interrupted, Signals
@@ -20,7 +21,8 @@ from src.machine.interruption import Interrupted, Signals
 def with_flags_of(*kinds):
     """Show the flags that act in ``kinds`` of runs as keywords of a function, to ``help`` and to completion."""
     def decorated(function):
-        own = list(inspect.signature(function).parameters.values())[:-1]
+        own = [parameter for parameter in inspect.signature(function).parameters.values()
+               if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         flags = [key for key, flag in FLAGS.items() if not set(kinds).isdisjoint(flag.runs)]
         others = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None) for key in flags
                   if key not in {parameter.name for parameter in own} | set(OTHERWISE)]
@@ -78,7 +80,7 @@ def train(*, verbose=False, **flags):
     ``verbose``: print what the command line prints. Without ``save`` the files are in a temporary folder that lives as
     long as the Run. Other keywords are flags. Raises UserError for what the command line refuses.
     """
-    with session(verbose) as printed:
+    with session(verbose) as printed, given(flags) as flags:
         place = _Place(flags.pop("save", None))
         config = _read(flags, (SEQUENCE, TRAIN), save=place.folder)
         with torch_as_before(), Signals() as signals, place.told_if_interrupted(signals):
@@ -95,10 +97,10 @@ def evaluate(load=None, eval_datasets=None, *, verbose=False, **flags):
     into ``save``, if it is given. Other keywords are flags.
     """
     from src.api.results import scores_table
-    with session(verbose) as printed:
+    with session(verbose) as printed, given(flags, eval_datasets) as flags:
         place = _Place(flags.get("save")) if _several(load) else None
-        given = {**flags, "load": load, "eval_datasets": eval_datasets} | ({"save": place.folder} if place else {})
-        config = _read(given, (EVAL,), eval_only=True)
+        keywords = flags | {"load": load, "eval_datasets": eval_datasets} | ({"save": place.folder} if place else {})
+        config = _read(keywords, (EVAL,), eval_only=True)
         with torch_as_before():
             if len(config.loaded) > 1:
                 main.rebuild_sequence(config)
@@ -127,7 +129,7 @@ def classify(images, classnames=None, load=None, *, verbose=False, **flags):
     from src.api.results import probabilities_table
     from src.run.build import command_of_single
     from src.run.single import classify as run
-    with session(verbose), tempfile.TemporaryDirectory(prefix="clip-continual-") as folder:
+    with session(verbose), given(flags) as flags, tempfile.TemporaryDirectory(prefix="clip-continual-") as folder:
         paths, drawn = _paths_of(images, Path(folder))
         more = {"eval_single": paths, "class_names": _names_file(classnames, Path(folder)), "load": load}
         config = _read(flags, (SINGLE,), **more)
@@ -175,9 +177,9 @@ def load(weights, *, device="auto", model=None, model_config=None, model_name=No
     ``model_name``.
     """
     with session():
-        given = {"load": weights, "device": device, "model": model, "model_config": model_config,
-                 "model_name": model_name, "clip_cache": clip_cache}
-        config = _read(given, (EVAL,), eval_only=True)
+        keywords = {"load": weights, "device": device, "model": model, "model_config": model_config,
+                    "model_name": model_name, "clip_cache": clip_cache}
+        config = _read(keywords, (EVAL,), eval_only=True)
         with torch_as_before():
             return _loaded(config)
 
@@ -198,7 +200,6 @@ def _loaded(config):
     return model, loader.preprocess(model.image_resolution, model.mean, model.std), tokenize
 
 
-@with_flags_of(REPORT)
 def report(folders, save=None, *, verbose=False):
     """Compare finished sequences: their folders, a folder above them, a pattern, or Runs. -> DataFrame, a row for each
     run and for each published result of the same tasks; seeds are one row of means, with columns of deviations.

@@ -10,6 +10,8 @@ import re
 from src.cli.flags import FLAGS
 from src.cli.texts import nearest
 from src.cli.values import keyword
+from src.datasets import GIVEN
+from src.datasets.common import Task
 from src.errors import UserError
 
 JOINTS = {"flickr_splits": "+"}  # between the parts of a list, where it is no comma
@@ -68,11 +70,14 @@ def _named(flag, name, part):
 def _one(flag, value):
     if isinstance(value, str):
         return value
+    if isinstance(value, Task):
+        return f"{GIVEN}:{value.name}"
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return str(int(value)) if isinstance(value, numbers.Integral) else repr(float(value))
-    raise UserError(f"{flag.name} {value!r}: expected a text, a number, a path, or a list of these")
+    raise UserError(f"{flag.name} {value!r}: expected a text, a number, a path, a Task of data, or a list of "
+                    "these")
 
 
 def _literal(flag, name, value):
