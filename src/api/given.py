@@ -2,7 +2,7 @@
 
 import contextlib
 
-import src.datasets.custom
+import src.datasets.from_code
 import src.models.custom
 from src.datasets.common import Task
 from src.errors import UserError
@@ -16,7 +16,7 @@ def given(keywords, *values):
     """While entered, the Tasks and the method in ``keywords`` are found by the names that words have for them. ->
     keywords with these names and with what the method's object was made with."""
     keywords, classes = _with_method(keywords)
-    with src.datasets.custom.given(_tasks([keywords, *values])), src.models.custom.given(classes):
+    with src.datasets.from_code.given(_tasks([keywords, *values])), src.models.custom.given(classes):
         yield keywords
 
 

@@ -25,7 +25,7 @@ from src.cli.training_checks import (
 )
 from src.datasets import GIVEN, class_split, comes_from_code, find_entry
 from src.datasets.coop import DIKI, DIKI_DRAWS, WORD, is_file
-from src.datasets.custom import allow
+from src.datasets.from_code import allow
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.machine.ending import several_processes

@@ -70,9 +70,9 @@ def datasets(text):
 def training_flags():
     return [
         Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a custom method", "finetune",
-             choices=tuple(METHODS), runs=(*SCORING, RESCORE), example="ZSCL --ref-dataset ImageNet"),
+             choices=tuple(METHODS), runs=(*SCORING, SINGLE, RESCORE), example="ZSCL --ref-dataset ImageNet"),
         Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
-             repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, RESCORE),
+             repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, SINGLE, RESCORE),
              example="strength=0.5 --method my.py:EWC"),
         Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
         Flag("--train-dataset", "the dataset to train on: a name, folder:PATH, or FILE.py:function, which "

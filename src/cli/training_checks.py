@@ -4,7 +4,7 @@ import os
 import shutil
 
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, TRAINING
+from src.cli.kinds import EVAL, SINGLE, TRAINING
 from src.cli.remarks import NOTE, WARNING
 from src.datasets import class_split, is_pairs, phase_of
 from src.errors import UserError
@@ -41,7 +41,7 @@ def check_length(settings, closed_form, acting):
 
 
 def check_method(config):
-    if config.kind not in (*TRAINING, EVAL):
+    if config.kind not in (*TRAINING, EVAL, SINGLE):
         return
     if config.given("set") and config.method in METHODS:
         raise UserError(f"--set gives keywords to a custom method, file.py:Class; {config.method} has flags")

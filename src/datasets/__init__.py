@@ -69,8 +69,8 @@ DATASETS = {
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
 # Data that code gives: a Task of Python, by its name, and a function in a file.
-GIVEN, GIVEN_ENTRY = "task", Entry("src.datasets.custom:open_given")
-FUNCTION, FUNCTION_ENTRY = re.compile(r".+\.py:([^\W\d]\w*)"), Entry("src.datasets.custom:open_function")
+GIVEN, GIVEN_ENTRY = "task", Entry("src.datasets.from_code:open_given")
+FUNCTION, FUNCTION_ENTRY = re.compile(r".+\.py:([^\W\d]\w*)"), Entry("src.datasets.from_code:open_function")
 
 
 NUMBER = r"(?:0|[1-9]\d{0,17})"

@@ -27,6 +27,9 @@ class Task(common.Task):
 
     announced: str = ""
 
+    # Its splits cannot be compared, and it may be a key, as in lr={None: 1e-5, task: 5e-5}.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
     @classmethod
     def from_dataset(cls, train, classnames=None, *, test=None, val=None, templates=None, name="mine", in_memory=False):
         """Return the Task of datasets whose items are (image, label).

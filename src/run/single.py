@@ -21,6 +21,7 @@ from src.report.figures import fonts_for, write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, build_scored, worker_count
 from src.run.method_scores import MethodScores
+from src.run.sequence import note_method
 from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
@@ -47,6 +48,7 @@ def classify(single, scoring, weights, hardware):
     device = build_device(hardware)
     checkpoint = starting_checkpoint(weights)
     classnames = given or stored_class_names(checkpoint, weights.load)
+    note_method(scoring, checkpoint, weights.load or weights.model)
     state, scorers = build_scored(scoring, checkpoint, device)
     method, (name, source) = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
     head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)

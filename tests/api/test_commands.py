@@ -161,7 +161,7 @@ def test_evaluation_writes_where_it_is_told_and_nowhere_else(finished, here):
     assert list(cc.evaluate(finished / "colours.pth", workers=0).index) == ["colours"]
     assert before == {path: path.stat().st_mtime_ns for path in finished.iterdir()} and not os.listdir()
     cc.evaluate(finished / "colours.pth", workers=0, save="scored")
-    assert os.listdir("scored") == ["metrics_colours.csv"]
+    assert sorted(os.listdir("scored")) == ["classes_colours.csv", "metrics_colours.csv", "predictions_colours.csv"]
 
 
 def test_mixes_have_their_share(finished, world, here, monkeypatch):

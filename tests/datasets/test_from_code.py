@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from src.datasets import comes_from_code, custom, find_entry, open_task, stem
+from src.datasets import comes_from_code, find_entry, from_code, open_task, stem
 from src.datasets.common import Split, Task
 from src.errors import UserError
 
@@ -52,12 +52,12 @@ def partless():
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     (tmp_path / "my.py").write_text(FILE, encoding="utf-8")
-    monkeypatch.setattr(custom, "_allowed", set())
+    monkeypatch.setattr(from_code, "_allowed", set())
     return tmp_path / "my.py"
 
 
 def opened(name, root="."):
-    custom.allow(name)
+    from_code.allow(name)
     return open_task(name, root)
 
 
@@ -96,8 +96,8 @@ def test_what_is_refused(file, function, message):
 
 def test_a_task_lives_while_its_call_runs(capsys):
     task = Task("mine", ["a"], (), {"train": Split(None, [0])})
-    with custom.given({"mine": task}):
-        with custom.given({"other": task}):
+    with from_code.given({"mine": task}):
+        with from_code.given({"other": task}):
             assert open_task("task:mine", ".").name == "mine" and open_task("task:other", ".").name == "other"
         with pytest.raises(UserError, match="task:other is a Task of another call"):
             open_task("task:other", ".")
@@ -108,7 +108,7 @@ def test_a_task_lives_while_its_call_runs(capsys):
 def test_what_its_names_and_labels_are_is_known(file):
     def digest(**changes):
         content = {"classnames": ["a", "b"], "templates": ["{c}"], "splits": {"train": Split(None, [0, 1])}}
-        with custom.given({"mine": Task("mine", **content | changes)}):
+        with from_code.given({"mine": Task("mine", **content | changes)}):
             return open_task("task:mine", ".").list_digests["task:mine"]
     assert digest() == digest() == digest(splits={"train": Split(None, [0, 1]), "test": Split(None, [0])})
     others = [digest(classnames=["a", "c"]), digest(templates=["a {c}"]), digest(splits={"train": Split(None, [1, 1])})]
