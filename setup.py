@@ -1,6 +1,6 @@
 """Build the wheel: the checkout's packages inside one, ``clip_continual``.
 
-    pip install .          # the command clip-continual, from any folder
+    pip install .          # the command clip-continual and ``import clip_continual``, from any folder
 
 A checkout has its packages on top (``src``, ``clip``), so that ``python -m src.main`` works without an installation.
 Installed under those names they would replace OpenAI's ``clip`` and hide the ``src`` of every project. The wheel
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "clip_continual"
 FOLDERS = ("src", "clip", "recipes", "reproductions/specs")  # each becomes PACKAGE/<folder>
 ENTRY = f"{PACKAGE}.src.main:main"
-INIT = '"""clip-continual: continual learning of CLIP. The command is ``clip-continual``, its packages are below."""\n'
+INIT = f"{PACKAGE}/__init__.py"  # the package of the checkout, which has nothing else: the names for Python
 # Old name -> new name, in this order.
 RENAMES = (
     (re.compile(r"^(\s*)import clip$", re.MULTILINE), rf"\1from {PACKAGE} import clip"),
@@ -38,10 +38,10 @@ def renamed(text):
 
 
 def build_package(folder):
-    """Write the package into ``folder``: FOLDERS as they are, with renamed imports."""
+    """Write the package into ``folder``: INIT and FOLDERS, with renamed imports."""
     target = Path(folder) / PACKAGE
     target.mkdir(parents=True)
-    (target / "__init__.py").write_text(INIT, encoding="utf-8")
+    shutil.copyfile(ROOT / INIT, target / "__init__.py")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for module in target.rglob("*.py"):
@@ -74,7 +74,7 @@ def requirements():
 
 if __name__ == "__main__":
     runs, checks = requirements()
-    # setuptools requires a folder for each named package; the content comes from BuildUnderOneName alone.
-    setup(packages=[PACKAGE], package_dir={PACKAGE: "src"}, install_requires=runs,
+    # The content of the package comes from BuildUnderOneName alone.
+    setup(packages=[PACKAGE], install_requires=runs,
           cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require={"dev": checks},
           entry_points={"console_scripts": [f"clip-continual = {ENTRY}"]})

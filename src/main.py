@@ -25,13 +25,18 @@ def main(argv=None):
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
-def _run(argv):
-    config = args.parse(argv)
+def check(config):
+    """Check a Config, warn of what is odd in it and print notes."""
     remarks = checks.check(config)
     for warning in remarks.warnings:
         warn(warning)
     for note in remarks.notes:
         print(f"note: {note}")
+
+
+def _run(argv):
+    config = args.parse(argv)
+    check(config)
     if config.kind not in kinds.SCORING and not first_process():
         return 0
     if config.kind in kinds.SCORING and config.dry_run != "off":
@@ -54,10 +59,12 @@ def run_training(config):
     """--train-dataset: one task, from --load or from the initial weights. --dataset-order: one after the other in one
     process, with the accuracy matrix."""
     with Signals() as signals:
-        _train(config, signals)
+        train(config, signals)
 
 
-def _train(config, signals):
+def train(config, signals):
+    """What ``run_training`` does. -> (names of the trained tasks as files call them, rows of scores)"""
+    from src.datasets import stem
     from src.datasets.pairs import JOINT
     from src.report.sequence import run_sequence
     from src.report.tables import summary_text
@@ -84,25 +91,34 @@ def _train(config, signals):
         print(run.scores_table(rows[-1], finished))
         run.report_task(names[0], rows[-1], finished)
     export.write(finished)
+    return list(map(stem, names)), rows
 
 
 def run_evaluation(config):
-    """--eval-only: score --load, or zero-shot CLIP, on the datasets."""
+    """--eval-only: score --load, or zero-shot CLIP, on the datasets. Without --save the metrics go beside the file of
+    --load."""
+    if len(config.loaded) > 1:
+        rebuild_sequence(config)
+    else:
+        evaluate(config, config.save or config.beside_loaded)
+
+
+def evaluate(config, folder):
+    """Score one checkpoint, and write its metrics into ``folder``, None for none.
+    -> [(share of the loaded weights in --wise-ft, else None; {dataset: {label space: Scores}})]"""
     from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
     from src.run.weights import starting_checkpoint
-    if len(config.loaded) > 1:
-        rebuild_sequence(config)
-        return
     command = command_of(config)
-    run = Run(command, config.save or config.beside_loaded)
+    run = Run(command, folder)
     checkpoint = starting_checkpoint(command.weights)
     export = Export(config.export, run.world.first, config.export_format)
     export.claim(checkpoint["architecture"], config.overwrite)
     with run.shown():
-        _evaluate(config, run, checkpoint)
+        found = _evaluate(config, run, checkpoint)
     export.write(checkpoint)
+    return found
 
 
 def _evaluate(config, run, checkpoint):
@@ -110,21 +126,25 @@ def _evaluate(config, run, checkpoint):
     if config.linear_eval:
         run.open_for_training(config.linear_eval)
         run.folder.prepare()
-        print(run.scores_table(run.scorer.linear(checkpoint), checkpoint, [config.linear_eval]))
-        return
+        scores = run.scorer.linear(checkpoint)
+        print(run.scores_table(scores, checkpoint, [config.linear_eval]))
+        return [(None, scores)]
     run.adopt(checkpoint)
     run.open([])
     run.claim([], checkpoint)
     if config.wise_ft:
+        found = []
         for alpha in config.alpha:
-            table = run.scores_table(run.evaluate(checkpoint, alpha), checkpoint)
+            found.append((alpha, run.evaluate(checkpoint, alpha)))
+            table = run.scores_table(found[-1][1], checkpoint)
             print(f"{alpha:g} loaded + {1 - alpha:g} zero-shot\n{table}\n")
-        return
+        return found
     scores = run.evaluate(checkpoint)
     print(run.scores_table(scores, checkpoint))
     if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
         summaries = run.summarise(config.dataset_order, [scores] * (1 + len(config.dataset_order)))
         print("\n" + "\n".join(map(numbers_text, summaries.values())))
+    return [(None, scores)]
 
 
 def rebuild_sequence(config):
@@ -148,9 +168,9 @@ def run_export(config):
 
 def run_single(config):
     """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
-    from src.run.build import hardware_of, scoring_of, single_of, weights_of
+    from src.run.build import command_of_single
     from src.run.single import classify
-    classify(single_of(config), scoring_of(config), weights_of(config), hardware_of(config))
+    classify(*command_of_single(config))
 
 
 def run_list(config):
@@ -174,6 +194,11 @@ def run_check(config):
 
 def run_report(config):
     """--report: compare finished sequences."""
+    report(config)
+
+
+def report(config):
+    """What ``run_report`` does. -> Report"""
     from pathlib import Path
 
     from src.report.folders import find_runs
@@ -182,13 +207,14 @@ def run_report(config):
     from src.report.study_page import write_study_page
     found = find_runs(config.report)
     name = Path(config.save).resolve().name if config.save else "report"
-    report = report_of(name, [read_run(folder) for folder in found.runs])
-    print(report_markdown(report), end="")
+    made = report_of(name, [read_run(folder) for folder in found.runs])
+    print(report_markdown(made), end="")
     if note := found.note():
         print(f"note: {note}", file=sys.stderr)
     if config.save:
-        write_report(report, config.save)
-        write_study_page(report, config.save)
+        write_report(made, config.save)
+        write_study_page(made, config.save)
+    return made
 
 
 def run_rescore(config):

@@ -73,6 +73,17 @@ def test_renaming(text, expected):
     assert setup.renamed(text) == expected
 
 
+def test_python_has_the_same_names(package, elsewhere):
+    """Lazily, and beside other packages called src and clip."""
+    code = ("import sys; import clip_continual as cc; print(sorted(dir(cc)) == sorted(cc.__all__)); "
+            "print('torch' in sys.modules); print(cc.train.__module__, cc.UserError.__module__)\n"
+            "from clip_continual import clip; print(clip.__name__)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(package)})
+    assert done.stdout.splitlines() == ["True", "False", "clip_continual.src.api.commands clip_continual.src.errors",
+                                        "clip_continual.clip"], done.stderr
+
+
 def test_it_speaks_of_the_installed_command(package, elsewhere):
     done = run(package, elsewhere, "--list-datasets")
     assert done.returncode == 0 and "toy-digits" in done.stdout, done.stderr

@@ -17,10 +17,11 @@ from src.datasets import toy
 
 ROOT = Path(__file__).parents[1]
 # The rooms of src/, top first: a folder, or a file of its landing. A module imports from lower rooms and from its own.
-ROOMS = ("src.main", "src.run", "src.store", "src.args", "src.report", "src.cli", "src.models", "src.datasets",
-         "src.machine", "src.templates", "src.errors", "src", "clip")
+ROOMS = ("src.api", "src.main", "src.run", "src.store", "src.args", "src.report", "src.cli", "src.models",
+         "src.datasets", "src.machine", "src.templates", "src.errors", "src", "clip")
 # Floors inside a room, top first; "*" takes every module that no other floor names.
 FLOORS = {
+    "src.api": (("src.api",), ("src.api.commands",), ("*",), ("src.api.keywords",)),
     "src.run": (("src.run.plan", "src.run.single", "src.run.chain", "src.run.inputs", "src.run.rescore",
                  "src.run.reproduce"), ("src.run.sequence",), ("src.run.task", "src.run.rescorer"),
                 ("src.run.cached",), ("src.run.scoring",), ("*",)),
@@ -183,7 +184,7 @@ def test_the_command_line_stays_above():
             assert not names & ({"args", "namespace", "config"} - stored)
 
 
-READ_A_CONFIG = ("src.cli", "src.args", "src.main", "src.run.build")
+READ_A_CONFIG = ("src.cli", "src.args", "src.main", "src.api", "src.run.build")
 
 
 def reads_of_a_config(tree):
@@ -283,7 +284,7 @@ def python(*words):
 
 
 @pytest.mark.parametrize("code", [
-    "import clip, clip.catalog",
+    "import clip, clip.catalog", "import clip_continual; clip_continual.UserError, clip_continual.train.__signature__",
     "import src.args; src.args.parse(['--train-dataset', 'DTD', '--iterations', '1'])",
     "from src import args, cli; import src.cli.checks; cli.checks.check(args.parse(['--dataset-order', 'toy']))",
     "from src.main import main; main(['--iterations', '0'])",

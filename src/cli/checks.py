@@ -23,8 +23,9 @@ from src.cli.training_checks import (
     check_parts,
     check_rates,
 )
-from src.datasets import class_split, find_entry
+from src.datasets import GIVEN, class_split, comes_from_code, find_entry
 from src.datasets.coop import DIKI, DIKI_DRAWS, WORD, is_file
+from src.datasets.from_code import allow
 from src.datasets.images import named_images
 from src.errors import UserError
 from src.machine.ending import several_processes
@@ -179,11 +180,24 @@ def _check_datasets(config):
              ("--linear-eval", (config.linear_eval,) if config.linear_eval else ())]
     for flag, datasets in named:
         for name in datasets:
+            if comes_from_code(name):
+                _check_code(flag, name, config)
             try:
                 find_entry(name)
             except UserError as error:
                 hint = hint_before(name, PROTOCOLS, most=1) if flag == "--dataset-order" else ""
                 raise UserError(f"{flag}: {hint}{error}") from None
+
+
+def _check_code(flag, name, config):
+    """Data that code gives: a function that the command line names may run from now on."""
+    path = name.rpartition(":")[0]
+    if path != GIVEN and not os.path.isfile(path):
+        raise UserError(f"{flag} {name}: no such file; give path/to/file.py:function")
+    if config.cache_images:
+        raise UserError(f"--cache-images with {name}: nothing tells whether the images that code gives have changed; "
+                        "leave it out")
+    allow(name)
 
 
 def _check_splits(config):

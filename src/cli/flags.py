@@ -70,12 +70,13 @@ def datasets(text):
 def training_flags():
     return [
         Flag("--method", "how to train: " + ", ".join(METHODS) + "; file.py:Class is a custom method", "finetune",
-             choices=tuple(METHODS), runs=(*SCORING, RESCORE), example="ZSCL --ref-dataset ImageNet"),
+             choices=tuple(METHODS), runs=(*SCORING, SINGLE, RESCORE), example="ZSCL --ref-dataset ImageNet"),
         Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
-             repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, RESCORE),
+             repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, SINGLE, RESCORE),
              example="strength=0.5 --method my.py:EWC"),
         Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
-        Flag("--train-dataset", "the dataset to train on: a name, or folder:PATH", metavar="NAME", runs=(TRAIN, EVAL),
+        Flag("--train-dataset", "the dataset to train on: a name, folder:PATH, or FILE.py:function, which "
+             "returns a Task", metavar="NAME", runs=(TRAIN, EVAL),
              example="folder:photos --epochs 5"),
         Flag("--dataset-order", "a whole sequence in one run: A,B,C or one of " + ", ".join(PROTOCOLS)
              + "; CIFAR100/10 means ten class splits, CIFAR100/50+10 50 classes and then ten each", parse=datasets,
@@ -223,8 +224,8 @@ def image_text_flags():
 
 def evaluation_flags():
     return [
-        Flag("--eval-datasets", "datasets to score", (), datasets, runs=SCORING, metavar="NAMES",
-             shown="the one trained on, or the whole sequence", example="DTD,Flowers"),
+        Flag("--eval-datasets", "datasets to score, named as those to train on", (), datasets, runs=SCORING,
+             metavar="NAMES", shown="the one trained on, or the whole sequence", example="DTD,Flowers"),
         Flag("--eval-interval", "steps between evaluations", parse=whole(1), numbers=False, shown="at the end",
              example="100"),
         switch("--eval-every-epoch", "evaluate after each epoch", numbers=False),

@@ -4,6 +4,7 @@ import difflib
 import shlex
 
 from src.errors import UserError
+from src.models.custom import GIVEN
 
 SWITCHED = {"true": True, "on": True, "false": False, "off": False}  # what files have in the place of a switch
 
@@ -45,7 +46,7 @@ def read_value(flag, text):
         return True
     for part in text if flag.repeated else [text]:
         _reject_blank(flag, part)
-    if flag.name == "--method" and ".py:" in text:
+    if flag.name == "--method" and (".py:" in text or text.startswith(f"{GIVEN}:")):
         return text
     text = _as_choice(flag, text)
     if flag.choices and text not in flag.choices and not (flag.also and flag.also(text)):

@@ -4,11 +4,12 @@ import os
 import shutil
 
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, TRAINING
+from src.cli.kinds import EVAL, SINGLE, TRAINING
 from src.cli.remarks import NOTE, WARNING
 from src.datasets import class_split, is_pairs, phase_of
 from src.errors import UserError
 from src.models import METHODS, active_add_ons, find_method
+from src.models.custom import GIVEN, require_given
 from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
@@ -40,11 +41,13 @@ def check_length(settings, closed_form, acting):
 
 
 def check_method(config):
-    if config.kind not in (*TRAINING, EVAL):
+    if config.kind not in (*TRAINING, EVAL, SINGLE):
         return
     if config.given("set") and config.method in METHODS:
         raise UserError(f"--set gives keywords to a custom method, file.py:Class; {config.method} has flags")
-    if config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
+    if config.method.rpartition(":")[0] == GIVEN:
+        require_given(config.method)
+    elif config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
         raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
     if config.kind in TRAINING and config.trained:
         _check_kind_of_data(config)

@@ -68,6 +68,9 @@ DATASETS = {
 # The user's own data: behind the colon is a path.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
+# Data that code gives: a Task of Python, by its name, and a function in a file.
+GIVEN, GIVEN_ENTRY = "task", Entry("src.datasets.from_code:open_given")
+FUNCTION, FUNCTION_ENTRY = re.compile(r".+\.py:([^\W\d]\w*)"), Entry("src.datasets.from_code:open_function")
 
 
 NUMBER = r"(?:0|[1-9]\d{0,17})"
@@ -144,13 +147,21 @@ def find_entry(name):
     prefix, colon, _ = name.partition(":")
     if colon and prefix in PREFIXES:
         return PREFIXES[prefix]
+    if comes_from_code(name):
+        return GIVEN_ENTRY if prefix == GIVEN else FUNCTION_ENTRY
     if name in DATASETS:
         return DATASETS[name]
     spelled = {known.lower(): known for known in DATASETS}
     near = [spelled[match] for match in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(f"no dataset {name!r}; {hint}--list-datasets shows all; your own data are folder:PATH, csv:FILE "
-                    "or pairs:FILE")
+    raise UserError(f"no dataset {name!r}; {hint}--list-datasets shows all; your own data are folder:PATH, csv:FILE, "
+                    "pairs:FILE or FILE.py:function")
+
+
+def comes_from_code(name):
+    """Whether a name is of data that code gives: ``task:NAME`` of Python, or ``my.py:open_mine``."""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix not in PREFIXES and (prefix == GIVEN or bool(FUNCTION.fullmatch(name)))
 
 
 def open_task(name, root, class_seed=42, **options):
@@ -168,11 +179,14 @@ def open_task(name, root, class_seed=42, **options):
 
 
 def stem(name):
-    """What files of a dataset are called: the name itself, or the stem of a path of the user's."""
+    """What files of a dataset are called: the name itself, the stem of a path of the user's, or the name of a Task or
+    of a function."""
     base, phase = phase_of(name)
     if phase is not None:
         return f"{stem(base)}_phase{phase}"
     prefix, colon, path = name.partition(":")
+    if comes_from_code(name):
+        return name.rpartition(":")[2]
     if not (colon and prefix in PREFIXES):
         return name
     resolved = own_path(name).absolute()

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
-from src.datasets import PREFIXES, find_entry, open_task
+from src.datasets import PREFIXES, comes_from_code, find_entry, open_task
 from src.datasets.class_names import CODED
 from src.datasets.common import some
 from src.errors import UserError
@@ -64,8 +64,8 @@ def outside_faults(task, split):
 
 
 def is_own(name):
-    """Whether a name is of the user's own data, ``folder:``, ``csv:`` or ``pairs:``."""
-    return name.partition(":")[0] in PREFIXES
+    """Whether a name is of the user's own data: ``folder:``, ``csv:``, ``pairs:``, or what code gives."""
+    return name.partition(":")[0] in PREFIXES or comes_from_code(name)
 
 
 def findings_of(name, task):

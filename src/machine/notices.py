@@ -3,15 +3,30 @@
 The variable NO_COLOR, set to anything, keeps them plain (no-color.org). Imports no torch.
 """
 
+import contextlib
 import os
 import sys
 
 COLOURS = {"error": "31", "warning": "33"}  # red, yellow
+_receivers = []  # functions that take warnings instead of stderr, the last one first
 
 
 def warn(text):
-    """Print ``text`` to stderr, marked as a warning."""
-    print(marked("warning", text), file=sys.stderr, flush=True)
+    """Print ``text`` to stderr, marked as a warning; or give it to the function of ``warnings_to``."""
+    if _receivers:
+        _receivers[-1](text)
+    else:
+        print(marked("warning", text), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def warnings_to(receive):
+    """While entered, ``receive(text)`` is called for each warning, and none is printed."""
+    _receivers.append(receive)
+    try:
+        yield
+    finally:
+        _receivers.remove(receive)
 
 
 def complain(text):

@@ -46,16 +46,12 @@ class Method:
 
 @dataclass(frozen=True)
 class OwnMethod(Method):
-    """A class in a file of the user's, ``path/to/file.py:Class``; its keywords come from ``--set``."""
+    """A class in a file of the user's, ``path/to/file.py:Class``, or one that Python gives, ``python:Class``; its
+    keywords come from ``--set``."""
 
     def hook(self):
-        from src.models.custom import load_file
-        path, _, name = self.target.rpartition(":")
-        module = load_file(path)
-        if not hasattr(module, name):
-            classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
-            raise UserError(f"--method {self.target}: there is no class {name} in it; it has {classes or 'none'}")
-        return getattr(module, name)
+        from src.models.custom import class_of
+        return class_of(self.target)
 
     def build(self, values):
         hook = self.hook()
@@ -166,7 +162,7 @@ ADD_ONS = {
 
 
 def find_method(name, pairs=False):
-    """The row of a name in METHODS, or one for ``path/to/file.py:Class``; on image-text ``pairs`` or on class data.
+    """The row of a name in METHODS, or one for a custom class; on image-text ``pairs`` or on class data.
     None where the method is not for such data. What data a custom method takes, only its class says."""
     if name not in METHODS:
         return OwnMethod(name)

@@ -1,60 +1,126 @@
-"""Load a user's own method file, such as ``my.py`` of ``--method my.py:EWC``."""
+"""Custom methods: classes in a user's own file, ``my.py:EWC``, and classes that Python gives, ``python:EWC``."""
 
-import ast
-import functools
-import importlib.util
-import os
-import sys
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
+import contextlib
+import hashlib
+import inspect
 
-OURS = ("src", "clip")
-PREFIX = __name__.partition("src")[0]  # "" in a checkout, the name of the package where it is installed
+from src.errors import UserError
+from src.machine.code_files import OURS, PREFIX, load_file
 
+__all__ = ["GIVEN", "OURS", "class_of", "code_digest_of", "given", "load_file", "made_of", "require_given"]
 
-def load_file(path):
-    """Execute a file and return its module, once as long as the file does not change. Its imports of ``src`` and
-    ``clip`` reach this very code, under whatever name it is installed."""
-    found = os.stat(path)
-    return _load(os.path.realpath(path), PREFIX, found.st_mtime_ns, found.st_size)
+GIVEN = "python"  # stands where a file does
+ONE_OF_OURS = f"{PREFIX}src."
+_given = {}       # {name: class}, while a call from Python runs
 
 
-@functools.lru_cache(maxsize=16)
-def _load(path, *version):
-    name = f"own_method_{Path(path).stem}"
-    loader = _InstalledNames(name, str(path)) if PREFIX else None
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@contextlib.contextmanager
+def given(classes):
+    """While entered, ``python:NAME`` stands for the classes {name: class}."""
+    before = dict(_given)
+    _given.update(classes)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
 
 
-class _InstalledNames(SourceFileLoader):
-    """Compile a file with the names of OURS prefixed by PREFIX."""
-
-    def source_to_code(self, data, path, *, _optimize=-1):
-        tree = ast.fix_missing_locations(_Prefixed().visit(ast.parse(data, path)))
-        return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
-
-    def path_stats(self, path):
-        raise OSError("no bytecode is kept beside the file: a checkout would take it up with the wrong names")
+def require_given(target):
+    """UserError where ``python:NAME`` stands for no class here."""
+    name = target.rpartition(":")[2]
+    if name not in _given:
+        raise UserError(f"--method {target}: is a class of a call from Python, which this process does not have; give "
+                        f"the class {name} there, or write it into a file and give --method FILE.py:{name}")
 
 
-class _Prefixed(ast.NodeTransformer):
-    def visit_ImportFrom(self, node):
-        if not node.level and node.module.split(".")[0] in OURS:
-            node.module = PREFIX + node.module
-        return node
+def class_of(target):
+    """The class of ``my.py:EWC`` or ``python:EWC``. Raises UserError where it has none."""
+    path, _, name = target.rpartition(":")
+    if path == GIVEN:
+        require_given(target)
+        return _given[name]
+    module = load_file(path)
+    if not hasattr(module, name):
+        classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
+        raise UserError(f"--method {target}: there is no class {name} in it; it has {classes or 'none'}")
+    return getattr(module, name)
 
-    def visit_Import(self, node):
-        return [ast.copy_location(statement, node) for alias in node.names for statement in self._import(alias)]
 
-    def _import(self, alias):
-        """``import src.x`` binds ``src``; ``import src.x as y`` binds the module itself."""
-        root = alias.name.split(".")[0]
-        if root not in OURS:
-            return [ast.Import([alias])]
-        whole = PREFIX + alias.name
-        if alias.asname or alias.name == root:
-            return [ast.Import([ast.alias(whole, alias.asname or root)])]
-        return [ast.Import([ast.alias(whole)]), ast.Import([ast.alias(PREFIX + root, root)])]
+# -- what a class is ---------------------------------------------------------------------------------------------------
+
+
+def code_digest_of(target):
+    """{"the class NAME": digest of its code} of ``python:NAME``, for resume points and finished tasks; {} of others.
+
+    The code that runs counts, with that of bases which are not of this package: a notebook changes a class and keeps
+    its name. What it calls outside of the class does not count.
+    """
+    path, _, name = target.rpartition(":")
+    if path != GIVEN:
+        return {}
+    bases = [base for base in class_of(target).__mro__ if not base.__module__.startswith((ONE_OF_OURS, "builtins"))]
+    content = [[base.__name__, sorted((key, _code(value)) for key, value in vars(base).items() if key not in HIDDEN)]
+               for base in bases]
+    return {f"the class {name}": hashlib.sha256(repr(content).encode()).hexdigest()}
+
+
+# Attributes of a class that tell where it stands, and not what it does.
+HIDDEN = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__",
+          "__annotations__", "__qualname__", "__annotate__", "__annotations_cache__"}
+
+
+def _code(value):
+    """What of an attribute of a class is the same in every process, nested lists of texts."""
+    if isinstance(value, staticmethod | classmethod):
+        return _code(value.__func__)
+    if isinstance(value, property):
+        return [_code(part) for part in (value.fget, value.fset, value.fdel)]
+    if inspect.isfunction(value):
+        inner = _code(value.__wrapped__) if hasattr(value, "__wrapped__") else []
+        return [_code(value.__code__), _code(value.__defaults__), _code(value.__kwdefaults__), inner]
+    if inspect.iscode(value):
+        return [value.co_code.hex(), [_code(part) for part in value.co_consts], list(value.co_names),
+                list(value.co_varnames)]
+    if isinstance(value, frozenset | set):
+        return sorted(map(repr, map(_code, value)))
+    if isinstance(value, tuple | list):
+        return [_code(part) for part in value]
+    if isinstance(value, dict):
+        return [[_code(key), _code(part)] for key, part in value.items()]
+    plain = value is None or isinstance(value, str | bytes | int | float | complex)
+    return repr(value) if plain else type(value).__name__
+
+
+def made_of(hook):
+    """{keyword: value} that an object of hooks was made with. UserError where making it again gives another one."""
+    kind = type(hook)
+    found = _keywords(kind, vars(hook).get("made_with"))
+    again = vars(kind(**found))
+    changed = [name for name, value in vars(hook).items() if _is_plain(value) and _is_plain(again.get(name))
+               and again.get(name) != value]
+    if changed:
+        raise UserError(f"--method {kind.__name__}(...): {', '.join(changed)} is not what it is where the object is "
+                        "made again, as each task does; make it a keyword of the class")
+    return found
+
+
+def _keywords(kind, made_with):
+    """What an object was made with, by name."""
+    signature = inspect.signature(kind)
+    if made_with is None and signature.parameters:
+        raise UserError(f"--method {kind.__name__}(...): does not tell what it was made with; give the class, and its "
+                        "keywords by --set")
+    arguments, keywords = made_with or ((), {})
+    found = {}
+    for name, value in signature.bind(*arguments, **keywords).arguments.items():
+        sort = signature.parameters[name].kind
+        if sort is inspect.Parameter.VAR_POSITIONAL:
+            raise UserError(f"--method {kind.__name__}(...): takes *{name}, and a run records keywords; give the class "
+                            "keywords instead")
+        found |= value if sort is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return found
+
+
+def _is_plain(value):
+    return value is None or isinstance(value, str | int | float | bool)

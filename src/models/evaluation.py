@@ -311,11 +311,11 @@ def classify_image(model, image, classnames, device, template="a photo of a {c}.
 
 @torch.no_grad()
 def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0,
-                   head=None, method=None, name="", source=""):
-    """{position: what ``classify_image`` gives} of those of a split's images that could be decoded; the prompts are
-    encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes the place of prompts, and so do
-    the scores of ``method`` (see ``evaluate``), whose label space is "task", where it gives some. ``name`` and
-    ``source``: those of Classes."""
+                   head=None, method=None, name="", source="", most=5):
+    """{position: what ``classify_image`` gives, of the ``most`` probable classes} of those of a split's images that
+    could be decoded; the prompts are encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes
+    the place of prompts, and so do the scores of ``method`` (see ``evaluate``), whose label space is "task", where it
+    gives some. ``name`` and ``source``: those of Classes."""
     scorer = classifier(model, Task("images", classnames, [template], {}), device, head).named(name, source)
     if method is not None:
         with in_eval_mode(model), device.autocast():
@@ -324,7 +324,7 @@ def classify_split(model, split, classnames, device, template="a photo of a {c}.
     else:
         positions, features = encode_split(model, split, device, batch_size, workers)
         scores = scorer(features, model.logit_scale.exp())                          # (N, C)
-    values, indices = scores.softmax(dim=-1).topk(min(5, len(classnames)))
+    values, indices = scores.softmax(dim=-1).topk(min(most, len(classnames)))
     return {position: [(classnames[index], value) for index, value in zip(*row, strict=True)]
             for position, *row in zip(positions, indices.tolist(), values.tolist(), strict=True)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for annotations: at run time a table of methods imports neither torch nor towers
@@ -45,6 +46,13 @@ class Hooks:
     averaged: bool = False
     closed_form: bool = False
     scores_features: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let objects remember what they are made with: one that Python gives as a method is made again for each
+        task."""
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _remembering(cls.__init__)
 
     def build(self, model: CLIP) -> nn.Module | None:
         """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
@@ -124,6 +132,14 @@ class Hooks:
 
     def load_carry(self, content: dict[str, Any]) -> None:
         """Takes over what the previous task's ``carry`` returned."""
+
+
+def _remembering(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def __init__(self: Hooks, *arguments: Any, **keywords: Any) -> None:
+        vars(self).setdefault("made_with", (arguments, keywords))  # by the outermost class
+        init(self, *arguments, **keywords)
+    return __init__
 
 
 def scores_by_itself(kind: type) -> bool:

@@ -21,6 +21,7 @@ from src.models import METHODS, active_add_ons, find_method, takes
 from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
+from src.models.custom import GIVEN
 from src.models.hooks import Hooks, kept_for, named, promises, scores_by_itself
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
@@ -100,6 +101,11 @@ def files_of(config):
 
 def single_of(config):
     return _part(Single, config, prompt_given=config.given("prompt"))
+
+
+def command_of_single(config):
+    """The settings of --eval-single: what is classified, the method that scores, the weights, the machine."""
+    return single_of(config), scoring_of(config), weights_of(config), hardware_of(config)
 
 
 # -- objects -----------------------------------------------------------------------------------------------------------
@@ -370,8 +376,16 @@ def scoring_hooks(scoring, checkpoint):
         return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
-                        f"not choose code to run: give --method {name} yourself")
+                        f"not choose code to run: give {_yourself(name)}")
     return [row.build({"set": keywords | scoring.set})]
+
+
+def _yourself(method):
+    """How a custom method is given that a checkpoint names."""
+    path, _, name = method.rpartition(":")
+    if path == GIVEN:
+        return f"--method FILE.py:{name}, or the class {name} from Python"
+    return f"--method {method} yourself"
 
 
 def class_name(method):

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from src.datasets import is_pairs, stem
+from src.datasets import comes_from_code, is_pairs, stem
 from src.datasets.pairs import JOINT
 from src.machine.files import WriteError
 from src.machine.notices import warn
+from src.models.custom import GIVEN
 from src.run.build import build_scored, scoring_hooks
 from src.run.scoring import class_tasks, plain_scores, scores_of, task_and_phase
 from src.run.task_key import TaskKeys, key_of
@@ -49,9 +50,24 @@ class SharedTasks:
                      "the weights of that step")
             self.cache = None
             return
+        if code := next(filter(comes_from_code, self._named()), None):
+            run.note(f"{FLAG} does nothing with {code}: nothing tells whether the images that code gives have changed")
+            self.cache = None
+            return
+        if run.training.method.rpartition(":")[0] == GIVEN:
+            run.note(f"{FLAG} does nothing with {run.training.method}: nothing tells whether all that the class reads "
+                     "is what it was; --method FILE.py:Class shares tasks")
+            self.cache = None
+            return
         if run.command.data.skip_bad_images:
             run.note(f"what is taken from {FLAG} does not say again that images could not be decoded and were skipped")
         self.keys = TaskKeys(run.training, run.scoring, run.files, run.datasets, run.device)
+
+    def _named(self):
+        """All datasets that the run names."""
+        training = self.run.training
+        return filter(None, (*training.trained, *self.run.evaluated, training.ref_dataset, training.ref_sentences,
+                             *training.text_datasets))
 
     def scores_of_start(self, start):
         """The Scores of the weights that a sequence starts from, {dataset: {label space: Scores}}: those that are there

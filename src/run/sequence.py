@@ -18,6 +18,7 @@ from src.machine.interruption import Signals
 from src.machine.notices import warn
 from src.machine.progress import progress
 from src.models import METHODS
+from src.models.custom import code_digest_of
 from src.report.conditions import conditions_of, together
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
@@ -181,7 +182,7 @@ class Run:
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
-            inputs |= self.datasets.lists_of(name)
+            inputs |= self.datasets.lists_of(name) | code_digest_of(self.training.method)
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(flag="--save", folder=self.folder.path))
         if finished:

@@ -21,11 +21,13 @@ from src.report.figures import fonts_for, write_png
 from src.report.tables import markdown_table, rows_csv
 from src.run.build import build_device, build_scored, worker_count
 from src.run.method_scores import MethodScores
+from src.run.sequence import note_method
 from src.run.weights import starting_checkpoint
 from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"
 NAMED = 5  # class names in a note
+SHOWN = 5  # classes of an image in tables and pictures
 SIDE = 640  # pixels that a picture shows of an image
 IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
@@ -33,7 +35,7 @@ COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 def classify(single, scoring, weights, hardware):
     """Print the table and, under --save, keep it with a picture of each image. ``single``: a Single; ``scoring``: which
-    method scores them."""
+    method scores them. -> (class names, {path: [(class name, probability)] of all classes, highest first})"""
     paths = named_images(single.eval_single)
     alone = len(paths) == 1 and not os.path.isdir(single.eval_single)
     folder = RunFolder(single.save)
@@ -46,6 +48,7 @@ def classify(single, scoring, weights, hardware):
     device = build_device(hardware)
     checkpoint = starting_checkpoint(weights)
     classnames = given or stored_class_names(checkpoint, weights.load)
+    note_method(scoring, checkpoint, weights.load or weights.model)
     state, scorers = build_scored(scoring, checkpoint, device)
     method, (name, source) = MethodScores(state, scorers), dataset_with(checkpoint, classnames)
     head, by = (None, None) if method.scores_alone else trained_head(checkpoint, classnames, only_last=given is None)
@@ -56,13 +59,16 @@ def classify(single, scoring, weights, hardware):
     template = prompt_of(single, state.own.values())
     with state.in_place(state.model):
         found = classify_split(state.model, task.split("test"), classnames, device, template, single.batch_size_eval,
-                               worker_count(single.workers, task), head, method if scorers else None, name, source)
+                               worker_count(single.workers, task), head, method if scorers else None, name, source,
+                               most=len(classnames))
     if by := method.by("task"):
         print(f"note: scored by {by}")
     found = {paths[position]: ranked for position, ranked in found.items()}
+    shown = {path: ranked[:SHOWN] for path, ranked in found.items()}
     if folder.writes:
-        _keep(folder, found, names, alone)
-    print(table_of_one(*found.values()) if alone else table_of_several(found))
+        _keep(folder, shown, names, alone)
+    print(table_of_one(*shown.values()) if alone else table_of_several(shown))
+    return classnames, found
 
 
 def stored_class_names(checkpoint, path):

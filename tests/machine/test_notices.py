@@ -5,13 +5,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.machine.notices import complain, marked, warn
+from src.machine.notices import complain, marked, warn, warnings_to
 
 
 def test_what_is_no_terminal_gets_plain_text(capsys):
     warn("a rate is high")
     complain("no such file")
     assert capsys.readouterr() == ("", "warning: a rate is high\nerror: no such file\n")
+
+
+def test_warnings_can_go_to_a_function(capsys):
+    found, inner = [], []
+    with warnings_to(found.append):
+        warn("one")
+        with pytest.raises(ValueError, match="other"), warnings_to(inner.append):
+            warn("two")
+            raise ValueError("other")
+        warn("three")
+    warn("four")
+    assert (found, inner, capsys.readouterr().err) == (["one", "three"], ["two"], "warning: four\n")
 
 
 @pytest.mark.parametrize(("variables", "coloured"), [

@@ -1,55 +1,161 @@
-"""A user's method file under another name of the package, as in an installation."""
+"""Custom methods that Python gives: under which name, what their objects were made with, and when code is another."""
 
+import dataclasses
+import os
+import subprocess
 import sys
-import traceback
-import types
+from pathlib import Path
 
 import pytest
 
-import clip
-import src.models.hooks
-from src.models import custom
+from src.errors import UserError
+from src.models import custom, find_method
+from src.models.custom import class_of, code_digest_of, made_of
+from src.models.finetune import Finetune
 from src.models.hooks import Hooks
 
-
-@pytest.fixture
-def installed(monkeypatch):
-    """The packages under the name that an installation gives them, and not under their own."""
-    package = types.ModuleType("installed_here")
-    package.src, package.clip = sys.modules["src"], clip
-    monkeypatch.setattr(custom, "PREFIX", "installed_here.")
-    monkeypatch.setitem(sys.modules, "installed_here", package)
-    for name in [name for name in sys.modules if name.split(".")[0] in ("src", "clip")]:
-        monkeypatch.setitem(sys.modules, f"installed_here.{name}", sys.modules[name])
-        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("line", [
-    "from src.models.hooks import Hooks", "from src.models import hooks; Hooks = hooks.Hooks",
-    "import src.models.hooks; Hooks = src.models.hooks.Hooks", "import src.models.hooks as h; Hooks = h.Hooks",
-    "import json, src.models.hooks as h; Hooks = h.Hooks; json.dumps(1)"])
-def test_imports_reach_the_installed_code(installed, tmp_path, line):
-    (tmp_path / "my.py").write_text(f"import clip, math\nfrom clip.model import CLIP\n{line}\n\n"
-                                    "class Mine(Hooks):\n    tokenize = staticmethod(clip.tokenize)\n")
-    module = custom.load_file(str(tmp_path / "my.py"))
-    assert issubclass(module.Mine, Hooks) and module.CLIP is clip.model.CLIP
-    assert not (tmp_path / "__pycache__").exists()
+class Plain(Hooks):
+    pass
 
 
-def test_a_relative_import_fails_as_in_any_script(installed, tmp_path):
-    (tmp_path / "my.py").write_text("from .other import x\n")
-    with pytest.raises(ImportError):
-        custom.load_file(str(tmp_path / "my.py"))
+class Mine(Finetune):
+    def __init__(self, strength, name="a", *, parts=(1, 2), ls=0.0, **others):
+        super().__init__(ls)
+        self.strength, self._name, self.parts, self.others = strength * 2, name, parts, others
 
 
-def test_an_error_names_the_line_of_the_import(installed, tmp_path):
-    (tmp_path / "my.py").write_text("import math\n\nimport clip.no_such_module\n")
-    with pytest.raises(ImportError) as raised:
-        custom.load_file(str(tmp_path / "my.py"))
-    frames = traceback.extract_tb(raised.value.__traceback__)
-    assert [frame.lineno for frame in frames if frame.filename.endswith("my.py")] == [3]
+class Sub(Mine):
+    pass
 
 
-def test_a_checkout_loads_the_file_as_it_is(tmp_path):
-    (tmp_path / "my.py").write_text("import src.models.hooks\nHooks = src.models.hooks.Hooks\n")
-    assert custom.PREFIX == "" and custom.load_file(str(tmp_path / "my.py")).Hooks is src.models.hooks.Hooks
+class Shorter(Mine):
+    def __init__(self, name):
+        super().__init__(3, name)
+
+
+def test_a_class_has_a_name_while_its_call_runs():
+    with custom.given({"Mine": Mine}):
+        assert class_of("python:Mine") is Mine and find_method("python:Mine").hook() is Mine
+        assert isinstance(find_method("python:Mine").build({"set": {"strength": 1}}), Mine)
+        with pytest.raises(UserError, match="missing a required argument: 'strength'; give --set"):
+            find_method("python:Mine").build({"set": {}})
+    with pytest.raises(UserError, match="--method python:Mine: is a class of a call from Python, which this process"):
+        class_of("python:Mine")
+
+
+@pytest.mark.parametrize(("hook", "keywords"), [
+    (Plain(), {}), (Mine(1), {"strength": 1}), (Mine(1, "b", ls=0.5), {"strength": 1, "name": "b", "ls": 0.5}),
+    (Mine(1, parts=[3], more=4), {"strength": 1, "parts": [3], "more": 4}), (Sub(strength=2), {"strength": 2}),
+    (Shorter("x"), {"name": "x"}), (Finetune(), {})])
+def test_what_an_object_was_made_with(hook, keywords):
+    """By the outermost class, whatever it calls its attributes."""
+    assert made_of(hook) == keywords
+
+
+def test_an_object_that_was_changed_is_refused():
+    hook = Mine(1)
+    hook.strength = 7
+    with pytest.raises(UserError, match=r"--method Mine\(...\): strength is not what it is where the object is made"):
+        made_of(hook)
+
+
+def test_what_cannot_be_told():
+    @dataclasses.dataclass
+    class Data(Finetune):
+        strength: int = 1
+
+    class Star(Hooks):
+        def __init__(self, *parts):
+            pass
+    with pytest.raises(UserError, match="does not tell what it was made with; give the class"):
+        made_of(Data(2))
+    with pytest.raises(UserError, match=r"takes \*parts"):
+        made_of(Star(1))
+
+
+def test_signatures_stay(capsys):
+    """Keywords that a class does not take are still found."""
+    assert find_method("ewc").hook().__init__.__wrapped__.__name__ == "__init__"
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        Finetune(strength=1)
+    with pytest.raises(TypeError):
+        Plain(strength=1)
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+CODE = """
+import functools
+from src.models.finetune import Finetune
+from src.models.custom import code_digest_of, given
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def call(*arguments):
+        return function(*arguments)
+    return call
+
+
+class Base(Finetune):
+    other_terms = ("a", "b")
+
+
+class Mine(Base):
+    def losses(self, state, batch):
+        found = [part for part in ("x", "y") if part in {"x", "y", "zeta", "eta"}]
+        return {"task": (lambda: 1.5)(), "found": found}
+
+    @wrapped
+    def begin(self, state):
+        return 3
+
+    @property
+    def half(self):
+        return 0.5
+
+with given({"Mine": Mine}):
+    print(code_digest_of("python:Mine")["the class Mine"])
+"""
+
+
+def digest(tmp_path, code=CODE, seed="0"):
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed})
+    return done.stdout
+
+
+def test_the_same_code_has_the_same_digest_in_every_process(tmp_path):
+    """Also where sets list their parts in another order, and where lines and comments move."""
+    first = digest(tmp_path)
+    assert first == digest(tmp_path, seed="1") == digest(tmp_path, f"# moved\n\n{CODE}", seed="2")
+
+
+def variants():
+    names = {}
+    exec(CODE.replace("print", "str"), names)
+    yield names
+    for old, new in (("1.5", "2.5"), ("return 3", "return 4"), ("0.5", "0.25"), ('("a", "b")', '("a", "c")'),
+                     ('"zeta"', '"theta"'), ("def losses(self, state, batch)", "def losses(self, state, batch=1)"),
+                     ("    @wrapped\n", "")):
+        assert old in CODE
+        names = {}
+        exec(CODE.replace(old, new).replace("print", "str"), names)
+        yield names
+
+
+def test_other_code_has_another_digest():
+    found = []
+    for names in variants():
+        names["Mine"].__module__ = names["Base"].__module__ = "notebook"
+        with custom.given({"Mine": names["Mine"]}):
+            found += code_digest_of("python:Mine").values()
+    assert len(set(found)) == len(found) == 8
+
+
+def test_only_classes_of_python_have_one():
+    assert code_digest_of("finetune") == code_digest_of("my.py:EWC") == {}
