@@ -68,7 +68,7 @@ NOT_RUN = {
     "--schedule late-cosine --save ckpt/cil_inflora":
         "the embedded image tower is a ResNet; tests/models/test_inflora.py trains small ViTs",
     "python -m src.main --recipe diki --dataset-order mtil-1-coop --save ckpt/mtil1_diki":
-        "wants val images, which the toy world lacks: tests/models/test_selection.py, tests/datasets/test_coop.py",
+        "wants val images, which the toy world lacks: tests/models/test_selected_epoch.py, tests/datasets/test_coop.py",
     **dict.fromkeys((
         "python -m src.main --recipe moe-adapters --dataset-order mtil-1 --save ckpt/mtil1_moe",
         "python -m src.main --recipe moe-adapters --dataset-order mtil-1 --shots 5 --iterations 500 --ddas-lr 0.003 "

@@ -12,7 +12,7 @@ from src.models.finetune import Finetune
 from src.models.helpers import similarity, similarity_between
 from src.models.modeling import image_features, in_eval_mode
 from src.models.prefixes import Prefixes, attentions
-from src.models.selection import SelectsEpoch
+from src.models.selected_epoch import SelectsEpoch
 from src.models.wrapped import towers_in_words
 
 GRID = 16  # class prompts are encoded with a task's prefixes at weights k / GRID, for images that are scored alone

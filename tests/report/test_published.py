@@ -33,7 +33,8 @@ def test_published_rows_below_a_run_of_their_order(tmp_path, name, order):
     expected = {f"published {found['method'].replace('_', '-')}": found for found in PUBLISHED_RUNS["runs"]
                 if found["order"] == order}
     newer = {row.name for row in rows} - expected.keys()  # of papers that have no matrix of each cell
-    assert newer == ({"published inflora", "published nusa-cl"} if order == "I" else set())
+    assert newer == ({f"published {name}" for name in ("condu", "condu-lora", "inflora", "nusa-cl")}
+                     if order == "I" else set())
     assert {row.name for row in rows} - newer == expected.keys()
     for row in [row for row in rows if row.name not in newer]:
         for key in ("transfer", "avg", "last"):
@@ -57,9 +58,10 @@ def test_no_published_rows_for_other_sequences_or_label_spaces(tmp_path):
                write_run(tmp_path / "less", order=tasks[:3], matrix=MATRIX, zero_shot=None, spaces=("task", "all")),
                write_run(tmp_path / "other", order=tasks[::-1], matrix=square, zero_shot=None)]
     tables = tables_of(folders[0])
-    assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, {PUBLISHED}, {PUBLISHED}, {RUN}]
-    assert [table.conditions.family for table in tables[1:3]] == ["CoOp, template a photo of a {c}.",
-                                                                  "ZSCL, template first"]
+    assert [{row.kind for row in table.rows} for table in tables] == [{RUN, PUBLISHED}, *[{PUBLISHED}] * 5, {RUN}]
+    assert [(table.conditions.family, table.conditions.router) for table in tables[1:6]] == [
+        ("ZSCL", "sample"), ("CoOp, template a photo of a {c}.", "none"), ("ZSCL", "batch"),
+        ("CoOp, template first", "batch"), ("ZSCL, template first", "none")]
     assert "not measured here" in comparison_markdown(tables) and "not measured here" in comparison_latex(tables)
     assert {row.kind for row in rows_of(folders[1])} == {row.kind for row in rows_of(folders[2])} == {RUN}
     assert {row.kind for row in rows_of(folders[0], folders[1])} == {RUN}
@@ -79,7 +81,7 @@ def test_published_rows_stand_with_runs_of_their_conditions_only(tmp_path):
     square = [[50.0] * 11] * 11
     few = tables_of(write_run(tmp_path / "few", "--shots 5", order=tasks, matrix=square, zero_shot=None))
     assert [[row.name for row in table.rows[:2]] for table in few[:2]] == [
-        ["few", "published zero-shot"], ["published zero-shot", "published zscl"]]
+        ["few", "published zero-shot"], ["published zero-shot", "published condu"]]
     assert few[0].conditions.differences(few[1].conditions) == ["shots"]
     coop = tables_of(write_run(tmp_path / "coop", "--split-file coop", order=tasks, matrix=square, zero_shot=None))
     assert [row.name for row in coop[0].rows] == ["coop"]
@@ -92,6 +94,7 @@ def test_every_published_row_says_its_conditions(order):
     rows = published_rows(order)
     assert len(rows) >= 8 and not any(row.conditions.unknown() for row in rows)
     references = {row.name.removeprefix("published "): row.conditions.reference for row in rows}
-    assert {name: text for name, text in references.items() if text} == dict.fromkeys(
-        ("zscl", "zscl-star"), "ImageNet + conceptual_captions")
+    assert {name: text for name, text in references.items() if text} == {
+        **dict.fromkeys(("zscl", "zscl-star"), "ImageNet + conceptual_captions"),
+        "moe-adapters": "TinyImageNet + AlexNet's ImageNet weights"}
     assert {row.conditions.shots for row in rows} == {None, "all"} and rows[0].conditions.shots is None

@@ -14,7 +14,7 @@ from src.machine.batch import Batch
 from src.models.attached import build_own, stored_tensors
 from src.models.diki import DIKI
 from src.models.modeling import tokens_of
-from src.models.selection import SelectsEpoch, _require_val
+from src.models.selected_epoch import SelectsEpoch, _require_val
 from src.models.training import begin, train
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
