@@ -68,7 +68,7 @@ NOT_RUN = {
     "--schedule late-cosine --save ckpt/cil_inflora":
         "the embedded image tower is a ResNet; tests/models/test_inflora.py trains small ViTs",
     "python -m src.main --recipe rail --dataset-order mtil-1 --save ckpt/mtil1_rail":
-        "the published projection is of ViTs, and the embedded image tower is a ResNet; tests/models/test_rail.py draws it",
+        "the published projection is of ViTs, and the embedded image tower is a ResNet; see tests/models/test_rail.py",
     "python -m src.main --recipe diki --dataset-order mtil-1-coop --save ckpt/mtil1_diki":
         "wants val images, which the toy world lacks: tests/models/test_selected_epoch.py, tests/datasets/test_coop.py",
     **dict.fromkeys((
