@@ -44,7 +44,7 @@ class ConDU(Finetune):
         self.th0, self.scored = state.at_load, None
         self._require_th0(self.th0)
         self.free(state)
-        self.task, self.current = state.task.name, self._expert(state)
+        self.task, self.current = name_of(state.task), self._expert(state)
         super().begin(state)
 
     def free(self, state):
@@ -100,7 +100,7 @@ class ConDU(Finetune):
             texts = torch.cat([text_means(clip, part.classnames, part.templates) for part in parts])     # (C, D)
         sums, counts = self._sums(state, clip, len(texts))
         means = torch.where(counts > 0, (sums / counts.clamp(min=1) + wide(texts)) / 2, wide(texts))
-        return {"classes": {part.name: list(part.classnames) for part in parts},
+        return {"classes": {part.name: list(part.classnames) for part in (state.task, *parts)},
                 "prototypes": F.normalize(means, dim=1).to(texts).cpu()}
 
     def _sums(self, state, clip, classes):
@@ -156,10 +156,12 @@ class ConDU(Finetune):
 
     def _given(self, experts, space, joined):
         """The task whose expert a label space is scored by, since its only dataset is given and was trained."""
-        owners = [task for task, expert in experts.items() if joined[0].name in expert["classes"]]
-        if not self.known or space != "task" or not owners:
+        known = {task: expert["classes"][joined[0].name] for task, expert in experts.items()
+                 if joined[0].name in expert["classes"]}
+        if not self.known or space != "task" or not known:
             return None
-        if experts[owners[-1]]["classes"][joined[0].name] != list(joined[0].classnames):
+        owners = [task for task, classnames in known.items() if classnames == list(joined[0].classnames)]
+        if not owners:
             raise UserError(f"{joined[0].name}: --load was trained on a dataset of this name with other classes, or in "
                             "another order; give that data, or this one another name")
         return owners[-1]
@@ -182,3 +184,8 @@ class ConDU(Finetune):
 
     def copies(self):
         return {"unified delta": self.unified.values}
+
+
+def name_of(task):
+    """What the expert of a Task is called: joint trainings, whose tasks all have one name, by their datasets."""
+    return "+".join(part.name for part in task.parts) or task.name

@@ -404,16 +404,35 @@ def test_prototypes_of_all_images_or_of_the_shots(state_of, tasks):
 
 
 def test_datasets_that_train_as_one_share_an_expert(state_of, spaces_of, pixels, tasks):
-    joint = joint_task([tasks["first"], tasks["second"]])
+    joint_names = "first", "second"
+    joint = joint_task([tasks[name] for name in joint_names])
     hook, state = ConDU(), replace(state_of(tiny_clip("vit"), "first"), task=joint, source="first,second")
     train(state, [hook])
-    assert hook.experts["joint"]["classes"] == {name: list(CLASSES[name]) for name in ("first", "second")}
-    assert len(hook.experts["joint"]["prototypes"]) == 6
-    images = pixels(tasks["second"].split("test"))
-    found = hook.scores(state, images, spaces_of("second"))["task"]
+    expert = hook.experts["first+second"]
+    assert expert["classes"] == {"joint": joint.classnames} | {name: list(CLASSES[name]) for name in joint_names}
+    assert len(expert["prototypes"]) == 6
+    images, [classes] = pixels(tasks["second"].split("test")), spaces_of("second")["task"]
+    # --eval-single has the classes of all of them at once, under the name of the task.
+    for given in (classes, replace(classes, name="joint", classnames=joint.classnames)):
+        found = hook.scores(state, images, {"task": [given]})["task"]
+        towers, _ = hook.scored
+        torch.testing.assert_close(found, towers.logits("first+second", towers.features("first+second", images),
+                                                        [given]), **PRECISE)
+
+
+def test_a_second_joint_training_leaves_the_expert_of_the_first(state_of, spaces_of, pixels, tasks):
+    hook, model = ConDU(), tiny_clip("vit")
+    for names in (("first", "second"), ("third", "fourth")):
+        state = replace(state_of(model, names[0]), task=joint_task([tasks[name] for name in names]),
+                        source=",".join(names))
+        train(state, [hook])
+        model = copy.deepcopy(state.final_model)
+    assert [*hook.experts] == [*hook.unified.factors] == ["first+second", "third+fourth"]
+    images = pixels(tasks["first"].split("test"))
+    found = hook.scores(state, images, spaces_of("first"))["task"]
     towers, _ = hook.scored
-    torch.testing.assert_close(found, towers.logits("joint", towers.features("joint", images),
-                                                    spaces_of("second")["task"]), **PRECISE)
+    torch.testing.assert_close(found, towers.logits("first+second", towers.features("first+second", images),
+                                                    spaces_of("first")["task"]), **PRECISE)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
