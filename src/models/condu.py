@@ -45,6 +45,7 @@ class ConDU(Finetune):
         self._require_th0(self.th0)
         self.free(state)
         self.task, self.current = name_of(state.task), self._expert(state)
+        self._require_classes()
         super().begin(state)
 
     def free(self, state):
@@ -78,6 +79,13 @@ class ConDU(Finetune):
             return self.unified, self.experts
         others = {task: expert for task, expert in self.experts.items() if task != self.task}
         return self.unified.with_task(self.task, self.deltas(state)), {**others, self.task: self.current}
+
+    def _require_classes(self):
+        """UserError where the expert that this task would replace is of other classes."""
+        before = self.experts.get(self.task, self.current)["classes"]
+        for name, classnames in self.current["classes"].items():
+            if before.get(name) != classnames:
+                raise other_classes(name)
 
     def _require_th0(self, model):
         """UserError where a CLIP is not the th0 of the experts so far; without any it becomes that."""
@@ -162,8 +170,7 @@ class ConDU(Finetune):
             return None
         owners = [task for task, classnames in known.items() if classnames == list(joined[0].classnames)]
         if not owners:
-            raise UserError(f"{joined[0].name}: --load was trained on a dataset of this name with other classes, or in "
-                            "another order; give that data, or this one another name")
+            raise other_classes(joined[0].name)
         return owners[-1]
 
     # -- what is kept --------------------------------------------------------------------------------------------------
@@ -189,3 +196,8 @@ class ConDU(Finetune):
 def name_of(task):
     """What the expert of a Task is called: joint trainings, whose tasks all have one name, by their datasets."""
     return "+".join(part.name for part in task.parts) or task.name
+
+
+def other_classes(name):
+    return UserError(f"{name}: --load was trained on a dataset of this name with other classes, or in another order; "
+                     "give that data, or this one another name")

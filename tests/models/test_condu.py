@@ -458,6 +458,13 @@ def test_other_classes_under_a_trained_name_are_refused(learn, spaces_of, pixels
                     {"task": [replace(classes, classnames=classes.classnames[::-1])]})
 
 
+def test_a_task_does_not_replace_one_of_other_classes(learn, state_of, tasks):
+    state, hook = learn(ConDU(), ("first",))
+    other = replace(tasks["first"], classnames=tasks["first"].classnames[::-1])
+    with pytest.raises(UserError, match="first: --load was trained on a dataset of this name with other classes"):
+        hook.begin(replace(state_of(tiny_clip("vit"), "first"), task=other))
+
+
 def test_other_train_modes_are_refused(learn, make_state, tasks):
     _, hook = learn(ConDU(), ("first",))
     state = replace(make_state(tiny_clip("vit"), "text"), task=tasks["second"])
