@@ -1,5 +1,6 @@
 """Penalties on the way that weights move."""
 
+from src.errors import UserError
 from src.models.helpers import l2_distance
 from src.models.hooks import Hooks
 from src.models.wrapped import added_parameters, is_wrapped, plain_name, squared_update, start_of_updates
@@ -22,13 +23,15 @@ class L2(Hooks):
         moving = {plain_name(name): parameter for name, parameter in state.model.named_parameters()
                   if parameter.requires_grad and id(parameter) not in factors}
         self.wraps, self.added = is_wrapped(state.model), start_of_updates(state.model)
+        if not (moving or self.wraps):
+            raise UserError("--l2: the method trains no weight of CLIP, so nothing would be pulled back; leave it out")
         start = dict(state.at_load.named_parameters()) if moving else {}
         self.moving = list(moving.values())
         self.anchors = [start[name] if name in start else parameter.detach().clone()  # of a method's own modules
                         for name, parameter in moving.items()]
 
     def losses(self, state, batch):
-        distance = l2_distance(self.moving, self.anchors) if self.moving else 0
+        distance = l2_distance(self.moving, self.anchors) if self.moving else 0  # of wrapped layers alone
         if self.wraps:
             distance = distance + squared_update(state.model, self.added)
         return {"l2": self.strength * distance}

@@ -123,8 +123,8 @@ with given({"Mine": Mine}):
 
 
 def digest(tmp_path, code=CODE, seed="0"):
-    (tmp_path / "code.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
+    (tmp_path / "own_classes.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "own_classes.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed})
     return done.stdout
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.operations import Operations
+from src.errors import UserError
 from src.models.finetune import Finetune
 from src.models.helpers import l2_distance
 from src.models.penalties import L2
@@ -29,6 +30,14 @@ def test_value_and_gradient(make_state, make_model, kind, train_mode):
         else:
             assert value.grad is None
     assert list(losses) == ["l2"] and losses["l2"].item() == pytest.approx(0.3 * expected, rel=1e-12)
+
+
+def test_a_frozen_clip_has_nothing_to_pull_back(make_state, make_model):
+    """As beside a method that trains modules of its own alone."""
+    state = make_state(make_model("vit"))
+    state.model.requires_grad_(False)
+    with pytest.raises(UserError, match="--l2: the method trains no weight of CLIP"):
+        L2(0.3).begin(state)
 
 
 def test_it_takes_few_operations_and_gives_the_gradient_of_one_by_one():
