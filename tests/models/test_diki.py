@@ -453,6 +453,15 @@ def test_the_router_is_a_choice_of_the_evaluation(trained, cli, trio, tmp_path):
     assert {by for _, by in scores_in(tmp_path).values()} == {"logits:DIKI:batch"}
 
 
+def test_image_text_pairs_are_scored_by_plain_clip(trained, cli, world, pairs, tmp_path):
+    for name, start in (("diki", trained / "shades.pth"), ("plain", world.model)):
+        done = cli("--load", start, "--eval-only", "--eval-datasets", pairs, *COMMON[2:4], "--save", tmp_path / name)
+        assert done.status == 0, done.err
+    found, plain = ([{**row, "task": "", "iteration": ""} for row in rows_in(tmp_path / name / "metrics_stream.csv")]
+                    for name in ("diki", "plain"))
+    assert found == plain and not any(row.get("scored_by") for row in found)
+
+
 def test_a_chain_is_one_process(trained, cli, world, trio, tmp_path):
     start = world.model
     for task in TASKS[:2]:
