@@ -66,8 +66,8 @@ class Prefixes(nn.Module):
 
     @contextlib.contextmanager
     def acting(self, model, tasks, weights):
-        """While entered, prefixes of ``tasks`` act at ``weights`` in the towers, in eval mode: (B,) each, or (1,) for all
-        rows."""
+        """While entered, prefixes of ``tasks`` act in the towers at ``weights``, in eval mode: (B,) each, or (1,) for
+        all rows."""
         self.route[:] = tasks, weights
         try:
             with attached(model, [SimpleNamespace(places=self.everywhere)]):
