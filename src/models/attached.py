@@ -149,6 +149,12 @@ def _swap(pairs):
         one.data, other.data = other.data, one.data
 
 
+def acting(model, own):
+    """The names of those of modules {name of a hook: module} in eval mode that change what the CLIP gives: by parts in
+    its towers, or by the prompts they ask for. Others act in a method's scores alone."""
+    return [name for name, module in own.items() if places_of(model, [module]) or template_of([module])]
+
+
 def trains_in(model, modules, tower):
     """Whether a module that trains has a part in the ``"image"`` or ``"text"`` tower."""
     return any(any(parameter.requires_grad for parameter in module.parameters()) and _parts_in(model, module, tower)

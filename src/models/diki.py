@@ -1,6 +1,8 @@
 """DIKI (Tang et al., 2024, arXiv:2407.05342): each task trains keys and values of its own beside a frozen CLIP, and an
 image is given those of the task that its zero-shot feature fits best. The formulas: docs/methods/diki.md."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 
@@ -102,7 +104,7 @@ class DIKI(SelectsEpoch, Finetune):
         if not len(routed):
             return logits
         tasks, weights = tasks[routed], weights[routed]
-        with self.prefixes.acting(tasks, weights):
+        with self.prefixes.acting(state.final_model, tasks, weights):
             features = image_features(state.final_model, images[routed])
         steps = (GRID * weights).floor().clamp(max=GRID - 1)
         shares, routes = (GRID * weights - steps)[:, None], torch.stack([tasks, steps.long()], dim=1)
@@ -117,9 +119,9 @@ class DIKI(SelectsEpoch, Finetune):
         """{dataset: (B, C)}, all by the task that most images chose, the first of equals. Of each image the prefixes
         act by its own w, of class prompts by the mean of these."""
         model, task = state.final_model, tasks.bincount().argmax()[None]
-        with self.prefixes.acting(task, weights):
+        with self.prefixes.acting(model, task, weights):
             features = image_features(model, images)
-        with self.prefixes.acting(task, weights.mean()[None]):
+        with self.prefixes.acting(model, task, weights.mean()[None]):
             texts = {part.name: zeroshot_weights(model, part.classnames, part.templates) for part in parts}
         return {name: similarity(features, weights.T, model.logit_scale.exp()) for name, weights in texts.items()}
 
@@ -129,10 +131,10 @@ class DIKI(SelectsEpoch, Finetune):
             self.texts, self.encoded_after = {}, state.iteration
         key = tuple(part.classnames), tuple(part.templates), task if step else None, step
         if key not in self.texts:
-            scale = state.final_model.logit_scale
-            route = (scale.new_tensor([task]).long(), scale.new_tensor([step / GRID])) if step else (None, None)
-            with self.prefixes.acting(*route):
-                self.texts[key] = zeroshot_weights(state.final_model, part.classnames, part.templates)
+            model, scale = state.final_model, state.final_model.logit_scale
+            route = scale.new_tensor([task]).long(), scale.new_tensor([step / GRID])
+            with self.prefixes.acting(model, *route) if step else contextlib.nullcontext():
+                self.texts[key] = zeroshot_weights(model, part.classnames, part.templates)
         return self.texts[key]
 
     def carry(self):

@@ -2,10 +2,13 @@
 """
 
 import contextlib
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from src.models.attached import attached
 
 
 class Prefix(nn.Module):
@@ -13,7 +16,7 @@ class Prefix(nn.Module):
     (B, H, L, W/H) -> (B, H, L, W/H). ``rows`` has of each task keys and values (2, M, W).
 
     In training mode the last task's act; in eval mode those that ``route`` names, a list [tasks (B,) or (1,), their
-    weights], or none of them at [None, None].
+    weights].
     """
 
     def __init__(self, heads, route, rows):
@@ -22,8 +25,6 @@ class Prefix(nn.Module):
 
     def forward(self, query, key, value):
         tasks, weights = self.route
-        if not self.training and tasks is None:
-            return query.new_zeros(())
         rows = self.rows[-1][None] if self.training else torch.stack([*self.rows])[tasks]    # (B, 2, M, W)
         keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(len(query), -1, -1, -1)
                         for part in rows.to(query.dtype).unbind(1))                          # (B, H, M, W/H)
@@ -33,7 +34,10 @@ class Prefix(nn.Module):
 
 class Prefixes(nn.Module):
     """A Prefix for each attention of the first ``depth`` blocks of both towers, M = ``length``, of so many ``tasks``,
-    whose tensors are loaded."""
+    whose tensors are loaded.
+
+    The towers have them in training. A score puts them there by itself (``acting``).
+    """
 
     token_by_token = True
 
@@ -46,6 +50,9 @@ class Prefixes(nn.Module):
             for attention in attentions(model, depth).values())
 
     def places(self, model):
+        return self.everywhere(model) if self.training else []
+
+    def everywhere(self, model):
         return [(attention, "beside", part)
                 for part, attention in zip(self.parts, attentions(model, self.depth).values(), strict=True)]
 
@@ -53,16 +60,18 @@ class Prefixes(nn.Module):
         """Add a task, all that trains from now on: keys from U(-1, 1), drawn on the host, and values 0."""
         self.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        for attention, _, part in self.places(model):
+        for attention, _, part in self.everywhere(model):
             keys = 2 * torch.rand(self.length, width(attention), generator=generator) - 1
             part.rows.append(nn.Parameter(torch.stack([keys, torch.zeros_like(keys)]).to(attention.out_proj.bias)))
 
     @contextlib.contextmanager
-    def acting(self, tasks, weights):
-        """While entered, prefixes of ``tasks`` act at ``weights``, in eval mode: (B,) each, or (1,) for all rows."""
+    def acting(self, model, tasks, weights):
+        """While entered, prefixes of ``tasks`` act in the towers at ``weights``, in eval mode: (B,) each, or (1,) for
+        all rows."""
         self.route[:] = tasks, weights
         try:
-            yield
+            with attached(model, [SimpleNamespace(places=self.everywhere)]):
+                yield
         finally:
             self.route[:] = None, None
 

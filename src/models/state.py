@@ -28,7 +28,7 @@ from src.machine.batch import Batch
 from src.machine.device import Device
 from src.machine.distributed import World
 from src.machine.interruption import Interrupted, Signals
-from src.models.attached import attached, holding, prompted, rows_alone, trains_in
+from src.models.attached import acting, attached, holding, prompted, rows_alone, trains_in
 from src.models.batch_norms import require_statistics
 from src.models.features import encode_split
 from src.models.memory import lower_, resting_weights, share_, storage_of, tensors_of
@@ -152,6 +152,13 @@ class TrainingState:
                 stack.enter_context(in_eval_mode(module))
             stack.enter_context(self.attached(model))
             yield
+
+    def acting(self) -> list[str]:
+        """The names of the own modules without which a score by CLIP would be another."""
+        with contextlib.ExitStack() as stack:
+            for module in self.own.values():
+                stack.enter_context(in_eval_mode(module))
+            return acting(self.model, self.own)
 
     @contextlib.contextmanager
     def _averages_held(self) -> Iterator[None]:

@@ -79,15 +79,14 @@ def with_source(head, summary):
 # -- what a command line says ------------------------------------------------------------------------------------------
 
 
-def conditions_of(names, values, trained_with, methods, space, pairs=False, train_data=None):
+def conditions_of(names, values, trained_with, routers, space, train_data=None):
     """Return the Conditions of a run's numbers on the datasets ``names``.
 
     ``values`` {flag key: value} are the run's own flags; ``trained_with``: [{flag key: value}] of all that trained: the
-    run itself, the runs whose checkpoints it scores, or none. ``methods`` name those that score; none is plain CLIP.
+    run itself, the runs whose checkpoints it scores, or none. ``routers``: of what scores, none for plain CLIP.
     ``train_data`` {name: which images a dataset trained on, as its Task says}: which of the splits are our own.
     """
     opened_with = [family_of(names, flags, train_data) for flags in (values, *trained_with)]
-    routers = [router_of(name, values, pairs) for name in methods]
     return Conditions(joined(opened_with), joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)),
                       joined(routers) or "none", TASK_IDS.get(space), space)
 

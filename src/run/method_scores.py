@@ -18,7 +18,8 @@ class MethodScores:
 
     def __init__(self, state, hooks):
         self.state, self.method = state, hooks[0] if hooks else None
-        self.plain = f"with:{','.join(state.own)}" if state.own else None  # CLIP with modules in its towers
+        acting = state.acting()
+        self.plain = f"with:{','.join(acting)}" if acting else None  # CLIP with modules in its towers
         self.dataset, self.given = "the images", None  # label spaces that the method scores in it, once one batch is
         self.router = vars(self.method).get("router") if self.method else None  # of a method that can do either
         if getattr(self.method, "router", None) == "batch" and state.world.size > 1:

@@ -19,7 +19,7 @@ from src.machine.notices import warn
 from src.machine.progress import progress
 from src.models import METHODS
 from src.models.custom import code_digest_of
-from src.report.conditions import conditions_of, together
+from src.report.conditions import conditions_of, router_of, together
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report, write_task_report
@@ -332,16 +332,24 @@ class Run:
         return scores_table(scores, head)
 
     def conditions(self, names, trained_with, space, history=()):
-        """What the numbers on the datasets ``names`` hold for. A checkpoint chooses among METHODS what scores it, where
-        --method is not given. ``history``: what checkpoints say of their tasks."""
-        methods = [self.scoring.method]
-        if self.scoring.evaluation and not self.scoring.method_given:
-            methods = [made["method"] for made in trained_with if made.get("method") in METHODS]
+        """What the numbers on the datasets ``names`` hold for. ``history``: what checkpoints say of their tasks."""
         pairs = space == RETRIEVAL.space
+        routers = [router_of(flags["method"], flags, pairs) for flags in self._scored_with(trained_with)]
         train_data = {} if pairs else {name: self.datasets.open(name).train_data for name in names}
         train_data |= {entry.get("source", entry["dataset"]): entry["train_data"] for entry in history
                        if "train_data" in entry}
-        return conditions_of(names, self.files.values(), trained_with, methods, space, pairs, train_data)
+        return conditions_of(names, self.files.values(), trained_with, routers, space, train_data)
+
+    def _scored_with(self, trained_with):
+        """[{flag key: value}] of the methods that score, as ``build.scoring_hooks`` takes them: a checkpoint chooses
+        among METHODS where --method is not given, and its keywords hold where it is the same, but for those given."""
+        scoring, values = self.scoring, self.files.values()
+        if not scoring.evaluation:
+            return [values]
+        made = [flags for flags in trained_with if flags.get("method") in METHODS]
+        if scoring.method_given:
+            made = [flags for flags in made if flags["method"] == scoring.method] or [values]
+        return [values | flags | scoring.keywords_given for flags in made]
 
 
 def flags_behind(checkpoint):

@@ -249,6 +249,22 @@ def test_resume_points_hold_all_of_them(make_own_state):
                                                       "num_batches_tracked")}
 
 
+def test_which_modules_a_score_by_clip_rests_on(make_own_state):
+    """Those with parts in the towers in eval mode, or with prompts of their own; not what ``scores`` alone reads."""
+    class Trains(Noisy):
+        def places(self, model):
+            return super().places(model) if self.training else []
+
+    class Worded(nn.Linear):
+        template = "the {c}."
+
+    for module, acts in ((Noisy, True), (Prompt, True), (lambda: Worded(2, 1), True), (Trains, False),
+                         (lambda: nn.Linear(2, 1), False)):
+        state, _ = make_own_state(module)
+        assert state.acting() == ["Owner"] * acts, module
+        assert state.own["Owner"].training
+
+
 def test_they_train_and_are_scored_in_their_modes(make_own_state):
     state, hooks = make_own_state(Noisy)
     state.own["Owner"].eval()

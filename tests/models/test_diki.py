@@ -451,6 +451,28 @@ def test_the_router_is_a_choice_of_the_evaluation(trained, cli, trio, tmp_path):
     done = cli(*evaluation_of(trained, trio, tmp_path, "--router", "batch"))
     assert done.status == 0, done.err
     assert {by for _, by in scores_in(tmp_path).values()} == {"logits:DIKI:batch"}
+    assert "router batch" in done.out
+
+
+def test_the_table_has_the_router_that_the_checkpoint_was_trained_with(trained, cli, trio, tmp_path):
+    checkpoint = loaded(trained / "shades.pth")
+    checkpoint["scorer"]["keywords"]["router"] = checkpoint["config"]["router"] = "batch"
+    torch.save(checkpoint, tmp_path / "shades.pth")
+    for number, (words, router) in enumerate([((), "batch"), (("--method", "diki"), "batch"),
+                                              (("--router", "sample"), "sample")]):
+        done = cli(*evaluation_of(tmp_path, trio, tmp_path / str(number), *words))
+        assert done.status == 0, done.err
+        assert {by for _, by in scores_in(tmp_path / str(number)).values()} == {f"logits:DIKI:{router}"}
+        assert f"router {router}" in done.out
+
+
+def test_image_text_pairs_are_scored_by_plain_clip(trained, cli, world, pairs, tmp_path):
+    for name, start in (("diki", trained / "shades.pth"), ("plain", world.model)):
+        done = cli("--load", start, "--eval-only", "--eval-datasets", pairs, *COMMON[2:4], "--save", tmp_path / name)
+        assert done.status == 0, done.err
+    found, plain = ([{**row, "task": "", "iteration": ""} for row in rows_in(tmp_path / name / "metrics_stream.csv")]
+                    for name in ("diki", "plain"))
+    assert found == plain and not any(row.get("scored_by") for row in found)
 
 
 def test_a_chain_is_one_process(trained, cli, world, trio, tmp_path):

@@ -389,7 +389,7 @@ def test_what_is_scored_in_training_is_scored_alone(whole, cli, trio, method, tm
     marks = {space: {row["scored_by"] for (_, named), row in found.items() if named == space}
              for space in ("task", "all")}
     assert marks == ({"task": {"zeroshot"}, "all": {"zeroshot"}} if method == "keeplora" else
-                     {"task": {"logits:KeepLoRAPlus"}, "all": {"with:KeepLoRAPlus"}})
+                     {"task": {"logits:KeepLoRAPlus"}, "all": {"zeroshot"}})
 
 
 MOMENTS = [(method, moment) for method in METHODS

@@ -64,7 +64,6 @@ def test_queries_mix_values_by_a_softmax_of_their_own(model):
     close = dict(rtol=0, atol=1e-13)
     torch.testing.assert_close(part(query, query + 1, query + 2), of_task[2], **close)
     part.eval()
-    assert part(query, query, query) == 0
     part.route[:] = route(1, 0), route(0.25, 0.5)
     torch.testing.assert_close(part(query, query, query), torch.stack([of_task[1][0] / 4, of_task[0][1] / 2]), **close)
     part.route[:] = route(1), route(0.75)
@@ -73,14 +72,17 @@ def test_queries_mix_values_by_a_softmax_of_their_own(model):
 
 @torch.no_grad()
 def test_without_a_route_at_weight_0_and_untrained_clip_is_plain_to_the_bit(model):
-    plain = image_features(model, images()), text_features(model, tokens_of(model, TEXTS))
-    trained, fresh = prefixes(model).eval(), prefixes(model, random=False)
-    for module, acts in ((trained, (None, None)), (trained, (route(2), route(0.0))), (fresh, (None, None)),
-                         (fresh.eval(), (route(1), route(0.8)))):
-        with attached(model, [module]), module.acting(*acts):
-            found = image_features(model, images()), text_features(model, tokens_of(model, TEXTS))
-        assert all(map(torch.equal, found, plain))
-    with attached(model, [trained]), trained.acting(route(0, 1, 2, 0, 1), route(0.5, 0.0, 0.1, 1.0, 0.0)):
+    def features():
+        return image_features(model, images()), text_features(model, tokens_of(model, TEXTS))
+    plain, trained, fresh = features(), prefixes(model).eval(), prefixes(model, random=False)
+    with attached(model, [fresh]):
+        assert all(map(torch.equal, features(), plain))
+    for module, acts in ((trained, (route(2), route(0.0))), (fresh.eval(), (route(1), route(0.8)))):
+        assert module.places(model) == []  # before and after a score
+        with attached(model, [module]), module.acting(model, *acts):
+            assert all(map(torch.equal, features(), plain))
+        assert all(map(torch.equal, features(), plain))
+    with trained.acting(model, route(0, 1, 2, 0, 1), route(0.5, 0.0, 0.1, 1.0, 0.0)):
         found = image_features(model, images())
     apart = (found - plain[0]).abs().amax(dim=1)
     assert ((apart > 1e-4).tolist()) == [True, False, True, True, False] and apart[[1, 4]].max() == 0
@@ -89,13 +91,12 @@ def test_without_a_route_at_weight_0_and_untrained_clip_is_plain_to_the_bit(mode
 @torch.no_grad()
 def test_each_image_has_the_features_that_it_has_alone(model):
     module, tasks, weights = prefixes(model).eval(), (2, 0, 1, 1, 2), (0.9, 0.5, 0.25, 1.0, 0.125)
-    with attached(model, [module]):
-        with module.acting(route(*tasks), route(*weights)):
-            found = image_features(model, images())
-        for row, (task, weight) in enumerate(zip(tasks, weights, strict=True)):
-            with module.acting(route(task), route(weight)):
-                alone = image_features(model, images()[row:row + 1])
-            torch.testing.assert_close(found[row:row + 1], alone, rtol=0, atol=1e-13)
+    with module.acting(model, route(*tasks), route(*weights)):
+        found = image_features(model, images())
+    for row, (task, weight) in enumerate(zip(tasks, weights, strict=True)):
+        with module.acting(model, route(task), route(weight)):
+            alone = image_features(model, images()[row:row + 1])
+        torch.testing.assert_close(found[row:row + 1], alone, rtol=0, atol=1e-13)
     assert module.route == [None, None]
 
 
@@ -105,9 +106,9 @@ def test_packed_texts_and_single_ones_have_the_same_features(model):
     packed = PackedTexts(tokens)
     assert packed.first and len(packed) < tokens.numel()
     plain = text_features(model, tokens)
-    for mode, acts in ((True, (None, None)), (False, (route(1), route(0.6)))):
-        module.train(mode)
-        with attached(model, [module]), module.acting(*acts):
+    for training, put_in in ((True, attached(model, [module])), (False, module.acting(model, route(1), route(0.6)))):
+        module.train(training)
+        with put_in:
             single, joined = text_features(model, tokens), text_features(model, packed)
         torch.testing.assert_close(joined, single, rtol=0, atol=1e-13)
         assert (single - plain).abs().max() > 1e-3

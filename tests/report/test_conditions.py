@@ -152,7 +152,7 @@ def test_shots_and_what_flags_do_not_say():
 
 def test_tasks_that_were_trained_with_other_values_are_all_named():
     few, zscl = values("--shots 5"), values("--method ZSCL --ref-dataset ImageNet")
-    found = conditions_of(["DTD"], values(), [few, values(), few, zscl], ["finetune"], "seen")
+    found = conditions_of(["DTD"], values(), [few, values(), few, zscl], ["none"], "seen")
     assert found == Conditions("ZSCL", "ImageNet", "5, all", "none", "not given", "seen")
     assert conditions_of(["DTD"], values(), [{}, few], [], "task").shots == UNKNOWN
     assert conditions_of(["DTD"], values(), [], [], "all") == Conditions("ZSCL", None, None, "none", "not given", "all")

@@ -35,14 +35,14 @@ class Mine(Hooks):
 
 
 def scores_of(*answers, own=()):
-    return MethodScores(SimpleNamespace(own=dict.fromkeys(own)), [Mine(*answers), L2(0.1)])
+    return MethodScores(SimpleNamespace(acting=lambda: own), [Mine(*answers), L2(0.1)])
 
 
 def ask(method):
     return method(torch.ones(5, 3, 2, 2), SPACES)
 
 
-@pytest.mark.parametrize("own", [(), ("Mine",)], ids=["no modules", "modules"])
+@pytest.mark.parametrize("own", [(), ("Mine",)], ids=["no modules", "modules that act"])
 def test_each_space_says_what_scored_it(own):
     method, plain = scores_of({"task": TASK, "all": ALL}, {"all": ALL}, {}, None, own=own), "with:Mine" if own else None
     assert method.scores_alone and method.by("task") == plain
@@ -58,7 +58,7 @@ def test_each_space_says_what_scored_it(own):
 def test_rows_say_how_a_routed_method_chose(router):
     hook = Mine({"task": TASK})
     hook.router = router
-    method = MethodScores(SimpleNamespace(own={}, world=SimpleNamespace(size=1)), [hook])
+    method = MethodScores(SimpleNamespace(acting=list, world=SimpleNamespace(size=1)), [hook])
     ask(method)
     assert method.by("task") == f"logits:Mine:{router}" and method.by("all") is None
 
@@ -70,7 +70,7 @@ class Together(Mine):
 @pytest.mark.parametrize(("hook", "size", "refused"), [
     (Together(), 2, True), (Together(), 1, False), (Mine(), 2, False)], ids=["together", "alone", "each by itself"])
 def test_images_that_choose_together_are_not_shared_by_processes(hook, size, refused):
-    state = SimpleNamespace(own={}, world=SimpleNamespace(size=size))
+    state = SimpleNamespace(acting=list, world=SimpleNamespace(size=size))
     if not refused:
         MethodScores(state, [hook])
         return
@@ -80,7 +80,7 @@ def test_images_that_choose_together_are_not_shared_by_processes(hook, size, ref
 
 @pytest.mark.parametrize("hooks", [[], [Hooks()]], ids=["plain CLIP", "nothing overridden"])
 def test_without_scores_all_is_left_to_clip(hooks):
-    method = MethodScores(SimpleNamespace(own={}), hooks)
+    method = MethodScores(SimpleNamespace(acting=list), hooks)
     assert ask(method) == {} and not method.scores_alone and method.by("task") is None
 
 

@@ -7,7 +7,7 @@ from src.args import parse
 from src.datasets import coop
 from src.models.evaluation import Scores
 from src.models.retrieval import RetrievalScores
-from src.report.conditions import conditions_of
+from src.report.conditions import conditions_of, router_of
 from src.report.latex import summary_latex
 from src.report.measures import RETRIEVAL, measure_of
 from src.report.sequence import summarise, summarise_retrieval
@@ -68,7 +68,8 @@ def _write(folder, words, summaries, cells, trained, precision, facts):
     if not older:
         no_lists = [name for name in trained if values["split_file"] == coop.WORD and not coop.has_list(name)]
         summaries = {space: summary | {"conditions": asdict(conditions_of(
-            trained, values, facts.get("trained_with", [values]), [config.method], space, space == RETRIEVAL.space,
+            trained, values, facts.get("trained_with", [values]),
+            [router_of(config.method, values, space == RETRIEVAL.space)], space,
             dict.fromkeys(no_lists, "own split, val 0.2")))} for space, summary in summaries.items()}
     flags = {key: {"value": value, "origin": config.origins[key]} for key, value in config.plain().items()}
     description = {"flags": flags, "command": words.split(), "seed": config.seed, "precision": precision,
