@@ -306,7 +306,7 @@ def test_experts(on_meta, monkeypatch, unchosen, optimizer):
 @pytest.mark.parametrize("kind", [ConDU, ConDULoRA])
 def test_tasks_from_one_start(kind, on_meta, monkeypatch):
     """Prototypes take a pass, and the start is compared to the bit, once a task."""
-    monkeypatch.setattr(kind, "_expert", lambda hook, state: {})
+    monkeypatch.setattr(kind, "_expert", lambda hook, state: {"classes": {}})
     monkeypatch.setattr(kind, "_require_th0", lambda hook, model: None)
     assert steps(on_meta(), kind())[0] == set()
 
