@@ -148,10 +148,12 @@ def _paths_of(images, folder):
     if len(pictures) < len(several):
         raise UserError("classify: some images are paths and some are pictures; give one kind at a time")
     from PIL import Image
+
+    from src.datasets.images import rgb_of
     paths = [folder / f"{index}.png" for index in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
         plain = Image.new("RGB", picture.size)  # without EXIF, by which files are turned
-        plain.paste(picture.convert("RGB"))
+        plain.paste(rgb_of(picture, "classify: an image"))
         plain.save(path, compress_level=0)
     return paths, True
 

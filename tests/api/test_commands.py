@@ -228,6 +228,14 @@ def test_all_classes_have_a_probability_and_pictures_are_not_turned(finished, he
     assert one.equals(other)
 
 
+def test_a_picture_is_classified_like_its_file(finished, world, here):
+    """Also one that is transparent: files are put on white."""
+    picture = Image.new("RGBA", (32, 32), (200, 10, 20, 60))
+    picture.save("clear.png")
+    drawn, stored = (cc.classify(image, world.names, finished / "tones.pth") for image in (picture, "clear.png"))
+    assert (drawn.to_numpy() == stored.to_numpy()).all()
+
+
 def test_class_names_of_the_checkpoint(finished, world, here):
     assert list(cc.classify(world.image, load=finished / "colours.pth").columns) == world.names
     with pytest.raises(cc.UserError, match="one kind at a time"):
