@@ -198,7 +198,7 @@ def run_report(config):
 
 
 def report(config):
-    """What ``run_report`` does. -> Report"""
+    """What ``run_report`` does. -> (Report, which folders are left out and why, in words)"""
     from pathlib import Path
 
     from src.report.folders import find_runs
@@ -214,7 +214,7 @@ def report(config):
     if config.save:
         write_report(made, config.save)
         write_study_page(made, config.save)
-    return made
+    return made, found.note()
 
 
 def run_rescore(config):

@@ -105,12 +105,18 @@ def evaluate(load=None, eval_datasets=None, *, verbose=False, **flags):
             if len(config.loaded) > 1:
                 main.rebuild_sequence(config)
                 return _run(place, None, printed)
-            return scores_table(main.evaluate(config, config.save))
+            return _with_log(scores_table(main.evaluate(config, config.save)), printed)
 
 
 def _several(load):
     """Whether ``load`` may name several files, which the command line tells by what is there."""
     return isinstance(load, list | tuple) or isinstance(load, str) and "," in load
+
+
+def _with_log(table, printed):
+    """A table that keeps in ``attrs["log"]`` what its command printed: there is no Run that would."""
+    table.attrs["log"] = printed.text
+    return table
 
 
 def _run(place, task, printed):
@@ -129,14 +135,16 @@ def classify(images, classnames=None, load=None, *, verbose=False, **flags):
     from src.api.results import probabilities_table
     from src.run.build import command_of_single
     from src.run.single import classify as run
-    with session(verbose), given(flags) as flags, tempfile.TemporaryDirectory(prefix="clip-continual-") as folder:
+    with (session(verbose) as printed, given(flags) as flags,
+          tempfile.TemporaryDirectory(prefix="clip-continual-") as folder):
         paths, drawn = _paths_of(images, Path(folder))
         more = {"eval_single": paths, "class_names": _names_file(classnames, Path(folder)), "load": load}
         config = _read(flags, (SINGLE,), **more)
         with torch_as_before():
             names, found = run(*command_of_single(config))
         labels = [path.name.partition(".")[0] for path in found] if drawn else list(map(str, found))
-        return probabilities_table(names, found, list(map(int, labels)) if drawn else labels)
+        table = probabilities_table(names, found, list(map(int, labels)) if drawn else labels)
+        return _with_log(table, printed)
 
 
 def _paths_of(images, folder):
@@ -148,10 +156,12 @@ def _paths_of(images, folder):
     if len(pictures) < len(several):
         raise UserError("classify: some images are paths and some are pictures; give one kind at a time")
     from PIL import Image
+
+    from src.datasets.images import rgb_of
     paths = [folder / f"{index}.png" for index in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
         plain = Image.new("RGB", picture.size)  # without EXIF, by which files are turned
-        plain.paste(picture.convert("RGB"))
+        plain.paste(rgb_of(picture, "classify: an image"))
         plain.save(path, compress_level=0)
     return paths, True
 
@@ -207,9 +217,13 @@ def report(folders, save=None, *, verbose=False):
     ``save``: a folder for the tables of a paper, as --report writes them.
     """
     from src.api.results import Run, report_table
-    with session(verbose):
+    from src.machine.notices import warn
+    with session(verbose) as printed:
         several = folders if isinstance(folders, list | tuple) else [folders]
         named = [each.folder if isinstance(each, Run) else each for each in several]
         config = args.parse(words_of({"report": named, "save": save}))
         main.check(config)
-        return report_table(main.report(config))
+        made, left_out = main.report(config)
+        if left_out and not verbose:
+            warn(f"report: {left_out}")
+        return _with_log(report_table(made), printed)

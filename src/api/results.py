@@ -91,6 +91,8 @@ class Run:
 
 def _one_of(what, value, choices):
     """Return one of ``choices``, the first for None."""
+    if not choices:
+        raise UserError(f"{what}: the run has no scores, for nothing was held out to score; give the Task a test part")
     if value is None:
         return next(iter(choices))
     if value not in choices:

@@ -95,7 +95,9 @@ def _fault(task):
 
 
 def digest_of_task(task):
-    """Return the digest, in hex, of the names, prompts and training labels of a Task: what resuming relies on."""
-    train = list(task.split("train").listing()) if "train" in task.splits else []
-    content = [list(task.classnames), list(task.templates), train]
+    """Return the digest, in hex, of the names, prompts and labels of a Task: what resuming and finished scores rely on.
+    A split that is listed when asked for counts where it is trained on."""
+    parts = [(part, list(task.split(part).listing())) for part, split in sorted(task.splits.items())
+             if part == "train" or isinstance(split, Split)]
+    content = [list(task.classnames), list(task.templates), parts]
     return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()

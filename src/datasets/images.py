@@ -50,7 +50,7 @@ POINTER = b"version https://git-lfs"
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 __all__ = ["FORMATS", "MOST_PIXELS", "SUFFIXES", "class_folders", "folder_split", "jpeg_header", "list_images",
-           "named_images", "open_image", "open_upright", "read_image", "read_upright"]
+           "named_images", "open_image", "open_upright", "read_image", "read_upright", "rgb_of"]
 
 
 def open_image(path):
@@ -134,6 +134,16 @@ def _orientation(image):
 
 # -- pixels --------------------------------------------------------------------------------------------------------
 
+
+def rgb_of(image, what):
+    """PIL image of Python -> RGB PIL image as it stands, of the pixels that a file of it would have. Raises UserError
+    that begins with ``what`` where it cannot be decoded."""
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    try:
+        image.load()
+        return _as_rgb(image, stored, image, what)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{what} cannot be decoded ({error})") from None
 
 def _as_rgb(image, stored, opened, path):
     """Any kind of pixels -> RGB of 8 bits, transparency on white. ``stored``: what Pillow calls the pixels of the file;

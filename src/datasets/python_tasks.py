@@ -9,6 +9,7 @@ import re
 from src.datasets import common
 from src.datasets.common import Split
 from src.datasets.folder import open_folder, own_path
+from src.datasets.images import rgb_of
 from src.datasets.seeds import balanced_halves
 from src.datasets.splits import RANDOM_SEED, TRAIN_SHARE
 from src.errors import UserError
@@ -44,6 +45,8 @@ class Task(common.Task):
         else every item is read once now. Raises UserError for what cannot be trained on.
         """
         parts = {"train": train, "val": val, "test": test}
+        if train is None and test is None and val is None:
+            raise UserError(f"{name}: holds no dataset; give train, or test to score alone")
         classnames = _classnames(classnames, parts)
         splits = {part: _split(dataset, f"{name}, {part}", classnames) for part, dataset in parts.items()
                   if dataset is not None}
@@ -184,7 +187,7 @@ def _of_bytes(image, what):
     """An image as it comes -> RGB PIL image or uint8 (3, H, W)."""
     from PIL import Image
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return rgb_of(image, what)
     shape, kind = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", ""))
     if kind == "uint8" and (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):         # of numpy
         return Image.fromarray(image.squeeze(-1) if shape[2:] == (1,) else image).convert("RGB")

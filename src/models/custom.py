@@ -97,8 +97,8 @@ def made_of(hook):
     kind = type(hook)
     found = _keywords(kind, vars(hook).get("made_with"))
     again = vars(kind(**found))
-    changed = [name for name, value in vars(hook).items() if _is_plain(value) and _is_plain(again.get(name))
-               and again.get(name) != value]
+    changed = [name for name, value in vars(hook).items()
+               if name != "made_with" and (name not in again or _differ(value, again[name]))]
     if changed:
         raise UserError(f"--method {kind.__name__}(...): {', '.join(changed)} is not what it is where the object is "
                         "made again, as each task does; make it a keyword of the class")
@@ -120,6 +120,24 @@ def _keywords(kind, made_with):
                             "keywords instead")
         found |= value if sort is inspect.Parameter.VAR_KEYWORD else {name: value}
     return found
+
+
+def _differ(one, other):
+    """Whether two values are known to differ: plain ones, or lists and dicts of these. Others are not compared."""
+    if isinstance(one, list | tuple | dict) and type(one) is type(other):
+        if len(one) != len(other):
+            return True
+        pairs = zip(_parts(one), _parts(other), strict=True)
+        return any(_differ(*pair) for pair in pairs)
+    return (_is_plain(one) or _is_plain(other)) and not _same(one, other)
+
+
+def _parts(value):
+    return [part for item in value.items() for part in item] if isinstance(value, dict) else value
+
+
+def _same(one, other):
+    return _is_plain(one) and _is_plain(other) and (one == other or one != one and other != other)
 
 
 def _is_plain(value):

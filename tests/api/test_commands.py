@@ -187,6 +187,20 @@ def test_a_report_is_a_table(finished, here):
         cc.report("nowhere")
 
 
+def test_a_report_warns_of_what_it_leaves_out(finished, here):
+    shutil.copytree(finished, "all/one")
+    Path("all/two").mkdir()
+    Path("all/two/run.json").write_text("{}", encoding="utf-8")
+    with pytest.warns(cc.RunWarning, match="report: left out: 1 without a finished sequence .all/two"):
+        cc.report("all")
+
+
+def test_a_table_keeps_what_its_command_printed(finished, here, world):
+    assert "class names are those of" in cc.classify(world.image, load=finished / "tones.pth").attrs["log"]
+    assert "| tones" in cc.evaluate(finished / "tones.pth", world.tones, workers=0).attrs["log"]
+    assert "Transfer" in cc.report(finished).attrs["log"]
+
+
 # -- models and images -------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +240,14 @@ def test_all_classes_have_a_probability_and_pictures_are_not_turned(finished, he
     turned.info["exif"] = exif.tobytes()
     one, other = (cc.classify(image, world.names, finished / "tones.pth") for image in (plain, turned))
     assert one.equals(other)
+
+
+def test_a_picture_is_classified_like_its_file(finished, world, here):
+    """Also one that is transparent: files are put on white."""
+    picture = Image.new("RGBA", (32, 32), (200, 10, 20, 60))
+    picture.save("clear.png")
+    drawn, stored = (cc.classify(image, world.names, finished / "tones.pth") for image in (picture, "clear.png"))
+    assert (drawn.to_numpy() == stored.to_numpy()).all()
 
 
 def test_class_names_of_the_checkpoint(finished, world, here):

@@ -1,5 +1,7 @@
 """What a run's files say, as tables with labels."""
 
+import json
+
 import numpy as np
 import pytest
 from report_files import MATRIX, ORDER, ZERO_SHOT, write_pairs_run, write_run, write_task
@@ -51,6 +53,14 @@ def test_a_task_by_itself(tmp_path):
     for call in (run.summary, run.losses):
         with pytest.raises(cc.UserError, match="A was trained by itself"):
             call()
+
+
+def test_a_task_of_which_nothing_was_held_out_has_no_matrix(tmp_path):
+    write_task(tmp_path)
+    facts = json.loads((tmp_path / "run_A.json").read_text())
+    (tmp_path / "run_A.json").write_text(json.dumps(facts | {"scores": {}}), encoding="utf-8")
+    with pytest.raises(cc.UserError, match="the run has no scores, for nothing was held out to score"):
+        cc.Run(tmp_path, "A").matrix()
 
 
 def test_what_a_run_does_not_have(run, tmp_path):

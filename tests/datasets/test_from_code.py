@@ -110,6 +110,9 @@ def test_what_its_names_and_labels_are_is_known(file):
         content = {"classnames": ["a", "b"], "templates": ["{c}"], "splits": {"train": Split(None, [0, 1])}}
         with from_code.given({"mine": Task("mine", **content | changes)}):
             return open_task("task:mine", ".").list_digests["task:mine"]
-    assert digest() == digest() == digest(splits={"train": Split(None, [0, 1]), "test": Split(None, [0])})
+    def scored(labels):
+        return digest(splits={"train": Split(None, [0, 1]), "test": Split(None, labels)})
+    assert digest() == digest() and scored([0]) == scored([0])
     others = [digest(classnames=["a", "c"]), digest(templates=["a {c}"]), digest(splits={"train": Split(None, [1, 1])})]
-    assert len({digest(), *others}) == 4
+    others += [scored([0]), scored([1]), scored([0, 0])]  # finished scores are of these very images
+    assert len({digest(), *others}) == 7

@@ -21,6 +21,7 @@ from src.datasets.images import (
     open_upright,
     read_image,
     read_upright,
+    rgb_of,
 )
 from src.datasets.listing import optional_formats
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -439,3 +440,21 @@ def test_each_kind_of_the_users_own_data_is_turned_upright(tmp_path, kind):
     task = open_task(name, str(tmp_path / "data"))
     assert [pixels(task.split(part).image(index)).shape for part in ("train", "test") for index in (0, 1)] == [
         (60, 40, 3)] * 4
+
+
+def test_a_picture_of_python_is_read_like_its_file(tmp_path):
+    """It stands as it is: what turns files is left alone."""
+    deep = numpy.linspace(0, 65535, 12).astype(numpy.uint16).reshape(3, 4)
+    clear = numpy.dstack([numpy.full((3, 4, 3), 7, numpy.uint8), numpy.arange(12, dtype=numpy.uint8).reshape(3, 4)])
+    for array in (deep, clear, clear[..., :3]):
+        picture = Image.fromarray(array)
+        picture.save(tmp_path / "a.png")
+        assert (numpy.asarray(rgb_of(picture, "it")) == numpy.asarray(open_upright(tmp_path / "a.png"))).all()
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED
+    photo().save(tmp_path / "b.jpg", exif=exif)
+    with Image.open(tmp_path / "b.jpg") as opened:
+        assert rgb_of(opened, "it").size == (97, 61)
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    with Image.open(tmp_path / "c.png") as opened, pytest.raises(UserError, match="^it cannot be decoded"):
+        rgb_of(opened, "it")

@@ -54,6 +54,21 @@ def test_grey_is_of_three_channels(image):
     assert pixels.shape == (4, 5, 3) and (pixels == np.array(red().convert("L"))[0, 0]).all()
 
 
+@pytest.mark.parametrize(("image", "expected"), [
+    (Image.fromarray(np.full((4, 5), 30_000, np.uint16)), 117),
+    (Image.fromarray(np.full((4, 5), 0.5, np.float32)), 128),
+    (Image.new("RGBA", (5, 4), (0, 0, 0, 0)), 255)], ids=["16 bits", "floats", "transparent"])
+def test_a_picture_has_the_pixels_that_a_file_of_it_has(image, expected):
+    """Pillow alone clips what is deeper than 8 bits, and shows what lies under transparency."""
+    assert (np.asarray(Task.from_dataset([(image, 0)], NAMES).split("train").image(0)) == expected).all()
+
+
+def test_a_picture_whose_white_nothing_tells_is_refused():
+    image = Image.fromarray(np.full((4, 5), -3, np.float32))
+    with pytest.raises(UserError, match="mine, train: item 0 cannot be decoded .its numbers run from -3"):
+        Task.from_dataset([(image, 0)], NAMES).split("train").image(0)
+
+
 @pytest.mark.parametrize(("image", "message"), [
     (torch.randn(3, 4, 5) * 3, "leave Normalize out|Leave Normalize out"), ("cat.jpg", "is str"),
     (torch.zeros(3, 4, 5, dtype=torch.int64) + 300, "values from 300 to 300"), (np.zeros((4, 5, 3)), "float64"),
@@ -116,7 +131,8 @@ def test_without_a_test_part_some_of_each_class_are_held_out():
     ([[(red(), 0)], ["cat", 1]], {}, "expected a list of texts"), ([[(red(), 2)], NAMES], {}, "label 2 is outside"),
     ([[(red(), -1)], NAMES], {}, "label -1 is outside"), ([[(red(), 0.5)], NAMES], {}, "label 0.5, not a whole number"),
     ([[(red(), True)], NAMES], {}, "label True"), ([[{"image": 1}], NAMES], {}, "item 0 is dict"),
-    ([[], NAMES], {}, "holds no items"), ([iter([]), NAMES], {}, "has no length"),
+    ([[], NAMES], {}, "holds no items"), ([None, NAMES], {}, "mine: holds no dataset"),
+    ([iter([]), NAMES], {}, "has no length"),
     ([[(red(), 0)], NAMES], {"templates": "a photo of {}"}, r"has no \{c\}"),
     ([[(red(), 0)], NAMES], {"name": "a/b"}, "is to be letters"), ([[(red(), 0)], NAMES], {"name": "a,b"}, "letters")])
 def test_what_is_refused(arguments, options, message):

@@ -62,6 +62,25 @@ def test_an_object_that_was_changed_is_refused():
         made_of(hook)
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("parts", (1, 3)), ("parts", (1, 2, 3)), ("others", {"a": [1]}), ("mask", object()), ("_name", len),
+    ("others", None)])
+def test_a_changed_list_and_an_added_attribute_are_refused(name, value):
+    """The object that a task makes again would be without them."""
+    hook = Mine(1)
+    setattr(hook, name, value)
+    with pytest.raises(UserError, match=f"{name} is not what it is where the object is made"):
+        made_of(hook)
+
+
+def test_what_a_class_makes_by_itself_is_no_change():
+    class Rich(Finetune):
+        def __init__(self, most=float("nan"), layers=("a",)):
+            super().__init__()
+            self.most, self.layers, self.rest = most, list(layers), {"x": [object()]}
+    assert made_of(Rich(layers=["b"])) == {"layers": ["b"]} and made_of(Rich()) == {}
+
+
 def test_what_cannot_be_told():
     @dataclasses.dataclass
     class Data(Finetune):
