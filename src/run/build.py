@@ -310,11 +310,15 @@ def refuse_captions(own, names):
                         "prompts, and captions are none; leave image-text pairs out of the data")
 
 
-def refuse_mixing(own):
-    """UserError where weights are mixed with zero-shot ones for a score, and a method has own modules beside them."""
+def refuse_mixing(own, scorers):
+    """UserError where weights are mixed with zero-shot ones for a score, and a method has own modules beside them or
+    scores by what it learnt with other weights."""
     if own:
         raise UserError(f"--wise-ft mixes with zero-shot CLIP, which has no counterpart of the modules of "
                         f"{', '.join(own)}: leave it out. --wise-merge merges them with those at load")
+    if alone := [type(hook).__name__ for hook in scorers if type(hook).scores is not Hooks.scores]:
+        raise UserError(f"--wise-ft mixes with zero-shot CLIP, and {alone[0]} scores by what it learnt with the "
+                        "weights as they are: leave it out")
 
 
 def refuse_other_data(training):

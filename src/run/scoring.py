@@ -102,7 +102,7 @@ class Scorer:
         _, opened = self.spaces.after(class_tasks(history))
         heads = self._fitting(checkpoint.get("heads", {}), history, opened)
         if alpha is not None:
-            refuse_mixing(state.own)
+            refuse_mixing(state.own, scorers)
             interpolate_(model, zeroshot.state_dict(), alpha)
             heads = {file: head for file, head in heads.items() if file in opened}
             starts = self.zeroshot(zeroshot, {file: opened[file] for file in heads})

@@ -32,6 +32,23 @@ def config(words=""):
     return command_of(parse(words.split()))
 
 
+class Scores(Hooks):
+    def scores(self, state, images, spaces):
+        return None
+
+
+@pytest.mark.parametrize(("own", "hook", "message"), [
+    ({"Experts": None}, Finetune(), "no counterpart of the modules of Experts"),
+    ({}, Scores(), "--wise-ft mixes with zero-shot CLIP, and Scores scores by what it learnt"), ({}, Finetune(), None)],
+    ids=["own modules", "own scores", "plain CLIP"])
+def test_what_cannot_be_mixed_for_a_score(own, hook, message):
+    if message is None:
+        build.refuse_mixing(own, [hook])
+        return
+    with pytest.raises(UserError, match=message):
+        build.refuse_mixing(own, [hook])
+
+
 @pytest.mark.parametrize(("text", "iterations", "steps"), [
     ("100", 1000, 100), ("0", 10, 0), ("20%", 10, 2), ("15%", 10, 2), ("100%", 7, 7), ("0%", 7, 0), ("500", 10, 500)])
 def test_warmup(text, iterations, steps):
