@@ -92,8 +92,9 @@ class DIKI(SelectsEpoch, Finetune):
         for mean, covariance in list(zip(self.means, self.covariances, strict=True))[len(self.gaussians):]:
             self.gaussians.append((mean.to(wider), torch.linalg.cholesky(covariance.to(wider))))
         densities = torch.stack([log_density(wider, *gaussian) for gaussian in self.gaussians], dim=1)  # (B, T)
-        best, tasks = densities.max(dim=1)
-        return tasks.to(features.device), (best / features.shape[1] - 1).sigmoid().to(features)
+        best, last = densities.flip(1).max(dim=1)  # of equals the later: a dataset that was trained again
+        tasks = len(self.gaussians) - 1 - last.to(features.device)
+        return tasks, (best / features.shape[1] - 1).sigmoid().to(features)
 
     def alone(self, state, images, parts, features, tasks, weights):
         """{dataset: (B, C)}, each image by its own task and w. Its class features lie between those at the neighbours

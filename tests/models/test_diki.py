@@ -333,6 +333,15 @@ def test_of_two_tasks_with_as_many_votes_the_first_acts(learn, score, mixture, m
 
 
 @torch.no_grad()
+def test_of_equal_fits_the_later_task_is_chosen(learn, mixture, model):
+    """A chain may train a dataset again, whose statistics are the same."""
+    hook, _ = learn(CLASSES)
+    hook.means, hook.covariances, hook.gaussians = hook.means[:1] * 3, hook.covariances[:1] * 3, []
+    routes, _ = hook.routes(image_features(model, mixture))
+    assert routes.tolist() == [2] * len(mixture)
+
+
+@torch.no_grad()
 def test_both_routers_agree_on_a_batch_of_one(learn, score, mixture, monkeypatch):
     """To the bit at weights on the grid, else to an error that falls with the square of its width."""
     hook, state = learn(CLASSES)
