@@ -25,9 +25,9 @@ from src.datasets import open_task
 from src.datasets.common import Split, Task
 from src.datasets.images import open_upright
 from src.datasets.transforms import EvalTransform
+from src.machine.code_files import load_file
 from src.models.attached import attached
 from src.models.classifiers import zeroshot_weights
-from src.models.custom import load_file
 
 pytest_plugins = ["cli_fixtures", "example_fixtures"]
 

@@ -12,23 +12,16 @@ import json
 
 from src.datasets.common import Split, Task
 from src.errors import UserError
-from src.machine.code_files import load_file
+from src.machine.code_files import held, load_file
 from src.templates.collections import SIMPLE
 
 _given = {}         # {name: Task}, while a call from Python runs
 _allowed = set()    # the functions that command lines of this process have named
 
 
-@contextlib.contextmanager
 def given(tasks):
     """While entered, ``task:NAME`` stands for the Tasks {name: Task}."""
-    before = dict(_given)
-    _given.update(tasks)
-    try:
-        yield
-    finally:
-        _given.clear()
-        _given.update(before)
+    return held(_given, tasks)
 
 
 def allow(name):

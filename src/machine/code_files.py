@@ -1,6 +1,7 @@
-"""Load a user's own file of code: ``my.py`` of ``--method my.py:EWC`` and of ``--train-dataset my.py:open_mine``."""
+"""A user's own code, in a file: ``my.py`` of ``--method my.py:EWC`` and of ``--train-dataset my.py:open_mine``."""
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import os
@@ -10,6 +11,18 @@ from pathlib import Path
 
 OURS = ("src", "clip")
 PREFIX = __name__.partition("src")[0]  # "" in a checkout, the name of the package where it is installed
+
+
+@contextlib.contextmanager
+def held(store, entries):
+    """While entered, a dict also has ``entries``: what a call from Python gives, by names."""
+    before = dict(store)
+    store.update(entries)
+    try:
+        yield
+    finally:
+        store.clear()
+        store.update(before)
 
 
 def load_file(path):

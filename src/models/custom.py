@@ -1,29 +1,19 @@
 """Custom methods: classes in a user's own file, ``my.py:EWC``, and classes that Python gives, ``python:EWC``."""
 
-import contextlib
 import hashlib
 import inspect
 
 from src.errors import UserError
-from src.machine.code_files import OURS, PREFIX, load_file
-
-__all__ = ["GIVEN", "OURS", "class_of", "code_digest_of", "given", "load_file", "made_of", "require_given"]
+from src.machine.code_files import PREFIX, held, load_file
 
 GIVEN = "python"  # stands where a file does
 ONE_OF_OURS = f"{PREFIX}src."
 _given = {}       # {name: class}, while a call from Python runs
 
 
-@contextlib.contextmanager
 def given(classes):
     """While entered, ``python:NAME`` stands for the classes {name: class}."""
-    before = dict(_given)
-    _given.update(classes)
-    try:
-        yield
-    finally:
-        _given.clear()
-        _given.update(before)
+    return held(_given, classes)
 
 
 def require_given(target):

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import clip
+from src.machine.code_files import OURS
 from src.machine.files import digest_of
-from src.models.custom import OURS
 from src.run.kept import plain_frames
 
 FOLDERS = (Path(__file__).parents[1], Path(clip.__file__).parent)  # of our code

@@ -13,6 +13,7 @@ from decompositions import flipped_beside_the_first, projector
 
 from src.datasets.common import Split, Task
 from src.datasets.pairs import joint_task
+from src.machine.code_files import load_file
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.main import main
@@ -21,7 +22,6 @@ from src.models.averaging import WeightEnsemble
 from src.models.classifiers import classifier
 from src.models.condu import ConDU
 from src.models.condu_lora import ConDULoRA
-from src.models.custom import load_file
 from src.models.diki import DIKI
 from src.models.evaluation import evaluate, evaluate_each
 from src.models.ewc import EWC

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.models.custom import load_file
+from src.machine.code_files import load_file
 from src.models.state import TrainingState
 
 FOLDER = Path(__file__).parents[2] / "examples" / "methods"
