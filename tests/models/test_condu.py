@@ -528,13 +528,8 @@ HOOKS = {"condu": "ConDU", "condu-lora": "ConDULoRA"}
 
 
 @QUICK
-def test_a_chain_is_the_sequence(trained, cli, world, trio, kind, tmp_path):
-    start = world.model
-    for task in TASKS:
-        done = cli("--load", start, *RUNS[kind], *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
-                   "--eval-datasets", ",".join(trio.values()))
-        assert done.status == 0, done.err
-        start = tmp_path / f"{task}.pth"
+def test_a_chain_is_the_sequence(trained, chain, kind, tmp_path):
+    chain(*RUNS[kind])
     assert_as_if_never_interrupted(tmp_path, trained(kind), {"config", "history"})
 
 

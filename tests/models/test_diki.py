@@ -484,13 +484,8 @@ def test_image_text_pairs_are_scored_by_plain_clip(trained, cli, world, pairs, t
     assert found == plain and not any(row.get("scored_by") for row in found)
 
 
-def test_a_chain_is_one_process(trained, cli, world, trio, tmp_path):
-    start = world.model
-    for task in TASKS[:2]:
-        done = cli("--load", start, *RECIPE, *COMMON, "--train-dataset", trio[task], "--save", tmp_path)
-        assert done.status == 0, done.err
-        start = tmp_path / f"{task}.pth"
-    found, expected = loaded(start), loaded(trained / "tones.pth")
+def test_a_chain_is_one_process(trained, chain):
+    found, expected = loaded(chain(*RECIPE, tasks=TASKS[:2])[-1]), loaded(trained / "tones.pth")
     assert all(equal(found[key], expected[key]) for key in ("carry", "own", "scorer", "state_dict"))
     assert found["carry"]["DIKI"]["tasks"] == ["colours", "tones"]
 

@@ -497,13 +497,8 @@ def test_interrupted_in_its_second_task(left, cli, world, trio, moment, tmp_path
 
 
 @pytest.mark.slow
-def test_a_chain_is_the_sequence(left, cli, world, trio, tmp_path):
-    start = world.model
-    for task in TASKS:
-        done = cli("--load", start, *WORDS, *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
-                   "--eval-datasets", ",".join(trio.values()))
-        assert done.status == 0, done.err
-        start = tmp_path / f"{task}.pth"
+def test_a_chain_is_the_sequence(left, chain, tmp_path):
+    chain(*WORDS)
     assert_as_if_never_interrupted(tmp_path, left, {"config", "history"})
 
 

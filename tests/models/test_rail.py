@@ -386,13 +386,8 @@ def rows_after(folder, task):
 
 
 @QUICK
-def test_a_chain_is_one_process(trained, cli, world, trio, name, tmp_path):
-    start = world.model
-    for task in TASKS[:2]:
-        done = cli("--load", start, *RUNS[name], *COMMON, "--train-dataset", trio[task], "--save", tmp_path)
-        assert done.status == 0, done.err
-        start = tmp_path / f"{task}.pth"
-    found, expected = loaded(start), loaded(trained(name) / "tones.pth")
+def test_a_chain_is_one_process(trained, chain, name):
+    found, expected = loaded(chain(*RUNS[name], tasks=TASKS[:2])[-1]), loaded(trained(name) / "tones.pth")
     assert equal(found["carry"], expected["carry"]) and equal(found["scorer"], expected["scorer"])
 
 

@@ -1,5 +1,5 @@
-"""The example methods of ``examples/methods/`` on three small tasks: ``name``, ``example``, ``trio``, ``sequence`` and
-``finished``. A module takes them by ``pytest_plugins = ["cli_fixtures", "example_fixtures"]``."""
+"""The example methods of ``examples/methods/`` on three small tasks: ``name``, ``example``, ``trio``, ``sequence``,
+``chain`` and ``finished``. A module takes them by ``pytest_plugins = ["cli_fixtures", "example_fixtures"]``."""
 
 import pytest
 from cli_files import write_pictures
@@ -37,6 +37,21 @@ def sequence(cli, world, trio, tmp_path):
                    tmp_path / name, *words)
         assert done.status == 0, done.err
         return tmp_path / name
+    return call
+
+
+@pytest.fixture
+def chain(cli, world, trio, tmp_path):
+    """-> chain(word, ..., tasks=(the three)): the checkpoints of one command a task, each of which loads what the one
+    before has left and scores all three."""
+    def call(*words, tasks=tuple(trio)):
+        left = [world.model]
+        for task in tasks:
+            done = cli("--load", left[-1], *words, *COMMON, "--train-dataset", trio[task], "--save", tmp_path,
+                       "--eval-datasets", ",".join(trio.values()))
+            assert done.status == 0, done.err
+            left.append(tmp_path / f"{task}.pth")
+        return left[1:]
     return call
 
 
