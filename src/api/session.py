@@ -100,12 +100,11 @@ def _is_ours(frame):
 def torch_as_before():
     """Restore random states and settings of torch, which a run changes for the whole process."""
     import torch
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    tf32, deterministic = [backend.allow_tf32 for backend in backends], torch.are_deterministic_algorithms_enabled()
+
+    from src.machine.device import tf32_as_before
+    deterministic = torch.are_deterministic_algorithms_enabled()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), tf32_as_before():
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
-        for backend, allowed in zip(backends, tf32, strict=True):
-            backend.allow_tf32 = allowed

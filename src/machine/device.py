@@ -195,15 +195,26 @@ def _best_device():
     return next((kind for kind in ("cuda", "mps") if _is_there(kind)), "cpu")
 
 
+def tf32_backends():
+    """Whose ``allow_tf32`` says whether products may be in TF32, for the whole process."""
+    return torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+@contextlib.contextmanager
+def tf32_as_before():
+    """On leaving, restore whether products may be in TF32."""
+    allowed = [backend.allow_tf32 for backend in tf32_backends()]
+    try:
+        yield
+    finally:
+        for backend, value in zip(tf32_backends(), allowed, strict=True):
+            backend.allow_tf32 = value
+
+
 @contextlib.contextmanager
 def no_tf32():
     """While entered, products are in full precision: --tf32 is for steps and scores, not for sums and bases."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    allowed = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
+    with tf32_as_before():
+        for backend in tf32_backends():
             backend.allow_tf32 = False
         yield
-    finally:
-        for backend, value in zip(backends, allowed, strict=True):
-            backend.allow_tf32 = value

@@ -21,4 +21,3 @@ TRAIN_MODES = {
     "image-fc-fixed": TrainMode(("image",), head=True),
     "fc": TrainMode(head=True, head_trains=True),
 }
-HEAD_MODES = tuple(name for name, mode in TRAIN_MODES.items() if mode.head)

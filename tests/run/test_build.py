@@ -16,7 +16,7 @@ from src.models.classifiers import classifier
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.helpers import learning_rate
 from src.models.hooks import Hooks
-from src.models.modes import HEAD_MODES, TRAIN_MODES
+from src.models.modes import TRAIN_MODES
 from src.models.state import Settings
 from src.run import build, weights
 from src.run.build import command_of
@@ -232,7 +232,7 @@ def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
     settings = config(f"--load {world.model} --iterations 2 --train-mode {train_mode} --train-dataset {world.colours}")
     start = weights.starting_checkpoint(settings.weights)
     state = state_of(settings, world.colours, start, Device("cpu", "fp64"))
-    assert (state.head is not None) == (train_mode in HEAD_MODES) and state.source == world.colours
+    assert (state.head is not None) == TRAIN_MODES[train_mode].head and state.source == world.colours
     if state.head is not None:
         assert state.head is state.model.head and state.head.weight.dtype == torch.float64
         assert state.head.weight.requires_grad == (train_mode != "image-fc-fixed")

@@ -5,6 +5,8 @@ import contextlib
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.machine.device import tf32_as_before, tf32_backends
+
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")
 
 
@@ -22,10 +24,8 @@ class _Products(TorchDispatchMode):
 @contextlib.contextmanager
 def under_tf32():
     """As with --tf32; yields a list that gets, of each matrix product, whether TF32 is allowed."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    with contextlib.ExitStack() as stack:
-        for backend in backends:
-            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+    with tf32_as_before(), _Products() as products:
+        for backend in tf32_backends():
             backend.allow_tf32 = True
-        yield stack.enter_context(_Products()).allowed
-        assert all(backend.allow_tf32 for backend in backends)
+        yield products.allowed
+        assert all(backend.allow_tf32 for backend in tf32_backends())
