@@ -29,6 +29,11 @@ def warnings_to(receive):
         _receivers.remove(receive)
 
 
+def complain(text):
+    """Print ``text`` to stderr, marked as an error."""
+    print(marked("error", text), file=sys.stderr, flush=True)
+
+
 def marked(kind, text):
     """Return ``text`` behind "error:" or "warning:", for stderr."""
     return f"\x1b[1;{COLOURS[kind]}m{kind}:\x1b[0m {text}" if _has_colours() else f"{kind}: {text}"

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.machine.notices import marked, warn, warnings_to
+from src.machine.notices import complain, marked, warn, warnings_to
 
 
 def test_what_is_no_terminal_gets_plain_text(capsys):
     warn("a rate is high")
-    assert capsys.readouterr() == ("", "warning: a rate is high\n") and marked("error", "x") == "error: x"
+    complain("no such file")
+    assert capsys.readouterr() == ("", "warning: a rate is high\nerror: no such file\n")
 
 
 def test_warnings_can_go_to_a_function(capsys):
