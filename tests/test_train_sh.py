@@ -71,19 +71,19 @@ def start(*words):
 
 def run(*words):
     process = start(*words)
-    _, told = process.communicate(timeout=180)
+    _, told = process.communicate(timeout=300)
     return process.returncode, told
 
 
 def interrupt(*words, number=signal.SIGUSR1):
     """Start, send the signal as soon as the training has begun; -> (status, stderr)."""
     process = start(*TASK, "--iterations", STEPS, *words)  # words given later win
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(Path("run").glob("began_*"))) < int(os.environ["PROCESSES"]):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=300)
     return process.returncode, told
 
 

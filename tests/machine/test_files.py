@@ -140,7 +140,7 @@ def holder(tmp_path):
     here, there = context.Pipe()
     process = context.Process(target=hold, args=(tmp_path / "out", there))
     process.start()
-    assert here.poll(60)
+    assert here.poll(300)
     yield process
     process.kill()
     process.join()

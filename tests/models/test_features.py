@@ -54,9 +54,9 @@ class Both:
 
     def sum(self, tensor):
         self.given[self.rank] = tensor
-        self.barrier.wait(timeout=20)
+        self.barrier.wait(timeout=300)
         total = self.given[0] + self.given[1]
-        self.barrier.wait(timeout=20)
+        self.barrier.wait(timeout=300)
         return total
 
 

@@ -282,9 +282,9 @@ class ThreadWorld:
 
     def sum(self, tensor):
         self.board[self.rank] = tensor.detach().clone()
-        self.barrier.wait(timeout=60)
+        self.barrier.wait(timeout=300)
         total = sum(self.board)
-        self.barrier.wait(timeout=60)  # nobody writes before all have read
+        self.barrier.wait(timeout=300)  # nobody writes before all have read
         return total
 
     def average_gradients(self, module):

@@ -58,7 +58,7 @@ def test_a_report_waits_for_no_torch(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from src.main import main\nassert main(sys.argv[1:]) == 0\n"
          "print([name for name in ('torch', 'numpy', 'pandas', 'matplotlib') if name in sys.modules])",
-         "--report", str(tmp_path / "one")], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60,
+         "--report", str(tmp_path / "one")], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
         check=False)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 

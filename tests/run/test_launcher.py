@@ -133,7 +133,7 @@ def test_two_launchers_share_the_cells(make_place):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert sorted(place.starts()) == [f"seed-{number}" for number in range(1, 7)], "none twice, none left out"
     assert place.kinds() == [DONE, FAILED, *[DONE] * 4]
     started = [sum(": started" in line for line in report) for report in reports]
@@ -164,7 +164,7 @@ def test_a_cell_that_another_process_runs_is_waited_for_and_then_tried(place, lo
         looked = launcher.looked
         until(lambda: launcher.looked > looked)
         assert thread.is_alive() and "seed-1" not in place.starts()
-    thread.join(60)
+    thread.join(300)
     assert place.kinds() == [DONE] * 3 and len(place.starts()) == 3
 
 

@@ -175,7 +175,7 @@ def test_two_launchers_share_trials_and_cells(selecting):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     starts = selecting.starts()
     assert statuses == [0, 0] and sorted(starts) == sorted([*trials("finetune"), *trials("lwf"), *CELLS])
     assert set(starts[:8]) == {*trials("finetune"), *trials("lwf")}, "no cell before the last trial"
@@ -193,9 +193,9 @@ def test_a_task_of_an_array_waits_for_the_trials_of_others(selecting, monkeypatc
     thread = threading.Thread(target=lambda: statuses.append(main([str(word) for word in selecting.words])))
     with folder_of_ones_own(selecting.out / "select" / trials("lwf")[0], "--save", LOCK):
         thread.start()
-        until(lambda: len(idle) > 2 or len(selecting.starts()) > 7, 60)
+        until(lambda: len(idle) > 2 or len(selecting.starts()) > 7)
         assert len(selecting.starts()) == 7, "it looked again and again, and started no cell"
-    thread.join(60)
+    thread.join(300)
     assert statuses == [0] and selecting.starts()[7:] == [trials("lwf")[0], *CELLS]
 
 

@@ -74,7 +74,7 @@ def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
         thread.start()
         until(lambda: tries.count(study.TABLES) > 1)
         assert thread.is_alive() and "compare.md" not in listing(out)
-    thread.join(60)
+    thread.join(300)
     assert "compare.md" in listing(out) and holder_of(out, study.TABLES) is None
 
 

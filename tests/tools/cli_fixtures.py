@@ -85,7 +85,7 @@ def record(tmp_path):
     def call(name, *words, **environment):
         log.write_text("", encoding="utf-8")
         done = subprocess.run(["sh", str(SCRIPTS / f"{name}.sh"), *words], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=60, check=False,
+                              timeout=300, check=False,
                               env=os.environ | {"PYTHON": str(python), "LOG": str(log)} | environment)
         commands = [block.split("\n") for block in log.read_text(encoding="utf-8").split("\n\n") if block]
         return done.returncode, commands, done.stderr

@@ -84,7 +84,7 @@ class Place:
         return [state_of(job).kind for job in self.jobs]
 
 
-def until(holds, seconds=30):
+def until(holds, seconds=300):
     """Wait for it; never longer than a test may take."""
     end = time.monotonic() + seconds
     while not holds():
