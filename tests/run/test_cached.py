@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(run, tmp_pat
 def test_it_needs_a_folder_to_copy_to(cli, world, tmp_path):
     folder = tmp_path / "cache"
     done = cli("--load", world.model, "--dataset-order", world.colours, "--iterations", 1, "--task-cache", folder)
-    assert done.status == 2 and "goes to --save DIR; give it" in done.err and not folder.exists()
+    assert done.status == 2 and "are written to --save DIR; give it" in done.err and not folder.exists()
 
 
 PEEKS = """

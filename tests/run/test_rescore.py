@@ -174,8 +174,8 @@ def test_an_evaluation_that_is_missing_is_named(cli, copied, tmp_path):
 
 def test_folders_that_cannot_be_are_refused_at_once(cli, run, world, copied, tmp_path, monkeypatch):
     refused(cli, tmp_path / "nowhere", tmp_path, "no such folder; give the --save folder")
-    refused(cli, run, tmp_path, "whose own tables stay", "--save", run / ".." / run.name)
-    refused(cli, run, tmp_path, "holds the files of another run", "--save", copied)
+    refused(cli, run, tmp_path, "whose tables are kept", "--save", run / ".." / run.name)
+    refused(cli, run, tmp_path, "holds files of another run", "--save", copied)
     refused(cli, run, tmp_path, "writes tables; give --save DIR", "--quiet")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(cli, run, tmp_path, "with several processes")
