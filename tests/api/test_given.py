@@ -61,7 +61,7 @@ def test_a_task_trains_as_the_same_data_by_name(flags, world, mine):
 
 def test_a_finished_task_of_other_data_is_not_taken_for_it(flags, mine, world):
     cc.train(train_dataset=mine(), save="run", **flags)
-    assert "finished before" in cc.train(train_dataset=mine(), save="run", **flags).log
+    assert "already finished" in cc.train(train_dataset=mine(), save="run", **flags).log
     other = cc.Task.from_dataset(ImageFolder(world.root / "loose"), world.names)
     with pytest.raises(cc.UserError, match="began with another content of task:mine"):
         cc.train(train_dataset=other, save="run", **flags)
@@ -195,7 +195,7 @@ def test_a_class_and_an_object_train_as_a_file_does(flags, world, words, cli):
 
 def test_a_class_that_was_changed_is_not_taken_for_the_one_before(flags, world, monkeypatch):
     cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags)
-    assert "finished before" in cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags).log
+    assert "already finished" in cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags).log
     with pytest.raises(cc.UserError, match="`set` strength=0.5 there, strength=0.25 here"):
         cc.train(train_dataset=world.colours, method=Pulled(0.25), save="run", **flags)
     monkeypatch.setattr(Pulled, "begin", lambda self, state: super(Pulled, self).begin(state), raising=False)

@@ -477,7 +477,7 @@ def test_a_loop_that_ran_does_nothing_anew_and_sees_what_has_changed(record, cli
     assert [done.status for done in loop()] == [0, 0]
     before = {path: path.read_bytes() for path in Path("run").glob("*.pth")}
     again = loop()
-    assert all("finished before" in done.out and done.status == 0 for done in again) and len(again) == 2
+    assert all("already finished" in done.out and done.status == 0 for done in again) and len(again) == 2
     assert before == {path: path.read_bytes() for path in Path("run").glob("*.pth")}
     other = loop("--seed", "7")[0]
     assert other.status == 2 and "--seed 42 there, 7 here" in other.err and "--overwrite" in other.err

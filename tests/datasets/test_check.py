@@ -290,7 +290,7 @@ def test_a_table_of_single_images_is_trained_and_not_scored(tmp_path, cli, world
     name, place = f"csv:{tmp_path / 'a.csv'}", ("--data-location", tmp_path, "--workers", 0)
     done = train(tmp_path / "out", "--train-dataset", name, *place)
     assert done.status == 0 and "no class has two images, so none is held out" in done.out, done.err
-    assert "it is trained and not scored" in done.out and (tmp_path / "out" / "a.pth").exists()
+    assert "it is trained on but not scored" in done.out and (tmp_path / "out" / "a.pth").exists()
     for words, message in ((("--eval-datasets", name), f"--eval-split test: {name} has no such split; it has train"),
                            (("--linear-eval", name), f"--linear-eval {name}: has no test split to score the layer on")):
         done = cli("--load", world.model, "--eval-only", *words, *place)

@@ -266,7 +266,7 @@ def test_draws_of_diki_over_other_datasets_are_other_data(datasets):
 
 def test_an_earlier_task_is_not_drawn_as_diki_draws_another_sequence(datasets):
     found = datasets("--dataset-order DTD,CIFAR100 --iterations 1 --val-fraction diki")
-    with pytest.raises(UserError, match="MNIST is an earlier task, whose draw depends on"):
+    with pytest.raises(UserError, match="MNIST is an earlier task, and its draw depends on"):
         found.open("MNIST", trained=True)
 
 

@@ -38,7 +38,7 @@ class Scores(Hooks):
 
 
 @pytest.mark.parametrize(("own", "hook", "message"), [
-    ({"Experts": None}, Finetune(), "no counterpart of the modules of Experts"),
+    ({"Experts": None}, Finetune(), "no counterpart for the modules of Experts"),
     ({}, Scores(), "--wise-ft mixes with zero-shot CLIP, and Scores scores by what it learnt"), ({}, Finetune(), None)],
     ids=["own modules", "own scores", "plain CLIP"])
 def test_what_cannot_be_mixed_for_a_score(own, hook, message):

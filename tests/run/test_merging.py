@@ -247,7 +247,7 @@ def test_blocks_that_may_be_of_either_tower(base, quick, tmp_path):
     model = Own()
     model.transformer = copy.deepcopy(quick.transformer)
     adapted(model, lora(target_modules=["c_fc"]), tmp_path)
-    refused(tmp_path, base, "transformer.resblocks is what both towers call their blocks", "base_model_class Own")
+    refused(tmp_path, base, "both towers name their blocks transformer.resblocks", "base_model_class Own")
     rewrite(tmp_path, auto_mapping={"base_model_class": "CLIP"})
     refused(tmp_path, base, "visual.transformer.resblocks.0.mlp.c_fc.lora_A.weight is missing")
     rewrite(tmp_path, auto_mapping={"base_model_class": "TextTransformer"})
@@ -295,7 +295,7 @@ def test_a_file_that_does_not_list_its_layers(world, tmp_path):
         parameter.requires_grad_(name.startswith("visual."))
     inject_lora(model, ["mlp.c_fc"], 2, 4)
     content = adapter_state(model)
-    for key, outcome in (("sites", None), ("targets", "its settings are not as a run with --lora writes them")):
+    for key, outcome in (("sites", None), ("targets", "its settings are not those that a run with --lora writes")):
         content.pop(key)
         torch.save(content, tmp_path / "a.lora.pth")
         if outcome:

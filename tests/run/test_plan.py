@@ -111,7 +111,7 @@ def test_epochs_by_dataset(plan, cli, words, world, tmp_path):
 @pytest.mark.parametrize(("more", "fragment"), [
     ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
     ("--schedule onecycle", "30 % of the steps"),
-    ("--epochs 3 --schedule late-cosine", "falls from epoch to epoch, by a quarter of a cosine"),
+    ("--epochs 3 --schedule late-cosine", "falls once per epoch, by a quarter of a cosine"),
     ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
 def test_how_the_rate_goes(plan, words, more, fragment):
     command = words(*more.split())
@@ -389,7 +389,7 @@ def test_an_export_that_would_be_refused(plan, words, tmp_path):
     (tmp_path / "there" / "open_clip_config.json").write_text("{}", encoding="utf-8")
     assert plan(*words("--export", tmp_path / "new")).status == 0 and not (tmp_path / "new").exists()
     done = plan(*words("--export", tmp_path / "there"))
-    assert done.status == 2 and "open_clip_config.json of another export or origin would be lost" in done.out
+    assert done.status == 2 and "open_clip_config.json from another export or source would be lost" in done.out
 
 
 def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
@@ -415,6 +415,6 @@ def test_what_is_not_scored_is_not_planned_to_be(cli, world, tmp_path):
         "annotations": [{"image_id": index, "caption": "a disc"} for index in range(4)]})
     done = cli("--load", world.model, "--train-dataset", "coco", "--image-dir", f"coco={tmp_path}", "--annotations",
                f"coco={tmp_path / 'captions_train2017.json'}", "--iterations", 1, "--dry-run")
-    assert done.status == 0 and "it is trained and not scored" in done.out, done.err
+    assert done.status == 0 and "it is trained on but not scored" in done.out, done.err
     row, = (line for line in done.out.splitlines() if line.startswith("| coco "))
     assert "training" in row and "evaluation" not in row

@@ -32,7 +32,7 @@ def rescorer(**members):
 
 
 @pytest.mark.parametrize("members, expected", [
-    ({}, "as ckpt/run has scored it, to the last digit"),
+    ({}, "as scored by ckpt/run, to the last digit"),
     ({"recomputed": {"seen", "all"}}, "rescored from fp16 features of ckpt/run: label space all, seen"),
     ({"deviations": [0.0, 0.02]}, "within 0.0100 points in the mean, 0.020 at most")])
 def test_the_last_lines_say_how_exact_it_is(members, expected):

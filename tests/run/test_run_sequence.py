@@ -321,7 +321,7 @@ def test_a_finished_task_is_not_trained_a_second_time(train, tmp_path, steps):
     again = train(tmp_path / "out")
     assert again.status == 0 and len(steps) == trained == STEPS and contents(tmp_path / "out") == before
     line, *rest = again.out.splitlines()
-    assert line.startswith("colours: finished before, colours ") and "--overwrite" in line
+    assert line.startswith("colours: already finished, colours ") and "--overwrite" in line
     assert rest == first.out.splitlines()[-5:], "the table of the scores below its conditions, and no other line"
     assert train(tmp_path / "out", "--overwrite").status == 0 and len(steps) == 2 * STEPS
 
@@ -356,7 +356,7 @@ def test_a_finished_sequence_is_not_trained_a_second_time(cli, world, tmp_path, 
     assert first.status == 0 and len(steps) == 2 * STEPS
     monkeypatch.setattr("src.run.scoring.evaluate_each", lambda *_, **__: pytest.fail("it is scored already"))
     again = cli(*words)
-    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("finished before") == 2
+    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("already finished") == 2
     assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
 
 
@@ -368,7 +368,7 @@ def test_the_whole_dataset_of_finished_phases_is_written_again_as_it_was(cli, wo
     before = torch.load(whole, weights_only=True)
     whole.unlink()
     again = cli(*words)
-    assert again.status == 0 and again.out.count("finished before") == 2
+    assert again.status == 0 and again.out.count("already finished") == 2
     after = torch.load(whole, weights_only=True)
     tensors = before.pop("state_dict"), after.pop("state_dict")
     torch.testing.assert_close(*tensors, rtol=0, atol=0)
@@ -530,7 +530,7 @@ def test_only_the_last_checkpoint_holds_the_carry(ridge, tmp_path):
     assert torch.equal(carry_of(tmp_path / "all" / "loose.pth")["Ridge"]["gram"],
                        carry_of(tmp_path / "last" / "loose.pth")["Ridge"]["gram"])
     done = ridge("last", "--keep-carry", "last")
-    assert done.status == 0 and done.out.count("finished before") == 3
+    assert done.status == 0 and done.out.count("already finished") == 3
 
 
 @pytest.mark.parametrize("killed", ["before", pytest.param("within", marks=pytest.mark.slow)])

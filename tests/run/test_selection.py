@@ -139,7 +139,7 @@ def test_a_row_with_a_failed_trial_waits_and_others_go_on(selecting, cli):
         f"select/{trials('finetune')[2]}: failed, error: no memory left "
         f"({selecting.out / 'select' / trials('finetune')[2] / 'output.txt'})",
         f"finetune_seed-1: waiting, {why}", f"finetune_seed-2: waiting, {why}",
-        "3 of 12 cells are not done; the same command tries them again"]
+        "3 of 12 cells are not done; rerun the command to try them again"]
     assert "| LwF" in done.out and "| finetune" in done.out.split("chosen on val")[1]
     assert "| finetune" not in done.out.split("chosen on val")[0]
     found = selecting.chosen()["rows"]["finetune"]

@@ -363,8 +363,8 @@ def test_a_model_that_is_given_wins_over_the_one_that_is_named(peft_s, capsys):
 
 
 @pytest.mark.parametrize(("base", "words", "fragments"), [
-    (None, "", ["is an adapter and does not say of which model", "--load ADAPTER --model BASE"]),
-    ("", "", ["does not say of which model"]),
+    (None, "", ["is an adapter and does not name its model", "--load ADAPTER --model BASE"]),
+    ("", "", ["does not name its model"]),
     ("mine.pth", "", ["is an adapter of mine.pth", "no such file", "--load ADAPTER --model BASE"]),
     ("org/clip", "", ["is an adapter of org/clip", "not in the hub's cache", "HF_HUB_OFFLINE", "--model BASE"]),
     ("{adapter}", "", ["is an adapter of", "holds an adapter", "--model BASE"]),
@@ -383,7 +383,7 @@ def test_adapters_without_a_model_that_fits(peft_s, silent, monkeypatch, base, w
 
 def test_weights_in_both_flags_are_an_error_without_an_adapter(folder):
     for other in ("hf-hub:org/clip", "ViT-B-32:openai", str(folder)):
-        with pytest.raises(UserError, match="names weights, and so does --load; leave one away"):
+        with pytest.raises(UserError, match="and --load both name weights; leave one out"):
             module.starting_checkpoint(config(f"--load {folder} --model {other}"))
 
 
@@ -496,7 +496,7 @@ def test_a_teacher_that_changes_in_its_folder_is_seen_by_resume(train, world, tm
     assert main(["--load", str(world.model), "--export", str(folder)]) == 0
     assert train(tmp_path / "out", *words).status == 0
     done = train(tmp_path / "out", *words)
-    assert done.status == 0 and "finished before" in done.out
+    assert done.status == 0 and "already finished" in done.out
     changed = loader.read_checkpoint(world.model)
     changed["state_dict"]["logit_scale"] += 1
     torch.save({key: changed[key] for key in ("state_dict", "architecture")} | {"format": 1}, tmp_path / "b.pth")
