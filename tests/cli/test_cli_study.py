@@ -133,7 +133,7 @@ WRONG = {
     "two cells of one name": ("axes: {load: {a_b: x, a: y}, model-name: {c: x, b_c: y}}",
                               "axes: two cells are called a_b_c; give other labels"),
     "two cells of one name but for capitals": ("axes: {load: {a: x, A: y}}",
-                                               "two cells are called A, but for upper and lower case; give other labels"),
+                                               "two cells are called A, but for upper and lower case; give other"),
     "a long name": (f"axes: {{lr: {{{LONG}: 1}}, wd: {{{LONG}: 1}}, l2: {{{LONG}: 1}}, ls: {{{LONG}: 1}}}}",
                     "is too long for a folder name, 243 characters; give shorter labels"),
     "a long order": (f"axes: {{variant: {{a: {{dataset-order: {LONG * 4}}}, b: {{dataset-order: toy, l2: 1}}}}}}",

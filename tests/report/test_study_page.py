@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_comparison(shown):
 def test_the_best_is_bold_and_the_second_underlined(shown):
     """The runs of finetune are 0 and 1 below MATRIX, those of lwf 2 and 3: its Avg is 61.7 against 59.7."""
     _, text, _ = shown(orders={"I": ORDER})
-    assert "<b>61.7</b>" in text and "<u>59.7</u>" in text and "Of the runs the best is bold" in text
+    assert "<b>61.7</b>" in text and "<u>59.7</u>" in text and "Among the runs, the best is bold" in text
 
 
 def test_an_order_is_named_before_the_runs_of_a_second_are_finished(shown):
