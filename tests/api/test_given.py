@@ -69,7 +69,7 @@ def test_a_finished_task_of_other_data_is_not_taken_for_it(flags, mine, world):
 
 def test_what_is_scored_is_given_again(flags, mine):
     run = cc.train(train_dataset=mine(), save="run", **flags)
-    with pytest.raises(cc.UserError, match="task:mine is a Task of another call from Python: give it again"):
+    with pytest.raises(cc.UserError, match="task:mine is a Task from another call in Python: pass it again"):
         cc.evaluate(run.checkpoint(), workers=0)
     table = cc.evaluate(run.checkpoint(), [mine()], workers=0)
     assert table.loc["mine", "top1"] == pytest.approx(run.matrix().loc["mine", "mine"], abs=1e-4)
@@ -129,13 +129,14 @@ def test_a_checkpoint_chooses_no_code(file, words, cli, monkeypatch):
     evaluation = ("--load", "run/open_mine.pth", "--eval-only", "--workers", 0)
     done = cli(*evaluation)
     assert done.status == 2
-    assert f"only the command line chooses code to run: name it there, as by --eval-datasets {file}" in done.err
+    assert f"only the command line may choose code to run: name it there, for example --eval-datasets {file}" in (
+        done.err)
     assert cli(*evaluation, "--eval-datasets", file).status == 0
 
 
 @pytest.mark.parametrize(("name", "message"), [
     ("nowhere.py:f", "--train-dataset nowhere.py:f: no such file; give path/to/file.py:function"),
-    ("task:mine", "task:mine is a Task of another call from Python"), ("my.py", "no dataset 'my.py'"),
+    ("task:mine", "task:mine is a Task from another call in Python"), ("my.py", "no dataset 'my.py'"),
     ("my.py:other", "there is no function other in it; it has open_mine")])
 def test_what_is_refused(file, words, name, message, capsys):
     assert main(["--train-dataset", name, *words]) == 2

@@ -122,7 +122,7 @@ def test_flag_of_another_method(method, key):
     (f"{TASK} --orthogonal-gradients 3 --orthogonal-dtype fp16 --orthogonal-budget 1", None),
     (f"{TASK} --lora-r 4", ["--lora-r has no effect without --lora"]), (f"{TASK} --lora --lora-r 4", None),
     (f"{TASK} --lora --lora-shared-split-qkvo", ["--lora-shared-split-qkvo has no effect without --lora-shared"]),
-    (f"{TASK} --lora --lora-shared --lora-dropout 0.5", ["--lora-dropout", "it is peft's"]),
+    (f"{TASK} --lora --lora-shared --lora-dropout 0.5", ["--lora-dropout", "an option of peft"]),
     (f"{TASK} --lora --lora-shared --lora-shared-split-qkvo", None),
     (f"{PAIRS} --method modx --modx-alpha 3 --caption-choice first --num-phases 2 --phase 2", None),
     (f"{PAIRS} --modx-alpha 3", ["--modx-alpha has no effect with --method finetune"]),

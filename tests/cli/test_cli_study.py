@@ -146,7 +146,7 @@ WRONG = {
     "unknown part of the report": (f"{AXES}report: {{name: {{}}}}", "report: unknown key name; did you mean names?"),
     "a column that is no name": (f"{AXES}report: {{columns: [[a]]}}", "report: columns: expected names"),
     "a name that is none": (f"{AXES}report: {{names: {{a: [b]}}}}", "report: names: a: expected its name in tables"),
-    "a baseline of two": (f"{AXES}report: {{baseline: [a, b]}}", "report: baseline is to be a text"),
+    "a baseline of two": (f"{AXES}report: {{baseline: [a, b]}}", "report: baseline must be a text"),
     "published by no truth": (f"{AXES}report: {{published: some}}", "published some: expected a list of names, true"),
 }
 
@@ -234,7 +234,7 @@ def test_several_seeds_are_a_study(cli, tmp_path):
     ("--seed 1,2 --train-dataset DTD --iterations 1 --save s", "is a training run; a study compares sequences"),
     ("--seed 1,2 --dataset-order toy --eval-only --save s", "is an evaluation run"),
     ("--seed 1,2 --dataset-order toy --save s --export e", "--seed 1,2: --export would write every cell"),
-    ("--seed 1,2 --dataset-order toy --save s --dry-run probe", "--dry-run probe with --seed 1,2: probes one run"),
+    ("--seed 1,2 --dataset-order toy --save s --dry-run probe", "probe with --seed 1,2: it probes a single run"),
     ("--recipe seeds.yaml --dataset-order toy --save s", "--seed 1,2: a sequence run has one"),
     ("--study seeds.yaml --save s --overwrite",
      "--study seeds.yaml with --overwrite: the cells of a study resume; delete their folders, or give another --save"),

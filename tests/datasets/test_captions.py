@@ -318,7 +318,7 @@ def test_a_listed_image_that_is_missing_is_named_when_it_is_read(tmp_path, write
     (tmp_path / name / file).unlink()
     split = open_task(name, str(tmp_path)).split("train")
     split.image(0)
-    with pytest.raises(UserError, match=f"{name}: .*{file} is listed and not there"):
+    with pytest.raises(UserError, match=f"{name}: .*{file} is listed but missing"):
         split.image(1)
 
 

@@ -87,8 +87,8 @@ def test_a_function_may_take_the_root(file):
 @pytest.mark.parametrize(("function", "message"), [
     ("missing", "there is no function missing in it; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
     ("two", r"takes \(name, root\)"), ("nothing", "returns NoneType, not a Task"), ("pairs", "give pairs:FILE"),
-    ("unnamed", "classnames are to be texts"), ("promptless", r"template 'b' has no \{c\}"),
-    ("partless", "its splits are to be")])
+    ("unnamed", "classnames must be texts"), ("promptless", r"template 'b' has no \{c\}"),
+    ("partless", "its splits must be")])
 def test_what_is_refused(file, function, message):
     with pytest.raises(UserError, match=message):
         opened(f"{file}:{function}")
@@ -99,9 +99,9 @@ def test_a_task_lives_while_its_call_runs(capsys):
     with from_code.given({"mine": task}):
         with from_code.given({"other": task}):
             assert open_task("task:mine", ".").name == "mine" and open_task("task:other", ".").name == "other"
-        with pytest.raises(UserError, match="task:other is a Task of another call"):
+        with pytest.raises(UserError, match="task:other is a Task from another call"):
             open_task("task:other", ".")
-    with pytest.raises(UserError, match="task:mine is a Task of another call from Python: give it again"):
+    with pytest.raises(UserError, match="task:mine is a Task from another call in Python: pass it again"):
         open_task("task:mine", ".")
 
 

@@ -105,7 +105,7 @@ def test_a_last_batch_without_statistics_is_told(batch_size, left, make_model, m
         state.task, state.settings, state.world = TASK, build.build_settings(training, TASK), World(0, processes)
         is_noted = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
         assert build.silent_choices(training, state) == [
-            f"the last batch of an epoch has {left}: its step normalises by the running statistics of batch norms"
+            f"the last batch of an epoch has {left}: its step normalises with the running statistics of batch norms"
         ] * bool(is_noted)
 
 

@@ -133,7 +133,7 @@ def test_a_row_with_a_failed_trial_waits_and_others_go_on(selecting, cli):
     done = cli(*selecting.words)
     assert done.status == 1
     assert selecting.starts() == [*trials("finetune"), *trials("lwf"), "lwf_seed-1", "lwf_seed-2"]
-    why = (f"no choice, because trial select/{trials('finetune')[2]} failed: mend it, or take its value out of the "
+    why = (f"no choice, because trial select/{trials('finetune')[2]} failed: fix it, or remove its value from the "
            "grid")
     assert done.err.splitlines() == [
         f"select/{trials('finetune')[2]}: failed, error: no memory left "
