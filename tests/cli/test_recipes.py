@@ -352,7 +352,7 @@ def test_a_file_elsewhere_under_any_name(own, tmp_path):
     ("flags: {method: lwf, train-mode: text}", ["--method lwf", "recipe my.yaml sets --train-mode text"]),
     ("flags: {we: true, moving-avg: true}", ["--we", "--moving-avg", "recipe my.yaml sets --we on"]),
     ("flags: {iterations: 1, epochs: 1}", ["--iterations", "recipe my.yaml sets --epochs 1"]),
-    *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to one run", "command line"]) for name in (
+    *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to a single run", "command line"]) for name in (
         "train-dataset", "dataset-order", "recipe", "save", "load", "resume", "overwrite", "eval-only", "eval-single",
         "class-names", "prompt", "report", "list-datasets", "check-data", "dry-run", "export", "split-file",
         "shots-file", "wise-ft", "alpha")),
