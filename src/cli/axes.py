@@ -113,7 +113,7 @@ def _drawn(where, value, label, base):
 
 
 def listed(where, flag, value):
-    """The Level of a value without a label."""
+    """Return the Level of a value without a label."""
     text = text_of(where, flag, value)
     written = ",".join(plain_texts(value))
     return Level(written, label_of(flag.key, written), {flag.key: text})
@@ -257,7 +257,7 @@ def _cell(keys, levels, base, rowless):
 
 
 def keys_of(levels):
-    """The flags that an axis sets."""
+    """Return the flags that an axis sets."""
     return {key for level in levels for key in level.texts}
 
 

@@ -150,8 +150,10 @@ def _elsewhere(name, annotations, images):
 
 
 def _annotated(name, annotations, images):
-    """The splits that a file of annotations names; of one that names none all is train, and files of the same name for
-    val and test beside it are those."""
+    """Return the splits that a file of annotations names.
+
+    Without any, all rows train, and files of the same name for val and test beside it provide those.
+    """
     rows = _rows_at(name, annotations, images)
     splits = _by_part(name, images, rows, read_image)
     if all(row.part is None for row in rows):

@@ -174,13 +174,13 @@ def training_batches(split, transform, batch_size, seed, start, stop, workers=0,
     batches = _loader(dataset, order, workers)
     if rest:
         batches = _with_empty(batches, transform.resolution, order.full_share)
-    return _telling_skipped(batches)
+    return _noting_skipped(batches)
 
 
 def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1)):
     """Return the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
     batches = SeededBatches(len(split), batch_size, seed, 0, stop, part).first_visits()
-    return _telling_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
+    return _noting_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
 
 
 def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
@@ -204,7 +204,7 @@ def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1), captio
     """
     own = [share_of(batch, part) for batch in batches]
     loaded = _loader(_transformed(split, transform, seed, captions), own, workers)
-    return _telling_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
+    return _noting_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):
@@ -225,7 +225,7 @@ def joined_evaluation_batches(parts, batch_size, workers=0):
     batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers))
     for order in orders:
         own = itertools.islice(batches, len(order))
-        yield _telling_skipped(own, leave_out=True)
+        yield _noting_skipped(own, leave_out=True)
         for _ in own:  # use up the rest, so that the next part begins at its first batch
             pass
 
@@ -256,7 +256,7 @@ def _with_empty(batches, resolution, full_share):
         yield batch
 
 
-def _telling_skipped(batches, leave_out=False):
+def _noting_skipped(batches, leave_out=False):
     skipped, given = 0, False
     try:
         for batch in batches:

@@ -98,10 +98,10 @@ def _part_faults(what, content, parts):
     if not isinstance(content, dict):
         return [f"{what} is not a mapping"]
     return [f"{what} has no {key}, or one of another type" for key, kind in parts.items()
-            if key not in content or not isinstance(content[key], kind) or _is_no_number(content[key], kind)]
+            if key not in content or not isinstance(content[key], kind) or _is_not_a_number(content[key], kind)]
 
 
-def _is_no_number(value, kind):
+def _is_not_a_number(value, kind):
     """Return whether a number is expected but the value is true, false, NaN or infinite."""
     return isinstance(kind, tuple) and value is not None and not is_number(value)
 

@@ -41,7 +41,7 @@ def _written(job, key):
 
 
 def _by_order(jobs):
-    """{label of an order: its Jobs}"""
+    """Return {label of an order: its Jobs}."""
     labels = dict.fromkeys(job.cell.order for job in jobs)
     return {label: [job for job in jobs if job.cell.order == label] for label in labels}
 
@@ -60,7 +60,7 @@ def refuse_unknown_names(study, jobs):
     published = [ZERO_SHOT, *recipe_names()]
     rows = [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)]
     _refuse_others("names", study.names, rows)
-    _refuse_one_name_of_two(study.names, rows)
+    _refuse_shared_name(study.names, rows)
     _refuse_others("published", study.published or (), published)
     if study.baseline is not None:
         _refuse_others("baseline", [study.baseline], list(dict.fromkeys(job.cell.row for job in jobs)))
@@ -79,7 +79,7 @@ def refuse_unknown_names(study, jobs):
                                 f"{', '.join(known)}")
 
 
-def _refuse_one_name_of_two(names, rows):
+def _refuse_shared_name(names, rows):
     """Refuse names that would make two rows of a table indistinguishable."""
     seen = {}
     for row in rows:

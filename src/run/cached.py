@@ -165,10 +165,10 @@ class SharedTasks:
 
     def hold(self, held, key, what):
         """Keep other runs from an entry until ``held`` is left. Wait for one that has it."""
-        def tell(holder):
+        def note_waiting(holder):
             print(f"{what}: waits for {holder}, which is working on the same entry of {FLAG}", flush=True)
         try:
-            held.enter_context(self.cache.alone(key, tell))
+            held.enter_context(self.cache.alone(key, note_waiting))
         except WriteError as error:
             warn(f"{FLAG} {self.cache.folder}: cannot lock it, so another run may repeat the work: {error}")
 

@@ -22,7 +22,7 @@ class LabelSpaces:
         self._refuse_other_classes(history, names)
         _, opened = self.after([*history, *({"dataset": stem(name), "source": name} for name in names)])
         if self.spaces != ("task",):
-            self._tell_equal_names(opened)
+            self._warn_of_equal_names(opened)
         if self.spaces == ("seen",):
             seen = {entry["dataset"] for entry in history} | set(map(stem, names))
             if unseen := [name for name in self.evaluated if stem(name) not in seen]:
@@ -30,7 +30,7 @@ class LabelSpaces:
         return opened | {stem(name): self.open_task(name) for name in names}
 
     @staticmethod
-    def _tell_equal_names(opened):
+    def _warn_of_equal_names(opened):
         owners = {}
         for file, task in opened.items():
             for classname in task.classnames:

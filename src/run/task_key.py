@@ -29,7 +29,7 @@ FREE = ("workers", "grad_checkpointing")  # settings of a task in which two runs
 SCORED_WITH = ("seed", "deterministic", "precision", "tf32", "template", "wilds_split", "class_order", "val_fraction",
                "split_file", "skip_bad_images")
 PARTS_OF_A_START = ("architecture", "state_dict", "heads", "carry", "own", LEFT_OUT)
-TOLD = ("dataset", "source", "classnames", "train_data")  # recorded of an earlier task
+RECORDED = ("dataset", "source", "classnames", "train_data")  # recorded of an earlier task
 SCORING = ("label_space", "max_evaluation_size", "eval_split", "retrieval_split", "wilds_split", "batch_size_eval")
 
 
@@ -81,7 +81,7 @@ class TaskKeys:
 
     def _start(self, start):
         """Return everything in a checkpoint that a task can see."""
-        history = [{key: entry.get(key) for key in TOLD} | (
+        history = [{key: entry.get(key) for key in RECORDED} | (
             {"metrics": sorted(entry.get("metrics", {}).items())} if self.custom else {})
             for entry in start.get("history", [])]
         return [[start.get(part) for part in PARTS_OF_A_START], model_name(start), history]
