@@ -86,7 +86,7 @@ class Rescorer(Scorer):
 
     def _note_idle_template(self):
         if "--template" not in self._left_out:
-            print("note: --template changes no prompts here: a dataset that has its own prompts keeps them unless it is "
+            print("note: --template changes no prompts here: a dataset with its own prompts keeps them unless it is "
                   "all:NAME or all:PROMPT, and a trained head has none", flush=True)
         self._left_out.add("--template")
 

@@ -137,7 +137,7 @@ def test_a_checkpoint_chooses_no_code(file, words, cli, monkeypatch):
 @pytest.mark.parametrize(("name", "message"), [
     ("nowhere.py:f", "--train-dataset nowhere.py:f: no such file; give path/to/file.py:function"),
     ("task:mine", "task:mine is a Task from another call in Python"), ("my.py", "no dataset 'my.py'"),
-    ("my.py:other", "there is no function other in it; it has open_mine")])
+    ("my.py:other", "it has no function other; it has open_mine")])
 def test_what_is_refused(file, words, name, message, capsys):
     assert main(["--train-dataset", name, *words]) == 2
     assert message in capsys.readouterr().err
@@ -211,7 +211,7 @@ def test_who_scores_a_checkpoint(flags, world, cli):
     assert scorer == {"method": "python:Scored", "keywords": {"best": 1}}
     for method in (Scored, Scored(1)):
         assert cc.evaluate(run.checkpoint(), method=method, workers=0).top1.iloc[0] == pytest.approx(100 / 3, abs=0.01)
-    with pytest.raises(cc.UserError, match="does not choose code to run: give `method` FILE.py:Scored, or the class"):
+    with pytest.raises(cc.UserError, match="may not choose code to run: give `method` FILE.py:Scored, or the class"):
         cc.evaluate(run.checkpoint(), workers=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -226,7 +226,7 @@ def test_annotations_without_their_images_score_nothing(tmp_path, capsys):
     write_official(tmp_path, "2017", ("train", "val"))
     shutil.rmtree(tmp_path / "coco" / "val2017")
     assert list(open_task("coco", str(tmp_path)).splits) == ["train"]
-    assert "captions_val2017.json is there and its images are not" in capsys.readouterr().out
+    assert "captions_val2017.json is there but its images are not" in capsys.readouterr().out
 
 
 def train_official(cli, world, root, *words):

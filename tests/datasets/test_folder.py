@@ -72,7 +72,7 @@ def test_single_images_are_not_held_out(tmp_path, capsys):
     task = opened(tmp_path / "ones", tmp_path)
     assert list(task.splits) == ["train"] and len(task.split("train")) == 3
     assert capsys.readouterr().out == (f"folder:{tmp_path / 'ones'}: no test split, and no class has two images, so "
-                                       "none is held out\n")
+                                       "nothing is held out\n")
     write_pictures(tmp_path / "some", {"one": 0.1}, 5)
     write_pictures(tmp_path / "some", {"two": 0.5, "three": 0.8}, 1)
     assert list(opened(tmp_path / "some", tmp_path).split("test").labels) == [0]

@@ -72,7 +72,7 @@ def test_names(name, is_code, file):
 def test_a_function_runs_only_where_the_command_line_names_it(file):
     name = f"{file}:open_mine"
     assert not find_entry(name).pairs
-    with pytest.raises(UserError, match="is code, and only the command line chooses code to run: .*--eval-datasets"):
+    with pytest.raises(UserError, match="is code, and only the command line may choose code to run: .*--eval-datasets"):
         open_task(name, ".")
     assert "own_method_my" not in sys.modules or not getattr(sys.modules["own_method_my"], "CALLS", ())
     task = opened(name)
@@ -85,7 +85,7 @@ def test_a_function_may_take_the_root(file):
 
 
 @pytest.mark.parametrize(("function", "message"), [
-    ("missing", "there is no function missing in it; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
+    ("missing", "it has no function missing; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
     ("two", r"takes \(name, root\)"), ("nothing", "returns NoneType, not a Task"), ("pairs", "give pairs:FILE"),
     ("unnamed", "classnames must be texts"), ("promptless", r"template 'b' has no \{c\}"),
     ("partless", "its splits must be")])

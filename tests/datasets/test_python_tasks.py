@@ -84,7 +84,7 @@ def test_labels_that_are_listed_are_not_read_and_are_compared():
     task = Task.from_dataset(data, NAMES, test=items)
     assert sorted(set(data.read)) == [0, 9] and task.split("train").labels == data.targets
     data[3:4] = [(red(), 0)]
-    with pytest.raises(UserError, match="item 3 has label 0, and the dataset lists 1"):
+    with pytest.raises(UserError, match="item 3 has label 0, but the dataset lists 1"):
         task.split("train").image(3)
 
 

@@ -242,8 +242,8 @@ def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
 
 @pytest.mark.parametrize(("order", "name", "expected"), [
     ("toy", "zscl", "nothing is published for these orders"),
-    ("mtil-2", "keeplora", "report: published: keeplora has no numbers of these orders in their label space; there are "
-                           "zero-shot, ")])
+    ("mtil-2", "keeplora", "report: published: keeplora has no numbers for these orders in their label space; there "
+                           "are zero-shot, ")])
 def test_published_rows_of_other_orders(order, name, expected, planned):
     with pytest.raises(UserError) as caught:
         refuse_unknown_names(Study("s", (), published=(name,)), planned(a={"dataset_order": order}))

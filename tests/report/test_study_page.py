@@ -124,7 +124,7 @@ def test_charts_are_there_whole_and_zoomed(shown):
         ticks = re.findall(r'class="y"[^>]*>([^<]+)<', whole)
         assert (ticks[0], ticks[-1]) == ("0", "100")
     assert "lwf-A-*: 14.0 s" not in text and "lwf-A-*: 9.0 s, Avg 59.7" in text  # 2 + 3 + 4 seconds
-    assert "The band spans the least to the most over the runs" in text
+    assert "The band spans the lowest to the highest run" in text
     assert "after task 3: 76.2 (75.7 to 76.7)" in text
 
 

@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
     assert f"trains {ran['trainable_tensors']} of " in planned.out
     assert f" tensors, {ran['trainable_values']:,} of " in planned.out
     memory, = [line for line in done.out.splitlines() if line.startswith("memory: ")]
-    assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; activations")
+    assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; without activations")
 
 
 def test_figures_on_pairs_count_the_scale_that_trains_there(plan, cli, words, pairs, tmp_path):
@@ -376,7 +376,7 @@ def test_planned_conditions_are_those_of_the_run(plan, cli, words, world, pairs,
 def test_a_probe(plan, words, world):
     done = plan(*words("--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1000, "--dry-run=probe"))
     step, total, peak = section(done, "probe")
-    seconds, before = map(float, re.fullmatch(r"([\d.]+) s a step after a first one of [\d.]+ s; ([\d.]+) s before it",
+    seconds, before = map(float, re.fullmatch(r"([\d.]+) s per step after a first one of [\d.]+ s; ([\d.]+) s before.*",
                                               step).groups())
     minutes, rest = map(int, re.fullmatch(r"2000 steps in all: about (?:0:)?(\d+):(\d\d), evaluations not counted",
                                           total).groups())

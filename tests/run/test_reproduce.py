@@ -188,7 +188,7 @@ def test_all_that_is_missing_is_listed_and_nothing_is_written(place, launcher, c
     for start in ("the weights of RN50 are not at ", "DTD is not at ", "StanfordCars is not at "):
         assert sum(line.startswith(f"- {start}") for line in lines) == 1
     assert sum("tones" in line for line in lines) == 1
-    assert lines[-1] == ("Fetch 1 of these by: python -m src.main --check-data DTD --data-location "
+    assert lines[-1] == ("Fetch 1 of these with: python -m src.main --check-data DTD --data-location "
                          f"{place.folder}")
 
 

@@ -116,11 +116,11 @@ def test_prompts_that_change_nothing_are_said_to(run, rescored):
 def test_without_its_checkpoint_a_task_has_no_other_prompts(cli, copied, tmp_path):
     (copied / "tones.pth").unlink()
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
-    assert done.status == 2 and "tones.pth is not there" in done.err and "leave --template out" in done.err
+    assert done.status == 2 and "tones.pth is missing" in done.err and "leave --template out" in done.err
     assert not (tmp_path / "tables").exists()
     shutil.copy(copied / "colours.pth", copied / "tones.pth")
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
-    assert done.status == 2 and "holds other weights than the features after tones are of" in done.err
+    assert done.status == 2 and "holds other weights than those behind the features after tones" in done.err
 
 
 def test_details_say_every_class_and_the_calibration(run, rescored):
@@ -162,7 +162,7 @@ def test_features_of_another_run_are_refused(cli, copied, tmp_path):
     facts = read_json(copied / "run_tones.json")
     facts["scores"]["tones"]["task"]["top1"] += 1
     (copied / "run_tones.json").write_text(json.dumps(facts), encoding="utf-8")
-    refused(cli, copied, tmp_path, "the features after tones are of another run")
+    refused(cli, copied, tmp_path, "the features after tones come from another run")
 
 
 def test_an_evaluation_that_is_missing_is_named(cli, copied, tmp_path):

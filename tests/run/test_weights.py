@@ -359,7 +359,7 @@ def test_the_hub_s_names_of_both(peft_s, monkeypatch):
 def test_a_model_that_is_given_wins_over_the_one_that_is_named(peft_s, capsys):
     name_base(peft_s.adapter, "org/elsewhere")
     agrees(module.starting_checkpoint(config(f"--load {peft_s.adapter} --model {peft_s.base}")), peft_s)
-    assert f"is merged into {peft_s.base}, not into org/elsewhere, which it names" in capsys.readouterr().out
+    assert f"is merged into {peft_s.base}, not into org/elsewhere, the model that it names" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("base", "words", "fragments"), [
@@ -481,8 +481,8 @@ def test_a_teacher_that_the_architecture_names_is_noted_once(monkeypatch, capsys
     for _ in range(2):
         assert same_weights(opener._read(None).state_dict(), named["state_dict"])
     printed = capsys.readouterr()
-    assert printed.out == ("note: the zero-shot weights are those of toy, by the architecture of --load; --ref-model "
-                           "gives others\n") and printed.err == ""
+    assert printed.out == ("note: the zero-shot weights are those of toy, after the architecture of --load; "
+                           "--ref-model sets others\n") and printed.err == ""
     module.ZeroshotOpener(settings, named, device)()
     module.ZeroshotOpener(settings, silent, device)(str(file))
     assert "zero-shot weights" not in capsys.readouterr().out, "a name and --ref-model are no guess"
