@@ -72,7 +72,8 @@ def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
     assert f"trains {ran['trainable_tensors']} of " in planned.out
     assert f" tensors, {ran['trainable_values']:,} of " in planned.out
     memory, = [line for line in done.out.splitlines() if line.startswith("memory: ")]
-    assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; without activations")
+    figure = memory.removeprefix("memory: ")
+    assert section(planned, "memory of the first task")[0].startswith(f"{figure}; without activations")
 
 
 def test_figures_on_pairs_count_the_scale_that_trains_there(plan, cli, words, pairs, tmp_path):

@@ -640,8 +640,8 @@ def test_a_dry_run_tells_the_bytes_of_carry_where_they_are_known(ewc, tmp_path):
     told = ewc("out", "--dry-run").out
     assert "0.0 MiB that EWC carries (so far) are stored in the checkpoint of each task (--keep-carry all)" in told
     told = ewc("other", "--load", tmp_path / "out" / "tones.pth", "--keep-carry", "last", "--dry-run").out
-    assert ("0.0 MiB that EWC carries (in the weights that the run starts from) are stored only in the checkpoint of the "
-            "last task (--keep-carry last)") in told
+    assert ("0.0 MiB that EWC carries (in the weights that the run starts from) are stored only in the checkpoint of "
+            "the last task (--keep-carry last)") in told
 
 
 def test_carry_that_nobody_takes_is_a_warning(ewc, cli, world, tmp_path):
