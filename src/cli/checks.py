@@ -167,8 +167,9 @@ def _check_other_model(config):
     if config.model in hub.open_clip_names():
         if not config.load and config.init != "scratch":
             hint = hint_before(config.model, architecture_names(), most=1)
-            raise UserError(f"--model {config.model}: {hint}is an architecture of open_clip without weights; name "
-                            f"some by {config.model}:PRETRAINED, or give --load FILE")
+            raise UserError(f"--model {config.model}: {hint}open_clip has an architecture of that name, without "
+                            f"weights; name some by {config.model}:PRETRAINED, or give "
+                            "--load FILE")
     elif config.init == "scratch":
         raise UserError(f"--model {config.model} gives weights and --init scratch draws them; leave one out")
 

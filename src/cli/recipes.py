@@ -18,11 +18,10 @@ PARTS = {"about": str, "flags": dict, "published": dict}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold the texts of a recipe; the reader of each knows what it means.
+    """Hold the texts of a recipe, not yet parsed.
 
     ``flags``: {name without dashes: texts}, one text unless the file has a list. ``published``: {order:
-    {number: text}}, where beside the numbers stand "family" (whose splits and prompts), "router" (none, sample
-    or batch) and "source".
+    {number: text}}, plus "family" (whose splits and prompts), "router" (none, sample or batch) and "source".
     """
 
     flags: dict

@@ -365,7 +365,7 @@ class ZeroshotOpener:
             raise UserError(f"--ref-model {path or source.get('model')}: its features have "
                             f"{source['architecture']['embed_dim']} values, the model's {features}; give a teacher of "
                             "the same embed_dim")
-        with torch.random.fork_rng(devices=[]):  # building a model draws; that must not shift a task's dropout
+        with torch.random.fork_rng(devices=[]):  # building draws numbers; a task's dropout must not shift
             model = loader.build(source)
         return self._device.place(model).eval().requires_grad_(False)
 
