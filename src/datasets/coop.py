@@ -170,8 +170,9 @@ def _refuse_other_labels(task, parts, found, classnames, what):
     for part, split in found.items():
         for file, own, (_, label, _) in zip(split.listing(), split.labels, parts[part], strict=True):
             if ours.setdefault(label, own) != own or theirs.setdefault(own, label) != label:
-                raise UserError(f"{what} calls {file} {classnames[label]!r}, unlike the rest of that class an image "
-                                f"of {task.classnames[own]!r}; restore the list")
+                raise UserError(f"{what} calls {file} {classnames[label]!r}, but unlike the rest of that class it is "
+                                f"an image of {task.classnames[own]!r}; restore "
+                                "the list")
 
 
 # -- datasets without a list -----------------------------------------------------------------------------------------
