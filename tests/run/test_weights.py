@@ -139,7 +139,7 @@ def test_every_way_to_read_a_file_warns_of_the_assumed_keys(cli, silent, world, 
                              class_names=tmp_path / "names.txt").split())
     assert done.status == 0, done.err
     printed = [*done.warnings, *done.out.splitlines()]  # a dry run shows in its plan what building the run printed
-    warning, = [line for line in printed if f"{flag} {silent} does not tell its activation" in line]
+    warning, = [line for line in printed if f"{flag} {silent} does not state its activation" in line]
     assert ("--model-config" in warning) == (flag == "--load")
     assert ("open_clip_config.json" in warning) == (flag == "--ref-model")
 
@@ -151,7 +151,7 @@ def test_a_folder_of_model_without_statistics(tmp_path, capsys):
     capsys.readouterr()  # what transformers printed
     module.starting_checkpoint(config(f"--model local-dir:{tmp_path}"))
     warning, = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: --model ") and "does not tell mean and standard deviation" in warning
+    assert warning.startswith("warning: --model ") and "does not state mean and standard deviation" in warning
     assert "give it by --load instead, and --model-config with the keys mean, std" in warning
 
 
@@ -166,14 +166,14 @@ def test_a_chain_warns_of_the_assumed_keys_of_each_file_once(cli, silent, world,
     assert done.status == 0, done.err
     for file in files:
         warning, = [line for line in done.warnings if str(file) in line]
-        assert warning.startswith(f"warning: --load {file} does not tell its activation")
+        assert warning.startswith(f"warning: --load {file} does not state its activation")
 
 
 def test_what_no_file_tells_is_a_warning_that_names_the_flags(tmp_path, capsys):
     torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
     found = module.starting_checkpoint(config(f"--load {tmp_path}/a.pt"))
     warning, = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"warning: --load {tmp_path}/a.pt does not tell its activation")
+    assert warning.startswith(f"warning: --load {tmp_path}/a.pt does not state its activation")
     assert all(word in warning for word in ("--model NAME", "--model-config", "vision_heads", "GELU"))
     assert found["architecture"]["activation"] == "quick_gelu"
 
@@ -394,7 +394,7 @@ def test_keys_that_the_base_does_not_tell(tmp_path, capsys):
     adapted(open_clip_model(vocab_size=49408), LoraConfig(target_modules=["c_fc"]), tmp_path / "adapter")
     name_base(tmp_path / "adapter", str(tmp_path / "a.pt"))
     module.starting_checkpoint(config(f"--load {tmp_path}/adapter"))
-    assert f"--model {tmp_path}/a.pt does not tell its activation" in capsys.readouterr().err
+    assert f"--model {tmp_path}/a.pt does not state its activation" in capsys.readouterr().err
     write_yaml(tmp_path / "mine.yaml", {"mine": DEFAULTS | {"activation": "gelu", "vision_heads": 2,
                                                             "transformer_heads": 2, "image_resolution": 32}})
     found = module.starting_checkpoint(config(f"--load {tmp_path}/adapter --model-config {tmp_path}/mine.yaml "
