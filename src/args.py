@@ -1,4 +1,4 @@
-"""The command line -> Config: parsing, and the precedence of flag, recipe, protocol and default. Imports no torch.
+"""Parse the command line into a Config, by the precedence of flag, recipe, protocol and default. Imports no torch.
 
     python -m src.main --help
 """
@@ -37,8 +37,8 @@ from src.errors import UserError
 from src.machine.files import named_paths
 from src.models import METHODS, find_method
 
-# Earlier versions lacked these flags and did what their defaults say: a run of theirs has the same configuration. Flags
-# of methods that they lacked are read by no run of theirs.
+# Earlier versions lacked these flags and behaved like their defaults, so their runs have the same configuration. Their
+# runs read none of the flags of methods that they lacked.
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
@@ -47,9 +47,9 @@ UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_ord
 
 @dataclass(frozen=True)
 class Config:
-    """Resolved values by flag key, and where each comes from: flag, recipe NAME, protocol NAME or default.
+    """Hold resolved values by flag key, and the origin of each: flag, recipe NAME, protocol NAME or default.
 
-    ``argv``: the words that gave them. It is never changed: another value makes a new Config.
+    ``argv``: the words that gave them. A Config never changes: another value makes a new one.
     """
 
     values: Mapping
@@ -71,46 +71,46 @@ class Config:
         return self.origins.get(key) == "flag"
 
     def chosen(self, key):
-        """The user asked for it, by a flag or by a recipe."""
+        """Return whether the user asked for it, by a flag or by a recipe."""
         return self.origins.get(key, "").startswith(("flag", "recipe "))
 
     @property
     def trained(self):
-        """The datasets that are trained on, as the command line names them."""
+        """The datasets that are trained on, as named on the command line."""
         return trained_names(self.values)
 
     @property
     def loaded(self):
-        """The files of --load, in order. Where a name with commas is that of a file, it is one."""
+        """The files of --load, in order. A name with commas counts as one if such a file exists."""
         return tuple(named_paths(self.values["load"])) if self.values["load"] else ()
 
     @property
     def beside_loaded(self):
-        """The folder in which the file of --load lies; None for a folder, a name, several files or nothing."""
+        """The folder of the file in --load; None for a folder, a name, several files or nothing."""
         file = self.loaded[0] if len(self.loaded) == 1 else ""
         return Path(file).parent if os.path.isfile(file) else None
 
     @property
     def pairs(self):
-        """Whether image-text pairs are trained on. Raises UserError for an unknown name."""
+        """Whether it trains on image-text pairs. Raises UserError for an unknown name."""
         return any(is_pairs(name) for name in self.trained)
 
     @property
     def method_row(self):
-        """The method's row for the data at hand; None where it is not for such data."""
+        """The method's row for the data at hand; None if it is not for such data."""
         return find_method(self.values["method"], self.pairs)
 
     def numbers(self):
-        """Values that can change a result: what two runs must share to be the same."""
+        """Return the values that can change a result: two runs that share them are the same."""
         return {key: _plain(self.values[key]) for key, flag in FLAGS.items() if flag.numbers}
 
     def plain(self):
-        """All values as types that json knows."""
+        """Return all values as json types."""
         return {key: _plain(value) for key, value in self.values.items()}
 
 
 def trained_names(values):
-    """The datasets that values by flag key train on, as the command line names them."""
+    """Return the datasets that values by flag key train on, as named on the command line."""
     if values["dataset_order"]:
         return values["dataset_order"]
     name = values["train_dataset"]
@@ -121,7 +121,7 @@ def trained_names(values):
 
 
 def differences(numbers, before):
-    """Texts of the ``numbers`` {flag key: plain value} that are not those of ``before``, of the same form."""
+    """Return texts on where ``numbers`` {flag key: plain value} differ from ``before``, of the same form."""
     before = {key: _plain(FLAGS[key].default) for key in UNSAID} | before
     return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
             for key, value in numbers.items() if before.get(key) != value]
@@ -134,19 +134,22 @@ def _plain(value):
 
 
 def _from_plain(value):
-    """What ``_plain`` made of a value, as it was."""
+    """Undo ``_plain``."""
     if isinstance(value, dict):
         return {key or None: rate for key, rate in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
-OF_THE_RUN = ("method", "set", "template", "label_space")  # flags whose values a rescoring takes over unless given
+OF_THE_RUN = ("method", "set", "template", "label_space")  # a rescoring takes their values from the run unless given
 
 
 def rescored(config, flags):
-    """The Config by which a run is scored again: its own ``flags`` {flag key: {"value", "origin"}}, but for those that
-    belong to --rescore and that ``config``, the command line of the rescoring, gives or does not take over. What is
-    taken over counts as not given: it may name code, which the folder of a run must not choose."""
+    """Return the Config by which a run is scored again.
+
+    It has the run's own ``flags`` {flag key: {"value", "origin"}}, except for flags of --rescore that
+    ``config``, the command line of the rescoring, gives or does not take over. Values taken over count as not
+    given: they may name code, which a run's folder must not choose.
+    """
     known = {key: flag for key, flag in flags.items() if key in FLAGS}
     here = {key for key, flag in FLAGS.items() if RESCORE in flag.runs and (
         config.given(key) or key not in OF_THE_RUN)} | {"quiet"}
@@ -166,10 +169,10 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-@cache  # a study reads a command line for each cell
+@cache  # a study parses a command line for each cell
 def build_parser():
-    parser = _Parser(prog="python -m src.main", description="Sequential fine-tuning of CLIP that keeps what it knew.",
-                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = _Parser(prog="python -m src.main", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     description="Fine-tune CLIP on a sequence of datasets without losing its zero-shot ability.")
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -184,13 +187,16 @@ def build_parser():
 
 
 def parse(argv):
-    """Command line -> Config, each value checked by itself. Raises UserError: one message with flag, value, way out."""
+    """Parse a command line into a Config, each value checked by itself. Raises UserError: one message with
+    flag, value, way out."""
     return resolve({key: read_value(FLAGS[key], text) for key, text in texts_of(argv).items()}, argv)
 
 
 def texts_of(argv):
-    """Command line -> {flag key: its text; True of a switch, a list of a flag that may be repeated}. Raises UserError
-    for an unknown word."""
+    """Parse a command line into {flag key: its text; True for a switch, a list for a repeatable flag}.
+
+    Raises UserError for an unknown word.
+    """
     parser = build_parser()
     known, unknown = parser.parse_known_args([_hyphenated(word) for word in argv])
     if unknown:
@@ -200,33 +206,34 @@ def texts_of(argv):
 
 
 def _as_written(text):
-    """What argparse has for a flag: for ``--flag=--`` an empty list, in Python 3.11."""
+    """Undo how argparse in Python 3.11 reads ``--flag=--``: as an empty list."""
     return "--" if text == [] else [*map(_as_written, text)] if isinstance(text, list) else text
 
 
 def _hyphenated(word):
-    """The underscore spelling of a known flag, which older scripts write -> the documented one."""
+    """Replace the underscores in a known flag, as older scripts write it, by the documented hyphens."""
     name, equals, value = word.partition("=")
     key = name[2:].replace("-", "_")
     return FLAGS[key].name + equals + value if name.startswith("--") and key in FLAGS else word
 
 
-# What no recipe may hold besides flags of other kinds of runs: it says how to train, not which run this is.
+# Flags not allowed in a recipe, besides those of other kinds of runs: it says how to train, not which run this is.
 ONE_RUN = {"recipe", "save", "load", "resume", "overwrite", "eval_only", "dry_run", "export", "split_file",
            "shots_file"}
-TRAINS = ("train_dataset", *LENGTHS)  # who gives one of these means to train
+TRAINS = ("train_dataset", *LENGTHS)  # giving one of these means training
 ORIGINS = ("flag", "recipe", "protocol", "default")
-MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as the scripts of Mod-X call them
+MODX_ARCHITECTURES = {"ViT": "modx-ViTB32", "RN": "modx-RN50"}  # as in the scripts of Mod-X
 
 
 def resolve(given, argv=()):
-    """Given values -> Config by precedence: flag, recipe, protocol, default. ``argv``: the words that gave them."""
+    """Resolve given values into a Config by precedence: flag, recipe, protocol, default. ``argv``: the words
+    that gave them."""
     values = {key: flag.default for key, flag in FLAGS.items()}
     origins = dict.fromkeys(FLAGS, "default")
     kind = _kind(values | given)
     recipe = _recipe_values(given["recipe"]) if "recipe" in given else {}
     if kind not in FLAGS["recipe"].runs:
-        recipe = {}  # the warning that it has no effect must be true
+        recipe = {}  # a warning says that it has no effect
     layers, order = [], given.get("dataset_order")
     if order and len(order) == 1 and order[0] in PROTOCOLS:
         protocol = PROTOCOLS[order[0]]
@@ -241,8 +248,8 @@ def resolve(given, argv=()):
         values |= layer
         origins |= dict.fromkeys(layer, origin)
     if isinstance(values["seed"], tuple) and kind in FLAGS["seed"].runs and kind != STUDY:
-        raise UserError(f"--seed {shown(values['seed'])}: a {kind} run has one; give several on the command line, with "
-                        "--dataset-order, or as an axis of --study FILE")
+        raise UserError(f"--seed {shown(values['seed'])}: a {kind} run takes one; give several on the command line, "
+                        "with --dataset-order, or as an axis of --study FILE")
     if values["model_name"] in MODX_ARCHITECTURES and not values["model_config"] and origins["model"] == "default":
         values |= {"model": MODX_ARCHITECTURES[values["model_name"]], "model_name": None}
         origins |= {"model": "flag", "model_name": "default"}
@@ -250,8 +257,11 @@ def resolve(given, argv=()):
 
 
 def _with_phases(values, origins, kind):
-    """``--num-phases 5 --phase all`` is a sequence of the phases, ``--phase 2`` a task of that phase. -> (values,
-    origins, kind)"""
+    """Turn ``--num-phases 5 --phase all`` into a sequence of the phases, ``--phase 2`` into a task of that
+    phase.
+
+    -> (values, origins, kind)
+    """
     phased = values["num_phases"] > 1 and kind in TRAINING and not values["joint"]
     named = trained_names(values) if phased else ()
     if not phased or not all(map(known_pairs, named)):
@@ -265,7 +275,7 @@ def _with_phases(values, origins, kind):
 
 
 def _pairs_layer(values):
-    """What image-text pairs are trained with where nothing else is said (Ni et al., 2023)."""
+    """Return the default values for image-text pairs (Ni et al., 2023)."""
     if not any(map(known_pairs, trained_names(values))):
         return []
     rate = 5e-4 if values["init"] == "scratch" else 1e-5
@@ -275,13 +285,13 @@ def _pairs_layer(values):
 
 
 def _recipe_values(name):
-    """The values of a recipe by flag key, each read by its flag's own parser."""
+    """Return the values of a recipe by flag key, each parsed by its flag."""
     values = {}
     for word, texts in read_recipe(name).flags.items():
         try:
             flag = _recipe_flag(word)
             if flag.key in values:
-                raise UserError(f"{flag.name} stands there twice")
+                raise UserError(f"{flag.name} is given twice")
             values[flag.key] = _recipe_value(flag, texts)
         except UserError as error:
             raise UserError(f"--recipe {name}: {error}") from None
@@ -293,7 +303,7 @@ def _recipe_flag(word):
     if flag is None:
         raise UserError(unknown_flag(word))
     if flag.key in ONE_RUN or not {*TRAINING} <= {*flag.runs}:
-        raise UserError(f"{flag.name} belongs to one run, not into a recipe; give it on the command line")
+        raise UserError(f"{flag.name} belongs to a single run, not to a recipe; give it on the command line")
     return flag
 
 
@@ -303,12 +313,12 @@ def _recipe_value(flag, texts):
 
 
 def origins_text(config):
-    """Every value that acts in this run and is no default, a line an origin; nothing where the user gave them all."""
+    """List every value in use that is not a default, a line per origin; "" if the user gave them all."""
     return "" if {"flag", "default"} >= {*config.origins.values()} else _by_origin(config, without={"default"})
 
 
 def all_origins(config):
-    """Every value that acts in this run, a line an origin."""
+    """List every value in use, a line per origin."""
     return _by_origin(config)
 
 

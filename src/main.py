@@ -1,15 +1,15 @@
-"""The command line: parse, build, then train, evaluate or report.
+"""Run the command line: parse, build, then train, evaluate or report.
 
     python -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
     python -m src.main --method ZSCL --dataset-order toy --save ckpt/toy_zscl
     python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-datasets DTD,CIFAR100 --eval-only
 
-Of several processes (``torchrun -m src.main ...``) the first speaks and writes.
+With several processes (``torchrun -m src.main ...``) the first prints and writes.
 """
 
 import sys
 
-from src import args  # all else is imported where a run needs it: --help must not wait for torch
+from src import args  # the rest is imported on demand: --help must not wait for torch
 from src.cli import checks, kinds
 from src.cli.flags import FLAGS
 from src.cli.texts import command_line
@@ -19,14 +19,17 @@ from src.machine.notices import warn
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 1 for faulty data, a cell of a study that failed or a number
-    that is not reproduced, 2 for what the user can mend, 75 where training was interrupted and resumes with --resume,
-    130 where it was broken off, 141 where the reader of its output has ended."""
+    """Run a command line and return the exit status.
+
+    0; 1 for faulty data, a failed cell of a study or a number that is not reproduced; 2 for errors that the
+    user can fix; 75 if training was interrupted and resumes with --resume; 130 if it was aborted; 141 if the
+    reader of its output has ended.
+    """
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def check(config):
-    """Check a Config, warn of what is odd in it and print notes."""
+    """Check a Config, and print warnings and notes about it."""
     remarks = checks.check(config)
     for warning in remarks.warnings:
         warn(warning)
@@ -48,7 +51,7 @@ def _run(argv):
 
 
 def _print_origins(config):
-    """Print, by origin, the values that are not defaults where a recipe or a protocol filled some in; all of them
+    """Print the values that are not defaults, by origin, if a recipe or a protocol filled some in; all values
     with --verbose."""
     text = args.all_origins(config) if config.verbose else args.origins_text(config)
     if text and not config.quiet:
@@ -56,14 +59,14 @@ def _print_origins(config):
 
 
 def run_training(config):
-    """--train-dataset: one task, from --load or from the initial weights. --dataset-order: one after the other in one
-    process, with the accuracy matrix."""
+    """Train one task (--train-dataset), from --load or from the initial weights, or a sequence in one process
+    with the accuracy matrix (--dataset-order)."""
     with Signals() as signals:
         train(config, signals)
 
 
 def train(config, signals):
-    """What ``run_training`` does. -> (names of the trained tasks as files call them, rows of scores)"""
+    """Do the work of ``run_training``. -> (names of the trained tasks in files, rows of scores)"""
     from src.datasets import stem
     from src.datasets.pairs import JOINT
     from src.report.sequence import run_sequence
@@ -75,7 +78,7 @@ def train(config, signals):
     command = command_of(config)
     run = Run(command, signals=signals)
     names = [JOINT] if config.joint else list(config.trained)
-    run.open(names)  # whatever can be refused is refused before weights are fetched
+    run.open(names)  # refuses all it can before weights are fetched
     start = starting_checkpoint(command.weights)
     export = Export(config.export, run.world.first, config.export_format)
     export.claim(start["architecture"], config.overwrite, config.numbers())
@@ -95,8 +98,8 @@ def train(config, signals):
 
 
 def run_evaluation(config):
-    """--eval-only: score --load, or zero-shot CLIP, on the datasets. Without --save the metrics go beside the file of
-    --load."""
+    """Score --load, or zero-shot CLIP, on the datasets (--eval-only). Without --save the metrics go beside the
+    file of --load."""
     if len(config.loaded) > 1:
         rebuild_sequence(config)
     else:
@@ -104,8 +107,10 @@ def run_evaluation(config):
 
 
 def evaluate(config, folder):
-    """Score one checkpoint, and write its metrics into ``folder``, None for none.
-    -> [(share of the loaded weights in --wise-ft, else None; {dataset: {label space: Scores}})]"""
+    """Score one checkpoint, and write its metrics into ``folder``, or nowhere if it is None.
+
+    -> [(share of the loaded weights in --wise-ft, else None; {dataset: {label space: Scores}})]
+    """
     from src.run.build import command_of
     from src.run.export import Export
     from src.run.sequence import Run
@@ -141,14 +146,14 @@ def _evaluate(config, run, checkpoint):
         return found
     scores = run.evaluate(checkpoint)
     print(run.scores_table(scores, checkpoint))
-    if config.dataset_order and not config.load:  # the row that a sequence starts from, as if nothing changed it
+    if config.dataset_order and not config.load:  # the first row of a sequence, as if training changed nothing
         summaries = run.summarise(config.dataset_order, [scores] * (1 + len(config.dataset_order)))
         print("\n" + "\n".join(map(numbers_text, summaries.values())))
     return [(None, scores)]
 
 
 def rebuild_sequence(config):
-    """--load A,B,C --eval-only: the matrix of a sequence that was trained by single runs."""
+    """Compute the matrix of a sequence trained by single runs (--load A,B,C --eval-only)."""
     from src.report.tables import summary_text
     from src.run.build import command_of
     from src.run.chain import rebuild
@@ -156,7 +161,7 @@ def rebuild_sequence(config):
 
 
 def run_export(config):
-    """--export without training: a checkpoint, or published weights, in the layout of another library."""
+    """Write a checkpoint, or published weights, in the layout of another library (--export without training)."""
     from src.run.build import weights_of
     from src.run.export import Export
     from src.run.weights import starting_checkpoint
@@ -167,22 +172,22 @@ def run_export(config):
 
 
 def run_single(config):
-    """--eval-single: the five most probable classes of one image, of several, or of those in a folder."""
+    """Print the five most probable classes of one image, of several, or of those in a folder (--eval-single)."""
     from src.run.build import command_of_single
     from src.run.single import classify
     classify(*command_of_single(config))
 
 
 def run_list(config):
-    """--list-datasets: the whole table, and what of it is there."""
+    """Print the whole table of datasets, and which of them are there (--list-datasets)."""
     from src.datasets import list_datasets
     from src.report.tables import markdown_table
     print(markdown_table(["dataset", "classes", "train", "test", "comes", "here"], list_datasets(config.data_location)))
-    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. Steps for those that come by hand are in datasets.md.")
+    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. datasets.md has the steps for those fetched by hand.")
 
 
 def run_check(config):
-    """--check-data: every fault of the named datasets, and what is odd in the user's own."""
+    """Print every fault of the named datasets, and oddities in custom ones (--check-data)."""
     from src.datasets.check import check_dataset
     clean = True
     for name in config.check_data:
@@ -193,12 +198,12 @@ def run_check(config):
 
 
 def run_report(config):
-    """--report: compare finished sequences."""
+    """Compare finished sequences (--report)."""
     report(config)
 
 
 def report(config):
-    """What ``run_report`` does. -> (Report, which folders are left out and why, in words)"""
+    """Do the work of ``run_report``. -> (Report, a text on which folders are left out and why)"""
     from pathlib import Path
 
     from src.report.folders import find_runs
@@ -218,15 +223,15 @@ def report(config):
 
 
 def run_rescore(config):
-    """--rescore: the tables of a run that has kept its features, with what the command line asks for in another way."""
+    """Print the tables of a run that has kept its features, changed as the command line asks (--rescore)."""
     from src.run.build import command_of
     from src.run.rescore import rescore
     print(rescore(config.rescore, lambda flags: command_of(args.rescored(config, flags))))
 
 
 def run_study(config):
-    """--study FILE, or several seeds: run the cells of a grid, each as a separate process; print their scores in one
-    table."""
+    """Run the cells of a grid, each in a separate process, and print their scores in one table (--study FILE,
+    or several seeds)."""
     from src.cli.study import plan_of, read_study, study_of_seeds
     from src.report.selection import refuse_what_decides_nothing
     from src.report.study import refuse_unknown_names, refuse_what_no_table_holds
@@ -247,8 +252,7 @@ def run_study(config):
 
 
 def run_reproduction(config):
-    """--reproduce NAME: run what is published, each run as a separate process, and write a certificate of what was
-    found."""
+    """Rerun a published result, each run in a separate process, and write a certificate (--reproduce NAME)."""
     from src.cli.reproduction_runs import jobs_of_reproduction, machine_flags
     from src.cli.reproductions import read_reproduction
     from src.report.certificate import refuse_unknown_cells

@@ -168,7 +168,7 @@ def test_another_method_leaves_the_modules_alone_and_says_so(finished, cli, worl
     path = finished(name) / "tones.pth"
     done = cli("--load", path, "--train-dataset", world.colours, *COMMON, *STEPS, "--save", tmp_path / "more")
     assert done.status == 0
-    assert f"note: the modules of {example.kind} in --load are kept and do not act" in done.out
+    assert f"note: the modules of {example.kind} in --load are kept but inactive" in done.out
     before, after = loaded(path), loaded(tmp_path / "more" / "colours.pth")
     assert equal(before["own"], after["own"]) and "scorer" not in after
     done = cli("--load", tmp_path / "more" / "colours.pth", "--eval-only", "--eval-datasets", world.colours, *ALONE,
@@ -282,7 +282,7 @@ def test_prompts_of_the_user_do_not_take_the_place_of_those_trained_with(finishe
 
 @those(["prompts"])
 def test_captions_have_no_context(finished, cli, world, pairs, name, example, tmp_path):
-    scored, trained = "captions are none; leave image-text pairs out", "Prompts takes class data"
+    scored, trained = "captions have no room for; leave image-text pairs out", "Prompts takes class data"
     for words, reason in (
             (("--load", world.model, *example.length, *COMMON, "--train-dataset", world.colours, "--eval-datasets",
               f"{world.colours},{pairs}"), scored),

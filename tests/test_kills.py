@@ -193,7 +193,7 @@ def test_a_finished_run_does_nothing_anew(processes, alone, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".pth", ".jsonl")}
     assert finished(processes, name, folder) == 0
     told = folder.with_suffix(".log").read_text()
-    assert told.count("finished before") == 2 and "steps in" not in told
+    assert told.count("already finished") == 2 and "steps in" not in told
     assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
     assert_same_results(folder, expected)
 

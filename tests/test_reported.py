@@ -116,8 +116,8 @@ FOLDERS = {  # what lies there -> (exit status of --check-data, what its lines h
     "hidden_copies": (0, ["3 classes, train 12, test 3 images: nothing odd found", "left out: 4 in hidden folders"]),
     "many_endings": (1, ["3 classes, train 16, test 4 images", "finding: ", ".psd: 5 left out, such as green/0.psd"]),
     "numbered": (0, ["names the folders by number: 0 is zero, 1 is one", "classes: zero, one, ten, eleven, two"]),
-    "same_names": (1, ["finding: ", "2 classes have the same name 'hot dog', so that one can never win"]),
-    "latin_name": (1, ["fault: ", "'K\\udce4fer' is not text in UTF-8; rename the folder"]),
+    "same_names": (1, ["finding: ", "2 classes have the same name 'hot dog', so one of them can never win"]),
+    "latin_name": (1, ["fault: ", "'K\\udce4fer' is not UTF-8 text; rename the folder"]),
     "names_in_another_order": (0, ["names the folders by their own names: eel is Eel", "classes: Cat, Dog, Eel"]),
     "thumbnails": (1, ["finding: ", "5 images lie below an image of the same name, such as blue/thumbs/0.jpg"]),
 }
@@ -150,7 +150,7 @@ TABLES = {  # name -> (exit status of --check-data, what its lines hold)
     "pairs:parts.json": (0, ["train 8, test 4 images"]),
     "csv:is_train.csv": (0, ["no column says which rows are for training", "not read: is_train"]),
     "csv:twice.csv": (1, ["finding: ", "images have several rows and are in both drawn halves"]),
-    "pairs:half_a_letter.jsonl": (1, ["line 1: half of a character stands after"]),
+    "pairs:half_a_letter.jsonl": (1, ["line 1: half of a character follows"]),
 }
 
 

@@ -1,1 +1,1 @@
-"""What a command line may say: flags, values, checks, recipes, protocols. Imports no torch."""
+"""Define the command line: flags, values, checks, recipes, protocols. Imports no torch."""

@@ -16,15 +16,18 @@ from src.datasets import stem
 from src.errors import UserError
 
 ORDER = "dataset_order"
-BARE = ("recipe", "method", ORDER)  # axes whose values say by themselves what they are
-MOST_IN_NAME = 200  # letters of the name of a folder, which file systems limit to 255 bytes
+BARE = ("recipe", "method", ORDER)  # axes whose values need no flag name in front
+MOST_IN_NAME = 200  # characters of a folder name; file systems stop at 255 bytes
 
 
 @dataclass(frozen=True)
 class Level:
-    """One value of an axis. ``written``: as the file has it; ``label``: its part of a cell's name; ``texts``: {flag
-    key: text, True, or a list of a flag that may be repeated; None of a switch that is to be off}; ``drawn_from``: of a
-    random order the base order whose tasks it permutes."""
+    """Describe one value of an axis.
+
+    ``written``: the value as in the file. ``label``: its part of a cell's name. ``texts``: {flag key: text,
+    True, a list for a repeatable flag, or None for a switch to turn off}. ``drawn_from``: for a random order,
+    the base order that it permutes.
+    """
 
     written: str
     label: str
@@ -34,9 +37,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination. ``row``: its labels without order and seed, which is the row of a table that it belongs to;
-    ``order``: the label of its order; ``texts``: as those of a Level; ``common``: those of them that its row shares;
-    ``drawn_from``: as that of a Level; ``setting``: of a trial, which values of a selection's grid it tries."""
+    """Describe one combination of axis values.
+
+    ``row``: its labels without order and seed, which name its table row. ``order``: the label of its order.
+    ``texts``: as in Level; ``common``: those that the whole row shares. ``drawn_from``: as in Level.
+    ``setting``: for a trial, the label of the grid setting that it tries.
+    """
 
     name: str
     row: str
@@ -47,7 +53,7 @@ class Cell:
     setting: str = ""
 
     def words(self, save):
-        """The words of its command line, with the folder ``save``."""
+        """Return the words of its command line, writing into the folder ``save``."""
         texts = values_of_protocol(self.drawn_from, self.texts) | self.texts
         texts = {key: text for key, text in texts.items() if text is not None} | {"save": save, "resume": True}
         return tuple(word for key in FLAGS if key in texts for word in _words_of(FLAGS[key], texts[key]))
@@ -65,8 +71,10 @@ def _words_of(flag, text):
 
 
 def levels_of(where, axis, values, base):
-    """The Levels of an axis: a list of values, {label: value}, or {label: {flag: value}}. ``base``: {flag key: text} of
-    every cell, which has the tasks that random orders permute."""
+    """Return the Levels of an axis: a list of values, {label: value}, or {label: {flag: value}}.
+
+    ``base``: {flag key: text} shared by every cell; random orders permute its tasks.
+    """
     if not isinstance(values, list | dict) or not values:
         raise UserError(f"{where}: expected a list of values, or a mapping of labels to values or to flags")
     if isinstance(values, list):
@@ -98,14 +106,14 @@ def _labelled_or_drawn(where, flag, label, value, base):
 
 
 def _drawn(where, value, label, base):
-    """A Level for each random order: LABEL-1, LABEL-2, ..."""
+    """Return a Level for each random order: LABEL-1, LABEL-2, ..."""
     found = random_orders(where, value, base.get(ORDER))
     return [Level(f"{label}-{number}", f"{label}-{number}", {ORDER: ",".join(order)}, base[ORDER])
             for number, order in enumerate(found, 1)]
 
 
 def listed(where, flag, value):
-    """The Level of a value without a label."""
+    """Return the Level of a value without a label."""
     text = text_of(where, flag, value)
     written = ",".join(plain_texts(value))
     return Level(written, label_of(flag.key, written), {flag.key: text})
@@ -113,14 +121,16 @@ def listed(where, flag, value):
 
 def _label(where, label):
     if not LABEL.fullmatch(label):
-        raise UserError(f"{where}: the label {label} is to be part of a folder's name: at most {MOST_LETTERS} letters, "
-                        "digits and any of . _ + = -")
+        raise UserError(f"{where}: the label {label} becomes part of a folder name; give at most {MOST_LETTERS} "
+                        "letters, digits and any of . _ + = -")
     return label
 
 
 def label_of(key, text):
-    """What a value is called in the name of a folder: its text, behind the flag where that says more. Of a custom
-    dataset or recipe it is the name of its file, without the folders that this lies in."""
+    """Return the name of a value within a folder name: its text, prefixed by the flag where that helps.
+
+    A custom dataset or recipe is named after its file, without the folders above it.
+    """
     if key in BARE and text.endswith(SUFFIXES):
         text = Path(text).stem
     if key == ORDER:
@@ -131,18 +141,18 @@ def label_of(key, text):
 
 def _refuse_repeated(where, names):
     if (twice := repeated(names)) is not None:
-        raise UserError(f"{where}: {twice} stands there twice, or two values look alike as names of folders; give "
-                        "a mapping of labels to values")
+        raise UserError(f"{where}: {twice} is given twice, or two values give the same folder name; give a mapping of "
+                        "labels to values")
 
 
 def repeated(names):
-    """The first name that stands there twice; None where each stands there once."""
+    """Return the first repeated name, or None if there is none."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _refuse_long(where, levels):
     if long := [level.label for level in levels if len(level.label) > MOST_LETTERS]:
-        raise UserError(f"{where}: {long[0]} is too long for the name of a folder; give a mapping of labels to values")
+        raise UserError(f"{where}: {long[0]} is too long for a folder name; give a mapping of labels to values")
 
 
 def refuse_twice(where, axes, base, beside):
@@ -152,17 +162,18 @@ def refuse_twice(where, axes, base, beside):
         for key in dict.fromkeys(key for level in levels for key in level.texts):
             name = FLAGS[key].name
             if key in setters:
-                raise UserError(f"{where}: axes {setters[key]} and {axis} both set {name}; let one of them")
+                raise UserError(f"{where}: axes {setters[key]} and {axis} both set {name}; remove one")
             drawn = any(level.drawn_from for level in levels)  # from the base order
             if key in base and not drawn and all(key in level.texts for level in levels):
-                raise UserError(f"{where}: base has {name}, which axis {axis} replaces in every cell; leave it out")
+                raise UserError(f"{where}: base has {name}, which axis {axis} replaces in every cell; leave it out of "
+                                "base")
             if key in beside:
                 raise UserError(f"{where}: {name} is set by axis {axis}; leave it out of the command line")
             setters[key] = axis
 
 
 def exclusion_of(where, axes, rule):
-    """{axis: the labels that a cell has to have to be left out}"""
+    """Return {axis: labels}, which exclude a cell that has one of the labels on every axis."""
     if not isinstance(rule, dict) or not rule:
         raise UserError(f"{where}: expected mappings of axes to values, as in {{recipe: zscl, seed: [2, 3]}}")
     found = {}
@@ -179,17 +190,19 @@ def exclusion_of(where, axes, rule):
 
 
 def _excluded(where, value):
-    """A value of an axis as ``Level.written`` has it."""
+    """Return a value of an axis in the form of ``Level.written``."""
     texts = plain_texts(value)
     if texts is None:
-        raise UserError(f"{where}: expected a value of the axis, or a list of values; where the axis has labels, these "
-                        "are its values")
+        raise UserError(f"{where}: expected a value of the axis, or a list of values; where the axis has labels, give "
+                        "labels")
     return ",".join(texts)
 
 
 def cells_of(where, axes, base, excluded, rowless):
-    """The cells of all combinations, the last axis fastest. ``rowless``: the row of cells that differ only in order and
-    seed."""
+    """Return a cell for every combination, the last axis varying fastest.
+
+    ``rowless``: the row name of cells that differ only in order and seed.
+    """
     if math.prod(map(len, axes.values())) > MOST_CELLS:
         raise UserError(f"{where}: more than {MOST_CELLS} cells; leave values out")
     keys = {axis: keys_of(levels) for axis, levels in axes.items()}
@@ -214,21 +227,22 @@ def refuse_folders(where, cells):
     """Refuse two cells that would write into one folder, and names that are too long for one."""
     seen = {}
     for cell in cells:
-        other = seen.setdefault(cell.name.lower(), cell.name)  # for file systems without capitals
+        other = seen.setdefault(cell.name.lower(), cell.name)  # for case-insensitive file systems
         if other != cell.name:
-            raise UserError(f"{where}: two cells are called {cell.name}, apart from capitals; give other labels")
+            raise UserError(f"{where}: two cells are called {cell.name}, but for upper and lower case; give other "
+                            "labels")
     names = [cell.name for cell in cells]
     if len(seen) < len(names):
         raise UserError(f"{where}: two cells are called {repeated(names)}; give other labels")
-    orders = {cell.order for cell in cells}  # of several the tables of each have a folder
+    orders = {cell.order for cell in cells}  # with several, the tables of each get a folder
     for name in [*names, *(sorted(orders) if len(orders) > 1 else ())]:
         if len(name) > MOST_IN_NAME:
-            raise UserError(f"{where}: {name} is too long for the name of a folder, {len(name)} letters; give shorter "
+            raise UserError(f"{where}: {name} is too long for a folder name, {len(name)} characters; give shorter "
                             "labels")
 
 
 def _cell(keys, levels, base, rowless):
-    """``keys``: what ``keys_of`` says of the axis of each level."""
+    """Build a cell. ``keys``: what ``keys_of`` returns for each level's axis."""
     chosen = list(zip(keys, levels, strict=True))
     order = next((level for set_there, level in chosen if set_there == {ORDER}), None)
     apart = [level for set_there, level in chosen if set_there not in ({ORDER}, {"seed"})]
@@ -243,10 +257,10 @@ def _cell(keys, levels, base, rowless):
 
 
 def keys_of(levels):
-    """The flags that an axis sets."""
+    """Return the flags that an axis sets."""
     return {key for level in levels for key in level.texts}
 
 
 def order_label(texts):
-    """What the order of a cell without an axis of orders is called."""
+    """Return the label of a cell's order where no axis sets orders."""
     return label_of(ORDER, texts.get(ORDER) or "")

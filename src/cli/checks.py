@@ -1,4 +1,4 @@
-"""Checks over several flags: a contradiction is one error, a flag without effect one warning. Imports no torch."""
+"""Check flags together: each contradiction is one error, each flag without effect one warning. Imports no torch."""
 
 import os
 import re
@@ -32,31 +32,31 @@ from src.machine.ending import several_processes
 from src.models import METHODS
 
 CONTRADICTIONS = [
-    ("iterations", "epochs", "give the length of a task one way"),
+    ("iterations", "epochs", "set the training length one way"),
     ("train_dataset", "dataset_order", "train on one dataset, or on a sequence"),
-    ("model", "model_config", "an architecture has one source; name it by --model-name"),
+    ("model", "model_config", "take the architecture from one of them; --model-name picks one from --model-config"),
     ("we", "we_wise", "one average is kept"),
     ("we", "moving_avg", "one average is kept"),
     ("we_wise", "moving_avg", "one average is kept"),
     ("ref_wise", "ref_model", "there is one teacher"),
     ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
-    ("eval_interval", "eval_every_epoch", "evaluate at one rhythm"),
+    ("eval_interval", "eval_every_epoch", "choose one evaluation interval"),
     ("resume", "overwrite", "resume, or start again"),
-    ("status", "dry_run", "one of them is printed"),
-    ("quiet", "verbose", "less is printed, or more"),
-    ("joint", "dataset_order", "all at once, or one after the other"),
+    ("status", "dry_run", "print one of them"),
+    ("quiet", "verbose", "print less, or more"),
+    ("joint", "dataset_order", "train all at once, or one after the other"),
     ("keep_features", "wise_ft", "mixes of weights leave no checkpoint to score again; --wise-merge does"),
-    ("keep_features", "linear_eval", "a linear layer is trained on features of its own"),
-    ("wise_ft", "export", "mixes of weights are scored, and none of them is the model; --wise-merge keeps one"),
+    ("keep_features", "linear_eval", "a linear layer is trained on separate features"),
+    ("wise_ft", "export", "it scores mixes of weights and keeps none to export; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn again after merging, so a basis would protect nothing"),
 ]
 
 
 def check(config):
-    """Raise UserError on the first contradiction. -> Remarks
+    """Raise UserError at the first contradiction. -> Remarks
 
-    A rule takes the configuration; it may yield (WARNING or NOTE, text).
+    Each rule takes the configuration and may yield (WARNING or NOTE, text).
     """
     said = []
     try:
@@ -69,7 +69,7 @@ def check(config):
 
 
 def _origins_of(config, message):
-    """Where the flags of a message come from that the user did not write; a recipe may well have been forgotten."""
+    """Name the recipe behind each flag of a message that the user did not write; it is easily forgotten."""
     named = {flag: flag[2:].replace("-", "_") for flag in re.findall(r"--[A-Za-z][\w-]*", message)}
     sources = [f"{config.origins[key]} sets {flag} {shown(config.values[key])}" for flag, key in named.items()
                if config.origins.get(key, "").startswith("recipe ")]
@@ -89,14 +89,15 @@ def _check_processes(config):
     for key in ("batch_size", "ref_batch_size") if config.kind in TRAINING else ():
         size = config.values[key]
         if size and size % processes:
-            raise UserError(f"{FLAGS[key].name} {size}: counts the images of all {processes} processes and must divide "
-                            f"by their number; give {max(processes, size - size % processes)}")
+            raise UserError(f"{FLAGS[key].name} {size}: counts the images of all {processes} processes and must be a "
+                            "multiple of that number; "
+                            f"give {max(processes, size - size % processes)}")
     if config.skip_bad_images and config.kind in TRAINING:
-        raise UserError("--skip-bad-images with several processes: where one process's rows of a batch were fewer, its "
-                        "images would weigh more; run one process, or remove the bad images")
+        raise UserError("--skip-bad-images with several processes: a process left with fewer images of a batch would "
+                        "give each more weight; run one process, or remove the bad images")
     if config.method in METHODS and "router" in config.method_row.uses and config.router == "batch":
-        raise UserError("--router batch with several processes: they share the images that are to choose together; run "
-                        "one process, or give --router sample")
+        raise UserError("--router batch with several processes: they split the batch that must be routed as a whole; "
+                        "run one process, or give --router sample")
 
 
 def _check_kind(config):
@@ -104,12 +105,12 @@ def _check_kind(config):
         if not config.train_dataset and not config.dataset_order:
             raise UserError("nothing to do: give --train-dataset NAME or --dataset-order NAMES to train, "
                             "--eval-only to evaluate, or see --help")
-        if config.method in METHODS:  # of a custom method the class must be imported first
+        if config.method in METHODS:  # a custom method's class must be imported first
             check_length(config, METHODS[config.method].closed_form, acting_in_steps(config))
         if config.resume and not config.save:
             raise UserError("--resume continues what is in --save DIR; give it")
         if config.task_cache and not config.save:
-            raise UserError(f"--task-cache {config.task_cache}: what is taken from it goes to --save DIR; give it")
+            raise UserError(f"--task-cache {config.task_cache}: tasks taken from it are written to --save DIR; give it")
         if not config.save:
             yield WARNING, "without --save the trained weights and metrics are not kept"
     if config.keep_features and config.kind in SCORING and not config.save:
@@ -122,32 +123,33 @@ def _check_kind(config):
     if config.kind == EVAL and config.given("alpha") and not config.wise_ft:
         yield WARNING, "--alpha has no effect without --wise-ft"
     if config.kind == EVAL and "seen" in config.label_space and not config.load:
-        raise UserError("--label-space seen: nothing is trained yet; give --load FILE, or task or all")
+        raise UserError("--label-space seen: no task is trained yet; give --load FILE, or --label-space task or all")
     if config.kind == EXPORT and not (config.load or config.chosen("model") or config.model_config):
-        raise UserError(f"--export {config.export}: of which model? give --load FILE, --model NAME or what to train")
+        raise UserError(f"--export {config.export}: no model to export; give --load FILE, --model NAME or a dataset "
+                        "to train on")
     if config.kind == SINGLE and not config.class_names and not config.load:
         raise UserError("--eval-single needs --class-names FILE with one class name per line (or names joined by "
                         "commas), or --load of a checkpoint that holds its class names")
     if config.kind == SINGLE and "{}" not in config.prompt:
-        raise UserError(f"--prompt {config.prompt}: has no {{}} where the class name goes")
+        raise UserError(f"--prompt {config.prompt}: lacks {{}}, which marks where the class name goes")
 
 
 def _check_model(config):
     if len(config.loaded) > 1:
         if config.kind != EVAL:
-            raise UserError(f"--load {config.load}: several files only with --eval-only, which makes their matrix; "
-                            "give the one to start from")
+            raise UserError(f"--load {config.load}: several files need --eval-only, which computes their matrix; to "
+                            "train, give the one to start from")
         if len({*map(os.path.realpath, config.loaded)}) < len(config.loaded):
             raise UserError(f"--load {config.load}: names a file twice")
         for key in ("wise_ft", "linear_eval", "export"):
             if config.values[key]:
-                raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give it")
+                raise UserError(f"{FLAGS[key].name} with several files of --load: it scores one; give one")
     if config.model not in architecture_names():
         _check_other_model(config)
     if config.load and config.init == "scratch":
-        raise UserError("--load and --init scratch exclude each other: weights are loaded or drawn")
+        raise UserError("--load and --init scratch exclude each other: load weights, or draw them at random")
     if config.model_config and not config.model_name:
-        raise UserError(f"--model-config {config.model_config} needs --model-name KEY, a name in that file")
+        raise UserError(f"--model-config {config.model_config} needs --model-name KEY, one of the names in that file")
     if config.model_name and not config.model_config:
         raise UserError(f"--model-name {config.model_name} needs --model-config FILE")
     if config.model_config and not config.load and config.init != "scratch":
@@ -155,17 +157,21 @@ def _check_model(config):
 
 
 def _check_other_model(config):
-    """A file, folder or name of other libraries: what has weights is loaded, what is an architecture alone needs some.
-    Beside --load weights are the base of an adapter, which only the file tells."""
+    """Check a --model of another library: a file, folder or name.
+
+    A bare architecture needs weights. Beside --load, its weights may be the base of an adapter, which only the
+    file shows.
+    """
     if not hub.is_name(config.model):
         _check_path("--model", config.model, config.model in hub.open_clip_names() or hub.is_repository(config.model))
     if config.model in hub.open_clip_names():
         if not config.load and config.init != "scratch":
             hint = hint_before(config.model, architecture_names(), most=1)
-            raise UserError(f"--model {config.model}: {hint}open_clip calls an architecture so, without weights; name "
-                            f"some by {config.model}:PRETRAINED, or give --load FILE")
+            raise UserError(f"--model {config.model}: {hint}open_clip has an architecture of that name, without "
+                            f"weights; name some by {config.model}:PRETRAINED, or give "
+                            "--load FILE")
     elif config.init == "scratch":
-        raise UserError(f"--model {config.model} names weights, and so does --init scratch; leave one away")
+        raise UserError(f"--model {config.model} gives weights and --init scratch draws them; leave one out")
 
 
 def _check_datasets(config):
@@ -190,13 +196,12 @@ def _check_datasets(config):
 
 
 def _check_code(flag, name, config):
-    """Data that code gives: a function that the command line names may run from now on."""
+    """Allow a function that the command line names as data to run from now on."""
     path = name.rpartition(":")[0]
     if path != GIVEN and not os.path.isfile(path):
         raise UserError(f"{flag} {name}: no such file; give path/to/file.py:function")
     if config.cache_images:
-        raise UserError(f"--cache-images with {name}: nothing tells whether the images that code gives have changed; "
-                        "leave it out")
+        raise UserError(f"--cache-images with {name}: images that code gives may change unnoticed; leave it out")
     allow(name)
 
 
@@ -208,14 +213,14 @@ def _check_splits(config):
                         "files")
     selects = config.kind in TRAINING and config.select_epoch == "val" and "select_epoch" in config.method_row.uses
     if selects and config.eval_split == "val":
-        raise UserError("--select-epoch val with --eval-split val: the images that choose an epoch would also score "
-                        "it; leave one of them out")
+        raise UserError("--select-epoch val with --eval-split val: the images that select an epoch would also score "
+                        "it; leave one out")
     if config.val_fraction == DIKI and (of_one or not config.split_file):
-        raise UserError("--val-fraction diki: is for what has no list beside those of --split-file DIR; give it")
+        raise UserError("--val-fraction diki: splits the datasets without a list in --split-file DIR; give that too")
     if config.split_file and config.val_fraction not in (None, DIKI):
         raise UserError("--split-file fixes the splits; it excludes --val-fraction")
     if config.val_fraction == DIKI and not set(DIKI_DRAWS) & set(config.trained):
-        yield WARNING, (f"--val-fraction {DIKI} has no effect: it draws {' and '.join(DIKI_DRAWS)}, with all of their "
+        yield WARNING, (f"--val-fraction {DIKI} has no effect: it splits {' and '.join(DIKI_DRAWS)}, with all their "
                         "classes, and neither is trained on")
     if config.kind in TRAINING and config.given("shot_seed") and (config.shots_file or not config.shots):
         yield WARNING, ("--shot-seed has no effect with --shots-file, which lists the images" if config.shots_file else
@@ -223,7 +228,7 @@ def _check_splits(config):
 
 
 def _check_path(flag, path, is_name):
-    """Weights that a flag gives by a path: there, and of a folder a layout that is known."""
+    """Check weights given by path: they exist, and a folder has a known layout."""
     if os.path.isdir(path):
         try:
             hub.weights_of_folder(Path(path))
@@ -245,7 +250,7 @@ def _check_files(config):
                         "--data-location")
     for key in ("model_config", "orthogonal_gradients_path", "shots_file"):
         path = config.values[key]
-        if path and not os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be read
+        if path and not os.path.isfile(path):  # Path.is_file raises if a parent folder is unreadable
             raise UserError(f"{FLAGS[key].name} {path}: no such file")
     if config.kind == SINGLE:
         named_images(config.eval_single)
@@ -265,48 +270,50 @@ def _refuse_processes(name, reason):
 
 
 def _check_study(config):
-    """Of the study alone: each of its cells is a command line, which is checked by itself."""
+    """Check the study only; each of its cells is a command line that is checked separately."""
     name = f"--study {config.study}" if config.study else f"--seed {shown(config.seed)}"
-    _refuse_processes(name, "a study starts its own; run one, with --jobs N")
+    _refuse_processes(name, "a study starts its own processes; run one, with --jobs N")
     if config.study and not os.path.isfile(config.study):
         raise UserError(f"{name}: no such file")
     if not config.save:
-        raise UserError(f"{name} writes a folder for each run; give --save DIR")
+        raise UserError(f"{name} writes a folder per run; give --save DIR")
     _check_save(config)
     if config.overwrite:
-        raise UserError(f"{name} with --overwrite: cells resume; delete their folders, or give another --save")
+        raise UserError(f"{name} with --overwrite: the cells of a study resume; delete their folders, or give another "
+                        "--save")
     if config.dry_run == "probe":
-        raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
+        raise UserError(f"--dry-run probe with {name}: it probes a single run; --dry-run prints the commands, add it "
+                        "to one of them")
 
 
 def _check_rescore(config):
-    """Of the run that is scored again, its own command line was checked."""
+    """Check the rescoring only; the command line of the run itself was checked when it ran."""
     name = f"--rescore {config.rescore}"
-    _refuse_processes(name, "needs one, and no device")
+    _refuse_processes(name, "it needs one process and no device")
     if not os.path.isdir(config.rescore):
         raise UserError(f"{name}: no such folder; give the --save folder of a run with --keep-features")
     if not config.save:
         raise UserError(f"{name} writes tables; give --save DIR, another folder than the run's")
     _check_save(config)
     if os.path.realpath(config.save) == os.path.realpath(config.rescore):
-        raise UserError(f"--save {config.save}: is the folder of the run, whose own tables stay; give another")
+        raise UserError(f"--save {config.save}: is the run's own folder, whose tables are kept; give another")
     if any(Path(config.save).glob("*.pth")) or any(Path(config.save).glob("run_*.json")):
-        raise UserError(f"--save {config.save}: holds the files of another run, which would be mixed with these; give "
-                        "another")
+        raise UserError(f"--save {config.save}: holds files of another run, which would mix with these; give another")
 
 
 def _check_reproduction(config):
-    """Of the reproduction alone: each of its runs is a command line, which is checked by itself."""
+    """Check the reproduction only; each of its runs is a command line that is checked separately."""
     name = f"--reproduce {config.reproduce}"
-    _refuse_processes(name, "a reproduction starts its own; run one")
+    _refuse_processes(name, "a reproduction starts its own processes; run one")
     if not config.save:
-        raise UserError(f"{name} writes a folder for each run, and a certificate; give --save DIR")
+        raise UserError(f"{name} writes a folder per run, and a certificate; give --save DIR")
     _check_save(config)
     if config.dry_run == "probe":
-        raise UserError(f"--dry-run probe with {name}: probes one run; add it to a command of --dry-run")
+        raise UserError(f"--dry-run probe with {name}: it probes a single run; --dry-run prints the commands, add it "
+                        "to one of them")
 
 
-# Of kinds whose runs have command lines of their own.
+# For kinds whose runs have separate command lines.
 RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,), REPRODUCE: (_check_reproduction,)}
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
          _check_splits, check_own_values, check_rates, check_optimizer, _check_files)

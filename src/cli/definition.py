@@ -1,4 +1,4 @@
-"""What a flag is: its name, its default, its values, and the kinds of runs it acts in."""
+"""Define a flag: its name, its default, its values, and the kinds of runs it acts in."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +9,13 @@ from src.cli.kinds import TRAINING
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
-    default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
-    ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
-    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
+    """Describe one flag.
+
+    ``runs``: the kinds of runs it acts in. ``numbers``: whether it can change a result. ``shown``: its default
+    in the documentation, where that differs from ``default``. ``means``: other words for its choices. ``also``:
+    tests whether a text outside ``choices`` is a value too. ``example``: the words after its name in an example
+    where it acts. ``repeated``: it may be given several times. ``bare``: the text that it means when given
+    without one.
     """
 
     name: str

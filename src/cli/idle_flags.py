@@ -1,4 +1,4 @@
-"""Flags that a command line gives without effect, and why. Imports no torch."""
+"""Find flags that have no effect on a command line, and say why. Imports no torch."""
 
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, REPRODUCE, SEQUENCE, STUDY, TRAINING, a_run
@@ -6,8 +6,8 @@ from src.datasets import class_split
 from src.models import ADD_ONS, METHODS, active_add_ons
 from src.models.modes import TRAIN_MODES
 
-RESUMING = ("resume", "save_interval")  # of evaluations only a linear layer resumes
-# What a flag needs beside it: the words of the warning, whether it is there, the flags that need it.
+RESUMING = ("resume", "save_interval")  # among evaluations, only a linear layer resumes
+# What a flag needs: the words of the warning, a test of whether it is met, the flags that need it.
 LINEAR = ("linear_epochs", "linear_lr", "linear_wd", "linear_batch_size", "linear_percent", "linear_cache_features")
 DEPENDENT = [
     ("without --num-phases", lambda config: config.num_phases > 1, ("phase", "phase_split", "phase_seed")),
@@ -15,14 +15,14 @@ DEPENDENT = [
     ("without class splits, such as CIFAR100/10", lambda config: any(class_split(name)[1] for name in config.trained),
      ("class_order",)),
     ("on class data", lambda config: config.pairs, ("caption_choice", "flickr_splits")),
-    ("on image-text pairs: they have no classes", lambda config: not config.pairs,
+    ("on image-text pairs, which have no classes", lambda config: not config.pairs,
      ("shots", "shots_file", "split_file", "val_fraction", "ls")),
-    ("on image-text pairs: they have the transform of evaluation", lambda config: not config.pairs, ("crops",)),
-    ("on image-text pairs: they come in full batches", lambda config: not config.pairs, ("last_batch",)),
-    ("with a bound on frozen features, which takes the transform of evaluation",
+    ("on image-text pairs, which use the evaluation transform", lambda config: not config.pairs, ("crops",)),
+    ("on image-text pairs, which come in full batches", lambda config: not config.pairs, ("last_batch",)),
+    ("with a bound on frozen features, which uses the evaluation transform",
      lambda config: config.method not in ("ridge", "class-means"), ("crops",)),
     ("without --ref-wise", lambda config: config.ref_wise, ("ref_wise_alpha",)),
-    ("with --text-datasets, which comes first", lambda config: not config.text_datasets, ("ref_sentences",)),
+    ("with --text-datasets, which takes precedence", lambda config: not config.text_datasets, ("ref_sentences",)),
     ("without --distill-text-tower", lambda config: config.distill_text_tower, ("text_tower_weight",)),
     ("with --train-mode text: it reaches the image tower", lambda config: config.train_mode != "text",
      ("image_loss", "text_loss", "feature_mse", "ablation_loss_2")),
@@ -41,19 +41,20 @@ DEPENDENT = [
     ("without --shots or --shots-file: all training images train",
      lambda config: config.shots or config.shots_file, ("condu_prototypes",)),
     ("without --lora-shared", lambda config: config.lora_shared, ("lora_shared_split_qkvo",)),
-    ("with --lora-shared: it is peft's", lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
-    ("with --train-mode whole, image or text: there is no head", lambda config: config.train_mode.endswith(
+    ("with --lora-shared: it is an option of peft",
+     lambda config: not config.lora_shared, ("lora_dropout", "lora_bias")),
+    ("with --train-mode whole, image or text, which have no head", lambda config: config.train_mode.endswith(
         ("fc", "fixed")), ("fc_init",)),
 ]
 
 
 def without_effect(config):
-    if config.kind == STUDY and not config.study:  # several seeds: all goes to the cells, which warn of it
+    if config.kind == STUDY and not config.study:  # several seeds: the cells warn
         return []
-    if config.kind == REPRODUCE:  # a flag that belongs to no run of it is refused
+    if config.kind == REPRODUCE:  # refuses a flag that belongs to none of its runs
         return []
     given = [flag for key, flag in FLAGS.items() if config.given(key)]
-    acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # they go to its cells
+    acting = {config.kind, SEQUENCE} if config.kind == STUDY else {config.kind}  # flags that its cells get
     idle = {flag.name: f"has no effect in {a_run(config.kind)}" for flag in given if acting.isdisjoint(flag.runs)}
     if config.kind == EVAL and not config.linear_eval:
         idle |= {FLAGS[key].name: "has no effect without --linear-eval" for key in (*LINEAR, *RESUMING)

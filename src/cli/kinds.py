@@ -1,4 +1,4 @@
-"""Kinds of runs, and groups of them. A flag that is given to a kind it does not act in draws a warning."""
+"""Name the kinds of runs, and groups of them. A flag given to a kind where it does not act draws a warning."""
 
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
 LIST, CHECK, EXPORT, STUDY, RESCORE = "listing", "checking", "model-export", "study", "rescoring"

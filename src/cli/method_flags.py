@@ -1,4 +1,4 @@
-"""The flags of methods and of what is added to them, a function per group. Imports no torch."""
+"""List the flags of methods and their add-ons, a function per group. Imports no torch."""
 
 from src.cli.definition import Flag, switch
 from src.cli.kinds import EVAL, SCORING
@@ -39,7 +39,7 @@ def distillation_flags():
 def averaging_flags():
     return [
         switch("--we", "weight ensemble: average the weights along the run"),
-        switch("--we-wise", "weight ensemble that is pulled to the weights at load"),
+        switch("--we-wise", "weight ensemble pulled toward the weights at load"),
         Flag("--we-wise-alpha", "share of the ensemble in --we-wise", 0.98, real(0, 1), example="0.9 --we-wise"),
         switch("--moving-avg", "exponential moving average of the weights"),
         Flag("--mv-avg-decay", "decay of --moving-avg", 0.999, real(0, 1), example="0.99 --moving-avg"),
@@ -64,7 +64,7 @@ def projection_flags():
     return [
         Flag("--orthogonal-gradients", "number of gradient snapshots that span the subspace protected from later tasks",
              parse=whole(1), example="10"),
-        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project off", metavar="FILE",
+        Flag("--orthogonal-gradients-path", "basis or snapshots of earlier tasks, to project out", metavar="FILE",
              example="ckpt/run/grad_DTD.pth --load ckpt/run/DTD.pth --train-dataset Flowers --iterations 1000"),
         Flag("--orthogonal-target", "what is projected: the gradient alone, or the optimiser's update too", "update",
              choices=("gradient", "update"), example="gradient --orthogonal-gradients-path ckpt/run/grad_DTD.pth"),
@@ -83,9 +83,9 @@ def lora_flags():
         Flag("--lora-r", "rank", 8, whole(1), example="4 --lora"),
         Flag("--lora-alpha", "the adapters' scale is alpha / r", 16.0, real(above=0), shown="16", example="8 --lora"),
         Flag("--lora-dropout", "dropout before peft's adapters", 0.1, real(0, 0.999), example="0 --lora"),
-        Flag("--lora-target-modules", "which modules, by the end of their names (list_clip_layers.py --lora)",
+        Flag("--lora-target-modules", "modules to adapt, by the end of their names (list_clip_layers.py --lora)",
              ("attn.out_proj", "mlp.c_fc", "mlp.c_proj"), names, metavar="NAMES", example="mlp.c_fc,mlp.c_proj --lora"),
-        Flag("--lora-bias", "which biases train with peft's adapters", "none", choices=("none", "all", "lora_only"),
+        Flag("--lora-bias", "biases that train with peft's adapters", "none", choices=("none", "all", "lora_only"),
              example="all --lora"),
         switch("--lora-shared", "one pair of factors for all layers of a kind", example="--lora"),
         switch("--lora-shared-split-qkvo", "with --lora-shared, one pair for each of q, k, v and o",
@@ -95,7 +95,7 @@ def lora_flags():
 
 def memory_flags():
     return [
-        Flag("--memory-size", "exemplars of iCaRL in all", 10000, whole(1), example="2000 --method icarl"),
+        Flag("--memory-size", "total number of iCaRL's exemplars", 10000, whole(1), example="2000 --method icarl"),
         Flag("--replay-weight", "weight of the replayed exemplars", 1.0, real(0), shown="1",
              example="0.5 --method icarl"),
     ]
@@ -103,81 +103,85 @@ def memory_flags():
 
 def consolidation_flags():
     return [
-        Flag("--ewc-strength", "lambda: half of it weighs the squared distance from the last task's weights, each "
-             "times its Fisher information", 1000.0, real(0), shown="1000", example="10 --method ewc"),
+        Flag("--ewc-strength", "lambda: the penalty is lambda / 2 times the squared distance from the last task's "
+             "weights, each weighted by its Fisher information",
+             1000.0, real(0), shown="1000", example="10 --method ewc"),
         Flag("--ewc-fisher", "squared gradients of log p of each image's label (empirical), of a label drawn from p "
              "(true), or the empirical ones times p (weighted)", "empirical",
              choices=("empirical", "true", "weighted"), example="true --method ewc"),
-        Flag("--ewc-decay", "share of the earlier tasks' Fisher information that a new task's is added to", 1.0,
+        Flag("--ewc-decay", "factor on the earlier tasks' Fisher information when a new task's is added", 1.0,
              real(0, 1), shown="1", example="0.9 --method ewc"),
     ]
 
 
 def inflora_flags():
     return [
-        Flag("--inflora-rank", "rank of the update B A, of which B trains", 128, whole(1),
+        Flag("--inflora-rank", "rank of the update B A; only B trains", 128, whole(1),
              example="10 --method inflora"),
-        Flag("--inflora-sites", "projections of each block that are adapted; the A of k and v keeps off what earlier "
-             "tasks need, that of q and o is drawn", ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
+        Flag("--inflora-sites", "attention projections to adapt in each block; A keeps off the inputs of earlier "
+             "tasks for k and v, and is drawn for q and o",
+             ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
              shown="q,k,v,o", example="k,v --method inflora"),
         Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
              example="1 --method inflora"),
         Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),
-        Flag("--inflora-memory", "what a task leaves: gpm, a basis of the protected inputs; dualgpm, where these take "
-             "more than half of the width, a basis of all others", "gpm", choices=("gpm", "dualgpm"),
+        Flag("--inflora-memory", "what a task leaves: gpm, a basis of the protected inputs; dualgpm, a basis of all "
+             "others once these fill more than half of the width", "gpm", choices=("gpm", "dualgpm"),
              example="dualgpm --method inflora"),
-        Flag("--inflora-energy", "share of the squared singular values of the inputs' covariance that is protected",
+        Flag("--inflora-energy", "protected share of the squared singular values of the inputs' covariance",
              0.95, real(above=0, high=1), example="0.98 --method inflora"),
-        Flag("--inflora-energy-step", "what each later task adds to that share: (lame - lamb) / T of the authors' CIL "
+        Flag("--inflora-energy-step", "increase of that share per later task: (lame - lamb) / T of the authors' CIL "
              "configurations", 0.0, real(0, 1), shown="0", example="0.005 --method inflora"),
-        Flag("--inflora-statistics", "inputs that a task protects: clean, one pass with the final weights in "
-             "evaluation mode; code, with dropout, and those of every training step beside them", "clean",
+        Flag("--inflora-statistics", "which inputs a task protects: clean, one pass with the final weights in "
+             "evaluation mode; code, with dropout, plus the inputs of every training step", "clean",
              choices=("clean", "code"), example="code --method inflora"),
     ]
 
 
 def keeplora_flags():
     return [
-        Flag("--keeplora-rank", "rank of its updates", 16, whole(1), example="8 --method keeplora"),
-        Flag("--keeplora-alpha", "their scale is alpha / rank", 1.0, real(above=0), shown="1",
+        Flag("--keeplora-rank", "rank of KeepLoRA's updates", 16, whole(1), example="8 --method keeplora"),
+        Flag("--keeplora-alpha", "the updates' scale is alpha / rank", 1.0, real(above=0), shown="1",
              example="2 --method keeplora"),
-        Flag("--keeplora-image-energy", "share of its squared singular values below which the directions of a weight "
-             "of the image tower stay that are protected before the first task", 0.85, real(0, 1),
+        Flag("--keeplora-image-energy", "image tower: before the first task, protect the leading directions of a "
+             "weight whose squared singular values sum to less than this share", 0.85, real(0, 1),
              example="0.5 --method keeplora"),
-        Flag("--keeplora-text-energy", "the same of the text tower", 0.2, real(0, 1),
+        Flag("--keeplora-text-energy", "the same for the text tower", 0.2, real(0, 1),
              example="0.5 --method keeplora"),
-        Flag("--keeplora-feature-energy", "least share of a task's inputs that is protected after it", 0.99,
+        Flag("--keeplora-feature-energy", "minimum share of the energy of a task's inputs to protect after it", 0.99,
              real(above=0, high=1), example="0.9 --method keeplora"),
-        Flag("--keeplora-weight-side", "which directions of a weight are protected before the first task: those of its "
-             "input, as the paper has it, or of its output, as the authors' code", "input",
+        Flag("--keeplora-weight-side", "which directions of a weight to protect before the first task: those of its "
+             "input, as in the paper, or of its output, as in the authors' code", "input",
              choices=("input", "output"), example="output --method keeplora"),
     ]
 
 
 def nusa_flags():
     return [
-        Flag("--nusa-rank", "the most directions of a weight in which a task may move it; the update's scale is "
-             "2 / sqrt(rank)", 128, whole(1), example="64 --method nusa-cl"),
-        Flag("--nusa-energy", "share of a weight's squared singular values whose directions no task moves", 0.95,
+        Flag("--nusa-rank", "maximum number of directions in which a task may move a weight; the update's scale is 2 "
+             "/ sqrt(rank)", 128, whole(1), example="64 --method nusa-cl"),
+        Flag("--nusa-energy", "share of a weight's squared singular values whose directions stay fixed", 0.95,
              real(above=0, high=0.999999), example="0.9 --method nusa-cl"),
         Flag("--nusa-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method nusa-cl"),
-        Flag("--nusa-train", "what trains of the update U M V: M alone (m), or singular vectors too (m,vn and m,un,vn)",
+        Flag("--nusa-train", "what trains in the update U M V: M alone (m), or singular vectors too (m,vn and m,un,vn)",
              "m", choices=("m", "m,vn", "m,un,vn"), example="m,vn --method nusa-cl"),
     ]
 
 
 def condu_flags():
     return [
-        Flag("--condu-experts", "experts of the vote beside the CLIP that all tasks start from: those that an image is "
-             "nearest to", 4, whole(1), runs=SCORING, example="2 --method condu"),
+        Flag("--condu-experts", "number of experts that vote, the nearest to an image, beside the CLIP that all tasks "
+             "start from", 4, whole(1), runs=SCORING, example="2 --method condu"),
         Flag("--condu-known", "what scores a trained dataset in label space task: its expert, or the vote, as for "
-             "all else", "expert", choices=("expert", "vote"), runs=SCORING, example="vote --method condu"),
-        Flag("--condu-prototypes", "training images that class prototypes are of: shots, those that train, or all, "
-             "also those that --shots leaves out, as in the authors' code", "shots", choices=("shots", "all"),
+             "everything else",
+             "expert", choices=("expert", "vote"), runs=SCORING, example="vote --method condu"),
+        Flag("--condu-prototypes", "training images behind the class prototypes: shots, those that train, or all, "
+             "including those that --shots leaves out, as in the authors' code",
+             "shots", choices=("shots", "all"),
              example="all --shots 5 --method condu"),
         Flag("--condu-rank", "rank of the factors of condu-lora", 64, whole(1), example="8 --method condu-lora"),
-        Flag("--condu-init", "factors that every task starts from and its prototypes are under: stored, those that its "
-             "delta is taken from; code, two other draws, as in the authors' code", "stored",
+        Flag("--condu-init", "factors that a task starts from and computes its prototypes with: stored, those that "
+             "its delta is taken from; code, two other draws, as in the authors' code", "stored",
              choices=("stored", "code"), example="code --method condu-lora"),
     ]
 
@@ -189,67 +193,71 @@ def frozen_feature_flags():
              runs=SCORING, example="dual --method rail --train-dataset DTD"),
         Flag("--rail-width", "random features H of the primal form; it carries H x H numbers from task to task", 15000,
              whole(1), runs=SCORING, example="1000 --method rail --train-dataset DTD"),
-        Flag("--rail-projection", "how the primal form's random weights are drawn from --seed: seeded, the same for "
-             "all models of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
+        Flag("--rail-projection", "how --seed draws the primal form's random weights: seeded, the same for all models "
+             "of this feature size, or published, as the authors' code draws them for this ViT", "seeded",
              choices=("seeded", "published"), runs=SCORING,
              example="published --method rail --model ViT-B/16 --train-dataset DTD"),
         Flag("--rail-ridge", "strength of ridge regression, in rail and in ridge", parse=real(above=0),
              shown="0.1; dual 0.001", runs=SCORING, example="1 --method ridge --train-dataset DTD"),
         Flag("--rail-gamma", "gamma of the dual form's kernel exp(-gamma |a - b|^2)", 0.1, real(above=0), runs=SCORING,
              example="1 --method rail --rail-form dual --train-dataset DTD"),
-        Flag("--rail-beta", "weight of the regression in RAIL's scores, the rest is that of zero-shot probabilities",
+        Flag("--rail-beta", "weight of the regression in RAIL's scores; zero-shot probabilities get the rest",
              0.8, real(0, 1), runs=SCORING, example="0.9 --method rail --train-dataset DTD"),
     ]
 
 
 def diki_flags():
     return [
-        Flag("--diki-length", "keys and values that a task trains for one attention", 8, whole(1), runs=SCORING,
+        Flag("--diki-length", "keys and values that a task trains for each attention", 8, whole(1), runs=SCORING,
              example="4 --method diki"),
-        Flag("--diki-blocks", "the first blocks of each tower, whose attention has them; all where there are fewer", 8,
+        Flag("--diki-blocks", "number of blocks of each tower, from the first, that get them; all if there are fewer",
+             8,
              whole(1), runs=SCORING, example="12 --method diki"),
-        Flag("--select-epoch", "what a task keeps: the last epoch, or the first of those that are best on its val "
-             "images, the task given", "last", choices=("last", "val"), example="val --val-fraction 0.1 --method diki"),
+        Flag("--select-epoch", "the epoch that a task keeps: the last, or the first of the best on its val images, "
+             "with the task known",
+             "last", choices=("last", "val"), example="val --val-fraction 0.1 --method diki"),
     ]
 
 
 def expert_flags():
     method = "--method moe-adapters --ddas-features clip"
     return [
-        Flag("--moe-experts", "experts beside the MLP of each block; a router chooses two of them", 22, whole(2),
+        Flag("--moe-experts", "experts beside the MLP of each block; a router picks two", 22, whole(2),
              runs=SCORING, example=f"4 {method} --train-dataset DTD --epochs 5"),
         Flag("--moe-rank", "hidden values of an expert", 64, whole(1), runs=SCORING,
              example=f"16 {method} --train-dataset DTD --epochs 5"),
         Flag("--moe-dropout", "dropout on an expert's hidden values", 0.1, real(0, 0.999), example=f"0 {method}"),
-        Flag("--moe-frozen", "how many experts of each block, the most chosen ones, no later task trains", 2, whole(0),
+        Flag("--moe-frozen", "number of experts per block, the most chosen, that later tasks do not train", 2, whole(0),
              example=f"1 {method}"),
-        Flag("--moe-unchosen", "experts that nothing in a batch chose: skip leaves them as they are, zero gives them a "
-             "gradient of zero, so that what the optimiser remembers still moves them", "skip",
+        Flag("--moe-unchosen", "experts that nothing in a batch chose: skip leaves them as they are; zero gives them "
+             "a zero gradient, so that the optimiser's state still moves them", "skip",
              choices=("skip", "zero"), example=f"zero {method}"),
-        Flag("--ddas-features", "what the autoencoders that choose a router are given: AlexNet's fifth convolution, "
-             "with ImageNet weights that torchvision downloads, or the image features of the frozen CLIP", "alexnet",
+        Flag("--ddas-features", "input of the autoencoders that choose a router: AlexNet's fifth convolution, with "
+             "ImageNet weights that torchvision downloads, or the image features of the frozen CLIP",
+             "alexnet",
              choices=("alexnet", "clip"), runs=SCORING,
              example="clip --method moe-adapters --train-dataset DTD --epochs 5"),
-        Flag("--ddas-reference", "dataset of images that no router is for, with an autoencoder too, or none",
+        Flag("--ddas-reference", "dataset of images without a router, which gets an autoencoder too, or none",
              parse=none_or(str), metavar="NAME", shown="none", runs=SCORING,
              example="TinyImageNet --method moe-adapters --train-dataset DTD --epochs 5"),
-        Flag("--ddas-threshold", "error above which an image takes no router: a number, or a share such as 95%%, the "
-             "error that so many of the task's validation images do not exceed", parse=number_or_share,
+        Flag("--ddas-threshold", "error above which an image gets no router: a number, or a share such as 95%%, the "
+             "error that this share of the task's validation images does not exceed",
+             parse=number_or_share,
              shown="0.0655; a share with clip", runs=SCORING, example=f"90% {method} --train-dataset DTD --epochs 5"),
-        Flag("--ddas-iterations", "steps of a task's autoencoder", 300, whole(1), example=f"100 {method}"),
-        Flag("--ddas-reference-iterations", "steps of that of --ddas-reference", 1000, whole(1),
+        Flag("--ddas-iterations", "training steps of a task's autoencoder", 300, whole(1), example=f"100 {method}"),
+        Flag("--ddas-reference-iterations", "training steps of the autoencoder of --ddas-reference", 1000, whole(1),
              example=f"100 {method} --ddas-reference TinyImageNet"),
         Flag("--ddas-lr", "learning rate of the autoencoders", 0.01, real(above=0), example=f"0.003 {method}"),
-        Flag("--ddas-decay", "passes over the images after which that rate falls to a tenth, again and again; 0 for "
-             "never", 10, whole(0), example=f"0 {method}"),
+        Flag("--ddas-decay", "divide that rate by ten after every N passes over the images; 0 for never",
+             10, whole(0), example=f"0 {method}"),
     ]
 
 
 def router_flags():
     return [
-        Flag("--router", "what chooses among the parts that a method has trained for its tasks: sample, each test "
-             "image for itself; batch, as papers publish, --batch-size-eval consecutive images of one dataset "
-             "together, which tells the method that they are of one task", "sample", choices=("sample", "batch"),
+        Flag("--router", "how to choose among the parts that a method trained for its tasks: sample, each test image "
+             "by itself; batch, as published, --batch-size-eval consecutive images of one dataset together, which "
+             "reveals to the method that they share a task", "sample", choices=("sample", "batch"),
              runs=SCORING, example="batch --method diki"),
     ]
 

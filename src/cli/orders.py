@@ -1,4 +1,4 @@
-"""Random orders of a study, such as ``random:5@7``: five permutations of the base order's tasks, drawn by seed 7.
+"""Draw the random orders of a study: ``random:5@7`` is five permutations of the base order's tasks, drawn by seed 7.
 
 The draw is Fisher-Yates over ``random.Random(seed).random()``, whose numbers Python promises to keep across versions.
 """
@@ -20,31 +20,30 @@ FORM = re.compile(RANDOM + r"(\d{1,9})@(\d{1,18})")
 
 
 def is_random(value):
-    """Whether a value of a file stands for random orders, well written or not."""
+    """Return whether a value in a file stands for random orders, well-formed or not."""
     return isinstance(value, str) and value.startswith(RANDOM)
 
 
 def label_of_draw(text):
-    """``random:5@7`` -> "random-7", which stays when the number changes."""
+    """Return "random-7" for ``random:5@7``: the label stays when the number of orders changes."""
     return f"random-{text.rpartition('@')[2]}"
 
 
 def random_orders(where, text, base):
-    """``random:5@7`` -> five different orders of the tasks that ``base``, the text of --dataset-order, names.
+    """Return five different orders for ``random:5@7``, of the tasks in ``base``, the text of --dataset-order.
 
-    The first k of them are those of ``random:k@7``. Raises UserError, which begins with ``where``.
+    The first k of them are the orders of ``random:k@7``. Raises UserError, which begins with ``where``.
     """
     match = FORM.fullmatch(text)
     if not match:
-        raise UserError(f"{where}: {text}: expected the number of orders and the seed that draws them, as in "
-                        f"{RANDOM}5@7")
+        raise UserError(f"{where}: {text}: expected the number of orders and a seed, as in {RANDOM}5@7")
     if base is None:
-        raise UserError(f"{where}: {text} permutes the tasks of a base order; name it, as in "
+        raise UserError(f"{where}: {text} permutes the tasks of a base order; name one, as in "
                         "base: {dataset-order: mtil-1}")
     tasks, number = _tasks(where, base), int(match[1])
-    most = min(MOST_CELLS, math.factorial(min(len(tasks), 8)))  # the factorial of 8 is beyond the number of cells
+    most = min(MOST_CELLS, math.factorial(min(len(tasks), 8)))  # 8! already exceeds the number of cells
     if not 1 <= number <= most:
-        raise UserError(f"{where}: {text}: {len(tasks)} tasks have from 1 to {most} orders; give another number")
+        raise UserError(f"{where}: {text}: {len(tasks)} tasks allow 1 to {most} orders; give a number in that range")
     return first_permutations(tasks, number, int(match[2]))
 
 
@@ -57,7 +56,7 @@ def _tasks(where, base):
 
 
 def first_permutations(tasks, number, seed):
-    """The first ``number`` different permutations that ``seed`` draws, as tuples."""
+    """Return the first ``number`` distinct permutations that ``seed`` draws, as tuples."""
     draw, found = random.Random(seed).random, {}
     while len(found) < number:
         order = list(tasks)
@@ -69,8 +68,11 @@ def first_permutations(tasks, number, seed):
 
 
 def values_of_protocol(base, texts):
-    """{flag key: text} of what the protocol ``base`` fills in for a cell with ``texts``, where neither these nor their
-    recipe have it: a permuted order is no named one, so its command line has to say so itself. {} for another base."""
+    """Return {flag key: text} that the protocol ``base`` fills in for a cell with ``texts`` and its recipe.
+
+    A permuted order is not a named one, so its command line has to spell these values out. {} for any other
+    base.
+    """
     if base not in PROTOCOLS:
         return {}
     recipe = read_recipe(texts["recipe"]).flags if "recipe" in texts else {}
@@ -81,14 +83,17 @@ def values_of_protocol(base, texts):
 
 
 def _is_replaced(key, given):
-    """Whether a given flag stands in the place of a protocol's, which would be refused beside it."""
+    """Return whether a given flag takes the place of a protocol's flag; giving both would be refused."""
     length = key in LENGTHS and any(other in given for other in LENGTHS)
     return length or key == "warmup_length" and given.get("schedule") == "onecycle"
 
 
 def _is_idle(key, given, method):
-    """Whether a flag belongs to another method, to steps that a closed form does not take, or to an add-on that is off:
-    written out, it would be refused or warned of."""
+    """Return whether a flag belongs to another method, to steps that a closed form does not take, or to an
+    inactive add-on.
+
+    Spelling it out would be refused or draw a warning.
+    """
     methods = {name for name, row in METHODS.items() if key in row.uses}
     if methods:
         return method not in methods

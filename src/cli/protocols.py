@@ -1,4 +1,4 @@
-"""Named sequences of datasets and the values that their protocols fill in where a flag was not given."""
+"""Name sequences of datasets, and the values that their protocols fill in for flags that are not given."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,12 @@ from src.datasets import expand
 
 @dataclass(frozen=True)
 class Protocol:
-    """``order`` of the tasks; ``values`` for every method; ``by_method`` what only some methods need;
-    ``published_zero_shot``: the numbers that are published of CLIP before any training, those of methods are with
-    their recipes. Like those it says ``family``, ``router`` and ``source``."""
+    """Describe a named sequence.
+
+    ``order``: its tasks. ``values``: for every method; ``by_method``: for some methods only.
+    ``published_zero_shot``: published numbers of CLIP before any training (those of methods are with their
+    recipes), with ``family``, ``router`` and ``source``.
+    """
 
     order: tuple[str, ...]
     values: dict
@@ -29,14 +32,14 @@ ORDERS = {"1": ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers
                 "StanfordCars", "SUN397"),
           "2": ("StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101", "DTD",
                 "EuroSAT", "CIFAR100")}
-# What a variant of MTIL sets otherwise: the splits of the CoOp family, five or sixteen images a class.
+# What a variant of MTIL changes: the splits of the CoOp family, five or sixteen images per class.
 VARIANTS = {"coop": {"split_file": "coop"}, "5shot": {"shots": 5, "iterations": 500}, "16shot": {"shots": 16}}
 
 # Xu et al., 2024 (arXiv:2406.18868). The papers agree on sets, order, shots and label space; all else is MTIL's.
 XTAIL = MTIL | {"shots": 16, "label_space": ("all",)}
 
-# Class-incremental, the values of the code of ZSCL (Zheng et al., 2023), the rate of its TinyImageNet; the line of
-# PILOT (Sun et al., 2023) has another order of the classes and its own splits.
+# Class-incremental: the values of ZSCL's code (Zheng et al., 2023), with its rate for TinyImageNet. The protocols of
+# PILOT (Sun et al., 2023) have another class order and other splits.
 CIL = {"model": "ViT-B/16", "train_mode": "whole", "epochs": 1, "batch_size": 64, "batch_size_eval": 128,
        "lr": {None: 7.1e-6}, "wd": 0.0, "ls": 0.2, "warmup_length": "30", "avg_freq": 10, "T": 2.0, "precision": "fp32",
        "label_space": ("seen",)}
@@ -48,7 +51,7 @@ CIL_ORDERS = {
              "tinyimagenet-100-20": "TinyImageNet/100+20"},
     "pilot": {"cifar100-10": "CIFAR100/10", "imagenetr-10": "ImageNetR/10", "cub200-10": "CUB200/10"}}
 
-# What published figures hold for, beside what follows from flags: whose splits, and what routes at test.
+# The conditions of published figures that flags do not show: whose splits, and what routes at test time.
 ZSCL_ROW = {"family": "ZSCL", "router": "none", "source": "arXiv:2303.06628"}
 
 PROTOCOLS = {
@@ -66,10 +69,10 @@ PROTOCOLS = {
                      "toy-positions", "toy-colours"),
                     {"model": "toy", "train_mode": "whole", "iterations": 100, "batch_size": 64,
                      "batch_size_eval": 256, "lr": {None: 3e-4}, "warmup_length": "20", "precision": "fp32",
-                     # As many updates a task, as long a memory, as the defaults mean for MTIL's 1000 steps.
+                     # As many updates per task and as long a memory as the defaults give in MTIL's 1000 steps.
                      "avg_freq": 10, "mv_avg_decay": 0.99},
                     {"ZSCL": {"ref_dataset": "toy-reference", "ref_sentences": "toy-reference"},
-                     # The share of the training images that 10000 are of MTIL's.
+                     # The same share of the training images as 10000 of MTIL's.
                      "icarl": {"memory_size": 200}}),
     # Image-text pairs of three domains; the rate was chosen for plain contrastive training on seed 0, see LOG.md.
     "toy-pairs": Protocol(("toy-pairs-new", "toy-pairs-dull", "toy-pairs-night"),

@@ -1,8 +1,8 @@
-"""Recipes: named sets of flags, one YAML file each in ``recipes/``, or a file of the user's own. Knows no flag.
+"""Read recipes: named sets of flags, one YAML file each in ``recipes/``, or a custom file. Knows no flag.
 
     about: One sentence.
     flags: {method: finetune, we: true, avg-freq: 100}
-    published:                                                      # may be left out, as about may
+    published:                                                      # optional, as is about
       mtil-1: {transfer: 68.1, avg: 75.4, last: 83.6, family: ZSCL, router: none, source: "arXiv:2303.06628"}
 """
 
@@ -18,9 +18,11 @@ PARTS = {"about": str, "flags": dict, "published": dict}
 
 @dataclass(frozen=True)
 class Recipe:
-    """``flags``: {name without its dashes: texts}, one text unless the file has a list; ``published``: {order: {number:
-    text}}, beside the numbers "family" (whose splits and prompts), "router" (none, sample or batch) and "source". All
-    is text, read by whoever knows what it means."""
+    """Hold the texts of a recipe, not yet parsed.
+
+    ``flags``: {name without dashes: texts}, one text unless the file has a list. ``published``: {order:
+    {number: text}}, plus "family" (whose splits and prompts), "router" (none, sample or batch) and "source".
+    """
 
     flags: dict
     about: str = ""
@@ -28,15 +30,15 @@ class Recipe:
 
 
 def recipe_names():
-    """Names of the recipes that come with the framework."""
+    """Return the names of the recipes that come with the framework."""
     return names_in(FOLDER)
 
 
 def read_recipe(name):
-    """The recipe of that name, or of a YAML file of the user's. Raises UserError naming the file and the key."""
+    """Return the recipe of that name or of a custom YAML file. Raises UserError naming the file and the key."""
     where = f"--recipe {name}"
     content = read_mapping(where, path_of(where, name, FOLDER), "flags:")
-    require_parts(where, content, PARTS, KINDS | {str: "is to be a sentence"})
+    require_parts(where, content, PARTS, KINDS | {str: "must be a sentence"})
     if not content.get("flags"):
         raise UserError(f"{where}: has no flags:")
     flags = {key: value_texts(f"{where}: {key}", value) for key, value in content["flags"].items()}

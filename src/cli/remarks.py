@@ -1,10 +1,10 @@
-"""What checks say about a command line that contradicts nothing."""
+"""Collect the warnings and notes about a valid command line."""
 
 from typing import NamedTuple
 
 
 class Remarks(NamedTuple):
-    """What is said about a command line that contradicts nothing: texts of warnings and of notes."""
+    """Hold the texts of warnings and notes about a command line without contradictions."""
 
     warnings: list
     notes: list

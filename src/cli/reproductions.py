@@ -1,13 +1,13 @@
-"""Reproductions: published results as runs with expected numbers, one YAML file each in ``reproductions/specs/``, or a
-custom file. Knows no flag.
+"""Read reproductions: published results as runs with expected numbers, one YAML file each in ``reproductions/specs/``,
+or a custom file. Knows no flag.
 
-    stage: 0                                                      # may be left out, as about and why may
+    stage: 0                                                      # optional, as are about and why
     about: Zero-shot CLIP on the datasets of MTIL.
     source: "arXiv:2303.06628"
-    tolerance: 0.3                                                # percentage points, of cells without a separate one
+    tolerance: 0.3                                                # percentage points, for cells without their own
     why: The papers print one decimal.                            # why this tolerance
     runs:
-      zero-shot:                                                  # a label, which names a folder
+      zero-shot:                                                  # a label; it names a folder
         flags: {eval-only: true, dataset-order: mtil-1}
         cells: {Aircraft: 24.3, transfer: {published: 69.4, tolerance: 0.5}}
 
@@ -31,7 +31,8 @@ KINDS = {str: "must be a text", dict: "must be a mapping"}
 
 @dataclass(frozen=True)
 class Expected:
-    """A published number, in percent: of the run ``run``, the cell ``name``. ``tolerance`` in percentage points."""
+    """Hold a published number in percent, with the run and the cell it belongs to. ``tolerance`` is in
+    percentage points."""
 
     run: str
     name: str
@@ -41,8 +42,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """``runs``: {label: {flag without its dashes: texts}}, one text unless the file has a list; ``expected``: the
-    Expected of all runs; ``why``: why the tolerance is what it is; ``stage``: None of a custom file without one."""
+    """Hold the content of a reproduction's file.
+
+    ``runs``: {label: {flag without dashes: texts}}, one text unless the file has a list. ``expected``: the
+    Expected of all runs. ``why``: the reason for the tolerance. ``stage``: None for a custom file without one.
+    """
 
     name: str
     source: str
@@ -54,12 +58,12 @@ class Reproduction:
 
     @property
     def where(self):
-        """How messages call it."""
+        """The name of the reproduction in messages."""
         return f"--reproduce {self.name}"
 
 
 def reproduction_names():
-    """Names of the reproductions that come with the framework."""
+    """Return the names of the reproductions that come with the framework."""
     return names_in(FOLDER)
 
 
@@ -99,16 +103,16 @@ def _require_run(where, label, run):
 
 
 def _refuse_alike(where, labels):
-    """Refuse labels that some file systems take for one folder."""
+    """Refuse labels that a case-insensitive file system would take for one folder."""
     seen = {}
     for label in labels:
         other = seen.setdefault(label.lower(), label)
         if other != label:
-            raise UserError(f"{where}: {other} and {label} differ in capitals only; give other labels")
+            raise UserError(f"{where}: {other} and {label} differ only in upper and lower case; give other labels")
 
 
 def _expected(where, run, name, value, tolerance):
-    """The Expected of a cell: its published number, or {published, tolerance}."""
+    """Return the Expected of a cell: its published number, or {published, tolerance}."""
     parts = value if isinstance(value, dict) else {"published": value}
     require_parts(where, parts, CELL_PARTS, KINDS)
     if "published" not in parts:
@@ -116,7 +120,7 @@ def _expected(where, run, name, value, tolerance):
     if "tolerance" in parts:
         tolerance = _number(f"{where}: tolerance", parts["tolerance"], low=0)
     if tolerance is None:
-        raise UserError(f"{where}: has no tolerance:, and neither has the file")
+        raise UserError(f"{where}: has no tolerance:, and the file sets no default")
     return Expected(run, name, _number(where, parts["published"]), tolerance)
 
 

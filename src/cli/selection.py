@@ -1,9 +1,9 @@
-"""What a study chooses on val images before its test runs: the settings of a grid, and the trials of each row.
+"""Choose settings on val images before a study's test runs: the settings of a grid, and the trials of each row.
 
     select:
       grid: {lr: [1e-5, 3e-5, 1e-4]}      # axes: any flags
-      seeds: [101, 102]                   # of the trials alone
-      on: {orders: [mtil-2]}              # the orders of the trials, and flags of theirs; default: those of the study
+      seeds: [101, 102]                   # of the trials only
+      on: {orders: [mtil-2]}              # orders and flags of the trials; default: the study's
       by: avg                             # the number that decides
 """
 
@@ -27,9 +27,9 @@ from src.cli.study_file import MOST_CELLS, PLURALS, texts_of
 from src.cli.yaml_file import require_parts
 from src.errors import UserError
 
-FOLDER = "select"  # of the trials, in the study's
+FOLDER = "select"  # holds the trials, inside the study's folder
 PARTS = {"grid": dict, "seeds": list, "on": dict, "by": str}
-# What says which images train and are scored, and as what: settings that differ in it have no common score.
+# Flags that decide which images train and are scored, and as what: settings that differ in them are not comparable.
 NOT_OF_A_GRID = ("seed", ORDER, "eval_datasets", "eval_split", "max_evaluation_size", "wilds_split", "retrieval_split",
                  "label_space", "val_fraction", "split_file", "class_order", "data_location", "image_dir",
                  "annotations")
@@ -37,8 +37,12 @@ NOT_OF_A_GRID = ("seed", ORDER, "eval_datasets", "eval_split", "max_evaluation_s
 
 @dataclass(frozen=True)
 class Selection:
-    """``settings``: a Level for each combination of the grid; ``trials``: Cells, equally many for each row and setting;
-    ``by``: the number that decides, "" for the one that tables are ranked by; ``seeds``: texts; ``orders``: labels."""
+    """Hold the selection of a study.
+
+    ``settings``: a Level for each combination of the grid. ``trials``: Cells, equally many for each row and
+    setting. ``by``: the number that decides, "" for the one that tables rank by. ``seeds``: texts. ``orders``:
+    labels.
+    """
 
     settings: tuple
     trials: tuple
@@ -48,8 +52,11 @@ class Selection:
 
 
 def read_selection(where, content, axes, base, beside, cells):
-    """The Selection of a study's file. ``axes``: {axis: [Level]}; ``base``, ``beside``: {flag key: text} of all cells;
-    ``cells`` of the study. Raises UserError, which begins with ``where``."""
+    """Return the Selection of a study's file.
+
+    ``axes``: {axis: [Level]}. ``base``, ``beside``: {flag key: text} for all cells. ``cells``: those of the
+    study. Raises UserError, which begins with ``where``.
+    """
     require_parts(where, content, PARTS)
     for key in ("grid", "seeds"):
         if not content.get(key):
@@ -64,25 +71,25 @@ def read_selection(where, content, axes, base, beside, cells):
     settings = _settings(where, grid)
     rows = {cell.row: cell.common for cell in cells}
     if math.prod((len(settings), max(len(cells), len(rows) * len(seeds) * max(1, len(orders))))) > MOST_CELLS:
-        raise UserError(f"{where}: more than {MOST_CELLS} trials, or test runs to check; leave values out")
+        raise UserError(f"{where}: more than {MOST_CELLS} trials or test runs; leave values out")
     orders = orders or next((levels for levels in axes.values() if keys_of(levels) == {ORDER}), [None])
     trials = tuple(_trial(row, common | flags, setting, order, seed) for row, common in rows.items()
                    for setting in settings for order in orders for seed in seeds)
     refuse_folders(where, trials)
     if any(cell.name.lower() == FOLDER for cell in cells):
-        raise UserError(f"{where}: a cell is called {FOLDER}, as the folder of the trials is; give another label")
+        raise UserError(f"{where}: a cell is called {FOLDER}, like the folder of the trials; give another label")
     return Selection(settings, trials, content.get("by", ""), tuple(seed.written for seed in seeds),
                      tuple(dict.fromkeys(trial.order for trial in trials)))
 
 
 def _on(where, content, base):
-    """(the Levels of the trials' orders, none for those of the study; {flag key: text} of trials alone)"""
+    """Return (Levels of the trials' orders, empty for those of the study; {flag key: text} for trials only)."""
     words = [word for word in content if PLURALS.get(word, word).replace("-", "_") == ORDER]
     if len(words) > 1:
         raise UserError(f"{where}: {words[0]} and {words[1]} are the same; leave one out")
     orders = [level for word in words for level in levels_of(f"{where}: {word}", word, content[word], base)]
     if orders and keys_of(orders) != {ORDER}:
-        raise UserError(f"{where}: {words[0]}: expected orders alone; flags of the trials stand beside them")
+        raise UserError(f"{where}: {words[0]}: expected only orders; put flags of the trials beside them")
     flags = texts_of(where, {word: value for word, value in content.items() if word not in words})
     _refuse_others(where, flags, ("seed", "eval_split"))
     return orders, flags
@@ -93,16 +100,16 @@ def _refuse_others(where, keys, refused):
     for key in refused:
         if key in keys:
             reason = reasons.get(key, "settings are compared on the same images and classes")
-            raise UserError(f"{where}: {FLAGS[key].name} has no place there: {reason}")
+            raise UserError(f"{where}: {FLAGS[key].name} is not allowed here: {reason}")
 
 
 def _refuse_set(where, flags, axes, beside):
     for key in flags:
         for axis, levels in axes.items():
             if key in keys_of(levels):
-                raise UserError(f"{where}: {FLAGS[key].name} is set by {axis} too; let one of them")
+                raise UserError(f"{where}: {FLAGS[key].name} is set by {axis} too; remove one")
         if key in beside:
-            raise UserError(f"{where}: {FLAGS[key].name} is set there; leave it out of the command line")
+            raise UserError(f"{where}: {FLAGS[key].name} is set in the file; leave it out of the command line")
 
 
 def _settings(where, grid):

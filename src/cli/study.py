@@ -1,4 +1,4 @@
-"""A study: a grid of command lines, from a YAML file or from several seeds. Knows flags, and runs nothing.
+"""Read a study: a grid of command lines, from a YAML file or from several seeds. Knows flags; runs nothing.
 
     name: toy
     base: {dataset-order: toy, iterations: 100}                  # flags of every cell
@@ -36,9 +36,12 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Study:
-    """``cells`` in their order; ``names``: {row: how tables call it}; ``published``: the published rows that are shown,
-    None for all that fit; ``columns``: the numbers that are shown, none for all; ``select``: what is chosen on val
-    before the cells run, None for nothing; ``baseline``: the row that others are compared with."""
+    """Hold a study.
+
+    ``cells``: in order. ``names``: {row: its name in tables}. ``published``: the published rows to show, None
+    for all that fit. ``columns``: the numbers to show, empty for all. ``select``: what to choose on val before
+    the cells run, or None. ``baseline``: the row that others are compared with.
+    """
 
     name: str
     cells: tuple
@@ -51,10 +54,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that may run. ``words`` of its command line, which writes into ``folder``; ``tasks``: as files call them;
-    ``iterations`` of each task, None where only the data say it; ``numbers``: {flag key: value} of what can change a
-    result; ``pairs``: whether image-text pairs are trained on; ``device``: auto, cpu, cuda or mps. ``waits_for``: of a
-    cell whose flags are not chosen yet, why; it has no words."""
+    """Describe a cell that may run.
+
+    ``words``: its command line, which writes into ``folder``. ``tasks``: their names in files. ``iterations``:
+    per task, None if only the data tell. ``numbers``: {flag key: value} of everything that can change a result.
+    ``pairs``: whether it trains on image-text pairs. ``device``: auto, cpu, cuda or mps. ``waits_for``: why its
+    flags are not chosen yet, and so it has no words.
+    """
 
     cell: Cell
     folder: Path
@@ -74,19 +80,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The Jobs of a study. ``trials`` of its selection; ``candidates``: {label of a setting of the grid: a Job for each
-    cell, as it would be with this setting}, of a study that selects nothing {"": the Jobs}."""
+    """Hold the Jobs of a study.
+
+    ``trials``: those of its selection. ``candidates``: {label of a grid setting: a Job for each cell under this
+    setting}; {"": the Jobs} for a study that selects nothing.
+    """
 
     trials: tuple
     candidates: dict
 
     @property
     def first(self):
-        """A Job for each cell, with the first setting where there are several."""
+        """A Job for each cell, under the first setting if there are several."""
         return next(iter(self.candidates.values()))
 
     def chosen(self, choices):
-        """A Job for each cell. ``choices``: {row: (label of the setting, or None; why there is none)}"""
+        """Return a Job for each cell. ``choices``: {row: (label of the setting, or None; why there is none)}"""
         return tuple(self._chosen(index, job, *choices.get(job.cell.row, ("", ""))) for index, job in
                      enumerate(self.first))
 
@@ -95,8 +104,10 @@ class Plan:
 
 
 def plan_of(study, save, parse):
-    """(the Plan of a Study, texts of warnings), by ``parse``: words -> Config. Raises UserError, naming the cell, where
-    one of them would be refused, whatever is chosen."""
+    """Return (the Plan of a Study, texts of warnings).
+
+    ``parse``: words -> Config. Raises UserError, naming the cell, if one would be refused under any choice.
+    """
     select = study.select
     if select is None:
         jobs, warnings = _jobs(study.cells, save, parse)
@@ -128,16 +139,16 @@ def _jobs(cells, save, parse):
 
 def _refuse_unfit(cell, config):
     if config.kind != SEQUENCE:
-        raise UserError(f"is {a_run(config.kind)}; a study compares sequences: give --dataset-order, and nothing that "
+        raise UserError(f"is {a_run(config.kind)}; a study compares sequences: give --dataset-order, and no flag that "
                         "makes it another kind of run")
     for key, text in cell.texts.items():
         if text is None and config.values[key]:
-            raise UserError(f"{FLAGS[key].name} is to be off, and {config.origins[key]} switches it on; a flag cannot "
-                            "switch it off: write a recipe without it")
+            raise UserError(f"{FLAGS[key].name} should be off, but {config.origins[key]} switches it on and a flag "
+                            "cannot switch it off; write a recipe without it")
 
 
 def job_of(cell, folder, config):
-    """The Job of a cell whose command line is ``config``, a Config."""
+    """Return the Job of a cell, given the Config of its command line."""
     return Job(cell, folder, config.argv, tuple(map(stem, config.trained)), config.iterations, config.batch_size,
                config.numbers(), config.pairs, config.device)
 
@@ -154,7 +165,8 @@ def _refuse_common_seeds(plan):
 
 
 def study_of_seeds(texts):
-    """The Study of a command line with --seed A,B,...: a cell for each. ``texts``: {flag key: text} of its flags."""
+    """Return the Study of a command line with --seed A,B,...: a cell per seed. ``texts``: {flag key: text} of
+    its flags."""
     if "export" in texts:
         refuse_not_of_a_cell(f"--seed {texts['seed']}", ["export"])
     row = label_of("recipe", texts.get("recipe") or texts.get("method") or FLAGS["method"].default)
@@ -167,8 +179,10 @@ def study_of_seeds(texts):
 
 
 def read_study(path, beside=()):
-    """The study of a YAML file. ``beside``: {flag key: text} of flags that every cell gets, in the place of what the
-    file has of them. Raises UserError naming the file and the key."""
+    """Return the study of a YAML file. Raises UserError naming the file and the key.
+
+    ``beside``: {flag key: text} that every cell gets, replacing the file's values.
+    """
     where = f"--study {path}"
     content = read_mapping(where, path, "base: and axes:")
     require_parts(where, content, PARTS)
@@ -176,7 +190,7 @@ def read_study(path, beside=()):
     axes = {axis: levels_of(f"{where}: axes: {axis}", axis, values, base)
             for axis, values in content.get("axes", {}).items()}
     if not axes:
-        raise UserError(f"{where}: has no axes:, so there is one run; give its flags on the command line")
+        raise UserError(f"{where}: has no axes:, which is a single run; give its flags on the command line")
     if "export" in beside:
         refuse_not_of_a_cell(where, ["export"])
     beside = {key: text for key, text in dict(beside).items() if key not in NOT_OF_A_CELL}

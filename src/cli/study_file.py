@@ -1,4 +1,4 @@
-"""The parts of a study's file: what may stand where, and flags and values as a file writes them."""
+"""Read the parts of a study's file: which keys go where, and how a file writes flags and values."""
 
 from src.cli.flags import FLAGS, unknown_flag
 from src.cli.texts import SWITCHED, switched
@@ -8,10 +8,10 @@ from src.errors import UserError
 PARTS = {"name": str, "about": str, "base": dict, "axes": dict, "exclude": list, "select": dict, "report": dict}
 REPORT_PARTS = {"names": dict, "published": (list, str), "columns": list, "baseline": str}
 PLURALS = {"recipes": "recipe", "methods": "method", "orders": "dataset-order", "seeds": "seed"}
-# What a study decides itself, or what all cells would share a folder for.
+# Flags that a study sets itself, or that would make all cells share one folder.
 NOT_OF_A_CELL = ("study", "jobs", "status", "save", "resume", "overwrite", "dry_run", "export")
 MOST_CELLS = 10_000
-RANDOM = "random:"  # begins what stands for random orders
+RANDOM = "random:"  # prefix of random orders
 
 
 def flag_of(where, word):
@@ -32,14 +32,14 @@ def refuse_not_of_a_cell(where, keys):
 
 
 def texts_of(where, flags):
-    """{word: value} of a file -> {flag key: text, True, list, or None for a switch that is off}"""
+    """Convert {word: value} of a file to {flag key: text, True, list, or None for a switch turned off}."""
     if not isinstance(flags, dict):
         raise UserError(f"{where}: expected a mapping of flags")
     found = {}
     for word, value in flags.items():
         flag = flag_of(where, word)
         if flag.key in found:
-            raise UserError(f"{where}: {flag.name} stands there twice")
+            raise UserError(f"{where}: {flag.name} is given twice")
         found[flag.key] = text_of(where, flag, value)
     return found
 
@@ -60,14 +60,14 @@ def text_of(where, flag, value):
 
 
 def shown_parts(where, report):
-    """(the published rows that are shown or None, the columns)"""
+    """Return (the published rows to show or None, the columns)."""
     for key in ("published", "columns"):
         for name in report.get(key, []) if isinstance(report.get(key), list) else []:
             if not isinstance(name, str):
                 raise UserError(f"{where}: {key}: expected names")
     for row, name in report.get("names", {}).items():
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: names: {row}: expected how tables call it")
+            raise UserError(f"{where}: names: {row}: expected its name in tables")
     published = report.get("published", "true")
     if isinstance(published, str):
         if published.lower() not in SWITCHED:

@@ -1,4 +1,4 @@
-"""A text of the command line -> the value of a flag, and a value -> its text."""
+"""Convert texts of the command line to values of flags, and values to texts."""
 
 import difflib
 import shlex
@@ -6,42 +6,42 @@ import shlex
 from src.errors import UserError
 from src.models.custom import GIVEN
 
-SWITCHED = {"true": True, "on": True, "false": False, "off": False}  # what files have in the place of a switch
+SWITCHED = {"true": True, "on": True, "false": False, "off": False}  # how files write a switch
 
 
 def nearest(name, names, most=2):
-    """Return which names may be meant, as "did you mean a or b?", in any capitals; "" where none is near."""
+    """Return "did you mean a or b?" with the nearest names, ignoring case; "" if none is near."""
     spelled = {each.lower(): each for each in names}
     near = difflib.get_close_matches(name.lower(), spelled, n=most)
     return f"did you mean {' or '.join(spelled[match] for match in near)}?" if near else ""
 
 
 def hint_before(name, names, most=2):
-    """As ``nearest``, with the blank before the sentence that follows where any name is near."""
+    """Return ``nearest`` with a trailing space, to put before a sentence; "" if no name is near."""
     hint = nearest(name, names, most)
     return f"{hint} " if hint else ""
 
 
 def nearest_or_all(name, names):
-    """As ``nearest``, or all of the names."""
+    """Return ``nearest``, or the list of all names."""
     return nearest(name, names) or f"there are {', '.join(names)}"
 
 
 def plain_texts(value):
-    """Return the texts of a value of a YAML file: one, or those of a list. None for anything else, or without any."""
+    """Return the texts of a YAML value, a single one or a list; None for anything else or an empty list."""
     texts = value if isinstance(value, list) else [value]
     return texts if texts and all(isinstance(text, str) and text for text in texts) else None
 
 
 def switched(flag, text):
-    """Return whether a text of a YAML file switches a flag on. UserError where it says neither."""
+    """Return whether a YAML text switches a flag on. Raises UserError if it is neither true nor false."""
     if text.lower() not in SWITCHED:
         raise UserError(f"{flag.name} {text}: expected true or false")
     return SWITCHED[text.lower()]
 
 
 def read_value(flag, text):
-    """What a text of the command line means; UserError with the flag, the value and the way out."""
+    """Return the value of a command-line text. Raises UserError with the flag, the value and the way out."""
     if flag.switch:
         return True
     for part in text if flag.repeated else [text]:
@@ -58,7 +58,7 @@ def read_value(flag, text):
 
 
 def _as_choice(flag, text):
-    """One of a flag's choices where the text says it in other capitals or another common word, else the text."""
+    """Return the choice that the text spells in another case or by a common synonym; else the text itself."""
     if not flag.choices:
         return text
     meant = flag.means.get(text.lower(), text)
@@ -68,9 +68,9 @@ def _as_choice(flag, text):
 
 def _reject_blank(flag, text):
     if not text.strip():
-        raise UserError(f"{flag.name} {text}: is empty (a variable that is not set?); give a value, or leave it out")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # what no file or text may hold
-        raise UserError(f"{flag.name} {text}: is not UTF-8 text without NUL characters; rename what it names")
+        raise UserError(f"{flag.name} {text}: is empty (an unset variable?); give a value, or leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # not allowed in files or text
+        raise UserError(f"{flag.name} {text}: must be UTF-8 without NUL characters; rename the file or name")
 
 
 def _parsed(flag, text):
@@ -81,12 +81,12 @@ def _parsed(flag, text):
 
 
 def shown_default(flag):
-    """The default as documentation says it."""
+    """Return the default as the documentation shows it."""
     return flag.shown or shown(False if flag.switch else flag.default)
 
 
 def shown(value):
-    """A resolved value as one would write it."""
+    """Return a resolved value as a user would write it."""
     if value is None or isinstance(value, bool):
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, dict):

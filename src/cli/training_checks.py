@@ -1,4 +1,4 @@
-"""Checks of how a task trains: its method, its data, its rates, its parts. Imports no torch."""
+"""Check how a task trains: its method, its data, its rates, its parts. Imports no torch."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from src.models.custom import GIVEN, require_given
 from src.models.modes import TRAIN_MODES
 
 HIGH_RATE = 1e-4
-LENGTHS = ("iterations", "epochs")  # one task, one length: who names one has said it all
+LENGTHS = ("iterations", "epochs")  # a task has one length: either flag replaces the other
 COMPILERS = ("g++", "clang++", "c++")
 NO_WARMUP = {"onecycle": "its rise takes 30 % of the steps", "late-cosine": "it starts at its peak"}
-# What no closed form reads: it takes no step, and its weights stay.
+# Flags that a closed form ignores: it takes no step and leaves the weights as they are.
 STEPPING = (*LENGTHS, "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", "eps", "warmup_length",
             "max_grad_norm", "train_mode", "grad_accum", "last_batch", "eval_interval", "eval_every_epoch", "lora")
 
 
 def acting_in_steps(config):
-    """The names of the flags that act and that no closed form reads."""
+    """Return the names of the given flags that only act in steps and that a closed form ignores."""
     acting = [key for key in STEPPING if config.chosen(key)]
     acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
                if config.values[key]]
@@ -30,21 +30,24 @@ def acting_in_steps(config):
 
 
 def check_length(settings, closed_form, acting):
-    """Refuse a task without a length, and a ``closed_form`` with one or with anything else that acts in steps.
-    ``settings`` has the values of --iterations, --epochs and --method; ``acting`` is what ``acting_in_steps``
-    returned."""
+    """Refuse a task without a length, and a closed form with a length or with any other flag that acts in
+    steps.
+
+    ``settings`` holds the values of --iterations, --epochs and --method; ``acting`` is what ``acting_in_steps``
+    returned.
+    """
     if not closed_form and settings.iterations is None and settings.epochs is None:
         raise UserError("set the training length: --iterations N or --epochs N")
     if closed_form and acting:
-        raise UserError(f"{' and '.join(acting)} with --method {settings.method}: it is a closed form, which takes no "
-                        "step and leaves the weights as they are; leave it out")
+        raise UserError(f"{' and '.join(acting)} with --method {settings.method}: a closed form takes no steps and "
+                        "leaves the weights as they are; leave it out")
 
 
 def check_method(config):
     if config.kind not in (*TRAINING, EVAL, SINGLE):
         return
     if config.given("set") and config.method in METHODS:
-        raise UserError(f"--set gives keywords to a custom method, file.py:Class; {config.method} has flags")
+        raise UserError(f"--set passes keywords to a custom method, file.py:Class; {config.method} is set by flags")
     if config.method.rpartition(":")[0] == GIVEN:
         require_given(config.method)
     elif config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
@@ -58,37 +61,38 @@ def _check_kind_of_data(config):
     kinds = {name: is_pairs(name) for name in config.trained}
     if len(set(kinds.values())) > 1:
         pairs, classes = (next(name for name, kind in kinds.items() if kind == wanted) for wanted in (True, False))
-        raise UserError(f"{pairs} has captions, {classes} has classes: one run trains on one kind")
+        raise UserError(f"{pairs} has captions and {classes} has classes; train on one kind per run")
     if config.method_row is None:
         there = ", ".join(name for name in METHODS if find_method(name, config.pairs))
         row = METHODS[config.method]
-        needs = ("learns classes" if row.closed_form else "distils over the prompts of classes"
-                 if "image_loss" in row.uses else "learns over the prompts of classes")
+        needs = ("learns classes" if row.closed_form else "distils over class prompts"
+                 if "image_loss" in row.uses else "learns over class prompts")
         data = (f"image-text pairs: it {needs}" if config.pairs
                 else "class data: it compares the pairs of a batch")
         raise UserError(f"--method {config.method} is not for {data}; there are {there}")
     if config.joint and config.method == "icarl":
-        raise UserError("--joint with --method icarl: there is no earlier task to keep exemplars of")
+        raise UserError("--joint with --method icarl: no earlier task to keep exemplars of")
     if config.joint and config.method_row.closed_form:
-        raise UserError(f"--joint with --method {config.method}: a closed form learns each dataset apart; "
-                        "give them by --dataset-order, in any order: what it learns is the same")
+        raise UserError(f"--joint with --method {config.method}: a closed form learns each dataset separately; give "
+                        "them by --dataset-order, in any order: the result is the same")
     if config.num_phases > 1 and not config.pairs:
-        raise UserError(f"--num-phases {config.num_phases}: parts image-text pairs; class data have class splits, as "
-                        "in CIFAR100/10")
+        raise UserError(f"--num-phases {config.num_phases}: splits image-text pairs; for class data use class splits, "
+                        "as in CIFAR100/10")
     if config.joint and TRAIN_MODES[config.train_mode].head:
-        raise UserError(f"--joint with --train-mode {config.train_mode}: each image is scored over its own dataset's "
-                        "classes, by their prompts, so no linear head would train; give whole, image or text")
+        raise UserError(f"--joint with --train-mode {config.train_mode}: images are scored against the prompts of "
+                        "their own dataset's classes, so a linear head would not train; give whole, image "
+                        "or text")
     if config.pairs and TRAIN_MODES[config.train_mode].head:
         raise UserError(f"--train-mode {config.train_mode}: image-text pairs have no classes for a head; give whole, "
                         "image or text")
     if config.num_phases > 1 and config.joint:
-        raise UserError("--joint with --num-phases: all data are trained at once")
+        raise UserError("--joint with --num-phases: it trains on all data at once")
     if config.phase != "all" and config.phase > config.num_phases:
         raise UserError(f"--phase {config.phase}: there are {config.num_phases} (--num-phases)")
 
 
 def _check_combination(config, method):
-    """Method x train mode x adapters: what would do nothing is refused with its reason."""
+    """Refuse a combination of method, train mode and adapters that would have no effect, with its reason."""
     for key in method.needs:
         if not config.values[key]:
             raise UserError(f"--method {config.method} needs {FLAGS[key].name}")
@@ -107,7 +111,7 @@ def _check_combination(config, method):
     if "image_loss" in method.uses and "image" in trains.towers and not (config.image_loss or config.text_loss):
         yield NOTE, "neither --image-loss nor --text-loss is given: both are used"
     if config.lora and not trains.towers:
-        raise UserError(f"--lora with --train-mode {mode}: adapters go to the towers, and this mode trains neither")
+        raise UserError(f"--lora with --train-mode {mode}: adapters sit in the towers, and this mode trains neither")
     if (config.orthogonal_gradients or config.orthogonal_gradients_path) and not trains.towers:
         raise UserError(f"gradient projection with --train-mode {mode}: it protects the towers, and this mode trains "
                         "neither")
@@ -117,19 +121,20 @@ def _check_combination(config, method):
 
 def check_parts(config):
     if config.kind in TRAINING and config.grad_accum > config.batch_size:
-        raise UserError(f"--grad-accum {config.grad_accum}: a batch has {config.batch_size} images (--batch-size); "
-                        "give no more")
+        raise UserError(f"--grad-accum {config.grad_accum}: exceeds the {config.batch_size} images of a batch "
+                        "(--batch-size); give at most that")
 
 
 def check_compiler(config):
     if config.compile and config.kind in TRAINING and not any(
             map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))):
-        raise UserError(f"--compile: torch needs a C++ compiler, and none of {', '.join(COMPILERS)} is in the path; "
-                        "install one, name one by the environment variable CXX, or leave --compile out")
+        raise UserError(f"--compile: torch needs a C++ compiler, and none of {', '.join(COMPILERS)} is on the path; "
+                        "install one, set the environment variable CXX to one, or leave "
+                        "--compile out")
 
 
 def check_own_values(config):
-    """A value that a flag gives to one dataset acts only where that dataset is a task."""
+    """Refuse a value that a flag gives to a dataset which is not a task."""
     trained = config.trained
     known = {*trained, *(class_split(phase_of(name)[0])[0] for name in trained)}
     for key in ("lr", "epochs"):
@@ -138,7 +143,8 @@ def check_own_values(config):
         if strangers := [name for name in named if name not in known]:
             raise UserError(f"{flag} names {', '.join(strangers)}, which is not trained on here")
         if named and config.joint:
-            raise UserError(f"{flag} names {', '.join(named)}: --joint trains all datasets as one; give one number")
+            raise UserError(f"{flag} names {', '.join(named)}: --joint trains all datasets as one; give a single "
+                            "number")
 
 
 def check_rates(config):
@@ -152,28 +158,30 @@ def check_rates(config):
 
 
 def _moves_weights(config):
-    """Whether an optimiser moves pretrained weights themselves, and not factors beside them or a head alone."""
+    """Return whether an optimiser moves pretrained weights themselves, rather than factors beside them or only
+    a head."""
     row = config.method_row
     return TRAIN_MODES[config.train_mode].towers and not (config.lora or row.wraps or row.frozen or row.closed_form)
 
 
 def check_optimizer(config):
-    """What the optimiser or the schedule would not read is a contradiction."""
+    """Refuse values that the optimiser or the schedule would ignore."""
     if config.kind not in TRAINING:
         return
     for key in ("beta2", "eps") if config.optimizer == "sgd" else ():
         if config.chosen(key):
-            raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has none; leave it out, or give adam(w)")
+            raise UserError(f"{FLAGS[key].name} with --optimizer sgd: SGD has no such value; leave it out, or give "
+                            "--optimizer adam or adamw")
     if config.schedule in NO_WARMUP and config.chosen("warmup_length"):
         raise UserError(f"--warmup-length with --schedule {config.schedule}: {NO_WARMUP[config.schedule]}; leave it "
                         "out, or give cosine or constant")
     if config.schedule == "late-cosine" and config.iterations:
-        raise UserError(f"--schedule late-cosine with --iterations {config.iterations}: its rate changes from epoch to "
+        raise UserError(f"--schedule late-cosine with --iterations {config.iterations}: its rate changes once per "
                         "epoch; give --epochs N")
     if config.lr_floor and config.schedule != "cosine":
-        raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine ends at it; leave it out, or "
+        raise UserError(f"--lr-floor with --schedule {config.schedule}: only the cosine has a floor; leave it out, or "
                         "give --schedule cosine")
     lowest = min(config.lr.values())
     if config.lr_floor > lowest:
-        raise UserError(f"--lr-floor {config.lr_floor:g}: is above --lr {lowest:g}, and the rate would rise; give at "
+        raise UserError(f"--lr-floor {config.lr_floor:g}: is above --lr {lowest:g}, so the rate would rise; give at "
                         "most that")

@@ -1,11 +1,11 @@
-"""Texts of the command line -> values. A parser raises ValueError with what it expects; it knows no flag."""
+"""Parse texts of the command line into values. A parser knows no flag; it raises ValueError with what it expects."""
 
 import ast
 
-LARGEST = 2 ** 63 - 1  # what torch and numpy count with
+LARGEST = 2 ** 63 - 1  # the integers of torch and numpy
 
 DTYPES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float64": "fp64",
-          "double": "fp64"}  # as torch calls them
+          "double": "fp64"}  # torch's names
 
 
 def whole(low=0, high=LARGEST):
@@ -36,7 +36,7 @@ def _number(kind, words, low, high, above=None):
 
 
 def names(text):
-    """``A,B`` -> ("A", "B")"""
+    """Parse ``A,B`` to ("A", "B")."""
     found = tuple(name.strip() for name in text.split(","))
     if not all(found):
         raise ValueError("expected names joined by commas, as in DTD,CIFAR100")
@@ -46,15 +46,17 @@ def names(text):
 
 
 def rates(text):
-    """``1e-5`` or ``1e-5,Aircraft=5e-5`` -> {None: 1e-5, "Aircraft": 5e-5}; None stands for every other dataset."""
+    """Parse ``1e-5`` or ``1e-5,Aircraft=5e-5`` to {None: 1e-5, "Aircraft": 5e-5}; None stands for every other
+    dataset."""
     return _by_dataset(text, real(above=0), "a rate above 0", "the rate", "1e-5,Aircraft=5e-5")
 
 
 def epochs(text):
-    """``10`` -> 10; ``10,SUN397=5`` -> {None: 10, "SUN397": 5}, where None stands for every other dataset."""
+    """Parse ``10`` to 10, and ``10,SUN397=5`` to {None: 10, "SUN397": 5}, where None stands for every other
+    dataset."""
     parse = whole(1)
     if "," not in text and "=" not in text:
-        return parse(text)  # not a mapping: runs of earlier versions have a number in their configuration
+        return parse(text)  # not a mapping: earlier versions store a number in the configuration
     return _by_dataset(text, parse, "a whole number, at least 1", "the number", "10,SUN397=5")
 
 
@@ -76,7 +78,7 @@ def _by_dataset(text, parse, expected, what, example):
 
 
 def keyword(text):
-    """``strength=0.5`` -> ("strength", 0.5); what is no Python literal is a text."""
+    """Parse ``strength=0.5`` to ("strength", 0.5); a value that is not a Python literal stays text."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise ValueError("expected key=value, as in strength=0.5")
@@ -87,7 +89,7 @@ def keyword(text):
 
 
 def shares(text):
-    """``0,0.25,1`` -> (0.0, 0.25, 1.0), each from 0 to 1."""
+    """Parse ``0,0.25,1`` to (0.0, 0.25, 1.0), each from 0 to 1."""
     try:
         found = tuple(real(0, 1)(part) for part in text.split(","))
     except ValueError:
@@ -98,25 +100,25 @@ def shares(text):
 
 
 def label_spaces(text):
-    """``task,all`` -> ("task", "all")"""
+    """Parse ``task,all`` to ("task", "all")."""
     found = names(text)
     if strangers := [name for name in found if name not in ("task", "seen", "all")]:
-        raise ValueError(f"{strangers[0]} is none of task, seen, all")
+        raise ValueError(f"{strangers[0]} is not one of task, seen, all")
     return found
 
 
 def some_of(choices):
-    """``k,v`` -> ("k", "v"), each one of ``choices``, in their order."""
+    """Return a parser: ``k,v`` -> ("k", "v"), each one of ``choices``, in their order."""
     def parse(text):
         found = names(text)
         if strangers := [name for name in found if name not in choices]:
-            raise ValueError(f"{strangers[0]} is none of {', '.join(choices)}")
+            raise ValueError(f"{strangers[0]} is not one of {', '.join(choices)}")
         return tuple(name for name in choices if name in found)
     return parse
 
 
 def parts(text):
-    """``train+val`` -> ("train", "val")"""
+    """Parse ``train+val`` to ("train", "val")."""
     found = tuple(text.split("+"))
     if len(set(found)) < len(found) or not set(found) <= {"train", "val", "test"}:
         raise ValueError("expected train, val or test joined by +, as in train+val")
@@ -124,7 +126,7 @@ def parts(text):
 
 
 def place(text):
-    """``coco=/data/coco`` -> ("coco", "/data/coco")"""
+    """Parse ``coco=/data/coco`` to ("coco", "/data/coco")."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise ValueError("expected NAME=PATH, as in coco=/data/coco")
@@ -132,17 +134,18 @@ def place(text):
 
 
 def word_or(word, parse):
-    """``word`` as it is, anything else through ``parse``."""
+    """Return a parser that keeps ``word`` and passes anything else to ``parse``."""
     return lambda text: text if text == word else parse(text)
 
 
 def all_or(parse):
-    """``all`` as it is, anything else through ``parse``."""
+    """Return a parser that keeps ``all`` and passes anything else to ``parse``."""
     return word_or("all", parse)
 
 
 def warmup(text):
-    """Steps, or a share of the run as ``20%``; checked here, resolved when the number of steps is known."""
+    """Parse a number of steps, or a share of the run such as ``20%``, which is resolved once the number of
+    steps is known."""
     try:
         if text.endswith("%"):
             real(0, 100)(text[:-1])
@@ -154,7 +157,7 @@ def warmup(text):
 
 
 def number_or_share(text):
-    """``0.06`` -> 0.06, ``95%`` as it is; a number of at least 0, a share of at most 100%."""
+    """Parse ``0.06`` to 0.06 and keep ``95%``; a number is at least 0, a share at most 100%."""
     try:
         if not text.endswith("%"):
             return real(0)(text)
@@ -165,17 +168,17 @@ def number_or_share(text):
 
 
 def none_or(parse):
-    """``none`` -> None; anything else through ``parse``."""
+    """Return a parser: ``none`` -> None; anything else goes to ``parse``."""
     return lambda text: None if text == "none" else parse(text)
 
 
 def auto_or(parse):
-    """``auto`` as it is, anything else through ``parse``."""
+    """Return a parser that keeps ``auto`` and passes anything else to ``parse``."""
     return word_or("auto", parse)
 
 
 def one_or_several(parse):
-    """``7`` -> what ``parse`` makes of it; ``1,2`` -> a tuple of such values."""
+    """Return a parser: ``7`` -> the value of ``parse``; ``1,2`` -> a tuple of such values."""
     def several(text):
         if "," not in text:
             return parse(text)
@@ -190,14 +193,14 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def interval(text):
-    """``"500"`` -> (500, None) steps, ``"10m"`` -> (None, 600.0) seconds."""
+    """Parse ``"500"`` to (500, None), in steps, and ``"10m"`` to (None, 600.0), in seconds."""
     if text[-1:] in UNITS:
         return None, real(above=0)(text[:-1]) * UNITS[text[-1]]
     return whole(1)(text), None
 
 
 def rhythm(text):
-    """A text that ``interval`` understands, itself."""
+    """Check that ``interval`` understands a text, and return it unchanged."""
     try:
         interval(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""YAML files that a flag names, ours or custom ones: where they lie, and what may stand in them. Knows no flag."""
+"""Find and read the YAML files that flags name, ours or custom ones. Knows no flag."""
 
 import os
 import re
@@ -8,19 +8,19 @@ from src.cli.texts import hint_before, nearest_or_all, plain_texts
 from src.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
-KINDS = {str: "is to be a text", dict: "is to be a mapping", list: "is to be a list",
-         (list, str): "is to be a list, true or false"}
-MOST_LETTERS = 60  # of a label
-LABEL = re.compile(rf"[A-Za-z0-9][\w.+=-]{{0,{MOST_LETTERS - 1}}}", re.ASCII)  # part of a folder's name
+KINDS = {str: "must be a text", dict: "must be a mapping", list: "must be a list",
+         (list, str): "must be a list, true or false"}
+MOST_LETTERS = 60  # in a label
+LABEL = re.compile(rf"[A-Za-z0-9][\w.+=-]{{0,{MOST_LETTERS - 1}}}", re.ASCII)  # part of a folder name
 
 
 def names_in(folder):
-    """Names of the files that come with the framework."""
+    """Return the names of the files that come with the framework."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def path_of(where, name, folder):
-    """A name of ours, which is a file in ``folder``, or a path: what ends as a YAML file does."""
+    """Return the path of one of our names, a file in ``folder``, or the name itself if it ends like a YAML file."""
     if name.endswith(SUFFIXES):
         return Path(name)
     names = names_in(folder)
@@ -30,10 +30,10 @@ def path_of(where, name, folder):
 
 
 def read_mapping(where, path, expected):
-    """The content of a file. ``expected``: the keys of a mapping, as a message names them."""
+    """Return the content of a file. ``expected``: the keys of its mapping, for messages."""
     if not os.path.isfile(path):
         raise UserError(f"{where}: no such file")
-    from clip.files.plain_yaml import read_yaml  # a command line without a file reads no YAML
+    from clip.files.plain_yaml import read_yaml  # imported only when a file is read
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ def read_mapping(where, path, expected):
 
 
 def require_parts(where, content, parts, kinds=KINDS):
-    """Refuse what is none of ``parts``, {key: type}, or of another type. ``kinds``: {type: the words for it}."""
+    """Refuse a key outside ``parts``, {key: type}, or a value of another type. ``kinds``: {type: its description}."""
     for key, value in content.items():
         if key not in parts:
             raise UserError(f"{where}: unknown key {key}; {nearest_or_all(key, parts)}")
@@ -53,7 +53,7 @@ def require_parts(where, content, parts, kinds=KINDS):
 
 
 def value_texts(where, value):
-    """The texts of a value: one, or those of a list."""
+    """Return the texts of a value: a single one, or those of a list."""
     texts = plain_texts(value)
     if texts is None:
         raise UserError(f"{where}: expected a value, as on the command line, or a list of values")

@@ -1,4 +1,4 @@
-"""DATASETS: every dataset that a flag can name. The table imports nothing; ``open_task`` opens one."""
+"""List every dataset that a flag can name, in DATASETS. The table imports nothing; ``open_task`` opens one."""
 
 import difflib
 import os
@@ -65,10 +65,10 @@ DATASETS = {
     "toy-pairs-dull": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
     "toy-pairs-night": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
 }
-# The user's own data: behind the colon is a path.
+# Custom data: a path follows the colon.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),
             "pairs": Entry("src.datasets.captions:open_pairs", pairs=True)}
-# Data that code gives: a Task of Python, by its name, and a function in a file.
+# Data from code: a Task made in Python, by its name, and a function in a file.
 GIVEN, GIVEN_ENTRY = "task", Entry("src.datasets.from_code:open_given")
 FUNCTION, FUNCTION_ENTRY = re.compile(r".+\.py:([^\W\d]\w*)"), Entry("src.datasets.from_code:open_function")
 
@@ -79,8 +79,11 @@ STEPS = re.compile(r"(\d{1,18})\+(\d{1,18})", re.ASCII)  # base classes and incr
 
 
 def class_split(name):
-    """``CIFAR100-3of10`` -> ("CIFAR100", 3, 10), a third tenth of the classes; ``TinyImageNet-2of100+20`` ->
-    ("TinyImageNet", 2, (100, 20)), the first 20 after 100; any other name -> (name, None, None)."""
+    """Parse a class split: ``CIFAR100-3of10`` -> ("CIFAR100", 3, 10), a third tenth of the classes.
+
+    ``TinyImageNet-2of100+20`` -> ("TinyImageNet", 2, (100, 20)), the first 20 after 100. Any other name ->
+    (name, None, None).
+    """
     match = CLASS_SPLIT.fullmatch(name)
     if not match or match["base"] not in DATASETS:
         return name, None, None
@@ -89,9 +92,11 @@ def class_split(name):
 
 
 def expand(names):
-    """Names as a flag lists them -> with ``CIFAR100/10`` written out as its ten class splits, CIFAR100-1of10 and so on,
-    and ``TinyImageNet/100+20`` as 100 base classes and steps of 20. Raises ValueError for a number that cannot be, and
-    for names that come twice."""
+    """Expand ``CIFAR100/10`` in a list of names to its ten class splits, CIFAR100-1of10 and so on.
+
+    ``TinyImageNet/100+20`` means 100 base classes and steps of 20. Raises ValueError for an impossible number
+    and for repeated names.
+    """
     expanded = []
     for name in names:
         base, slash, parts = name.partition("/")
@@ -105,7 +110,7 @@ def expand(names):
             raise ValueError(f"{name}: expected a number of class splits, two or more, as in CIFAR100/10, or base "
                              "classes and a step, as in CIFAR100/50+10")
         else:
-            most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry refuses one split too many
+            most = 1 + (DATASETS[base].classes or 0 if base in DATASETS else 0)  # find_entry rejects the one beyond
             expanded += [f"{base}-{part}of{int(parts)}" for part in range(1, min(int(parts), most) + 1)]
     if twice := {name for name in expanded if expanded.count(name) > 1}:
         raise ValueError(f"names {', '.join(sorted(twice))} twice")
@@ -116,7 +121,8 @@ PHASE = re.compile(r"(?P<base>.+)_phase(?P<phase>\d{1,9})")
 
 
 def phase_of(name):
-    """``flickr30k_phase2`` -> ("flickr30k", 2), the second part of image-text pairs; any other name -> (name, None)."""
+    """Parse ``flickr30k_phase2`` to ("flickr30k", 2), the second part of image-text pairs; any other name ->
+    (name, None)."""
     match = PHASE.fullmatch(name)
     if not match or not (match["base"].startswith("pairs:") or getattr(DATASETS.get(match["base"]), "pairs", False)):
         return name, None
@@ -124,12 +130,12 @@ def phase_of(name):
 
 
 def is_pairs(name):
-    """Whether a name is of images with captions."""
+    """Return whether a name stands for images with captions."""
     return find_entry(name).pairs
 
 
 def known_pairs(name):
-    """Whether a name is of image-text pairs; an unknown one is not."""
+    """Return whether a name stands for image-text pairs; False for an unknown name."""
     try:
         return is_pairs(name)
     except UserError:
@@ -137,12 +143,11 @@ def known_pairs(name):
 
 
 def find_entry(name):
-    """The Entry of a name. Raises UserError with near matches, without opening anything."""
+    """Return the Entry of a name, without opening anything. Raises UserError with near matches."""
     name, _ = phase_of(name)
     whole, part, parts = class_split(name)
     if part is not None and not 1 <= part <= split_count(DATASETS[whole].classes or 0, parts):
-        raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes; there is no such split of "
-                        "them")
+        raise UserError(f"{name}: {whole} has {DATASETS[whole].classes or 'no'} classes and no such split")
     name = whole
     prefix, colon, _ = name.partition(":")
     if colon and prefix in PREFIXES:
@@ -159,16 +164,16 @@ def find_entry(name):
 
 
 def comes_from_code(name):
-    """Whether a name is of data that code gives: ``task:NAME`` of Python, or ``my.py:open_mine``."""
+    """Return whether a name stands for data from code: ``task:NAME`` of Python, or ``my.py:open_mine``."""
     prefix, colon, _ = name.partition(":")
     return bool(colon) and prefix not in PREFIXES and (prefix == GIVEN or bool(FUNCTION.fullmatch(name)))
 
 
 def open_task(name, root, class_seed=42, **options):
-    """Open a dataset under ``root`` (``--data-location``), downloading it where it can be. -> Task.
+    """Open a dataset under ``root`` (``--data-location``), downloading it if possible. -> Task
 
-    ``class_seed`` shuffles the classes before they are split (``CIFAR100-3of10``). ``options``: places of a caption
-    dataset's files (``images``, ``annotations``).
+    ``class_seed`` shuffles the classes before they are split (``CIFAR100-3of10``). ``options``: locations of a
+    caption dataset's files (``images``, ``annotations``).
     """
     whole, part, parts = class_split(name)
     task = find_entry(name).open(whole, root, **options)
@@ -179,8 +184,8 @@ def open_task(name, root, class_seed=42, **options):
 
 
 def stem(name):
-    """What files of a dataset are called: the name itself, the stem of a path of the user's, or the name of a Task or
-    of a function."""
+    """Return the name of a dataset in file names: the name itself, the stem of a custom path, or the name of a
+    Task or function."""
     base, phase = phase_of(name)
     if phase is not None:
         return f"{stem(base)}_phase{phase}"
@@ -192,12 +197,13 @@ def stem(name):
     resolved = own_path(name).absolute()
     found = os.path.normpath(resolved).rsplit(os.sep, 1)[-1] if prefix == "folder" else resolved.stem
     if not path or not found.strip("."):
-        raise UserError(f"{name}: has no name to call its files by; give {prefix}:PATH")
+        raise UserError(f"{name}: has no name to use for its files; give {prefix}:PATH")
     return found
 
 
 def list_datasets(root):
-    """Rows (name, classes, train, test, how it comes, whether it is there) of the whole table; opens nothing."""
+    """Return rows (name, classes, train, test, how to get it, whether it is there) of the whole table, without
+    opening anything."""
     rows = []
     for name, entry in DATASETS.items():
         here = "embedded" if not entry.folder else "yes" if (Path(root) / entry.folder).exists() else "no"

@@ -1,4 +1,4 @@
-"""Files of captions in the formats that COCO and Flickr30K come in -> which image has which captions, and its split.
+"""Read caption files in the formats of COCO and Flickr30K: which image has which captions, and its split.
 
 Karpathy's json, the official json of COCO, a list of images with captions in json, lines of json, Flickr's token file
 (``1.jpg#0<tab>caption``), a table with any separator, and Google's table of captions and addresses.
@@ -28,14 +28,17 @@ from src.machine.files import parse_json
 
 TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 ADDRESS = re.compile(r"[^\t]+\thttps?://\S+\s*")
-SAMPLE = 50  # images that are looked for to find out what their names are relative to
+SAMPLE = 50  # images looked up to find the folder that names are relative to
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """An image with its captions: the split or None where the file does not say, its file as it is listed, and where
-    in the annotations it stands. A row that lacks its image or its caption has None there; ``alone`` are captions of
-    a format that names no files."""
+    """Hold an image with its captions.
+
+    It has the split (None if the file does not state it), its file as listed, and its position in the
+    annotations. A row without image or caption has None there; ``alone`` marks captions of a format that names
+    no files.
+    """
 
     part: str | None
     file: str | None
@@ -44,13 +47,15 @@ class Captioned:
     alone: bool = False
 
     def at(self, file):
-        """The same with its file spelled as ``file``."""
+        """Return the same with its file spelled as ``file``."""
         return replace(self, file=file)
 
 
 def read_captions(name, path, wanted):
-    """A file of captions in any of the formats -> [Captioned], one for each entry or row. ``wanted``: what to give
-    instead, for a file that is not there."""
+    """Read a caption file of any format. -> [Captioned], one for each entry or row
+
+    ``wanted``: what to give instead, if the file is missing.
+    """
     text = read_text(name, path, wanted)
     if is_json(path, text):
         return _json_captions(name, path, parse_records(name, path, text))
@@ -65,7 +70,7 @@ def read_captions(name, path, wanted):
 
 
 def _matches(name, path, text, pattern, form):
-    """(place, match) of each line that holds something; UserError for one of another form."""
+    """Return (place, match) of each nonempty line; raises UserError for a line of another form."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         if line.strip():
@@ -87,7 +92,7 @@ def _json_captions(name, path, content):
     if isinstance(content, dict) and len(content) == 1 and not is_by_parts(content):  # {"data": [...]}
         content, = content.values()
     if not isinstance(content, list) and not is_by_parts(content):
-        raise UserError(f"{name}: {path} holds no captions: expected Karpathy's json (images with sentences), COCO's "
+        raise UserError(f"{name}: {path} has no captions: expected Karpathy's json (images with sentences), COCO's "
                         "(images and annotations), or a list of objects with image and caption")
     return _of_table(name, path, json_table(name, path, content, image=IMAGE_COLUMNS, caption=CAPTION_COLUMNS))
 
@@ -99,7 +104,7 @@ def _official(name, path, content):
             raise TypeError("two images have the same id")
         for row in content["annotations"]:
             if str(row["image_id"]) not in captions:
-                raise TypeError(f"an annotation is of the image {reprlib.repr(row['image_id'])}, which is not listed")
+                raise TypeError(f"an annotation names the image {reprlib.repr(row['image_id'])}, which is not listed")
             captions[str(row["image_id"])].append(str(row["caption"] or "").strip())
         return [Captioned(None, _string(row["file_name"]), captions[str(row["id"])]) for row in content["images"]]
     except (KeyError, TypeError) as error:
@@ -117,7 +122,7 @@ def _karpathy(name, path, content):
 def _part(row):
     part = part_of(_string(row["split"]))
     if part is None:
-        raise TypeError(f"split {row['split']!r} is none of train, restval, val, test")
+        raise TypeError(f"split {row['split']!r} is not one of train, restval, val, test")
     return part
 
 
@@ -128,7 +133,7 @@ def _with_folder(row):
 
 def _string(value):
     if not isinstance(value, str):
-        raise TypeError(f"{reprlib.repr(value)} is no text")
+        raise TypeError(f"{reprlib.repr(value)} is not a text")
     return value
 
 
@@ -141,12 +146,12 @@ def _misfit(error):
 
 def _of_table(name, path, table):
     cells = [table.of(row, "caption") for row in table.rows]
-    lists = all(_listed(cell) for cell in cells)  # cells such as ["a dog", "a brown dog"]
+    lists = all(_listed(cell) for cell in cells)  # such as ["a dog", "a brown dog"]
     if not lists and all(isinstance(cell, str) and cell[:1] == "[" and cell[-1:] == "]" for cell in cells):
-        print(f"note: {name}: the captions of {path} stand in brackets and are no lists of json or Python, so each is "
-              f"one text, such as {reprlib.repr(cells[0])}")
+        print(f"note: {name}: the captions of {path} are in brackets but are not lists in json or Python, so each is "
+              f"read as one text, such as {reprlib.repr(cells[0])}")
     if missing := [cell for cell in cells if isinstance(cell, str) and cell in MISSING]:
-        print(f"note: {name}: {len(missing)} captions of {path} are {missing[0]!r}, which is taken for a text")
+        print(f"note: {name}: {len(missing)} captions of {path} are {missing[0]!r}, which is read as text")
     found, has_split = [], "split" in table.columns
     for row in table.rows:
         image, caption = table.of(row, "image"), table.of(row, "caption")
@@ -164,7 +169,7 @@ def _of_table(name, path, table):
 
 
 def _listed(cell):
-    """The texts of a cell that is a list in json, or as Python writes it; None for any other cell."""
+    """Return the texts of a cell that is a list in json or Python; None for any other cell."""
     if not isinstance(cell, str) or not cell.startswith("["):
         return None
     content = _list_of_json(cell) or _list_of_python(cell)
@@ -179,7 +184,7 @@ def _list_of_json(cell):
 
 
 def _list_of_python(cell):
-    """The list, if Python would write it so: arrays of numpy, ``['a' 'b']``, would be read as one text."""
+    """Return the list if Python would print it so: numpy arrays, ``['a' 'b']``, would be read as one text."""
     try:
         content = ast.literal_eval(cell)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -191,8 +196,8 @@ def _list_of_python(cell):
 
 
 def placed(folder, rows, *subfolders):
-    """The rows with their files relative to ``folder``: as they are listed, by the last part of their path, or that in
-    one of ``subfolders``, whichever finds most of the first images."""
+    """Return the rows with their files relative to ``folder``: as listed, by the last part of the path, or that
+    in one of ``subfolders``, whichever finds most of the first images."""
     ways = [lambda file: file, lambda file: file.rsplit("/", 1)[-1],
             *(lambda file, inside=inside: f"{inside}/{file.rsplit('/', 1)[-1]}" for inside in subfolders)]
     sample = [row.file for row in rows[:SAMPLE] if row.file]
@@ -201,5 +206,5 @@ def placed(folder, rows, *subfolders):
 
 
 def finds(folder, rows):
-    """Whether any of the first images is there."""
+    """Return whether any of the first images exists."""
     return any(os.path.isfile(folder / row.file) for row in rows[:SAMPLE] if row.file)

@@ -1,4 +1,4 @@
-"""Decoded, resized evaluation images on disk, so that the second evaluation of a dataset decodes nothing."""
+"""Cache decoded, resized evaluation images on disk, so that a second evaluation of a dataset decodes nothing."""
 
 import hashlib
 import os
@@ -11,14 +11,14 @@ from src.errors import UserError
 
 FOLDER = "cache"  # under --data-location
 FILL_BATCH = 256
-RULES = "pixels 2"  # of src/datasets/images.py; another name whenever a file becomes other pixels than before
+RULES = "pixels 2"  # of src/datasets/images.py; changes whenever files decode to other pixels than before
 
 
 def cached_split(split, name, transform, root, workers=0):
-    """``split`` with images that are the transform's uint8 results, memory-mapped from ``<root>/cache``; filled on
-    first use, under its final name only when it is whole.
+    """Return ``split`` with images that are the transform's uint8 results, memory-mapped from ``<root>/cache``.
 
-    The file is keyed by the transform and the listing: another resolution or other files make another one.
+    The file is filled on first use and gets its final name only when complete. It is keyed by the transform and
+    the listing: another resolution or other files make another one.
     """
     listing = "\n".join([transform.name, RULES, *_state(split)]).encode("utf-8", "surrogateescape")
     path = Path(root) / FOLDER / f"{name}-{hashlib.sha256(listing).hexdigest()[:16]}.npy"
@@ -28,7 +28,7 @@ def cached_split(split, name, transform, root, workers=0):
 
 
 def _state(split):
-    """Lines that change when the images do: where each file lies, its size and time."""
+    """Return lines that change when the images do: path, size and time of each file."""
     if split.path is None:
         return split.listing()
     lines = []
@@ -37,7 +37,7 @@ def _state(split):
         try:
             found = os.stat(path)
             lines.append(f"{path} {found.st_size} {found.st_mtime_ns}")
-        except OSError:  # said with its name when it is decoded
+        except OSError:  # reported with its name when it is decoded
             lines.append(path)
     return lines
 
@@ -73,5 +73,5 @@ def _mapped(path, split):
 
 
 def as_it_is(image, seed=None):
-    """The transform of images that are ready."""
+    """Transform images that are ready: change nothing."""
     return image

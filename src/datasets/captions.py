@@ -1,7 +1,7 @@
-"""Images with captions: coco, flickr30k, conceptual_captions and the user's own ``pairs:FILE``.
+"""Open images with captions: coco, flickr30k, conceptual_captions and custom ``pairs:FILE``.
 
-Their captions serve as reference sentences, their images as reference images. An image without caption is skipped and
-counted; an image that is listed and not there is an error that names it, or counted.
+Their captions serve as reference sentences, their images as reference images. An image without a caption is skipped and
+counted; an image that is listed but missing is an error that names it, or counted.
 """
 
 import functools
@@ -16,20 +16,23 @@ from src.datasets.places import Places, leave_out
 from src.datasets.rows import SPLITS
 from src.errors import UserError
 
-YEARS = ("2014", "2017")  # of COCO's official annotations, in the order in which they are looked for
-# Below flickr30k/, the file of captions and the folder of images, in the order in which they are looked for.
+YEARS = ("2014", "2017")  # of COCO's official annotations, in search order
+# Below flickr30k/: the file of captions and the folder of images, in search order.
 FLICKR_FILES = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json", "results_20130124.token",
                 "flickr30k/results_20130124.token", "results.csv", "flickr30k_images/results.csv",
                 "flickr_annotations_30k.csv", "captions.txt")
 FLICKR_IMAGES = ("flickr30k-images", "flickr30k_images/flickr30k_images", "flickr30k_images", "images")
-# The tables of CC3M's validation part that gather_cc.py of open_clip makes, and that Google gives.
+# Tables of CC3M's validation part: made by open_clip's gather_cc.py, and published by Google.
 MADE, GIVEN = "Validation_GCC-1.1.0-Validation_output.csv", "Validation_GCC-1.1.0-Validation.tsv"
 WANTED = "pairs:FILE of a csv, tsv, jsonl or json with image and caption"
 
 
 def open_conceptual_captions(name, root):
-    """``title`` and ``filepath`` of CC3M in ``conceptual_captions/`` or beside it, paths relative to the table; or
-    Google's own table, which has sentences only."""
+    """Open CC3M from its table, ``title`` and ``filepath`` with paths relative to it, in
+    ``conceptual_captions/`` or beside it.
+
+    Google's own table has sentences only.
+    """
     path = _conceptual_table(name, Path(root))
     rows = read_captions(name, path, WANTED)
     sentences = [caption for row in rows if row.part in (None, "train") for caption in row.captions if caption]
@@ -37,8 +40,8 @@ def open_conceptual_captions(name, root):
     places = Places(path.parent)
     there = [row for row in listed if places.find(row.file)]
     if len(there) < len(rows):
-        print(f"note: {name}: {len(there)} of {len(rows)} rows of {path} have an image that is there; the captions of "
-              "the others serve as sentences only")
+        print(f"note: {name}: {len(there)} of {len(rows)} rows of {path} have their image; the captions of the others "
+              "serve as sentences only")
     return Task(name, [], [], _by_part(name, path.parent, there, read_image), sentences=sentences, pairs=True)
 
 
@@ -49,7 +52,7 @@ def _conceptual_table(name, root):
         return _first(name, known)
     tables = sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")])
     if len(tables) > 1:
-        raise UserError(f"{name}: {folder} holds {', '.join(table.name for table in tables)} and no {MADE}; leave one "
+        raise UserError(f"{name}: {folder} has {', '.join(table.name for table in tables)} but no {MADE}; keep one "
                         "table there, or name it as pairs:FILE")
     if not tables:
         raise missing(name, folder / MADE, root)
@@ -57,8 +60,11 @@ def _conceptual_table(name, root):
 
 
 def open_pairs(name, root, skip_missing=False):
-    """csv, tsv, jsonl or json with an image and a caption column, or in the format of COCO, Karpathy or Flickr30K;
-    paths relative to the file. ``skip_missing``: leave out rows without their image, however many they are."""
+    """Open csv, tsv, jsonl or json with an image and a caption column, or a file in the format of COCO,
+    Karpathy or Flickr30K.
+
+    Paths are relative to the file. ``skip_missing``: leave out any number of rows without their image.
+    """
     path = own_path(name)
     rows = read_captions(name, path, WANTED)
     rows, noted = _usable(name, path, rows, path.parent, skip_missing)
@@ -71,10 +77,10 @@ def open_pairs(name, root, skip_missing=False):
 
 
 def open_coco(name, root, images=None, annotations=None):
-    """Training from ``annotations/captions_train2014.json`` (or 2017), val and test from Karpathy's
+    """Open COCO: train from ``annotations/captions_train2014.json`` (or 2017), val and test from Karpathy's
     ``dataset_coco.json``, else both from ``captions_val2014.json`` (or 2017).
 
-    ``images`` and ``annotations``: where they lie instead, as ``--image-dir`` and ``--annotations`` say.
+    ``images`` and ``annotations``: other locations, from ``--image-dir`` and ``--annotations``.
     """
     folder = Path(root) / name
     official, own_images = _official_coco(folder, is_chosen=bool(annotations))
@@ -95,7 +101,7 @@ def open_coco(name, root, images=None, annotations=None):
 
 
 def _official_coco(folder, is_chosen=False):
-    """(the official file of captions, the folder of its images), of the first year that is there."""
+    """Return (the official file of captions, the folder of its images) of the first year that is there."""
     files = [folder / "annotations" / f"captions_train{year}.json" for year in YEARS]
     there = [file for file in files if file.is_file()] or files[:1]
     official = there[0] if is_chosen else _first(folder.name, there)
@@ -105,7 +111,7 @@ def _official_coco(folder, is_chosen=False):
 
 
 def _first(name, files):
-    """The first of several files that each could be read, which a note names."""
+    """Return the first of several usable files; a note names the others."""
     if len(files) > 1:
         others = ", ".join(map(str, files[1:]))
         print(f"note: {name}: the captions are read from {files[0]}, not from {others}")
@@ -113,8 +119,11 @@ def _first(name, files):
 
 
 def open_flickr(name, root, images=None, annotations=None):
-    """``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json`` or another file of captions, or where
-    ``--image-dir`` and ``--annotations`` say."""
+    """Open Flickr30K from ``flickr30k-images/`` and Karpathy's ``dataset_flickr30k.json`` or another file of
+    captions.
+
+    ``images`` and ``annotations``: other locations, from ``--image-dir`` and ``--annotations``.
+    """
     folder = Path(root) / name
     known = [folder / file for file in FLICKR_FILES]
     there = [file for file in known if file.is_file()] or known[:1]
@@ -131,7 +140,7 @@ def open_flickr(name, root, images=None, annotations=None):
 
 
 def _elsewhere(name, annotations, images):
-    """Annotations in any format that is known, image names relative to ``images``."""
+    """Read annotations in any known format, with image names relative to ``images``."""
     annotations, images = Path(annotations), Path(images)
     for flag, path, there in (("--annotations", annotations, os.path.isfile(annotations)),
                               ("--image-dir", images, os.path.isdir(images))):
@@ -141,8 +150,10 @@ def _elsewhere(name, annotations, images):
 
 
 def _annotated(name, annotations, images):
-    """The splits that a file of annotations names; of one that names none all is train, and files of the same name for
-    val and test beside it are those."""
+    """Return the splits that a file of annotations names.
+
+    Without any, all rows train, and files of the same name for val and test beside it provide those.
+    """
     rows = _rows_at(name, annotations, images)
     splits = _by_part(name, images, rows, read_image)
     if all(row.part is None for row in rows):
@@ -164,7 +175,8 @@ def _rows_at(name, annotations, images):
 
 
 def _sibling(name, annotations, images, part):
-    """{part: Split} of ``captions_val2017.json`` beside ``captions_train2017.json``; {} without it or its images."""
+    """Return {part: Split} of ``captions_val2017.json`` beside ``captions_train2017.json``; {} without it or
+    its images."""
     file = annotations.with_name(annotations.name.replace("train", part))
     if "train" not in annotations.name or not file.is_file():
         return {}
@@ -174,12 +186,12 @@ def _sibling(name, annotations, images, part):
         if finds(folder, found):
             print(f"{name}: its {part} split is {file}, images in {folder}")
             return {part: _caption_split(name, folder, found, read_image)}
-    print(f"note: {name}: {file} is there and its images are not; it is not used")
+    print(f"note: {name}: {file} is there but its images are not; it is not used")
     return {}
 
 
 def _ending(path):
-    """``captions_train2017.json`` -> ``"train2017"``, what the folder of its images is called."""
+    """Return the name of the image folder: ``captions_train2017.json`` -> ``"train2017"``."""
     return path.stem.rpartition("_")[2]
 
 
@@ -192,8 +204,8 @@ def _caption_task(name, splits):
 
 
 def _usable(name, path, rows, folder=None, skip=False):
-    """(rows with an image and a caption, the printed sentence about the others). With a ``folder`` the images must be
-    there."""
+    """Return (rows with an image and a caption, the printed sentence about the others). With a ``folder`` the
+    images must exist."""
     places, kept, faults = folder and Places(folder), [], []
     for row in rows:
         file = places.find(row.file) if places and row.file else row.file
@@ -212,7 +224,7 @@ def _usable(name, path, rows, folder=None, skip=False):
 
 
 def _by_part(name, folder, rows, read):
-    """[Captioned] -> {part: Split}, train where the file does not say."""
+    """Group [Captioned] as {part: Split}; train if the file does not state the part."""
     parts = {}
     for row in rows:
         parts.setdefault(row.part or "train", []).append(row)
@@ -222,7 +234,7 @@ def _by_part(name, folder, rows, read):
 
 
 def _caption_split(name, folder, rows, read):
-    """Rows of one part -> a Split of each image once, with all its captions."""
+    """Return the rows of one part as a Split of each image once, with all its captions."""
     captions = {}
     for row in rows:
         captions.setdefault(row.file, []).extend(filter(None, row.captions))
@@ -236,12 +248,12 @@ def _caption_split(name, folder, rows, read):
 def _present_image(name, folder, files, read, index):
     path = folder / files[index]
     if not os.path.isfile(path):
-        raise UserError(f"{name}: {path} is listed and not there")
+        raise UserError(f"{name}: {path} is listed but missing")
     return read(path)
 
 
 def _leaks(name, rows):
-    """A sentence about images that stand in several splits."""
+    """Yield a sentence about images that are in several splits."""
     parts = {}
     for row in rows:
         parts.setdefault(row.file, set()).add(row.part or "train")

@@ -1,5 +1,5 @@
-"""What can be wrong with a dataset: faults of structure, which stop a run, findings that only the user can judge, and
-all that ``--check-data`` looks for."""
+"""Check datasets: faults of structure, which stop a run; findings, which only the user can judge; and
+everything that ``--check-data`` looks for."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from src.errors import UserError
 from src.machine.files import digest_of
 
 SAMPLE = 200  # images decoded in each split
-SHOWN = 5     # of one kind of fault
-NAMES = 10    # class names that are printed
+SHOWN = 5     # per kind of fault
+NAMES = 10    # class names to print
 NO_WORD = re.compile(  # a number such as 3 or 1.0, an id of WordNet, "class 7", true and false
     r"[\d.,_+-]+|n\d{8}|(?:class|cls|category|cat|label|id)[\s_-]*\d+|true|false|yes|no", re.IGNORECASE)
 LIST = re.compile(r"\[.*\]|\{.*\}|[^|;]+[|;].+", re.DOTALL)  # ['red'], red|green
@@ -26,8 +26,8 @@ COPY = re.compile(r"\s*(\(\d+\)|(-\s*)?\bcopy(\s*\(?\d+\)?)?)$", re.IGNORECASE) 
 
 @dataclass
 class Report:
-    """What ``--check-data`` prints of one dataset: a line of counts, more lines about the user's own data, faults,
-    findings, and what to say where there are neither."""
+    """Hold what ``--check-data`` prints about one dataset: a line of counts, further lines about custom data,
+    faults, findings, and the verdict if there are neither."""
 
     counts: str
     details: list = field(default_factory=list)
@@ -40,13 +40,13 @@ class Report:
         return not self.faults and not self.findings
 
     def lines(self):
-        """The lines to print."""
+        """Return the lines to print."""
         return [self.counts + (f": {self.verdict}" if self.is_clean else ""), *(f"  {text}" for text in self.details),
                 *(f"  fault: {text}" for text in self.faults), *(f"  finding: {text}" for text in self.findings)]
 
 
 def structural_faults(task, splits):
-    """Sentences about labels that no class has and classes that no image has, over the named splits."""
+    """Return sentences about labels without a class and classes without an image, in the named splits."""
     faults, classes = [], len(task.classnames)
     for name in splits:
         labels = set(task.split(name).labels)
@@ -57,19 +57,19 @@ def structural_faults(task, splits):
 
 
 def outside_faults(task, split):
-    """A sentence about the first label that no class has, where there is one."""
+    """Return [a sentence about the first label without a class], or []."""
     classes = len(task.classnames)
     outside = sorted(label for label in set(task.split(split).labels) if not 0 <= label < classes)
     return [f"{task.name}: the {split} split has label {outside[0]}, outside the {classes} classes"] if outside else []
 
 
 def is_own(name):
-    """Whether a name is of the user's own data: ``folder:``, ``csv:``, ``pairs:``, or what code gives."""
+    """Return whether a name stands for custom data: ``folder:``, ``csv:``, ``pairs:``, or data from code."""
     return name.partition(":")[0] in PREFIXES or comes_from_code(name)
 
 
 def findings_of(name, task):
-    """Sentences about what is odd in the user's own data, as far as names and counts tell; no file is read."""
+    """Return sentences about oddities in custom data, judging by names and counts; no file is read."""
     if not is_own(name):
         return []
     if task.pairs:
@@ -81,11 +81,11 @@ def findings_of(name, task):
 def _too_few_classes(task):
     if len(task.classnames) != 1:
         return []
-    return [f"{task.name}: has one class, {task.classnames[0]!r}: there is nothing to tell apart"]
+    return [f"{task.name}: has one class, {task.classnames[0]!r}: there is nothing to classify"]
 
 
 def _no_words(task):
-    """Class names that are numbers, ids, or yes and no: the prompts of them say nothing."""
+    """Find class names that are only numbers, ids, or yes and no: their prompts say nothing."""
     names = task.classnames
     if len(names) < 2 or not all(NO_WORD.fullmatch(name) for name in names):
         return []
@@ -94,7 +94,7 @@ def _no_words(task):
 
 
 def _numbered(task):
-    """Class names that each have a number or an id of their own before the words, as the folders of CUB-200 have."""
+    """Find class names that each begin with a number or an id, as the folders of CUB-200 do."""
     found = [NUMBERED.fullmatch(name) for name in task.classnames]
     if len(found) < 2 or not all(found) or len({match[1] for match in found}) < len(found):
         return []
@@ -103,7 +103,7 @@ def _numbered(task):
 
 
 def _coded(task):
-    """Class names with signs that a program put in for others."""
+    """Find class names with signs replaced by codes."""
     names = [name for name in task.classnames if CODED.search(name)]
     if not names:
         return []
@@ -112,7 +112,7 @@ def _coded(task):
 
 
 def _lists(task):
-    """Class names that are written as lists, of labels that an image has side by side."""
+    """Find class names written as lists, of several labels for one image."""
     lists = [name for name in task.classnames if LIST.fullmatch(name)]
     if not lists:
         return []
@@ -121,7 +121,7 @@ def _lists(task):
 
 
 def _alike_names(task):
-    """Class names that are equal, or that differ by what a reader overlooks."""
+    """Find class names that are equal, or that differ in ways a reader overlooks."""
     alike, found = {}, []
     for label, classname in enumerate(task.classnames):
         alike.setdefault(_as_read(classname), []).append(label)
@@ -129,20 +129,19 @@ def _alike_names(task):
         if len(labels) > 1:
             names = list(dict.fromkeys(task.classnames[label] for label in labels))
             where = ", ".join(filter(None, (_example(task, label) for label in labels[:SHOWN])))
-            how = f"have the same name {names[0]!r}, so that one can never win" if len(names) == 1 else (
+            how = f"have the same name {names[0]!r}, so one of them can never win" if len(names) == 1 else (
                 f"differ by {_difference(names)} only: {', '.join(map(repr, names[:SHOWN]))}")
             found.append(f"{task.name}: {len(labels)} classes {how}" + (f" ({where})" if where else ""))
     return found
 
 
 def _plain(name):
-    """A class name without capitals and spaces."""
+    """Return a class name without case and spaces."""
     return "".join(name.replace("_", " ").casefold().split())
 
 
 def _as_read(name):
-    """A class name without capitals, spaces, marks of copies, hidden characters and forms of letters, such as those of
-    full width."""
+    """Return a class name without case, spaces, copy marks, hidden characters and letter forms such as full width."""
     shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
     return _plain(_without_copy(unicodedata.normalize("NFKC", shown)))
 
@@ -153,21 +152,24 @@ def _without_copy(name):
 
 def _difference(names):
     if len(set(map(_plain, names))) == 1:
-        return "capitals or spaces"
+        return "case or spaces"
     return "the mark of a copy" if any(map(COPY.search, names)) else "hidden characters or forms of letters"
 
 
 def _example(task, label):
-    """The first file of a class; None where images are no files."""
+    """Return the first file of a class; None if images are not files."""
     splits = [task.split(name) for name in task.splits]
     return min((file for split in splits if split.files
                 for file, owner in zip(split.files, split.labels, strict=True) if owner == label), default=None)
 
 
 def check_dataset(name, root):
-    """Check a dataset as it lies there -> Report: counts against the expected, every class with images, a sample of
-    each split decoded; of the user's own data the names, the counts per class and the content of every file too. A
-    reader's own complaint is the only fault where it cannot be opened."""
+    """Check the files of a dataset. -> Report
+
+    It compares counts with the expected ones, requires images for every class, and decodes a sample of each
+    split; for custom data it also checks the names, the counts per class and the content of every file. If the
+    dataset cannot be opened, the reader's error is the only fault.
+    """
     entry = find_entry(name)
     try:
         task = open_task(name, root)
@@ -181,7 +183,7 @@ def check_dataset(name, root):
         if split in splits and len(splits[split]) != expected:
             faults.append(f"{name}: {len(splits[split])} images in the {split} split, not {expected}")
     if task.classnames:
-        # FMOW and IWildCam come without known sizes, and without all classes in the splits for evaluation.
+        # FMOW and IWildCam have no known sizes, and lack some classes in their evaluation splits.
         whole = splits if is_own(name) or entry.sizes else splits.keys() & {"train"}
         faults += structural_faults(task, whole)
         faults += [fault for split in splits for fault in outside_faults(task, split)]
@@ -252,7 +254,7 @@ def _check_contents(report, task, splits):
 
 
 def _owners(splits):
-    """{path: [(split, label), ...]} of all files."""
+    """Return {path: [(split, label), ...]} of all files."""
     owners, seen = {}, set()
     for name, split in splits.items():
         if split.path is None or id(split) in seen:  # val may serve as test too
@@ -264,8 +266,10 @@ def _owners(splits):
 
 
 def _of_one_content(owners, faults):
-    """Lists of the paths that are equal byte by byte, and of single ones with several owners. Only what has the size of
-    another file is read."""
+    """Return lists of paths that are equal byte by byte, and of single ones with several owners.
+
+    Only files that share their size with another are read.
+    """
     sizes = {}
     for path in owners:
         try:

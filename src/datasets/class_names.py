@@ -1,7 +1,7 @@
-"""The class names of ``--class-names``: names joined by commas, or a file in any of the forms that lists of them have.
+"""Read the class names of ``--class-names``: names joined by commas, or a file in any common form.
 
-One name per line, with or without a number or an id of WordNet before it; a csv with a column of names; json, yaml or a
-Python literal of a list, of {number: name}, of {name: number} or of {number: [id, name]}.
+One name per line, with or without a number or a WordNet id before it; a csv with a column of names; json, yaml or a
+Python literal: a list, {number: name}, {name: number} or {number: [id, name]}.
 """
 
 import ast
@@ -28,23 +28,26 @@ AFTER_NUMBER = re.compile(r"(\d+)\s*(?:\s-\s|[\s,:;.)=])\s*(.+)")
 BEFORE_NUMBER = re.compile(r"(.+?)\s*[,:;=\t]\s*(\d+)")
 QUOTED = re.compile(r"""(["'])(.+)\1,?""")
 BULLET = re.compile(r"[-*\u2022]\s+(.+)")
-MARKUP = re.compile(r"[{}]|^[\[\]],?$|^</?\w+>$")  # of a list or a mapping that no reader here knows
+MARKUP = re.compile(r"[{}]|^[\[\]],?$|^</?\w+>$")  # parts of a list or mapping in an unknown syntax
 CODED = re.compile(r'%[0-9a-fA-F]{2}|^=".*"$|&\w+;')  # hot%20dog, ="red", black &amp; white
-FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".yaml", ".yml")  # endings of files, which are no class names
+FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".yaml", ".yml")  # endings of files, not class names
 TABLES, YAML = (".csv", ".tsv"), (".yaml", ".yml")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 NAME_COLUMNS = ("name", "names", *LABEL_COLUMNS)
 NUMBER_COLUMNS = ("id", "index", "number", "label_id", "class_id", "idx", "label")
 HOLDERS = ("id2label", "names", "classes", "class_names", "labels", "categories")  # keys that hold the list
 ASSIGNED = re.compile(r"\w+\s*=\s*(?=[\[{(])")
-OPENS = re.compile(r"""[\[{(]\s*(["']|\d+\s*:)""")  # of what can only be meant as a list or a mapping
+OPENS = re.compile(r"""[\[{(]\s*(["']|\d+\s*:)""")  # beginnings of a list or mapping
 SHOWN = 3
 WANTED = "a file with one class name per line, or names joined by commas, as in cat,dog"
 
 
 def read_class_names(text):
-    """``a.txt`` or ``cat,dog`` -> list of names. A missing ``imagenet_classes.txt`` is written first, from open_clip's
-    names. A note names what is dropped from lines, and names that come twice."""
+    """Read ``a.txt`` or ``cat,dog``. -> list of names
+
+    A missing ``imagenet_classes.txt`` is written first, from open_clip's names. A note names what is dropped
+    from lines, and repeated names.
+    """
     path = Path(text)
     try:
         if not os.path.exists(path) and path.name == NAMES_FILE:
@@ -77,22 +80,22 @@ def _joined(text):
 
 def _of_lines(text, path, lines):
     if comments := [line for line in lines if line.startswith("# ")]:
-        print(f"note: --class-names {text}: {comments[0]!r} and other lines that begin with # are no names")
+        print(f"note: --class-names {text}: {comments[0]!r} and other lines that begin with # are not read as names")
         lines = [line for line in lines if not line.startswith("# ")]
     if not lines:
         raise UserError(f"--class-names {text}: holds no names; one class name per line")
     if odd := next((line for line in lines if MARKUP.search(line)), None):
-        raise UserError(f"--class-names {text}: {odd!r} looks like a part of a list in another language; give one name "
+        raise UserError(f"--class-names {text}: {odd!r} looks like part of a list in an unknown syntax; give one name "
                         "per line")
     ids = [AFTER_ID.fullmatch(line) for line in lines]
     if any(ids):
         if not all(ids):
             bare = lines[ids.index(None)]
-            raise UserError(f"--class-names {text}: {bare!r} has no id of WordNet before a name, as other lines have; "
-                            "give each line one, or none")
+            raise UserError(f"--class-names {text}: {bare!r} lacks the WordNet id that other lines have before the "
+                            "name; give every line one, or none")
         keep_number = not all(match[1] for match in ids)
         names = [((match[1] or "") if keep_number else "") + match[2] for match in ids]
-        return _without_ids(text, [name.strip().replace("_", " ") for name in names], "the id of WordNet")
+        return _without_ids(text, [name.strip().replace("_", " ") for name in names], "the WordNet id")
     separator = next((mark for mark in SEPARATORS if len(lines) == 1 and mark in lines[0]), None)
     if separator:
         names = [name.strip() for name in lines[0].split(separator) if name.strip()]
@@ -109,7 +112,7 @@ def _of_lines(text, path, lines):
 
 
 def _numbered(text, lines):
-    """Names of lines that are counted, before or after the name; None where they are not."""
+    """Return the names of lines numbered before or after the name; None for other lines."""
     for pattern, number, name, where in ((AFTER_NUMBER, 1, 2, "before"), (BEFORE_NUMBER, 2, 1, "after")):
         found = [pattern.fullmatch(line) for line in lines]
         if len(lines) > 1 and all(found) and [int(match[number]) for match in found] in _counts(len(lines)):
@@ -118,8 +121,10 @@ def _numbered(text, lines):
 
 
 def _of_table(text, path, lines):
-    """Names of a csv or tsv with any separator, or of lines with tabs, from the only column or the one that the first
-    line calls name; None for other files."""
+    """Return the names of a csv or tsv with any separator, or of lines with tabs; None for other files.
+
+    They come from the only column, or from the one that the first line calls name.
+    """
     if path.suffix.lower() not in TABLES and not all("\t" in line for line in lines):
         return None
     separator = max(SEPARATORS, key=lambda mark: sum(mark in line for line in lines))
@@ -132,8 +137,8 @@ def _of_table(text, path, lines):
     if column is None and len(header) == 1:
         return None
     if column is None or any(len(row) != len(header) for row in rows) or not rows:
-        raise UserError(f"--class-names {text}: has several columns; call one of them name in the first line, or give "
-                        "one name per line")
+        raise UserError(f"--class-names {text}: has several columns; title one of them name in the first line, or "
+                        "give one name per line")
     number = next((keys.index(name) for name in NUMBER_COLUMNS if name in keys and keys.index(name) != column), None)
     if number is not None and all(re.fullmatch(r"\d{1,18}", row[number].strip()) for row in rows):
         rows.sort(key=lambda row: int(row[number]))
@@ -144,15 +149,16 @@ def _of_table(text, path, lines):
 
 def _as_they_are(text, lines):
     if coded := [line for line in lines if CODED.search(line)]:
-        print(f"note: --class-names {text}: {some(coded, SHOWN)} holds codes of signs, which are part of the name")
+        print(f"note: --class-names {text}: {some(coded, SHOWN)} contains codes for signs, which are kept as part of "
+              "the name")
     if len(lines) > 1 and column_key(lines[0]) in NAME_COLUMNS:
         print(f"note: --class-names {text}: the first line, {lines[0]!r}, is the name of a class; remove it if it is a "
               "heading")
     if len(lines) > 1 and any(WORDNET.search(line) for line in lines):
-        print(f"note: --class-names {text}: holds ids of WordNet, which CLIP does not know as words")
+        print(f"note: --class-names {text}: contains WordNet ids, which are not words to CLIP")
     elif len(lines) > 1 and all(AFTER_NUMBER.fullmatch(line) for line in lines):
-        print(f"note: --class-names {text}: the numbers before the names do not count them, so they are part of the "
-              f"names: {some(lines, SHOWN)}")
+        print(f"note: --class-names {text}: the numbers before the names do not count from 0 or 1, so they are kept "
+              f"as part of the names: {some(lines, SHOWN)}")
     return lines
 
 
@@ -166,7 +172,7 @@ def _without_ids(text, names, what, where="before"):
 
 
 def _literal(text, path, content):
-    """The list or mapping that a file holds in json, or as Python writes it; None where it is a list of lines."""
+    """Return the list or mapping that a file has in json or Python; None for a list of lines."""
     content = ASSIGNED.sub("", content, count=1) if ASSIGNED.match(content) else content
     if content[0] not in "[{(":
         return None
@@ -181,14 +187,14 @@ def _literal(text, path, content):
 
 
 def _of_yaml(text, path):
-    """The list or mapping of a yaml file, such as the ``names:`` of a dataset for detectors."""
+    """Return the list or mapping of a yaml file, such as the ``names:`` of a detection dataset."""
     try:
         found = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=PlainLoader)
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--class-names {text}: cannot be read as yaml ({reason})") from None
     if not isinstance(found, list | dict):
-        raise UserError(f"--class-names {text}: holds no list of names; give - before each, or one per line in a .txt")
+        raise UserError(f"--class-names {text}: has no list of names; put - before each, or one per line in a .txt")
     return found
 
 
@@ -202,10 +208,10 @@ def _parsed(content):
 
 
 def _of_literal(text, found):
-    """Names of a list or a mapping."""
+    """Return the names of a list or a mapping."""
     holder = next((key for key in HOLDERS if isinstance(found, dict) and isinstance(found.get(key), list | dict)), None)
     found = found[holder] if holder else found
-    if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):  # as COCO's categories
+    if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):  # like COCO's categories
         found = _of_objects(text, found)
     entries = _in_order(text, found) if isinstance(found, dict) else found
     names = [_name(text, entry) for entry in entries]
@@ -217,10 +223,10 @@ def _of_literal(text, found):
 
 
 def _of_objects(text, objects):
-    """[{"id": 3, "name": "cat"}, ...] -> {id: name}."""
+    """Convert [{"id": 3, "name": "cat"}, ...] to {id: name}."""
     if not all("name" in entry and type(entry.get("id")) is int for entry in objects):
-        raise UserError(f"--class-names {text}: {reprlib.repr(objects[0])} is no class name; give a list of texts, or "
-                        "of objects with id and name")
+        raise UserError(f"--class-names {text}: {reprlib.repr(objects[0])} is not a class name; give a list of texts, "
+                        "or of objects with id and name")
     mapping = {entry["id"]: entry["name"] for entry in objects}
     if len(mapping) < len(objects):
         raise UserError(f"--class-names {text}: two names have the same id")
@@ -228,7 +234,7 @@ def _of_objects(text, objects):
 
 
 def _in_order(text, mapping):
-    """The names of {number: name} or {name: number} by their numbers; of {id: name} as they stand there."""
+    """Return the names of {number: name} or {name: number} by number; of {id: name} in file order."""
     if all(type(value) is int for value in mapping.values()):
         if len(set(mapping.values())) < len(mapping):
             raise UserError(f"--class-names {text}: two names have the same number; give each its own")
@@ -244,18 +250,18 @@ def _in_order(text, mapping):
 
 
 def _name(text, entry):
-    """A name, or the last of an id and a name, as ``["n01440764", "great_white_shark"]``."""
+    """Return a name, or the name in a pair of id and name such as ``["n01440764", "great_white_shark"]``."""
     if isinstance(entry, list | tuple) and len(entry) == 2 and WORDNET.fullmatch(str(entry[0])):
         entry = str(entry[1]).replace("_", " ")
     if not isinstance(entry, str) or not entry.strip() or HALF.search(entry):
-        raise UserError(f"--class-names {text}: {entry!r} is no class name; give a list of texts")
+        raise UserError(f"--class-names {text}: {entry!r} is not a class name; give a list of texts")
     return entry.strip()
 
 
 def _noted(names):
-    """The names, after a note of what may not be meant."""
+    """Return the names, after notes on what may be unintended."""
     if len(names) == 1:
-        print(f"note: --class-names: {names[0]!r} is the only class, which every image is then")
+        print(f"note: --class-names: {names[0]!r} is the only class, so every image gets it")
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         print(f"note: --class-names: {some(twice, SHOWN)} comes twice; such classes share one prompt")
     return names

@@ -1,4 +1,4 @@
-"""In which order the classes of a dataset arrive where its classes are split, and where they are cut."""
+"""Define the order in which the classes of class splits arrive, and where they are cut."""
 
 import hashlib
 import json
@@ -12,14 +12,17 @@ from src.errors import UserError
 from src.machine.files import read_json, read_lines
 
 ORDERS = ("seed", "zscl", "pilot")
-PUBLISHED = Path(__file__).with_name("class_orders.json")  # of ZSCL and MoE-Adapters: {dataset: class numbers}
+PUBLISHED = Path(__file__).with_name("class_orders.json")  # from ZSCL and MoE-Adapters: {dataset: class numbers}
 PILOT_SEED = 1993
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class ClassOrder(NamedTuple):
-    """``numbers``: the classes as they arrive; ``mark``: what stored lists of their splits are called by; ``lists``:
-    {flag: digest} of the file that they were read from."""
+    """Hold a class order.
+
+    ``numbers``: the classes in order of arrival. ``mark``: its name in stored lists of splits. ``lists``:
+    {flag: digest} of the file that it was read from.
+    """
 
     numbers: list
     mark: str
@@ -27,8 +30,8 @@ class ClassOrder(NamedTuple):
 
 
 def split_count(classes, parts):
-    """How many class splits there are: ``parts``, or those of (base classes, increment); 0 where the classes cannot be
-    split so."""
+    """Return the number of class splits: ``parts``, or those of (base classes, increment); 0 if the classes
+    cannot be split so."""
     if not isinstance(parts, tuple):
         return parts if parts <= classes else 0
     base, step = parts
@@ -36,7 +39,7 @@ def split_count(classes, parts):
 
 
 def class_bounds(classes, part, parts):
-    """(first, after the last) place in the order of the classes of one of their splits."""
+    """Return (first, one past the last) index of one split in the order of the classes."""
     if not isinstance(parts, tuple):
         return classes * (part - 1) // parts, classes * part // parts
     base, step = parts
@@ -44,8 +47,10 @@ def class_bounds(classes, part, parts):
 
 
 def class_order(name, classes, order="seed", seed=42):
-    """The order of the ``classes`` of a dataset by --class-order: "seed" draws it, "zscl" is that of ZSCL and
-    MoE-Adapters, "pilot" that of numpy's seed 1993, all else is a file. Raises UserError for an order of other classes.
+    """Return the order of a dataset's ``classes`` by --class-order.
+
+    "seed" draws it, "zscl" is that of ZSCL and MoE-Adapters, "pilot" that of numpy's seed 1993; anything else
+    is a file. Raises UserError for an order of other classes.
     """
     if order == "seed":
         return ClassOrder(order_of_epoch(classes, seed_of(seed, name, "class order"), 0), str(seed), {})
@@ -55,7 +60,7 @@ def class_order(name, classes, order="seed", seed=42):
     if order == "zscl":
         published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
         if name not in published:
-            raise UserError(f"--class-order zscl: holds no order of {name}; there are {some(published)}")
+            raise UserError(f"--class-order zscl: has no order for {name}; there are {some(published)}")
         return ClassOrder(_checked(published[name], classes, order, name), order, {})
     numbers = _checked(_numbers(order, name), classes, order, name)
     digest = hashlib.sha256(repr(numbers).encode()).hexdigest()
@@ -75,8 +80,8 @@ def _checked(numbers, classes, order, name):
 
 
 def _numbers(path, name):
-    """The class numbers of a file: yaml with ``class_order``, json with a list, with ``class_order`` or with a list for
-    each dataset, or text with numbers between spaces, commas or lines."""
+    """Return the class numbers of a file: yaml with ``class_order``; json with a list, ``class_order`` or a
+    list per dataset; or text with numbers separated by spaces, commas or lines."""
     kind = Path(path).suffix.lower()
     try:
         content = _read(path, kind)
@@ -89,9 +94,9 @@ def _numbers(path, name):
         content = content[key]
     texts = [str(number) for number in content] if isinstance(content, list) else []
     if strangers := [text for text in texts if not NUMBER.fullmatch(text)]:
-        raise UserError(f"--class-order {path}: {strangers[0]!r} is not the number of a class")
+        raise UserError(f"--class-order {path}: {strangers[0]!r} is not a class number")
     if not texts:
-        raise UserError(f"--class-order {path}: holds no list of class numbers")
+        raise UserError(f"--class-order {path}: has no list of class numbers")
     return [int(text) for text in texts]
 
 

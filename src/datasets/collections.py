@@ -1,4 +1,4 @@
-"""Small collections that torchvision downloads, verifies and indexes; here they become Tasks."""
+"""Turn small collections into Tasks; torchvision downloads, verifies and indexes them."""
 
 import shutil
 import tempfile
@@ -50,10 +50,11 @@ NOT_A_CLASS = "BACKGROUND_Google"  # Caltech101's folder of clutter
 
 @dataclass(frozen=True)
 class Collection:
-    """How a dataset of torchvision becomes a Task.
+    """Describe how a dataset of torchvision becomes a Task.
 
-    ``dataset``: the class in ``torchvision.datasets``; ``folder``: what it makes under the root; ``parts``: constructor
-    arguments of each split; ``files``: its attribute of image paths, None where the images are arrays in ``data``.
+    ``dataset``: the class in ``torchvision.datasets``. ``folder``: the folder that it creates under the root.
+    ``parts``: constructor arguments of each split. ``files``: its attribute with image paths, None if the
+    images are arrays in ``data``.
     """
 
     dataset: str
@@ -133,8 +134,11 @@ def _randomly_split(name, root, classnames, prompts, folder, everything):
 
 
 def _fetch(name, root, dataset, folder, parts, downloads=True):
-    """{split: opened torchvision dataset}. What is missing is downloaded beside its place and renamed when it is whole
-    and verified, so that an interrupted download never looks like a dataset."""
+    """Return {split: opened torchvision dataset}.
+
+    A missing dataset is downloaded beside its final place and renamed once complete and verified, so that an
+    interrupted download never looks like a dataset.
+    """
     import torchvision.datasets
     opener = getattr(torchvision.datasets, dataset)
     place = Path(root) / folder
@@ -149,7 +153,7 @@ def _fetch(name, root, dataset, folder, parts, downloads=True):
                     opener(partial, download=True, **arguments)
                 shutil.move(Path(partial) / folder, place)
         return {split: opener(root, **arguments) for split, arguments in parts.items()}
-    except Exception as error:  # scipy, pickle and torchvision each have their own for a damaged file
+    except Exception as error:  # scipy, pickle and torchvision raise different errors for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name}: {place} (--data-location {root}) is missing or damaged and could not be downloaded "
                         f"({reason}); see section {name} of datasets.md") from None

@@ -1,4 +1,4 @@
-"""What every dataset is made of: Entry (a row of the table), Task (opened) and Split."""
+"""Define what every dataset is made of: Entry (a row of the table), Task (opened) and Split."""
 
 import hashlib
 import importlib
@@ -13,12 +13,12 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table of datasets: what can be said without opening anything.
+    """Hold a row of the table of datasets: what is known without opening anything.
 
-    ``target`` is ``"module:function"``; the function takes (name, root) and gives a Task. ``folder`` is what must be
-    under the root (empty: nothing), ``sizes`` the images that each split must have. ``downloads`` tells whether it
-    fetches itself; otherwise datasets.md has the steps. ``pairs``: images with captions, trained on by contrast and
-    scored by retrieval.
+    ``target``: ``"module:function"``, where the function maps (name, root) to a Task. ``folder``: what must be
+    under the root (empty: nothing). ``sizes``: the images that each split must have. ``downloads``: whether it
+    fetches itself; otherwise datasets.md has the steps. ``pairs``: images with captions, trained on by contrast
+    and scored by retrieval.
     """
 
     target: str
@@ -34,16 +34,17 @@ class Entry:
 
 
 def own_path(name: str) -> Path:
-    """``csv:~/table.csv`` -> the Path behind the colon; an unknown ``~name`` stays as it is."""
+    """Return the Path after the colon of ``csv:~/table.csv``; an unknown ``~name`` stays unchanged."""
     return Path(os.path.expanduser(name.partition(":")[2]))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image or a uint8 (3, H, W) tensor.
+    """Hold images and labels of one part of a dataset. ``image(index)`` returns an RGB PIL image or a uint8 (3,
+    H, W) tensor.
 
-    ``files`` are their relative POSIX paths where images are files; ``captions`` lists each image's; ``video`` is set
-    for frames of videos.
+    ``files``: their relative POSIX paths if images are files. ``captions``: the captions of each image.
+    ``video``: set for frames of videos.
     """
 
     image: Callable[[int], Any]
@@ -51,7 +52,7 @@ class Split:
     files: Sequence[str] | None = None
     captions: Sequence[Sequence[str]] | None = None
     video: Any = None
-    path: Callable[[int], Any] | None = None  # where an image lies
+    path: Callable[[int], Any] | None = None  # path of an image
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,7 +64,7 @@ class Split:
                      path=self.path and (lambda position: self.path(indices[position])))
 
     def listing(self) -> Sequence[str]:
-        """Names to tie an index list to: the files, or the labels of what is not in files."""
+        """Return names to tie an index list to: the files, or labels for images that are not files."""
         return self.files or [f"{index} {label}" for index, label in enumerate(self.labels)]
 
 
@@ -73,18 +74,19 @@ def listing_digest(files: Sequence[str]) -> str:
 
 
 def file_split(folder: Path, files: Sequence[str], labels: Sequence[int], read: Callable[[Path], Any]) -> Split:
-    """A Split of image files: ``files`` relative to ``folder``, ``read(path)`` gives an image."""
+    """Return a Split of image files: ``files`` relative to ``folder``, where ``read(path)`` returns an image."""
     return Split(lambda index: read(folder / files[index]), labels, files, path=lambda index: folder / files[index])
 
 
 @dataclass(frozen=True)
 class Task:
-    """An opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains), splits.
+    """Hold an opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains),
+    splits.
 
-    ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` tells that reading
-    an image costs nothing, so that worker processes would only slow it down. A split may be a function that lists it
-    when asked for. ``train_data`` says which part of the training images is used, in words for tables. ``pairs``:
-    images with captions instead of classes.
+    ``sentences``: texts that can serve as reference texts; empty for most datasets. ``in_memory``: reading an
+    image costs nothing, so worker processes would only slow it down. A split may be a function that lists it on
+    demand. ``train_data``: which training images are used, in words for tables. ``pairs``: images with captions
+    instead of classes.
     """
 
     name: str
@@ -95,14 +97,14 @@ class Task:
     in_memory: bool = False
     train_data: str = "all"
     pairs: bool = False
-    parts: tuple = ()  # of several tasks trained as one: these, their classes counted through
-    place: str = ""  # what its stored lists and cache are called by, where other data may have the same name
-    left_out: str = ""  # of a folder of the user's: how many files are not read, by reason
-    findings: tuple = ()  # sentences about what is odd, as far as names and counts tell
-    noted: tuple = ()  # those of the findings that were printed while the data were opened
-    lists: dict = field(default_factory=dict)  # {flag and file: digest} of the lists of others that split it
-    shots: dict = field(default_factory=dict)  # what a shots file says of it, where it has a few images a class
-    drawn_from: Split | None = None  # the training images that these few were drawn from
+    parts: tuple = ()  # the tasks, if several are trained as one; their classes are numbered consecutively
+    place: str = ""  # name of its stored lists and cache, where other data may share its name
+    left_out: str = ""  # for a custom folder: how many files are not read, by reason
+    findings: tuple = ()  # sentences about oddities in names and counts
+    noted: tuple = ()  # findings already printed when the data were opened
+    lists: dict = field(default_factory=dict)  # {flag and file: digest} of external lists that split it
+    shots: dict = field(default_factory=dict)  # its entry in a shots file, if it has a few images per class
+    drawn_from: Split | None = None  # the training images that the shots were drawn from
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
@@ -112,37 +114,37 @@ class Task:
         return split() if callable(split) else split
 
     def train_data_with(self, text: str) -> str:
-        """Return ``train_data`` with one choice of training images more."""
+        """Return ``train_data`` with one more choice of training images."""
         return text if self.train_data == "all" else f"{self.train_data}, {text}"
 
     @property
     def list_digests(self) -> dict:
-        """{flag and file: digest} of the lists of others that split it, or the parts that it joins."""
+        """{flag and file: digest} of external lists that split it, or the parts that it joins."""
         return {flag: digest for part in (self, *self.parts) for flag, digest in part.lists.items()}
 
     @property
     def reference_split(self) -> Split:
-        """Training images, or the test images of a dataset that has no others."""
+        """The training images, or the test images of a dataset without any."""
         return self.split("train" if "train" in self.splits else "test")
 
     def prompts(self, template: str | None = None) -> list[str]:
-        """One prompt a class, by the first template unless another is given."""
+        """Return one prompt per class, from the first template unless another is given."""
         return [fill(template or self.templates[0], name) for name in self.classnames]
 
 
 def fill(template: str, classname: str) -> str:
-    """``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
+    """Fill a template: ``("a photo of a {c}.", "cat")`` -> ``"a photo of a cat."``; ``{a}`` becomes a or an."""
     article = "an" if classname[:1].lower() in "aeiou" else "a"
     return template.replace("{a}", article).replace("{c}", classname)
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
-    """``["a", "b", "c"], 2`` -> ``"a, b and 1 more"``."""
+    """Join names, at most ``most``: ``["a", "b", "c"], 2`` -> ``"a, b and 1 more"``."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def missing(name: str, path: str | Path, root: str | Path) -> UserError:
-    """The error for a dataset that has to be fetched by hand."""
+    """Return the error for a dataset that has to be fetched by hand."""
     return UserError(f"{name} is not at {path} (--data-location {root}) and must be fetched by hand; "
                      f"see section {name} of datasets.md")

@@ -1,7 +1,7 @@
-"""The lists of the CoOp family of papers: one folder of split files splits a whole sequence of datasets.
+"""Read the lists of the CoOp family of papers: one folder of split files splits a whole sequence of datasets.
 
-CoOp's lists are ``split_zhou_<Dataset>.json``, {"train": [[path, label, class name], ...], "val": ..., "test": ...}.
-Aircraft has text lists in its archive, ``images_variant_<part>.txt``. No list exists of any other dataset.
+CoOp's lists are ``split_zhou_<Dataset>.json``, {"train": [[path, label, class name], ...], "val": ..., "test":
+...}. Aircraft has text lists in its archive, ``images_variant_<part>.txt``. Other datasets have no list.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from src.datasets.splits import find_images, images_by_name, refuse_repeated, sp
 from src.errors import UserError
 from src.machine.files import digest_of, read_json, read_lines
 
-WORD = "coop"  # the value of --split-file that means: where they lie under --data-location
+WORD = "coop"  # value of --split-file for the lists under --data-location
 PARTS = ("train", "val", "test")
 LISTS = {"Caltech101": "split_zhou_Caltech101.json", "DTD": "split_zhou_DescribableTextures.json",
          "EuroSAT": "split_zhou_EuroSAT.json", "Flowers": "split_zhou_OxfordFlowers.json",
@@ -24,34 +24,37 @@ LISTS = {"Caltech101": "split_zhou_Caltech101.json", "DTD": "split_zhou_Describa
          "StanfordCars": "split_zhou_StanfordCars.json", "SUN397": "split_zhou_SUN397.json"}
 VARIANTS = "Aircraft"  # the dataset with text lists
 VARIANT_LISTS = {part: f"images_variant_{part}.txt" for part in PARTS}
-OWN_VAL = 0.2  # of each class of train, where no list exists: the share that CoOp's own rule holds out
+OWN_VAL = 0.2  # without a list: the share of each train class that CoOp's rule holds out
 OWN_SPLIT = "own split"
-ARCHIVE = "archive split"  # of a dataset whose lists are those of its archive
-DIKI = "diki"  # the value of --val-fraction that means: where no list exists, as DIKI's code draws
+ARCHIVE = "archive split"  # for a dataset split by the lists in its archive
+DIKI = "diki"  # value of --val-fraction: without a list, draw like DIKI's code
 DIKI_DRAWS, DIKI_SEED = ("CIFAR100", "MNIST"), 42
 DRAWN = "drawn as by DIKI"
 
 
 def folder_of(split_file, root):
-    """The folder that --split-file names, ``root`` for the word coop; None where it is not given, or names a file."""
+    """Return the folder that --split-file names, ``root`` for the word coop; None if it is not given or names a
+    file."""
     if split_file == WORD:
         return root
     return None if split_file is None or is_file(split_file) else split_file
 
 
 def is_file(split_file):
-    """Whether --split-file names the file of one dataset."""
+    """Return whether --split-file names the file of one dataset."""
     return split_file not in (None, WORD) and os.path.isfile(split_file)
 
 
 def has_list(name):
-    """Whether CoOp's line of papers has lists of a dataset."""
+    """Return whether the CoOp papers have lists for a dataset."""
     return name in LISTS or name == VARIANTS
 
 
 def with_lists(task, folder):
-    """Split a dataset as the lists under ``folder`` do, or one folder below it, with their classes and their names. A
-    dataset that has no list stays as it is. Raises UserError for a list that is missing, or that does not fit."""
+    """Split a dataset by the lists in ``folder`` or one folder below it, with their classes and class names.
+
+    A dataset without a list is unchanged. Raises UserError for a missing list, or one that does not fit.
+    """
     if task.name in LISTS:
         path, = find_lists(task.name, folder)
         parts = read_split(path)
@@ -65,8 +68,8 @@ def with_lists(task, folder):
 
 
 def find_lists(name, folder):
-    """The paths of a dataset's lists in ``folder`` or one folder below. Those of Aircraft may be missing, all of them:
-    the dataset itself is split by them."""
+    """Return the paths of a dataset's lists in ``folder`` or one folder below. All of Aircraft's may be
+    missing: the dataset itself is split by them."""
     files = [LISTS[name]] if name in LISTS else list(VARIANT_LISTS.values())
     found = [_find(file, folder) for file in files]
     if name == VARIANTS and not any(found):
@@ -88,7 +91,7 @@ def _find(file, folder):
 
 
 def read_split(path):
-    """A list of CoOp's -> {part: [(image path, label, class name)]}. Raises UserError for anything else."""
+    """Read one of CoOp's lists. -> {part: [(image path, label, class name)]}; raises UserError for anything else"""
     try:
         content = read_json(path)
         parts = {part: [_row(row) for row in content[part]] for part in PARTS}
@@ -109,7 +112,8 @@ def _row(row):
 
 
 def read_variants(task, paths):
-    """Aircraft's text lists, ``1025794 707-320`` a line -> as ``read_split``; labels are the Task's."""
+    """Read Aircraft's text lists, ``1025794 707-320`` per line, in the form of ``read_split``; labels are the
+    Task's."""
     labels = {name: label for label, name in enumerate(task.classnames)}
     parts = {}
     for part, path in zip(PARTS, paths, strict=True):
@@ -149,56 +153,59 @@ def _split_by(task, parts, classnames, paths):
 
 
 def _classnames(parts, what):
-    """The names of the classes by their labels, which count from 0."""
+    """Return the class names by label, counted from 0."""
     names = {}
     for _, label, name in (row for rows in parts.values() for row in rows):
         if names.setdefault(label, name) != name:
             raise UserError(f"{what} calls class {label} {names[label]!r} and {name!r}; restore the list")
     if sorted(names) != list(range(len(names))) or not names:
-        raise UserError(f"{what} has the labels {some(map(str, sorted(names)))}; they are to count from 0 without a "
-                        "gap")
+        raise UserError(f"{what} has the labels {some(map(str, sorted(names)))}; they must count from 0 without a gap")
     return [names[label].replace("_", " ") for label in range(len(names))]
 
 
 def _refuse_other_labels(task, parts, found, classnames, what):
-    """Each class of the list is one of the dataset's, under whatever name and number: a list that mixes two of them
-    was changed."""
+    """Require that each class of the list is one of the dataset's, under any name and number: a list that mixes
+    two was changed."""
     ours, theirs = {}, {}
     for part, split in found.items():
         for file, own, (_, label, _) in zip(split.listing(), split.labels, parts[part], strict=True):
             if ours.setdefault(label, own) != own or theirs.setdefault(own, label) != label:
-                raise UserError(f"{what} calls {file} {classnames[label]!r}, which is an image of "
-                                f"{task.classnames[own]!r} like no other of that class; restore the list")
+                raise UserError(f"{what} calls {file} {classnames[label]!r}, but unlike the rest of that class it is "
+                                f"an image of {task.classnames[own]!r}; restore "
+                                "the list")
 
 
 # -- datasets without a list -----------------------------------------------------------------------------------------
 
 
 def with_own_split(task, root):
-    """Hold out val from the train part of a dataset that has no list, with a note; test is the official one."""
-    print(f"note: {task.name}: no list exists of it, so its split is ours: {100 * OWN_VAL:g} % of each class of train "
-          "become val; not comparable with papers that drew another")
+    """Hold out val from the train part of a dataset without a list, with a note; test is the official one."""
+    print(f"note: {task.name}: no list exists for it, so the split is our own: {100 * OWN_VAL:g} % of each class of "
+          "train become val; not comparable with papers that drew another")
     return replace(with_validation(task, OWN_VAL, root), train_data=f"{OWN_SPLIT}, val {OWN_VAL:g}")
 
 
 def with_diki_split(task, labels):
-    """Train and val of a dataset as DIKI's code draws them (Tang et al., 2024): train by one draw and val by the next,
-    so that most of val trains too; a note counts it. ``labels``: {dataset: labels of its train part} of all datasets of
-    the sequence that it draws, in order, since each draw moves the ones after it: the Task names them and has a digest
-    of its draw."""
+    """Split train and val of a dataset as DIKI's code does (Tang et al., 2024), with separate draws for train
+    and val, so that most of val trains too; a note counts it.
+
+    ``labels``: {dataset: labels of its train part} of all datasets of the sequence that DIKI draws, in order.
+    Each draw shifts the ones after it, so the Task names the datasets and has a digest of its draw.
+    """
     train, val = drawn_like_diki(labels)[task.name]
     split, draw = task.split("train"), f"{DRAWN} over {'+'.join(labels)}"
     digest = hashlib.sha256(json.dumps([train, val]).encode()).hexdigest()
     both = len(set(train) & set(val))
-    print(f"note: {task.name}: no list exists of it, so its split is ours, drawn as DIKI's code does: {both} of its "
-          f"{len(val)} val images are training images too")
+    print(f"note: {task.name}: no list exists for it, so the split is our own, drawn as DIKI's code does: {both} of "
+          f"its {len(val)} val images are training images too")
     return replace(task, splits={**task.splits, "train": split.subset(train), "val": split.subset(val)},
                    train_data=f"{OWN_SPLIT}, {draw}",
                    lists=task.lists | {f"--val-fraction {DIKI} ({task.name})": digest})
 
 
 def own_draw(train_data):
-    """What draws an own split, as ``train_data`` of its Task names it: "" for CoOp's rule, None for another split."""
+    """Return how an own split is drawn, from its Task's ``train_data``: "" for CoOp's rule, None for any other
+    split."""
     parts = train_data.split(", ")
     if OWN_SPLIT not in parts:
         return None
@@ -206,8 +213,11 @@ def own_draw(train_data):
 
 
 def drawn_like_diki(labels):
-    """{dataset: (train indices, val indices)} by Python's generator: the first pass over the datasets gives train, the
-    second val; in each the classes, in the order in which they appear, are shuffled and a fifth of each is val."""
+    """Return {dataset: (train indices, val indices)}, drawn with Python's generator.
+
+    A first pass over the datasets draws train, a second val. In each, the classes are shuffled in order of
+    appearance and a fifth of each is val.
+    """
     generator = random.Random(DIKI_SEED)
     passes = [{name: _shuffled_halves(found, generator) for name, found in labels.items()} for _ in ("train", "val")]
     return {name: (passes[0][name][0], passes[1][name][1]) for name in labels}

@@ -1,4 +1,4 @@
-"""CUB-200-2011: birds, split by the lists of the archive."""
+"""Open CUB-200-2011: birds, split by the lists of the archive."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,8 +15,11 @@ CLASSES = 200
 
 
 def open_cub(name, root):
-    """``images.txt``, ``image_class_labels.txt``, ``train_test_split.txt`` and ``classes.txt`` beside ``images/``; or
-    ``train/`` and ``test/`` with class folders, as PILOT splits it. Raises UserError for lists that do not agree."""
+    """Open the archive's ``images.txt``, ``image_class_labels.txt``, ``train_test_split.txt`` and
+    ``classes.txt`` beside ``images/``, or ``train/`` and ``test/`` with class folders, PILOT's split.
+
+    Raises UserError for lists that do not agree.
+    """
     folder = Path(root) / FOLDER
     if not folder.is_dir():
         raise missing(name, folder, root)
@@ -29,7 +32,7 @@ def open_cub(name, root):
     if len(classes) != CLASSES:
         raise _disagree(name, folder, f"classes.txt has {len(classes)} classes, where {CLASSES} are expected")
     if repeated := [file for file, count in Counter(files.values()).items() if count > 1]:
-        raise _disagree(name, folder, f"{repeated[0]} stands twice in images.txt")
+        raise _disagree(name, folder, f"{repeated[0]} is twice in images.txt")
     if not files.keys() == labels.keys() == trains.keys():
         raise _disagree(name, folder, "they number other images")
     places = {number: label for label, number in enumerate(classes)}
@@ -44,13 +47,13 @@ def open_cub(name, root):
 
 
 def _called(folder):
-    """``001.Black_footed_Albatross`` -> ``Black footed Albatross``."""
+    """Return the class name of a folder: ``001.Black_footed_Albatross`` -> ``Black footed Albatross``."""
     return (folder.partition(".")[2] or folder).replace("_", " ")
 
 
 def _rows(name, path):
-    """{number: the rest} of lines such as ``1 001.Black_footed_Albatross``. Raises UserError for a number that stands
-    twice."""
+    """Return {number: the rest} of lines such as ``1 001.Black_footed_Albatross``. Raises UserError for a
+    repeated number."""
     try:
         rows = [line.partition(" ")[::2] for line in read_lines(path)]
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The user's own images: a folder of class folders, ``folder:PATH``."""
+"""Open custom images: a folder of class folders, ``folder:PATH``."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "v
          "testing": "test", "tst": "test"}
 ADDED = re.compile(r"(set|data|dataset|images|imgs|split|part)$")  # as in "train_set", "TestImages"
 NAMES_FILE, TEMPLATES_FILE = "classnames.txt", "templates.txt"
-# Files that are likely meant as one of these, by their letters: ``Class_Names.txt`` too.
+# Files probably meant as one of these, judging by their letters: also ``Class_Names.txt``.
 MEANT = {"classnamestxt": NAMES_FILE, "classnametxt": NAMES_FILE, "classestxt": NAMES_FILE, "labelstxt": NAMES_FILE,
          "labelnamestxt": NAMES_FILE, "namestxt": NAMES_FILE, "templatestxt": TEMPLATES_FILE,
          "templatetxt": TEMPLATES_FILE, "promptstxt": TEMPLATES_FILE}
@@ -31,11 +31,13 @@ LAYOUT = "PATH/<class>/ or PATH/train/<class>/ and PATH/test/<class>/ is expecte
 
 
 def open_folder(name, root):
-    """Read PATH that holds class folders, or train/ and test/ (and val/) that hold them, in any capitals and by their
-    usual synonyms. Without a test split val serves as test too; without either, 20 % of each class, drawn with a fixed
-    seed from the sorted listing, are held out, and the lists are stored. Class names are the folders' names, or the
-    lines of ``classnames.txt``; ``templates.txt`` may hold prompts. Raises UserError for a layout that can be read in
-    two ways."""
+    """Read PATH with class folders, or with train/ and test/ (and val/) that hold them, in any case and by
+    common synonyms.
+
+    Without a test split val serves as test too. Without either, 20 % of each class, drawn with a fixed seed
+    from the sorted listing, are held out, and the lists are stored. Class names are the folders' names, or the
+    lines of ``classnames.txt``; ``templates.txt`` may hold prompts. Raises UserError for an ambiguous layout.
+    """
     path = own_path(name)
     if not os.path.isdir(path):
         what = f"{path} is a file, not a folder" if os.path.isfile(path) else f"no such folder: {path}"
@@ -68,17 +70,19 @@ def open_folder(name, root):
 
 
 def place_of(path):
-    """Return a name that no other folder or table of the same name has."""
+    """Return a name that no other folder or table of the same name gets."""
     return f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
 def stored_halves(name, path, root, everything):
-    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it. A single
-    image of a class is to train on; where no class has two there is no test part."""
+    """Return a seeded, class-balanced train and test part of data without a test part; store and announce it.
+
+    A class with a single image trains on it; if no class has two there is no test part.
+    """
     lists = stored_lists(root, place_of(path), everything.files, lambda: dict(zip(
         ("train", "test"), balanced_halves(everything.labels, TRAIN_SHARE, RANDOM_SEED), strict=True)), RANDOM_SEED)
     if not lists["test"]:
-        print(f"{name}: no test split, and no class has two images, so none is held out")
+        print(f"{name}: no test split, and no class has two images, so nothing is held out")
         return {"train": everything}
     sizes = Counter(everything.labels).values()
     alone = sum(size == 1 for size in sizes)
@@ -92,13 +96,14 @@ def stored_halves(name, path, root, everything):
 
 
 def part_of(folder):
-    """``"Training"``, ``"train_set"`` -> ``"train"``, and so on; None for a folder of another name."""
+    """Return the part that a folder name stands for: ``"Training"``, ``"train_set"`` -> ``"train"``; None for
+    other names."""
     letters = re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKC", folder).casefold())
     return PARTS.get(letters) or PARTS.get(ADDED.sub("", letters))
 
 
 def _parts(name, path, listing):
-    """{part: folder below PATH}; the folder is "" where PATH holds the classes itself."""
+    """Return {part: folder below PATH}; the folder is "" if PATH holds the classes itself."""
     top = _children(listing.folders, "")
     named = {}
     for folder in top:
@@ -114,22 +119,23 @@ def _parts(name, path, listing):
         first = named.get("train", next(iter(named.values())))[0]
         hint = f"did you mean folder:{path / first}? " if _children(listing.folders, first) else ""
         raise UserError(
-            f"{name}: {first} is the name of a part, but it lies beside {some(strangers)}; {hint}If {first} is a "
-            f"class, rename its folder and put its name into {NAMES_FILE}; else move {some(strangers)} away")
+            f"{name}: {first} is the name of a split, but it lies beside {some(strangers)}; {hint}If {first} is a "
+            f"class, rename its folder and put its name into {NAMES_FILE}; else move "
+            f"{some(strangers)} away")
     if "train" not in named:
         raise UserError(f"{name}: has {', '.join(folders[0] for folders in named.values())} but no train folder")
     return {part: named[part][0] for part in SPLITS if part in named}
 
 
 def _children(paths, base):
-    """Names directly below ``base`` of relative POSIX paths of folders, sorted."""
+    """Return the names directly below ``base`` in relative POSIX folder paths, sorted."""
     depth = base.count("/") + 1 if base else 0
     inside = f"{base}/" if base else ""
     return sorted(path.rsplit("/", 1)[-1] for path in paths if path.startswith(inside) and path.count("/") == depth)
 
 
 def _filled(listing, base):
-    """{folder below ``base``: its images relative to itself}, for the folders that hold any."""
+    """Return {folder below ``base``: its images, relative to it}, for the folders that hold any."""
     inside = f"{base}/" if base else ""
     found = {}
     for file in listing.files:
@@ -151,12 +157,12 @@ def _require_classes(name, path, listing, base, folders):
 
 
 def _reject_deeper(name, path, base, filled):
-    """Refuse classes that hold parts or classes themselves: one level too many, or parts inside of classes."""
+    """Refuse classes that hold splits or classes themselves: one level too many, or splits inside of classes."""
     inner = {folder: _first_levels(files) for folder, files in filled.items()}
     for folder, names in inner.items():
         if parts := sorted(child for child in names if part_of(child)):
             nested = any(file.count("/") > 1 for file in filled[folder] if file.startswith(f"{parts[0]}/"))
-            hint = _meant(path, base, folder) if nested else f"parts lie inside of classes; {LAYOUT}"
+            hint = _meant(path, base, folder) if nested else f"splits are inside of classes; {LAYOUT}"
             raise UserError(f"{name}: {_joined(base, folder)} holds {some(parts)}: {hint}")
     bare = [folder for folder, files in filled.items() if all("/" in file for file in files)]
     if len(filled) == 1 and bare:
@@ -167,7 +173,7 @@ def _reject_deeper(name, path, base, filled):
 
 
 def _down_to_the_classes(folder, files):
-    """(the lowest folder that leads to all ``files``, its folders), where ``files`` are relative to ``folder``."""
+    """Return (the lowest folder that leads to all ``files``, its folders); ``files`` are relative to ``folder``."""
     names = sorted(_first_levels(files))
     inside = [file.partition("/")[2] for file in files]
     if len(names) > 1 or part_of(names[0]) or not all("/" in file for file in inside):
@@ -176,19 +182,21 @@ def _down_to_the_classes(folder, files):
 
 
 def _reject_same_classes(name, base, bare, inner):
-    """Refuse folders that look like parts of unknown names: they hold the same folders and no images themselves."""
+    """Refuse folders that look like splits with unknown names: they hold the same folders and no images
+    themselves."""
     owners = {}
     for folder in bare:
         owners.setdefault(frozenset(inner[folder]), []).append(folder)
     for names, folders in owners.items():
         if len(folders) > 1 and len(names) > 1:
             raise UserError(f"{name}: {some([_joined(base, folder) for folder in folders])} hold folders of the same "
-                            f"names ({some(sorted(names))}); if they are parts, call them train, val and test; if "
-                            "they are classes, list the images in a table and give csv:FILE")
+                            f"names ({some(sorted(names))}); if they are splits, name them train, val and test; if "
+                            "they are classes, list the images in a table and "
+                            "give csv:FILE")
 
 
 def _grouped(name, base, filled):
-    """A sentence about classes that hold folders instead of images: they may be one level too high."""
+    """Return [a sentence about classes that hold folders instead of images]: they may be one level too high."""
     inner = {folder: sorted(_first_levels(files)) for folder, files in filled.items()
              if all("/" in file for file in files)}
     groups = [folder for folder, names in inner.items() if [child.casefold() for child in names] not in HOLDERS]
@@ -200,7 +208,7 @@ def _grouped(name, base, filled):
 
 
 def _copies(name, filled):
-    """A sentence about images that lie below a folder with an image of the same name, as thumbnails and masks do."""
+    """Yield a sentence about images below a folder with an image of the same name, as thumbnails and masks are."""
     images = [(folder, file) for classes in filled.values() for folder, files in classes.items() for file in files]
     stems = {(folder, file.rpartition(".")[0]) for folder, file in images}
     below = [(folder, file) for folder, file in images if _above(folder, file) & stems]
@@ -210,19 +218,19 @@ def _copies(name, filled):
 
 
 def _above(folder, file):
-    """{(class folder, name without ending)} that an image has in the folders above its own."""
+    """Return {(class folder, name without ending)} of an image in the folders above its own."""
     *inside, last = file.split("/")
     stem = last.rpartition(".")[0]
     return {(folder, "/".join([*inside[:depth], stem])) for depth in range(len(inside))}
 
 
 def _names_not_read(name, path):
-    """Sentences about files that look like those of names or templates and are called otherwise."""
+    """Yield sentences about files that look like names or templates but are called differently."""
     entries = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
     for entry in entries:
         wanted = MEANT.get(re.sub(r"[\W_]+", "", entry.casefold()))
         if wanted and wanted not in entries:
-            yield f"{name}: {entry} is not read; call it {wanted} if it holds what the name says"
+            yield f"{name}: {entry} is not read; rename it to {wanted} if that is what it holds"
 
 
 def _meant(path, base, folder):
@@ -241,8 +249,11 @@ def _joined(base, folder):
 
 
 def _in_the_order_of_train(name, parts, folders, part):
-    """The class folders of a part as they are spelled there, in the order of train's; names are compared after Unicode
-    normalisation. Raises UserError with the names that differ."""
+    """Return the class folders of a part, as spelled there, in train's order; names are compared after Unicode
+    normalisation.
+
+    Raises UserError with the names that differ.
+    """
     wanted, found = folders["train"], folders[part]
     if wanted == found:
         return found
@@ -267,7 +278,7 @@ def _difference(parts, part, lacking, extra):
     text = ", and ".join(sentences)
     spelled = {_loosely(folder): folder for folder in extra}
     near = [(folder, spelled[_loosely(folder)]) for folder in lacking if _loosely(folder) in spelled]
-    return text + (f" ({' and '.join(near[0])} differ by capitals or spaces only)" if near else "")
+    return text + (f" ({' and '.join(near[0])} differ only by case or spaces)" if near else "")
 
 
 def _loosely(text):
@@ -319,24 +330,26 @@ def _classnames(name, path, folders):
 
 
 def _text_of(name, folder):
-    """The name of a class folder, which a prompt needs as text."""
+    """Return the name of a class folder, which a prompt needs as text."""
     try:
         folder.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{name}: the name of the class folder {folder!r} is not text in UTF-8; rename the folder, or "
+        raise UserError(f"{name}: the name of the class folder {folder!r} is not UTF-8 text; rename the folder, or "
                         f"put its class name into {NAMES_FILE}") from None
     return folder
 
 
 def _by_their_names(lines, folders):
-    """The folders in the order of lines that are their names but for capitals and spaces; None where they are not."""
+    """Return the folders in the order of lines that equal their names but for case and spaces; None for other
+    lines."""
     spelled = {_loosely(folder): folder for folder in folders}
     keys = [_loosely(line) for line in lines]
     return [spelled[key] for key in keys] if sorted(keys) == sorted(spelled) and len(spelled) == len(folders) else None
 
 
 def _numbered(folders):
-    """Folders such as 0 to 11, class_1 to class_20 or "3. dog" in the order of their numbers; None for others."""
+    """Return folders such as 0 to 11, class_1 to class_20 or "3. dog" in the order of their numbers; None for
+    others."""
     found = {folder: re.fullmatch(r"(\D*)([0-9]{1,18})(.*)", folder, re.DOTALL) for folder in folders}
     if not all(found.values()) or len({match[1] for match in found.values()}) > 1:
         return None
@@ -344,7 +357,8 @@ def _numbered(folders):
 
 
 def _named_lines(lines, folders):
-    """Class names of lines that begin with the name of their folder, ``n01440764 tench``; None where they do not."""
+    """Return the class names of lines that begin with their folder's name, ``n01440764 tench``; None for other
+    lines."""
     pairs = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in lines]
     if any(len(pair) < 2 or not pair[1] for pair in pairs) or sorted(pair[0] for pair in pairs) != folders:
         return None
@@ -359,7 +373,7 @@ def _pairs(folders, names):
 def _templates(name, path):
     lines = _lines(path / TEMPLATES_FILE)
     if wrong := [line for line in lines if "{c}" not in line]:
-        raise UserError(f"{name}: {TEMPLATES_FILE} has {wrong[0]!r}, without {{c}} where the class name goes")
+        raise UserError(f"{name}: {TEMPLATES_FILE} has {wrong[0]!r}, which lacks {{c}} for the class name")
     return lines or SIMPLE
 
 

@@ -1,4 +1,4 @@
-"""ImageNet and its shifts; class names and prompts come from the installed open_clip_torch."""
+"""Open ImageNet and its shifts; class names and prompts come from the installed open_clip_torch."""
 
 import functools
 import importlib.util
@@ -41,7 +41,8 @@ SHIFTS = {
 
 
 def open_imagenet(name, root):
-    """``ImageNet/train/<wnid>`` and ``ImageNet/val/<wnid>`` (or ``val_in_folder``); a part is listed when asked for."""
+    """Open ``ImageNet/train/<wnid>`` and ``ImageNet/val/<wnid>`` (or ``val_in_folder``); a split is listed on
+    demand."""
     folder = Path(root) / "ImageNet"
     parts = {"train": folder / "train",
              "test": folder / "val_in_folder" if (folder / "val_in_folder").is_dir() else folder / "val"}
@@ -53,8 +54,10 @@ def open_imagenet(name, root):
 
 
 def open_shift(name, root):
-    """A test set with ImageNet's class names, or with those of its classes that it has. ImageNetR has a training part
-    too where it lies in ``train/`` and ``test/``."""
+    """Open a test set with ImageNet's class names, or with those of the classes that it has.
+
+    ImageNetR also has a training part if it is stored as ``train/`` and ``test/``.
+    """
     folder, indices = SHIFTS[name]
     names = class_names()
     chosen = [names[index] for index in indices] if indices else names
@@ -67,7 +70,7 @@ def _listed(name, folder, classes, root):
     if not folder.is_dir():
         raise missing(name, folder, root)
     folders = class_folders(folder)
-    if all(entry.isdigit() for entry in folders):  # ImageNetV2's are numbers and must sort as such
+    if all(entry.isdigit() for entry in folders):  # ImageNetV2's folders are numbers and must sort as such
         folders.sort(key=int)
     if len(folders) != classes:
         raise UserError(f"{name}: {folder} has {len(folders)} class folders, not {classes}; see section {name} of "
@@ -77,7 +80,8 @@ def _listed(name, folder, classes, root):
 
 @functools.cache
 def open_clip_metadata():
-    """open_clip's module of class names and prompts, executed alone: the package itself takes seconds to import."""
+    """Return open_clip's module of class names and prompts, executed alone: the package itself takes seconds to
+    import."""
     spec = importlib.util.spec_from_file_location("zero_shot_metadata", open_clip_file("zero_shot_metadata.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -85,12 +89,12 @@ def open_clip_metadata():
 
 
 def class_names():
-    """The 1000 curated names."""
+    """Return the 1000 curated names."""
     return list(open_clip_metadata().IMAGENET_CLASSNAMES)
 
 
 @functools.cache
 def prompts():
-    """OpenAI's 80 templates, the training prompt first (their order does not change their mean)."""
+    """Return OpenAI's 80 templates, the training prompt first (their order does not change their mean)."""
     templates = [template("{c}") for template in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
     return sorted(templates, key=TRAINING_PROMPT.__ne__)

@@ -1,7 +1,7 @@
-"""Image files: decoding them by name, what each kind of pixels becomes, finding them in class folders.
+"""Decode image files, convert every kind of pixels, and find images in class folders.
 
-Published sets are read by ``read_image`` as they are stored, the user's own images by ``read_upright``, turned as their
-EXIF orientation says. All else is the same for both; docs/protocol.md has the table.
+Published sets are read as stored, by ``read_image``; custom images are turned by their EXIF orientation, by
+``read_upright``. Everything else is the same for both; docs/protocol.md has the table.
 """
 
 import functools
@@ -27,10 +27,10 @@ from src.datasets.listing import (
 from src.errors import UserError
 from src.machine.files import named_paths
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others of Pillow's may start programs, as EPS does
-MOST_PIXELS = 178_956_970  # above, Pillow takes an image for an attack on memory
-ORIENTATION = 0x0112  # of EXIF
-# Orientation -> what turns a stored image upright: Pillow's transposition, and the same of a (3, H, W) tensor.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others of Pillow may start programs, as EPS does
+MOST_PIXELS = 178_956_970  # above, Pillow treats an image as a decompression bomb
+ORIENTATION = 0x0112  # EXIF tag
+# Orientation -> how to turn a stored image upright: Pillow's transposition, and the same for a (3, H, W) tensor.
 TURNS = {
     2: ("FLIP_LEFT_RIGHT", lambda image: image.flip(2)),
     3: ("ROTATE_180", lambda image: image.flip(1, 2)),
@@ -41,10 +41,10 @@ TURNS = {
     8: ("ROTATE_90", lambda image: image.transpose(1, 2).flip(1)),
 }
 DEPTHS = (255, 4095, 65_535)  # the white of 8, 12 and 16 bits
-LEAST_OF_255 = 16  # a float image of 0 to 255 whose largest value is lower could be one of 0 to 1 that overshoots
+LEAST_OF_255 = 16  # below this maximum, a float image may be one of 0 to 1 that overshoots
 WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
 SIGNED = 2  # TIFF's sample format
-DEEP_COLOUR = re.compile(r"\b(R|G|B|LA|RGB[AaX]*);16")  # how Pillow calls 16 bits per channel
+DEEP_COLOUR = re.compile(r"\b(R|G|B|LA|RGB[AaX]*);16")  # Pillow's names for 16 bits per channel
 SHALLOW_GREY = re.compile(r"\bL;([24])\b")  # and grey of 2 or 4 bits
 POINTER = b"version https://git-lfs"
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -54,25 +54,27 @@ __all__ = ["FORMATS", "MOST_PIXELS", "SUFFIXES", "class_folders", "folder_split"
 
 
 def open_image(path):
-    """Path -> RGB PIL image as it is stored. Raises UserError with the name of a file that cannot be decoded."""
+    """Open a path as an RGB PIL image as stored. Raises UserError with the name of a file that cannot be decoded."""
     return _open(path, upright=False)
 
 
 def open_upright(path):
-    """Path -> RGB PIL image, turned as its EXIF orientation says; otherwise as open_image."""
+    """Open a path as an RGB PIL image, turned by its EXIF orientation; otherwise like open_image."""
     return _open(path, upright=True)
 
 
 def read_image(path):
-    """Path -> uint8 (3, H, W) for a JPEG, decoded two to three times faster than by Pillow; else an RGB PIL image.
+    """Read a path as uint8 (3, H, W) for a JPEG, decoded two to three times faster than by Pillow; else as an
+    RGB PIL image.
 
-    JPEGs in unusual colours, and those that the fast decoder refuses, go to Pillow, which also says what is wrong.
+    JPEGs in unusual colours, and those that the fast decoder rejects, go to Pillow, which also reports what is
+    wrong.
     """
     return _read(path, upright=False)
 
 
 def read_upright(path):
-    """As read_image, turned as the EXIF orientation says."""
+    """Read like read_image, turned by the EXIF orientation."""
     return _read(path, upright=True)
 
 
@@ -83,7 +85,7 @@ def _open(path, upright):
         with Image.open(path, formats=_formats()) as image:
             _reject_pixel_bomb(image)
             stored = " ".join(str(tile[3]) for tile in image.tile)
-            image.load()  # of a TIFF this applies the orientation
+            image.load()  # for a TIFF this applies the orientation
             turned = _turned(image) if upright else image
             return _as_rgb(turned, stored, image, path)
     except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
@@ -93,7 +95,7 @@ def _open(path, upright):
 
 
 def _is_pointer(path):
-    """Whether a clone without Git LFS left its note in the place of the file."""
+    """Return whether a clone without Git LFS left a pointer instead of the file."""
     try:
         _reject_no_file(path)
         with open(path, "rb") as file:
@@ -108,13 +110,13 @@ def _formats():
 
 
 def _reject_no_file(path):
-    """Reading a pipe would wait, and reading a device never end."""
+    """Reject pipes, which would block, and devices, which never end."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
 
 
 def _reject_pixel_bomb(image):
-    """Pillow's own limit is off once the package wilds is imported."""
+    """Reject huge images; importing the package wilds disables Pillow's own limit."""
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it claims {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
 
@@ -128,7 +130,7 @@ def _turned(image):
 def _orientation(image):
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow's parser raises whatever damaged metadata make of it; viewers show the image as stored
+    except Exception:  # damaged metadata raise anything in Pillow's parser; viewers show the image as stored
         return None
 
 
@@ -136,8 +138,10 @@ def _orientation(image):
 
 
 def rgb_of(image, what):
-    """PIL image of Python -> RGB PIL image as it stands, of the pixels that a file of it would have. Raises UserError
-    that begins with ``what`` where it cannot be decoded."""
+    """Convert a PIL image made in Python to an RGB PIL image with the pixels that its file would give.
+
+    Raises UserError, which begins with ``what``, if it cannot be decoded.
+    """
     stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     try:
         image.load()
@@ -146,8 +150,10 @@ def rgb_of(image, what):
         raise UserError(f"{what} cannot be decoded ({error})") from None
 
 def _as_rgb(image, stored, opened, path):
-    """Any kind of pixels -> RGB of 8 bits, transparency on white. ``stored``: what Pillow calls the pixels of the file;
-    ``opened`` has its tags."""
+    """Convert any kind of pixels to 8-bit RGB, transparency on white.
+
+    ``stored``: Pillow's name for the pixels of the file. ``opened``: holds its tags.
+    """
     from PIL import Image
     deep = DEEP_COLOUR.search(stored)
     _reject_signed_bytes(image, opened)
@@ -157,17 +163,17 @@ def _as_rgb(image, stored, opened, path):
         _reject_shallow_values(image)
     if image.mode not in WITH_ALPHA and "transparency" not in image.info:
         return image.convert("RGB")
-    if deep and isinstance(image.info.get("transparency"), tuple):  # stands in 16 bits, the pixels in 8
+    if deep and isinstance(image.info.get("transparency"), tuple):  # given in 16 bits, the pixels in 8
         image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
     if (shallow := SHALLOW_GREY.search(stored)) and type(image.info.get("transparency")) is int:
-        white = 2 ** int(shallow[1]) - 1  # Pillow scales the pixels to 8 bits, and not the transparent one
+        white = 2 ** int(shallow[1]) - 1  # Pillow scales the pixels to 8 bits, but not the transparent value
         image.info["transparency"] = (image.info["transparency"] & white) * 255 // white
     coloured = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
 
 
 def _eight_bits(image, opened, path):
-    """Grey of floats or of more than 8 bits -> uint8 (H, W)."""
+    """Convert grey of floats or of more than 8 bits to uint8 (H, W)."""
     import numpy
     values = numpy.asarray(image)                                                        # (H, W)
     tags = getattr(opened, "tag_v2", {})
@@ -189,14 +195,14 @@ def _white_of_floats(values):
         return 1
     if low >= 0 and LEAST_OF_255 <= high <= 255:
         return 255
-    raise ValueError(f"its numbers run from {low:g} to {high:g}, where 0 to 1 or 0 to 255 is expected")
+    raise ValueError(f"its numbers run from {low:g} to {high:g}, but 0 to 1 or 0 to 255 is expected")
 
 
 def _white_of_integers(values, bits, path):
-    """Return the white that the file states by its bits, else the least of DEPTHS that holds every value."""
+    """Return the white that the file's bit depth states, else the lowest of DEPTHS that holds every value."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > DEPTHS[-1]:
-        raise ValueError(f"its numbers run from {low} to {high}, where 0 to {DEPTHS[-1]} is expected")
+        raise ValueError(f"its numbers run from {low} to {high}, but 0 to {DEPTHS[-1]} is expected")
     stated = bits[0] if isinstance(bits, tuple) else bits
     if isinstance(stated, int) and 8 < stated < 16:
         return 2 ** stated - 1
@@ -206,7 +212,7 @@ def _white_of_integers(values, bits, path):
     return white
 
 
-_announced = set()  # kinds of pixels, once per process
+_announced = set()  # kinds of pixels already announced by this process
 
 
 def _announce_depth(white, path):
@@ -217,13 +223,13 @@ def _announce_depth(white, path):
 
 
 def _reject_signed_bytes(image, opened):
-    """Pillow reads the signed bytes of a TIFF as if they had no sign, so that -1 would be white."""
+    """Reject signed bytes of a TIFF: Pillow reads them as unsigned, so that -1 would be white."""
     if image.mode == "L" and SIGNED in getattr(opened, "tag_v2", {}).get(339, ()):
-        raise ValueError("its numbers have a sign, where 0 to 255 is expected")
+        raise ValueError("its numbers are signed, but 0 to 255 is expected")
 
 
 def _reject_shallow_values(image):
-    """Pillow keeps the upper 8 of 16 bits per channel: of colours of 12 bits hardly anything would be left."""
+    """Reject 12-bit colours stored in 16 bits: Pillow keeps the upper 8 bits, so hardly anything would be left."""
     bands = image.getextrema()
     if max(high for _, high in bands[:3]) <= DEPTHS[1] >> 8:
         raise ValueError(f"its channels of 16 bits hold no value above {DEPTHS[1]}, so it would be black; store it "
@@ -254,7 +260,8 @@ def _read(path, upright):
 
 
 def _orientation_of_jpeg(path, header):
-    """Read it by Pillow, so that both readers agree, but only where the header has metadata that could hold it."""
+    """Read the orientation with Pillow, so that both readers agree, but only if the header has metadata that
+    could hold it."""
     if b"Exif" not in header and b"Orientation" not in header:
         return None
     from PIL import Image
@@ -266,8 +273,11 @@ def _orientation_of_jpeg(path, header):
 
 
 def jpeg_header(content):
-    """Return (bytes before the frame of a JPEG, pixels that the frame claims) of (N,) bytes; b"" and 0 where there is
-    none. The decoders of torchvision take memory for the pixels unchecked."""
+    """Return (bytes before the frame of a JPEG, pixels that the frame claims) of (N,) bytes; b"" and 0 without
+    a frame.
+
+    torchvision's decoders allocate memory for the pixels unchecked.
+    """
     at = 2
     while at + 8 < len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], int(content[at + 2]) << 8 | int(content[at + 3])
@@ -282,9 +292,12 @@ def jpeg_header(content):
 
 
 def named_images(text):
-    """What --eval-single names, ``A.jpg``, ``A.jpg,B.jpg`` or a folder -> paths, each once, those in a folder sorted. A
-    name with commas that is there is taken as it is. Raises UserError for what is not there, and for a folder without
-    images."""
+    """Return the paths that --eval-single names (``A.jpg``, ``A.jpg,B.jpg`` or a folder), without repeats, a
+    folder's sorted.
+
+    An existing name with commas is one file. Raises UserError for a missing file, and for a folder without
+    images.
+    """
     return list(dict.fromkeys(path for name in named_paths(text) for path in _images_at(name, text)))
 
 
@@ -300,8 +313,8 @@ def _images_at(name, text):
     reasons = {path: _why_left_out(path.name) for path in files}
     found = [path for path, reason in reasons.items() if reason is None]
     if not found:
-        raise UserError(f"--eval-single {name}: no images lie in this folder ({', '.join(SUFFIXES)}); folders in it "
-                        "are not searched")
+        raise UserError(f"--eval-single {name}: no images in this folder ({', '.join(SUFFIXES)}); its subfolders are "
+                        "not searched")
     if left_out := Counter(reason for reason in reasons.values() if reason):
         print(f"note: --eval-single {name}: left out: {summary(left_out)}")
     return found
@@ -313,5 +326,5 @@ def _why_left_out(name):
 
 
 def folder_split(folder, classes, read=read_image):
-    """The images of class folders as a Split, labels in the order of ``classes``."""
+    """Return the images of class folders as a Split, labels in the order of ``classes``."""
     return file_split(Path(folder), *list_images(folder, classes), read)

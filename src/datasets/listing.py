@@ -1,6 +1,6 @@
-"""What lies in a folder of images: the files to read, and every other file counted by the reason why it is left out.
+"""List a folder of images: the files to read, and every other file counted by the reason why it is left out.
 
-Links are followed. Nothing is decoded, and Pillow is imported only where a file ends in ``.avif`` or ``.heic``.
+Links are followed. Nothing is decoded, and Pillow is imported only if a file ends in ``.avif`` or ``.heic``.
 """
 
 import functools
@@ -13,8 +13,8 @@ from src.errors import UserError
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp")
 SUFFIXES = (*JPEG, ".png", ".apng", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-OPTIONAL = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}  # read where Pillow can
-# Endings of what is no image: left out and counted, but nothing to be warned of.
+OPTIONAL = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}  # read if Pillow can
+# Endings of other files: left out and counted, without a warning.
 NO_IMAGE = frozenset(
     ".cfg .csv .doc .docx .db .gz .h5 .html .ini .ipynb .json .jsonl .log .mat .md .npy .npz .parquet .pdf .pickle "
     ".pkl .pt .pth .py .rar .rst .sh .tar .tgz .toml .tsv .txt .url .xls .xlsx .xml .yaml .yml .zip".split())
@@ -32,8 +32,11 @@ BROKEN, LOOP = "broken links", "links back to a folder above"
 
 @dataclass
 class Listing:
-    """``files``: images as sorted POSIX paths relative to the folder; ``folders``: every visible folder below it, in
-    the same way; ``left_out``: reason -> number; ``examples``: reason -> the first such file."""
+    """Hold the listing of a folder.
+
+    ``files``: images as sorted POSIX paths relative to the folder. ``folders``: every visible folder below it,
+    likewise. ``left_out``: {reason: number}. ``examples``: {reason: the first such file}.
+    """
 
     files: list = field(default_factory=list)
     folders: list = field(default_factory=list)
@@ -48,18 +51,18 @@ class Listing:
 
 
 def is_image(name):
-    """Whether a file of this name is read as an image, by its ending."""
+    """Return whether a file of this name is read as an image, by its ending."""
     ending = ending_of(name)
     return ending in SUFFIXES or (ending in OPTIONAL and OPTIONAL[ending] in optional_formats())
 
 
 def ending_of(name):
-    """``"A.JPG"`` -> ``".jpg"``."""
+    """Return the lower-case ending: ``"A.JPG"`` -> ``".jpg"``."""
     return os.path.splitext(name)[1].lower()
 
 
 def why_skipped(name, is_folder):
-    """The reason why a file or folder of this name is none of the user's; None where it is one."""
+    """Return why a file or folder of this name is not user data; None if it is."""
     if name.startswith("."):
         return HIDDEN_FOLDER if is_folder else HIDDEN_FILE
     if name.lower() in (SYSTEM_FOLDERS if is_folder else SYSTEM_FILES):
@@ -69,7 +72,7 @@ def why_skipped(name, is_folder):
 
 @functools.cache
 def optional_formats():
-    """Which of AVIF and HEIF the installed Pillow decodes; HEIF by the package pillow-heif."""
+    """Return which of AVIF and HEIF the installed Pillow decodes; HEIF needs the package pillow-heif."""
     from PIL import Image, features
     found = set()
     if "avif" in features.modules and features.check("avif"):
@@ -84,13 +87,13 @@ def optional_formats():
 
 
 def class_folders(folder):
-    """Names of the folders in a folder, sorted; hidden ones and those of systems are not classes."""
+    """Return the names of the folders in a folder, sorted; hidden and system folders are not classes."""
     return sorted(entry.name for entry in Path(folder).iterdir()
                   if entry.is_dir() and not why_skipped(entry.name, is_folder=True))
 
 
 def list_images(folder, classes):
-    """(files relative to ``folder`` as POSIX paths, labels), sorted within each class."""
+    """Return (files relative to ``folder`` as POSIX paths, labels), sorted within each class."""
     files, labels = [], []
     for label, name in enumerate(classes):
         found = listing_of(folder, name).files
@@ -100,8 +103,8 @@ def list_images(folder, classes):
 
 
 def listing_of(folder, below=""):
-    """Listing of all that lies in ``folder/below``, paths relative to ``folder``. Raises UserError for what cannot be
-    read."""
+    """Return the Listing of everything in ``folder/below``, paths relative to ``folder``. Raises UserError for
+    unreadable folders."""
     listing = Listing()
     top = os.path.join(folder, below)
     _walk(top, below, (_identity(top),), listing)
@@ -111,8 +114,8 @@ def listing_of(folder, below=""):
 
 
 def _walk(path, below, above, listing):
-    """Add what lies in ``path``. ``above``: identities of the folders on the way here and of this one, to notice a
-    link that leads back."""
+    """Add the contents of ``path``. ``above``: identities of the folders on the way here and of this one, to
+    detect a link back."""
     for entry in _entries(path):
         name = f"{below}/{entry.name}" if below else entry.name
         is_folder = _is_folder(entry)
@@ -151,14 +154,14 @@ def _is_folder(entry):
 
 def _is_broken(entry):
     try:
-        entry.stat()  # of a link that leads to a file ``is_dir`` has it already
+        entry.stat()  # for a link to a file, ``is_dir`` has cached it
     except OSError:
         return True
     return False
 
 
 def _identity(path):
-    """Return the device and number of a folder."""
+    """Return the device and inode of a folder."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -175,13 +178,13 @@ def _count(folder):
 
 
 def summary(left_out):
-    """Counter of reasons -> ``"10 in hidden folders, 20 .avif"``; the largest number first."""
+    """Format a Counter of reasons: ``"10 in hidden folders, 20 .avif"``, the largest number first."""
     rows = sorted(left_out.items(), key=lambda row: (-row[1], row[0]))
     return ", ".join(f"{number} {reason}" for reason, number in rows)
 
 
 def oddities(listing):
-    """Sentences about what is left out although it may be an image."""
+    """Return sentences about left-out files that may be images."""
     return [f"{reason}: {number} left out, such as {listing.examples[reason]}{_way_out(reason)}"
             for reason, number in sorted(listing.left_out.items())
             if reason in (BROKEN, LOOP, NO_ENDING) or reason.startswith(".") and reason not in NO_IMAGE]

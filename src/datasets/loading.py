@@ -1,6 +1,6 @@
-"""Splits -> Batches: how many an epoch has, which images each has, and the loaders.
+"""Load Splits as Batches: how many an epoch has, which images each has, and the loaders.
 
-A stream that starts at step k is the same as one that ran k steps.
+A stream that starts at step k equals one that ran k steps.
 """
 
 import itertools
@@ -11,23 +11,29 @@ from src.machine.batch import Batch
 
 
 def batches_per_epoch(size, batch_size, rest=False):
-    """Full batches, and with ``rest`` a smaller one of the images that are left; a dataset smaller than one batch is
-    one batch."""
+    """Return the number of full batches, plus with ``rest`` a smaller one of the remaining images.
+
+    A dataset smaller than one batch is one batch.
+    """
     return max(1, -(-size // batch_size) if rest else size // batch_size)
 
 
 def keeps_rest(task, batch_size, last_batch):
-    """Return whether the last batch of an epoch of a Task has the images that are left, fewer than ``batch_size``.
+    """Return whether the last batch of an epoch of a Task holds the remaining images, fewer than
+    ``batch_size``.
 
-    On class data ``last_batch`` decides, "keep" or "drop"; images that fill no batch are kept. Image-text pairs come in
-    full batches only: their loss depends on the number of pairs that it compares.
+    On class data ``last_batch`` decides, "keep" or "drop"; images that fill no batch are kept. Image-text pairs
+    come in full batches only: their loss depends on the number of pairs that it compares.
     """
     return not task.pairs and (last_batch == "keep" or len(task.split("train")) < batch_size)
 
 
 def steps_per_epoch(task, batch_size, last_batch="keep"):
-    """Return the steps of an epoch: those in which a Task's training images are passed once, or with ``last_batch``
-    "drop" its full batches. A training set smaller than a batch is one step."""
+    """Return the steps of an epoch: one pass over a Task's training images, or with ``last_batch`` "drop" its
+    full batches.
+
+    A training set smaller than a batch is one step.
+    """
     return batches_per_epoch(len(task.split("train")), batch_size, keeps_rest(task, batch_size, last_batch))
 
 
@@ -38,28 +44,30 @@ def rest_of_epoch(task, batch_size, last_batch="keep"):
 
 
 def require_shares(size, batch_size, processes):
-    """Refuse full batches of ``batch_size`` of ``size`` images that processes cannot share evenly."""
+    """Refuse batches of ``batch_size`` from ``size`` images that processes cannot share evenly."""
     if min(size, batch_size) % processes:
-        raise UserError(f"the {size} images to replay or compare on, or pairs to train on, are one batch (--batch-size "
-                        f"or --ref-batch-size {batch_size}), which does not divide among {processes} processes; run "
-                        "one")
+        raise UserError(f"the {size} images to replay or compare on, or pairs to train on, form one batch "
+                        f"(--batch-size or --ref-batch-size {batch_size}), which does not divide among {processes} "
+                        "processes; run one process")
 
 
 def share_of(batch, part):
-    """Return the rows of a list that belong to process ``part`` = (rank, number of processes): neighbours, of which the
-    first processes have one more where the rows do not divide."""
+    """Return the rows of a list that belong to process ``part`` = (rank, number of processes).
+
+    They are contiguous; the first processes have one more if the rows do not divide.
+    """
     each, more = divmod(len(batch), part[1])
     first, last = (number * each + min(number, more) for number in (part[0], part[0] + 1))
     return batch[first:last]
 
 
 class SeededBatches:
-    """Batch sampler: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index).
+    """Sample batches: steps ``start`` to ``stop`` of an endless shuffled stream, as lists of (epoch, index).
 
-    ``rest``: the last batch of an epoch has what is left of the images, so that each comes once an epoch; without, what
-    is left is dropped. ``part`` (rank, number of processes): of every batch the rows that are this process's; of a rest
-    the first processes may have one row more than the last, which may have none. UserError where a full batch, or
-    without ``rest`` a dataset smaller than one, cannot be shared evenly.
+    ``rest``: the last batch of an epoch holds the remaining images, so that each comes once per epoch;
+    otherwise they are dropped. ``part`` (rank, number of processes): which rows of every batch belong to this
+    process; of a rest, the first processes may have one row more than the last, which may have none. Raises
+    UserError if a full batch, or without ``rest`` a dataset smaller than one, cannot be shared evenly.
     """
 
     def __init__(self, size, batch_size, seed, start, stop, part=(0, 1), rest=False):
@@ -75,20 +83,20 @@ class SeededBatches:
         return map(self.own, self.whole())
 
     def own(self, batch):
-        """The rows of a whole batch that are this process's."""
+        """Return this process's rows of a whole batch."""
         return share_of(batch, self.part)
 
     @property
     def full_share(self):
-        """The least rows that a process has of a full batch."""
+        """The fewest rows that a process has in a full batch."""
         return max(1, min(self.size, self.batch_size) // self.part[1])
 
     def rows(self, step):
-        """Return the number of rows that the batch of all processes has at a step."""
+        """Return the number of rows, over all processes, of the batch at a step."""
         return min(self.batch_size, self.size - step % self.per_epoch * self.batch_size)
 
     def whole(self):
-        """The batches of all processes together."""
+        """Yield the batches of all processes together."""
         epoch, order = None, None
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
@@ -98,7 +106,7 @@ class SeededBatches:
             yield [(epoch, index) for index in order[first:first + self.batch_size]]
 
     def first_visits(self):
-        """Those of the own batches that have an index which none before them had."""
+        """Yield this process's batches that have an index which none before them had."""
         seen = set()
         for batch in self:
             before = len(seen)
@@ -110,8 +118,8 @@ class SeededBatches:
 
 
 class TransformedSplit:
-    """Map-style dataset: (epoch, index) -> (uint8 (3, R, R), label, index), any randomness seeded by (seed, epoch,
-    index)."""
+    """Map (epoch, index) to (uint8 (3, R, R), label, index), a map-style dataset; randomness is seeded by
+    (seed, epoch, index)."""
 
     def __init__(self, split, transform, seed):
         self.split, self.transform, self.seed = split, transform, seed
@@ -119,14 +127,17 @@ class TransformedSplit:
     def __getitem__(self, key):
         epoch, index = key
         image = self.split.image(index)
-        if image is None:  # of a tolerant split
+        if image is None:  # from a tolerant split
             return None
         return self.transform(image, seed_of(self.seed, epoch, index)), self.split.labels[index], index
 
 
 class CaptionedSplit(TransformedSplit):
-    """As TransformedSplit, but the label is the number of a caption, counted through all images: one of the image's own
-    drawn by (seed, epoch, index), or always its first (``choice`` "random", "first")."""
+    """Act like TransformedSplit, but with the number of a caption, counted over all images, as the label.
+
+    ``choice``: "random" draws one of the image's captions by (seed, epoch, index), "first" always takes its
+    first.
+    """
 
     def __init__(self, split, transform, seed, choice="random"):
         super().__init__(split, transform, seed)
@@ -141,7 +152,7 @@ class CaptionedSplit(TransformedSplit):
 
 
 class JoinedSplits:
-    """Several map-style datasets as one: (part, key) -> what the dataset of that number has at ``key``."""
+    """Join several map-style datasets: (part, key) -> the item of that dataset at ``key``."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -153,27 +164,31 @@ class JoinedSplits:
 
 def training_batches(split, transform, batch_size, seed, start, stop, workers=0, captions=None, part=(0, 1),
                      rest=False):
-    """Iterator over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
-    ``captions``: "random" or "first", to have numbers of captions as labels. ``part``, ``rest``: see SeededBatches;
-    a share of a rest without an image is a Batch of 0 rows."""
+    """Iterate over Batches (uint8 on the host) of steps ``start`` to ``stop``, shuffled again in each epoch.
+
+    ``captions``: "random" or "first", to have caption numbers as labels. ``part``, ``rest``: see SeededBatches;
+    a share of a rest without an image is a Batch of 0 rows.
+    """
     dataset = _transformed(split, transform, seed, captions)
     order = SeededBatches(len(split), batch_size, seed, start, stop, part, rest)
     batches = _loader(dataset, order, workers)
     if rest:
         batches = _with_empty(batches, transform.resolution, order.full_share)
-    return _telling_skipped(batches)
+    return _noting_skipped(batches)
 
 
 def first_visits(split, transform, batch_size, seed, stop, workers=0, part=(0, 1)):
-    """Those of the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
+    """Return the ``training_batches`` of steps 0 to ``stop`` that have an image which none before them had."""
     batches = SeededBatches(len(split), batch_size, seed, 0, stop, part).first_visits()
-    return _telling_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
+    return _noting_skipped(_loader(TransformedSplit(split, transform, seed), list(batches), workers))
 
 
 def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
-    """Return the batches of one pass over ``size`` images, of all processes together, as lists of (0, index): in order,
-    or with ``shuffle`` in the order that the seed gives. The last one has the images that are left, unless
-    ``drop_last``; then a set smaller than one batch has none."""
+    """Return the batches of one pass over ``size`` images, of all processes together, as lists of (0, index).
+
+    They are in order, or with ``shuffle`` in an order drawn by the seed. The last one has the remaining images,
+    unless ``drop_last``; then a set smaller than one batch has none.
+    """
     order = order_of_epoch(size, seed, 0) if shuffle else range(size)
     stop = size - size % batch_size if drop_last else size
     return [[(0, index) for index in order[first:min(first + batch_size, stop)]]
@@ -181,37 +196,42 @@ def batches_of_pass(size, batch_size, seed, shuffle=False, drop_last=False):
 
 
 def pass_batches(split, transform, batches, seed, workers=0, part=(0, 1), captions=None):
-    """Iterator over Batches (uint8 on the host): this process's rows of each of ``batches``, which ``batches_of_pass``
-    gives. A share without a row is a Batch of 0 rows, so that every process has as many; a batch of which no image can
-    be decoded is left out. ``captions`` as in ``training_batches``."""
+    """Iterate over Batches (uint8 on the host): this process's rows of each of ``batches``, from
+    ``batches_of_pass``.
+
+    A share without rows is a Batch of 0 rows, so that every process has equally many; a batch without a
+    decodable image is left out. ``captions`` as in ``training_batches``.
+    """
     own = [share_of(batch, part) for batch in batches]
     loaded = _loader(_transformed(split, transform, seed, captions), own, workers)
-    return _telling_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
+    return _noting_skipped(_with_empty(loaded, transform.resolution, full_share=1), leave_out=True)
 
 
 def evaluation_batches(split, transform, batch_size, workers=0):
-    """Iterator over Batches (uint8 on the host), every image once, in order; a batch of which no image can be decoded
+    """Iterate over Batches (uint8 on the host), every image once, in order; a batch without a decodable image
     is left out."""
     return next(joined_evaluation_batches([(split, transform)], batch_size, workers))
 
 
 def joined_evaluation_batches(parts, batch_size, workers=0):
-    """For each (split, transform) of ``parts``, in order, the iterator that ``evaluation_batches`` gives. All parts
-    come from the same worker processes, which are ahead with the next part while one ends. Requesting the
-    next part ends one that is not used up."""
+    """Yield, for each (split, transform) of ``parts`` in order, the iterator that ``evaluation_batches`` gives.
+
+    All parts come from the same worker processes, which prepare the next part while one ends. Requesting the
+    next part ends an iterator that is not used up.
+    """
     orders = [[[(part, (0, index)) for index in range(first, min(first + batch_size, len(split)))]
                for first in range(0, len(split), batch_size)] for part, (split, _) in enumerate(parts)]
     dataset = JoinedSplits([TransformedSplit(split, transform, 0) for split, transform in parts])
     batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers))
     for order in orders:
         own = itertools.islice(batches, len(order))
-        yield _telling_skipped(own, leave_out=True)
-        for _ in own:  # what is left, so that the next part begins at its first batch
+        yield _noting_skipped(own, leave_out=True)
+        for _ in own:  # use up the rest, so that the next part begins at its first batch
             pass
 
 
 def _transformed(split, transform, seed, captions):
-    """A split whose labels are the numbers of ``captions`` ("random" or "first"), or its own for None."""
+    """Return a split labelled by the numbers of ``captions`` ("random" or "first"), or by its own labels for None."""
     if captions is None:
         return TransformedSplit(split, transform, seed)
     return CaptionedSplit(split, transform, seed, captions)
@@ -221,12 +241,12 @@ def _loader(dataset, batch_sampler, workers):
     import torch
     from torch.utils.data import DataLoader
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
-                      # The global generator is the model's, for dropout.
+                      # The global generator belongs to the model, for dropout.
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 
 
 def _with_empty(batches, resolution, full_share):
-    """The batches; one of fewer rows than a ``full_share`` has 0 rows where none of them is an image."""
+    """Yield the batches; one with fewer rows than a ``full_share`` becomes 0 rows if none of them is an image."""
     import torch
     for batch in batches:
         if batch.images is None and batch.skipped < full_share:
@@ -236,7 +256,7 @@ def _with_empty(batches, resolution, full_share):
         yield batch
 
 
-def _telling_skipped(batches, leave_out=False):
+def _noting_skipped(batches, leave_out=False):
     skipped, given = 0, False
     try:
         for batch in batches:

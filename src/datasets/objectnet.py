@@ -1,4 +1,4 @@
-"""ObjectNet (Barbu et al., 2019): the 113 of its 313 classes that ImageNet has too, by its own mapping files."""
+"""Open ObjectNet (Barbu et al., 2019): the 113 of its 313 classes shared with ImageNet, by its own mapping files."""
 
 from pathlib import Path
 
@@ -37,5 +37,5 @@ def _without_border(path):
     image = open_image(path)
     width, height = image.size
     if min(width, height) <= 2 * BORDER:
-        raise UserError(f"{path} cannot be decoded (it has no more than a frame); repair or remove it")
+        raise UserError(f"{path} cannot be decoded (it is nothing but a frame); repair or remove it")
     return image.crop((BORDER, BORDER, width - BORDER, height - BORDER))

@@ -1,4 +1,4 @@
-"""Image-text pairs as a stream: phases, captions as items, several datasets as one."""
+"""Stream image-text pairs: phases, captions as items, several datasets as one."""
 
 from dataclasses import replace
 
@@ -11,17 +11,17 @@ JOINT = "joint"  # the name of several datasets trained as one
 
 
 def boundaries(count, phases):
-    """[b_0, ..., b_K] with b_k = floor(n k / K)."""
+    """Return [b_0, ..., b_K] with b_k = floor(n k / K)."""
     return [count * phase // phases for phase in range(phases + 1)]
 
 
 def with_phase(task, phase, phases, how="contiguous", seed=0):
-    """``train`` becomes part ``phase`` (from 1) of ``phases``, in the order of the files or of a seeded shuffle."""
+    """Reduce ``train`` to part ``phase`` (from 1) of ``phases``, in the order of the files or of a seeded shuffle."""
     train = task.split("train")
     if not 1 <= phase <= phases:
         raise UserError(f"--phase {phase}: there are phases 1 to {phases} (--num-phases)")
     if len(train) < phases:
-        raise UserError(f"--num-phases {phases}: {task.name} has {len(train)} images only")
+        raise UserError(f"--num-phases {phases}: {task.name} has only {len(train)} images")
     cuts = boundaries(len(train), phases)
     order = list(range(len(train))) if how == "contiguous" else order_of_epoch(
         len(train), seed_of(seed, task.name, "phases"), 0)
@@ -30,7 +30,7 @@ def with_phase(task, phase, phases, how="contiguous", seed=0):
 
 
 def with_all_captions(task):
-    """Each caption of a training image an item of its own."""
+    """Make each caption of a training image a separate item."""
     train = task.split("train")
     owners = [index for index, captions in enumerate(train.captions) for _ in captions]
     items = replace(train.subset(owners), captions=[[caption] for captions in train.captions for caption in captions])
@@ -38,8 +38,11 @@ def with_all_captions(task):
 
 
 def with_held_out(task, name, root):
-    """The user's own pairs with a test split: the val split where there is one, else a stored, seeded 20 % of the
-    images, announced in one line. A single image stays in train."""
+    """Return custom pairs with a test split: the val split if there is one, else a stored, seeded 20 % of the
+    images.
+
+    One line announces it. A single image stays in train.
+    """
     if "test" in task.splits or "train" not in task.splits:
         return task
     if "val" in task.splits:
@@ -57,12 +60,12 @@ def with_held_out(task, name, root):
 
 
 def with_parts(task, parts):
-    """``train`` becomes the named parts together, as ``train+val``."""
+    """Join the named parts, such as ``train+val``, as ``train``."""
     return replace(task, splits={**task.splits, "train": joined([task.split(part) for part in parts])})
 
 
 def joined(splits):
-    """Several Splits one after the other; labels of classes are counted through by the caller."""
+    """Concatenate several Splits; the caller numbers class labels consecutively."""
     place = [(split, index) for split in splits for index in range(len(split))]
     whole = all(split.captions is not None for split in splits)
     return Split(lambda position: place[position][0].image(place[position][1]),
@@ -73,7 +76,7 @@ def joined(splits):
 
 
 def joint_task(tasks):
-    """Several tasks as one: pairs side by side, or classes counted through all of them (``Task.parts``)."""
+    """Join several tasks: pairs side by side, or classes numbered consecutively over all of them (``Task.parts``)."""
     pairs = {task.pairs for task in tasks}
     if len(pairs) > 1:
         raise UserError("--joint takes datasets of one kind: image-text pairs, or classes")

@@ -1,8 +1,8 @@
-"""Pickled lists of few-shot draws, ``shot_<K>-seed_<S>.pkl``, read without executing anything.
+"""Read pickled lists of few-shot draws, ``shot_<K>-seed_<S>.pkl``, without executing anything.
 
-Such a file is {"train": [Datum, ...], "val": [Datum, ...]}, a Datum an object with the path of an image, its label and
-the name of its class. A pickle can name any function and call it; here every name is refused but that of Datum, which
-stands for a row that only keeps its state.
+Such a file is {"train": [Datum, ...], "val": [Datum, ...]}, where a Datum is an object with the path of an
+image, its label and the name of its class. A pickle can name any function and call it; here every name is
+rejected except Datum, which becomes a row that only keeps its state.
 """
 
 import io
@@ -13,12 +13,12 @@ import posixpath
 from src.datasets.shots import entry_of
 from src.errors import UserError
 
-MOST_BYTES = 64 * 2 ** 20  # 200 times the longest of such lists
+MOST_BYTES = 64 * 2 ** 20  # 200 times the longest such list
 ROW = "Datum"
 
 
 class Row:
-    """What a pickle calls Datum. It keeps the state that it is given, and does nothing else."""
+    """Stand in for a pickle's Datum: keep the given state and do nothing else."""
 
     __slots__ = ("state",)
 
@@ -30,17 +30,20 @@ class Row:
 
 
 class RowsOnly(pickle.Unpickler):
-    """Knows Row, whatever module a pickle says it is from, and refuses every other name."""
+    """Accept only Row, whatever module a pickle claims for it, and reject every other name."""
 
     def find_class(self, module, name):
         if name != ROW:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, and a list of shots names {ROW} only")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, but a list of shots may only name {ROW}")
         return Row
 
 
 def read_pickled_shots(path):
-    """The entry of a shots file (see ``src.datasets.shots``) from a pickle. The folder that all paths begin with is
-    left out, so that the images are found wherever they lie. Raises UserError for anything else than such lists."""
+    """Return the entry of a shots file (see ``src.datasets.shots``) from a pickle.
+
+    The folder common to all paths is dropped, so that the images are found wherever they are. Raises UserError
+    for anything else.
+    """
     content = _load(path)
     try:
         rows = {part: [_fields(row) for row in content[part]] for part in ("train", "val") if part in content}
@@ -56,19 +59,19 @@ def read_pickled_shots(path):
 def _load(path):
     try:
         if os.path.getsize(path) > MOST_BYTES:
-            raise UserError(f"{path}: has more than {MOST_BYTES >> 20} MiB, which no list of shots has")
+            raise UserError(f"{path}: exceeds {MOST_BYTES >> 20} MiB, more than any list of shots")
         with open(path, "rb") as file:
             content = file.read()
         return RowsOnly(io.BytesIO(content)).load()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError,
-            OverflowError, RecursionError, MemoryError) as error:  # what damaged pickles raise
+            OverflowError, RecursionError, MemoryError) as error:  # raised by damaged pickles
         raise UserError(f"{path}: cannot be read as a pickled list of shots ({error})") from None
 
 
 def _fields(row):
-    """(path, label, class name) of a Datum, or of such a list or tuple."""
+    """Return (path, label, class name) of a Datum, or of a list or tuple of these."""
     if isinstance(row, Row):
         state = row.state
         path, label, name = state["_impath"], state["_label"], state["_classname"]
@@ -80,14 +83,14 @@ def _fields(row):
 
 
 def _top(paths):
-    """The folder that all paths begin with; "" where there is none."""
+    """Return the folder that all paths share; "" if there is none."""
     folders = [posixpath.dirname(path) for path in paths]
     absolute = {folder.startswith("/") for folder in folders}
     return posixpath.commonpath(folders) if len(absolute) == 1 else ""
 
 
 def _by_class(rows, top):
-    """[(class name, [image below ``top``])], classes by their labels."""
+    """Return [(class name, [image below ``top``])], classes sorted by label."""
     names, images = {}, {}
     for path, label, name in rows:
         if names.setdefault(label, name) != name:

@@ -1,4 +1,4 @@
-"""Tasks for Python: from datasets of torch, (image, label) each, and from folders."""
+"""Make Tasks in Python: from torch datasets of (image, label), and from folders."""
 
 import contextlib
 import dataclasses
@@ -21,32 +21,33 @@ LABELS = ("targets", "labels", "_labels")  # attributes by which datasets of tor
 
 @dataclasses.dataclass(frozen=True)
 class Task(common.Task):
-    """A dataset for ``train_dataset``, ``dataset_order`` and ``eval_datasets``, where it stands beside names.
+    """A dataset to pass in ``train_dataset``, ``dataset_order`` and ``eval_datasets``, alone or beside names.
 
-    ``announced``: what its making has chosen, which each run prints.
+    ``announced``: choices made when it was built, which each run prints.
     """
 
     announced: str = ""
 
-    # Its splits cannot be compared, and it may be a key, as in lr={None: 1e-5, task: 5e-5}.
+    # Compared by identity: its splits have no equality, and it may be a key, as in lr={None: 1e-5, task: 5e-5}.
     __eq__, __hash__ = object.__eq__, object.__hash__
 
     @classmethod
     def from_dataset(cls, train, classnames=None, *, test=None, val=None, templates=None, name="mine", in_memory=False):
         """Return the Task of datasets whose items are (image, label).
 
-        An image is a PIL image, a uint8 array (H, W, 3), or a tensor (3, H, W) of bytes or of floats from 0 to 1; leave
-        out Resize and Normalize, which CLIP's own transform does. Labels count from 0 in ``classnames``, by default
-        ``train.classes``. ``train`` may be None where the Task is only scored. Without ``test``, 20 % of each class of
-        ``train``, drawn with a fixed seed, are held out. ``templates``: prompts with {c} for the class name. ``name``:
-        what its files are called. ``in_memory``: reading an image costs nothing, so no worker processes do.
+        An image is a PIL image, a uint8 array (H, W, 3), or a tensor (3, H, W) of bytes or of floats from 0 to
+        1; leave out Resize and Normalize, which CLIP's own transform does. Labels index ``classnames`` from 0,
+        by default ``train.classes``. ``train`` may be None for a Task that is only scored. Without ``test``, 20
+        % of each class of ``train``, drawn with a fixed seed, are held out. ``templates``: prompts with {c} for
+        the class name. ``name``: its name in files. ``in_memory``: reading an image costs nothing, so no worker
+        processes are used.
 
-        Where a dataset lists its labels (``targets``), they are compared with those of its items as these are read;
-        else every item is read once now. Raises UserError for what cannot be trained on.
+        If a dataset lists its labels (``targets``), they are compared with those of its items as these are
+        read; otherwise every item is read once now. Raises UserError for data that cannot be trained on.
         """
         parts = {"train": train, "val": val, "test": test}
         if train is None and test is None and val is None:
-            raise UserError(f"{name}: holds no dataset; give train, or test to score alone")
+            raise UserError(f"{name}: has no dataset; give train, or only test for scoring")
         classnames = _classnames(classnames, parts)
         splits = {part: _split(dataset, f"{name}, {part}", classnames) for part, dataset in parts.items()
                   if dataset is not None}
@@ -55,10 +56,11 @@ class Task(common.Task):
 
     @classmethod
     def from_folder(cls, path, *, classnames=None, templates=None, name=None, data_location="./data"):
-        """Return the Task of a folder as ``folder:PATH`` reads it: class folders, or train/ and test/ that hold them.
+        """Return the Task of a folder as ``folder:PATH`` reads it: class folders, or train/ and test/ that hold
+        them.
 
-        ``classnames``, in the order of the sorted folders, and ``templates`` take the place of what the folder says;
-        ``name`` that of its own. Where it has no test part, the lists of what is held out are kept under
+        ``classnames``, in the order of the sorted folders, and ``templates`` override those of the folder;
+        ``name`` overrides its name. Without a test part, the lists of held-out images are kept under
         ``data_location``.
         """
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -76,7 +78,8 @@ class Task(common.Task):
 
 def _named(name):
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UserError(f"name {name!r}: is to be letters, digits, blanks, and . + - _, for files are called so")
+        raise UserError(f"name {name!r}: may only have letters, digits, blanks, and . + - _, because files are named "
+                        "after it")
     return name
 
 
@@ -91,28 +94,28 @@ def _classnames(classnames, parts):
 
 
 def _classes(dataset):
-    """The names that a dataset, or that of which it is a Subset, has for its classes; None without."""
+    """Return the class names of a dataset, or of the dataset behind a Subset; None without."""
     inner = getattr(dataset, "dataset", None)
     return getattr(dataset, "classes", None) or (None if inner is None else _classes(inner))
 
 
 def _templates(templates):
     if templates is None:
-        return SIMPLE  # itself: by that --template knows data without prompts of their own
+        return SIMPLE  # the object itself: --template recognises data without their own prompts by it
     templates = [templates] if isinstance(templates, str) else list(templates)
     if faulty := [text for text in templates if not isinstance(text, str) or "{c}" not in text]:
-        raise UserError(f"templates: {faulty[0]!r} has no {{c}} where the class name goes")
+        raise UserError(f"templates: {faulty[0]!r} lacks {{c}} for the class name")
     return templates
 
 
 def _with_test(splits):
-    """-> (the splits with one to score, what was held out in words)"""
+    """Return (the splits, with one to score; a sentence on what was held out)."""
     if "test" in splits or "train" not in splits:
         return splits, ""
     train = splits["train"]
     kept, held_out = balanced_halves(train.labels, TRAIN_SHARE, RANDOM_SEED)
     if not held_out:
-        return splits, "no test split, and no class has two images, so none is held out"
+        return splits, "no test split, and no class has two images, so nothing is held out"
     return splits | {"train": train.subset(kept), "test": train.subset(held_out)}, (
         f"no test split: holding out {len(held_out)} of {len(train)} images (20 % of each class, at least one)")
 
@@ -122,19 +125,19 @@ def _with_test(splits):
 
 def _split(dataset, what, classnames):
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise UserError(f"{what}: {type(dataset).__name__} has no length, or no item by its number; give a map-style "
+        raise UserError(f"{what}: {type(dataset).__name__} has no length, or cannot be indexed; give a map-style "
                         "dataset, such as a list of (image, label)")
     if not len(dataset):
-        raise UserError(f"{what}: holds no items")
+        raise UserError(f"{what}: has no items")
     labels = _labels(dataset, what)
     if outside := sorted(label for label in set(labels) if not 0 <= label < len(classnames)):
-        raise UserError(f"{what}: label {outside[0]} is outside of the {len(classnames)} class names, which labels "
-                        "count from 0")
+        raise UserError(f"{what}: label {outside[0]} is outside the {len(classnames)} class names; labels count from 0")
     return Split(functools.partial(_image, dataset, labels, what), labels)
 
 
 def _labels(dataset, what):
-    """The labels of all items: as the dataset lists them, where its first and last item agree, else by reading all."""
+    """Return the labels of all items: the dataset's list if its first and last item agree with it, else by
+    reading all."""
     listed, last = _listed(dataset), len(dataset) - 1
     if listed is not None and all(listed[index] == _item(dataset, index, what)[1] for index in {0, last}):
         return listed
@@ -142,7 +145,7 @@ def _labels(dataset, what):
 
 
 def _listed(dataset):
-    """What a dataset, or those that a Subset or ConcatDataset consists of, lists as labels; None without."""
+    """Return the labels listed by a dataset, or by those in a Subset or ConcatDataset; None without a list."""
     if hasattr(dataset, "cumulative_sizes"):
         parts = [_listed(part) for part in dataset.datasets]
         return None if None in parts else [label for part in parts for label in part]
@@ -159,7 +162,7 @@ def _listed(dataset):
 
 
 def _item(dataset, index, what):
-    """-> (image as it comes, label)"""
+    """Return (image as given, label)."""
     item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise UserError(f"{what}: item {index} is {type(item).__name__}, not (image, label)")
@@ -170,7 +173,7 @@ def _item(dataset, index, what):
 
 
 def _whole(label):
-    """A label as int, None for what is no whole number."""
+    """Return a label as int; None if it is not a whole number."""
     value = label.item() if getattr(label, "shape", None) == () else label
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -178,18 +181,18 @@ def _whole(label):
 def _image(dataset, labels, what, index):
     image, label = _item(dataset, index, what)
     if label != labels[index]:
-        raise UserError(f"{what}: item {index} has label {label}, and the dataset lists {labels[index]}; make both say "
-                        "the same")
+        raise UserError(f"{what}: item {index} has label {label}, but the dataset lists {labels[index]}; make them "
+                        "agree")
     return _of_bytes(image, f"{what}: item {index}")
 
 
 def _of_bytes(image, what):
-    """An image as it comes -> RGB PIL image or uint8 (3, H, W)."""
+    """Convert an image as given to an RGB PIL image or uint8 (3, H, W)."""
     from PIL import Image
     if isinstance(image, Image.Image):
         return rgb_of(image, what)
     shape, kind = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", ""))
-    if kind == "uint8" and (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):         # of numpy
+    if kind == "uint8" and (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):         # a numpy array
         return Image.fromarray(image.squeeze(-1) if shape[2:] == (1,) else image).convert("RGB")
     if not kind.startswith("torch.") or len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"{what} is {type(image).__name__} {kind} {shape or ''}; an image is a PIL image, a uint8 "

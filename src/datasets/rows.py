@@ -1,7 +1,7 @@
-"""A table that a user brings -> its rows: csv, tsv and the like, lines of json, or one json file.
+"""Read the rows of a user's table: csv, tsv and the like, lines of json, or one json file.
 
-Encoding, byte order mark, separator and quoting are detected, column names are matched in any capitals. What fits in
-two ways, or in none, is a UserError with the columns and lines in question.
+Encoding, byte order mark, separator and quoting are detected, column names are matched in any case. A table
+that fits in two ways, or in none, raises UserError with the columns and lines in question.
 """
 
 import contextlib
@@ -32,21 +32,24 @@ SPLITS = ("train", "val", "test")
 SHOWN = 8           # column names in a message
 
 JSON_LINES = (".jsonl", ".ndjson")
-STATED = re.compile(r"sep=(.)\s*")  # a first line that spreadsheets write
+STATED = re.compile(r"sep=(.)\s*")  # a first line written by spreadsheets
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 DOUBLED, ESCAPED, BARE = ({"doublequote": True}, {"doublequote": False, "escapechar": "\\"},
                           {"quoting": csv.QUOTE_NONE})
-ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of what may be half of a character, as texts cut within an emoji hold
-HALF = re.compile("[\ud800-\udfff]")             # for which no encoding exists
-# What programs write for nothing.
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # may be half of a character, as in texts cut inside an emoji
+HALF = re.compile("[\ud800-\udfff]")             # cannot be encoded
+# What programs write for an empty value.
 MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"})
 PICTURE = re.compile(r".+\.(jpe?g|png|gif|bmp|webp|tiff?|jfif|heic|avif)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: where it begins, as ``"line 3"``, and {column: text}; of json also other values. A cell that
-    the row lacks is None."""
+    """Hold a row of a table: its position, such as ``"line 3"``, and {column: text}; json may have other
+    values.
+
+    A cell that the row lacks is None.
+    """
 
     place: str
     cells: dict
@@ -54,13 +57,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, and for each wanted kind of column (``"image"``, ...) the name of the column that holds it."""
+    """Hold rows, and for each wanted kind of column (``"image"``, ...) the name of the column."""
 
     rows: list
     columns: dict
 
     def of(self, row, kind):
-        """The cell of a row; None where the table has no such column."""
+        """Return the cell of a row; None if the table has no such column."""
         return row.cells.get(self.columns[kind]) if kind in self.columns else None
 
 
@@ -72,8 +75,11 @@ def is_json(path, text):
 
 
 def read_table(name, path, text, **wanted):
-    """Text -> Table. ``wanted``: kind -> its column names, as ``image=IMAGE_COLUMNS``; each must be there. A column
-    of splits is found too."""
+    """Parse a text as a Table. ``wanted``: kind -> its column names, as ``image=IMAGE_COLUMNS``; each must
+    exist.
+
+    A column of splits is found too.
+    """
     if is_json(path, text):
         return json_table(name, path, parse_records(name, path, text), **wanted)
     if not text.strip():
@@ -89,7 +95,8 @@ def read_table(name, path, text, **wanted):
 
 @contextlib.contextmanager
 def _cells_of_any_length():
-    """The text is in memory already, and a caption may be a whole page."""
+    """Lift the csv module's limit on cells while entered: the text is in memory already, and a caption may fill
+    a page."""
     before = csv.field_size_limit(2 ** 31 - 1)
     try:
         yield
@@ -98,12 +105,12 @@ def _cells_of_any_length():
 
 
 def column_key(column):
-    """``"Image Path "`` -> ``"image_path"``: how names of columns are compared."""
+    """Normalise a column name for comparison: ``"Image Path "`` -> ``"image_path"``."""
     return re.sub(r"[\s-]+", "_", unicodedata.normalize("NFKC", str(column)).strip().casefold())
 
 
 def _separator(name, path, text, wanted):
-    """What separates the cells of the line that names the columns."""
+    """Return the separator of the line that names the columns."""
     lines = [line for line in io.StringIO(text, newline="") if line.strip()][:2]
     stated = STATED.fullmatch(lines[0])
     if stated and len(lines) > 1:
@@ -112,8 +119,8 @@ def _separator(name, path, text, wanted):
     fitting = [separator for separator, header in headers.items()
                if all(any(column in map(column_key, header) for column in names) for names in wanted.values())]
     if len(fitting) > 1:
-        raise UserError(f"{name}: {path} can be separated by {' or by '.join(SEPARATORS[one] for one in fitting)}; "
-                        "leave one of them out of the line that names the columns")
+        raise UserError(f"{name}: {path} could be separated by {' or by '.join(SEPARATORS[one] for one in fitting)}; "
+                        "use only one of them in the line that names the columns")
     if not fitting:
         best = max(SEPARATORS, key=lambda one: len(headers[one]))
         _columns(name, path, headers[best], wanted, f"separated by {SEPARATORS[best]}")
@@ -128,7 +135,8 @@ def _first_cells(line, separator):
 
 
 def _split(name, path, text, separator):
-    """(header, [(line, cells)]) by the first way of quoting that gives no row more cells than there are columns."""
+    """Return (header, [(line, cells)]) by the first quoting style that gives no row more cells than there are
+    columns."""
     failures = []
     for way in (DOUBLED, ESCAPED, BARE) if '\\"' in text else (DOUBLED, BARE):
         try:
@@ -147,7 +155,7 @@ def _split(name, path, text, separator):
 
 
 def _lines(name, path, text, separator, way):
-    """(names of the columns, [(line, stripped cells)] of every other row that holds something)."""
+    """Return (names of the columns, [(line, stripped cells)] of every other nonempty row)."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True, **way)
     rows, line = [], 1
     for cells in reader:
@@ -161,8 +169,11 @@ def _lines(name, path, text, separator, way):
 
 
 def _unswallowed(name, path, text, separator, header, rows):
-    """The rows; where a cell holds a line break although every line has all its cells, and none is quoted as a whole,
-    quotation marks are part of the texts."""
+    """Return the rows, checking for line breaks swallowed by a quote.
+
+    If a cell holds a line break although every line has all its cells, and none is quoted as a whole, quotation
+    marks are part of the texts.
+    """
     if not any("\n" in cell or "\r" in cell for _, cells in rows for cell in cells):
         return rows
     _, bare = _lines(name, path, text, separator, BARE)
@@ -171,21 +182,24 @@ def _unswallowed(name, path, text, separator, header, rows):
 
 
 def _as_many_pictures(header, rows, bare):
-    """Whether the lines that a quoted cell would hold name images as the other rows do, where those do by an ending."""
+    """Return whether the lines inside a quoted cell name images like the other rows, where those do by an ending."""
     images = [index for index, column in enumerate(header) if column_key(column) in IMAGE_COLUMNS]
     return all(all(PICTURE.match(cells[index]) for _, cells in bare) for index in images
                if all(PICTURE.match(cells[index]) for _, cells in rows if index < len(cells)))
 
 
 def _too_long(name, path, header, rows, separator):
-    """A sentence about the first row that has more cells than the header names; None where there is none. Columns
-    without a name at the end are none: spreadsheets write them, and empty cells below."""
+    """Return a sentence about the first row with more cells than the header names; None if there is none.
+
+    Unnamed columns at the end do not count: spreadsheets write them, with empty cells below.
+    """
     named = len(_without_last_blanks(header))
     what = "a comma" if separator == "," else f"the separator ({SEPARATORS.get(separator, separator)})"
     for line, cells in rows:
         if len(cells) > len(header) or len(_without_last_blanks(cells)) > named:
             return (f"{name}: line {line} of {path} has {len(cells)} cells, its header names {named} columns "
-                    f"({_shown(header[:named])}); a text that holds {what} must stand in quotation marks")
+                    f"({_shown(header[:named])}); put a text that contains {what} in "
+                    "quotation marks")
     return None
 
 
@@ -197,7 +211,7 @@ def _without_last_blanks(cells):
 def _quoted(name, path, rows):
     for line, cells in rows:
         if any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
-            return f"{name}: line {line} of {path} is quoted and other lines hold single quotation marks; double those"
+            return f"{name}: line {line} of {path} is quoted but other lines have single quotation marks; double those"
     return None
 
 
@@ -205,7 +219,7 @@ def _quoted(name, path, rows):
 
 
 def parse_records(name, path, text):
-    """What a json file holds; of a file with one json value per line the list of ``Row``."""
+    """Parse a json file; a file with one json value per line gives a list of ``Row``."""
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if path.suffix.lower() not in JSON_LINES:
         try:
@@ -224,18 +238,19 @@ def _parsed(name, path, text, where):
 
 
 def _without_halves(text):
-    """As parse_json; ValueError for texts that no file could hold."""
+    """Parse like parse_json; raises ValueError for text that no file could hold."""
     content = parse_json(text)
     if ESCAPED_HALF.search(text):
         written = json.dumps(content, ensure_ascii=False)
         if half := HALF.search(written):
-            raise ValueError(f"half of a character stands after {written[max(0, half.start() - 30):half.start()]!r}; "
+            raise ValueError(f"half of a character follows {written[max(0, half.start() - 30):half.start()]!r}; "
                              "remove it")
     return content
 
 
 def json_table(name, path, records, **wanted):
-    """A list of objects (or of ``Row``) -> Table; objects of which some have other keys keep to the common ones."""
+    """Convert a list of objects (or of ``Row``) to a Table; if some objects have other keys, the common ones
+    are kept."""
     rows = [record if isinstance(record, Row) else Row(f"entry {number}", record)
             for number, record in enumerate(_by_parts(records), 1)]
     if not rows:
@@ -252,7 +267,7 @@ def json_table(name, path, records, **wanted):
 
 
 def _by_parts(records):
-    """The objects of ``{"train": [...], "test": [...]}``, each with the part that it stands under as its split."""
+    """Return the objects of ``{"train": [...], "test": [...]}``, each with its key as its split."""
     if not is_by_parts(records):
         return records
     return [{"split": part, **record} if isinstance(record, dict) else record
@@ -260,7 +275,7 @@ def _by_parts(records):
 
 
 def is_by_parts(content):
-    """Whether the keys of a json object are names of splits, each with a list."""
+    """Return whether the keys of a json object are names of splits, each with a list."""
     return isinstance(content, dict) and bool(content) and all(
         part_of(part) and isinstance(objects, list) for part, objects in content.items())
 
@@ -269,7 +284,8 @@ def is_by_parts(content):
 
 
 def _columns(name, path, header, wanted, how):
-    """{kind: [the columns that may hold it, the first choice first]}. UserError where there is none, or one twice."""
+    """Return {kind: [the columns that may hold it, first choice first]}. Raises UserError for a missing or
+    repeated one."""
     keys = [column_key(column) for column in header]
     found = {}
     for kind, names in {**wanted, "split": SPLIT_COLUMNS}.items():
@@ -288,7 +304,7 @@ def _columns(name, path, header, wanted, how):
 
 def _table(name, path, rows, columns):
     chosen = {kind: names[0] for kind, names in columns.items() if names}
-    if len(columns.get("label", ())) > 1:  # names of classes say more than their numbers
+    if len(columns.get("label", ())) > 1:  # class names are more informative than numbers
         chosen["label"] = min(columns["label"], key=lambda column: _all_numbers(rows, column))
     if "split" in chosen and chosen["split"] != "split":
         chosen["split"] = next((column for column in columns["split"] if _any_part(rows, column)), None)
@@ -302,21 +318,21 @@ def _table(name, path, rows, columns):
 
 
 def _find_split(name, path, rows, chosen):
-    """Take a column of another name for that of splits where all its cells name parts, and not all the same."""
+    """Use a differently named column for splits if all its cells name splits, and not all the same."""
     if chosen.get("split"):
         return
     others = dict.fromkeys(column for row in rows for column in row.cells)
     found = [column for column in others if column not in chosen.values() and _all_parts(rows, column)]
     if len(found) > 1:
-        raise UserError(f"{name}: {path} has several columns that name splits, {' and '.join(map(str, found))}; call "
-                        "one of them split")
+        raise UserError(f"{name}: {path} has several columns that name splits, {' and '.join(map(str, found))}; "
+                        "rename one of them to split")
     if found:
         chosen["split"] = found[0]
         print(f"note: {name}: the split is read from the column {found[0]}")
 
 
 def _note_unread(name, rows, columns, chosen):
-    """Name the columns that are not read where none was found that says which rows are for training."""
+    """Name the columns that are not read if none of them says which rows are for training."""
     known = {column for names in columns.values() for column in names}
     others = [column for column in dict.fromkeys(column for row in rows for column in row.cells)
               if column and column not in known]
@@ -339,12 +355,12 @@ def _any_part(rows, column):
 
 
 def part_of(text):
-    """``"Validation"`` -> ``"val"``; None for what names no split."""
+    """Return the split that a text names, ``"Validation"`` -> ``"val"``; None for other texts."""
     return PARTS.get(text.strip().casefold()) if isinstance(text, str) else None
 
 
 def split_of(name, path, table, row):
-    """Return the split of a row; train where the table has no such column."""
+    """Return the split of a row; train if the table has no such column."""
     if "split" not in table.columns:
         return "train"
     stated = table.of(row, "split")

@@ -1,27 +1,28 @@
-"""Seeds, and what is drawn by them: orders of epochs, subsets and halves that are even over the classes.
+"""Derive seeds, and draw with them: orders of epochs, and subsets and halves balanced over the classes.
 
-Everything random is a function of (seed, purpose, epoch, index), never of how long a process has lived or of how many
-workers load.
+Everything random is a function of (seed, purpose, epoch, index), never of how long a process has run or how
+many workers load.
 """
 
 import hashlib
 
 
 def seed_of(*parts):
-    """A 63-bit seed from anything printable: equal parts give equal seeds on every machine."""
+    """Return a 63-bit seed from anything printable: equal parts give equal seeds on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def order_of_epoch(size, seed, epoch):
-    """A permutation of range(size), the same for the same (seed, epoch)."""
+    """Return a permutation of range(size), the same for the same (seed, epoch)."""
     import torch
     generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
     return torch.randperm(size, generator=generator).tolist()
 
 
 def balanced_subset(labels, count, seed):
-    """``count`` indices spread as evenly over the classes as they allow, sorted; all of them where there are fewer."""
+    """Return ``count`` indices spread as evenly over the classes as possible, sorted; all of them if there are
+    fewer."""
     if count >= len(labels):
         return list(range(len(labels)))
     queues = shuffled_classes(labels, seed)
@@ -34,8 +35,10 @@ def balanced_subset(labels, count, seed):
 
 
 def balanced_halves(labels, fraction, seed):
-    """(first, second) sorted index lists; the first holds ``fraction`` of each class, rounded, and at least one image
-    of every class that has two."""
+    """Return (first, second) sorted index lists.
+
+    The first holds ``fraction`` of each class, rounded, and at least one image of every class that has two.
+    """
     first, second = [], []
     for members in shuffled_classes(labels, seed):
         cut = min(max(1, round(fraction * len(members))), max(1, len(members) - 1))
@@ -45,7 +48,7 @@ def balanced_halves(labels, fraction, seed):
 
 
 def shuffled_classes(labels, seed):
-    """For each label, in their order, its indices as a seeded shuffle of all has them."""
+    """Return, for each label in order, its indices in the order of a seeded shuffle of all."""
     import torch
     by_class = {label: [] for label in sorted(set(labels))}
     for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():

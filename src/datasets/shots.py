@@ -1,11 +1,11 @@
-"""Lists of the images that a few-shot run trains on: written by each such run, read by any.
+"""Read and write lists of the images that few-shot runs train on: written by each such run, read by any.
 
     {"format": "clip-continual shots 1",
      "datasets": {"DTD": {"train": [{"class": "banded", "images": ["dtd/images/banded/banded_0002.jpg", ...]}, ...],
                           "lists_sha256": ..., "count": 1880, "listing_sha256": ...}}}
 
-``val`` may stand beside ``train``. ``lists_sha256`` is of the lists themselves, so that an edited file is an error;
-``count`` and ``listing_sha256`` are of the training images that they were drawn from, where that is known.
+``val`` may be beside ``train``. ``lists_sha256`` covers the lists themselves, so that an edited file is an error;
+``count`` and ``listing_sha256`` describe the training images that they were drawn from, if known.
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from src.errors import UserError
 from src.machine.files import read_json
 
 FORMAT = "clip-continual shots 1"
-FILE = "shots.json"  # what a run writes into its folder
+FILE = "shots.json"  # its name in a run's folder
 PARTS = ("train", "val")
 
 
 def entry_of(parts, drawn_from=None):
-    """What a file says of a dataset. ``parts``: {part: [(class name, [image])]}, classes in their order;
-    ``drawn_from``: the listing of the training images."""
+    """Return a dataset's entry in a file.
+
+    ``parts``: {part: [(class name, [image])]}, classes in order. ``drawn_from``: the listing of the training
+    images.
+    """
     lists = {part: [{"class": name, "images": list(images)} for name, images in classes]
              for part, classes in parts.items()}
     known = {} if drawn_from is None else {"count": len(drawn_from), "listing_sha256": listing_digest(drawn_from)}
@@ -33,7 +36,7 @@ def entry_of(parts, drawn_from=None):
 
 
 def shots_of(classnames, train, indices):
-    """The entry of a dataset that trains on ``indices`` of its ``train`` Split."""
+    """Return the entry of a dataset that trains on ``indices`` of its ``train`` Split."""
     listing = train.listing()
     images = {label: [] for label in range(len(classnames))}
     for index in indices:
@@ -42,12 +45,13 @@ def shots_of(classnames, train, indices):
 
 
 def file_of(entries):
-    """The content of a file with ``entries`` {dataset: entry}."""
+    """Return the content of a file with ``entries`` {dataset: entry}."""
     return {"format": FORMAT, "datasets": dict(entries)}
 
 
 def with_entry(content, name, entry):
-    """The content of a file with one dataset more; of anything else, a file with that one alone."""
+    """Return the content of a file with one more dataset; if the content is anything else, a file with that
+    dataset alone."""
     kept = content["datasets"] if _is_file(content) else {}
     return file_of(kept | {name: entry})
 
@@ -64,8 +68,11 @@ def _digest(lists):
 
 
 def with_shots_file(task, path, shots=None):
-    """``train`` becomes the images that a file lists, and ``val`` too where it lists some. ``shots``: how many of each
-    class they are to be. Raises UserError for a file, or a list, that was changed or is of other images."""
+    """Replace ``train`` by the images that a file lists, and ``val`` too if it lists some.
+
+    ``shots``: how many images of each class are required. Raises UserError for a file or a list that was
+    changed or lists other images.
+    """
     what = f"--shots-file {path}: {task.name}"
     lists = _lists_of(task, _read(path), path, what)
     found = {"train": _indices(task, "train", lists["train"], what)}
@@ -93,7 +100,7 @@ def _read(path):
 
 
 def _lists_of(task, entries, path, what):
-    """{part: [{"class", "images"}]} of a dataset, unchanged and of the images at hand."""
+    """Return {part: [{"class", "images"}]} of a dataset, unchanged and for the images at hand."""
     if task.name not in entries:
         raise UserError(f"{what} is not in it; it has {some(entries) or 'no dataset'}")
     entry = entries[task.name]
@@ -110,14 +117,15 @@ def _lists_of(task, entries, path, what):
         raise UserError(f"{what} was changed since it was written; restore the file, or write another with --shots")
     listing = task.split("train").listing()
     if drawn_from != (None, None) and drawn_from != (len(listing), listing_digest(listing)):
-        raise UserError(f"{what} was drawn from {drawn_from[0]} training images, and others are here "
+        raise UserError(f"{what} was drawn from {drawn_from[0]} training images, but other images are here "
                         f"({len(listing)}, {task.train_data}); give the --split-file, --val-fraction, --class-order "
                         "and --seed of that run, or restore the images")
     return lists
 
 
 def _indices(task, part, rows, what):
-    """The sorted indices of a list's images in ``part`` of a Task. Each class of the list is one of the Task's."""
+    """Return the sorted indices of a list's images in ``part`` of a Task. Each class of the list must be one of
+    the Task's."""
     if part not in task.splits:
         raise UserError(f"{what} lists images of {part}, which the dataset does not have here; give the --split-file "
                         "that they were drawn from")
@@ -138,7 +146,7 @@ def _indices(task, part, rows, what):
 
 
 def _places(listing):
-    """{last part of its path: [(path, index)]}"""
+    """Return {last component of its path: [(path, index)]}."""
     places = {}
     for index, file in enumerate(listing):
         places.setdefault(file.rsplit("/", 1)[-1], []).append((file, index))
@@ -146,7 +154,7 @@ def _places(listing):
 
 
 def _place_of(image, places, part, what):
-    """The index of the image whose path ends so, in full or from its last folders on."""
+    """Return the index of the image whose path ends in this one, whole or from its last folders on."""
     near = [(file, index) for file, index in places.get(image.rsplit("/", 1)[-1], ())
             if f"/{file}".endswith(f"/{image}")]
     exact = [index for file, index in near if file == image]
@@ -158,10 +166,11 @@ def _place_of(image, places, part, what):
 
 
 def _refuse_other_number(task, train, indices, shots, what):
-    """Each class has ``shots`` images, or all that it has where those are fewer."""
+    """Require ``shots`` images for each class, or all that it has if they are fewer."""
     listed, there = Counter(train.labels[index] for index in indices), Counter(train.labels)
     for label, name in enumerate(task.classnames):
         expected = min(shots, there[label])
         if listed[label] != expected:
-            raise UserError(f"{what} lists {listed[label]} images of {name!r}, where {expected} are expected (--shots "
-                            f"{shots}); give the file of such a run, or the --shots that it was drawn by")
+            raise UserError(f"{what} lists {listed[label]} images of {name!r}, but {expected} are expected (--shots "
+                            f"{shots}); give the file of such a run, or the --shots that it was "
+                            "drawn with")

@@ -1,7 +1,7 @@
-"""Index lists that decide who is in which split: drawn once from a seed, stored, and only read afterwards.
+"""Keep the index lists that define splits: drawn once from a seed, stored, and only read afterwards.
 
-A list is tied to the listing of files it was drawn from, so that a changed folder is an error and never silently
-another split.
+A list is tied to the file listing it was drawn from, so that a changed folder is an error and never silently another
+split.
 """
 
 import json
@@ -21,7 +21,8 @@ RANDOM_SEED, TRAIN_SHARE = 42, 0.8
 
 
 def random_halves(count, share=TRAIN_SHARE, seed=RANDOM_SEED):
-    """(first, second): ``randperm(count)`` by ``torch.Generator().manual_seed(seed)``, cut at floor(share * count)."""
+    """Return (first, second): ``randperm(count)`` by ``torch.Generator().manual_seed(seed)``, cut at
+    floor(share * count)."""
     import torch
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     cut = int(share * count)
@@ -29,10 +30,10 @@ def random_halves(count, share=TRAIN_SHARE, seed=RANDOM_SEED):
 
 
 def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
-    """The index lists of ``<root>/splits/<name>.json``, drawn by ``draw() -> {part: indices}`` the first time, and
-    then stored, unless nothing may be written.
+    """Return the index lists of ``<root>/splits/<name>.json``.
 
-    ``files``: the sorted listing as relative POSIX paths, which the lists point into.
+    The first time, ``draw() -> {part: indices}`` draws them; they are then stored, unless nothing may be
+    written. ``files``: the sorted listing as relative POSIX paths, which the lists index.
     """
     path = Path(root) / FOLDER / f"{name}.json"
     listing = listing_digest(files)
@@ -47,7 +48,7 @@ def stored_lists(root, name, files, draw, seed, parts=("train", "test")):
             json.dump(content, file)
     except OSError as error:
         print(f"note: the split of {name} could not be stored in {path} ({error.strerror}); it will be drawn again, "
-              f"the same as long as the files are")
+              "the same while the files are the same")
     return lists
 
 
@@ -57,7 +58,7 @@ def _read(path, name, count, listing, parts):
         lists, before = content["lists"], (content["count"], content["listing_sha256"])
         indices = [index for part in parts for index in lists[part]]
         if strange := [index for index in indices if type(index) is not int]:
-            raise TypeError(f"{strange[0]!r} is no index")
+            raise TypeError(f"{strange[0]!r} is not an index")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: the stored split {path} is damaged ({error}); remove it to draw it again") from None
     if before != (count, listing):
@@ -69,7 +70,7 @@ def _read(path, name, count, listing, parts):
 
 
 def with_validation(task, fraction, root):
-    """``val`` becomes a class-balanced part of train, ``fraction`` of each class, stored."""
+    """Split a class-balanced ``val`` off train, ``fraction`` of each class, and store it."""
     train = task.split("train")
     seed = seed_of(f"{task.name}_val{fraction:g}")
     lists = stored_lists(root, _list_name(task, f"val{fraction:g}"), train.listing(), lambda: dict(zip(
@@ -80,7 +81,7 @@ def with_validation(task, fraction, root):
 
 
 def with_shots(task, shots, seed, root):
-    """``train`` becomes ``shots`` images of each class, drawn by ``seed``, stored."""
+    """Reduce ``train`` to ``shots`` images per class, drawn by ``seed``, and store the list."""
     train = task.split("train")
     if few := sum(number < shots for number in Counter(train.labels).values()):
         print(f"note: {task.name}: {few} of {len(task.classnames)} classes have fewer than {shots} training images "
@@ -93,15 +94,15 @@ def with_shots(task, shots, seed, root):
 
 
 def draw_shots(labels, shots, seed):
-    """Sorted indices of ``shots`` images a class; all of a class that has fewer."""
+    """Return sorted indices of ``shots`` images per class; all of a class that has fewer."""
     return sorted(index for members in shuffled_classes(labels, seed) for index in members[:shots])
 
 
 def with_split_file(task, path):
-    """Splits as a json file of other people's gives them: {"train": [[image path, label, class name], ...], ...}.
+    """Split as an external json file does: {"train": [[image path, label, class name], ...], ...}.
 
-    Images are found by the end of their path; labels stay this framework's. Parts that the file does not list keep
-    their images but those that it lists in others.
+    Images are matched by the end of their path; labels stay this framework's. Parts that the file does not list
+    keep their images, except those that it lists elsewhere.
     """
     try:
         content = read_json(path)
@@ -133,7 +134,7 @@ def with_split_file(task, path):
 
 
 def images_by_name(splits):
-    """{last part of its path: [(path, Split, index there)]} of all images."""
+    """Return {last component of its path: [(path, Split, index there)]} of all images."""
     by_name = {}
     for split in splits:
         for index, file in enumerate(split.listing()):
@@ -142,8 +143,10 @@ def images_by_name(splits):
 
 
 def find_images(names, by_name, what):
-    """[(Split, index there)] of the images whose paths end as ``names``, in their order. ``by_name`` is what
-    ``images_by_name`` gives; ``what`` begins the error of a name that fits none or several."""
+    """Return [(Split, index there)] of the images whose paths end in ``names``, in order.
+
+    ``by_name``: from ``images_by_name``. ``what`` begins the error for a name that fits no image or several.
+    """
     found = []
     for name in names:
         matches = {}
@@ -160,8 +163,11 @@ def find_images(names, by_name, what):
 
 
 def refuse_repeated(splits, what):
-    """Raise UserError for an image that stands twice in {part: Split}, in one part or in two: an image of train would
-    be scored as an image of test. ``what`` begins the error."""
+    """Raise UserError for an image that is twice in {part: Split}: a training image would be scored as a test
+    image.
+
+    ``what`` begins the error.
+    """
     owners = {}
     for part, split in splits.items():
         for file in split.listing():
@@ -171,7 +177,7 @@ def refuse_repeated(splits, what):
 
 
 def split_of(found):
-    """The Split of [(Split, index there)]."""
+    """Return the Split of [(Split, index there)]."""
     from src.datasets.common import Split
     return Split(lambda position: found[position][0].image(found[position][1]),
                  [split.labels[index] for split, index in found],
@@ -181,8 +187,11 @@ def split_of(found):
 
 
 def with_classes(task, part, parts, seed, order="seed"):
-    """Class split ``part`` of ``parts``: the classes in the order that ``class_order`` gives, cut at floor(C k / parts)
-    or, where ``parts`` is (base classes, step), at those; all images of those classes, labels counted from 0."""
+    """Return class split ``part`` of ``parts``: all images of its classes, labels counted from 0.
+
+    The classes, in the order that ``class_order`` gives, are cut at floor(C k / parts), or by (base classes,
+    step).
+    """
     order = class_order(task.name, len(task.classnames), order, seed)
     first, last = class_bounds(len(task.classnames), part, parts)
     chosen = order.numbers[first:last]
@@ -192,8 +201,8 @@ def with_classes(task, part, parts, seed, order="seed"):
         if callable(split):
             return lambda: cut(split())
         if split.video is not None:
-            raise UserError(f"{task.name}: frames of videos count together with their neighbours; it has no class "
-                            "splits")
+            raise UserError(f"{task.name}: frames of videos are scored together with their neighbours, so it has no "
+                            "class splits")
         kept = split.subset([index for index, label in enumerate(split.labels) if label in place])
         return replace(kept, labels=[place[label] for label in kept.labels])
     cut_at = "+".join(map(str, parts)) if isinstance(parts, tuple) else parts
@@ -204,8 +213,10 @@ def with_classes(task, part, parts, seed, order="seed"):
 
 
 def tolerant(task):
-    """The task with None for images that cannot be decoded; the loaders skip and count them. Frames of videos stay as
-    they are: they count together with their neighbours."""
+    """Return the task with None for images that cannot be decoded; the loaders skip and count them.
+
+    Frames of videos stay: they are scored together with their neighbours.
+    """
     def wrap(split):
         if callable(split):
             return lambda: wrap(split())
@@ -224,6 +235,6 @@ def _image_or_none(split, index):
 
 
 def _list_name(task, text):
-    """A list is called by its dataset, of the user's own data also by its place, and by what it was drawn from."""
+    """Return the name of a list: its dataset, for custom data also its location, and what it was drawn from."""
     drawn_from = "" if task.train_data == "all" else "_" + task.train_data.replace(" ", "")
     return f"{task.place or task.name}{drawn_from}_{text}"

@@ -1,4 +1,4 @@
-"""The user's own table of labelled images: ``csv:FILE``."""
+"""Open a custom table of labelled images: ``csv:FILE``."""
 
 import re
 import unicodedata
@@ -17,11 +17,12 @@ WANTED = "csv:FILE with the columns image and label"
 
 
 def open_csv(name, root, skip_missing=False):
-    """Columns image (relative to the file) and label (a class name), and optionally split (train, val, test).
+    """Open a table with the columns image (relative to the file) and label (a class name), and optionally split
+    (train, val, test).
 
-    Class names are the sorted labels; whole-number labels sort as numbers. Without test rows the val rows are the test
-    part; with neither, a stored, seeded, balanced 20 % of each class. ``skip_missing``: leave out rows whose image is
-    not there, however many they are.
+    Class names are the sorted labels; whole-number labels sort as numbers. Without test rows the val rows are
+    the test part; without either, a stored, seeded, balanced 20 % of each class. ``skip_missing``: leave out
+    any number of rows whose image is missing.
     """
     path = own_path(name)
     table = read_table(name, path, read_text(name, path, WANTED), image=IMAGE_COLUMNS, label=LABEL_COLUMNS)
@@ -35,7 +36,7 @@ def open_csv(name, root, skip_missing=False):
             rows.append((part, file, label))
     noted = leave_out(name, path, faults, len(table.rows), skip_missing)
     if not rows:
-        raise UserError(f"{name}: none of the images that {path} names is there")
+        raise UserError(f"{name}: none of the images that {path} names exists")
     labels = sorted({label for _, _, label in rows}, key=_numbers_first)
     splits = _splits(path.parent, rows, {label: number for number, label in enumerate(labels)})
     if "train" not in splits:
@@ -71,7 +72,7 @@ def _splits(folder, rows, numbers):
 
 
 def _contradictions(name, rows):
-    """Sentences about images that stand in the table with two labels or in two splits."""
+    """Yield sentences about images with two labels or in two splits."""
     labels, parts = {}, {}
     for part, listed, label in rows:
         file = PurePosixPath(listed).as_posix()  # ./1.jpg is 1.jpg
@@ -86,7 +87,7 @@ def _contradictions(name, rows):
 
 
 def _drawn_twice(name, rows, splits):
-    """A sentence about images with several rows of which the drawn halves have one each."""
+    """Yield a sentence about images with several rows of which the drawn halves have one each."""
     if {part for part, _, _ in rows} != {"train"} or "test" not in splits:
         return
     test = set(splits["test"].files)

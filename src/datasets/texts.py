@@ -1,4 +1,4 @@
-"""The text of a file that a user brings; encoding and byte order mark are detected."""
+"""Read the text of a user's file; encoding and byte order mark are detected."""
 
 import codecs
 import os
@@ -19,7 +19,8 @@ NO_TABLES = ((0, b"PK\x03\x04", "is a spreadsheet or a zip archive: save the she
 
 
 def read_text(name, path, wanted):
-    """The text of a file, without a byte order mark. ``wanted``: what to give instead, for a file that is not there."""
+    """Return the text of a file, without a byte order mark. ``wanted``: what to give instead, if the file is
+    missing."""
     if ".tar" in path.name and not path.name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt")):
         raise UserError(f"{name}: {SHARDS}")
     if not os.path.isfile(path):
@@ -43,16 +44,16 @@ def _decoded(name, path, content):
         line = content.count(b"\n", 0, error.start) + 1
         named = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
         raise UserError(
-            f"{name}: {path} cannot be read as {named} text (line {line} holds the byte 0x{content[error.start]:02x}); "
+            f"{name}: {path} cannot be read as {named} text (line {line} has the byte 0x{content[error.start]:02x}); "
             "if it is text in another encoding, such as Windows-1252 or GBK, save it as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{name}: {path} cannot be read as text (line {line} holds NUL); repair it")
+        raise UserError(f"{name}: {path} cannot be read as text (line {line} has a NUL byte); repair it")
     return text
 
 
 def _unmarked(content):
-    """Return the encoding of bytes without a mark: UTF-16 shows by the zero bytes of the first column name."""
+    """Return the encoding of bytes without a mark: zero bytes in the first column name reveal UTF-16."""
     first = content[:8]
     if len(first) == 8 and not any(first[1::2]) and all(first[::2]):
         return "utf-16-le"

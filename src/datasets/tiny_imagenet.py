@@ -1,5 +1,5 @@
-"""Tiny ImageNet: 200 of ImageNet's classes at 64 x 64 pixels. Its val part is the test part here; the images that it
-calls test have no published labels."""
+"""Open Tiny ImageNet: 200 of ImageNet's classes at 64 x 64 pixels. Its val part is the test part here, because
+its own test images have no published labels."""
 
 from pathlib import Path
 
@@ -14,15 +14,18 @@ FOLDER = "tiny-imagenet-200"
 
 
 def open_tiny_imagenet(name, root):
-    """``wnids.txt`` numbers the classes, ``words.txt`` names them, ``train/<wnid>/images/*.JPEG`` are to train on,
-    ``val/val_annotations.txt`` labels ``val/images/*.JPEG``. Raises UserError for what is missing or does not agree."""
+    """Open Tiny ImageNet. ``wnids.txt`` numbers the classes, ``words.txt`` names them,
+    ``train/<wnid>/images/*.JPEG`` are to train on, ``val/val_annotations.txt`` labels ``val/images/*.JPEG``.
+
+    Raises UserError for anything missing or inconsistent.
+    """
     folder = Path(root) / FOLDER
     if not folder.is_dir():
         raise missing(name, folder, root)
     wnids = _lines(name, folder / "wnids.txt")
     words = dict(line.partition("\t")[::2] for line in _lines(name, folder / "words.txt"))
     if nameless := [wnid for wnid in wnids if wnid not in words]:
-        raise _damaged(name, folder / "words.txt", f"has no name of {nameless[0]}")
+        raise _damaged(name, folder / "words.txt", f"has no name for {nameless[0]}")
     classnames = [words[wnid].split(",")[0].strip() for wnid in wnids]
     return Task(name, classnames, SIMPLE, {"train": _train(name, folder, wnids), "test": _test(name, folder, wnids)})
 

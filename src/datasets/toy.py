@@ -1,7 +1,7 @@
-"""The embedded benchmark ``toy``: eight small tasks, a reference set and reference sentences; nothing is downloaded.
+"""Draw the embedded benchmark ``toy``: eight small tasks, a reference set and reference sentences; no download.
 
-The first three tasks are foreign to the shipped weights (real handwritten digits, unseen shapes, unseen textures), the
-others ask for what they were pre-trained on. Everything is drawn from fixed seeds; ``VERSION`` changes whenever a
+The first three tasks are new to the shipped weights (real handwritten digits, unseen shapes, unseen textures); the
+others test what they were pre-trained on. Everything is drawn from fixed seeds; ``VERSION`` changes whenever a
 picture, a label or a sentence does, because numbers of different versions must not be compared.
 """
 
@@ -18,10 +18,10 @@ from src.templates.toy import TEMPLATES
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
-# How the world is drawn in a reference set, and the purpose of its pictures' and sentences' seeds.
+# The style of a reference set, and the purpose of the seeds of its pictures and sentences.
 REFERENCES = {"toy-reference": (toy_world.STYLE, "reference images", "reference sentences"),
               "toy-other-reference": (toy_world.OTHER_STYLE, "other images", "other sentences")}
-# Images with captions, in domains of their own: the style, and the first of the shapes and textures that occur.
+# Images with captions in separate domains: the style, and the first of the shapes and textures that occur.
 PAIRS = {"toy-pairs-new": (toy_world.STYLE, len(toy_world.SHAPES), len(toy_world.TEXTURES)),
          "toy-pairs-dull": (toy_world.OTHER_STYLE, 0, 0),
          "toy-pairs-night": (toy_world.NIGHT_STYLE, 0, 0)}
@@ -33,7 +33,8 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True)
 class ToyTask:
-    """A drawn task asks for one attribute, and its classes are the names from ``first`` on; digits have none."""
+    """Describe a task. A drawn task asks for one attribute, and its classes are the names from ``first`` on;
+    digits have none."""
 
     classes: tuple
     attribute: str | None = None
@@ -57,17 +58,19 @@ TASKS = {
     "toy-colours": _known("colour"),
     "toy-backgrounds": _known("background"),
 }
-ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # nearly perfect from the start: a probe, not a task
+ORDER = [name for name in TASKS if name != "toy-backgrounds"]  # almost perfect before training: a probe, not a task
 
-# Seeds are (benchmark, purpose, split); the pre-training draws from other ones (scripts/pretrain_toy.py).
+# Seeds are (benchmark, purpose, split); pre-training draws from others (scripts/pretrain_toy.py).
 _SEED = 2024
 _PURPOSES = {name: index for index, name in enumerate([
     *TASKS, "reference images", "reference sentences", "other images", "other sentences", *PAIRS])}
 
 
 def open_toy(name, root):
-    """A toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``. Pictures are drawn
-    when the first of a split is asked for."""
+    """Return a toy task, or the reference set with its sentences, as a Task; nothing is read from ``root``.
+
+    Pictures are drawn when the first of a split is requested.
+    """
     if name in REFERENCES:
         drawn = functools.cache(lambda: reference_images(REFERENCE_IMAGES, name))
         return Task(name, [], [], {"train": _split(drawn, [0] * REFERENCE_IMAGES)},
@@ -82,7 +85,7 @@ def open_toy(name, root):
 
 
 def _split(drawn, labels):
-    """``drawn()`` gives all images."""
+    """Return a Split; ``drawn()`` gives all images."""
     from PIL import Image
     return Split(lambda index: Image.fromarray(drawn()[index]), labels)
 
@@ -97,7 +100,8 @@ def _pair_split(images, captions):
 
 @functools.lru_cache(maxsize=16)
 def load_pairs(name, split):
-    """A domain's images (N, 32, 32, 3), uint8, and captions, N tuples of paraphrases that tell all six attributes."""
+    """Return a domain's images (N, 32, 32, 3), uint8, and captions, N tuples of paraphrases that state all six
+    attributes."""
     style, shape, texture = PAIRS[name]
     rng, count = _generator(name, SPLITS.index(split)), PAIR_SIZES[split]
     last = {"shape": len(toy_world.NAMES["shape"]) if shape else len(toy_world.SHAPES),
@@ -111,13 +115,13 @@ def load_pairs(name, split):
 
 
 def classnames(name):
-    """The classes of a task, in the order of its labels."""
+    """Return the classes of a task, in the order of its labels."""
     return list(_task(name).classes)
 
 
 @functools.lru_cache(maxsize=32)
 def load(name, split):
-    """A task's images (N, 32, 32, 3), uint8, and labels, N whole numbers, in a shuffled order that never changes."""
+    """Return a task's images (N, 32, 32, 3), uint8, and labels, N whole numbers, in a fixed shuffled order."""
     task = _task(name)
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
@@ -130,7 +134,7 @@ def load(name, split):
 
 
 def labels(name, split):
-    """Those that ``load`` gives, without drawing a picture."""
+    """Return the labels of ``load``, without drawing pictures."""
     task = _task(name)
     if task.attribute is None:
         return load(name, split)[1]
@@ -142,15 +146,15 @@ def _permuted(task, split, rng):
 
 
 def reference_images(count, name="toy-reference"):
-    """(N, 32, 32, 3) uint8, pictures of the world as the pre-training saw it, or in another style; none of them from a
-    task."""
+    """Return (N, 32, 32, 3) uint8, pictures of the world as in pre-training, or in another style; none of them
+    from a task."""
     style, purpose, _ = REFERENCES[name]
     rng = _generator(purpose)
     return toy_world.draw(toy_world.sample(count, rng), rng, style)
 
 
 def reference_sentences(count, name="toy-reference"):
-    """N different sentences about such pictures. The first ones of a longer list are those of a shorter one."""
+    """Return N different sentences about such pictures. A longer list begins with the shorter one."""
     rng = _generator(REFERENCES[name][2])
     sentences = {}
     while len(sentences) < count:
@@ -170,7 +174,7 @@ def _generator(purpose, split=0):
 
 
 def _digits(task, split):
-    """Each split takes as many of every digit, so 1700 of the 1797 images are used."""
+    """Return a split's digits. Each split has equally many of every digit, so 1700 of the 1797 images are used."""
     images, digits = _digit_images()
     order = _generator("toy-digits").permutation(len(digits))
     starts = np.cumsum([0, *task.sizes]) // len(task.classes)
@@ -182,7 +186,7 @@ def _digits(task, split):
 
 @functools.cache
 def _digit_images():
-    """scikit-learn's digits, 8 x 8 with 17 greys, as (1797, 32, 32, 3) uint8 and (1797,) digits.
+    """Return scikit-learn's digits, 8 x 8 with 17 greys, as (1797, 32, 32, 3) uint8 and (1797,) digits.
 
     The file is read from the installed package without importing it, which would take seconds.
     """

@@ -1,8 +1,8 @@
-"""The toy world: one textured shape a picture, 32 x 32 pixels, with captions that tell a part of what is seen.
+"""Draw the toy world: one textured shape per picture, 32 x 32 pixels, with captions that state part of what is seen.
 
-A picture is six whole numbers, one for each attribute (the index into ``NAMES[attribute]``), and what the random
+A picture is six whole numbers, one for each attribute (the index into ``NAMES[attribute]``), plus what the random
 generator adds: jitter, a small turn, the texture's phase, noise. All functions are pure in (attributes, generator) and
-work on a batch; some thousands of pictures a second are drawn on one core.
+work on a batch; one core draws some thousands of pictures per second.
 
     rng = np.random.default_rng(0)
     attributes = sample(8, rng)                       # {"shape": (8,), "colour": (8,), ...}
@@ -26,7 +26,7 @@ POSITIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom 
 SIZES = ("small", "medium", "large")
 BACKGROUNDS = ("black", "white", "grey", "navy")
 
-# What the captions of the world speak of; the new shapes and textures can be drawn, but are never sampled.
+# Names used in the world's captions; the new shapes and textures can be drawn, but are never sampled.
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "position": POSITIONS, "size": SIZES,
               "background": BACKGROUNDS}
 NAMES = {**ATTRIBUTES, "shape": SHAPES + NEW_SHAPES, "texture": TEXTURES + NEW_TEXTURES}
@@ -34,7 +34,7 @@ NAMES = {**ATTRIBUTES, "shape": SHAPES + NEW_SHAPES, "texture": TEXTURES + NEW_T
 
 @dataclass(frozen=True)
 class Style:
-    """How the named things look: colours as RGB in 0..1, lengths in pixels."""
+    """Hold the look of the named things: colours as RGB in 0..1, lengths in pixels."""
 
     colours: tuple = ((.90, .10, .10), (1.0, .55, .05), (.95, .90, .15), (.10, .65, .15),
                       (.15, .85, .90), (.15, .30, .95), (.55, .15, .75), (1.0, .55, .75))
@@ -50,7 +50,7 @@ class Style:
 
 
 STYLE = Style()
-# The same names for things that look otherwise: duller colours, other grounds, smaller and rougher shapes.
+# The same names for things that look different: duller colours, other grounds, smaller and rougher shapes.
 OTHER_STYLE = Style(
     colours=((.70, .25, .25), (.80, .50, .25), (.75, .70, .30), (.25, .50, .25),
              (.35, .65, .65), (.30, .35, .70), (.50, .30, .60), (.80, .55, .65)),
@@ -65,13 +65,14 @@ NIGHT_STYLE = Style(
 
 
 def sample(count, rng, **given):
-    """Attributes of ``count`` pictures, name -> (N,) indices; those not ``given`` are uniform over the known names."""
+    """Return attributes of ``count`` pictures, name -> (N,) indices; those not ``given`` are uniform over the
+    known names."""
     return {name: np.asarray(given[name]) if name in given else rng.integers(len(values), size=count)
             for name, values in ATTRIBUTES.items()}
 
 
 def draw(attributes, rng, style=STYLE):
-    """Attributes, name -> (N,) -> pictures (N, 32, 32, 3), uint8."""
+    """Draw attributes, name -> (N,), as pictures (N, 32, 32, 3), uint8."""
     count = len(attributes["shape"])
     centre = _centres(attributes["position"], rng, style)                                     # (N, 2): x, y
     radius = np.take(style.radii, attributes["size"]) * rng.uniform(1 - style.stretch, 1 + style.stretch, count)
@@ -89,13 +90,14 @@ def draw(attributes, rng, style=STYLE):
 
 
 def random_mentions(count, rng):
-    """(N, 6) bool: how many of ``ATTRIBUTES`` a sentence mentions is uniform over 1 to 6, which ones is uniform too."""
+    """Return (N, 6) bool: the number of ``ATTRIBUTES`` that a sentence mentions is uniform over 1 to 6, and so
+    is which ones."""
     ranks = rng.random((count, len(ATTRIBUTES))).argsort(axis=1).argsort(axis=1)
     return ranks < rng.integers(1, len(ATTRIBUTES) + 1, size=(count, 1))
 
 
 def captions(attributes, rng, mentioned=None):
-    """One sentence for each picture: N strings, and (N, 6) bool, which of ``ATTRIBUTES`` each one mentions."""
+    """Return one sentence for each picture: N strings, and (N, 6) bool, which of ``ATTRIBUTES`` each one mentions."""
     count = len(attributes["shape"])
     mentioned = random_mentions(count, rng) if mentioned is None else mentioned
     choices = rng.integers(1 << 16, size=(count, len(_CHOICES)))
@@ -109,9 +111,10 @@ def captions(attributes, rng, mentioned=None):
 
 
 def agreement(attributes, told, mentioned):
-    """Which sentence is true of which picture, (N, M) bool.
+    """Return which sentence is true of which picture, (N, M) bool.
 
-    ``attributes`` describes N pictures; ``told`` those that M sentences were made for, and ``mentioned`` is (M, 6).
+    ``attributes`` describes N pictures; ``told`` those that M sentences were made for, and ``mentioned`` is (M,
+    6).
     """
     wrong = np.zeros((len(attributes["shape"]), len(mentioned)), dtype=bool)
     for column, name in enumerate(ATTRIBUTES):
@@ -152,31 +155,31 @@ def _with_article(phrase):
 # Pictures
 
 def _mix(first, second, weight):
-    """(N, 3), (N, 3) or (N, 32, 32, 3), (N, 32, 32) -> (N, 32, 32, 3): ``second`` where the weight is one."""
+    """Blend (N, 3), (N, 3) or (N, 32, 32, 3), (N, 32, 32) -> (N, 32, 32, 3): ``second`` where the weight is one."""
     first = first[:, None, None]
     second = second if second.ndim == 4 else second[:, None, None]
     return first + (second - first) * weight[..., None]
 
 
 def _tinted(palette, indices, rng, style):
-    """(N,) -> (N, 3) colours, each a little off its name's."""
+    """Return (N,) -> (N, 3) colours, each slightly off its name's."""
     colours = np.asarray(palette)[indices]
     return (colours + style.tint * rng.standard_normal(colours.shape)).clip(0, 1).astype(np.float32)
 
 
 def _centres(positions, rng, style):
-    """(N,) -> (N, 2), x to the right and y down, in pixels."""
+    """Return (N,) -> (N, 2), x to the right and y down, in pixels."""
     cells = np.stack([positions % 3, positions // 3], axis=1) - 1
     return SIDE / 2 + style.step * cells + rng.uniform(-style.shift, style.shift, cells.shape)
 
 
 def _grid(side):
-    """Pixel centres of a ``side`` x ``side`` raster over the picture, in pixels of the picture, (side,)."""
+    """Return pixel centres of a ``side`` x ``side`` raster over the picture, in pixels of the picture, (side,)."""
     return ((np.arange(side) + 0.5) * (SIDE / side)).astype(np.float32)
 
 
 def _outlines(shapes, centre, radius, turn):
-    """Share of each pixel that the shape covers, (N, 32, 32) float32."""
+    """Return the share of each pixel that the shape covers, (N, 32, 32) float32."""
     side = SIDE * FINE
     covered = np.empty((len(shapes), SIDE, SIDE), dtype=np.float32)
     for shape in np.unique(shapes):
@@ -192,7 +195,7 @@ def _outlines(shapes, centre, radius, turn):
 
 
 def _patterns(textures, centre, radius, rng, style):
-    """How much of the second colour a pixel has, (N, 32, 32) float32; the outline is not yet cut out."""
+    """Return how much of the second colour a pixel has, (N, 32, 32) float32, before the outline is cut out."""
     pattern = np.empty((len(textures), SIDE, SIDE), dtype=np.float32)
     phase = rng.integers(2 * int(style.period), size=(len(textures), 2))
     slant = rng.choice([-1, 1], size=len(textures))
@@ -209,7 +212,8 @@ def _patterns(textures, centre, radius, rng, style):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a pattern is drawn: pixels from a random origin, pixels from the shape's centre, and its measures."""
+    """Hold where a pattern is drawn: pixels from a random origin, pixels from the shape's centre, and its
+    measures."""
 
     x: np.ndarray          # (n, 1, 32) whole numbers
     y: np.ndarray          # (n, 32, 1)
@@ -220,7 +224,7 @@ class _Place:
     period: float
 
     def on(self, along):
-        """The second half of each period."""
+        """Return whether a position is in the second half of its period."""
         return along % self.period >= self.period / 2
 
 
@@ -229,7 +233,8 @@ def _radius(u, v):
 
 
 def _lobes(u, v, count):
-    """1 on the middle of each of ``count`` lobes around the centre, -1 between them; the first one points up."""
+    """Return 1 in the middle of each of ``count`` lobes around the centre, -1 between them; the first one
+    points up."""
     return np.cos(count * np.arctan2(u, v))
 
 

@@ -1,21 +1,22 @@
-"""An image -> uint8 (3, R, R). An image is a PIL image, or a uint8 (3, H, W) tensor as the fast JPEG reader gives.
+"""Transform an image to uint8 (3, R, R). An image is a PIL image, or a uint8 (3, H, W) tensor of the fast JPEG reader.
 
-Importing torchvision costs seconds, so its transforms are not used; tests hold the pixels equal to theirs (PIL:
-exactly; tensors: within 1, 0.004 on average, but for edges of full contrast that are enlarged). Normalisation is left
-to the device: a quarter of the bytes travel.
+Importing torchvision costs seconds, so its transforms are not used; the pixels are tested against theirs (PIL: equal;
+tensors: within 1, 0.004 on average, except for enlarged edges of full contrast). Normalisation is left to the device:
+a quarter of the bytes travel.
 """
 
 import math
 import random
 
 BICUBIC = 3  # Pillow's number for it, so that this module imports nothing
-LONGEST = 100  # times the short side; of what is longer only the middle is enlarged: a strip could take any memory
+LONGEST = 100  # times the short side; of longer strips only the middle is enlarged, to bound memory
 
 
 class EvalTransform:
-    """Resize the short side to R (bicubic), cut the centre: torchvision's Resize and CenterCrop, pixel for pixel.
+    """Resize the short side to R (bicubic) and crop the centre: torchvision's Resize and CenterCrop, pixel for
+    pixel.
 
-    ``short``: pixels of the short side before the cut, at least R.
+    ``short``: pixels of the short side before the crop, at least R.
     """
 
     def __init__(self, resolution, short=None):
@@ -39,8 +40,11 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """A random part of the image, 90 to 100 % of its area, sides 3:4 to 4:3, resized to R x R (bicubic); mirrored with
-    probability ``flip``, never unless given."""
+    """Crop a random part of the image, 90 to 100 % of its area, sides 3:4 to 4:3, and resize it to R x R
+    (bicubic).
+
+    It is mirrored with probability ``flip``, 0 by default.
+    """
 
     def __init__(self, resolution, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0):
         self.resolution, self.scale, self.ratio, self.flip = resolution, scale, ratio, flip
@@ -53,24 +57,27 @@ class TrainTransform:
 
 
 class MarginTransform(EvalTransform):
-    """Linear evaluation's: resize the short side to 256 and cut the central 224 x 224, both in proportion for another
-    R (the short side is R * 256 / 224, rounded). Bicubic, as CLIP was trained."""
+    """Transform for linear evaluation: resize the short side to 256 and crop the central 224 x 224, scaled for
+    another R (the short side is R * 256 / 224, rounded). Bicubic, as CLIP was trained."""
 
     def __init__(self, resolution):
         super().__init__(resolution, round(resolution * 256 / 224))
 
 
 class AugmentTransform(TrainTransform):
-    """Linear evaluation's: torchvision's RandomResizedCrop by its defaults, 8 to 100 % of the area and sides 3:4 to
-    4:3, but bicubic; mirrored half of the time."""
+    """Augment for linear evaluation: torchvision's RandomResizedCrop with its defaults, 8 to 100 % of the area
+    and sides 3:4 to 4:3, but bicubic; mirrored half of the time."""
 
     def __init__(self, resolution):
         super().__init__(resolution, scale=(0.08, 1.0), flip=0.5)
 
 
 def random_box(width, height, scale, ratio, rng, tries=10):
-    """(left, top, right, bottom) of a part with random area and side ratio, as in Inception's cropping
-    (Szegedy et al., 2015); the largest central part within the ratios where ``tries`` draws do not fit."""
+    """Return (left, top, right, bottom) of a part with random area and side ratio, Inception's cropping
+    (Szegedy et al., 2015).
+
+    If ``tries`` draws do not fit: the largest central part within the ratios.
+    """
     for _ in range(tries):
         area = width * height * rng.uniform(*scale)
         sides = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -85,7 +92,7 @@ def random_box(width, height, scale, ratio, rng, tries=10):
 
 
 def middle(image):
-    """The image, or of a strip of more than 1:LONGEST the middle part of 1:LONGEST."""
+    """Return the image; of a strip beyond 1:LONGEST, its middle part of 1:LONGEST."""
     width, height = size_of(image)
     most = LONGEST * min(width, height)
     if max(width, height) <= most:
@@ -99,7 +106,7 @@ def is_tensor(image):
 
 
 def size_of(image):
-    """(width, height)"""
+    """Return (width, height)."""
     return (image.shape[2], image.shape[1]) if is_tensor(image) else image.size
 
 
@@ -109,7 +116,7 @@ def crop(image, box):
 
 
 def resize(image, width, height):
-    """Bicubic with anti-aliasing, as Pillow's."""
+    """Resize bicubically with anti-aliasing, like Pillow."""
     if not is_tensor(image):
         return image.resize((width, height), BICUBIC)
     from torch.nn.functional import interpolate
@@ -117,7 +124,7 @@ def resize(image, width, height):
 
 
 def to_tensor(image):
-    """RGB PIL image or uint8 (3, H, W) -> uint8 (3, H, W), contiguous."""
+    """Convert an RGB PIL image or uint8 (3, H, W) to uint8 (3, H, W), contiguous."""
     if is_tensor(image):
         return image.contiguous()
     import numpy

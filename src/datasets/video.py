@@ -1,7 +1,7 @@
-"""Frames of videos with the pm-k metric (Shankar et al., 2019, arXiv:1906.02168): YTBB-Robust and ImageNet-Vid-Robust.
+"""Score video frames by the pm-k metric (Shankar et al., 2019, arXiv:1906.02168): YTBB-Robust, ImageNet-Vid-Robust.
 
-A frame may show several of the classes; any of them counts as right. pm-k asks that the anchor frame **and** all of its
-reviewed neighbours within k frames are right.
+A frame may show several of the classes; any of them counts as right. pm-k requires that the anchor frame **and** all of
+its reviewed neighbours within k frames are right.
 """
 
 import contextlib
@@ -21,20 +21,21 @@ YTBB_NAMES = [name.replace("_", " ") for name in (
     "truck zebra toilet dog elephant umbrella none car").split()]
 K = 10
 
-# Marks of YTBB-Robust's reviewers on a pair (anchor, neighbour) that make it unfit.
+# Marks of YTBB-Robust's reviewers that disqualify a pair (anchor, neighbour).
 UNFIT = {"dissimilar", "problematic", "incorrect", "dont know", "deformation", "background-change",
          "occlusion-increased", "blur-increase", "bad-anchor"}
 
 
 @dataclass(frozen=True)
 class Frames:
-    """``accepted[i]``: the classes that are right for frame i. ``anchors``: {anchor: its neighbours within 10}."""
+    """Hold ``accepted[i]``: the classes that are right for frame i, and ``anchors``: {anchor: its neighbours
+    within 10}."""
 
     accepted: list
     anchors: dict
 
     def scores(self, predictions):
-        """One predicted class a frame -> (top-1 over frames, pm-0, pm-10) in percent."""
+        """Return (top-1 over frames, pm-0, pm-10) in percent, given one predicted class per frame."""
         right = [prediction in accepted for prediction, accepted in zip(predictions, self.accepted, strict=True)]
         whole = [right[anchor] and all(right[frame] for frame in neighbours)
                  for anchor, neighbours in self.anchors.items()]
@@ -43,7 +44,7 @@ class Frames:
 
 
 def open_vid(name, root):
-    """ImageNet-Vid-Robust: ``val/<video>/<frame>.JPEG``, ``metadata/{labels,pmsets}.json``, ``misc/``."""
+    """Open ImageNet-Vid-Robust: ``val/<video>/<frame>.JPEG``, ``metadata/{labels,pmsets}.json``, ``misc/``."""
     base = Path(root) / BASE / "imagenet-vid-robust"
     labels = _read(name, root, base / "metadata" / "labels.json")       # {"val/<video>/<frame>": [class, ...]}
     sets = _read(name, root, base / "metadata" / "pmsets.json")         # {anchor: [neighbour, ...]}
@@ -54,14 +55,16 @@ def open_vid(name, root):
 
 
 def open_ytbb(name, root):
-    """YTBB-Robust: ``ytbb_videos/<video>_<ms>/frame-<i>.jpg`` and its reviewers' annotations in ``metadata/``."""
+    """Open YTBB-Robust: ``ytbb_videos/<video>_<ms>/frame-<i>.jpg`` and its reviewers' annotations in
+    ``metadata/``."""
     base = Path(root) / BASE / "ytbb-robust"
     with _published_form(name, base):
         return _task(name, root, base / "ytbb_videos", YTBB_NAMES, *_ytbb_frames(name, root, base))
 
 
 def _ytbb_frames(name, root, base):
-    """({frame: its classes, the anchor's own first}, {anchor: neighbours that the reviewers found similar})."""
+    """Return ({frame: its classes, the anchor's own first}, {anchor: neighbours that the reviewers found
+    similar})."""
     anchors = _annotations(name, root, base / "metadata" / "anchor_labels.json")
     pairs = _annotations(name, root, base / "metadata" / "pmk_labels.json")
     spoilt = {_key(pair.split(",")[0]) for pair, marks in pairs.items() if "bad-anchor" in marks}
@@ -106,13 +109,13 @@ def _task(name, root, folder, classes, labels, sets):
 
 
 def _annotations(name, root, path):
-    """{key: set of marks} of one of the reviewers' files; of several rows with one key the last one counts."""
+    """Return {key: set of marks} of a reviewers' file; the last of several rows with one key counts."""
     content = _read(name, root, path)
     return {row["key"]: {content["labels"][mark] for mark in row["labels"]} for row in content["annotations"]}
 
 
 def _first_labels(name, root, path):
-    """{"<video>_<ms>": class} from the csv of anchors, which swaps the last two classes (none and car)."""
+    """Return {"<video>_<ms>": class} from the csv of anchors, which swaps the last two classes (none and car)."""
     swapped = {22: 23, 23: 22}
     if not path.is_file():
         raise missing(name, path, root)

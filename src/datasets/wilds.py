@@ -1,4 +1,4 @@
-"""FMOW and IWildCam by the package wilds. Test images are in-distribution; ``--wilds-split ood`` takes the others."""
+"""Open FMOW and IWildCam with the package wilds. Test images are in-distribution, or with ``--wilds-split ood`` not."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ FMOW_NAMES = (
     "smokestack, solar_farm, space_facility, stadium, storage_tank, surface_mine, swimming_pool, toll_booth, tower, "
     "tunnel_opening, waste_disposal, water_treatment_facility, wind_farm, zoo").replace("_", " ").split(", ")
 
-# English names by the column y of categories.csv, which has Latin ones: published zero-shot figures are of these.
+# English names by the column y of categories.csv, which has Latin ones: published zero-shot figures use these.
 IWILDCAM_NAMES = (
     "empty; white-lipped peccary; central american agouti; lowland paca; cougar; south american tapir; collared "
     "peccary; red brocket; ocelot; ruddy quail-dove; south american coati; nine-banded armadillo; tayra; common "
@@ -49,7 +49,7 @@ IWILDCAM_NAMES = (
     "motorcycle; deer mouse; jaguarundi; bare-throated tiger heron; blue ground dove; red squirrel; unknown bird; "
     "grey-cowled wood rail; unknown dove; central american red brocket").split("; ")
 
-# Splits of the framework -> splits of wilds, where "test" and "val" mean out of distribution.
+# Our splits -> splits of wilds, where "test" and "val" mean out of distribution.
 PARTS = {"train": "train", "val": "id_val", "test": "id_test", "ood_val": "val", "ood_test": "test"}
 
 
@@ -60,7 +60,8 @@ def open_fmow(name, root):
 
 
 def open_iwildcam(name, root):
-    """Class names are IWILDCAM_NAMES of the species that the dataset's own ``categories.csv`` lists (column y)."""
+    """Open IWildCam. Class names are IWILDCAM_NAMES of the species that the dataset's own ``categories.csv``
+    lists (column y)."""
     dataset, folder = _open(name, root, "iwildcam", "iwildcam_v2.0")
     file = lambda index: f"train/{dataset._input_array[index]}"  # noqa: E731
     return Task(name, _species(name, folder / "categories.csv", root), IWILDCAM, _splits(dataset, file))
@@ -68,14 +69,14 @@ def open_iwildcam(name, root):
 
 def _open(name, root, key, folder):
     place = Path(root) / folder
-    if not place.is_dir():  # said without the seconds that the package takes to import
+    if not place.is_dir():  # reported without importing the package, which takes seconds
         raise missing(name, place, root)
     try:
         import wilds
         dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
     except ImportError as error:
         raise UserError(f"{name} needs the package wilds ({error}): pip install wilds") from None
-    except Exception as error:  # it asserts, and takes columns and names as they come
+    except Exception as error:  # the package asserts, and does not check columns and names
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{name}: {place} (--data-location {root}) is damaged ({reason}); see section {name} of "
                         "datasets.md") from None
@@ -89,7 +90,7 @@ def _species(name, path, root):
     table = pandas.read_csv(path)
     if not {"y", "name"} <= set(table.columns):
         raise UserError(f"{name}: {path} lacks the columns y and name; see section {name} of datasets.md")
-    known = table[table["y"] < 99999].sort_values("y")  # 99999 marks species that no image shows
+    known = table[table["y"] < 99999].sort_values("y")  # 99999 marks species without images
     if strangers := [str(y) for y in known["y"] if y not in range(len(IWILDCAM_NAMES))]:
         raise UserError(f"{name}: {path} lists species {strangers[0]} (column y), and iwildcam_v2.0 has 0 to "
                         f"{len(IWILDCAM_NAMES) - 1}; see section {name} of datasets.md")

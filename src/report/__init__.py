@@ -1,1 +1,1 @@
-"""Run folders -> tables, pictures, one page. Reads and shows; computes nothing that a run has not stored."""
+"""Turn run folders into tables, pictures and one page. Only reads and shows what a run has stored."""

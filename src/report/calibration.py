@@ -1,4 +1,4 @@
-"""How far confidences are from accuracies. No torch."""
+"""Measure how far confidences are from accuracies. No torch."""
 
 from bisect import bisect_left
 from statistics import fmean
@@ -8,11 +8,11 @@ EDGES = [(number + 1) / BINS for number in range(BINS - 1)]  # between bins; eac
 
 
 def calibration(confidences, hits, losses):
-    """-> {"accuracy", "confidence", "ece" in percent, "nll"} of predictions: their softmax, whether they are right, and
-    the cross-entropy of the true class.
+    """Return {"accuracy", "confidence", "ece" in percent, "nll"} of predictions.
 
-    ECE (Guo et al., 2017, arXiv:1706.04599): the mean over images of |accuracy - confidence| of the image's bin, of 15
-    bins (0, 1/15], (1/15, 2/15], ...
+    ``confidences``: their softmax; ``hits``: whether they are right; ``losses``: the cross-entropy of the true
+    class. ECE (Guo et al., 2017, arXiv:1706.04599): the mean over images of |accuracy - confidence| of the
+    image's bin, of 15 bins (0, 1/15], (1/15, 2/15], ...
     """
     bins = {}
     for confidence, hit in zip(confidences, hits, strict=True):

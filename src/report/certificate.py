@@ -1,4 +1,4 @@
-"""Certificates: what a reproduction found beside what is published, cell by cell, and what such a file must hold."""
+"""Make and check certificates: what a reproduction found beside the published numbers, cell by cell."""
 
 from src.errors import UserError
 from src.report.measures import ACCURACY, RETRIEVAL, is_number, measure_of
@@ -16,7 +16,7 @@ RUN_PARTS = {"command": str, "flags": dict, "seconds": (int, float), "made_by": 
 
 
 def refuse_unknown_cells(reproduction, jobs):
-    """Refuse cells that the summary of a run will not have."""
+    """Refuse cells that a run's summary will not have."""
     for job in jobs:
         known = _cells_of(job)
         for cell in reproduction.expected:
@@ -26,19 +26,19 @@ def refuse_unknown_cells(reproduction, jobs):
 
 
 def _cells_of(job):
-    """The numbers of a run, and its datasets where they have an accuracy."""
+    """Return the numbers of a run, and its datasets if they have an accuracy."""
     if job.pairs:
         return RETRIEVAL.numbers_in(RETRIEVAL.space)
     return (*ACCURACY.numbers_in(job.numbers["label_space"][0]), *job.tasks)
 
 
 def cells_of(reproduction, summaries):
-    """[the cells of a certificate] from {label of a run: its summary}."""
+    """Return [the cells of a certificate], given {label of a run: its summary}."""
     return [_cell(expected, value_of(summaries[expected.run], expected.name)) for expected in reproduction.expected]
 
 
 def value_of(summary, name):
-    """A number of a summary, or the accuracy on a dataset after the last task; None where it is undefined."""
+    """Return a number of a summary, or the accuracy on a dataset after the last task; None if undefined."""
     measure = measure_of(summary["label_space"])
     numbers = measure.numbers_of(summary)
     if name in numbers:
@@ -47,7 +47,7 @@ def value_of(summary, name):
 
 
 def _cell(expected, here):
-    """Rounded as the files of a run are, so that a difference equal to the tolerance is within it."""
+    """Build a cell, rounded as the files of a run are, so that a difference equal to the tolerance is within it."""
     here = None if here is None else round(here, DIGITS)
     difference = None if here is None else round(here - expected.published, DIGITS)
     return {"run": expected.run, "cell": expected.name, "published": expected.published, "here": here,
@@ -60,7 +60,7 @@ def _is_within(difference, tolerance):
 
 
 def certificate_text(content):
-    """The table of a certificate, and its verdict in a sentence."""
+    """Return the table of a certificate, and its verdict in a sentence."""
     rows = [[cell["run"], cell["cell"], _number(cell["published"]), _number(cell["here"]),
              _number(cell["difference"], "+"), f"{cell['tolerance']:g}", "pass" if cell["pass"] else "fail"]
             for cell in content["cells"]]
@@ -77,7 +77,7 @@ def _number(value, sign=""):
 
 
 def faults_of(content, reproduction):
-    """Sentences about what keeps the content of a file from being a certificate of a Reproduction; [] for none."""
+    """Return sentences on why the content of a file is not a certificate of a Reproduction; [] if it is."""
     if not isinstance(content, dict):
         return ["is not a mapping"]
     faults = [*_part_faults("the file", content, PARTS)]
@@ -98,16 +98,16 @@ def _part_faults(what, content, parts):
     if not isinstance(content, dict):
         return [f"{what} is not a mapping"]
     return [f"{what} has no {key}, or one of another type" for key, kind in parts.items()
-            if key not in content or not isinstance(content[key], kind) or _is_no_number(content[key], kind)]
+            if key not in content or not isinstance(content[key], kind) or _is_not_a_number(content[key], kind)]
 
 
-def _is_no_number(value, kind):
-    """Whether a number is expected and the value is true, false, NaN or infinite."""
+def _is_not_a_number(value, kind):
+    """Return whether a number is expected but the value is true, false, NaN or infinite."""
     return isinstance(kind, tuple) and value is not None and not is_number(value)
 
 
 def _cell_faults(content, reproduction):
-    """What differs from the cells that follow from the published numbers and those that were found."""
+    """Return how the cells differ from those computed from the published and the found numbers."""
     found = {(cell["run"], cell["cell"]): cell for cell in content["cells"]}
     expected = {(cell.run, cell.name): cell for cell in reproduction.expected}
     if list(found) != list(expected) or len(found) != len(content["cells"]):

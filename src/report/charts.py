@@ -1,17 +1,17 @@
-"""Numbers -> small charts as lines of SVG coordinates, which the page's template draws; all in plain Python."""
+"""Turn numbers into small charts, as SVG coordinates that the page's template draws; all in plain Python."""
 
 import math
 from dataclasses import dataclass, field
 
-LEAST_SPAN = 10  # percent points that a chart of scores covers at least: noise is not to look like a cliff
-SIGNS = {"first": "●", "second": "■"}  # of the points of two lines in one chart
-LOG_FROM = 100  # a loss that falls by this factor is drawn on a logarithmic scale
-MOST_POINTS = 400  # of a chart of losses
+LEAST_SPAN = 10  # smallest span of a score chart, in percent points, so that noise does not look like a cliff
+SIGNS = {"first": "●", "second": "■"}  # marks of the points of two lines in one chart
+LOG_FROM = 100  # a loss that falls by this factor gets a logarithmic scale
+MOST_POINTS = 400  # in a chart of losses
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The size of a chart and the field in it that lines are drawn in, in units of its viewBox."""
+    """Hold the size of a chart and the field in it for lines, in units of its viewBox."""
 
     width: int
     height: int
@@ -21,14 +21,18 @@ class Frame:
     bottom: int
 
 
-SMALL = Frame(300, 164, 38, 288, 10, 142)  # of one of many charts
+SMALL = Frame(300, 164, 38, 288, 10, 142)  # for one of many charts
 LEFT, RIGHT, TOP, BOTTOM = SMALL.left, SMALL.right, SMALL.top, SMALL.bottom
 
 
 @dataclass
 class Chart:
-    """``lines``: [(style, SVG path)]; ``marks``: [(style, x, y, text)]; ``levels`` and ``cuts``: horizontal dashed and
-    vertical lines [(style, y)], [x]; ``y_ticks`` and ``x_ticks``: [(place, text)]; ``notes``: [(style, text)]."""
+    """Hold a chart.
+
+    ``lines``: [(style, SVG path)]. ``marks``: [(style, x, y, text)]. ``levels``: horizontal dashed lines
+    [(style, y)]. ``cuts``: vertical lines [x]. ``y_ticks`` and ``x_ticks``: [(place, text)]. ``notes``:
+    [(style, text)].
+    """
 
     title: str
     text: str
@@ -42,7 +46,7 @@ class Chart:
 
 
 class Scale:
-    """Numbers from ``low`` to ``high`` -> places from ``start`` to ``end``."""
+    """Map numbers from ``low`` to ``high`` to positions from ``start`` to ``end``."""
 
     def __init__(self, low, high, start, end, logarithmic=False):
         self.read = math.log10 if logarithmic else float
@@ -54,7 +58,7 @@ class Scale:
 
 
 def nice_ticks(low, high, most=5):
-    """Round numbers from below ``low`` to above ``high``, at most ``most`` + 1 of them."""
+    """Return round numbers from below ``low`` to above ``high``, at most ``most`` + 1 of them."""
     rough = (high - low) / (most - 1) or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -63,7 +67,7 @@ def nice_ticks(low, high, most=5):
 
 
 def path(points):
-    """SVG path through [(x, y) or None]: None, which has no place, parts the line; a point alone becomes a dot."""
+    """Return an SVG path through [(x, y) or None]: None breaks the line; an isolated point becomes a dot."""
     words = []
     for before, point, after in zip([None, *points], points, [*points[1:], None], strict=False):
         if point is not None:
@@ -73,13 +77,14 @@ def path(points):
 
 
 def thinned(points, most):
-    """[(x, y)] with the lowest and the highest of each stretch, where there are more than ``most``: peaks stay."""
+    """Return [(x, y)] reduced to the lowest and highest of each stretch if there are more than ``most``, so
+    that peaks stay."""
     if len(points) <= most:
         return points
     length, kept = math.ceil(2 * len(points) / most), []
     for start in range(0, len(points), length):
         stretch = points[start:start + length]
-        broken = [point for point in stretch if not math.isfinite(point[1])]  # where the line is parted
+        broken = [point for point in stretch if not math.isfinite(point[1])]  # where the line breaks
         kept += sorted({min(stretch, key=_height), max(stretch, key=_height), *broken})
     return kept
 
@@ -89,10 +94,10 @@ def _height(point):
 
 
 def score_chart(title, series, trained):
-    """How well one dataset is scored after each task.
+    """Chart the scores of one dataset after each task.
 
-    series: {name: [score or None before training, after task 1, ...]}, of which the first is drawn as the main line;
-    without a zero-shot row its first score is None. trained: the numbers of the tasks that trained this dataset.
+    series: {name: [score or None before training, after task 1, ...]}; the first is the main line; its first
+    score is None without a zero-shot row. trained: the numbers of the tasks that trained this dataset.
     """
     known = [value for values in series.values() for value in values if value is not None]
     ticks = score_ticks(known)
@@ -115,7 +120,7 @@ def score_chart(title, series, trained):
 
 
 def score_ticks(values):
-    """Ticks of a scale for scores in percent, which covers LEAST_SPAN at least."""
+    """Return the ticks of a scale for scores in percent that covers at least LEAST_SPAN."""
     low, high = min(values, default=0.0), max(values, default=100.0)
     high = min(high + max(0.0, LEAST_SPAN - (high - low)) / 2, 100.0)
     low = max(min(low, high - LEAST_SPAN), 0.0)
@@ -129,16 +134,16 @@ def _in_words(name, values, trained):
 
 
 def some(count, most=12):
-    """Numbers below ``count`` that leave room for their labels."""
+    """Return indices below ``count`` that leave room for their labels."""
     step = math.ceil(count / most)
     return range(0, count, step)
 
 
 def loss_chart(term, tasks):
-    """One term of the loss over the steps of all tasks, which are given the same width each; of a single task the steps
-    are written below.
+    """Chart one term of the loss over the steps of all tasks, each task with the same width.
 
-    tasks: [[(iteration, value)] of each task], empty where a task has no such term.
+    A single task gets its steps as ticks below. tasks: [[(iteration, value)] of each task], empty for a task
+    without the term.
     """
     lost = sum(not math.isfinite(value) for points in tasks for _, value in points)
     ticks, logarithmic = loss_ticks(tasks)
@@ -161,14 +166,14 @@ def loss_chart(term, tasks):
 
 
 def _steps_below(points):
-    """Ticks of the steps of one task."""
+    """Return ticks for the steps of one task."""
     last = max((step for step, _ in points), default=1)
     across = Scale(0, last, LEFT, RIGHT)
     return [(across(step), tick_text(step)) for step in nice_ticks(0, last) if step <= last]
 
 
 def loss_ticks(tasks):
-    """(ticks, whether the scale is logarithmic) for the values of [[(iteration, value)]]."""
+    """Return (ticks, whether the scale is logarithmic) for the values of [[(iteration, value)]]."""
     values = [value for points in tasks for _, value in points if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     logarithmic = low > 0 and high / low >= LOG_FROM
@@ -176,14 +181,14 @@ def loss_ticks(tasks):
 
 
 def log_ticks(low, high):
-    """Powers of ten around two positive numbers, five at most."""
+    """Return powers of ten around two positive numbers, at most five."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     step = math.ceil((last - first) / 4)
     return [10.0 ** power for power in range(first, last + step, step)]
 
 
 def tick_text(value):
-    """A tick's label, such as 62.5 or 7.5e-6."""
+    """Return a tick's label, such as 62.5 or 7.5e-6."""
     if value and not 1e-2 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

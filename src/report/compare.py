@@ -1,4 +1,4 @@
-"""Finished runs side by side: a row a run, or a row for all that differ in nothing but their seed."""
+"""Compare finished runs: a row per run, or one row for runs that differ only in their seed."""
 
 from dataclasses import astuple, dataclass, replace
 
@@ -14,8 +14,10 @@ from src.report.seeds import IMAGES, across_orders, differing_flags, groups_of, 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that rank: their ``conditions`` are those of the table, but for what a row is without. ``columns``: the
-    numbers that are shown, all of the measure where none is named; files in csv have all."""
+    """Hold rows that rank together: their ``conditions`` are the table's, except where a row has none.
+
+    ``columns``: the numbers to show, empty for all of the measure; csv files have all.
+    """
 
     conditions: Conditions
     rows: tuple
@@ -28,26 +30,28 @@ class Table:
 
     @property
     def numbers(self):
-        """The numbers that are shown."""
+        """The numbers to show."""
         known = measure_of(self.space).numbers_in(self.space)
         return tuple(key for key in self.columns or known if key in known)
 
 
 def compare(runs):
-    """SequenceRuns of one order -> [Table], for each label space that all have, and in it for each set of rows that
-    rank.
+    """Compare SequenceRuns of one order: [Table], for each label space that all have and each set of rows that
+    rank together.
 
-    Rows whose conditions differ stand in different tables; a row without reference data stands in each that it fits.
-    Class data: the best Avg first; image-text pairs: the best mean rsum. The zero-shot row stands above where all runs
-    of a table share it, published ones below where all runs are of an order that has some, or in a table of their own.
-    Raises UserError where no table can hold the runs.
+    Rows under different conditions go into different tables; a row without reference data is in each table that
+    it fits. Class data: the best Avg first; image-text pairs: the best mean rsum. The zero-shot row comes first
+    if all runs of a table share it. Published rows come last if all runs are of an order that has some, or in a
+    separate table. Raises UserError if no table can hold the runs.
     """
     return compare_orders({"": runs})[""]
 
 
 def compare_orders(orders):
-    """{label of an order: SequenceRuns} -> {label: [Table]}, each order by itself, as by ``compare``. A row has the
-    same name in all orders, and a table the same conditions."""
+    """Return {label of an order: [Table]}, each order compared by itself with ``compare``.
+
+    A row has the same name in all orders, and a table the same conditions.
+    """
     for runs in orders.values():
         _refuse_other_images(runs)
     spaces = {label: _common_spaces(runs) for label, runs in orders.items()}
@@ -64,7 +68,7 @@ def compare_orders(orders):
 
 
 def heads_of(rows):
-    """The Conditions of the tables that hold Rows: those that say most, so that every row fits one."""
+    """Return the Conditions of the tables for Rows: the most specific ones, so that every row fits one."""
     heads, kinds = [], dict.fromkeys(row.conditions for row in rows)
     for conditions in sorted(kinds, key=lambda found: astuple(found).count(None)):
         if all(conditions.differences(head) for head in heads):
@@ -73,14 +77,14 @@ def heads_of(rows):
 
 
 def _tables(rows, heads):
-    """The tables of one order and label space, those with runs first."""
+    """Return the tables of one order and label space, those with runs first."""
     found = [Table(head, tuple(row for row in rows if not row.conditions.differences(head))) for head in heads]
     found = sorted((table for table in found if table.rows), key=lambda table: min(map(rows.index, table.rows)))
     return [replace(table, rows=(*_zero_shot_rows(table), *table.rows)) for table in found]
 
 
 def _refuse_other_images(runs):
-    """Refuse runs that were scored on other images of the same data: to rank them would compare the images."""
+    """Refuse runs scored on different images of the same data: ranking them would compare the images."""
     first = runs[0]
     for run in runs[1:]:
         for key in IMAGES:
@@ -88,12 +92,12 @@ def _refuse_other_images(runs):
             if one != other:
                 name = FLAGS[key].name
                 raise UserError(f"--report: {first.folder} is scored with {name} {shown(one)}, {run.folder} with "
-                                f"{name} {shown(other)}; numbers of other images do not rank together: give runs of "
-                                "one kind")
+                                f"{name} {shown(other)}; numbers on different images do not rank together: give runs "
+                                "of one kind")
 
 
 def scored_on(run, key):
-    """The value of a flag that chooses the scored images, its default where the run is older than the flag."""
+    """Return the value of a flag that chooses the scored images; its default if the run predates the flag."""
     return run.flags[key]["value"] if key in run.flags else FLAGS[key].default
 
 
@@ -114,7 +118,7 @@ def _common_spaces(runs):
 
 
 def _titles(groups):
-    """{folders of a group: (its name, the flags in which it differs)}, the same name in each order."""
+    """Return {folders of a group: (its name, the flags in which it differs)}, the same name in each order."""
     lines = across_orders(groups)
     names = names_of([[run.folder for group in line for run in group] for line in lines])
     flags = differing_flags([line[0] for line in lines])
@@ -139,7 +143,8 @@ def _run_rows(groups, titles, space):
 
 
 def _zero_shot_rows(table):
-    """What the weights score that all runs of a Table start from, as if nothing changed them. No row without runs."""
+    """Return the score of the weights that all runs of a Table start from, as if training changed nothing; []
+    without runs."""
     starts = [_start(run.spaces[table.space]) for row in table.rows for run in row.sequences]
     if not starts or starts[0] is None or any(start != starts[0] for start in starts):
         return []
@@ -151,7 +156,7 @@ def _zero_shot_rows(table):
 
 
 def _start(summary):
-    """[(dataset, scores)] of the weights before training, None where they are not known."""
+    """Return [(dataset, scores)] of the weights before training; None if unknown."""
     row = measure_of(summary["label_space"]).start(summary)
     return row and [(name, row[name]) for name in summary["datasets"]]
 

@@ -1,4 +1,4 @@
-"""What numbers have to share before they rank: data family, reference set, shots, router, task id, label space."""
+"""State what numbers must share to rank: data family, reference set, shots, router, task id, label space."""
 
 import os
 from dataclasses import asdict, astuple, dataclass, fields
@@ -14,17 +14,17 @@ from src.templates.collections import FOR_ALL
 UNKNOWN = "unknown"
 TITLES = {"family": "data family", "reference": "reference set", "shots": "shots", "router": "router",
           "task_id": "task id at test", "space": "label space"}
-ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets that the splits and prompts of ZSCL are of
-LINEAR = "linear"  # what stands for the label space of a linear layer: the classes of its dataset
+ZSCL = frozenset(PROTOCOLS["mtil-1"].order)  # the datasets with ZSCL's splits and prompts
+LINEAR = "linear"  # label space of a linear layer: the classes of its dataset
 TASK_IDS = {"task": "given", LINEAR: "given", "seen": "not given", "all": "not given"}  # {label space: ...}
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Texts as a table's head shows them, UNKNOWN where the files of a run do not say.
+    """Hold texts as a table's head shows them, UNKNOWN where a run's files do not say.
 
-    ``reference`` is None without reference data, ``shots`` where nothing is trained, ``task_id`` of image-text pairs:
-    such a row ranks with any other.
+    ``reference`` is None without reference data, ``shots`` if nothing is trained, ``task_id`` for image-text
+    pairs: such a row ranks with any other.
     """
 
     family: str
@@ -35,14 +35,14 @@ class Conditions:
     space: str
 
     def text(self):
-        """The head of a table, in one line."""
+        """Return the head of a table, in one line."""
         return "; ".join(f"{TITLES[key]} {value or 'none'}" for key, value in asdict(self).items())
 
     def differences(self, other):
-        """Titles of what keeps two rows from ranking: two values that are both stated and not the same.
+        """Return titles of the conditions that keep two rows from ranking: both are stated and differ.
 
-        UNKNOWN is such a value, the same as itself only. Router none is the same as sample: either scores each image by
-        itself, where batch lets images of one dataset vote.
+        UNKNOWN is such a value, equal only to itself. Router none equals sample: either scores each image by
+        itself, while batch lets images of one dataset vote.
         """
         pairs = zip(TITLES.items(), self._compared(), other._compared(), strict=True)
         return [title for (_, title), one, two in pairs if None not in (one, two) and one != two]
@@ -52,39 +52,40 @@ class Conditions:
                      for key, value in asdict(self).items())
 
     def unknown(self):
-        """Titles of what is not known."""
+        """Return titles of unknown conditions."""
         return [title for title, value in zip(TITLES.values(), astuple(self), strict=True) if value == UNKNOWN]
 
 
 def stored(content):
-    """The Conditions of what ``asdict`` made of some; UNKNOWN for each that is missing."""
+    """Rebuild Conditions from what ``asdict`` made of them; UNKNOWN for each that is missing."""
     return Conditions(**{part.name: content.get(part.name, UNKNOWN) for part in fields(Conditions)})
 
 
 def are_conditions(content):
-    """Whether the content of a file may be such a dict."""
+    """Return whether the content of a file may be such a dict."""
     return isinstance(content, dict) and all(value is None or isinstance(value, str) for value in content.values())
 
 
 def head_of(summary):
-    """The head of the tables of a summary."""
+    """Return the head of a summary's tables."""
     return with_source(stored({"space": summary["label_space"]} | summary.get("conditions", {})).text(), summary)
 
 
 def with_source(head, summary):
-    """A head, and where the scores of a summary are from if no image was scored for them."""
+    """Return a head, with the source of a summary's scores if no image was scored for them."""
     return f"{head}; {summary['rescored']}" if "rescored" in summary else head
 
 
-# -- what a command line says ------------------------------------------------------------------------------------------
+# -- from a command line -----------------------------------------------------------------------------------------------
 
 
 def conditions_of(names, values, trained_with, routers, space, train_data=None):
     """Return the Conditions of a run's numbers on the datasets ``names``.
 
-    ``values`` {flag key: value} are the run's own flags; ``trained_with``: [{flag key: value}] of all that trained: the
-    run itself, the runs whose checkpoints it scores, or none. ``routers``: of what scores, none for plain CLIP.
-    ``train_data`` {name: which images a dataset trained on, as its Task says}: which of the splits are our own.
+    ``values`` {flag key: value}: the run's own flags. ``trained_with``: [{flag key: value}] of everything that
+    trained: the run itself, the runs whose checkpoints it scores, or none. ``routers``: those of what scores,
+    empty for plain CLIP. ``train_data`` {name: which images a dataset trained on, from its Task}: which of the
+    splits are our own.
     """
     opened_with = [family_of(names, flags, train_data) for flags in (values, *trained_with)]
     return Conditions(joined(opened_with), joined(map(reference_of, trained_with)), joined(map(shots_of, trained_with)),
@@ -92,8 +93,11 @@ def conditions_of(names, values, trained_with, routers, space, train_data=None):
 
 
 def conditions_of_run(run, space):
-    """Return the Conditions of a SequenceRun: as it stored them or, where it is of a version that did not, what its
-    flags say of reference set and shots, and UNKNOWN for family and router."""
+    """Return the Conditions of a SequenceRun as it stored them.
+
+    For a version that did not store them: reference set and shots from its flags, and UNKNOWN for family and
+    router.
+    """
     if "conditions" in run.spaces[space]:
         return stored(run.spaces[space]["conditions"])
     flags = {key: flag["value"] for key, flag in run.flags.items()}
@@ -103,19 +107,22 @@ def conditions_of_run(run, space):
 
 
 def together(found):
-    """The Conditions of one table over several, such as those of its label spaces."""
+    """Return the Conditions of one table over several, such as those of its label spaces."""
     return Conditions(*map(joined, zip(*map(astuple, found), strict=True)))
 
 
 def joined(texts):
-    """Return one text of those of several tasks, which may differ; None is nothing to add."""
+    """Return one text for several tasks, whose texts may differ; None adds nothing."""
     known = list(dict.fromkeys(text for text in texts if text is not None))
     return UNKNOWN if UNKNOWN in known else ", ".join(known) or None
 
 
 def family_of(names, values, train_data=None):
-    """Whose splits, class names and prompts the datasets ``names`` have. Those that ``train_data`` calls an own split
-    are named, and so are an order of classes and prompts that are not the default."""
+    """Return whose splits, class names and prompts the datasets ``names`` have.
+
+    Names the datasets that ``train_data`` calls an own split, and a class order and prompts other than the
+    defaults.
+    """
     splits = values.get("split_file", UNKNOWN)
     if splits == UNKNOWN:
         return UNKNOWN
@@ -134,7 +141,7 @@ def family_of(names, values, train_data=None):
 
 
 def _own_splits(train_data):
-    """{how it was drawn: datasets with such an own split}"""
+    """Return {how it was drawn: datasets with such an own split}."""
     found = {}
     for name, text in train_data.items():
         draw = coop.own_draw(text)
@@ -166,8 +173,10 @@ REFERENCES = ("ref_dataset", "ref_size", "ref_sentences", "text_datasets", "ddas
 
 
 def reference_of(values):
-    """The reference images and texts that the method takes, and the weights of another model, None of a method without;
-    random texts are no data."""
+    """Return the reference images, texts and weights of other models that the method uses; None without any.
+
+    Random texts are not data.
+    """
     method = values.get("method", UNKNOWN)
     uses = METHODS[method].uses if method in METHODS else ()
     found = {key: values.get(key, UNKNOWN) for key in REFERENCES if key in uses}
@@ -184,8 +193,11 @@ def reference_of(values):
 
 
 def shots_of(values):
-    """How many training images a class has. A list says it with --shots only; without, the list is named. What a
-    method takes of all images beside them is named too."""
+    """Return the number of training images per class.
+
+    A list counts as --shots if that is given, else the list is named, as is what a method takes from all
+    images.
+    """
     shots, listed = values.get("shots", UNKNOWN), values.get("shots_file")
     few = f"listed in {listed}" if shots is None and listed else shots
     if few is None:
@@ -196,9 +208,11 @@ def shots_of(values):
 
 
 def router_of(name, values, pairs=False):
-    """What the method called ``name`` chooses its parts by at test: "none", "sample" or "batch", by its flag or by what
-    its class says in ``router``. UNKNOWN of a class that scores in its own way and does not say, and of a function that
-    makes the hook."""
+    """Return how the method ``name`` chooses its parts at test: "none", "sample" or "batch", from its flag or
+    its class's ``router``.
+
+    UNKNOWN for a class that defines its own scores without stating it, and for a function that makes the hook.
+    """
     row = find_method(name, pairs)
     if row is None:
         return "none"

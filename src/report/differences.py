@@ -1,4 +1,4 @@
-"""What each row gains over the baseline that a study names, seed by seed."""
+"""Compute what each row gains over a study's baseline, seed by seed."""
 
 from src.report.comparison import chosen
 from src.report.measures import measure_of
@@ -24,7 +24,8 @@ OVER_IMAGES = "last"  # the number whose predictions a run stores
 
 
 def difference_tables(report):
-    """[PaperTable] of what the runs of each compact table gain over the baseline of a Report; none without one."""
+    """Return [PaperTable] of what the runs of each compact table gain over a Report's baseline; [] without a
+    baseline."""
     if report.baseline is None:
         return []
     found = [_table(report, head) for head in heads_with_runs(report)]
@@ -32,16 +33,17 @@ def difference_tables(report):
 
 
 def missing_note(report, tables):
-    """Which runs a baseline is not compared with, by the PaperTables of its differences; nothing without a baseline."""
+    """Return which runs are not compared with the baseline, given the PaperTables of its differences; []
+    without one."""
     rows = {row.name for table in report.tables for row in table.rows if row.kind == RUN} - {report.baseline}
     left = sorted(rows - {line.name for table in tables for line in table.lines})
     if report.baseline is None or not left:
         return []
-    return [f"Not compared with {report.baseline}, which stands in no table with them: {', '.join(left)}."]
+    return [f"Not compared with {report.baseline}, which shares no table with them: {', '.join(left)}."]
 
 
 def _table(report, head):
-    """None where the baseline stands alone or in another table."""
+    """Return the differences; None if the baseline is alone or in another table."""
     tables = tables_of_head(report, head)
     rows, numbers = rows_of(tables), compact_numbers(tables.values())
     baseline = rows.pop((RUN, report.baseline), None)
@@ -73,7 +75,7 @@ def _by_seed(row, number, space):
 
 
 def _over_images(row, baseline, space):
-    """Of the one seed that both have."""
+    """Compare over the images of the one seed that both have."""
     theirs = {run.seed: run for run in baseline.sequences}
     run = next(run for run in row.sequences if run.seed in theirs)
     return over_images(run, theirs[run.seed], space)
@@ -92,5 +94,5 @@ def _notes(baseline, lines):
         f"Differences to {baseline} of one seed.": any(value.deviation is None for value in values),
         f"No difference where no seed is common with {baseline}.":
             any(value.mean is None for line in lines for value in line.values),
-        f"In brackets: {SHARE} % of {DRAWS:,} draws of a paired bootstrap over the test images of one seed, which says "
-        "nothing of other seeds.": any(value.interval for value in values)})
+        f"In brackets: {SHARE} % of {DRAWS:,} draws of a paired bootstrap over the test images of one seed; other "
+        "seeds may differ.": any(value.interval for value in values)})

@@ -1,8 +1,8 @@
-"""Durations and sizes as one would say them."""
+"""Format durations and sizes for people."""
 
 
 def duration(seconds):
-    """Seconds as one would say them: 42.3 s, 12 min 05 s, 7 h 20 min."""
+    """Format seconds: 42.3 s, 12 min 05 s, 7 h 20 min."""
     if seconds is None:
         return "–"
     if round(seconds, 1) < 60:
@@ -12,7 +12,7 @@ def duration(seconds):
 
 
 def size(count):
-    """Bytes as one would say them."""
+    """Format a number of bytes."""
     if count is None:
         return "–"
     for unit, form in ((2 ** 30, "{:.2f} GiB"), (2 ** 20, "{:.1f} MiB")):

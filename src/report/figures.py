@@ -1,4 +1,4 @@
-"""A finished sequence as PNG pictures. matplotlib is imported when something is drawn, and not before."""
+"""Draw a finished sequence as PNG pictures. matplotlib is imported only when something is drawn."""
 
 import contextlib
 import csv
@@ -23,19 +23,21 @@ STYLE = {"font.size": 9, "text.parse_math": False, "axes.spines.top": False,
          "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#dde2e6", "axes.axisbelow": True,
          "legend.frameon": False, "svg.hashsalt": "clip-continual"}
 DPI = 150
-PANEL = (3.1, 2.15)  # inches of one of many charts with its margins
+PANEL = (3.1, 2.15)  # inches of one chart among many, with margins
 HEAD = 0.55  # inches above charts, for a heading and a legend
-LETTER = 0.078  # inches that a letter may be wide
-MARKS = ("o", "s")  # of the lines of one chart
-MOST_CLASSES, FEW_CLASSES = 100, 20  # of a confusion picture; of one with numbers in it
+LETTER = 0.078  # inches allowed per letter
+MARKS = ("o", "s")  # for the lines of one chart
+MOST_CLASSES, FEW_CLASSES = 100, 20  # in a confusion picture; in one that shows numbers
 CONFUSION = "percent of a true class (row) by prediction (column)"
 GREY, INK = "#55606b", "#171c21"
 
 
 @contextlib.contextmanager
 def style(texts=()):
-    """matplotlib as it is drawn with here, whatever the user's own settings are, with fonts for ``texts``. A letter
-    that no font of this system has becomes a box without a warning: the page says which."""
+    """Set up matplotlib independent of the user's settings, with fonts for ``texts``.
+
+    A letter without any font on this system becomes a box without a warning: the page lists them.
+    """
     import matplotlib
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -46,9 +48,9 @@ def style(texts=()):
 
 @contextlib.contextmanager
 def fonts_for(texts):
-    """While entered, matplotlib writes with fonts for ``texts``."""
+    """Make matplotlib use fonts for ``texts`` while entered."""
     import matplotlib
-    log = logging.getLogger("matplotlib.font_manager")  # where it says that a font has no bold face, say
+    log = logging.getLogger("matplotlib.font_manager")  # warns, for example, that a font has no bold face
     level = log.level
     with matplotlib.rc_context({"font.family": families_for(texts)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
@@ -60,13 +62,13 @@ def fonts_for(texts):
 
 
 def texts_of(run, confusions=()):
-    """What pictures of a SequenceRun write that others have named, with the classes of ``confusions``, datasets."""
+    """Return the user-given texts in the pictures of a SequenceRun, with the classes of ``confusions``, datasets."""
     classes = [name for dataset in confusions for name in _classes_of(run.folder, dataset)]
     return [run.name, *run.order, *run.summary["datasets"], *loss_terms(run), *classes]
 
 
 def _classes_of(folder, name):
-    """The classes of a dataset, by ``classes_<name>.csv``."""
+    """Return the classes of a dataset, from ``classes_<name>.csv``."""
     return [row["class"] for row in _rows_of(folder / f"classes_{name}.csv")]
 
 
@@ -75,8 +77,11 @@ def _rows_of(path):
 
 
 def write_pictures(run, folder):
-    """Pictures of a SequenceRun, for the label space that comes first: ``matrix_<score>.png`` of what curves are drawn
-    of, ``curves.png``, and ``losses.png`` where something was trained."""
+    """Write the pictures of a SequenceRun for its first label space.
+
+    ``matrix_<score>.png`` for the scores of the curves, ``curves.png``, and ``losses.png`` if something was
+    trained.
+    """
     with style(texts_of(run)):
         for score in run.measure.curves:
             write_png(draw_matrix(run, score), folder / f"matrix_{score}.png")
@@ -87,8 +92,10 @@ def write_pictures(run, folder):
 
 
 def write_confusions(run, folder):
-    """``confusion_<dataset>.png`` of each dataset whose predictions the run kept, up to MOST_CLASSES classes. ->
-    {dataset: the path of its picture}"""
+    """Write ``confusion_<dataset>.png`` for each dataset with kept predictions and up to MOST_CLASSES classes.
+
+    -> {dataset: the path of its picture}
+    """
     found = {}
     for name in run.spaces[run.space]["datasets"]:
         counts, classnames = confusion_of(folder, name)
@@ -100,8 +107,11 @@ def write_confusions(run, folder):
 
 
 def confusion_of(folder, name):
-    """({(label, prediction): images}, class names) of ``predictions_<name>.csv`` and ``classes_<name>.csv``; ({}, [])
-    where they are not there, or predictions are of other datasets' classes too."""
+    """Return ({(label, prediction): images}, class names) from ``predictions_<name>.csv`` and
+    ``classes_<name>.csv``.
+
+    ({}, []) if they are missing, or if predictions include classes of other datasets.
+    """
     files = [folder / f"{kind}_{name}.csv" for kind in ("predictions", "classes")]
     if not all(path.is_file() for path in files):
         return {}, []
@@ -113,7 +123,8 @@ def confusion_of(folder, name):
 
 
 def draw_confusion(heading, counts, classnames):
-    """Rows are true classes, columns predicted ones; colours are shares of a row; few classes show them as percent."""
+    """Draw true classes as rows, predicted ones as columns, shares of a row as colours; with few classes also
+    as percent."""
     size = len(classnames)
     support = [sum(count for (label, _), count in counts.items() if label == row) or math.nan for row in range(size)]
     shares = [[100 * counts.get((row, column), 0) / support[row] for column in range(size)] for row in range(size)]
@@ -141,7 +152,7 @@ def draw_confusion(heading, counts, classnames):
 
 
 def write_png(figure, path):
-    """A PNG file; the same figure always gives the same bytes."""
+    """Write a PNG file; the same figure always gives the same bytes."""
     held = io.BytesIO()
     figure.savefig(held, format="png", metadata={"Software": None})
     with atomic_file(path) as file:
@@ -149,13 +160,13 @@ def write_png(figure, path):
 
 
 def write_picture(figure, path):
-    """``path`` with .png and with .svg; the same figure always gives the same bytes."""
+    """Write ``path`` with .png and with .svg; the same figure always gives the same bytes."""
     write_png(figure, path.with_suffix(".png"))
     write_svg(figure, path.with_suffix(".svg"))
 
 
 def write_svg(figure, path):
-    """An SVG file that needs no font; the same figure always gives the same bytes."""
+    """Write an SVG file that needs no font; the same figure always gives the same bytes."""
     held = io.StringIO()
     figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
     with atomic_file(path, "w") as file:
@@ -163,7 +174,7 @@ def write_svg(figure, path):
 
 
 def new_figure(width, height):
-    """A figure of its own, in inches, which no window and no list of figures knows."""
+    """Return a figure, in inches, that no window and no global list of figures holds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     figure = Figure((width, height), dpi=DPI)
@@ -172,10 +183,10 @@ def new_figure(width, height):
 
 
 def panels(heading, titles, alone=0):
-    """A figure with one chart a title, four beside each other at most, the last ``alone`` in a row of their own. ->
-    (figure, [Axes])"""
+    """Return (figure, [Axes]) with one chart per title, at most four per row; the last ``alone`` get a separate
+    row."""
     across = min(4, len(titles))
-    first = math.ceil((len(titles) - alone) / across) * across  # the place of those alone
+    first = math.ceil((len(titles) - alone) / across) * across  # where the separate row starts
     places = [*range(len(titles) - alone), *range(first, first + alone)]
     down = places[-1] // across + 1
     width, height = max(across * PANEL[0], LETTER * columns_of(heading)), HEAD + down * PANEL[1]
@@ -190,18 +201,18 @@ def panels(heading, titles, alone=0):
 
 
 def blues():
-    """The colours of heat maps for matplotlib."""
+    """Return the colours of heat maps for matplotlib."""
     from matplotlib.colors import LinearSegmentedColormap
     return LinearSegmentedColormap.from_list("blues", colours.BLUES)
 
 
 def ink_on(value, scale):
-    """The colour of a number that is written on its cell of a heat map from ``scale[0]`` to ``scale[1]``."""
+    """Return the colour of a number on its cell of a heat map from ``scale[0]`` to ``scale[1]``."""
     return colours.ink(colours.ramp(colours.BLUES, (value - scale[0]) / (scale[1] - scale[0])))
 
 
 def draw_matrix(run, score):
-    """The matrix as a heat map with its values; a frame marks what the row's task trained."""
+    """Draw the matrix as a heat map with its values; a frame marks what the row's task trained."""
     rows, columns = run.rows(run.space, score), run.summary["datasets"]
     low, high = scale_of(rows)
     labels = [row_title(task) for task in rows]
@@ -250,7 +261,7 @@ def _numbers_line(summary):
 
 
 def draw_curves(run):
-    """One chart a dataset: its score before any training, dashed, and after each task."""
+    """Draw one chart per dataset: its score before any training, dashed, and after each task."""
     found = curves(run, run.space)
     score = run.measure.curve_title
     figure, charts = panels(f"{run.name}: {score} after each task, percent (zs: zero-shot, filled: trained here)",
@@ -274,13 +285,13 @@ def set_ticks(axes, ticks):
 
 
 def set_tasks(axes, count):
-    """Across: zero-shot and the tasks by their number, ``count`` together."""
+    """Put zero-shot and the tasks by number on the x axis, ``count`` ticks at most."""
     shown = some(count)
     axes.set_xticks(shown, [str(number) if number else "zs" for number in shown])
 
 
 def _draw_curve(axes, title, values, trained, mark, colour, several):
-    """None is no point; the zero-shot score is a dashed level."""
+    """Draw a curve; None leaves a gap, and the zero-shot score is a dashed level."""
     known = [(number, value) for number, value in enumerate(values) if value is not None]
     axes.plot(range(len(values)), [math.nan if value is None else value for value in values], color=colour,
               linewidth=1.6, label=title)
@@ -294,7 +305,7 @@ def _draw_curve(axes, title, values, trained, mark, colour, several):
 
 
 def draw_losses(run):
-    """One chart a term of the loss, over the steps of all tasks, which are given the same width each."""
+    """Draw one chart per term of the loss, over the steps of all tasks, each task with the same width."""
     terms = loss_terms(run)
     figure, charts = panels(f"{run.name}: each term of the loss over the steps of tasks 1 to {len(run.order)}",
                             list(map(term_title, terms)), alone=int(RATE in terms))

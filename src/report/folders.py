@@ -1,4 +1,4 @@
-"""Where finished sequences lie: the folders that --report names, by themselves, by a pattern, or by a folder above."""
+"""Find finished sequences: the folders that --report names directly, by a pattern, or by a folder above."""
 
 import glob
 from dataclasses import dataclass, field
@@ -7,30 +7,30 @@ from pathlib import Path
 from src.errors import UserError
 from src.machine.files import LOCK, holder_of
 
-SUMMARY = "summary.json"  # what only a finished sequence has
-MARKS = ("run.json", "run_*.json", "log_*.jsonl", "output.txt", "cell.json", "*.pth")  # of a run that may be unfinished
-TRIALS = "select"  # the folder of a study's trials, which are scored on val
+SUMMARY = "summary.json"  # only a finished sequence has it
+MARKS = ("run.json", "run_*.json", "log_*.jsonl", "output.txt", "cell.json", "*.pth")  # marks of a run, finished or not
+TRIALS = "select"  # folder of a study's trials, which are scored on val
 TWICE = "named twice"
 MOST_NAMED = 5
 
 
 @dataclass
 class Found:
-    """``runs``: folders of finished sequences; ``skipped``: {why: [paths]}."""
+    """Hold ``runs``: folders of finished sequences; ``skipped``: {why: [paths]}."""
 
     runs: list = field(default_factory=list)
     skipped: dict = field(default_factory=dict)
 
     @property
     def taken(self):
-        """How many finished sequences were named, twice or not."""
+        """Return how many finished sequences were named, counting repeats."""
         return len(self.runs) + len(self.skipped.get(TWICE, ()))
 
     def skip(self, why, path):
         self.skipped.setdefault(why, []).append(path)
 
     def note(self):
-        """What is left out, in one sentence; nothing where that is nothing."""
+        """Return what is left out, in one sentence; "" if nothing is."""
         parts = [f"{len(paths)} {why} ({_named(paths)})" for why, paths in self.skipped.items()]
         return f"left out: {'; '.join(parts)}" if parts else ""
 
@@ -41,8 +41,11 @@ def _named(paths):
 
 
 def find_runs(names):
-    """Return Found of the texts of --report: a folder of a run as it is, and below any other folder, or what matches a
-    pattern, every finished sequence, sorted by path. Raises UserError where a text has none."""
+    """Return Found for the texts of --report: a run folder itself, or every finished sequence below a folder or
+    matching a pattern, sorted by path.
+
+    Raises UserError if a text has none.
+    """
     found = Found()
     for name in names:
         before = found.taken
@@ -56,7 +59,7 @@ def find_runs(names):
 
 
 def _is_named(name):
-    """Whether a text names one run, or nothing that could be searched: what is wrong with it is said by reading it."""
+    """Return whether a text names one run, or nothing searchable: reading it then reports what is wrong."""
     path = Path(name)
     if _is_run(path):
         return True
@@ -83,7 +86,7 @@ def _search(found, name):
 
 
 def _folders(folder, above=()):
-    """A folder and all below it, sorted by path; those of a run are not looked into, nor a link to one above."""
+    """Yield a folder and all below it, sorted by path, without entering run folders or links to a folder above."""
     yield folder
     above = (*above, folder.resolve())
     for child in () if _is_run(folder) else _below(folder):

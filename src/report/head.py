@@ -1,4 +1,4 @@
-"""The head of a run's page: what ran, on what, when, for how long."""
+"""Build the head of a run's page: what ran, on what, when, for how long."""
 
 from src.cli.flags import FLAGS
 from src.cli.texts import shown
@@ -6,12 +6,12 @@ from src.models import METHODS, active_add_ons
 from src.report.conditions import conditions_of_run, joined
 from src.report.durations import duration
 
-AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # of the add-ons
+AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # add-ons that average
 ENTERED = "the weights before each task"
 
 
 def head_facts(run):
-    """[(name, value)] of the line below the title of a SequenceRun, what is not known left out."""
+    """Return [(name, value)] of the line below the title of a SequenceRun, without unknown values."""
     found = [("method", method_title(run)), *_settings(run)]
     if run.tasks or run.trained_with:
         made = _made_with(run)
@@ -23,7 +23,7 @@ def head_facts(run):
 
 
 def method_title(run):
-    """The method and its add-ons, or that nothing was trained."""
+    """Return the method and its add-ons, or that nothing was trained."""
     if run.trained_with:  # rebuilt from the checkpoints of single runs
         return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
     if not run.tasks:
@@ -34,23 +34,24 @@ def method_title(run):
 
 
 def _settings(run):
-    length = ("epochs", "epochs") if run.value("epochs") else ("steps a task", "iterations")
+    length = ("epochs", "epochs") if run.value("epochs") else ("steps per task", "iterations")
     chosen = [("model", "model"), ("trains", "train_mode"), length, ("batch", "batch_size"), ("learning rate", "lr")]
     if not run.tasks:
         chosen = chosen[:1]
-    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form reads none of the others
+    elif all(facts.iterations == 0 for facts in run.tasks.values()):  # a closed form ignores the others
         chosen = [chosen[0], chosen[3]]
     return [(name, shown(run.value(key))) for name, key in chosen if run.value(key) is not None]
 
 
 def _made_with(run):
-    """[{flag key: value}] of the runs that trained; a flag that a run is older than is None."""
+    """Return [{flag key: value}] of the runs that trained; None for a flag that the run predates."""
     own = {key: run.value(key) for key in FLAGS}
     return [dict.fromkeys(FLAGS) | trained for trained in run.trained_with] or [own]
 
 
 def teacher_of(values):
-    """Which weights a distilling method learns from, by its flags; None of a method without or of an unknown one."""
+    """Return which weights a distilling method learns from, by its flags; None without distillation or for an
+    unknown method."""
     uses = METHODS[values["method"]].uses if values.get("method") in METHODS else ()
     if "ref_model" in uses:
         model = values["ref_model"] or "zero-shot CLIP"
@@ -60,7 +61,7 @@ def teacher_of(values):
 
 
 def averaging_of(values):
-    """Which averages of the weights are taken, each with its flags; None without."""
+    """Return which weight averages are taken, each with its flags; None without any."""
     found = [_averaging_text(key, add_on, values) for key, add_on in active_add_ons(values).items() if key in AVERAGES]
     return " + ".join(found) or None
 
@@ -71,12 +72,13 @@ def _averaging_text(key, add_on, values):
 
 
 def date_text(date):
-    """"2026-11-27 14:05 UTC" of a date in ISO 8601; None without."""
+    """Return "2026-11-27 14:05 UTC" for a date in ISO 8601; None without one."""
     return None if date is None else f"{str(date)[:16].replace('T', ' ')} UTC"
 
 
 def whole_seconds(run):
-    """The time of a run with its evaluations. None of one that was resumed, which knows that of its last part alone."""
+    """Return the time of a run with its evaluations; None for a resumed run, which only knows that of its last
+    part."""
     return run.seconds if (run.seconds or 0) >= training_seconds(run) else None
 
 
@@ -85,7 +87,7 @@ def training_seconds(run):
 
 
 def duration_text(run):
-    """That of the whole run, else that of its training; None where neither is known."""
+    """Return the duration of the whole run, else of its training; None if neither is known."""
     if whole_seconds(run) is not None:
         return duration(run.seconds)
     return f"{duration(training_seconds(run))} of training" if training_seconds(run) else None

@@ -1,4 +1,4 @@
-"""The matrices of a run as tables whose cells have a colour each."""
+"""Turn the matrices of a run into tables of coloured cells."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,16 @@ from src.report.runs import ZERO_SHOT
 from src.report.scores import SCORE_TITLES, mean_of, row_title, scale_of, trains
 from src.report.sequence import dataset_numbers
 
-LEAST_CHANGE = 5.0  # points that the colours of changes reach to at least
+LEAST_CHANGE = 5.0  # the colours of changes cover at least this many points
 
 
 @dataclass(frozen=True)
 class Cell:
-    """``value`` and ``change`` are steps of the two heat maps, None without a score or without a zero-shot one;
-    ``own`` tells that the row's task trained the column's dataset."""
+    """Hold a cell: ``value`` and ``change`` are steps of the two heat maps, None without a score or a zero-shot
+    score.
+
+    ``own``: the row's task trained the column's dataset.
+    """
 
     text: str
     title: str
@@ -29,8 +32,11 @@ class Cell:
 
 
 def cell_of(value, name, task, scale, zero=None, reach=LEAST_CHANGE):
-    """The Cell of a score of the dataset ``name`` after a task, on the ``scale`` (low, high) of the matrix. ``zero``:
-    its zero-shot score, ``reach``: the change that the outermost colours stand for."""
+    """Return the Cell of a score of the dataset ``name`` after a task, on the ``scale`` (low, high) of the
+    matrix.
+
+    ``zero``: its zero-shot score. ``reach``: the change that the outermost colours stand for.
+    """
     if value is None:
         return Cell("–", f"{name} has no score {row_title(task)}", None, None)
     change = None if zero is None else value - zero
@@ -41,7 +47,7 @@ def cell_of(value, name, task, scale, zero=None, reach=LEAST_CHANGE):
 
 
 def heat_map(run, space, score):
-    """One matrix of a run as a table of Cells, with the means over its rows and, for accuracies, its columns."""
+    """Return one matrix of a run as a table of Cells, with means over its rows and, for accuracies, its columns."""
     rows, columns = run.rows(space, score), run.spaces[space]["datasets"]
     scale = scale_of(rows)
     start = rows.get(ZERO_SHOT, [None] * len(columns))
@@ -58,7 +64,7 @@ def heat_map(run, space, score):
 
 
 def _column_numbers(summary):
-    """[(title, [a number a dataset], the sequence's number)]: what Transfer, Avg and Forgetting are the means of."""
+    """Return [(title, [a number per dataset], the sequence's number)]: the terms of Transfer, Avg and Forgetting."""
     found = dataset_numbers(summary["datasets"], summary["matrix"])
     return [*((TITLES[key], [found[key, name] for name in summary["datasets"]], summary[key])
               for key in ("transfer", "avg")),
@@ -66,6 +72,6 @@ def _column_numbers(summary):
 
 
 def losses_of(summary):
-    """[points lost since a dataset was best], None for the last, which nothing came after."""
+    """Return [points lost since a dataset was best], None for the last dataset, which no task followed."""
     *columns, _ = zip(*summary["matrix"], strict=True)
     return [*(max(value for value in column if value is not None) - column[-1] for column in columns), None]

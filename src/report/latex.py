@@ -1,4 +1,4 @@
-"""Tables as LaTeX in the style of booktabs, with what their numbers are in the caption."""
+"""Write tables as LaTeX in the style of booktabs, with the definitions of the numbers in the caption."""
 
 from src.report.conditions import head_of
 from src.report.measures import defined, measure_of
@@ -12,12 +12,12 @@ ESCAPES = str.maketrans({
 
 
 def escaped(text):
-    """A text that LaTeX sets as it is; an empty line in it would end a caption."""
+    """Escape a text for LaTeX; an empty line in it would end a caption."""
     return "".join(character if character.isprintable() else " " for character in text).translate(ESCAPES)
 
 
 def latex_table(header, rows, caption):
-    """A floating table; ``caption`` is plain text. Numbers are set as mathematics, for the sake of their minus sign."""
+    """Return a floating table; ``caption`` is plain text. Numbers are set in math mode for their minus sign."""
     lines = [_line(row) for row in (header, *rows)]
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\caption{{{escaped(caption)}}}",
@@ -30,9 +30,9 @@ def _line(row):
 
 
 def line_of(cells):
-    """A line of a tabular, of texts in LaTeX."""
+    """Return a line of a tabular, from texts in LaTeX."""
     text = " & ".join(cells) + r" \\"
-    return "{}" + text if text[0] in "[*" else text  # which would be read as options of the line before
+    return "{}" + text if text[0] in "[*" else text  # would be read as options of the line before
 
 
 def _cell(value):
@@ -41,14 +41,16 @@ def _cell(value):
 
 
 def definitions_caption(space, numbers=None):
-    """What the ``numbers`` are, or all of a summary, as sentences."""
+    """Return the definitions of ``numbers``, or of all of a summary, as sentences."""
     numbers = [f"{title}: {text}." for title, text in defined(space, numbers)]
     return " ".join([*measure_of(space).preamble, *numbers])
 
 
 def summary_latex(summaries):
-    """Text of ``summary.tex``: {label space or "retrieval": summary} -> its tables; the last of each space says what
-    the numbers are."""
+    """Return the text of ``summary.tex``: {label space or "retrieval": summary} -> its tables.
+
+    The last table of each space defines the numbers.
+    """
     tables = []
     for space, summary in summaries.items():
         *above, (header, rows) = summary_cells(summary)

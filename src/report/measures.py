@@ -1,4 +1,4 @@
-"""The two measures of a sequence: ACCURACY of class data, RETRIEVAL of image-text pairs. What each writes and shows."""
+"""Define the two measures of a sequence, ACCURACY of class data and RETRIEVAL of image-text pairs: files and tables."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from src.report.conditions import are_conditions
 from src.report.sequence import dataset_numbers, sequence_metrics, summarise, summarise_retrieval
 
 SUMMARY = ("transfer", "avg", "last", "forgetting", "bwt")
-INCREMENTAL = ("incremental_avg", "incremental_last")  # beside them in the label space "seen"
+INCREMENTAL = ("incremental_avg", "incremental_last")  # also in the label space "seen"
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "i2t_medr", "t2i_medr", "rsum")
 TITLES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "forgetting": "Forgetting", "bwt": "BWT",
           "incremental_avg": "Inc. avg", "incremental_last": "Inc. last",
@@ -29,36 +29,36 @@ DEFINITIONS = {
     "mean_rsum": "mean of rsum over the sets of image-text pairs",
     "forgetting_r1": "of each set, the best i2t R@1 after any task minus that after the last",
 }
-LOWER_IS_BETTER = ("forgetting",)              # of the numbers that are compared
+LOWER_IS_BETTER = ("forgetting",)              # among the compared numbers
 MATRIX = ("A[i][j] is top-1 accuracy in percent on task j after training task i, of n tasks counted from 1, of the "
           "weights that are saved; the zero-shot row is no part of any number.")
 
 
 class Accuracy:
-    """Top-1 and top-5 of class data, a summary for each label space."""
+    """Measure top-1 and top-5 of class data, with a summary for each label space."""
 
-    matrices = ("top1", "top5")                 # the scores that are written as matrices, matrix_<score>.csv
-    curves = {"top1": "top-1"}                  # the scores that are drawn over the tasks, with their titles there
+    matrices = ("top1", "top5")                 # scores written as matrices, matrix_<score>.csv
+    curves = {"top1": "top-1"}                  # scores drawn over the tasks, with their titles
     curve_title = "Top-1 accuracy"
-    best = "avg"                                # the number by which --report ranks
-    paper = ("transfer", "avg", "last")         # the numbers that papers print, and have for each dataset
+    best = "avg"                                # the number that --report ranks by
+    paper = ("transfer", "avg", "last")         # numbers that papers print, also per dataset
     axes = {"transfer": "Transfer: accuracy on tasks not yet trained, percent",
             "last": "Last: accuracy on all tasks after the last, percent"}
-    explained = SUMMARY                         # the numbers that are defined below a table
-    preamble = (MATRIX,)                        # what a reader needs before these definitions
+    explained = SUMMARY                         # numbers defined below a table
+    preamble = (MATRIX,)                        # text before these definitions
     header = ("dataset", "classes of", "top-1", "top-5", "k", "images")
     folds_matrices = True                       # the page shows the first matrix and folds the others
 
     def row(self, dataset, space, scores):
-        """A row of the table of one evaluation, below ``header``."""
+        """Return a row of the table of one evaluation, below ``header``."""
         return [dataset, space, scores.top1, scores.top5, scores.k, scores.n]
 
     def summarise(self, trained, rows, space, precision):
-        """What ``summary.json`` holds; see ``src.report.sequence``."""
+        """Return the content of ``summary.json``; see ``src.report.sequence``."""
         return summarise(trained, rows, space, precision)
 
     def is_summary(self, content):
-        """Whether the content of a file is such a summary, its "datasets" being names."""
+        """Return whether the content of a file is such a summary, given that its "datasets" are names."""
         start, matrix, names = content.get("zero_shot", 0), content.get("matrix"), content["datasets"]
         return (isinstance(content.get("label_space"), str)
                 and all(key in content and is_cell(content[key]) for key in SUMMARY)
@@ -68,58 +68,59 @@ class Accuracy:
                 and all(isinstance(row, list) and len(row) == len(names) and all(map(is_cell, row)) for row in matrix))
 
     def other_spaces(self, first, spaces):
-        """The label spaces beside the first that have a summary of their own."""
+        """Return the label spaces other than the first that have a separate summary."""
         return [space for space in spaces if space != first]
 
     def trained(self, summary):
-        """The trained tasks, in order."""
+        """Return the trained tasks, in order."""
         return list(summary["datasets"])
 
     def start(self, summary):
-        """{dataset: score} before training, None where that is not known."""
+        """Return {dataset: score} before training; None if unknown."""
         return summary["zero_shot"]
 
     def start_numbers(self, start):
-        """[(dataset, score)] before training -> the numbers as if nothing changed them; None where one is missing."""
+        """Return the numbers as if training changed nothing, given [(dataset, score)] before it; None if one is
+        missing."""
         cells = [value for _, value in start]
         return None if None in cells else sequence_metrics([cells] * len(cells))
 
     def numbers_in(self, space):
-        """The numbers that --report compares in a label space."""
+        """Return the numbers that --report compares in a label space."""
         return (*SUMMARY, *(INCREMENTAL if space == "seen" else ()))
 
     def numbers_of(self, summary):
-        """{number: value} that --report compares; None of what a run of an earlier version did not store."""
+        """Return {number: value} that --report compares; None for those that an earlier version did not store."""
         return {key: summary.get(key) for key in self.numbers_in(summary["label_space"])}
 
     def cells_of(self, summary):
-        """{(number of ``paper``, dataset): value}, whose mean over the datasets the number is."""
+        """Return {(number of ``paper``, dataset): value}; the number is the mean over the datasets."""
         return dataset_numbers(summary["datasets"], summary["matrix"])
 
     def start_cells(self, start):
-        """The same of [(dataset, score)] before training, as if nothing changed them."""
+        """Return the same for [(dataset, score)] before training, as if nothing changed."""
         names, cells = zip(*start, strict=True)
         return dataset_numbers(names, [cells] * len(cells))
 
     def explained_by(self, numbers):
-        """The keys of DEFINITIONS that say what these numbers are."""
+        """Return the keys of DEFINITIONS that define these numbers."""
         return numbers
 
     def line(self, summary):
-        """[(title, number)] below a picture."""
+        """Return [(title, number)] to show below a picture."""
         return [(TITLES[key], summary[key]) for key in SUMMARY]
 
     def untrained(self, summary):
-        """The summary of a sequence of which nothing was trained, without its rows after each task: all equal the
-        first."""
+        """Return the summary of a sequence in which nothing was trained, without the rows after each task: all
+        equal the first."""
         return summary | {"matrix": []}
 
     def tables(self, summary):
-        """[(header, rows)] of the tables that show a summary."""
+        """Return [(header, rows)] of the tables that show a summary."""
         return [self.matrix_cells(summary), self.numbers_cells(summary)]
 
     def matrix_cells(self, summary):
-        """(header, rows) of the matrix: one row a trained task, the zero-shot row first where there is one."""
+        """Return (header, rows) of the matrix: one row per trained task, the zero-shot row first if there is one."""
         order, start = summary["datasets"], summary["zero_shot"]
         rows = [] if start is None else [["zero-shot", *(start[name] for name in order)]]
         trained = order[:len(summary["matrix"])]  # none after ``untrained``
@@ -127,18 +128,19 @@ class Accuracy:
         return [f"top-1, classes of {summary['label_space']}", *order], rows
 
     def numbers_cells(self, summary):
-        """(header, rows) of Transfer, Avg, Last, forgetting, BWT, and average incremental accuracy where it is known:
-        one row."""
+        """Return (header, rows), one row, of Transfer, Avg, Last, forgetting, BWT, and average incremental
+        accuracy if known."""
         shown = [*SUMMARY, *(key for key in INCREMENTAL if key in summary)]
         return [TITLES[key] for key in shown], [[summary[key] for key in shown]]
 
     def first_column(self, space):
-        """The title of the column that names the runs of a comparison."""
+        """Return the title of the column that names the runs of a comparison."""
         return f"run, classes of {space}"
 
 
 class Retrieval:
-    """Recall of image-text pairs, one summary, whose "label_space" is ``space``. Members are those of Accuracy."""
+    """Measure recall of image-text pairs, with one summary whose "label_space" is ``space``. Methods as in
+    Accuracy."""
 
     space = "retrieval"
     matrices = ("i2t_r1", "t2i_r1", "rsum")
@@ -196,7 +198,7 @@ class Retrieval:
                                     "mean_rsum": ("mean_rsum",)}.items() if {*of} & {*numbers}]
 
     def _means(self, row):
-        """Over the sets of pairs."""
+        """Return the means over the sets of pairs."""
         return {key: statistics.fmean(scores[key.removeprefix("mean_")] for scores in row.values())
                 for key in self.numbers_in(self.space)}
 
@@ -210,8 +212,8 @@ class Retrieval:
         return [self.recall_cells(summary)]
 
     def recall_cells(self, summary):
-        """(header, rows) of recall on each set of pairs before training, where that is known, and after each task or
-        phase, and the mean of rsum over the sets."""
+        """Return (header, rows) of recall on each set of pairs before training, if known, and after each task
+        or phase, and the mean of rsum over the sets."""
         sets, shown = summary["datasets"], self.matrices
         rows = [[task, *(row[name][score] for name in sets for score in shown),
                  sum(row[name]["rsum"] for name in sets) / len(sets)]
@@ -227,13 +229,13 @@ ACCURACY, RETRIEVAL = Accuracy(), Retrieval()
 
 
 def measure_of(space):
-    """The measure of a label space; image-text pairs have RETRIEVAL.space in its place."""
+    """Return the measure of a label space; image-text pairs use RETRIEVAL.space instead."""
     return RETRIEVAL if space == RETRIEVAL.space else ACCURACY
 
 
 def defined(space, numbers=None):
-    """[(title, definition)] of the numbers that are shown of a label space, or of image-text pairs: of ``numbers``, or
-    of all that a summary has."""
+    """Return [(title, definition)] of the numbers shown for a label space or image-text pairs: ``numbers``, or
+    all of a summary."""
     measure = measure_of(space)
     summary = (*measure.explained, *(INCREMENTAL if space == "seen" else ()))
     keys = summary if numbers is None else measure.explained_by(numbers)
@@ -244,7 +246,7 @@ def defined(space, numbers=None):
 
 
 def is_summary(content):
-    """Whether the content of a ``summary.json`` is complete."""
+    """Return whether the content of a ``summary.json`` is complete."""
     if not isinstance(content, dict) or not are_names(content.get("datasets")):
         return False
     if not are_conditions(content.get("conditions", {})):

@@ -1,4 +1,4 @@
-"""What the runs behind a row have together: their matrix and curves over seeds, and what a run cost."""
+"""Combine the runs behind a row: their matrix and curves over seeds, and the cost of a run."""
 
 import statistics
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from src.report.scores import mean_of
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over several seeds: the least, the mean and the most."""
+    """Hold a number over several seeds: the lowest, the mean and the highest."""
 
     low: float
     mean: float
@@ -17,16 +17,21 @@ class Spread:
 
 
 def mean_matrix(row, score):
-    """{task trained last: [mean over the runs of a Row, a dataset each]}, None where a run has no score; rows that all
-    runs have. Nothing of a row without runs."""
+    """Return {task trained last: [mean over the runs of a Row, per dataset]}, None where a run has no score.
+
+    It has the rows that all runs share; empty for a row without runs.
+    """
     found = [run.rows(row.conditions.space, score) for run in row.sequences]
     tasks = [task for task in found[0] if all(task in rows for rows in found)] if found else []
     return {task: [_mean(cells) for cells in zip(*(rows[task] for rows in found), strict=True)] for task in tasks}
 
 
 def curve(row, score):
-    """[Spread of the mean over the datasets, or None, before training and after task 1, 2, ...] over the runs of a Row;
-    the mean is over the datasets that have a score."""
+    """Return [Spread of the mean over the datasets, or None, before training and after task 1, 2, ...] over the
+    runs of a Row.
+
+    The mean is over the datasets that have a score.
+    """
     space = row.conditions.space
     found = [_steps(run.matrices[space][score], run.order) for run in row.sequences]
     return [None if None in values else Spread(min(values), statistics.fmean(values), max(values))
@@ -42,17 +47,17 @@ def _mean(values):
 
 
 def seconds_of(row):
-    """The time in which a run trains all its tasks, the mean over the runs of a Row; None where it is not known."""
+    """Return the time in which a run trains all its tasks, averaged over the runs of a Row; None if unknown."""
     return _mean_of_runs(row, lambda tasks: None if None in (found := [task.seconds for task in tasks]) else sum(found))
 
 
 def trained_values_of(row):
-    """The most values that a task trains, the mean over the runs of a Row; None where it is not known."""
+    """Return the most values that a task trains, averaged over the runs of a Row; None if unknown."""
     return _mean_of_runs(row, lambda tasks: None if None in (found := [task.trainable_values for task in tasks])
                          else max(found))
 
 
 def _mean_of_runs(row, number):
-    """None too where a run has no such files, as one that was only scored."""
+    """Average over runs; None if a run lacks such files, for example one that was only scored."""
     found = [number(run.tasks.values()) if len(run.tasks) == len(run.order) else None for run in row.sequences]
     return _mean(found) if found else None

@@ -1,4 +1,4 @@
-"""A finished sequence -> report.html, one file that needs no other and no network, and its pictures beside it."""
+"""Write report.html of a finished sequence, a self-contained file that needs no network, and its pictures beside it."""
 
 import base64
 import functools
@@ -24,14 +24,14 @@ from src.report.scores import RATE, SCORE_TITLES, curves, loss_terms, mean_of, t
 from src.report.sequence import sequence_metrics
 
 HERE = Path(__file__).parent
-MEANINGS = {  # of each number, in a few words
+MEANINGS = {  # each number in a few words
     "transfer": "accuracy on tasks not yet trained", "avg": "accuracy over all tasks and times",
     "last": "accuracy once all is trained", "forgetting": "points lost since a task was best",
     "bwt": "points changed since a task was trained", "mean_rsum": "sum of the six recalls, mean over the sets, of 600",
     "i2t_r1": "images whose caption comes first", "t2i_r1": "captions whose image comes first",
     "forgetting_r1": "points of image-to-text R@1 lost since the best"}
 PAIR_TITLES = {"mean_rsum": "rsum", "i2t_r1": "R@1 image to text", "t2i_r1": "R@1 text to image"}
-LOSSES = ("forgetting", "forgetting_r1", "bwt")  # of which zero-shot has none
+LOSSES = ("forgetting", "forgetting_r1", "bwt")  # zero-shot has none of them
 SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task among the classes of all tasks so far",
                 "all": "Each task among the classes of the whole sequence",
                 RETRIEVAL.space: "Image-text retrieval"}
@@ -40,7 +40,7 @@ SPACE_TITLES = {"task": "Each task among its own classes", "seen": "Each task am
 def write_report(folder):
     """Write ``report.html`` and the pictures of the finished sequence in ``folder``.
 
-    The run is stored already: what goes wrong here draws a warning and loses nothing.
+    The run is already stored: an error here only draws a warning.
     """
     try:
         run = read_run(folder)
@@ -50,19 +50,21 @@ def write_report(folder):
         letters = unreadable(texts_of(run, confusions))
         if confusions or letters:
             write_page(run, run.folder / "report.html", confusions, letters)
-    except Exception as error:  # whatever a library for drawing may raise
+    except Exception as error:  # drawing libraries may raise anything
         warn(f"no full report in {folder} ({type(error).__name__}: {error}); its results are complete")
 
 
 def write_page(run, path, confusions=(), letters=""):
-    """The page of a SequenceRun, as one HTML file."""
+    """Write the page of a SequenceRun, as one HTML file."""
     with atomic_file(path, "w") as file:
         file.write(page(run, confusions, letters))
 
 
 def write_task_report(folder, task, conditions):
-    """Write ``report_<task>.html`` of a task that was trained by itself into ``folder``, as ``write_report``.
-    ``conditions``: {label space: Conditions}."""
+    """Write ``report_<task>.html`` of a task trained by itself into ``folder``, like ``write_report``.
+
+    ``conditions``: {label space: Conditions}.
+    """
     try:
         run = read_task(folder, task, {space: asdict(found) for space, found in conditions.items()})
         write_page(run, run.folder / f"report_{task}.html")
@@ -71,8 +73,10 @@ def write_task_report(folder, task, conditions):
 
 
 def page(run, confusions=(), letters=""):
-    """HTML of a SequenceRun. Every text from its files is escaped. ``confusions`` {dataset: path of a picture} become a
-    part of the page. ``letters``: those that pictures lack."""
+    """Return the HTML of a SequenceRun. Every text from its files is escaped.
+
+    ``confusions`` {dataset: path of a picture} are embedded. ``letters``: those that pictures lack.
+    """
     terms = loss_terms(run)
     charts = {term: loss_chart(term_title(term), tasks) for term, tasks in terms.items()}
     return environment().get_template("page.html").render(
@@ -85,7 +89,7 @@ def page(run, confusions=(), letters=""):
 
 
 def _definitions(run):
-    """[(title, definition)] of the numbers that the page shows: those of a sequence, or recalls alone."""
+    """Return [(title, definition)] of the numbers on the page: those of a sequence, or only recalls."""
     shown_alone = ("recall", "rsum") if run.measure is RETRIEVAL else ()
     return [(TITLES[key], DEFINITIONS[key]) for key in shown_alone] if run.single else defined(run.space)
 
@@ -104,19 +108,19 @@ def environment():
 
 
 def one_decimal(value):
-    """A number for the eye: 52.1, −3.8, and no −0.0."""
+    """Format a number for display: 52.1, −3.8, and never −0.0."""
     return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def parted(text):
-    """A text that may be broken after its commas."""
+    """Allow line breaks after the commas of a text."""
     from markupsafe import Markup, escape
     return Markup(str(escape(text)).replace(",", ",<wbr>"))
 
 
 @functools.cache
 def style():
-    """The style sheet, with the colours of heat maps and of runs for light and for dark pages."""
+    """Return the style sheet, with the colours of heat maps and of runs for light and dark pages."""
     from markupsafe import Markup
     text = (HERE / "page.css").read_text(encoding="utf-8")
     rules = {
@@ -133,7 +137,7 @@ def style():
 
 @dataclass(frozen=True)
 class Headline:
-    """One number with what zero-shot CLIP has in its place. ``tone`` is "good" or "bad", empty where neither."""
+    """Hold one number beside zero-shot CLIP's. ``tone``: "good" or "bad", empty for neither."""
 
     title: str
     meaning: str
@@ -145,7 +149,7 @@ class Headline:
 
 
 def headlines(run, space=None):
-    """The numbers of a label space, the run's first by default."""
+    """Return the numbers of a label space, by default the run's first."""
     space = space or run.space
     if run.single:
         return _single_headlines(run, space)
@@ -159,14 +163,14 @@ def _accuracy_headlines(summary):
     lost = dict(zip(names, losses_of(summary), strict=True))
     worst = max(lost, key=lambda name: lost[name] or 0.0)
     notes = {"forgetting": f"most: {worst}, {lost[worst]:.1f}"} if lost[worst] else {}
-    # Where tasks have no score before they are trained, zero-shot's mean is over other cells than the run's.
+    # If tasks have no score before they are trained, zero-shot's mean covers other cells than the run's.
     comparable = SUMMARY if summary["transfer"] is not None or len(names) == 1 else ("last",)
     return [_headline(key, TITLES[key], summary[key], unmoved[key] if key in comparable else None, notes.get(key, ""))
             for key in SUMMARY]
 
 
 def _single_headlines(run, space):
-    """Of a task by itself: its scores on its own dataset, and the mean over the others."""
+    """Return the scores of a single task on its own dataset, and the mean over the others."""
     [task], columns = run.order, run.spaces[space]["datasets"]
     measure, scores = measure_of(space), run.matrices[space]
     own = [place for place, name in enumerate(columns) if trains(task, name)]
@@ -201,7 +205,7 @@ def _headline(key, title, value, zero_shot, note=""):
     headline = Headline(title, MEANINGS[key], value, zero_shot, note=note)
     if key in LOSSES or None in (value, zero_shot):
         return headline
-    change = round(value, 1) - round(zero_shot, 1)  # of the numbers that are shown
+    change = round(value, 1) - round(zero_shot, 1)  # of the displayed numbers
     if abs(change) < 0.05:
         return replace(headline, verdict="no change")
     tone, words = ("good", "better") if change > 0 else ("bad", "worse")
@@ -212,7 +216,7 @@ def _headline(key, title, value, zero_shot, note=""):
 
 
 def _section(run, space):
-    """What the page shows of one label space."""
+    """Return what the page shows for one label space."""
     matrices = {score: heat_map(run, space, score) for score in run.matrices[space]}
     shown = 1 if measure_of(space).folds_matrices else len(matrices)
     return {"space": space, "title": SPACE_TITLES.get(space, space), "id": f"space-{space}",
@@ -223,11 +227,11 @@ def _section(run, space):
                        if not (run.untrained or run.single)]}
 
 
-# -- what it cost and how to run it again ------------------------------------------------------------------------------
+# -- cost and command --------------------------------------------------------------------------------------------------
 
 
 def _costs(run):
-    """[(task, [texts])] and a sequence's total, for the table of costs."""
+    """Return [(task, [texts])] and a sequence's total, for the table of costs."""
     rows = [(task, [duration(facts.seconds), _or_none(facts.images_per_second, "{:,.0f}"),
                     size(facts.peak_memory_bytes), _or_none(facts.trainable_values, "{:,}"), _copies(facts.copies)])
             for task, facts in run.tasks.items()]
@@ -244,8 +248,10 @@ def _copies(copies):
 
 
 def _flags(run):
-    """[(origin, [(flag, value)])], what was given first and defaults last; where nothing was trained, without the flags
-    of training."""
+    """Return [(origin, [(flag, value)])], given flags first and defaults last.
+
+    If nothing was trained, flags of training are left out.
+    """
     found = {}
     acts = {key: EVAL in FLAGS[key].runs if key in FLAGS else True for key in run.flags} if run.untrained else {}
     for key, flag in run.flags.items():
@@ -257,7 +263,7 @@ def _flags(run):
 
 
 def _origin(run):
-    """[(name, value)]: where and with what it ran."""
+    """Return [(name, value)]: where and with what it ran."""
     return [(name, value) for name, value in (
         ("Commit", run.commit), ("Hardware", run.hardware), ("Seed", run.seed), ("Precision", run.precision),
         ("Folder", str(run.folder)), *run.versions.items()) if value is not None]

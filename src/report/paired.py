@@ -1,6 +1,6 @@
-"""Whether two rows differ by more than chance: over seeds that both have, or over the test images of one seed.
+"""Test whether two rows differ by more than chance: over common seeds, or over the test images of one seed.
 
-Needs numpy and scipy, which no other table does: imported where a study names a baseline.
+Only these tables need numpy and scipy; they are imported where a study names a baseline.
 """
 
 import csv
@@ -8,15 +8,18 @@ import math
 import statistics
 from dataclasses import dataclass
 
-DRAWS = 10_000  # of a bootstrap
-SHARE = 95  # percent of the draws that an interval holds
-ALIKE = 1e-9  # a deviation of differences below it is rounding: they are all the same
+DRAWS = 10_000  # draws of a bootstrap
+SHARE = 95  # percent of the draws inside an interval
+ALIKE = 1e-9  # a deviation below it is rounding: all differences are equal
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``mean`` over the ``n`` seeds that both rows have, ``deviation`` of several; ``p`` of a paired t-test over seeds;
-    ``interval`` (low, high) of a paired bootstrap over test images; None where there is none."""
+    """Hold a difference: ``mean`` over the ``n`` seeds that both rows have, ``deviation`` for several.
+
+    ``p``: that of a paired t-test over seeds. ``interval``: (low, high) of a paired bootstrap over test images.
+    None where there is none.
+    """
 
     mean: float
     deviation: float | None
@@ -26,7 +29,7 @@ class Difference:
 
 
 def over_seeds(numbers, baseline):
-    """{seed: number} of two rows -> the Difference to the baseline; None without a common seed."""
+    """Return the Difference of {seed: number} to the baseline's; None without a common seed."""
     seeds = [seed for seed in numbers if seed in baseline]
     if not seeds:
         return None
@@ -38,7 +41,7 @@ def over_seeds(numbers, baseline):
 
 
 def paired_t(differences):
-    """p of the paired t-test, two-sided: whether the mean of differences is 0."""
+    """Return the two-sided p of the paired t-test of whether the mean of differences is 0."""
     from scipy.special import stdtr  # scipy.stats takes a second to import
     n = len(differences)
     t = statistics.fmean(differences) / (statistics.stdev(differences) / math.sqrt(n))
@@ -46,12 +49,12 @@ def paired_t(differences):
 
 
 def paired_bootstrap(sets, seed=0, draws=DRAWS):
-    """(low, high): 95 % of a paired bootstrap of the mean difference in accuracy, in percent.
+    """Return (low, high), 95 % of a paired bootstrap of the mean difference in accuracy, in percent.
 
-    ``sets``: [(correct_a, correct_b)], for each dataset which of its images two models have right, in the same order.
-    Each draw takes as many images of each dataset as it has, with replacement, and is the mean over the datasets of the
-    accuracy of a minus that of b. An image counts -1, 0 or 1, so what matters of a draw is how many of each it has:
-    those are multinomial.
+    ``sets``: [(correct_a, correct_b)], for each dataset which of its images the two models get right, in the
+    same order. Each draw takes as many images of each dataset as it has, with replacement, and is the mean over
+    the datasets of the accuracy of a minus that of b. An image counts -1, 0 or 1, so a draw only needs the
+    number of each, which are multinomial.
     """
     import numpy
     generator, total = numpy.random.default_rng(seed), numpy.zeros(draws)
@@ -66,8 +69,10 @@ def paired_bootstrap(sets, seed=0, draws=DRAWS):
 
 
 def stored_predictions(run, space):
-    """{dataset: ([image], [whether its prediction is right])} of a SequenceRun after its last task; None where a
-    dataset has none, or others than its accuracy in the matrix says."""
+    """Return {dataset: ([image], [whether its prediction is right])} of a SequenceRun after its last task.
+
+    None if a dataset has none, or some that contradict its accuracy in the matrix.
+    """
     summary, found = run.spaces[space], {}
     mark = "" if space == run.space else f"_{space}"
     for name, accuracy in zip(summary["datasets"], summary["matrix"][-1], strict=True):
@@ -79,7 +84,7 @@ def stored_predictions(run, space):
 
 
 def _read(path):
-    """([image], [bool]) of a file of predictions, nothing where there is none that can be read."""
+    """Return ([image], [bool]) from a file of predictions; empty if it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -89,8 +94,10 @@ def _read(path):
 
 
 def over_images(run, baseline, space):
-    """The interval of ``paired_bootstrap`` of Last between two SequenceRuns; None where their predictions are not
-    stored, or of other images."""
+    """Return the interval of ``paired_bootstrap`` of Last between two SequenceRuns.
+
+    None if their predictions are not stored, or are for different images.
+    """
     found = [stored_predictions(each, space) for each in (run, baseline)]
     if None in found or _images(found[0]) != _images(found[1]):
         return None

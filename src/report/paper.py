@@ -1,4 +1,4 @@
-"""The tables of a paper as data: the compact one over orders, and for each order Transfer, Avg and Last by dataset.
+"""Build a paper's tables as data: the compact one over orders, and per order Transfer, Avg and Last by dataset.
 
 Their text is made by ``src.report.paper_markdown`` and ``src.report.paper_latex``.
 """
@@ -13,15 +13,17 @@ from src.report.ranks import ranks
 from src.report.rows import PUBLISHED, RUN, ZERO_SHOT
 
 COMPACT, BLOCKS, DIFFERENCES = "compact", "blocks", "differences"  # the kinds of tables
-FACTS = ("n", "trained values", "external data", "router", "task id")  # columns beside the numbers of a compact table
+FACTS = ("n", "trained values", "external data", "router", "task id")  # further columns of a compact table
 MILLION, THOUSAND = 1e6, 1e3
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number of a table: ``mean`` over ``n`` runs, sample ``deviation`` of several. ``rank``: 1 the best of its
-    column, 2 the second, None without. Of a difference: ``p`` of the test over seeds, or the ``interval`` (low, high)
-    over test images."""
+    """Hold a number of a table: ``mean`` over ``n`` runs, with the sample ``deviation`` for several.
+
+    ``rank``: 1 for the best of its column, 2 for the second, else None. A difference also has ``p`` of the test
+    over seeds, or the ``interval`` (low, high) over test images.
+    """
 
     mean: float | None = None
     deviation: float | None = None
@@ -33,8 +35,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """``order``: the label of its order; ``number``: its key, None where the ``block`` of a Line says it; ``dataset``:
-    None of a mean over all."""
+    """Describe a column. ``order``: the label of its order. ``number``: its key, None if the ``block`` of a
+    Line gives it. ``dataset``: None for a mean over all."""
 
     order: str
     number: str | None
@@ -43,8 +45,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: a Value for each Column, and ``facts`` {title: text}. ``block``: the number that the values are of, None
-    where the columns say it."""
+    """Hold a row: a Value for each Column, and ``facts`` {title: text}.
+
+    ``block``: the number that the values belong to, None if the columns give it.
+    """
 
     name: str
     kind: str
@@ -55,10 +59,13 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """``kind``: COMPACT, BLOCKS or DIFFERENCES; ``label``: of LaTeX, without "tab:"; ``title``: its short caption;
-    ``first``: the title of the column of names; ``notes``: sentences that stand with it, in a paper too; ``numbers``:
-    the keys of all that it shows; ``ranking``: among what the best is marked, empty where nothing is; ``remarks``:
-    what only the author of the paper has to know, such as which file has more."""
+    """Hold a table of a paper.
+
+    ``kind``: COMPACT, BLOCKS or DIFFERENCES. ``label``: for LaTeX, without "tab:". ``title``: its short
+    caption. ``first``: the title of the column of names. ``notes``: sentences to print with it, in a paper too.
+    ``numbers``: the keys of everything it shows. ``ranking``: the group in which the best is marked, empty if
+    nothing is marked. ``remarks``: for the paper's author only, such as which file has more.
+    """
 
     kind: str
     label: str
@@ -78,7 +85,7 @@ class PaperTable:
 
     @property
     def facts(self):
-        """The titles of the columns beside the numbers: those that say something of a row."""
+        """The titles of the further columns that say something about a row."""
         return [title for title in FACTS if any(line.facts.get(title) for line in self.lines)]
 
     @property
@@ -87,7 +94,7 @@ class PaperTable:
 
     @property
     def header(self):
-        """The titles of all columns of a table whose columns are numbers, each with its order where these are
+        """The titles of all columns, for a table whose columns are numbers; each with its order if there are
         several."""
         several = len(self.orders) > 1
         numbers = [TITLES[column.number] + (f", {column.order}" if several else "") for column in self.columns]
@@ -95,16 +102,16 @@ class PaperTable:
 
 
 def paper_tables(report):
-    """[PaperTable] of a Report: the compact ones, and for each order those by dataset. Of published rows alone there is
-    none."""
+    """Return [PaperTable] of a Report: the compact ones, then those by dataset for each order. [] for published
+    rows alone."""
     compact = [_compact(report, head) for head in heads_with_runs(report)]
     blocks = [_blocks(report, order, table) for order, tables in report.orders.items() for table in tables]
     return labelled(report.name, [table for table in (*compact, *blocks) if table])
 
 
 def labelled(name, tables):
-    """The PaperTables with labels that begin with a name and differ: of those of a kind and order the second ends in
-    2."""
+    """Return the PaperTables with distinct labels that begin with a name; the second of one kind and order ends
+    in 2."""
     seen, found = {}, []
     for table in tables:
         base = label_text(name, table.label)
@@ -114,7 +121,7 @@ def labelled(name, tables):
 
 
 def label_text(*words):
-    """A label of letters that mean nothing to LaTeX."""
+    """Return a label without characters that are special in LaTeX."""
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-.") or "x" for word in words)
 
 
@@ -122,7 +129,7 @@ def label_text(*words):
 
 
 def _compact(report, head):
-    """The table of one head over all orders; None where none of its numbers is known."""
+    """Return the table of one head over all orders; None if none of its numbers is known."""
     tables = tables_of_head(report, head)
     numbers, rows = compact_numbers(tables.values()), rows_of(tables)
     if not numbers:
@@ -137,17 +144,17 @@ def _compact(report, head):
 
 
 def heads_with_runs(report):
-    """The Conditions of the tables that have a run."""
+    """Return the Conditions of the tables that have a run."""
     return list(dict.fromkeys(table.conditions for table in report.tables if any(row.runs for row in table.rows)))
 
 
 def tables_of_head(report, head):
-    """{label of an order: the Table that has these Conditions}"""
+    """Return {label of an order: the Table that has these Conditions}."""
     return {order: table for order, tables in report.orders.items() for table in tables if table.conditions == head}
 
 
 def compact_numbers(tables):
-    """The numbers that a study names, else those that papers print; without those that no row has."""
+    """Return the numbers that a study names, else those that papers print, without those that no row has."""
     tables = list(tables)
     named = shown(tables) if any(table.columns for table in tables) else _printed_in(tables[0].space)
     rows = [row for table in tables for row in table.rows]
@@ -160,8 +167,10 @@ def _printed_in(space):
 
 
 def rows_of(tables):
-    """{label of an order: Table} -> {(kind, name): {label: Row}}: zero-shot first, then runs, then published rows, each
-    as the first order has them."""
+    """Convert {label of an order: Table} to {(kind, name): {label: Row}}.
+
+    Zero-shot comes first, then runs, then published rows, each as the first order has them.
+    """
     found = {}
     for kind in (ZERO_SHOT, RUN, PUBLISHED):
         for order, table in tables.items():
@@ -172,14 +181,14 @@ def rows_of(tables):
 
 
 def value_of(row, number):
-    """A Value of a Row, empty without one."""
+    """Return the Value of a Row, empty without one."""
     if row is None:
         return Value()
     return Value(row.numbers.get(number), row.deviations.get(number), len(row.runs) or None)
 
 
 def facts_of(rows):
-    """{title: text} of what a method needs, by its Rows of all orders, without what is not known."""
+    """Return {title: text} of what a method needs, from its Rows of all orders, without unknown facts."""
     rows = list(rows)
     runs = dict.fromkeys(len(row.runs) for row in rows if row.runs)
     conditions = [row.conditions for row in rows]
@@ -195,14 +204,14 @@ def _texts(found):
 
 
 def trained_text(rows):
-    """How many values a task trains: the least and the most over the tasks of all runs. Empty where it is not known."""
+    """Return how many values a task trains: the least and the most over the tasks of all runs. Empty if unknown."""
     counts = [facts.trainable_values for row in rows for run in row.sequences for facts in run.tasks.values()]
     known = [count for count in counts if count is not None]
     return " to ".join(dict.fromkeys(map(count_text, (min(known), max(known))))) if known else ""
 
 
 def count_text(count):
-    """"149.6 M", "12.3 k", "300"."""
+    """Format a number: "149.6 M", "12.3 k", "300"."""
     if count >= MILLION:
         return f"{count / MILLION:.1f} M"
     return f"{count / THOUSAND:.1f} k" if count >= THOUSAND else str(count)
@@ -212,7 +221,7 @@ def count_text(count):
 
 
 def _blocks(report, order, table):
-    """The table of one order and head; None where no row has numbers by dataset."""
+    """Return the table of one order and head; None if no row has numbers by dataset."""
     measure, rows = measure_of(table.space), [row for row in table.rows if row.cells]
     datasets = dict.fromkeys(dataset for row in rows for _, dataset in row.cells)
     columns = (*(Column(order, None, dataset) for dataset in datasets), Column(order, None))
@@ -246,11 +255,11 @@ def _cell(row, number, dataset):
     return Value(row.cells.get((number, dataset)), row.cell_deviations.get((number, dataset)), len(row.runs) or None)
 
 
-# -- what all tables share ---------------------------------------------------------------------------------------------
+# -- common to all tables ----------------------------------------------------------------------------------------------
 
 
 def ranked(columns, lines):
-    """The Lines with the rank of each run in each column. Zero-shot and published rows stand outside the ranking."""
+    """Return the Lines with the rank of each run in each column. Zero-shot and published rows are not ranked."""
     values = [list(line.values) for line in lines]
     runs = [index for index, line in enumerate(lines) if line.kind == RUN]
     for place, column in enumerate(columns):
@@ -261,18 +270,18 @@ def ranked(columns, lines):
 
 
 def title_of(numbers):
-    """"Transfer, Avg and Last"."""
+    """Return "Transfer, Avg and Last"."""
     titles = [TITLES[number] for number in numbers]
     return " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
 
 
 def first_column(tables):
-    """The title of the column of names."""
+    """Return the title of the column of names."""
     return "method" + images_text([row for table in tables for row in table.rows])
 
 
 def notes_of(report, tables, lines):
-    """What a reader has to know of ``lines`` over {label of an order: Table}."""
+    """Return notes for the reader of ``lines`` over {label of an order: Table}."""
     space = next(iter(tables.values())).space
     counts = sorted({value.n for line in lines for value in line.values if value.deviation is not None})
     over = " or ".join(map(str, counts))
@@ -283,25 +292,25 @@ def notes_of(report, tables, lines):
 
 
 def remarks_of(report, tables):
-    """What is elsewhere, and what of the rows is unknown."""
+    """Return what is found elsewhere, and what is unknown about the rows."""
     heads, space = heads_with_runs(report), next(iter(tables.values())).space
     elsewhere = any(table.space == space and table.conditions not in heads for table in report.tables)
     rows = [row for table in tables.values() for row in table.rows]
-    return (*chosen({"Published rows of other conditions stand in the comparison, compare.md.": elsewhere}),
+    return (*chosen({"Published rows under other conditions are in the comparison, compare.md.": elsewhere}),
             *dict.fromkeys(note for row in rows for note in unknown([row])))
 
 
 def ranking_of(lines):
-    """Among what the best is marked, and what stands outside."""
+    """Return the group in which the best is marked, and what is outside it."""
     if not any(value.rank for line in lines for value in line.values):
         return ""
     outside = " and ".join(kind for kind in (ZERO_SHOT, PUBLISHED) if any(line.kind == kind for line in lines))
     rest = f"; {outside} rows are not ranked" if outside else ""
-    return f"among the runs of a column, equal digits alike{rest}"
+    return f"among the runs of a column, equal digits sharing a rank{rest}"
 
 
 def order_notes(tables):
-    """Which tasks each order has, by its runs."""
+    """Return the tasks of each order, from its runs."""
     several = len(tables) > 1
     return [f"Order {order}: {', '.join(tasks)}." if several else f"Tasks: {', '.join(tasks)}."
             for order, table in tables.items() for tasks in dict.fromkeys(row.order for row in table.rows if row.order)]

@@ -1,4 +1,4 @@
-"""The tables of a paper as LaTeX, in the style of booktabs."""
+"""Write the tables of a paper as LaTeX, in the style of booktabs."""
 
 import re
 from itertools import groupby
@@ -10,20 +10,20 @@ from src.report.paper_markdown import mean_text, tested_text
 from src.report.rows import RUN
 
 MARKS = {1: r"\mathbf{{{}}}", 2: r"\underline{{{}}}", None: "{}"}
-COLUMN, PAGE = 45, 75  # letters of \small text that fit into a column of two, and across the page of an article
-BETWEEN = 3  # letters that the space between two columns of a table takes
+COLUMN, PAGE = 45, 75  # letters of \small text in one of two columns, and across an article's page
+BETWEEN = 3  # letters of space between two columns of a table
 LEGEND = "Best in bold, second underlined"
 
 
 def paper_latex(tables):
-    """[PaperTable] -> floats, each with a label, a short and a long caption, which says what its numbers are."""
+    """Return [PaperTable] as floats, each with a label and a short and a long caption, which defines its numbers."""
     floats = [table_latex(table) for table in tables]
     packages = ["booktabs", *(["graphicx"] if any(r"\resizebox" in text for text in floats) else [])]
     return PREAMBLE.format(packages=",".join(packages)) + "\n".join(floats)
 
 
 def table_latex(table):
-    """One PaperTable as a float: over both columns of a page where one is too narrow, scaled where both are."""
+    """Return one PaperTable as a float: across both columns of a page if one is too narrow, scaled if both are."""
     header, body, fields = LAYOUTS[table.kind](table)
     letters = _letters(table)
     star = "*" if letters > COLUMN else ""
@@ -36,18 +36,18 @@ def table_latex(table):
 
 
 def _short(table):
-    """The caption of the list of tables; braces keep a bracket of it from ending it."""
+    """Return the caption for the list of tables; braces keep a bracket in it from ending it."""
     return f"{{{escaped(table.title)}}}"
 
 
 def _caption(table):
-    """Plain text."""
+    """Return the caption as plain text."""
     return " ".join([f"{table.title}.", *([f"{LEGEND}, {table.ranking}."] if table.ranking else []), *table.notes,
                      f"Conditions: {table.conditions.text()}.", definitions_caption(table.space, table.numbers)])
 
 
 def _letters(table):
-    """How many letters wide a table is, about."""
+    """Return roughly how many letters wide a table is."""
     titles = [table.first, *(column.dataset or TITLES.get(column.number, "mean") for column in table.columns),
               *table.facts]
     rows = [titles, *([line.name, *_texts(table, line), *(line.facts.get(title, "-") for title in table.facts)]
@@ -56,12 +56,12 @@ def _letters(table):
 
 
 def _texts(table, line):
-    """The numbers of a Line without the commands around them."""
+    """Return the numbers of a Line without the commands around them."""
     return [re.sub(r"\\[a-z]+|[{}$]", "", text) for text in _numbers(table, line)]
 
 
 def _wide(table):
-    """A column for each number of each order, below the labels of the orders where there are several."""
+    """Build a column for each number of each order, below the labels of the orders if there are several."""
     facts = table.facts
     header = [line_of([escaped(table.first), *(escaped(TITLES[column.number]) for column in table.columns),
                     *map(escaped, facts)])]
@@ -73,7 +73,7 @@ def _wide(table):
 
 
 def _order_heads(table):
-    """The row with the label of each order over its columns, and the rules below it."""
+    """Return the row with the label of each order over its columns, and the rules below it."""
     spans, first = [], 2
     for order, columns in groupby(table.columns, lambda column: column.order):
         count = len(list(columns))
@@ -85,7 +85,7 @@ def _order_heads(table):
 
 
 def _stacked(table):
-    """Three blocks, each below its name, a column for each dataset and the mean."""
+    """Build three blocks, each below its name, with a column for each dataset and the mean."""
     datasets = [column.dataset or "mean" for column in table.columns]
     count, body = len(datasets) + 1, []
     for number in table.numbers:
@@ -100,7 +100,7 @@ LAYOUTS = {COMPACT: _wide, BLOCKS: _stacked, DIFFERENCES: _wide}
 
 
 def _parted(lines, text, rule=r"\midrule"):
-    """The rows of Lines, with a rule between runs and what is not ranked with them."""
+    """Return the rows of Lines, with a rule between runs and rows that are not ranked with them."""
     parts = [[text(line) for line in each] for _, each in groupby(lines, lambda line: line.kind == RUN)]
     return [line for index, part in enumerate(parts) for line in ([rule] if index and rule else []) + part]
 
@@ -111,7 +111,7 @@ def _numbers(table, line):
 
 
 def _number(column, value, signed):
-    """A number as mathematics, for the sake of its minus sign: of a single dataset the mean alone."""
+    """Return a number in math mode, for its minus sign; for a single dataset only the mean."""
     if value.mean is None:
         return "-"
     deviation = "" if value.deviation is None or column.dataset else rf" \pm {value.deviation:.1f}"

@@ -1,4 +1,4 @@
-"""The tables of a paper as markdown, and every number of them as csv."""
+"""Write the tables of a paper as markdown, and every number in them as csv."""
 
 from src.report.comparison import definitions_markdown
 from src.report.measures import TITLES
@@ -12,25 +12,26 @@ CSV_HEADER = ("table", "label_space", "order", "number", "dataset", "row", "kind
 
 
 def paper_markdown(tables):
-    """[PaperTable] -> each below its title and conditions, with its notes; at the end what the numbers are."""
+    """Return [PaperTable], each below its title and conditions, with its notes; definitions of the numbers come
+    last."""
     return "\n\n".join([*map(table_markdown, tables), definitions_markdown(tables)])
 
 
 def table_markdown(table):
-    """One PaperTable, with its title and notes."""
+    """Return one PaperTable, with its title and notes."""
     notes = [*([f"**Best** and _second_ {table.ranking}."] if table.ranking else []), *table.notes, *table.remarks]
     return "\n\n".join([f"## {table.title}", table.conditions.text(), *LAYOUTS[table.kind](table), " ".join(notes)])
 
 
 def _wide(table):
-    """One table, a column for each number of each order."""
+    """Return one table with a column for each number of each order."""
     rows = [[line.name, *(value_text(value, table.kind == DIFFERENCES) for value in line.values),
              *(line.facts.get(title) for title in table.facts)] for line in table.lines]
     return [markdown_table(table.header, rows)]
 
 
 def _stacked(table):
-    """A table for each number, a column for each dataset."""
+    """Return a table for each number, with a column for each dataset."""
     datasets = [column.dataset or "mean" for column in table.columns]
     return [markdown_table([f"{TITLES[number]}, {table.first}", *datasets],
                            [[line.name, *map(_cell_text, table.columns, line.values)]
@@ -41,24 +42,24 @@ LAYOUTS = {COMPACT: _wide, BLOCKS: _stacked, DIFFERENCES: _wide}
 
 
 def _cell_text(column, value):
-    """Of a single dataset the mean alone."""
+    """Return a cell; for a single dataset only the mean."""
     return _marked(value, cell_text(value.mean)) if column.dataset else value_text(value)
 
 
 def value_text(value, signed=False):
-    """"75.4 ± 0.3", marked where it has a rank; of a difference with its sign and its test."""
+    """Return "75.4 ± 0.3", marked if it has a rank; a difference with its sign and its test."""
     if value.mean is None:
         return "-"
     return f"{_marked(value, mean_text(value, signed))}{beside_text(value)}"
 
 
 def mean_text(value, signed=False):
-    """The mean of a Value that has one; of a difference with its sign."""
+    """Return the mean of a Value that has one; a difference with its sign."""
     return f"{value.mean:+.1f}" if signed else cell_text(float(value.mean))
 
 
 def beside_text(value):
-    """" ± 0.3 (p 0.012)": the deviation of a Value and its test, where it has them."""
+    """Return " ± 0.3 (p 0.012)": the deviation of a Value and its test, where it has them."""
     deviation = "" if value.deviation is None else f" ± {value.deviation:.1f}"
     return f"{deviation}{tested_text(value)}"
 
@@ -68,7 +69,7 @@ def _marked(value, text):
 
 
 def tested_text(value):
-    """" (p 0.012)", " [0.4, 1.2]", or nothing."""
+    """Return " (p 0.012)", " [0.4, 1.2]", or nothing."""
     if value.interval:
         return " [{:.1f}, {:.1f}]".format(*value.interval)
     if value.p is None:
@@ -78,7 +79,7 @@ def tested_text(value):
 
 
 def paper_csv(tables):
-    """All digits: a line a number."""
+    """Return all digits: one line per number."""
     return rows_csv(CSV_HEADER, [
         [table.kind, table.conditions.space, column.order, line.block or column.number, column.dataset, line.name,
          line.kind, value.n, value.mean, value.deviation, value.rank, value.p, *(value.interval or (None, None)),

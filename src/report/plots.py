@@ -1,4 +1,4 @@
-"""Several runs in one chart: rows as points of two numbers, curves with their bands. SVG coordinates, in plain Python.
+"""Plot several runs in one chart: rows as points of two numbers, curves with bands. SVG coordinates, in plain Python.
 
 Each is drawn twice, over the whole scale and over the data; the page shows either.
 """
@@ -10,19 +10,19 @@ from src.report.fonts import columns_of
 from src.report.labels import place_labels
 from src.report.rows import PUBLISHED, RUN
 
-COLOURS = 8  # of runs; then they begin again with another shape
-LETTER = 6.0  # units that a letter of a label takes, twice as many where it is wide
-LINE = 13.0  # units that a line of a label is high
-SHAPES = {  # of a mark with radius 1 around 0, 0
+COLOURS = 8  # colours of runs; after that they repeat with another shape
+LETTER = 6.0  # units per letter of a label, twice as many if it is wide
+LINE = 13.0  # units per line of a label
+SHAPES = {  # marks with radius 1 around 0, 0
     "circle": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0 -2 0z", "square": "M-.9 -.9h1.8v1.8h-1.8z",
     "triangle": "M0 -1.2L1.1 .8H-1.1z", "diamond": "M0 -1.3L1.2 0L0 1.3L-1.2 0z"}
 OF_RUNS = ("circle", "square", "triangle", "diamond")
-LARGE = Frame(620, 410, 56, 604, 12, 358)  # of a chart whose points have names
+LARGE = Frame(620, 410, 56, 604, 12, 358)  # for a chart whose points have names
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn: the class of its colour, and a shape of SHAPES."""
+    """Hold how a row is drawn: the class of its colour, and a shape of SHAPES."""
 
     style: str
     shape: str
@@ -33,25 +33,29 @@ class Look:
 
 
 def looks_of(report):
-    """{name of a row of runs: Look} of a Report, the same in all its tables: colours first, then shapes."""
+    """Return {name of a row of runs: Look} of a Report, the same in all its tables: colours vary first, then
+    shapes."""
     names = dict.fromkeys(row.name for table in report.tables for row in table.rows if row.kind == RUN)
     return {name: Look(f"run{index % COLOURS}", OF_RUNS[index // COLOURS % len(OF_RUNS)])
             for index, name in enumerate(names)}
 
 
-REFERENCES = {PUBLISHED: Look("reference", "diamond")}  # of the other kinds: a square
+REFERENCES = {PUBLISHED: Look("reference", "diamond")}  # other kinds get a square
 
 
 def look_of(row, looks):
-    """The Look of a row of any kind, by ``looks_of`` those with runs."""
+    """Return the Look of a row of any kind; ``looks``: from ``looks_of``, for rows with runs."""
     return looks[row.name] if row.kind == RUN else REFERENCES.get(row.kind, Look("reference", "square"))
 
 
 @dataclass
 class Plot:
-    """``lines``: [(style, SVG path)]; ``bands``: the same, filled; ``marks``: [(style, SVG path of its shape, x, y,
-    text)]; ``labels``: [(style, x, y, text)]; ``levels``: [y] of dashed lines; ``x_ticks`` and ``y_ticks``: [(place,
-    text)]."""
+    """Hold a plot.
+
+    ``lines``: [(style, SVG path)]. ``bands``: the same, filled. ``marks``: [(style, SVG path of its shape, x,
+    y, text)]. ``labels``: [(style, x, y, text)]. ``levels``: [y] of dashed lines. ``x_ticks`` and ``y_ticks``:
+    [(place, text)].
+    """
 
     frame: Frame
     x_ticks: list
@@ -65,8 +69,8 @@ class Plot:
 
 @dataclass
 class Figure:
-    """``whole`` and ``zoomed`` are the same Plot over the whole scale and over the data; ``text`` says in words what it
-    shows."""
+    """Hold the same Plot over the whole scale (``whole``) and over the data (``zoomed``); ``text`` describes it
+    in words."""
 
     title: str
     text: str
@@ -79,12 +83,12 @@ class Figure:
 
 
 def whole_ticks(top):
-    """Ticks from 0 to ``top``, the most that a number can be."""
+    """Return ticks from 0 to ``top``, the highest possible number."""
     return nice_ticks(0, top)
 
 
 def cost_ticks(values):
-    """(ticks of numbers that are not below 0, whether the scale is logarithmic)"""
+    """Return (ticks of non-negative numbers, whether the scale is logarithmic)."""
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low >= LOG_FROM
     return (log_ticks(low, high), True) if logarithmic else (nice_ticks(0, 1.04 * high or 1), False)
@@ -95,7 +99,7 @@ def cost_ticks(values):
 
 @dataclass(frozen=True)
 class Point:
-    """A row: its two numbers with the deviations of their seeds, None without."""
+    """Hold a row: its two numbers with the deviations over seeds, None without."""
 
     name: str
     look: Look
@@ -107,7 +111,7 @@ class Point:
 
 
 def scatter(points, x_ticks, y_ticks, logarithmic=False):
-    """A Plot of [Point], with their names where they cover as little as can be."""
+    """Return a Plot of [Point], with names placed where they cover as little as possible."""
     frame = LARGE
     across = Scale(x_ticks[0], x_ticks[-1], frame.left, frame.right, logarithmic)
     up = Scale(y_ticks[0], y_ticks[-1], frame.bottom, frame.top)
@@ -125,7 +129,7 @@ def scatter(points, x_ticks, y_ticks, logarithmic=False):
 
 
 def _bars(point, across, up, x_ticks, y_ticks):
-    """The deviations as lines [(x, y), (x, y)], cut at the ends of the scale."""
+    """Return the deviations as lines [(x, y), (x, y)], cut at the ends of the scale."""
     if point.x_deviation:
         ends = _span(point.x, point.x_deviation, x_ticks)
         yield [(across(end), up(point.y)) for end in ends]
@@ -139,14 +143,14 @@ def _span(value, deviation, ticks):
 
 
 def _box_around(line, frame):
-    """(left, bottom, right, top) of a bar, upwards."""
+    """Return (left, bottom, right, top) of a bar, with y upwards."""
     (x, y), (other_x, other_y) = line
     return (min(x, other_x) - 2, frame.height - max(y, other_y) - 2, max(x, other_x) + 2,
             frame.height - min(y, other_y) + 2)
 
 
 def _labels(points, marks, covered, frame):
-    """[(style, x, y, name)] at the left end of each name's line."""
+    """Return [(style, x, y, name)] at the left end of each name's line."""
     places = [(x, frame.height - y) for _, _, x, y, _ in marks]
     sizes = [(text_width(point.name), LINE) for point in points]
     field_of_labels = (frame.left, frame.height - frame.bottom, frame.width, frame.height)
@@ -156,7 +160,7 @@ def _labels(points, marks, covered, frame):
 
 
 def text_width(text):
-    """About how wide a text is drawn."""
+    """Return roughly how wide a text is drawn."""
     return LETTER * columns_of(text)
 
 
@@ -164,7 +168,8 @@ def text_width(text):
 
 
 def band_chart(spreads, others, look, ticks):
-    """A Plot of one row's [Spread or None], the others [[Spread or None]] thin behind it; a band where seeds differ."""
+    """Return a Plot of one row's [Spread or None], the others [[Spread or None]] thin behind it; a band where
+    seeds differ."""
     frame, count = SMALL, len(spreads)
     across, up = Scale(0, max(count - 1, 1), frame.left + 6, frame.right - 6), Scale(ticks[0], ticks[-1], frame.bottom,
                                                                                     frame.top)
@@ -186,7 +191,7 @@ def _line(spreads, across, up):
 
 
 def _band(spreads, across, up):
-    """An SVG path around what lies between the least and the most; empty where these are the same everywhere."""
+    """Return an SVG path around the area between the lowest and the highest; empty if these are equal everywhere."""
     known = [(number, spread) for number, spread in enumerate(spreads) if spread]
     if all(spread.low == spread.high for _, spread in known):
         return ""
@@ -196,6 +201,6 @@ def _band(spreads, across, up):
 
 
 def step_text(number, spread):
-    """"after task 2: 71.3 (70.9 to 71.8)"."""
+    """Return "after task 2: 71.3 (70.9 to 71.8)"."""
     band = "" if spread.low == spread.high else f" ({spread.low:.1f} to {spread.high:.1f})"
     return f"{f'after task {number}' if number else 'zero-shot'}: {spread.mean:.1f}{band}"

@@ -1,11 +1,11 @@
-"""What --keep-features leaves in a run's folder, read again: features, labels, predictions of each image. No torch.
+"""Read what --keep-features left in a run's folder: features, labels, predictions of each image. No torch.
 
-    features/start/           of the weights that the run starts from
-    features/after_<TASK>/    of those that a task leaves
+    features/start/           for the weights that the run starts from
+    features/after_<TASK>/    for those that a task leaves
         evaluation.json       what was scored, how, and the scores; written last
-        <DATASET>.npz         arrays of one dataset, without pickles
+        <DATASET>.npz         arrays of one dataset, no pickles
 
-Of class data an npz has ``features`` (N, D) in fp16, ``labels`` (N,), ``places`` (N,): the images' numbers in their
+For class data, an npz has ``features`` (N, D) in fp16, ``labels`` (N,), ``places`` (N,): the images' numbers in their
 split, ``files`` where images are files, the ``classifier`` (C, D), of a trained head (C, D + 1) with the bias, and for
 each label space of the run ``ranks_<space>`` (N,) of the true class, from 1, and ``best_<space>`` (N, k) classes. Of
 image-text pairs: ``images`` (N, D), ``texts`` (M, D), ``owner`` (M,), ``places`` (N,).
@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.machine.files import read_json
 
 FOLDER, DESCRIPTION, FORMAT = "features", "evaluation.json", 1
-START = ""  # stands in the place of a trained task: the weights that a run starts from
+START = ""  # stands for the weights that a run starts from, instead of a trained task
 CLASSES = {"features": 2, "labels": 1, "places": 1, "classifier": 2}  # {array: its dimensions}
 PAIRS = {"images": 2, "texts": 2, "owner": 1, "places": 1}
 FIELDS = {"task": str, "iteration": int, "history": list, "evaluation": bool, "flags": dict, "precision": str,
@@ -32,9 +32,12 @@ FIELDS = {"task": str, "iteration": int, "history": list, "evaluation": bool, "f
 
 @dataclass(frozen=True)
 class KeptPredictions:
-    """Of each scored image of a dataset in one label space, arrays of N rows: its number in the split, its class, the
-    rank of this class from 1, and the (N, k) best classes, the predicted one first. Classes count through all that the
-    space joins. ``files`` names the images where they are files."""
+    """Hold, for the scored images of a dataset in one label space, arrays of N rows.
+
+    They are the image's number in the split, its class, the rank of this class from 1, and the (N, k) best
+    classes, the predicted one first. Classes are numbered across everything that the space joins. ``files``
+    names the images if they are files.
+    """
 
     places: Any
     labels: Any
@@ -44,13 +47,16 @@ class KeptPredictions:
 
     @property
     def hits(self):
-        """(N,) whether the prediction is right."""
+        """Return (N,) whether the prediction is right."""
         return self.ranks == 1
 
 
 def predictions(run, task, dataset, space, flag="--report"):
-    """The KeptPredictions of a run folder after ``task`` (START: before training) on ``dataset``, both as files call
-    them. UserError, naming ``flag``, where the run has not kept them or a file is damaged."""
+    """Return the KeptPredictions of a run folder after ``task`` (START: before training) on ``dataset``, by
+    their names in files.
+
+    Raises UserError, naming ``flag``, if the run has not kept them or a file is damaged.
+    """
     import numpy
     described = read_description(run, task, flag)
     parts = described["spaces"].get(dataset, {}).get(space)
@@ -72,35 +78,35 @@ def folder_of(run, task):
 
 
 def kept_tasks(run):
-    """The tasks after which a run has kept features, START among them, in no order."""
+    """Return the tasks after which a run has kept features, START included, in no particular order."""
     names = [path.parent.name for path in (Path(run) / FOLDER).glob(f"*/{DESCRIPTION}")]
     return [START if name == "start" else name.removeprefix("after_") for name in names]
 
 
 def read_description(run, task, flag):
-    """The content of an evaluation.json. UserError where there is none, or it was not written whole."""
+    """Return the content of an evaluation.json. Raises UserError if it is missing or incomplete."""
     path = folder_of(run, task) / DESCRIPTION
     if not path.is_file():
-        raise UserError(f"{flag} {run}: no features {when(task)} ({path} is not there); a run keeps them with "
-                        "--keep-features, and a run that was interrupted with --resume")
+        raise UserError(f"{flag} {run}: no features {when(task)} ({path} is missing); a run keeps them with "
+                        "--keep-features; finish an interrupted run with --resume")
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise _damaged(path, error, flag) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _damaged(path, f"it is no description of kept features of format {FORMAT}", flag)
+        raise _damaged(path, f"it is not a description of kept features of format {FORMAT}", flag)
     if wrong := [key for key, kind in FIELDS.items() if not isinstance(content.get(key), kind)]:
         raise _damaged(path, f"it lacks {', '.join(wrong)}", flag)
     return content
 
 
 def read_arrays(run, task, dataset, flag):
-    """{name: array} of one dataset. UserError where the file is missing, damaged or something else."""
-    import numpy  # not before features are read: --report must not wait for it
+    """Return {name: array} of one dataset. Raises UserError if the file is missing, damaged or something else."""
+    import numpy  # imported late: --report must not wait for it
     path = folder_of(run, task) / f"{dataset}.npz"
     try:
         with numpy.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}  # which compares each array's checksum
+            arrays = {name: content[name] for name in content.files}  # checks each array's checksum
     except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile,
             zlib.error) as error:
         raise _damaged(path, error, flag) from None
@@ -122,10 +128,10 @@ def _what_is_wrong(arrays):
 
 
 def files_of(arrays):
-    """The names of the images of ``read_arrays``, None where they are no files."""
+    """Return the names of the images of ``read_arrays``; None if they are not files."""
     return json.loads(arrays["files"].tobytes()) if "files" in arrays else None
 
 
 def _damaged(path, error, flag):
     return UserError(f"{flag}: {path} cannot be used ({error}); to keep the features again, remove {path.parent} and "
-                     "run the command that kept them with --resume")
+                     "rerun the command that kept them with --resume")

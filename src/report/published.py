@@ -1,4 +1,4 @@
-"""Rows of the literature, which stand with recipes and orders; they are not measured here."""
+"""Collect rows of the literature, stored with recipes and orders; they are not measured here."""
 
 from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
@@ -8,11 +8,11 @@ from src.report.conditions import TASK_IDS, UNKNOWN, Conditions, joined, referen
 from src.report.measures import SUMMARY
 from src.report.rows import PUBLISHED, ZERO_SHOT, Row
 
-PREFIX = "published "  # of the names of these rows
+PREFIX = "published "  # of these rows' names
 
 
 def published_beside(order, space):
-    """The published rows of the tasks ``order`` in a label space: zero-shot CLIP first, then the best Avg."""
+    """Return the published rows for the tasks ``order`` in a label space: zero-shot CLIP first, then the best Avg."""
     rows = [row for name, protocol in PROTOCOLS.items() if protocol.order == order
             for row in published_rows(name) if row.conditions.space == space]
     zero_shot = [row for row in rows if row.name == PREFIX + ZERO_SHOT]
@@ -21,7 +21,7 @@ def published_beside(order, space):
 
 
 def published_rows(order):
-    """The rows that are published of a named order: zero-shot CLIP's, and one of each recipe that has numbers."""
+    """Return the rows published for a named order: zero-shot CLIP's, and one for each recipe that has numbers."""
     protocol = PROTOCOLS[order]
     recipes = {name: read_recipe(name) for name in recipe_names()}
     found = [(name, recipe.published[order], recipe.flags) for name, recipe in recipes.items()
@@ -35,8 +35,11 @@ def published_rows(order):
 
 
 def _published_conditions(protocol, numbers, flags):
-    """Family and router stand with the numbers; reference set, shots and label space follow from the flags of recipe
-    and protocol. A row without flags is of nothing trained."""
+    """Return the conditions of a published row.
+
+    Family and router are stored with the numbers; reference set, shots and label space follow from the flags of
+    recipe and protocol. A row without flags trained nothing.
+    """
     defaults = {key: flag.default for key, flag in FLAGS.items()}
     given = {name.replace("-", "_"): texts for name, texts in flags.items()}
     given = {key: read_value(FLAGS[key], texts if FLAGS[key].repeated else ",".join(texts))

@@ -1,12 +1,14 @@
-"""Which number of a column is the best one, and which the second."""
+"""Find the best and the second number of a column."""
 
 from src.report.measures import LOWER_IS_BETTER
 from src.report.tables import cell_text
 
 
 def ranks(values, number):
-    """[value or None] of rows that compare -> [1 for the best, 2 for the second, else None] for a ``number`` such as
-    "avg". Values that are printed alike share a rank. A value alone has none."""
+    """Rank the comparable [value or None] of rows: [1 for the best, 2 for the second, else None].
+
+    ``number``: such as "avg". Values that print alike share a rank. A single value has none.
+    """
     printed = [None if value is None else float(cell_text(float(value))) for value in values]
     known = sorted({value for value in printed if value is not None}, reverse=number not in LOWER_IS_BETTER)
     if len([value for value in printed if value is not None]) < 2:

@@ -1,4 +1,4 @@
-"""The rows of tables: of runs, of the weights before training, of the literature."""
+"""Define the rows of tables: runs, the weights before training, the literature."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -10,11 +10,14 @@ ZERO_SHOT, RUN, PUBLISHED = "zero-shot", "run", "published"  # the kinds of rows
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a comparison. ``numbers``: {key: value in percent, the mean over the runs, or None}; ``deviations``:
-    {key: sample standard deviation}, of several runs only; ``cells`` and ``cell_deviations``: the same of
-    {(key, dataset): ...}, none of a published row; ``runs``: the folders behind it, none of a reference; ``order``: the
-    tasks; ``flags``: {flag: value as one would write it} where the rows differ, the seed apart; ``split``: which part
-    of the data was scored; ``source``: where a published row was read; ``sequences``: the SequenceRuns behind it."""
+    """Hold one row of a comparison.
+
+    ``numbers``: {key: value in percent, the mean over the runs, or None}. ``deviations``: {key: sample standard
+    deviation}, for several runs only. ``cells`` and ``cell_deviations``: the same for {(key, dataset): ...},
+    empty for a published row. ``runs``: the folders behind it, empty for a reference. ``order``: the tasks.
+    ``flags``: {flag: value as typed} where the rows differ, apart from the seed. ``split``: the split that was
+    scored. ``source``: where a published row was read. ``sequences``: the SequenceRuns behind it.
+    """
 
     name: str
     kind: str
@@ -32,7 +35,8 @@ class Row:
 
 
 def mean_and_deviation(found):
-    """[{key: number or None}] of runs -> ({key: mean, or None}, {key: sample standard deviation}, of several runs)"""
+    """Return ({key: mean, or None}, {key: sample standard deviation}, for several runs) of [{key: number or
+    None}]."""
     columns = {key: [numbers[key] for numbers in found] for key in found[0]}
     known = {key: values for key, values in columns.items() if None not in values}
     return ({key: statistics.fmean(known[key]) if key in known else None for key in columns},

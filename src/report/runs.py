@@ -1,4 +1,4 @@
-"""A run's folder -> SequenceRun: what the files of a sequence say, for tables, pictures and the page. No torch."""
+"""Read a run's folder as a SequenceRun, for tables, pictures and the page. No torch."""
 
 import csv
 import json
@@ -9,15 +9,15 @@ from src.errors import UserError
 from src.machine.files import reject_nul
 from src.report.measures import is_summary, measure_of
 
-ZERO_SHOT = ""  # stands in the place of a trained task: the row before any training
+ZERO_SHOT = ""  # stands for the row before any training, instead of a trained task
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """``run_<task>.json`` and what the log adds: the time and memory that a task took, in seconds and bytes.
+    """Hold ``run_<task>.json`` and what the log adds: the time and memory of a task, in seconds and bytes.
 
-    ``copies``: {what is kept: how many times the weights it takes}. ``images_per_second`` is the mean over the task.
-    What a file of an older run does not say is None.
+    ``copies``: {what is kept: its size in copies of the weights}. ``images_per_second``: the mean over the
+    task. None for what an older run did not store.
     """
 
     seconds: float | None = None
@@ -31,18 +31,21 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class SequenceRun:
-    """A finished sequence, in plain Python types.
+    """Hold a finished sequence, in plain Python types.
 
-    order: the trained tasks as files call them. spaces: {label space or "retrieval": content of its summary*.json},
-    the run's first label space first. matrices: {space: {score: {task trained last: [cells]}}}; scores are "top1" and
-    "top5" in percent, of "retrieval" "i2t_r1", "t2i_r1" and "rsum"; the row ZERO_SHOT comes first, where the run has
-    one; the columns are ``spaces[space]["datasets"]``; a cell is None where there is no score. losses: {task: [a dict a
-    logged step: "iteration", "lr", "images_per_second" and every term and metric by its name]}, floats that may be nan
-    or infinite. tasks: {task: TaskFacts}. Both have only the tasks whose files there are: a sequence that was only
-    evaluated has none. flags: {flag key: {"value", "origin"}}.
-    trained_with: of a matrix that was rebuilt from checkpoints, {flag key: value} of the run behind each of them.
-    date: when it ended, in ISO 8601. single: whether it is one task by itself, whose summaries have no numbers of a
-    sequence and whose matrices have one row.
+    ``order``: the trained tasks, by their names in files. ``spaces``: {label space or "retrieval": content of
+    its summary*.json}, the run's first label space first. ``matrices``: {space: {score: {task trained last:
+    [cells]}}}. Scores are "top1" and "top5" in percent, for "retrieval" "i2t_r1", "t2i_r1" and "rsum"; the row
+    ZERO_SHOT comes first, if the run has one; the columns are ``spaces[space]["datasets"]``; a cell is None
+    without a score.
+
+    ``losses``: {task: [a dict per logged step: "iteration", "lr", "images_per_second" and every term and metric
+    by its name]}, floats that may be nan or infinite. ``tasks``: {task: TaskFacts}. Both have only the tasks
+    whose files exist: a sequence that was only evaluated has none. ``flags``: {flag key: {"value", "origin"}}.
+
+    ``trained_with``: for a matrix rebuilt from checkpoints, {flag key: value} of the run behind each of them.
+    ``date``: when it ended, in ISO 8601. ``single``: whether it is one task by itself, whose summaries have no
+    numbers of a sequence and whose matrices have one row.
     """
 
     name: str
@@ -67,22 +70,22 @@ class SequenceRun:
 
     @property
     def space(self):
-        """The label space that comes first, or "retrieval"."""
+        """The first label space, or "retrieval"."""
         return next(iter(self.spaces))
 
     @property
     def summary(self):
-        """The summary of the label space that comes first."""
+        """The summary of the first label space."""
         return self.spaces[self.space]
 
     @property
     def measure(self):
-        """The measure that its summaries are of."""
+        """The measure of its summaries."""
         return measure_of(self.space)
 
     @property
     def untrained(self):
-        """Whether it is the zero-shot evaluation of an order, whose rows are all that of the weights themselves."""
+        """Whether it is the zero-shot evaluation of an order, whose rows all equal that of the initial weights."""
         if self.tasks or self.trained_with:
             return False
         matrices = [matrix for scores in self.matrices.values() for matrix in scores.values()]
@@ -90,18 +93,21 @@ class SequenceRun:
                    for matrix in matrices)
 
     def rows(self, space, score):
-        """The rows of a matrix that are worth showing, {task trained last: [cells]}."""
+        """Return the rows of a matrix that are worth showing, {task trained last: [cells]}."""
         rows = self.matrices[space][score]
         return {ZERO_SHOT: rows[ZERO_SHOT]} if self.untrained else rows
 
     def value(self, key):
-        """The resolved value of a flag, None where the run knows no such flag."""
+        """Return the resolved value of a flag; None if the run does not know the flag."""
         return self.flags.get(key, {}).get("value")
 
 
 def read_run(folder, flag="--report"):
-    """The run in ``folder``. Raises UserError, naming ``flag``, the folder or file and the way out, where it holds no
-    finished sequence or a damaged file."""
+    """Return the run in ``folder``.
+
+    Raises UserError, naming ``flag``, the folder or file and the way out, if it holds no finished sequence or a
+    damaged file.
+    """
     files = _Files(Path(folder), flag)
     files.require_sequence()
     summary = files.json("summary.json", is_summary)
@@ -121,8 +127,10 @@ def read_run(folder, flag="--report"):
 
 
 def read_task(folder, task, conditions, flag="--save"):
-    """The run of one task by itself, from ``run_<task>.json`` and its log. ``conditions``: {label space: what
-    ``asdict`` makes of its Conditions}. Raises UserError as ``read_run``."""
+    """Return the run of one task by itself, from ``run_<task>.json`` and its log.
+
+    ``conditions``: {label space: ``asdict`` of its Conditions}. Raises UserError like ``read_run``.
+    """
     files = _Files(Path(folder), flag)
     facts = files.json(f"run_{task}.json", _is_task)
     log = files.log(f"log_{task}.jsonl")
@@ -139,7 +147,7 @@ def read_task(folder, task, conditions, flag="--save"):
 
 
 def _mark(number, space):
-    """The first label space has the plain file names."""
+    """Return the suffix of file names; the first label space has none."""
     return f"_{space}" if number else ""
 
 
@@ -162,7 +170,8 @@ def _task_facts(content, log):
 
 
 def _mean_rate(log):
-    """Images per second over all logged steps, of which each line tells those since the line before. None without."""
+    """Return images per second over all logged steps; None without any. Each log line covers the steps since
+    the line before."""
     steps = [line["iteration"] - before["iteration"] for line, before in zip(log, [{"iteration": 0}, *log],
                                                                              strict=False)]
     known = [(count, line["images_per_second"]) for count, line in zip(steps, log, strict=True)
@@ -171,7 +180,7 @@ def _mean_rate(log):
 
 
 class _Files:
-    """The files of a run; each that cannot be used is a UserError with the way out."""
+    """Read the files of a run; an unusable one raises UserError with the way out."""
 
     def __init__(self, folder, flag):
         self.folder, self.flag = folder, flag
@@ -180,7 +189,7 @@ class _Files:
         return (self.folder / name).is_file()
 
     def require_sequence(self):
-        """Refuse what holds no finished sequence, and say what it is and how to go on."""
+        """Refuse a folder without a finished sequence, and say what it is and how to continue."""
         if not self.folder.is_dir():
             raise UserError(f"{self.flag} {self.folder}: no such folder; give the --save folder of a finished sequence")
         if self.has("summary.json"):
@@ -190,15 +199,16 @@ class _Files:
             raise UserError(f"{self.flag} {self.folder}: no {self.folder / 'summary.json'}; only a sequence "
                             "(--dataset-order with --save) writes one")
         files = ",".join(str(self.folder / f"{task}.pth") for task in tasks)
-        raise UserError(f"{self.flag} {self.folder}: holds single runs ({', '.join(tasks)}) or an unfinished sequence. "
-                        "Finish a sequence by its own command with --resume; of single runs, make one by --load "
-                        f"{files}, in the order of training, --eval-only --save DIR")
+        raise UserError(f"{self.flag} {self.folder}: holds single runs ({', '.join(tasks)}) or an unfinished "
+                        "sequence. Finish a sequence by rerunning its command with --resume; make a matrix of single "
+                        f"runs with --load {files}, in the order of training, --eval-only "
+                        "--save DIR")
 
     def json(self, name, is_one):
         return self._read(name, json.loads, is_one)
 
     def matrix(self, name, columns, order):
-        """{task trained last: [cells]} of a csv file with these columns behind the first, and these tasks."""
+        """Return {task trained last: [cells]} of a csv file with these columns after the first, and these tasks."""
         def parse(text):
             reject_nul(text)
             rows = list(csv.reader(text.splitlines()))
@@ -209,14 +219,14 @@ class _Files:
         return self._read(name, parse)
 
     def log(self, name):
-        """The lines of a log as dicts; None where there is no such file."""
+        """Return the lines of a log as dicts; None if there is no such file."""
         if not self.has(name):
             return None
         return self._read(name, lambda text: [_log_line(line) for line in text.splitlines()],
-                          out="remove it to do without its curves")
+                          out="remove it to go without its curves")
 
-    def _read(self, name, parse, is_one=lambda content: True, out="run its command again with --resume, which keeps "
-              "finished tasks and writes this anew"):
+    def _read(self, name, parse, is_one=lambda content: True, out="rerun its command with --resume, which keeps "
+              "finished tasks and writes this again"):
         path = self.folder / name
         try:
             content = parse(path.read_text(encoding="utf-8"))
@@ -230,7 +240,7 @@ class _Files:
 
 
 def _log_line(text):
-    """What json has no number for was written as text: nan, inf."""
+    """Parse a line of a log; numbers that json lacks were written as text: nan, inf."""
     line = json.loads(text)
     if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
         raise ValueError("a line names no iteration")

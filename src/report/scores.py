@@ -1,4 +1,4 @@
-"""What a SequenceRun has to show, as the page and the pictures draw it."""
+"""Prepare the scores of a SequenceRun for the page and the pictures."""
 
 import re
 
@@ -7,8 +7,8 @@ from src.report.runs import ZERO_SHOT
 
 SCORE_TITLES = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "i2t_r1": "R@1, image to text",
                 "t2i_r1": "R@1, text to image", "rsum": "rsum"}
-NOT_TERMS = ("iteration", "images_per_second")  # of a log's line
-RATE = "lr"  # the learning rate in it
+NOT_TERMS = ("iteration", "images_per_second")  # keys of a log line that are not loss terms
+RATE = "lr"  # the learning rate in a log line
 OLDER = ("image_distillation", "text_distillation", "image_pair_distillation", "text_tower_image", "text_tower_text")
 PHASE = re.compile(r"_phase\d+$")
 
@@ -18,25 +18,26 @@ def row_title(task):
 
 
 def trains(task, name):
-    """Whether a task, which may be a phase of a dataset, trains the dataset ``name``."""
+    """Return whether a task, which may be a phase of a dataset, trains the dataset ``name``."""
     return bool(task) and name in (task, PHASE.sub("", task))
 
 
 def mean_of(values):
-    """The mean of those that are known, None of none."""
+    """Return the mean of the known values, None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def scale_of(rows):
-    """(low, high): the tens around all cells of a matrix, which colours are spread over."""
+    """Return (low, high): the tens around all cells of a matrix, the range of its colours."""
     values = [value for row in rows.values() for value in row if value is not None]
     low, high = min(values, default=0.0), max(values, default=100.0)
     return 10 * (low // 10), max(-10 * (-high // 10), 10 * (low // 10) + 10)
 
 
 def curves(run, space):
-    """{dataset: ({title: [score or None before training, after task 1, ...]}, numbers of the tasks that train it)}"""
+    """Return {dataset: ({title: [score or None before training, after task 1, ...]}, numbers of the tasks that
+    train it)}."""
     found = {}
     for column, name in enumerate(run.spaces[space]["datasets"]):
         series = {}
@@ -48,12 +49,12 @@ def curves(run, space):
 
 
 def term_title(term):
-    """How a chart calls a term of the loss. Earlier versions logged distillation with its constant."""
+    """Return the title of a loss term in a chart. Earlier versions logged distillation with its constant."""
     return f"{term}, cross-entropy" if term in OLDER else term
 
 
 def loss_terms(run):
-    """{term: [[(iteration, value)] of each task of the order]}, and last, by the name RATE, the learning rate."""
+    """Return {term: [[(iteration, value)] of each task of the order]}; the learning rate comes last, named RATE."""
     terms = dict.fromkeys(term for log in run.losses.values() for line in log for term in line if term not in NOT_TERMS)
     return {term: [[(line["iteration"], line[term]) for line in run.losses.get(task, ()) if term in line]
                    for task in run.order] for term in sorted(terms, key=RATE.__eq__)}

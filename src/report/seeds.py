@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed: one row, with the name that their folders share."""
+"""Group runs that differ only in their seed into one row, named by what their folders share."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,16 @@ from src.cli.flags import FLAGS
 from src.cli.texts import shown
 from src.report.conditions import conditions_of_run
 
-WHICH = ("seed", "load", "train_dataset", "dataset_order", "eval_datasets")  # which run it is, not how it was trained
+WHICH = ("seed", "load", "train_dataset", "dataset_order", "eval_datasets")  # which run it is, not how it trained
 IMAGES = ("eval_split", "max_evaluation_size", "wilds_split", "retrieval_split")  # which images are scored
-SCORING = ("label_space", *IMAGES)  # of no training
+SCORING = ("label_space", *IMAGES)  # without effect on training
 
 
 def groups_of(runs):
-    """[[runs that differ in their seed and in nothing else that can change a number]], as they were given. A seed that
-    came before begins another group: a run and its copy are not two draws."""
+    """Return [[runs that differ only in their seed among what can change a number]], in the given order.
+
+    A repeated seed begins another group: a run and its copy are not two draws.
+    """
     groups = {}
     for run in runs:
         same = _configuration(run)
@@ -25,8 +27,11 @@ def groups_of(runs):
 
 
 def across_orders(groups):
-    """{label of an order: groups of its runs} -> [[groups that differ in their order alone]], as they come; of several
-    that differ in nothing an order's first goes with another's first."""
+    """Return [[groups that differ only in their order]] of {label of an order: groups of its runs}, in the
+    given order.
+
+    Among several groups that differ in nothing, the first of an order goes with the first of another.
+    """
     found = {}
     for each in groups.values():
         seen = []
@@ -38,20 +43,24 @@ def across_orders(groups):
 
 
 def _apart_from_order(run):
-    """Text of all but order and seed that can change a number."""
+    """Return a text of everything that can change a number, apart from order and seed."""
     flags = [sorted((key, value) for key, value in flags.items() if key not in WHICH) for flags in _flags(run)]
     return repr((run.precision, sorted(flags, key=repr)))
 
 
 def _configuration(run):
-    """Text of all but the seed that can change a number: what was trained, as resolved, and in which precision."""
+    """Return a text of everything that can change a number, apart from the seed: what was trained, as resolved,
+    and the precision."""
     conditions = [conditions_of_run(run, space) for space in run.spaces]
     return repr((run.order, conditions, run.precision, [sorted(flags.items()) for flags in _flags(run)]))
 
 
 def _flags(run):
-    """[{flag key: value} of those but the seed that can change a number]: of the run, or of each single run that a
-    matrix was rebuilt from, whose files are in other places for each seed."""
+    """Return [{flag key: value}] of the flags, apart from the seed, that can change a number.
+
+    One for the run, or one for each single run that a matrix was rebuilt from; their file paths differ between
+    seeds.
+    """
     resolved = {key: flag["value"] for key, flag in run.flags.items()}
     scoring = {key: resolved[key] for key in SCORING if key in resolved}
     apart = {"seed", "load"} if run.trained_with else {"seed"}
@@ -61,7 +70,7 @@ def _flags(run):
 
 
 def differing_flags(groups):
-    """For each group {flag: value as one would write it}, of the flags in which the groups differ."""
+    """Return, for each group, {flag: value as typed} of the flags in which the groups differ."""
     found = [_flags(group[0])[0] for group in groups]
     keys = [key for key, flag in FLAGS.items() if flag.numbers and key not in WHICH
             and any(flags.get(key) != found[0].get(key) for flags in found)]
@@ -69,8 +78,11 @@ def differing_flags(groups):
 
 
 def names_of(groups):
-    """[[folders]] -> names for them: below the folder that all share, with * where those of one group differ, or all of
-    a group's where that tells too little."""
+    """Return names for [[folders]]: relative to the folder that all share, with * where those of one group
+    differ.
+
+    If that says too little, all folders of a group are named.
+    """
     places = [[Path(folder).resolve() for folder in group] for group in groups]
     every = [place for group in places for place in group]
     shared = os.path.commonpath([place.parent for place in every])

@@ -1,4 +1,4 @@
-"""The choice of each row of a study from the numbers of its trials, as a table and as json. Reads no files."""
+"""Choose the setting of each row of a study from the numbers of its trials; as a table and as json. Reads no files."""
 
 import statistics
 from dataclasses import dataclass
@@ -14,9 +14,12 @@ from src.report.tables import markdown_table
 
 @dataclass(frozen=True)
 class Choice:
-    """The setting that a row takes. ``setting``: its label, None where trials are missing, and ``why``; ``values``:
-    {setting: {trial: its number, None where it has none yet}}; ``means``: {setting: mean over its trials, or None};
-    ``tied``: the best settings, of which the first is taken; ``seconds`` that the tasks of the trials took so far."""
+    """Hold the setting that a row takes.
+
+    ``setting``: its label, None if trials are missing, with the reason in ``why``. ``values``: {setting:
+    {trial: its number, None if it has none yet}}. ``means``: {setting: mean over its trials, or None}.
+    ``tied``: the best settings; the first is taken. ``seconds``: what the trials' tasks took so far.
+    """
 
     row: str
     setting: str | None
@@ -28,7 +31,7 @@ class Choice:
 
 
 def choice_of(row, values, by, seconds=0.0, failed=()):
-    """The Choice of a row by the number ``by``. ``failed``: names of the trials that have failed."""
+    """Return the Choice of a row by the number ``by``. ``failed``: names of the failed trials."""
     means = {setting: None if None in found.values() else statistics.fmean(found.values())
              for setting, found in values.items()}
     missing = [name for found in values.values() for name, value in found.items() if value is None]
@@ -43,12 +46,12 @@ def _why(missing, failed, trials):
     broken = [name for name in missing if name in failed]
     if broken:
         others = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        return f"no choice, because trial {broken[0]}{others} failed: mend it, or take its value out of the grid"
+        return f"no choice, because trial {broken[0]}{others} failed: fix it, or remove its value from the grid"
     return f"waits for {len(missing)} of its {trials} trials"
 
 
 def by_of(select, trials):
-    """The number that decides: the one the file names, or that by which tables are ranked."""
+    """Return the number that decides: the one that the file names, or the one that tables rank by."""
     return select.by or _measure(trials[0]).best
 
 
@@ -57,12 +60,12 @@ def _measure(job):
 
 
 def space_of(job):
-    """The label space that decides, which is the first of the run, or "retrieval"."""
+    """Return the label space that decides: the first of the run, or "retrieval"."""
     return RETRIEVAL.space if job.pairs else job.numbers["label_space"][0]
 
 
 def refuse_what_decides_nothing(select, trials):
-    """Refuse trials without the number that is to decide, and those of one row whose numbers do not compare."""
+    """Refuse trials without the deciding number, and trials of one row whose numbers do not compare."""
     for job in trials:
         by, numbers = by_of(select, trials), _measure(job).numbers_in(space_of(job))
         if by not in numbers:
@@ -85,8 +88,10 @@ def refuse_what_decides_nothing(select, trials):
 
 
 def selection_markdown(select, choices, by, space, names):
-    """The table of the Choices {row: Choice}, below what they were chosen by. ``space``: the label space; ``names``:
-    {row: how tables call it}."""
+    """Return the table of the Choices {row: Choice}, below what they were chosen by.
+
+    ``space``: the label space. ``names``: {row: its name in tables}.
+    """
     labels = [setting.label for setting in select.settings]
     rows = [[names.get(row, row), choice.setting or "-", *(choice.means[label] for label in labels),
              f"{_finished(choice)} of {_trials(choice)}", f"{choice.seconds / 3600:.3g}"]
@@ -99,7 +104,7 @@ def selection_markdown(select, choices, by, space, names):
 
 
 def tie_notes(choices, by):
-    """A line for each row whose best settings are several."""
+    """Return a line for each row with several best settings."""
     return [f"note: {row}: {' and '.join(choice.tied)} tie at {by} {choice.means[choice.setting]:.6g}; the first in "
             "the file is taken" for row, choice in choices.items() if len(choice.tied) > 1]
 
@@ -122,7 +127,7 @@ def _finished(choice):
 
 
 def selection_json(select, choices, by, space):
-    """The content of ``selection.json``."""
+    """Return the content of ``selection.json``."""
     texts = {setting.label: {FLAGS[key].name: False if text is None else text for key, text in setting.texts.items()}
              for setting in select.settings}
     seeds = [int(seed) for seed in select.seeds]

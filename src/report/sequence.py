@@ -1,11 +1,12 @@
-"""Tasks in order -> accuracy matrix -> Transfer, Avg, Last, forgetting, BWT."""
+"""Train tasks in order, and compute Transfer, Avg, Last, forgetting and BWT of the accuracy matrix."""
 
 
 def run_sequence(order, checkpoint, train_task, evaluate=None):
-    """Train ``order`` one after the other. -> (rows of scores, row 0 before any training; the last checkpoint).
+    """Train the tasks of ``order`` one after the other. -> (rows of scores, row 0 before any training; the last
+    checkpoint)
 
     ``train_task(name, checkpoint) -> (checkpoint, scores)``; ``evaluate(checkpoint) -> scores``; scores are
-    {dataset: {label space: Scores}} over the whole order. Without ``evaluate`` row 0 is None.
+    {dataset: {label space: Scores}} over the whole order. Without ``evaluate``, row 0 is None.
     """
     rows = [evaluate and evaluate(checkpoint)]
     for name in order:
@@ -15,13 +16,17 @@ def run_sequence(order, checkpoint, train_task, evaluate=None):
 
 
 def sequence_metrics(matrix):
-    """Summary numbers of an n x n matrix, ``matrix[i][j]`` = accuracy on task j after training task i, in percent.
+    """Compute the summary numbers of an n x n matrix, ``matrix[i][j]`` = accuracy on task j after training task
+    i, in percent.
 
-    transfer (Zheng et al., 2023): mean over j >= 1 of the mean over i < j of A[i][j];  avg: mean of all cells;
-    last: mean of the last row;  forgetting (Chaudhry et al., 2018): mean over j < n - 1 of max_i A[i][j] - A[n-1][j];
-    bwt (Lopez-Paz and Ranzato, 2017): mean over j < n - 1 of A[n-1][j] - A[j][j].
-    Those that need two tasks are None for one. A cell is None where a task has no score yet (label space "seen", above
-    the diagonal): there is no transfer then, and the means are over the cells that there are.
+        transfer (Zheng et al., 2023): mean over j >= 1 of the mean over i < j of A[i][j]
+        avg: mean of all cells
+        last: mean of the last row
+        forgetting (Chaudhry et al., 2018): mean over j < n - 1 of max_i A[i][j] - A[n-1][j]
+        bwt (Lopez-Paz and Ranzato, 2017): mean over j < n - 1 of A[n-1][j] - A[j][j]
+
+    Numbers that need two tasks are None for one. A cell is None if a task has no score yet (label space "seen",
+    above the diagonal): then there is no transfer, and means are over the existing cells.
     """
     n = len(matrix)
     if any(len(row) != n for row in matrix) or n == 0:
@@ -42,10 +47,11 @@ def sequence_metrics(matrix):
 
 
 def dataset_numbers(names, matrix):
-    """{(number, dataset): value} of an n x n matrix: what each column adds to Transfer, Avg and Last, their means.
+    """Return {(number, dataset): value} of an n x n matrix: each column's part of Transfer, Avg and Last, their
+    means.
 
-    transfer: mean over i < j of A[i][j], None for the first task; avg: mean of the column; last: A[n-1][j]. Means are
-    over the cells that there are, and there is no Transfer where one is missing.
+    transfer: mean over i < j of A[i][j], None for the first task; avg: mean of the column; last: A[n-1][j].
+    Means are over the existing cells, and there is no Transfer if one is missing.
     """
     found = {}
     for column, name in enumerate(names):
@@ -58,11 +64,11 @@ def dataset_numbers(names, matrix):
 
 
 def incremental_accuracy(rows):
-    """Accuracy after each step over all images of the classes seen so far, in percent: {"incremental_steps": [...],
-    "incremental_avg": their mean, "incremental_last"}.
+    """Compute the accuracy after each step over all images of the classes seen so far, in percent.
 
-    ``rows``: [{dataset: Scores, None where it is not seen yet}], one after each task. Every image counts the same,
-    whatever the sizes of the tasks, where Avg and Last are means over tasks.
+    Returns {"incremental_steps": [...], "incremental_avg": their mean, "incremental_last"}. ``rows``:
+    [{dataset: Scores, None if not seen yet}], one after each task. Every image counts the same, whatever the
+    sizes of the tasks, while Avg and Last are means over tasks.
     """
     steps = []
     for row in rows:
@@ -77,8 +83,11 @@ def _mean(values):
 
 
 def summarise_retrieval(trained, rows, label_space, precision):
-    """What ``summary.json`` of a sequence over image-text pairs holds. ``rows``: [{dataset: RetrievalScores}], row 0
-    zero-shot, or None where that is not known; ``trained`` names the tasks or phases of the others."""
+    """Return the content of ``summary.json`` for a sequence over image-text pairs.
+
+    ``rows``: [{dataset: RetrievalScores}], row 0 zero-shot, or None if unknown. ``trained``: the tasks or
+    phases of the other rows.
+    """
     rows = [row and {name: scores.summary() for name, scores in row.items()} for row in rows]
     last = rows[-1]
     return {"trained": list(trained), "datasets": list(last), "rows": rows, "label_space": label_space,
@@ -88,8 +97,8 @@ def summarise_retrieval(trained, rows, label_space, precision):
 
 
 def summarise(order, rows, label_space, precision):
-    """What ``summary.json`` holds. ``rows``: [{dataset: Scores or None}], row 0 zero-shot, or None where that is not
-    known."""
+    """Return the content of ``summary.json``. ``rows``: [{dataset: Scores or None}], row 0 zero-shot, or None
+    if unknown."""
     scored = [row and {name: row[name] for name in order} for row in rows]
     zero_shot, *matrix = [row and {name: scores and scores.top1 for name, scores in row.items()} for row in scored]
     matrix = [list(row.values()) for row in matrix]

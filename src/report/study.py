@@ -1,4 +1,4 @@
-"""The tables of a study: its cells compared, each order by itself, under the names that its file gives."""
+"""Build the tables of a study: its cells compared per order, under the names that its file gives."""
 
 from dataclasses import replace
 
@@ -17,19 +17,19 @@ from src.report.seeds import IMAGES
 
 
 def refuse_what_no_table_holds(jobs):
-    """Refuse Jobs whose finished runs could not be compared: those of one order on other images, or without a common
-    label space."""
+    """Refuse Jobs whose finished runs could not be compared: those of one order on other images, or without a
+    common label space."""
     for group in _by_order(jobs).values():
         first = group[0]
         for job in group[1:]:
             for key in IMAGES:
                 if job.numbers[key] != first.numbers[key]:
                     raise UserError(f"cell {job.name} of the study is scored with {_written(job, key)}, cell "
-                                    f"{first.name} with {_written(first, key)}; numbers of other images do not rank "
-                                    "together: give each kind a study")
+                                    f"{first.name} with {_written(first, key)}; numbers on different images do not "
+                                    "rank together: make a study of each kind")
             if job.pairs != first.pairs:
                 raise UserError(f"cells {first.name} and {job.name} of the study: one is of image-text pairs, one of "
-                                "classes; give each kind a study")
+                                "classes; make a study of each kind")
         if not _spaces(group):
             each = "; ".join(f"{job.name}: {','.join(job.numbers['label_space'])}" for job in group)
             raise UserError(f"the cells of the study have no label space in common ({each}); score them in one, as by "
@@ -41,13 +41,13 @@ def _written(job, key):
 
 
 def _by_order(jobs):
-    """{label of an order: its Jobs}"""
+    """Return {label of an order: its Jobs}."""
     labels = dict.fromkeys(job.cell.order for job in jobs)
     return {label: [job for job in jobs if job.cell.order == label] for label in labels}
 
 
 def _spaces(group):
-    """The label spaces that all Jobs of an order have, as ``SequenceRun.spaces``."""
+    """Return the label spaces that all Jobs of an order have, like ``SequenceRun.spaces``."""
     if group[0].pairs:
         return [RETRIEVAL.space]
     return [space for space in group[0].numbers["label_space"]
@@ -55,12 +55,12 @@ def _spaces(group):
 
 
 def refuse_unknown_names(study, jobs):
-    """Refuse what the report of a Study names and its tables will not have: rows, published rows, columns."""
+    """Refuse names in a Study's report that its tables will not have: rows, published rows, columns."""
     groups = _by_order(jobs)
     published = [ZERO_SHOT, *recipe_names()]
     rows = [*dict.fromkeys(job.cell.row for job in jobs), ZERO_SHOT, *(PREFIX + name for name in published)]
     _refuse_others("names", study.names, rows)
-    _refuse_one_name_of_two(study.names, rows)
+    _refuse_shared_name(study.names, rows)
     _refuse_others("published", study.published or (), published)
     if study.baseline is not None:
         _refuse_others("baseline", [study.baseline], list(dict.fromkeys(job.cell.row for job in jobs)))
@@ -70,7 +70,8 @@ def refuse_unknown_names(study, jobs):
         for name in study.columns:
             if name not in _columns(group):
                 raise UserError(f"report: columns: {name} is not a number of order {label}; its numbers are "
-                                f"{', '.join(_columns(group))}: give each kind a study")
+                                f"{', '.join(_columns(group))}: make a study of "
+                                "each kind")
         for space in _spaces(group):
             known = measure_of(space).numbers_in(space)
             if study.columns and not {*study.columns} & {*known}:
@@ -78,8 +79,8 @@ def refuse_unknown_names(study, jobs):
                                 f"{', '.join(known)}")
 
 
-def _refuse_one_name_of_two(names, rows):
-    """Refuse names by which two rows of a table could not be told apart."""
+def _refuse_shared_name(names, rows):
+    """Refuse names that would make two rows of a table indistinguishable."""
     seen = {}
     for row in rows:
         other = seen.setdefault(names.get(row, row), row)
@@ -91,11 +92,11 @@ def _refuse_one_name_of_two(names, rows):
 def _refuse_others(key, names, known):
     for name in names:
         if name not in known:
-            raise UserError(f"report: {key}: {name} is none of this study; {nearest_or_all(name, known)}")
+            raise UserError(f"report: {key}: {name} is not in this study; {nearest_or_all(name, known)}")
 
 
 def _columns(group):
-    """The numbers of any label space of an order."""
+    """Return the numbers of any label space of an order."""
     return tuple(dict.fromkeys(key for space in _spaces(group) for key in measure_of(space).numbers_in(space)))
 
 
@@ -108,14 +109,14 @@ def _refuse_unpublished(names, groups):
                           if row.conditions.space in _spaces(group))
     for name in names:
         if not found:
-            raise UserError("report: published: nothing is published of these orders; leave it out")
+            raise UserError("report: published: nothing is published for these orders; leave it out")
         if name not in found:
-            raise UserError(f"report: published: {name} has no numbers of these orders in their label space; there "
+            raise UserError(f"report: published: {name} has no numbers for these orders in their label space; there "
                             f"are {', '.join(found)}")
 
 
 def tables_of(study, jobs):
-    """The Report of finished Jobs, each order's runs compared with each other."""
+    """Return the Report of finished Jobs, each order's runs compared with each other."""
     runs = {order: [read_run(job.folder, "--save") for job in group] for order, group in _by_order(jobs).items()}
     baseline = study.baseline and study.names.get(study.baseline, study.baseline)
     named = {order: [_named(table, study, jobs) for table in tables] for order, tables in compare_orders(runs).items()}
@@ -124,12 +125,12 @@ def tables_of(study, jobs):
 
 
 def _named(table, study, jobs):
-    """The Table with the rows, names and columns of the study's report."""
+    """Return the Table with the rows, names and columns of the study's report."""
     rows_of = {str(job.folder): job.cell.row for job in jobs}
     rows = [row for row in table.rows
             if row.kind != PUBLISHED or study.published is None or row.name.removeprefix(PREFIX) in study.published]
     names = [rows_of[row.runs[0]] if row.kind == RUN else row.name for row in rows]
-    # Runs of one row that no mean may join, as those of two precisions, keep the names of their folders beside it.
+    # Runs of one row that must not be averaged, such as runs in two precisions, keep their folders' names beside it.
     names = [study.names.get(name, name) + (f" ({row.name})" if names.count(name) > 1 else "")
              for name, row in zip(names, rows, strict=True)]
     return replace(table, columns=study.columns, rows=tuple(

@@ -1,4 +1,4 @@
-"""The Table of an order -> its charts: what is kept against what is learnt, costs, curves over the tasks."""
+"""Draw the charts of an order's Table: retention against learning, costs, curves over the tasks."""
 
 from src.report.charts import score_ticks
 from src.report.durations import duration
@@ -8,15 +8,15 @@ from src.report.paper import count_text
 from src.report.plots import Figure, Point, band_chart, cost_ticks, look_of, scatter, step_text, whole_ticks
 from src.report.rows import RUN
 
-MOST = {"mean_rsum": 600}  # of the numbers that are no percentage
-COSTS = {  # {title: (the cost of a Row, its text, what the axis says)}
-    "Training time": (seconds_of, duration, "seconds in which a run trains, mean over seeds"),
+MOST = {"mean_rsum": 600}  # maximum of numbers that are not percentages
+COSTS = {  # {title: (the cost of a Row, its text, the axis title)}
+    "Training time": (seconds_of, duration, "training seconds of a run, mean over seeds"),
     "Trained values": (trained_values_of, lambda count: count_text(round(count)),
-                       "values that a task trains at most, mean over seeds")}
+                       "most values that a task trains, mean over seeds")}
 
 
 def tradeoff_figure(table, looks):
-    """The two ``axes`` of the measure against each other; None where no row has both numbers."""
+    """Plot the two ``axes`` of the measure against each other; None if no row has both numbers."""
     across, up = axes = measure_of(table.space).axes
     rows = [row for row in table.rows if None not in (row.numbers.get(across), row.numbers.get(up))]
     if not rows:
@@ -44,12 +44,12 @@ def _most(number):
 
 
 def _ends(rows, number):
-    """The ends of the bars of Rows."""
+    """Return the ends of the bars of Rows."""
     return [row.numbers[number] + sign * row.deviations.get(number, 0.0) for row in rows for sign in (-1, 1)]
 
 
 def costed_rows(table):
-    """{title of a cost: [(Row of runs, its cost)]} of the rows that have it and the number that ranks."""
+    """Return {title of a cost: [(Row of runs, its cost)]} of the rows that have it and the number that ranks."""
     number = measure_of(table.space).best
     rows = [row for row in table.rows if row.kind == RUN and row.numbers.get(number) is not None]
     found = {title: [(row, cost) for row in rows if (cost := cost_of(row)) is not None]
@@ -58,7 +58,7 @@ def costed_rows(table):
 
 
 def cost_figures(table, looks):
-    """Each cost that is known of a row against the number that ranks."""
+    """Plot each known cost of the rows against the number that ranks."""
     number = measure_of(table.space).best
     return [_cost_figure(title, costs, number, looks) for title, costs in costed_rows(table).items()]
 
@@ -75,8 +75,11 @@ def _cost_figure(title, costs, number, looks):
 
 
 def curve_groups(table, looks):
-    """[{"title", "band", "figures"}]: for each score that curves are drawn of a Figure a row of runs, all of the same
-    scale. ``band``: whether seeds differ anywhere."""
+    """Return [{"title", "band", "figures"}], for each score drawn as curves, with a Figure per row of runs on
+    one scale.
+
+    ``band``: whether seeds differ anywhere.
+    """
     rows = [row for row in table.rows if row.sequences]
     return [_curve_group(title, rows, [curve(row, score) for row in rows], looks)
             for score, title in measure_of(table.space).curves.items() if rows]
@@ -104,7 +107,7 @@ def _steps_text(spreads):
 
 
 def _first_and_last(spreads, row):
-    """"zero-shot 20.0 → last 76.7, 3 runs"."""
+    """Return "zero-shot 20.0 → last 76.7, 3 runs"."""
     known = [("zero-shot", spreads[0]), ("last", spreads[-1])]
     runs = f", {len(row.runs)} runs" if len(row.runs) > 1 else ""
     return " → ".join(f"{name} {spread.mean:.1f}" for name, spread in known if spread) + runs

@@ -1,4 +1,4 @@
-"""A Report of several runs -> study.html, one file that needs no other and no network."""
+"""Write study.html of a Report of several runs, a self-contained file that needs no network."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,11 @@ FILE = "study.html"
 
 
 def write_study_page(report, folder, missing=()):
-    """Write ``study.html`` of a Report under ``folder``, and its pictures as ``write_study_pictures``. ``missing``:
-    [(name, state, text)] of a study's cells that are not in it. Raises UserError where the page cannot be written."""
+    """Write ``study.html`` of a Report under ``folder``, and its pictures with ``write_study_pictures``.
+
+    ``missing``: [(name, state, text)] of a study's cells that are not in it. Raises UserError if the page
+    cannot be written.
+    """
     write_texts({FILE: study_page(report, missing)}, folder)
     write_study_pictures(report, folder)
     if letters := unreadable(texts_of_report(report)):
@@ -31,8 +34,10 @@ def write_study_page(report, folder, missing=()):
 
 
 def study_page(report, missing=(), letters=""):
-    """HTML of a Report. Every text from files is escaped; the same runs give the same bytes. ``letters``: those that
-    its pictures lack."""
+    """Return the HTML of a Report. Every text from files is escaped; the same runs give the same bytes.
+
+    ``letters``: those that its pictures lack.
+    """
     looks = looks_of(report)
     compact = [table for table in paper_tables(report) if report.several and table.kind == COMPACT]
     return environment().get_template("study.html").render(
@@ -44,7 +49,7 @@ def study_page(report, missing=(), letters=""):
 
 
 def _facts(report):
-    """[(name, value)] of the line below the title."""
+    """Return [(name, value)] of the line below the title."""
     rows = [row for table in report.tables for row in table.rows if row.kind == RUN]
     runs = {str(run.folder): run for row in rows for run in row.sequences}.values()
     seeds = sorted({run.seed for run in runs if run.seed is not None})
@@ -58,7 +63,7 @@ def _preamble(report):
 
 
 def _definitions(report):
-    """[(title, definition)] of the numbers that any table shows, each once."""
+    """Return [(title, definition)] of the numbers that any table shows, each once."""
     found = [pair for tables in by_measure(report.tables).values() for pair in defined(tables[0].space, shown(tables))]
     return list(dict(found).items())
 
@@ -67,7 +72,7 @@ def _definitions(report):
 
 
 def _order(label, tables, looks):
-    """What the page shows of one order."""
+    """Return what the page shows of one order."""
     tasks = dict.fromkeys(row.order for table in tables for row in table.rows if row.order)
     flags = {row.name: flags_text(row) for table in tables for row in table.rows if row.flags}
     return {"label": label, "tasks": list(tasks), "notes": notes_on(tables), "flags": list(flags.items()),
@@ -75,14 +80,14 @@ def _order(label, tables, looks):
 
 
 def _table(table, looks):
-    """What it shows of one Table: the ranking, the charts and the matrices of its rows."""
+    """Return what the page shows of one Table: the ranking, the charts and the matrices of its rows."""
     return {"title": SPACE_TITLES.get(table.space, table.space), "head": table.conditions.text(),
             "ranking": _ranking(table, looks), "tradeoff": tradeoff_figure(table, looks),
             "costs": cost_figures(table, looks), "curves": curve_groups(table, looks), "heats": _heats(table, looks)}
 
 
 def _ranking(table, looks):
-    """The rows of a Table with the numbers that it shows."""
+    """Return the rows of a Table with the numbers that it shows."""
     columns = [Column("", number) for number in table.numbers]
     lines = ranked(columns, [Line(row.name, row.kind, tuple(value_of(row, number) for number in table.numbers),
                                   facts_of([row])) for row in table.rows])
@@ -94,11 +99,11 @@ def _ranking(table, looks):
 
 def _caption(lines):
     marked = any(value.rank for line in lines for value in line.values)
-    return "Of the runs the best is bold and the second underlined." if marked else ""
+    return "Among the runs, the best is bold and the second underlined." if marked else ""
 
 
 def _paper_table(table):
-    """A PaperTable whose numbers are columns."""
+    """Return a PaperTable whose numbers are columns."""
     return {"title": table.title, "head": table.conditions.text(), "header": table.header,
             "caption": " ".join([_caption(table.lines), *table.notes]).strip(),
             "rows": [_row(line, table.facts, signed=table.kind != COMPACT) for line in table.lines]}
@@ -111,7 +116,7 @@ def _row(line, facts, look=None, source="", signed=False):
 
 
 def _value(value, signed):
-    """The texts of a Value, as the tables in other files have them."""
+    """Return the texts of a Value, as the tables in other files have them."""
     if value.mean is None:
         return {"mean": "–", "beside": "", "rank": None}
     return {"mean": mean_text(value, signed), "beside": beside_text(value), "rank": value.rank}
@@ -122,7 +127,7 @@ def _value(value, signed):
 
 @dataclass(frozen=True)
 class Heat:
-    """The matrix of a row, the mean over its ``runs``. ``rows``: [(number, task, [Cell], mean)]."""
+    """Hold the matrix of a row, the mean over its ``runs``. ``rows``: [(number, task, [Cell], mean)]."""
 
     name: str
     look: Look
@@ -132,8 +137,8 @@ class Heat:
 
 
 def _heats(table, looks):
-    """[{"title", "low", "high", "heats"}]: for each score that curves are drawn of a Heat a row of runs, all with the
-    same colours."""
+    """Return [{"title", "low", "high", "heats"}], for each score drawn as curves, with a Heat per row of runs
+    in common colours."""
     rows = [row for row in table.rows if row.sequences]
     return [_heat_group(SCORE_TITLES[score], rows, [mean_matrix(row, score) for row in rows], looks)
             for score in measure_of(table.space).curves if rows]

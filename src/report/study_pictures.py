@@ -1,4 +1,4 @@
-"""A Report of several runs as SVG pictures beside its page: costs, curves, matrices. They show what the page shows."""
+"""Draw a Report of several runs as SVG pictures beside its page, with the same content: costs, curves, matrices."""
 
 import math
 from dataclasses import replace
@@ -14,13 +14,16 @@ from src.report.scores import SCORE_TITLES, row_title, scale_of
 from src.report.study_figures import COSTS, costed_rows, spread_ends
 from src.report.tradeoff import draw_tradeoff
 
-CELL = 0.3  # inches that a cell of a matrix is wide
-MOST_WRITTEN = 12  # columns of a matrix whose cells have their number written into them
+CELL = 0.3  # width of a matrix cell in inches
+MOST_WRITTEN = 12  # columns up to which the cells of a matrix show their number
 
 
 def write_study_pictures(report, folder):
-    """``cost_<WHAT>.svg``, ``curves_<SCORE>.svg`` and ``matrices_<SCORE>.svg`` of a Report, for each order the first
-    Table that has runs; those of several orders in a folder each, as their tables."""
+    """Write ``cost_<WHAT>.svg``, ``curves_<SCORE>.svg`` and ``matrices_<SCORE>.svg`` of a Report, for each
+    order's first Table that has runs.
+
+    With several orders each gets a folder, like its tables.
+    """
     for order, tables in report.orders.items():
         table = next((table for table in tables if any(row.sequences for row in table.rows)), None)
         if table:
@@ -30,14 +33,14 @@ def write_study_pictures(report, folder):
 
 
 def texts_of_report(report):
-    """What pictures of a Report write that others have named."""
+    """Return the user-given texts in the pictures of a Report."""
     rows = [row for table in report.tables for row in table.rows]
     datasets = [name for row in rows for run in row.sequences for name in run.summary["datasets"]]
     return [*(row.name for row in rows), *(task for row in rows for task in row.order), *datasets]
 
 
 def _drawn(table):
-    """(name, figure) of each picture, one after the other."""
+    """Yield (name, figure) of each picture."""
     rows = [row for row in table.rows if row.sequences]
     for title, costs in costed_rows(table).items():
         yield f"cost_{title.lower().replace(' ', '_')}", draw_cost(title, costs, table)
@@ -47,7 +50,7 @@ def _drawn(table):
 
 
 def draw_cost(title, costs, table):
-    """``costs``: [(Row, its cost)], against the number that ranks."""
+    """Draw ``costs``, [(Row, its cost)], against the number that ranks."""
     number = measure_of(table.space).best
     rows = [replace(row, numbers=row.numbers | {title: cost},
                     deviations={key: found for key, found in row.deviations.items() if key == number})
@@ -58,10 +61,11 @@ def draw_cost(title, costs, table):
 
 
 def draw_curves(rows, score):
-    """A chart a row, all of one scale: the mean over the datasets after each task, over seeds; others in grey."""
+    """Draw a chart per row on one scale: the mean over the datasets after each task, over seeds; others in grey."""
     curves = [curve(row, score) for row in rows]
     figure, charts = panels(f"Mean {SCORE_TITLES[score]} over the datasets after each task, percent (zs: zero-shot; "
-                            "line: mean over seeds, band: least to most)", [row.name for row in rows])
+                            "line: mean over seeds, band: lowest to highest)",
+                            [row.name for row in rows])
     ticks = score_ticks(spread_ends(curves))
     for index, (axes, own) in enumerate(zip(charts, curves, strict=True)):
         for other in curves[:index] + curves[index + 1:]:
@@ -80,7 +84,7 @@ def _values(spreads, part):
 
 
 def draw_matrices(rows, score):
-    """A heat map a row, the mean over its seeds, all with the same colours."""
+    """Draw a heat map per row, the mean over its seeds, all in the same colours."""
     matrices = [mean_matrix(row, score) for row in rows]
     low, high = scale_of(dict(enumerate(cells for matrix in matrices for cells in matrix.values())))
     across = min(3, len(rows))

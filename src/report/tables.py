@@ -1,4 +1,4 @@
-"""Scores and summaries as tables: markdown that reads well in a terminal, csv."""
+"""Write scores and summaries as tables: markdown that reads well in a terminal, csv."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from src.report.measures import ACCURACY, RETRIEVAL, defined, measure_of
 
 
 def markdown_table(header, rows):
-    """A table that reads well in a terminal and renders in markdown."""
+    """Return a table that reads well in a terminal and renders in markdown."""
     cells = [[cell_text(value).replace("|", r"\|").replace("\n", " ") for value in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(
@@ -25,7 +25,7 @@ def cell_text(value):
 
 
 def scores_table(rows, head=None):
-    """{dataset: {label space: Scores}} as a table, one for each measure, below the text of ``head(datasets, label
+    """Return {dataset: {label space: Scores}} as a table per measure, below the text of ``head(datasets, label
     spaces)``."""
     found = {}
     for dataset, spaces in rows.items():
@@ -42,12 +42,12 @@ def scores_table(rows, head=None):
 
 
 def summary_cells(summary):
-    """[(header, rows)] of the tables that show a summary."""
+    """Return [(header, rows)] of the tables that show a summary."""
     return measure_of(summary["label_space"]).tables(summary)
 
 
 def numbers_text(summary):
-    """Without the rows of the tasks one by one: those of image-text pairs have no other."""
+    """Return a summary without the rows of single tasks: all it has for image-text pairs."""
     return f"{head_of(summary)}\n\n{markdown_table(*summary_cells(summary)[-1])}"
 
 
@@ -56,19 +56,21 @@ def summary_text(summary):
 
 
 def definitions_text(space, numbers=None):
-    """What the ``numbers`` are, or all of a summary, as a markdown list."""
+    """Return the definitions of ``numbers``, or of all of a summary, as a markdown list."""
     numbers = [f"- {title}: {text}" for title, text in defined(space, numbers)]
     preamble = [line for text in measure_of(space).preamble for line in (text, "")]
     return "\n".join([*preamble, *numbers]) + "\n"
 
 
 def summary_markdown(summaries):
-    """Text of ``summary.md``: {label space or "retrieval": summary} -> its tables, and what the numbers are."""
+    """Return the text of ``summary.md``: the tables of {label space or "retrieval": summary}, and the
+    definitions of the numbers."""
     return "\n".join([*map(summary_text, summaries.values()), definitions_text(next(iter(summaries)))])
 
 
 def matrix_csv(trained, columns, rows, score):
-    """The matrix as csv text: first column the task trained last (empty: zero-shot), then one column a dataset."""
+    """Return the matrix as csv: first column the task trained last (empty: zero-shot), then one column per
+    dataset."""
     return rows_csv(["task", *columns], [[task, *(row[name] and f"{getattr(row[name], score):.4f}" for name in columns)]
                                          for task, row in zip(["", *trained], rows, strict=True) if row is not None])
 

@@ -1,4 +1,4 @@
-"""Several runs in one picture: what is kept of what was known against what was learnt."""
+"""Draw several runs in one picture: what is retained against what is learnt."""
 
 from pathlib import Path
 
@@ -12,9 +12,12 @@ SIZE = (7.5, 5.2)  # inches
 
 
 def write_tradeoff(tables, folder):
-    """``tradeoff.png`` and ``tradeoff.svg`` of the first [Table] of a comparison, and ``tradeoff_2.png`` and so on of
-    those that are apart from it in the same label space. -> names of the rows that are in none, since they lack one of
-    the two numbers; nothing is drawn where all of a table do."""
+    """Draw ``tradeoff.png`` and ``tradeoff.svg`` of the first [Table] of a comparison, and ``tradeoff_2.png``
+    and so on of the other tables in the same label space.
+
+    Returns names of rows that are in none because they lack one of the two numbers; a table in which all do is
+    not drawn.
+    """
     keys, left_out = measure_of(tables[0].space).axes, []
     for number, table in enumerate((table for table in tables if table.space == tables[0].space), start=1):
         shown = [row for row in table.rows if None not in (row.numbers[key] for key in keys)]
@@ -27,8 +30,12 @@ def write_tradeoff(tables, folder):
 
 
 def draw_tradeoff(rows, keys, head="", better="Up and to the right is better", logarithmic=False):
-    """``keys``: {number: what its axis says}, first across, then up; ``head``: the line above all; ``logarithmic``: the
-    scale across. Runs are filled points with the deviation of their seeds, references hollow ones."""
+    """Draw rows as points.
+
+    ``keys``: {number: the title of its axis}, first across, then up. ``head``: the line above all.
+    ``logarithmic``: the scale across. Runs are filled points with the deviation over their seeds, references
+    hollow ones.
+    """
     figure = new_figure(*SIZE)
     axes = figure.add_axes((0.1, 0.12, 0.86, 0.8))
     figure.text(0.02, 0.985, head, va="top", fontsize=6.5, color=GREY)
@@ -55,8 +62,8 @@ def draw_tradeoff(rows, keys, head="", better="Up and to the right is better", l
 
 
 def _label(figure, axes, rows, across, up):
-    """Names beside the points, where they cover no point, no bar and no other name."""
-    axes.autoscale_view()  # from here on places in pixels hold
+    """Place names beside the points, where they cover no point, no bar and no other name."""
+    axes.autoscale_view()  # pixel positions are final from here on
     texts = [axes.annotate(row.name, (0, 0), fontsize=8.5, color="#171c21" if row.kind == RUN else GREY,
                            annotation_clip=False) for row in rows]
     sizes = [(box.width, box.height) for box in (text.get_window_extent(figure.canvas.get_renderer())

@@ -1,1 +1,1 @@
-"""What one command does: build, train a task, score, chain, plan, classify, export."""
+"""Carry out one command: build, train a task, score, chain, plan, classify, export."""

@@ -1,5 +1,5 @@
-"""From the resolved command line to the settings of each part of a run, and from these to objects: the device, the
-state of a task, its hooks. Nothing else below the commands reads a Config."""
+"""Turn the resolved command line into the settings of each part of a run, and these into objects: the device,
+the state of a task, its hooks. Nothing else below the commands reads a Config."""
 
 import math
 import os
@@ -34,7 +34,7 @@ from src.store.checkpoint import LEFT_OUT
 from src.store.settings import Files
 
 MOST_WORKERS = 8
-DATA = {"classes": "class data", "pairs": "image-text pairs"}  # what a hook may declare beside "both", in words
+DATA = {"classes": "class data", "pairs": "image-text pairs"}  # what a hook may declare, besides "both"
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
 
@@ -42,14 +42,14 @@ AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages an
 
 
 def command_of(config):
-    """The settings of a run."""
+    """Return the settings of a run."""
     return Command(hardware=hardware_of(config), weights=weights_of(config), data=data_of(config),
                    training=training_of(config), scoring=scoring_of(config), files=files_of(config), quiet=config.quiet,
                    cuts_given=tuple(key for key in CUTS if config.origins[key] != "default"))
 
 
 def _part(kind, config, **others):
-    """The dataclass ``kind``, whose fields are flags but for ``others``."""
+    """Build the dataclass ``kind``; its fields are flags, except for ``others``."""
     flags = {field.name: config.values[field.name] for field in fields(kind) if field.name not in others}
     return kind(**flags, **others)
 
@@ -70,7 +70,7 @@ def data_of(config):
 
 
 def training_of(config):
-    """Of a run that trains nothing it has no hooks."""
+    """Return the settings of training; a run that trains nothing has no hooks."""
     rows = [config.method_row, *active_add_ons(config.values).values()] if config.kind in TRAINING else []
     return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
                  hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
@@ -90,7 +90,7 @@ def scoring_of(config):
 
 
 def hook_row(row, config):
-    """A custom method's keywords are those of --set."""
+    """Return the HookRow of a method or add-on; a custom method takes its keywords from --set."""
     return HookRow(row, {key: config.values[key] for key in row.uses or ("set",)})
 
 
@@ -104,7 +104,7 @@ def single_of(config):
 
 
 def command_of_single(config):
-    """The settings of --eval-single: what is classified, the method that scores, the weights, the machine."""
+    """Return the settings of --eval-single: what is classified, the method that scores, the weights, the machine."""
     return single_of(config), scoring_of(config), weights_of(config), hardware_of(config)
 
 
@@ -112,19 +112,20 @@ def command_of_single(config):
 
 
 def build_device(hardware, index=None):
-    """``index``: which of the machine's devices, where each of several processes has one."""
+    """Build the device of a run. ``index``: which of the machine's devices, if each process has one."""
     if hardware.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
         torch.use_deterministic_algorithms(True)
     return Device(hardware.device, hardware.precision, hardware.tf32, index)
 
 
 def build_settings(training, task, name=None):
-    """``name`` is the dataset as the command line gives it, which is how --lr and --epochs name it too."""
+    """Build the Settings of a task. ``name``: the dataset as on the command line, where --lr and --epochs name
+    it too."""
     iterations = steps_of(training, task, name or task.name)
     if training.schedule == "onecycle" and iterations == 1:
-        raise UserError(f"--schedule onecycle: {task.name} has a single step, whose rate would be the lowest of the "
-                        "cycle; give more steps, or another --schedule")
+        raise UserError(f"--schedule onecycle: {task.name} has a single step, at the lowest rate of the cycle; give "
+                        "more steps, or another --schedule")
     return Settings(
         iterations=iterations, lr=value_of(training.lr, name or task.name), batch_size=training.batch_size,
         wd=training.wd, beta2=training.beta2, eps=training.eps, warmup=warmup_of(training, iterations),
@@ -138,7 +139,8 @@ def build_settings(training, task, name=None):
 
 
 def steps_of(training, task, name):
-    """The steps of a task, 0 of a closed form. UserError where the command line gives no length, or one too many."""
+    """Return the steps of a task, 0 for a closed form. Raises UserError if the length is missing, or given
+    where none applies."""
     closed_form = is_closed_form(training)
     check_length(training, closed_form, training.acting)
     if closed_form:
@@ -147,32 +149,35 @@ def steps_of(training, task, name):
 
 
 def epoch_of(training, task):
-    """The steps of an epoch of a task."""
+    """Return the number of steps in an epoch of a task."""
     return steps_per_epoch(task, training.batch_size, training.last_batch)
 
 
 def is_closed_form(training):
-    """Whether the method of a training run takes no steps; its class is imported."""
+    """Return whether the method of a training run takes no steps. Imports its class."""
     return getattr(training.hooks[0].row.hook(), "closed_form", False)
 
 
 def batch_norm_of(training):
-    """"train" or "eval". ``auto`` trains statistics as the published code of Mod-X does, on image-text pairs, and where
-    weights are random; elsewhere it keeps those of pretrained weights."""
+    """Return "train" or "eval".
+
+    ``auto`` updates the statistics on image-text pairs, as the published code of Mod-X does, and for random
+    weights; otherwise it keeps those of pretrained weights.
+    """
     if training.batch_norm != "auto":
         return training.batch_norm
     return "train" if training.init == "scratch" or training.pairs else "eval"
 
 
 def silent_choices(training, state):
-    """Return what a task does that no flag of the user's says, a sentence each."""
+    """Return what a task does without a flag asking for it, a sentence each."""
     found = []
     if training.batch_norm == "auto" and state.settings.batch_norm == "train" and has_norms(state.model):
         why = "weights are random" if training.init == "scratch" else "as published for image-text pairs"
         found.append(f"--batch-norm auto updates the statistics of batch norms (train): {why}")
     left = rest_of_epoch(state.task, state.settings.batch_size, state.settings.last_batch)
     if trains_statistics(state) and 0 < left < least_rows(state.world.size):
-        found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises by the "
+        found.append(f"the last batch of an epoch has {left} image{'s' * (left > 1)}: its step normalises with the "
                      "running statistics of batch norms")
     frozen = not any(parameter.requires_grad for parameter in state.model.parameters())
     freed = "image" in TRAIN_MODES[training.train_mode].towers
@@ -180,15 +185,19 @@ def silent_choices(training, state):
         found.append(f"{' and '.join(training.freeing)}: no effect, {', '.join(state.own)} keeps all of the CLIP "
                      "frozen")
     elif is_wrapped(state.model) and freed and not trains(state.model, "image"):
-        found.append("--lora adapts no layer of this image tower, which stays as it is: none ends in "
-                     f"{', '.join(training.lora_target_modules)} (--lora-target-modules)" if training.lora else
-                     "the method wraps no layer of the image tower, which stays as it is")
+        found.append("--lora adapts no layer of this image tower, which stays unchanged: none ends in "
+                     f"{', '.join(training.lora_target_modules)} "
+                     "(--lora-target-modules)" if training.lora else
+                     "the method wraps no layer of the image tower, which stays unchanged")
     return found
 
 
 def value_of(values, name):
-    """A task's own value, or that of the dataset that it is a phase or a class split of, or that of all others;
-    ``values`` itself where it is no mapping."""
+    """Return the task's own value, or that of the dataset it is a phase or class split of, or the value for all
+    others.
+
+    A value that is not a mapping is returned unchanged.
+    """
     if not isinstance(values, dict):
         return values
     dataset, _ = phase_of(name)
@@ -196,26 +205,26 @@ def value_of(values, name):
 
 
 def warmup_of(training, iterations):
-    """The steps of the warm-up; some schedules have none, and a run without steps has none."""
+    """Return the steps of the warm-up; 0 for schedules without one and for runs without steps."""
     if training.schedule in NO_WARMUP or not iterations:
         return 0
     return warmup_steps(training.warmup_length, iterations)
 
 
 def warmup_steps(text, iterations):
-    """``"100"`` or ``"20%"`` -> steps."""
+    """Convert ``"100"`` or ``"20%"`` to steps."""
     return math.ceil(iterations * float(text[:-1]) / 100) if text.endswith("%") else int(text)
 
 
 def worker_count(workers, task):
-    """``workers``: the value of --workers."""
+    """Return the number of loading workers. ``workers``: the value of --workers."""
     if workers != "auto":
         return workers
     return 0 if task.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def build_state(training, datasets, name, checkpoint, device, open_zeroshot):
-    """The state of one task, its model on the device with the train mode's parameters free."""
+    """Build the state of one task: its model on the device, with the train mode's parameters free."""
     task = datasets.open(name)
     model = device.place(loader.build(checkpoint))
     if TRAIN_MODES[training.train_mode].head:
@@ -230,8 +239,11 @@ def build_state(training, datasets, name, checkpoint, device, open_zeroshot):
 
 
 def first_head(training, checkpoint, model, task, file, device):
-    """The head that a task starts with: one that was trained on the same classes (so that --train-mode image-fc can
-    follow fc), unless --fc-init is given; else the zero-shot classifier, or zeros."""
+    """Return the head that a task starts with.
+
+    Reuse a head trained on the same classes (so that --train-mode image-fc can follow fc), unless --fc-init is
+    given; else start from the zero-shot classifier, or from zeros.
+    """
     if file in checkpoint.get("heads", {}) and not training.fc_init_given:
         reason = other_classes(checkpoint.get("history", []), file, task.classnames)
         if reason is None:
@@ -245,7 +257,7 @@ def first_head(training, checkpoint, model, task, file, device):
 
 
 def adapt(training, model, seed):
-    """Low-rank adapters for the towers that the train mode frees: peft's, or our own with shared factors."""
+    """Inject low-rank adapters into the towers that the train mode frees: peft's, or our own with shared factors."""
     if not training.lora_shared:
         inject_peft(model, training.lora_target_modules, training.lora_r, training.lora_alpha, training.lora_dropout,
                     training.lora_bias, seed)
@@ -256,15 +268,16 @@ def adapt(training, model, seed):
 
 
 def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basis=None):
-    """-> (the state of one task, [method, *add_ons]), the modules that these build beside the CLIP in the state."""
+    """Build a task. -> (its state, [method, *add_ons]); the modules that these build beside the CLIP are in the
+    state."""
     refuse_other_data(training)
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
-    for add_on in hooks[1:]:  # which an evaluation does not build
+    for add_on in hooks[1:]:  # an evaluation does not build them
         if scores_by_itself(type(add_on)):
-            raise ValueError(f"{type(add_on).__name__}: only a method may have modules of its own, or scores, not an "
-                             "add-on")
-    seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
+            raise ValueError(f"{type(add_on).__name__}: an add-on may not build modules or define scores; only a "
+                             "method may")
+    seed_draws(state.seed_of("own modules"))  # the same draws when a resumed run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     refuse_averages(training, hooks, state.own)
     refuse_captions(state.own, [name, *training.trained, *training.eval_datasets])
@@ -272,22 +285,25 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
 
 
 def refuse_averages(training, hooks, own):
-    """UserError where weights are averaged or merged, and the modules ``own`` beside them are not to be, or cannot."""
+    """Raise UserError if weights are averaged or merged, but the modules ``own`` beside them must not or cannot
+    be."""
     if not own or not training.averages:
         return
     names = ", ".join(own)
     if not promises(hooks[0], "averaged"):
         raise UserError(f"{training.averages[0]} averages or merges weights, and {names} trains modules beside CLIP, "
-                        "whose mean need not make sense: leave it out. If it does, write averaged = True into "
+                        "whose mean may be meaningless: leave it out. If it is meaningful, set averaged = True in "
                         f"{type(hooks[0]).__name__}")
     if training.wise_merge and training.wise_ft_model == "zeroshot":
-        raise UserError(f"--wise-merge with --wise-ft-model zeroshot: zero-shot CLIP has no counterpart of the modules "
-                        f"of {names}; give --wise-ft-model n, or leave it out")
+        raise UserError("--wise-merge with --wise-ft-model zeroshot: zero-shot CLIP has no counterpart for the "
+                        f"modules of {names}; give --wise-ft-model n, or leave it out")
 
 
 def own_modules(hooks, checkpoint, device):
-    """The modules that hooks build for a checkpoint, to look at them before a run; {} without building a model where
-    no class builds any."""
+    """Build the modules that hooks add to a checkpoint, to inspect them before a run.
+
+    Returns {} without building a model if no class builds any.
+    """
     if all(type(hook).build is Hooks.build for hook in hooks):
         return {}
     with torch.random.fork_rng(devices=[]):
@@ -295,57 +311,66 @@ def own_modules(hooks, checkpoint, device):
 
 
 def unused_modules(checkpoint, own):
-    """Return a sentence about modules in a checkpoint that no hook has built, for a note; None without any."""
+    """Return a note about modules in a checkpoint that no hook has built; None if there are none."""
     kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
     left = sorted(kept - {name.rpartition(".")[2] for name in own})
-    return f"the modules of {', '.join(left)} in --load are kept and do not act: --method is another" if left else None
+    return (f"the modules of {', '.join(left)} in --load are kept but inactive: --method is a different one"
+            if left else None)
 
 
 def refuse_captions(own, names):
-    """UserError where image-text pairs are among the datasets, and an own module has a context: it would stand in the
-    place of a caption's first words."""
+    """Raise UserError if image-text pairs are among the datasets and an own module replaces the first tokens by
+    a context."""
     of_pairs = [name for name in names if known_pairs(phase_of(name)[0])]
     if of_pairs and template_of(own.values()):
-        raise UserError(f"{of_pairs[0]}: {', '.join(own)} puts a context in the place of the first tokens of class "
-                        "prompts, and captions are none; leave image-text pairs out of the data")
+        raise UserError(f"{of_pairs[0]}: {', '.join(own)} replaces the first tokens of class prompts by a context, "
+                        "which captions have no room for; leave image-text pairs out of "
+                        "the data")
 
 
 def refuse_mixing(own, scorers):
-    """UserError where weights are mixed with zero-shot ones for a score, and a method has own modules beside them or
-    scores by what it learnt with other weights."""
+    """Raise UserError if weights are mixed with zero-shot ones for a score, but the method has own modules
+    beside them or scores by what it learnt with other weights."""
     if own:
-        raise UserError(f"--wise-ft mixes with zero-shot CLIP, which has no counterpart of the modules of "
-                        f"{', '.join(own)}: leave it out. --wise-merge merges them with those at load")
+        raise UserError("--wise-ft mixes with zero-shot CLIP, which has no counterpart for the modules of "
+                        f"{', '.join(own)}: leave it out. --wise-merge merges them with the modules "
+                        "at load")
     if alone := [type(hook).__name__ for hook in scorers if type(hook).scores is not Hooks.scores]:
         raise UserError(f"--wise-ft mixes with zero-shot CLIP, and {alone[0]} scores by what it learnt with the "
-                        "weights as they are: leave it out")
+                        "unmixed weights: leave it out")
 
 
 def refuse_other_data(training):
-    """UserError where a hook of a training run declares other data than it would train on: of custom methods, whose
-    class has to be imported, only here."""
+    """Raise UserError if a hook of a training run declares other data than it would train on.
+
+    Checked here for custom methods, whose class has to be imported first.
+    """
     for row, _ in training.hooks:
         kind = row.hook()
         data, wanted = getattr(kind, "data", Hooks.data), "pairs" if training.pairs else "classes"
         if data not in (*DATA, "both"):
-            raise UserError(f'--method {training.method}: {kind.__name__} declares data = {data!r}; write "classes", '
-                            '"pairs" or "both" there')
+            raise UserError(f'--method {training.method}: {kind.__name__} declares data = {data!r}; use "classes", '
+                            '"pairs" or "both"')
         if not takes(data, training.pairs):
             raise UserError(f"--method {training.method} is not for {DATA[wanted]} ({', '.join(training.trained)}): "
-                            f"{kind.__name__} takes {DATA[data]}. If its terms are right on both, write "
-                            f'data = "both" into the class, and data = "{wanted}" if on {DATA[wanted]} alone')
+                            f"{kind.__name__} takes {DATA[data]}. If its terms are right on both, set "
+                            f'data = "both" in the class, or data = "{wanted}" if on {DATA[wanted]} only')
 
 
 def build_hooks(training, checkpoint, basis=None):
-    """[method, *add_ons] for one task, each with what the previous task carried over for it. ``basis``: the file to
-    project gradients off, where it is not that of the command line."""
+    """Build [method, *add_ons] for one task, each with what the previous task carried over.
+
+    ``basis``: the file to project gradients off, if not the one of the command line.
+    """
     given = {"orthogonal_gradients_path": basis} if basis else {}
     return _with_carry([row.build(keywords | given) for row, keywords in training.hooks], checkpoint)
 
 
 def scorer_of(training, hooks, own):
-    """Return which method scores what a task leaves, {"method", "keywords"} as plain types; None where plain CLIP does:
-    the method has no modules of its own and no ``scores``."""
+    """Return the method that scores what a task leaves, {"method", "keywords"} as plain types.
+
+    None if plain CLIP scores: the method has no own modules and no ``scores``.
+    """
     if type(hooks[0]).scores is Hooks.scores and not own:
         return None
     row, keywords = training.hooks[0]
@@ -353,24 +378,28 @@ def scorer_of(training, hooks, own):
 
 
 def build_scored(scoring, checkpoint, device, world=None):
-    """-> (the state of a checkpoint that is scored without training, its model placed and own modules beside it, and
-    [the method that scores it]; [] for plain CLIP)."""
+    """Build what scores a checkpoint without training.
+
+    Returns (its state, with the model placed and own modules beside it; [the method that scores it], empty for
+    plain CLIP).
+    """
     model = device.place(loader.build(checkpoint)).eval()
     state = TrainingState(model=model, task=None, device=device, settings=None, world=world or World())
     _note_other_scorer(scoring, checkpoint)
     hooks = _with_carry(scoring_hooks(scoring, checkpoint), checkpoint)
     own = build_own(hooks, model, device, checkpoint.get("own"))
-    # A method that has trained no task yet has only random modules: what it starts from is plain CLIP.
+    # Before its first task a method has only random modules: plain CLIP scores.
     untrained = {name for name in own if not kept_for(checkpoint.get("own", {}), name)}
     state.own = {name: module for name, module in own.items() if name not in untrained}
     return state, [hook for name, hook in named(hooks).items() if name not in untrained]
 
 
 def scoring_hooks(scoring, checkpoint):
-    """[method]: the one that is given, or the one that made the checkpoint, with its keywords where none are given."""
+    """Return [method]: the given one, or the one that made the checkpoint, with the checkpoint's keywords
+    unless given."""
     made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given or made_by["method"]
-    # On other data a name has the same modules.
+    # On other data, a method of the same name has the same modules.
     row = name and (find_method(name, scoring.pairs) or find_method(name, not scoring.pairs))
     if name is None or name in METHODS and not row.scores():
         return []
@@ -379,13 +408,13 @@ def scoring_hooks(scoring, checkpoint):
     if name in METHODS:
         return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
-        raise UserError(f"--load: --method {name} made this checkpoint and scores it in its own way. A checkpoint does "
+        raise UserError(f"--load: --method {name} made this checkpoint and defines its own scores. A checkpoint may "
                         f"not choose code to run: give {_yourself(name)}")
     return [row.build({"set": keywords | scoring.set})]
 
 
 def _yourself(method):
-    """How a custom method is given that a checkpoint names."""
+    """Return how to give a custom method that a checkpoint names."""
     path, _, name = method.rpartition(":")
     if path == GIVEN:
         return f"--method FILE.py:{name}, or the class {name} from Python"
@@ -393,7 +422,8 @@ def _yourself(method):
 
 
 def class_name(method):
-    """The class behind a value of --method, by whose name checkpoints keep what is a method's: EWC of "ewc.py:EWC"."""
+    """Return the class behind a value of --method: EWC for "ewc.py:EWC". Checkpoints store a method's content
+    by that name."""
     target = METHODS[method].target if method in METHODS else method
     return target.rpartition(":")[2]
 
@@ -405,8 +435,8 @@ def _given_scorer(scoring):
 def _note_other_scorer(scoring, checkpoint):
     made_by, given = (checkpoint.get("scorer") or {}).get("method"), _given_scorer(scoring)
     if given and made_by not in (given, None):
-        print(f"note: the checkpoint was made by --method {made_by}, which scores in its own way; --method {given} is "
-              "used instead")
+        print(f"note: the checkpoint was made by --method {made_by}, which defines its own scores; --method {given} "
+              "is used instead")
 
 
 def _with_carry(hooks, checkpoint):
@@ -421,24 +451,23 @@ def _require_carry(hooks, checkpoint):
         later = kept_for(checkpoint.get(LEFT_OUT, {}), name)
         if later and not kept_for(checkpoint.get("carry", {}), name):
             raise UserError(f"{checkpoint.get('dataset')}.pth does not hold what {name} carries from task to task: "
-                            f"--keep-carry last left it out once {later} was finished, and {name} neither scores nor "
-                            "trains on without it. Give the last checkpoint of that run, or run it again with "
+                            f"--keep-carry last dropped it once {later} was finished, and {name} can neither score "
+                            "nor train without it. Give the last checkpoint of that run, or run it again with "
                             "--keep-carry all")
 
 
 def require_carry(scoring, checkpoint):
-    """UserError where a checkpoint is to be scored, and the method that scores it carried what was left out of it."""
+    """Raise UserError if the method that scores a checkpoint needs carry that was left out of it."""
     _require_carry(scoring_hooks(scoring, checkpoint), checkpoint)
 
 
 def untaken_carry(hooks, checkpoint):
-    """Return a sentence about what hooks have carried as far as ``checkpoint`` and none of ``hooks`` takes over, for a
-    warning; None without any."""
+    """Return a warning about carry in ``checkpoint`` that none of ``hooks`` takes over; None if there is none."""
     carry = checkpoint.get("carry", {})
     taken = {name if name in carry else name.rpartition(".")[2] for name, hook in named(hooks).items()
              if type(hook).load_carry is not Hooks.load_carry}
     left = [name for name, content in carry.items() if content and name not in taken]
     if not left:
         return None
-    return (f"what {', '.join(left)} carried from task to task is kept in the checkpoints and acts no more: no hook of "
+    return (f"what {', '.join(left)} carried from task to task is kept in the checkpoints but inactive: no hook of "
             "this run takes it over")

@@ -1,4 +1,4 @@
-"""The tasks that a run shares with others, by --task-cache: each is taken from there, or trained and left there."""
+"""Share tasks between runs by --task-cache: take each from there, or train it and leave it there."""
 
 import contextlib
 import functools
@@ -22,16 +22,16 @@ from src.store.resume import NOT_SHARED, points_left
 from src.store.task_cache import FLAG, GB, TaskCache
 from src.store.trackers import EVALUATION
 
-SHOWN = 12  # letters of a key in a line
+SHOWN = 12  # characters of a key in a line
 
 
 def task_facts(run, facts, inputs, scores, shared):
-    """What ``run_<task>.json`` holds. ``facts`` of its training; ``shared``: what ``Place.facts`` gives."""
+    """Return the content of ``run_<task>.json``. ``facts``: of its training; ``shared``: from ``Place.facts``."""
     return {**describe_run(run.files, run.device, **facts), "inputs": inputs, "scores": plain_scores(scores), **shared}
 
 
 class SharedTasks:
-    """The tasks of a Run in the folder of --task-cache."""
+    """Manage the tasks of a Run in the folder of --task-cache."""
 
     def __init__(self, run):
         self.run, files = run, run.files
@@ -39,7 +39,8 @@ class SharedTasks:
         self.keys, self.taken = None, {}  # {file of a task: key of the entry that it was taken from}
 
     def claim(self):
-        """Before training: UserError where the folder cannot be written, a note where tasks cannot be shared."""
+        """Check before training: raise UserError if the folder is not writable, print a note if tasks cannot be
+        shared."""
         if self.cache is None:
             return
         run = self.run
@@ -51,27 +52,29 @@ class SharedTasks:
             self.cache = None
             return
         if code := next(filter(comes_from_code, self._named()), None):
-            run.note(f"{FLAG} does nothing with {code}: nothing tells whether the images that code gives have changed")
+            run.note(f"{FLAG} does nothing with {code}: images that code gives may change unnoticed")
             self.cache = None
             return
         if run.training.method.rpartition(":")[0] == GIVEN:
-            run.note(f"{FLAG} does nothing with {run.training.method}: nothing tells whether all that the class reads "
-                     "is what it was; --method FILE.py:Class shares tasks")
+            run.note(f"{FLAG} does nothing with {run.training.method}: what the class reads may change unnoticed; "
+                     "--method FILE.py:Class shares tasks")
             self.cache = None
             return
         if run.command.data.skip_bad_images:
-            run.note(f"what is taken from {FLAG} does not say again that images could not be decoded and were skipped")
+            run.note(f"tasks taken from {FLAG} do not repeat the warnings about skipped images")
         self.keys = TaskKeys(run.training, run.scoring, run.files, run.datasets, run.device)
 
     def _named(self):
-        """All datasets that the run names."""
+        """Return all datasets that the run names."""
         training = self.run.training
         return filter(None, (*training.trained, *self.run.evaluated, training.ref_dataset, training.ref_sentences,
                              *training.text_datasets))
 
     def scores_of_start(self, start):
-        """The Scores of the weights that a sequence starts from, {dataset: {label space: Scores}}: those that are there
-        are taken, the others are found here and left there."""
+        """Return the Scores of the weights that a sequence starts from, {dataset: {label space: Scores}}.
+
+        Take those that are in the cache; compute the others and leave them there.
+        """
         run = self.run
         if self.cache is None or run.scoring.keep_features or self._scored_in_its_own_way(start):
             return run.evaluate(start, start=True)
@@ -83,7 +86,7 @@ class SharedTasks:
             return self._start_scores(start, key, scored)
 
     def _scored_in_its_own_way(self, start):
-        """Whether a method that is given, or that made the checkpoint, may score it: a note says which one does."""
+        """Return whether a given method, or the one that made the checkpoint, may score it; a note says which."""
         return self.keys.custom or start.get("scorer") or scoring_hooks(self.run.scoring, start)
 
     def _start_scores(self, start, key, scored):
@@ -104,19 +107,19 @@ class SharedTasks:
         return {stem(name): found[stem(name)] for name in run.evaluated}
 
     def key(self, parts):
-        """The key of {what: digest}, one for all processes."""
+        """Return the key of {what: digest}, the same in all processes."""
         keys = self.run.world.interleave([key_of(parts)], self.run.world.size)
         return keys[0] if len(keys) == 1 else key_of(keys)
 
     def score_keys(self, history):
-        """{file of a dataset: key of what it scores} once the tasks of ``history`` are trained."""
+        """Return {file of a dataset: key of its scores} once the tasks of ``history`` are trained."""
         spaces, opened = self.run.scorer.spaces.after(class_tasks(history))
         return {stem(name): self.keys.scored(name, {} if is_pairs(name) else spaces(stem(name)), opened,
                                              self.run.evaluated) for name in self.run.evaluated}
 
     def kept_scores(self, key, scored):
-        """{file of a dataset: ({label space: Scores}, rows of its metrics)} of an entry. ``scored``: by
-        ``score_keys``."""
+        """Return {file of a dataset: ({label space: Scores}, rows of its metrics)} of an entry. ``scored``:
+        from ``score_keys``."""
         kept = self.cache.scores(key)
         found = {file: (scores_of({"scores": {file: kept[one]["scores"]}}), kept[one]["rows"])
                  for file, one in scored.items() if one in kept}
@@ -125,7 +128,7 @@ class SharedTasks:
         return there
 
     def require_same(self, seen):
-        """UserError where the processes do not see the same in the folder."""
+        """Raise UserError if the processes see different content in the folder."""
         self.run.world.require_same(seen, NOT_SHARED.format(flag=FLAG, folder=self.cache.folder))
 
     def keep_scores(self, key, scored, scores, rows):
@@ -142,8 +145,10 @@ class SharedTasks:
 
     @contextlib.contextmanager
     def place(self, name, start, inputs):
-        """The Place of the task ``name`` from the checkpoint ``start``. While entered, no other run has it: one that
-        trains the same task is waited for."""
+        """Return the Place of the task ``name`` from the checkpoint ``start``.
+
+        While entered, no other run holds it; wait for a run that trains the same task.
+        """
         if self.cache is None:
             yield Unshared()
             return
@@ -160,26 +165,26 @@ class SharedTasks:
 
     def hold(self, held, key, what):
         """Keep other runs from an entry until ``held`` is left. Wait for one that has it."""
-        def tell(holder):
-            print(f"{what}: waits for {holder}, which is at the same in {FLAG}", flush=True)
+        def note_waiting(holder):
+            print(f"{what}: waits for {holder}, which is working on the same entry of {FLAG}", flush=True)
         try:
-            held.enter_context(self.cache.alone(key, tell))
+            held.enter_context(self.cache.alone(key, note_waiting))
         except WriteError as error:
-            warn(f"{FLAG} {self.cache.folder}: another run may do the same meanwhile: {error}")
+            warn(f"{FLAG} {self.cache.folder}: cannot lock it, so another run may repeat the work: {error}")
 
     def remember(self, file, facts):
-        """A task that was finished before, by the content of its ``run_<task>.json``."""
+        """Note a task that was finished before, from the content of its ``run_<task>.json``."""
         found = facts.get("task_cache")
         if isinstance(found, dict) and found.get("taken"):
             self.taken[file] = found.get("key")
 
     def facts(self):
-        """What ``run.json`` says of it."""
+        """Return its part of ``run.json``."""
         return {"tasks_from_cache": self.taken} if self.run.files.task_cache else {}
 
 
 class Unshared:
-    """In the place of a Place, where tasks are not shared."""
+    """Replace a Place where tasks are not shared."""
 
     key = content = None
 
@@ -194,7 +199,7 @@ class Unshared:
 
 
 class Place:
-    """Where a task is shared. ``content``: what is there of it, None before it is trained."""
+    """Represent the shared place of a task. ``content``: what it holds, None before the task is trained."""
 
     def __init__(self, shared, name, start, inputs):
         self.shared, self.run, self.cache, self.keys = shared, shared.run, shared.cache, shared.keys
@@ -202,18 +207,18 @@ class Place:
         self.parts = self.keys.parts(name, start, inputs, self.run.open_zeroshot)
         self.key = shared.key(self.parts)
         self.content, self.unknown = None, []
-        # Scoring leaves predictions and features too, which are not kept.
+        # Predictions and features from scoring are not cached.
         self.scores_again = self.run.ends_with(name) or self.run.scoring.keep_features
 
     def facts(self):
-        """What ``run_<task>.json`` says of it."""
+        """Return its part of ``run_<task>.json``."""
         return {"task_cache": {"folder": str(self.cache.folder), "key": self.key, "taken": self.content is not None,
                                "made_of": self.parts}}
 
     # -- trained here --------------------------------------------------------------------------------------------------
 
     def watch(self, state):
-        """Note what hooks open while they train, and the key does not know."""
+        """Record what hooks open during training without the key covering it."""
         known = {name for name, _ in self.keys.read(self.start)} | {self.name, *self.keys.joint}
         state.open_task = self._noted(state.open_task, known)
         for opener in ("open_zeroshot", "open_teacher"):
@@ -227,8 +232,11 @@ class Place:
         return opened
 
     def keep(self, checkpoint, scores, facts, heard, key):
-        """Leave the task there once it is finished. ``facts`` of its training; ``heard``: what was written; ``key``:
-        the one under which all its steps were made."""
+        """Leave the task there once it is finished.
+
+        ``facts``: of its training. ``heard``: what was logged. ``key``: the one under which all its steps were
+        made.
+        """
         if not self.run.world.first:
             return
         files = [f"log_{self.file}.jsonl", *(name for name, there in heard.tensors.items() if there)]
@@ -243,19 +251,19 @@ class Place:
 
     def _why_not(self, key, iterations):
         if key != self.key:
-            return "it was resumed, and its first steps are of other code, another machine or a run without it"
+            return "it was resumed, and its first steps are of other code, another machine or an uncached run"
         if self.unknown:
-            return f"the method opens {', '.join(dict.fromkeys(self.unknown))}, which no flag names"
+            return f"the method opens {', '.join(dict.fromkeys(self.unknown))}, named by no flag"
         log = self.run.folder.file(f"log_{self.file}.jsonl")
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         if iterations and not (lines and json.loads(lines[-1])["iteration"] == iterations):
-            return "its log is not complete"
+            return "its log is incomplete"
         return None
 
     # -- taken from there ----------------------------------------------------------------------------------------------
 
     def take(self):
-        """Leave all that the task would leave had it been trained here. -> (its finished checkpoint, {dataset:
+        """Write everything that training the task here would leave. -> (its finished checkpoint, {dataset:
         Scores})"""
         run, file, kept = self.run, self.file, self.content["checkpoint"]
         points = points_left(run.files, run.folder, file, self.inputs)
@@ -275,7 +283,7 @@ class Place:
         return checkpoint, scores
 
     def _scores(self, checkpoint):
-        """Those that are there, and of the rest the checkpoint is scored."""
+        """Take the scores that are there, and score the checkpoint for the rest."""
         run, scored = self.run, self.shared.score_keys(checkpoint["history"])
         there = {} if self.scores_again else self.shared.kept_scores(self.key, scored)
         self.shared.write_rows(there)
@@ -289,7 +297,7 @@ class Place:
         return {stem(name): found[stem(name)] for name in run.evaluated}
 
     def _facts(self, checkpoint):
-        """Of the training there; how far features have turned is measured on what this run scores."""
+        """Return the facts of the training there; feature drift is measured on what this run scores."""
         run, facts = self.run, json.loads(self.content["facts"])
         if run.training.pairs:
             state, _ = build_scored(replace(run.scoring, method_given=True), checkpoint, run.device, run.world)
@@ -297,7 +305,7 @@ class Place:
         return facts
 
     def _write(self, checkpoint, facts, scores):
-        """As ``TaskRun.keep`` does, the checkpoint last."""
+        """Write files as ``TaskRun.keep`` does, the checkpoint last."""
         run, file, folder = self.run, self.file, self.run.folder
         folder.forget_other_iterations({(file, ""), task_and_phase(file, self.name)}, [checkpoint["iteration"]])
         folder.write_json(f"run_{file}.json", task_facts(run, facts, self.inputs, scores, self.facts()))
@@ -312,12 +320,12 @@ class Place:
         print(f"{file}: taken from {FLAG} ({self.key[:SHOWN]}), not trained: {run.scorer.in_words(scores)}", flush=True)
 
     def _log(self, checkpoint, scores):
-        """Show progress and trackers what a training would have shown."""
+        """Show progress and feed trackers as a training would have."""
         run = self.run
         run.progress.skip(self.file)
         run.trackers.begin(self.file, 0, run.before.get(self.file, 0))
         for text in bytes(self.content["files"][f"log_{self.file}.jsonl"].numpy()).decode().splitlines():
-            line = json.loads(text)  # in which what is not finite is a text
+            line = json.loads(text)  # non-finite numbers are stored as text
             run.trackers.line({name: float(value) if isinstance(value, str) else value for name, value in line.items()})
         run.trackers.scores(self.file, checkpoint["iteration"], scores)
 

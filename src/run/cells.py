@@ -1,4 +1,4 @@
-"""The state of each cell of a study, from the files in its folder. Imports no torch."""
+"""Read the state of each cell of a study from the files in its folder. Imports no torch."""
 
 import contextlib
 from dataclasses import dataclass
@@ -9,22 +9,23 @@ from src.machine.files import holder_of, parse_json, read_json
 from src.machine.progress import clock
 from src.report.measures import is_summary
 
-OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in the folder of a cell, beside the files of its run
+OUTPUT, RECORD, LOCK = "output.txt", "cell.json", "launched"  # in a cell's folder, beside the files of its run
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
-NOT_USABLE = "it has ended, but its files are damaged or of another configuration"
-TAIL = 1 << 14  # bytes of an output in which its last line is
+NOT_USABLE = "it ended, but its files are damaged or of another configuration"
+TAIL = 1 << 14  # bytes at the end of an output to search for its last line
 
 
 @dataclass(frozen=True)
 class State:
-    """``kind``: DONE, RUNNING, FAILED or WAITING; ``text``: its step and time left, or why it failed."""
+    """Hold the state of a cell: ``kind`` is DONE, RUNNING, FAILED or WAITING; ``text`` its step and time left,
+    or the reason."""
 
     kind: str
     text: str = ""
 
 
 def state_of(job):
-    """The State of a Job, by the files in its folder; of one whose flags are not chosen yet, why."""
+    """Return the State of a Job from the files in its folder; if its flags are not chosen yet, the reason."""
     if job.waits_for:
         return State(WAITING, job.waits_for)
     if is_done(job):
@@ -37,7 +38,7 @@ def state_of(job):
 
 
 def record_of(job):
-    """How its last attempt has ended, {"status", "message", ...}; None where it did not end yet or was interrupted."""
+    """Return how its last attempt ended, {"status", "message", ...}; None if it has not ended or was interrupted."""
     try:
         content = read_json(job.folder / RECORD)
     except (OSError, ValueError):
@@ -47,7 +48,8 @@ def record_of(job):
 
 
 def is_done(job):
-    """Whether a launcher saw it end well, its summary is there and all that can change a number is as it is now."""
+    """Return whether a launcher saw it end well, its summary exists and everything that can change a number is
+    unchanged."""
     record = record_of(job)
     if not record or record["status"] != 0:
         return False
@@ -61,7 +63,7 @@ def is_done(job):
 
 
 def progress_of(job):
-    """"task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left"; as much of it as the files show, or nothing."""
+    """Return "task 2 of 8: MNIST, step 40 of 1000, about 1:20:00 left", or as much of it as the files show."""
     finished = sum((job.folder / f"{task}.pth").is_file() for task in job.tasks)
     if finished == len(job.tasks):
         return "all tasks are trained"
@@ -97,7 +99,7 @@ def _seconds_of(path):
 
 
 def _last_json(path):
-    """The last whole line of a log that has an iteration; None without."""
+    """Return the last complete line of a log that has an iteration, or None."""
     for text in reversed(_tail(path)):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             line = parse_json(text)
@@ -106,7 +108,7 @@ def _last_json(path):
 
 
 def _tail(path):
-    """The last lines of a text file, none where there is no such file."""
+    """Return the last lines of a text file, an empty list if there is no such file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
@@ -116,5 +118,5 @@ def _tail(path):
 
 
 def last_line(job):
-    """What a cell has printed last."""
+    """Return the last line that a cell printed."""
     return next((legible(line) for line in reversed(_tail(job.folder / OUTPUT)) if line.strip()), "printed nothing")

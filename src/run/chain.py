@@ -1,4 +1,4 @@
-"""The matrix of a sequence that single runs have trained one after the other, from the checkpoints that they left.
+"""Compute the matrix of a sequence trained by single runs, from the checkpoints that they left.
 
     python -m src.main --load ckpt/run/DTD.pth,ckpt/run/MNIST.pth --eval-only --save ckpt/run
 """
@@ -16,9 +16,10 @@ from src.run.weights import starting_checkpoint, weights_before
 
 
 def rebuild(command):
-    """Score each file of --load on all that the sequence trained on, or on --eval-datasets. -> {space: summary}
+    """Score each file of --load on everything the sequence trained on, or on --eval-datasets. -> {space:
+    summary}
 
-    Raises UserError, before anything is scored, for files that are no chain.
+    Raises UserError, before anything is scored, for files that are not a chain.
     """
     weights = command.weights
     chain = {path: _outline(weights, path) for path in weights.loaded}
@@ -43,18 +44,20 @@ def rebuild(command):
 
 
 def _read(weights, path, quiet=False):
-    """The checkpoint of one of the files: once for its outline, with the warnings about it, and once to score it. All
-    are outlined before the first is scored, and the memory holds one model at a time."""
+    """Read the checkpoint of one file: once for its outline, with the warnings about it, and once to score it.
+
+    All files are outlined before the first is scored, and only one model is in memory at a time.
+    """
     return starting_checkpoint(dataclasses.replace(weights, load=path), quiet=quiet)
 
 
 def _outline(weights, path):
-    """A checkpoint without what takes memory."""
+    """Return a checkpoint without its large tensors."""
     checkpoint = _read(weights, path)
     history = checkpoint.get("history")
     if not history or not all(isinstance(entry, dict) and isinstance(entry.get("dataset"), str) for entry in history):
-        raise UserError(f"--load {path}: does not say what it was trained on; several files are to be those that the "
-                        "runs of a sequence left, <save>/<DATASET>.pth")
+        raise UserError(f"--load {path}: does not say what it was trained on; give the files that the runs of a "
+                        "sequence left, <save>/<DATASET>.pth")
     return {key: value for key, value in checkpoint.items() if key not in ("state_dict", "carry")}
 
 
@@ -63,12 +66,13 @@ def _source(entry):
 
 
 def _flags(checkpoint):
-    """What is stored of the flags that a checkpoint was trained with."""
+    """Return the stored flags that a checkpoint was trained with."""
     return {key: value for key, value in checkpoint.get("config", {}).items() if key in FLAGS}
 
 
 def _trained(chain):
-    """The datasets that the files were trained on last, as the command line names them. Refuses what is no sequence."""
+    """Return the dataset that each file was trained on last, as on the command line. Refuses files that are not
+    a sequence."""
     first, *_ = histories = {path: list(dict.fromkeys(entry["dataset"] for entry in checkpoint["history"]))
                              for path, checkpoint in chain.items()}
     expected, shape = histories[first][:-1], chain[first]["architecture"]
@@ -83,7 +87,7 @@ def _trained(chain):
     trained = [_source(checkpoint["history"][-1]) for checkpoint in chain.values()]
     if len(set(map(known_pairs, trained))) > 1:
         raise UserError(f"--load {','.join(chain)}: some were trained on image-text pairs, some on classes; a matrix "
-                        "is of one kind")
+                        "takes one kind")
     return trained
 
 
@@ -91,12 +95,12 @@ def _require_columns(trained, evaluated):
     scored = set(map(stem, evaluated))
     wholes = dict.fromkeys(phase_of(name)[0] for name in trained)
     if missing := [name for name in wholes if stem(name) not in scored]:
-        raise UserError(f"--eval-datasets {','.join(evaluated)}: the matrix has a column for each task, "
-                        f"{','.join(missing)} too; name them, leave the flag away, or give one file")
+        raise UserError(f"--eval-datasets {','.join(evaluated)}: the matrix has a column for each task, also "
+                        f"{','.join(missing)}; name them, leave the flag out, or give one file")
 
 
 def _row_before(run, path, checkpoint):
-    """Scores of the weights that the sequence started from; None where they are not to be had."""
+    """Return the scores of the weights that the sequence started from; None if they are not available."""
     start = _start(run.command.weights, path, checkpoint)
     if start is None:
         return None
@@ -105,10 +109,10 @@ def _row_before(run, path, checkpoint):
     return scores
 
 
-@in_turn  # of several processes all meet the same, or none goes on
+@in_turn  # all processes get the same answer, or all stop
 def _start(weights, path, checkpoint):
     try:
         return weights_before(weights, checkpoint)
     except (UserError, LoadError) as error:
-        print(f"note: no zero-shot row, for {path} does not lead there: {error}", flush=True)
+        print(f"note: no zero-shot row, since {path} does not lead back to those weights: {error}", flush=True)
         return None

@@ -1,4 +1,4 @@
-"""The datasets of a run, each opened once, with the splits and templates that the flags ask for."""
+"""Open the datasets of a run, each once, with the splits and templates that the flags ask for."""
 
 import dataclasses
 import functools
@@ -9,11 +9,11 @@ from src.datasets.shots import with_shots_file
 from src.errors import UserError
 from src.templates.collections import FIRST, FOR_ALL, SIMPLE, TEMPLATES
 
-OWN_TABLES = ("csv:", "pairs:")  # lists of images, of which some may not be there
+OWN_TABLES = ("csv:", "pairs:")  # lists of images, some of which may be missing
 
 
 class Datasets:
-    """Opens each dataset once a run, with the splits and templates that the flags ask for."""
+    """Open each dataset once per run, with the splits and templates that the flags ask for."""
 
     def __init__(self, data):
         self.data, self._for_all = data, (data.template or "").startswith(FOR_ALL)
@@ -55,7 +55,7 @@ class Datasets:
         return splits.tolerant(task) if data.skip_bad_images else task
 
     def _with_classes(self, name, trained=False):
-        """The dataset ``name`` with the classes and prompts of its split, and the images of its lists."""
+        """Return the dataset ``name`` with the classes and prompts of its split, and the images of its lists."""
         base, part, parts = class_split(name)
         if self._only_refers_to(name):
             task = self._opened(base)
@@ -64,27 +64,27 @@ class Datasets:
         return task if part is None else splits.with_classes(task, part, parts, self.data.seed, self.data.class_order)
 
     def has_templates(self, name):
-        """Whether a dataset comes with prompts of its own, which --template NAME leaves alone."""
+        """Return whether a dataset comes with its own prompts, which --template NAME does not replace."""
         return self._with_classes(phase_of(name)[0]).templates is not SIMPLE
 
     def _with_lists(self, base):
-        """The dataset ``base``, before its classes are split, as --split-file splits it."""
+        """Return the dataset ``base`` split by --split-file, before its classes are split."""
         task = self._opened(base)
         if self._lists:
             return coop.with_lists(task, self._lists)
         return splits.with_split_file(task, self.data.split_file) if stem(base) == self.data.split_file_of else task
 
     def _with_remark(self, base):
-        """That with a note, if it is trained on, where the order of its classes is PILOT's and its split is not."""
+        """Return the same, with a note if it is trained on with PILOT's class order but not PILOT's split."""
         task, data = self._split(base), self.data
         return with_remark(task) if data.class_order == "pilot" and not data.split_file else task
 
     def lists_of(self, name):
-        """The ``list_digests`` of a dataset; None if it is not there to be split."""
+        """Return the ``list_digests`` of a dataset; None if the dataset is not available."""
         return self.open(name).list_digests
 
     def _only_refers_to(self, name):
-        """Whether a dataset serves as reference only, which needs no test split."""
+        """Return whether a dataset serves only as a reference, which needs no test split."""
         data = self.data
         used = {phase_of(other)[0] for other in (*data.trained, *data.eval_datasets)}
         return name in (data.ref_dataset, data.ref_sentences, data.ddas_reference) and name not in used
@@ -112,18 +112,19 @@ class Datasets:
         return task
 
     def _own_split(self, task):
-        """Train and val of a dataset that has no list among those of --split-file DIR."""
+        """Split off train and val for a dataset without a list in --split-file DIR."""
         if self.data.val_fraction != coop.DIKI or task.name not in coop.DIKI_DRAWS:
             return coop.with_own_split(task, self.data.data_location)
         drawn = [name for name in self.data.trained if name in coop.DIKI_DRAWS]
         if task.name not in drawn:
-            raise UserError(f"--val-fraction {coop.DIKI}: {task.name} is an earlier task, whose draw depends on the "
-                            "datasets of its sequence; train them all by one --dataset-order")
+            raise UserError(f"--val-fraction {coop.DIKI}: {task.name} is an earlier task, and its draw depends on the "
+                            "datasets of its sequence; train them all in "
+                            "one --dataset-order")
         return coop.with_diki_split(task, {name: self._opened(name).split("train").labels for name in drawn})
 
 
 def templates_of(template):
-    """The prompts that a value of --template names, None for None."""
+    """Return the prompts that a value of --template names, None for None."""
     if template is None:
         return None
     name = template.removeprefix(FOR_ALL)
@@ -136,7 +137,7 @@ def templates_of(template):
 
 
 def dataset_of(checkpoint, path):
-    """The dataset that a checkpoint was trained on last, as the command line names it."""
+    """Return the dataset that a checkpoint was trained on last, as on the command line."""
     name = (checkpoint.get("history") or [{}])[-1].get("source") or checkpoint.get("dataset", "")
     try:
         find_entry(name)

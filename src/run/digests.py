@@ -1,4 +1,4 @@
-"""Digests of what numbers depend on: nested content, data as they lie there, code, the machine."""
+"""Compute digests of everything that numbers depend on: nested content, data files, code, the machine."""
 
 import ast
 import functools
@@ -24,7 +24,7 @@ FOLDERS = (Path(__file__).parents[1], Path(clip.__file__).parent)  # of our code
 
 
 def content_digest(content):
-    """Return the digest of tensors and plain values in dicts, lists and tuples, to the bit and in their order."""
+    """Return the digest of tensors and plain values in dicts, lists and tuples: every bit counts, and the order."""
     digest = hashlib.blake2b(digest_size=32)
     _feed(digest.update, content)
     return digest.hexdigest()
@@ -53,31 +53,34 @@ def _feed(update, content):
 
 
 class DataDigests:
-    """Digests of the datasets of a run, as its flags open them. An image file counts by its name in the dataset, its
-    size and the time of its last change; no file is read, and each dataset is looked at once a run."""
+    """Compute digests of a run's datasets, as its flags open them.
+
+    An image file counts by its name in the dataset, its size and its modification time. No file is read, and
+    each dataset is examined once per run.
+    """
 
     def __init__(self, datasets):
         self.datasets = datasets
         self.trained, self.read, self.scored = map(functools.cache, (self._trained, self._read, self._scored))
 
     def _trained(self, name, every_split=False):
-        """Of what a task trains on, ``every_split`` of the dataset where a custom method may read any."""
+        """Digest what a task trains on; ``every_split`` of the dataset for a custom method, which may read any."""
         task = self.datasets.open(name)
         return content_digest([words_digest(task), _splits(task, sorted(task.splits) if every_split else ["train"]),
                                task.train_data, task.lists, task.drawn_from and split_digest(task.drawn_from)])
 
     def _read(self, name, trained):
-        """Of another dataset that a method reads, opened as it was trained on or not."""
+        """Digest another dataset that a method reads, opened either as trained on or not."""
         task = self.datasets.open(name, trained=True) if trained else self.datasets.open(name)
         return content_digest([words_digest(task), split_digest(task.reference_split) if task.splits else None])
 
     def _scored(self, name, split):
-        """Of the images and captions in a split that is scored."""
+        """Digest the images and captions in a split that is scored."""
         return split_digest(self.datasets.open(name).split(split))
 
 
 def words_digest(task):
-    """Return the digest of all of a Task that is text."""
+    """Return the digest of all text in a Task."""
     return content_digest([task.name, list(task.classnames), list(task.templates), list(task.sentences), task.pairs])
 
 
@@ -95,7 +98,7 @@ def split_digest(split):
 def _state(path):
     try:
         found = os.stat(path)
-    except OSError:  # named when it is decoded
+    except OSError:  # reported when it is decoded
         return None
     return [found.st_size, found.st_mtime_ns]
 
@@ -104,15 +107,17 @@ def _state(path):
 
 
 def code_digest(folders=None):
-    """Return the digest, the same on every machine, of every file of src/ and clip/: its name and its bytes."""
+    """Return the digest of every file in src/ and clip/, by name and bytes; the same on every machine."""
     files = {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for folder in folders or FOLDERS
              for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     return hashlib.sha256(json.dumps([[name, digest_of(files[name])] for name in sorted(files)]).encode()).hexdigest()
 
 
 def sources_digest(path):
-    """Return the digest of a custom method's file and of the modules that it imports by name: of those that come with
-    Python or in packages by their version, of others by their files."""
+    """Return the digest of a custom method's file and of the modules that it imports by name.
+
+    Modules of Python and of packages count by their version, others by their files.
+    """
     waiting, files, packages = [Path(path).resolve()], {}, {}
     while waiting:
         file = waiting.pop()
@@ -127,7 +132,7 @@ def sources_digest(path):
 
 
 def _imported(file):
-    """The packages that a file imports anywhere, by their first name, without ours."""
+    """Return the top-level names of the packages that a file imports anywhere, without ours."""
     names = set()
     for node in ast.walk(ast.parse(file.read_bytes())) if file.suffix == ".py" else ():
         if isinstance(node, ast.Import):
@@ -138,7 +143,7 @@ def _imported(file):
 
 
 def _files_of(name):
-    """The files of a module of the user's; [] of one that was installed, or that is not there."""
+    """Return the files of a user's module; [] if it is installed or missing."""
     spec = PathFinder.find_spec(name)
     places = [Path(place).resolve() for place in (spec.submodule_search_locations or [spec.origin])] if spec else []
     if any(place.is_relative_to(folder) for place in places for folder in _installed()):
@@ -161,7 +166,7 @@ def _version(name):
 
 
 def machine(device):
-    """Return what of the machine may change the last bits of a number, as text: ``device`` is the run's Device."""
+    """Return, as text, what of the machine may change the last bits of a number. ``device``: the run's Device."""
     backend = [torch.version.cuda, torch.backends.cudnn.version()] if device.device.type == "cuda" else []
     cpu = [platform.machine(), _cpu_model(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     return repr([device.device.type, device.describe(), device.precision, *backend, *cpu])
@@ -169,7 +174,7 @@ def machine(device):
 
 @functools.cache
 def _cpu_model():
-    """The model's name where Linux tells it: libraries choose their kernels by it."""
+    """Return the CPU model where Linux reports it: libraries choose their kernels by it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""``--export``: a finished model in the layout of open_clip or of transformers, as safetensors.
+"""Export a finished model (``--export``) in the layout of open_clip or of transformers, as safetensors.
 
     python -m src.main --load ckpt/dtd_ft/DTD.pth --export exported/dtd_ft
 
@@ -30,31 +30,36 @@ from src.machine.files import atomic_file
 from src.run.weights import note_plain
 from src.store.records import RunFolder
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"  # as open_clip looks for them
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"  # the names that open_clip looks for
 HEADS, CLASSES = "heads.safetensors", "classes.json"
-# As transformers looks for them.
+# The names that transformers looks for.
 THEIR_CONFIG, THEIR_WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 FILES = (CONFIG, WEIGHTS, HEADS, CLASSES, THEIR_CONFIG, THEIR_WEIGHTS, PROCESSOR)
 STAGES = 4  # of open_clip's ResNets
-CONFIGURATION = "configuration"  # of the weights' metadata: a digest of the flags that made them
+CONFIGURATION = "configuration"  # key in the weights' metadata: a digest of the flags that made them
 
 
 class Export:
-    """A folder for one model; without a path, nothing is checked and nothing written. Other files that lie there stay.
-    Of several processes the one that ``writes`` is the first."""
+    """Write one model into a folder; without a path, check and write nothing. Other files in the folder stay.
+
+    With several processes only the first one ``writes``.
+    """
 
     def __init__(self, path, writes=True, layout="open_clip"):
         self.folder, self.layout = RunFolder(path, writes, "--export"), LAYOUTS[layout]
 
     def claim(self, architecture, overwrite, configuration=None):
-        """Before anything else is done: ``refuse``, and a folder that cannot be written too."""
+        """Check before anything else is done: ``refuse``, and also refuse a folder that is not writable."""
         self.refuse(architecture, overwrite, configuration)
         self.folder.prepare()
 
     def refuse(self, architecture, overwrite, configuration=None):
-        """UserError for an architecture that the layout cannot describe, and for a folder that has an export already:
-        only with ``overwrite`` is it replaced, or where it was made by this ``configuration``, the flags of a training
-        run. Writes nothing."""
+        """Raise UserError for an architecture that the layout cannot describe, and for a folder that already
+        has an export.
+
+        An export is replaced only with ``overwrite``, or if this ``configuration`` (the flags of a training
+        run) made it. Writes nothing.
+        """
         path = self.folder.path
         if path is None:
             return
@@ -64,23 +69,26 @@ class Export:
         found = [name for name in FILES if os.path.lexists(self.folder.file(name))]
         ours = configuration is not None and self._made_by() == digest(configuration)
         if found and not overwrite and not ours:
-            raise UserError(f"--export {path}: {', '.join(found)} of another export or origin would be lost; give "
-                            "--overwrite to replace, or another folder")
+            raise UserError(f"--export {path}: {', '.join(found)} from another export or source would be lost; give "
+                            "--overwrite to replace them, or another folder")
 
     def _made_by(self):
-        """The digest of the configuration behind the weights that lie there, or None."""
+        """Return the digest of the configuration behind the weights in the folder, or None."""
         try:
             with safe_open(self.folder.file(self.layout.weights), framework="pt") as file:
                 return (file.metadata() or {}).get(CONFIGURATION)
-        except Exception:  # no file, or none of ours: whatever it is, it will not be taken for ours
+        except Exception:  # no file, or not one of ours
             return None
 
     def write(self, checkpoint):
-        """Write the weights of a finished checkpoint and the heads that it has; the configuration comes last, without
-        which open_clip finds nothing: a folder whose writing was broken off is no model."""
+        """Write the weights of a finished checkpoint and its heads.
+
+        The configuration comes last: open_clip finds nothing without it, so an interrupted export is not taken
+        for a model.
+        """
         if not self.folder.writes:
             return
-        for name in FILES:  # a model without heads leaves none behind, nor one of the other layout
+        for name in FILES:  # remove old heads, and an export in the other layout
             if name != self.layout.weights:
                 self.folder.file(name).unlink(missing_ok=True)
         note_plain(checkpoint, checkpoint.get("dataset") or "the checkpoint", "--export")
@@ -97,8 +105,8 @@ class Export:
             self.folder.write_json(name, content)
         print(f"exported to {self.folder.path}: {', '.join([*described, self.layout.weights])}", flush=True)
         if heads:
-            print(f"note: the linear heads of {', '.join(heads)} have no place in {self.layout.owner} layout; they are "
-                  f"in {HEADS} beside it, their class names in {CLASSES}", flush=True)
+            print(f"note: the linear heads of {', '.join(heads)} do not fit {self.layout.owner} layout; they are in "
+                  f"{HEADS} beside it, with class names in {CLASSES}", flush=True)
 
     def _write_tensors(self, name, tensors, metadata=None):
         with atomic_file(self.folder.file(name)) as file:
@@ -106,7 +114,8 @@ class Export:
 
 
 def open_clip_config(architecture):
-    """The content of ``open_clip_config.json``. UserError with the reason where open_clip cannot build such a model."""
+    """Return the content of ``open_clip_config.json``. Raises UserError with the reason if open_clip cannot
+    build the model."""
     layers, width = architecture["vision_layers"], architecture["vision_width"]
     is_resnet = isinstance(layers, list)
     if is_resnet and len(layers) != STAGES:
@@ -114,7 +123,7 @@ def open_clip_config(architecture):
                         f"{len(layers)}; leave --export out, or take another --model")
     _refuse_unknown_tokens(architecture, "open_clip")
     architecture = catalog.completed(architecture)
-    inner = width * 32 if is_resnet else width  # what the heads of an image tower share
+    inner = width * 32 if is_resnet else width  # the width that the heads of an image tower divide
     heads, size = catalog.vision_heads(architecture), architecture["image_resolution"]
     patch = {} if is_resnet else {"patch_size": architecture["vision_patch_size"]}
     return {
@@ -136,7 +145,7 @@ def open_clip_config(architecture):
 
 
 def _mlp_ratio(width, hidden):
-    """open_clip takes the whole part of width times ratio for the hidden values of a block."""
+    """Return the ratio for which open_clip computes ``hidden`` values in a block: int(width * ratio)."""
     if not hidden:
         return {}
     return {"mlp_ratio": next(ratio for ratio in (hidden / width, (hidden + 0.5) / width)
@@ -144,11 +153,14 @@ def _mlp_ratio(width, hidden):
 
 
 def transformers_configs(architecture):
-    """The content of ``config.json`` and of ``preprocessor_config.json``. UserError for a ResNet, which CLIPModel is
-    not, and for tokens that its tokenizer gives and the model does not know."""
+    """Return the content of ``config.json`` and ``preprocessor_config.json``.
+
+    Raises UserError for a ResNet, which CLIPModel cannot represent, and for a model with fewer tokens than its
+    tokenizer.
+    """
     if isinstance(architecture["vision_layers"], list):
-        raise UserError("--export-format transformers: its CLIPModel is a ViT, this model's image tower is a ResNet; "
-                        "give --export-format open_clip")
+        raise UserError("--export-format transformers: its CLIPModel is a ViT, but this model's image tower is a "
+                        "ResNet; give --export-format open_clip")
     _refuse_unknown_tokens(architecture, "transformers")
     architecture, size = catalog.completed(architecture), architecture["image_resolution"]
     rows = max(architecture["vocab_size"], VOCABULARY_SIZE)
@@ -175,15 +187,18 @@ def transformers_configs(architecture):
 
 def _refuse_unknown_tokens(architecture, library):
     if not architecture.get("vocabulary") and architecture["vocab_size"] < VOCABULARY_SIZE:
-        raise UserError(f"--export: {library}'s tokenizer gives {VOCABULARY_SIZE} different tokens, this model knows "
-                        f"the first {architecture['vocab_size']}; leave --export out")
+        raise UserError(f"--export: {library}'s tokenizer has {VOCABULARY_SIZE} tokens, but this model knows only the "
+                        f"first {architecture['vocab_size']}; leave --export out")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """``weights``: the file of tensors; ``describe``: architecture -> {file: content}, the last of which makes a folder
-    a model; ``rename``: {OpenAI's name: tensor} -> {the library's name: tensor}; ``stamp``: architecture -> metadata of
-    the tensors."""
+    """Describe an export layout.
+
+    ``weights``: the file of tensors. ``describe``: architecture -> {file: content}; the last file makes the
+    folder a model. ``rename``: {OpenAI's name: tensor} -> {the library's name: tensor}. ``stamp``: architecture
+    -> metadata of the tensors.
+    """
 
     owner: str
     weights: str
@@ -202,9 +217,12 @@ LAYOUTS = {
 
 
 def with_all_tokens(checkpoint):
-    """(architecture, state dict) of a checkpoint, on the host; one with a row for some tokens only gets a row for each,
-    those that were unknown the one that they shared."""
-    weights = loader.build(checkpoint).state_dict()  # matched name for name: nothing missing, nothing else
+    """Return (architecture, state dict) of a checkpoint, on the host.
+
+    A checkpoint with rows for only some tokens gets a row for each; the unknown ones get the row that they
+    shared.
+    """
+    weights = loader.build(checkpoint).state_dict()  # all names match: none missing, none extra
     architecture = dict(checkpoint["architecture"])
     vocabulary = architecture.pop("vocabulary", None)
     if vocabulary:
@@ -216,11 +234,12 @@ def with_all_tokens(checkpoint):
 
 
 def class_names_of(checkpoint):
-    """{dataset: class names} of the checkpoint's heads, as far as its history holds them."""
+    """Return {dataset: class names} of the checkpoint's heads, as far as its history holds them."""
     known = {task.get("dataset"): task.get("classnames") for task in checkpoint.get("history", [])}
     return {name: known[name] for name in checkpoint["heads"] if name in known}
 
 
 def digest(configuration):
-    """Of the flags that can change a result: who publishes an export need not publish the paths among them."""
+    """Digest the flags that can change a result, so that publishing an export does not publish the paths among
+    them."""
     return hashlib.sha256(repr(sorted(map(repr, configuration.items()))).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checks that the trials of a study are scored on other images than its test runs. Opens data and reads no image."""
+"""Check that trials of a study are scored on other images than its test runs. Opens data without reading an image."""
 
 import contextlib
 import io
@@ -14,9 +14,11 @@ from src.run.datasets import Datasets
 
 
 def refuse_shared_images(trials, jobs):
-    """Refuse Jobs that score images of the trials of their row, as where the val part of a dataset serves as test, and
-    trials on data without val. Warn where trials train on images that they score. Data that cannot be opened are
-    skipped: their runs say why and fail.
+    """Refuse Jobs that score images of their row's trials (as when a dataset's val split serves as test), and
+    trials on data without val.
+
+    Warn if trials train on images that they score. Data that cannot be opened are skipped: their runs report it
+    and fail.
     """
     tested = _opened(jobs)
     for row, chosen in _opened(trials).items():
@@ -33,13 +35,13 @@ def refuse_shared_images(trials, jobs):
 
 def _refuse(row, tried, tested, count, split):
     also = "" if tried == tested else f" of {tested}"
-    raise UserError(f"select: row {row}: {count} val images of {tried} are {split} images{also} too, on which its test "
-                    "runs are scored; give val images of other data, as by on: {orders: ...}, or of the training data, "
-                    "as by on: {val-fraction: 0.1}")
+    raise UserError(f"select: row {row}: {count} val images of {tried} are {split} images{also} too, on which its "
+                    f"test runs are scored; take val images from other data, with on: {{orders: ...}}, or from the "
+                    f"training data, with on: {{val-fraction: 0.1}}")
 
 
 def _opened(jobs):
-    """{row: [Scored] that differ in what they open}"""
+    """Return {row: [Scored]}, one Scored for each different way of opening the data."""
     found, known = {}, {}
     for job in jobs:
         config = parse(job.words)
@@ -52,7 +54,7 @@ def _opened(jobs):
 
 
 class Scored:
-    """The images that a run scores."""
+    """Represent the images that a run scores."""
 
     def __init__(self, datasets, names, split):
         self.datasets, self.names, self.split = datasets, names, split
@@ -62,25 +64,25 @@ class Scored:
         for name, task in self._tasks():
             if self.split not in task.splits:
                 raise UserError(f"select: row {row}: {name} has no {self.split} split to choose on; it has "
-                                f"{', '.join(task.splits)}; hold some of its training images out, as by "
-                                "on: {val-fraction: 0.1}")
+                                f"{', '.join(task.splits)}; hold out some of its training images, with on: "
+                                f"{{val-fraction: 0.1}}")
 
     def images(self):
-        """{identity of an image: the dataset that has it}"""
+        """Return {identity of an image: its dataset}."""
         if self._images is None:
             self._images = {image: name for name, task in self._tasks() if self.split in task.splits
                             for image in _images(task, name, self.split)}
         return self._images
 
     def trained_images(self):
-        """A text for each dataset of whose val images some are trained on."""
+        """Yield a text for each dataset that trains on some of its val images."""
         for name, task in self._tasks():
             both = set(_paths(task, self.split)) & set(_paths(task, "train"))
             if both:
                 yield f"{len(both)} val images of {name} are training images too"
 
     def _tasks(self):
-        """[(name, Task)] of the data that can be opened."""
+        """Return [(name, Task)] of the data that can be opened."""
         found = []
         for name in self.names:
             with contextlib.suppress(UserError, ImportError), contextlib.redirect_stdout(io.StringIO()):
@@ -89,8 +91,10 @@ class Scored:
 
 
 def _images(task, name, part):
-    """The identities of the images of a part: their paths, or their number in the part, which is test's where both
-    parts are one object."""
+    """Return the identities of a split's images: their paths, or their index in the split.
+
+    The split counts as test if both splits are the same object.
+    """
     split, base = task.split(part), class_split(phase_of(name)[0])[0]
     if split.path:
         return map(os.path.realpath, _paths(task, part))

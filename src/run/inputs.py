@@ -1,4 +1,4 @@
-"""Digests of what a run reads: weights, data, class names, code. The same on every machine, in hex (sha256)."""
+"""Compute digests of what a run reads: weights, data, class names, code. The same on every machine; hex (sha256)."""
 
 import contextlib
 import hashlib
@@ -20,13 +20,13 @@ from src.run.datasets import Datasets
 from src.run.plan.data import PlannedDatasets
 from src.run.weights import starting_checkpoint
 
-READERS = 8  # files that are read at the same time
-REFERENCE = "reference"  # the role of data that a method only refers to
+READERS = 8  # files read in parallel
+REFERENCE = "reference"  # the role of reference data
 
 
 @contextlib.contextmanager
 def looking():
-    """While entered, nothing is written and nothing is printed: the runs print the same again."""
+    """Suppress writing and printing while entered: the runs print the same again."""
     with reading_only(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -35,7 +35,7 @@ def looking():
 
 
 def roles_of(command):
-    """{dataset: {split that is trained on or scored, or REFERENCE}} of the run of a Command."""
+    """Return {dataset: {split that is trained on or scored, or REFERENCE}} of a Command's run."""
     training, scoring = command.training, command.scoring
     trained = [] if scoring.evaluation else [JOINT] if training.joint else training.trained
     named = [*(training.trained if scoring.in_order else ()), *scoring.eval_datasets] or training.trained
@@ -50,14 +50,14 @@ def roles_of(command):
 
 
 def _references(training):
-    """The datasets that the method refers to; "random" sentences are none."""
+    """Return the datasets that the method refers to; "random" sentences are not one."""
     named = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
              "text_datasets": training.text_datasets, "ddas_reference": [training.ddas_reference]}
     return [name for key in named if key in training.reads for name in named[key] if name not in (None, "random")]
 
 
 def weights_of_roles(command):
-    """{role: the settings of weights} that the run of a Command reads."""
+    """Return {role: the settings of weights} that a Command's run reads."""
     found, training = {"start": command.weights}, command.training
     if "ref_model" in training.reads and training.ref_model:
         found["teacher"] = replace(command.weights, load=training.ref_model, loaded=(training.ref_model,), init="auto",
@@ -66,8 +66,10 @@ def weights_of_roles(command):
 
 
 def missing(command):
-    """Sentences about all weights and data that the run of a Command reads and that are not there. ({name} of datasets
-    that an ordinary run would download, sentences)"""
+    """List all weights and data that a Command's run reads and that are missing.
+
+    Returns (names of datasets that an ordinary run would download, sentences).
+    """
     with looking():
         datasets = PlannedDatasets(command.data)
         refused = dict(filter(None, (_refusal(datasets, name) for name in roles_of(command))))
@@ -78,7 +80,7 @@ def missing(command):
 
 
 def _refusal(datasets, name):
-    """(name, why a dataset cannot be opened), None where it can or where the datasets know why."""
+    """Return (name, why a dataset cannot be opened); None if it can, or if the datasets report it themselves."""
     try:
         datasets.open(name)
     except UserError as error:
@@ -99,8 +101,8 @@ def _absent(wanted):
 
 
 def digests_of(command):
-    """{"weights": {role: ...}, "datasets": {name: ...}, "files": {flag: digest}} of all that the run of a Command
-    reads, as types that json knows."""
+    """Return {"weights": {role: ...}, "datasets": {name: ...}, "files": {flag: digest}} of everything that a
+    Command's run reads, as json types."""
     with looking():
         weights = {role: _weights(wanted) for role, wanted in weights_of_roles(command).items()}
         datasets = Datasets(command.data)
@@ -111,7 +113,7 @@ def digests_of(command):
 
 
 def files_of(command):
-    """{flag: path} of what else changes numbers: a custom method, an architecture, a basis."""
+    """Return {flag: path} of other files that change numbers: a custom method, an architecture, a basis."""
     method = command.scoring.method
     named = {"--method": method.rpartition(":")[0] if ".py:" in method else None,
              "--model-config": command.weights.model_config,
@@ -120,7 +122,7 @@ def files_of(command):
 
 
 def _weights(wanted):
-    """Digests of the tensors and the architecture of weights, and of the file that a flag names: it may hold more."""
+    """Digest the tensors and the architecture of weights, and the file that a flag names, which may hold more."""
     checkpoint = starting_checkpoint(wanted, quiet=True)
     file = wanted.load or wanted.model
     architecture = sorted([key, repr(value)] for key, value in checkpoint["architecture"].items())
@@ -130,7 +132,7 @@ def _weights(wanted):
 
 
 def tensors_digest(tensors):
-    """Return the digest of {name: tensor}: names, types, shapes and every bit, in the order of the names."""
+    """Return the digest of {name: tensor}: names, types, shapes and every bit, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous()
@@ -140,8 +142,11 @@ def tensors_digest(tensors):
 
 
 def dataset_digests(task, roles):
-    """Digests of a Task: its class names, and for each split in ``roles`` the names and labels of its images and their
-    content. Of data that are only referred to, which may be all of ImageNet, the content is left out."""
+    """Digest a Task: its class names, and for each split in ``roles`` the names, labels and content of its
+    images.
+
+    The content of reference data is left out: it may be all of ImageNet.
+    """
     found = {"classes": _text_digest(list(task.classnames))}
     for role in sorted(roles - {REFERENCE}):
         split = task.split(role)
@@ -153,14 +158,14 @@ def dataset_digests(task, roles):
 
 
 def listing_digests(split):
-    """The number of images of a Split, and the digest of their names, labels and captions."""
+    """Return the number of images in a Split, and the digest of their names, labels and captions."""
     captions = split.captions and [list(texts) for texts in split.captions]
     return {"images": len(split),
             "listing": _text_digest([list(split.listing()), list(map(int, split.labels)), captions])}
 
 
 def content_digest(split):
-    """Return the digest of the images of a Split, in order: of files their bytes, of others their pixels."""
+    """Return the digest of a Split's images, in order: the bytes of files, the pixels of others."""
     if split.path is None:
         each = (_pixels_digest(split.image(index)) for index in range(len(split)))
     else:
@@ -180,7 +185,7 @@ def _text_digest(content):
 
 
 def changes(before, now, place=()):
-    """Paths, as "zero-shot datasets DTD classes", at which two contents of digests differ."""
+    """Return the paths, such as "zero-shot datasets DTD classes", at which two digest contents differ."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [" ".join(place)]
     return [text for key in dict.fromkeys([*before, *now])

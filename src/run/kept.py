@@ -1,4 +1,4 @@
-"""--keep-features: what of an evaluation is kept, how large it is, and which methods it is not for."""
+"""Keep an evaluation by --keep-features: what is kept, how large it is, and which methods are excluded."""
 
 import torch
 
@@ -12,17 +12,17 @@ BYTES = STORED.itemsize
 
 
 def refuse_other_scores(hooks):
-    """UserError where the first of ``hooks`` scores images in a way that kept features cannot repeat."""
+    """Raise UserError if the first of ``hooks`` scores images in a way that kept features cannot reproduce."""
     kind = type(hooks[0]) if hooks else None
     if kind is not None and not scores_features(kind):
-        raise UserError(f"--keep-features: {kind.__name__} scores images in its own way, which features alone need not "
-                        "give again; leave the flag out. If its scores look at images through image_features alone, "
-                        f"write scores_features = True into {kind.__name__}")
+        raise UserError(f"--keep-features: {kind.__name__} defines its own scores, which features alone may not "
+                        "reproduce; leave the flag out. If its scores use images only through image_features, set "
+                        f"scores_features = True in {kind.__name__}")
 
 
 def kept_text(run, names, start):
-    """How much --keep-features writes in a Run of the tasks ``names`` from the checkpoint ``start``, in words; None
-    without it."""
+    """Return how much --keep-features writes for the tasks ``names`` from the checkpoint ``start``; None
+    without the flag."""
     if not run.scoring.keep_features:
         return None
     vectors = [vectors_of(run.scoring, run.datasets.open(name)) for name in run.evaluated]
@@ -32,7 +32,7 @@ def kept_text(run, names, start):
 
 
 def size_text(images, width, evaluations):
-    """What --keep-features writes, in words; ``images``: [number of vectors of each dataset]."""
+    """Return how much --keep-features writes. ``images``: [number of vectors of each dataset]."""
     values = sum(images) * width
     total = evaluations * values * BYTES / 2 ** 20
     return (f"--keep-features: {evaluations} evaluation{'s' * (evaluations > 1)} of {sum(images):,} x {width:,} values "
@@ -40,21 +40,23 @@ def size_text(images, width, evaluations):
 
 
 def vectors_of(scoring, task):
-    """The number of features that an evaluation has of a Task: of its images, and of captions."""
+    """Return the number of features in an evaluation of a Task: images, plus captions."""
     split = task.split(scoring.eval_split)
     images = len(split) if scoring.max_evaluation_size is None else min(len(split), scoring.max_evaluation_size)
     return images + (sum(map(len, split.captions[:images])) if task.pairs else 0)
 
 
 def text_digest(state_dict):
-    """A digest of the text tower among the tensors of a CLIP, the same on every device and in every precision that
-    holds the weights."""
+    """Return a digest of the text tower among the tensors of a CLIP.
+
+    It is the same on every device and in every precision that represents the weights.
+    """
     return fingerprint([(name, value.detach().float().cpu()) for name, value in sorted(state_dict.items())
                         if not name.startswith(WITHOUT_TEXT)])
 
 
 class Keeper:
-    """What one evaluation after ``task`` keeps in a RunFolder: its members are called as the parts are there."""
+    """Keep one evaluation after ``task`` in a RunFolder; call its methods as the parts become available."""
 
     def __init__(self, folder, task, settings):
         self.ledger, self.task, self.settings, self.kept = Ledger(folder), task, settings, {}
@@ -62,8 +64,8 @@ class Keeper:
         self.ledger.begin(task)
 
     def scored_against(self, classifiers, spaces):
-        """``classifiers`` {file: Classifier} of all label spaces, ``spaces`` {file: {space: files}} of what is
-        scored."""
+        """Note ``classifiers`` {file: Classifier} for all label spaces and ``spaces`` {file: {space: files}} of
+        what is scored."""
         self.classifiers, self.spaces = classifiers, spaces
 
     def split(self, file, found):
@@ -86,8 +88,11 @@ class Keeper:
         self.kept[file] = facts
 
     def finish(self, datasets, sources, **facts):
-        """Describe the evaluation, now that all is scored; ``sources`` {file: the dataset as the command line names
-        it}. Classes that images are only compared with are kept without images."""
+        """Describe the evaluation after everything is scored.
+
+        ``sources``: {file: the dataset as on the command line}. Classes that images are only compared with are
+        kept without images.
+        """
         for file in self.classifiers.keys() - self.kept.keys():
             weights = packed(self.classifiers[file])
             self._add(file, {"features": _half(torch.zeros(0, weights.shape[1])),
@@ -108,7 +113,7 @@ class Keeper:
 
 
 def packed(classifier):
-    """The weights (C, D) of a Classifier, of a trained head (C, D + 1), as an array."""
+    """Return the weights (C, D) of a Classifier, or (C, D + 1) of a trained head, as an array."""
     return (classifier.classes.weights.T.cpu() if classifier.head is None else classifier.head.packed()).numpy()
 
 
@@ -117,6 +122,6 @@ def _half(features):
 
 
 def plain_frames(frames):
-    """Frames of videos as plain types, None of other images."""
+    """Return the frames of videos as plain types, None for other images."""
     return frames and {"accepted": [sorted(classes) for classes in frames.accepted],
                        "anchors": [[anchor, *frames_near] for anchor, frames_near in frames.anchors.items()]}

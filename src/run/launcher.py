@@ -1,7 +1,7 @@
-"""The cells of a study as processes: a launcher that starts the missing ones, N at the same time.
+"""Run the cells of a study as processes: a launcher starts the missing ones, N in parallel.
 
-Any number of launchers may share the folder of a study, on one machine or on several that share it: a cell is in the
-hands of one of them, by a lock that its process inherits.
+Any number of launchers may share the folder of a study, on one machine or several that share it. Only one of
+them holds a cell, by a lock that the cell's process inherits.
 """
 
 import contextlib
@@ -23,15 +23,17 @@ from src.machine.progress import clock
 from src.run.cells import DONE, FAILED, LOCK, OUTPUT, RECORD, is_done, last_line, record_of
 
 MAIN = f"{__name__.removesuffix('run.launcher')}main"
-ROOT = Path(__file__).parents[__name__.count(".")]  # of the packages
-PROGRAM = (sys.executable, "-m", MAIN)  # as a cell is started
-LOOK, LOOK_AGAIN = 0.1, 1.0  # seconds between looks at the processes, and for a cell after there was none to take
-ENDED_BY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before a run listens to them: nothing is lost
+ROOT = Path(__file__).parents[__name__.count(".")]  # the folder of the packages
+PROGRAM = (sys.executable, "-m", MAIN)  # the command of a cell
+LOOK, LOOK_AGAIN = 0.1, 1.0  # seconds between polls of processes, and of cells if none was free
+ENDED_BY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before a run handles these signals; nothing is lost
 
 
 def environments(jobs, devices=()):
-    """[what a process adds to the environment] for each of the ``jobs`` that run at the same time: one CUDA
-    device where there are several, else its share of the CPU's threads."""
+    """Return [additions to a process's environment] for each of the ``jobs`` that run in parallel.
+
+    Each gets one CUDA device if there are several, else its share of CPU threads.
+    """
     if len(devices) > 1:
         return [{"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number in range(jobs)]
     if devices or jobs == 1 or "OMP_NUM_THREADS" in os.environ:
@@ -41,7 +43,7 @@ def environments(jobs, devices=()):
 
 
 class Attempt:
-    """A cell's process. ``held``: what keeps the cell in this launcher's hands."""
+    """Manage a cell's process. ``held``: the lock that keeps the cell for this launcher."""
 
     def __init__(self, job, held, lock, environment):
         self.job, self.held, self.began = job, held, time.monotonic()
@@ -52,7 +54,7 @@ class Attempt:
             failing.pop_all()
 
     def _open_output(self):
-        """The file of what it prints, open behind its command; without the record of an earlier attempt."""
+        """Open the file of its output, with the command on top; remove the record of an earlier attempt."""
         try:
             (self.job.folder / RECORD).unlink(missing_ok=True)
             with (self.job.folder / OUTPUT).open("ab") as output:
@@ -62,15 +64,16 @@ class Attempt:
             raise WriteError(self.job.folder, error) from None
 
     def _start(self, output, lock, environment):
-        """The process, in a session apart, so that Ctrl-C reaches the launcher alone, which passes on one signal."""
+        """Start the process in its own session, so that Ctrl-C reaches only the launcher, which passes on one
+        signal."""
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         try:
             return subprocess.Popen([*PROGRAM, *self.job.words], stdin=subprocess.DEVNULL, stdout=output,
                                     stderr=subprocess.STDOUT, pass_fds=[lock.fileno()], start_new_session=True,
                                     env=os.environ | {"PYTHONPATH": path} | environment)
         except OSError as error:
-            raise UserError(f"cell {self.job.name}: its process could not be started ({error.strerror}); run fewer at "
-                            "the same time, by --jobs, or free memory and processes") from None
+            raise UserError(f"cell {self.job.name}: its process could not be started ({error.strerror}); lower "
+                            "--jobs, or free memory and processes") from None
 
     def ended(self):
         return self.process.poll() is not None
@@ -79,7 +82,7 @@ class Attempt:
         return self.process.returncode in (INTERRUPTED, *ENDED_BY)
 
     def outcome(self):
-        """DONE, "interrupted" or FAILED, once it has ended."""
+        """Return DONE, "interrupted" or FAILED, after it has ended."""
         if self.interrupted():
             return "interrupted"
         return FAILED if self.process.returncode else DONE
@@ -92,7 +95,7 @@ class Attempt:
         self.process.wait()
 
     def leave(self):
-        """Write how it has ended, unless it resumes, and let go of the cell. -> the message"""
+        """Record how it ended, unless it resumes, and release the cell. -> the message"""
         status = self.process.returncode
         with self.held:
             message = last_line(self.job) if status >= 0 else f"killed by {_signal(-status)}"
@@ -112,9 +115,10 @@ def _signal(number):
 
 
 class Launcher:
-    """Runs the Jobs that are not done, one on each of ``slots``, what its process adds to the environment. Each is
-    tried once; those that another launcher has in its hands are waited for, and tried if that leaves them unfinished,
-    or with ``waits`` False left to it. ``report``: a function that gets a line about each start and end.
+    """Run the Jobs that are not done, one in each of ``slots``, the additions to a process's environment.
+
+    Each is tried once. Cells held by another launcher are waited for and tried if it leaves them unfinished;
+    with ``waits`` False they are left to it. ``report``: a function that gets a line about each start and end.
     """
 
     def __init__(self, jobs, slots, signals, report, waits=True):
@@ -122,16 +126,17 @@ class Launcher:
         self.before = {job.name: record_of(job) for job in jobs}
         self.left = [job for job in jobs if not is_done(job)]
         self.running, self.report = {}, report  # {index of a slot: Attempt}
-        self.looked = None  # when no cell was free
+        self.looked = None  # the last time that no cell was free
 
     def run(self):
-        """Until nothing is left to do. Raises Interrupted after a signal, once every process has kept its point."""
+        """Run until nothing is left to do. Raises Interrupted after a signal, once every process has kept its
+        resume point."""
         with self.signals.held():
             try:
                 while self.left or self.running:
                     self._end_finished()
                     if self.signals.reason:
-                        raise Interrupted(f"{self.signals.reason}: the same command continues with what is missing")
+                        raise Interrupted(f"{self.signals.reason}: rerun the command to continue with what is missing")
                     self._fill()
                     if self.looked and not (self.running or self.waits):
                         return
@@ -145,7 +150,7 @@ class Launcher:
             name, seconds = attempt.job.name, clock(time.monotonic() - attempt.began)
             try:
                 message = attempt.leave()
-            except WriteError as error:  # the next call runs the cell again, which keeps what is trained
+            except WriteError as error:  # the next call reruns the cell, which keeps what is trained
                 self.report(f"{name}: {attempt.outcome()} after {seconds}, but {error}")
             else:
                 why = "" if attempt.outcome() == DONE else f": {message}"
@@ -162,14 +167,14 @@ class Launcher:
             self.report(f"{found[0].name}: started, {len(self.left)} to come")
 
     def _claim(self):
-        """The next Job for this launcher alone, as (Job, what holds it, its lock); None where there is none now."""
+        """Return the next Job for this launcher, as (Job, its hold, its lock); None if none is free now."""
         for job in list(self.left):
-            if holder_of(job.folder, LOCK) or holder_of(job.folder):  # a launcher, or a command that was typed
+            if holder_of(job.folder, LOCK) or holder_of(job.folder):  # by a launcher, or a command typed by hand
                 continue
             held = contextlib.ExitStack()
             try:
                 lock = held.enter_context(folder_of_ones_own(job.folder, "--save", LOCK))
-            except InUse:  # since that look
+            except InUse:  # taken in the meantime
                 continue
             self.left.remove(job)
             if not self._was_tried(job):
@@ -178,13 +183,13 @@ class Launcher:
         return None
 
     def _was_tried(self, job):
-        """By another launcher, since this one began."""
+        """Return whether another launcher has tried it since this one began."""
         record = record_of(job)
         return is_done(job) or record is not None and record != self.before[job.name]
 
     def _stop(self):
-        """End what runs, where that loses nothing."""
-        with contextlib.ExitStack() as leaving:  # of one whose end goes wrong the others are left all the same
+        """End what runs, without losing anything."""
+        with contextlib.ExitStack() as leaving:  # an error in ending one still ends the others
             for act in (Attempt.stop, Attempt.wait, lambda attempt: leaving.callback(attempt.leave)):
                 for attempt in self.running.values():
                     act(attempt)

@@ -1,6 +1,6 @@
-"""What a linear evaluation leaves and resumes from: its layer, a log of its epochs, a resume point.
+"""Keep a linear evaluation and resume it: its layer, a log of its epochs, a resume point.
 
-    linear_<DATASET>[_after_<TASK>].pth    head (C, D + 1) on features that are not normalised, class names, scores
+    linear_<DATASET>[_after_<TASK>].pth    head (C, D + 1) on unnormalised features, class names, scores
     log_linear_<DATASET>[_after_<TASK>].jsonl
 """
 
@@ -16,9 +16,11 @@ from src.store.resume import NOT_SHARED, ResumePoints, refuse_other_configuratio
 
 
 class KeptLayer:
-    """The layer of ``dataset`` (as files call it) on the features of ``checkpoint``, in a RunFolder that may write
-    nothing. While entered, its log is open. ``start``: the resume point, None without; ``epochs``: how many it
-    has done."""
+    """Keep the layer of ``dataset`` (its name in files) on the features of ``checkpoint``, in a RunFolder that
+    may be read-only.
+
+    While entered, its log is open. ``start``: the resume point, or None; ``epochs``: how many it has done.
+    """
 
     def __init__(self, files, epochs, folder, dataset, classnames, checkpoint, world):
         after = checkpoint.get("dataset")
@@ -39,19 +41,20 @@ class KeptLayer:
             print(f"{self.name}: resumes after epoch {self.epochs} of {epochs}", flush=True)
 
     def scores(self):
-        """Scores of a finished layer of the same flags and weights; None where there is none, or with --overwrite."""
+        """Return the Scores of a finished layer with the same flags and weights; None without one, or with
+        --overwrite."""
         path = self.folder.path and self.folder.file(f"{self.name}.pth")
         if self.files.overwrite or not (path and path.is_file()):
             return None
         try:
             content = read_checked(path)
         except CheckpointError as error:
-            print(f"note: {error}; the layer is trained again", flush=True)
+            print(f"note: {error}; training the layer again", flush=True)
             return None
         if any(content[key] != self.made[key] for key in self.made) or content["classnames"] != self.classnames:
             return None
-        print(f"{self.name}: finished before, top-1 {content['scores']['top1']:.1f}; not trained again, which "
-              "--overwrite would do", flush=True)
+        print(f"{self.name}: already finished, top-1 {content['scores']['top1']:.1f}; give --overwrite to train it "
+              "again", flush=True)
         return Scores(**content["scores"])
 
     def __enter__(self):
@@ -68,7 +71,7 @@ class KeptLayer:
             self._log.write(json.dumps(line) + "\n")
 
     def keep(self, content):
-        """After each epoch; a resume point where --save-interval says so."""
+        """Keep the state after an epoch; write a resume point when --save-interval is due."""
         self._head = content["head"]
         if self.points.due(content["iteration"]):
             self.points.keep({**self.made, **content})

@@ -1,8 +1,8 @@
-"""An adapter on its model: ``merged`` gives the weights that the two stand for.
+"""Merge an adapter into its model: ``merged`` returns the combined weights.
 
-peft itself applies and merges what peft has written, to modules that bear the names of the library that the adapter was
-trained with: transformers' CLIPModel, open_clip's and OpenAI's CLIP. Whatever a configuration states is applied by peft
-or rejected here. Our own shared factors are merged by ``src.models.lora_injection``.
+peft itself applies and merges what peft has written, on modules named as in the library that the adapter was
+trained with: transformers' CLIPModel, open_clip's and OpenAI's CLIP. Whatever a configuration states is either
+applied by peft or rejected here. Our own shared factors are merged by ``src.models.lora_injection``.
 """
 
 import warnings
@@ -21,11 +21,11 @@ from src.errors import UserError
 from src.models.lora_injection import apply_shared_lora, inject_lora, load_adapter
 from src.models.wrapped import plain_weights
 
-# What a configuration of any kind may say. The second row has no say in what is merged.
+# Keys that any configuration may have. Those in the second row do not affect merging.
 EVERY = ("peft_type", "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "layers_to_transform",
          "layers_pattern", "rank_pattern", "alpha_pattern",
          "base_model_name_or_path", "revision", "auto_mapping", "task_type", "inference_mode", "peft_version")
-# Kind of adapter -> further keys that peft's merging follows. All other keys must have peft's default.
+# Kind of adapter -> further keys that peft uses in merging. All other keys must have peft's default.
 KINDS = {
     "LORA": ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "lora_bias", "init_lora_weights",
              "trainable_token_indices", "target_parameters", "eva_config"),
@@ -34,8 +34,8 @@ KINDS = {
              "decompose_factor", "rank_dropout_scale"),
     "IA3": ("feedforward_modules", "init_ia3_weights"),
 }
-KEEPING = (True, False, "gaussian", "orthogonal", "eva")  # ways to initialise LoRA that leave the model's weights alone
-# Class that was adapted -> what its names lack of those of the whole model.
+KEEPING = (True, False, "gaussian", "orthogonal", "eva")  # LoRA initialisations that do not change the model's weights
+# Adapted class -> the prefix that its names lack, compared with the whole model.
 PARTS = {"CLIPVisionModel": "vision_model.", "CLIPVisionTransformer": "vision_model.", "CLIPTextModel": "text_model.",
          "CLIPTextTransformer": "text_model.", "VisionTransformer": "visual.", "ModifiedResNet": "visual."}
 WHOLE = ("CLIPModel", "CLIP", "CustomTextCLIP")
@@ -46,15 +46,17 @@ OUTSIDE_TEXT = ("visual.", "logit_scale")
 
 
 def merged(adapter, base):
-    """{OpenAI's name: tensor} of the checkpoint ``base`` with an Adapter merged. UserError where it does not fit, or
-    states what would be left out."""
+    """Return {OpenAI's name: tensor} of the checkpoint ``base`` with an Adapter merged.
+
+    Raises UserError if it does not fit, or states something that would be ignored.
+    """
     if adapter.ours and "peft_type" not in adapter.settings:
         return _with_own_factors(adapter, base)
     return _with_peft(adapter, base["state_dict"])
 
 
 def notes_of(adapter):
-    """Sentences about adapters that lie beside this one and are not used."""
+    """Return sentences about adapters beside this one that are not used."""
     others = adapters_below(adapter.path.parent) if not adapter.ours else []
     return [f"{adapter.path.parent} also holds adapters in {first_of(others)}, which are not used"] if others else []
 
@@ -67,12 +69,13 @@ def _with_peft(adapter, weights):
     tree = fit.tree(_towers_of(adapter, fit))
     found = _applied(adapter, settings, tree)
     if found.keys() != tree.keys():
-        raise _refusal(adapter, f"peft leaves other tensors than the model's ({first_of(sorted(found.keys() ^ tree))})")
+        raise _refusal(adapter, "peft returns other tensors than the model's "
+                       f"({first_of(sorted(found.keys() ^ tree))})")
     return fit.whole(found)
 
 
 def _settings_of(adapter):
-    """Keywords for the configuration's class, once all of them are known to act."""
+    """Return keywords for the configuration's class, after checking that all of them take effect."""
     from peft import PeftConfig
     settings, kind = dict(adapter.settings), adapter.settings.get("peft_type")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -95,7 +98,8 @@ def _settings_of(adapter):
 
 
 def _refuse_large_ranks(adapter, settings):
-    """peft reserves memory by the ranks that are stated, before it sees a tensor. LoKr's may be larger than any."""
+    """Refuse ranks that no tensor supports: peft allocates memory by the stated ranks before it sees a tensor.
+    LoKr's may be arbitrarily large."""
     patterns = settings.get("rank_pattern")
     ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
     largest = max(max(value.shape, default=1) for value in adapter.tensors.values())
@@ -110,8 +114,11 @@ def _plain(values):
 
 @dataclass(frozen=True)
 class Fit:
-    """Where an adapter's names are found. ``names`` {name: tensor}: the whole model under one library's names, of which
-    the adapter has those below ``part`` without it, behind ``prefix``. ``back`` renames to OpenAI's."""
+    """Describe how an adapter's names map to the model's.
+
+    ``names`` {name: tensor}: the whole model under one library's names. The adapter uses the names below
+    ``part``, without it and behind ``prefix``. ``back`` renames to OpenAI's names.
+    """
 
     names: dict
     part: str
@@ -119,57 +126,59 @@ class Fit:
     back: Callable
 
     def tree(self, towers):
-        """{name as the adapter has it: tensor} of the chosen towers, a set of: is it the image tower?"""
+        """Return {name in the adapter: tensor} of the chosen towers, a set of booleans: image tower or not."""
         return {self.prefix + name.removeprefix(self.part): weight for name, weight in self.names.items()
                 if name.startswith(self.part) and name.startswith(IMAGE) in towers}
 
     def whole(self, tree):
-        """{OpenAI's name: tensor} of the model with the tensors of a ``tree`` in it."""
+        """Return {OpenAI's name: tensor} of the model with the tensors of a ``tree`` in it."""
         return self.back(self.names | {self.part + name.removeprefix(self.prefix): weight
                                        for name, weight in tree.items()})
 
     def name(self, adapted):
-        """The library's name of what the adapter calls so."""
+        """Return the library's name for a name in the adapter."""
         return self.part + adapted.removeprefix(self.prefix)
 
 
 def _fit_of(adapter, weights):
-    """The Fit of an adapter's names. UserError where they are those of another model."""
+    """Return the Fit of an adapter's names. Raises UserError if they belong to another model."""
     part = PARTS.get(_class_of(adapter), "")
     names, strays = [_without_wrappers(name.removeprefix(ROOT)) for name in adapter.tensors], []
     for library, back in _libraries(weights):
-        for below in dict.fromkeys((part, "")):  # transformers 4 and 5 differ in what CLIPVisionModel calls its modules
+        for below in dict.fromkeys((part, "")):  # CLIPVisionModel names its modules differently in transformers 4 and 5
             modules = {name.removeprefix(below).rpartition(".")[0] for name in library if name.startswith(below)}
             prefixes = {name: _prefix_of(name, modules) for name in names}
             if len({*prefixes.values()}) == 1 and None not in prefixes.values():
                 return Fit(library, below, prefixes[names[0]], back)
             strays.append([name for name in names if prefixes[name] is None] or names)
     raise _refusal(adapter, f"its tensors have names that the model lacks ({first_of(min(strays, key=len))}); known "
-                            "are those of transformers' CLIPModel, open_clip's and OpenAI's CLIP")
+                            "names are those of transformers' CLIPModel, open_clip's and "
+                            "OpenAI's CLIP")
 
 
 def _towers_of(adapter, fit):
-    """Which towers were there when the adapter was made: both in a whole model, else those that its names are of."""
+    """Return which towers the adapter was made for: both for a whole model, else those that its names belong to."""
     if adapter.ours or _class_of(adapter) in WHOLE:
         return {True, False}
     names = [fit.name(_without_wrappers(name.removeprefix(ROOT))) for name in adapter.tensors]
     towers = {name.startswith(IMAGE) for name in names}
     if towers == {False} and not fit.part and any(name.startswith("transformer.") for name in names) \
             and _class_of(adapter) != "TextTransformer":
-        raise _refusal(adapter, "transformer.resblocks is what both towers call their blocks, and base_model_class "
-                                f"{printable(str(_class_of(adapter)), 60)} does not say which it is")
+        raise _refusal(adapter, "both towers name their blocks transformer.resblocks, and base_model_class "
+                                f"{printable(str(_class_of(adapter)), 60)} does not say which "
+                                "it is")
     return towers
 
 
 def _class_of(adapter):
-    """The name of the class that was adapted, or None."""
+    """Return the name of the adapted class, or None."""
     mapping = adapter.settings.get("auto_mapping")
     found = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     return found if isinstance(found, str) else None
 
 
 def _libraries(weights):
-    """The model's tensors under each library's names, with the function that renames them back."""
+    """Return the model's tensors under each library's names, with the function that renames them back."""
     if "visual.proj" in weights:  # transformers' CLIPModel is a ViT
         yield to_transformers(weights), from_transformers
     yield weights, dict
@@ -183,7 +192,7 @@ def _without_wrappers(name):
 
 
 def _prefix_of(name, modules):
-    """What stands in an adapter's name before that of a module; None where it names none of ``modules``."""
+    """Return the prefix of a module's name in an adapter's name; None if it names none of ``modules``."""
     parts = name.split(".")
     for start in range(len(parts)):
         rest = [part for part in parts[start:] if part != "base_layer"]
@@ -193,20 +202,20 @@ def _prefix_of(name, modules):
 
 
 def _applied(adapter, settings, tree):
-    """{name: tensor} of the modules ``tree`` with the adapter merged by peft."""
+    """Return {name: tensor} of the modules ``tree`` with the adapter merged by peft."""
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     tensors = {ROOT + _without_wrappers(name.removeprefix(ROOT)): value for name, value in adapter.tensors.items()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it ignores: _settings_of and _refuse_others have seen to that
+        warnings.simplefilter("ignore")  # about ignored keys: _settings_of and _refuse_others cover them
         try:
             model = get_peft_model(_modules_of(tree), PeftConfig.from_peft_type(**settings), low_cpu_mem_usage=True)
             expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        except Exception as error:  # what peft raises has no class in common
+        except Exception as error:  # peft's exceptions share no base class
             raise _refusal(adapter, f"peft: {_reason(error)}") from None
         _refuse_others(adapter, tensors, expected)
         try:
             set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
-            # Weights that are all zero stand in for absent ones, of which DoRA makes NaN.
+            # Zero weights stand in for absent ones; DoRA turns them into NaN.
             plain = model.merge_and_unload(safe_merge=any(weight.any() for weight in tree.values()))
         except Exception as error:
             raise _refusal(adapter, f"peft: {_reason(error)}") from None
@@ -218,20 +227,20 @@ def _reason(error):
 
 
 def _refuse_others(adapter, tensors, expected):
-    """The file has the tensors that its configuration makes of this model, no more, no fewer, in the same shapes."""
+    """Require exactly the tensors that the configuration makes of this model, in the same shapes."""
     differing = [f"{name} is missing" for name in expected if name not in tensors]
-    differing += [f"{printable(name, 120)} has no place" for name in tensors if name not in expected]
+    differing += [f"{printable(name, 120)} is unexpected" for name in tensors if name not in expected]
     differing += [f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
                   for name, value in tensors.items() if name in expected and value.shape != expected[name].shape]
     if differing:
         more = f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
-        raise _refusal(adapter, f"its tensors are not those that its configuration makes of this model: "
+        raise _refusal(adapter, "its tensors are not those that its configuration implies for this model: "
                                 f"{'; '.join(differing[:MOST_SHOWN])}{more}")
 
 
 def _modules_of(tensors):
-    """{name: tensor} -> modules with these names and copies of these values, of the classes that peft adapts. They
-    compute nothing."""
+    """Build modules with the names and copies of the values of {name: tensor}, of the classes that peft adapts.
+    They compute nothing."""
     root, groups = nn.Module(), {}
     for name, tensor in tensors.items():
         parent, _, leaf = name.rpartition(".")
@@ -255,7 +264,7 @@ def _child(module, name, make):
 
 
 def _module_for(own, name):
-    """An empty module of the class that holds parameters of such names and shapes."""
+    """Return an empty module of the class that holds parameters with these names and shapes."""
     weight = own.get("weight")
     with torch.device("meta"):
         if "in_proj_weight" in own:
@@ -273,8 +282,11 @@ def _module_for(own, name):
 
 
 def _with_own_factors(adapter, base):
-    """``<DATASET>.lora.pth`` of a run with --lora-shared. Files of version 0.1 do not list the adapted layers: those
-    whose shared factors could be of one tower or of both are rejected."""
+    """Merge ``<DATASET>.lora.pth`` of a run with --lora-shared.
+
+    Files of version 0.1 do not list the adapted layers; those whose shared factors could belong to one tower or
+    both are rejected.
+    """
     found = {}
     for towers in (("visual.", "transformer."), ("visual.",), ("transformer.",)):
         try:
@@ -284,7 +296,7 @@ def _with_own_factors(adapter, base):
     if not found:
         raise _refusal(adapter, str(refused))
     if len(found) > 1:
-        raise _refusal(adapter, "it does not list the layers that share its factors, and both towers could")
+        raise _refusal(adapter, "it does not list the layers that share its factors, and they could be in either tower")
     return next(iter(found.values()))
 
 
@@ -294,7 +306,7 @@ def _injected(adapter, base, towers):
         rank, alpha, targets = int(settings["r"]), float(settings["alpha"]), [*map(str, settings["targets"])]
         fits = all(rank in value.shape for value in factors.values())
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError("its settings are not as a run with --lora writes them") from None
+        raise UserError("its settings are not those that a run with --lora writes") from None
     if not fits:
         raise UserError(f"its factors are not of rank {rank}")
     with torch.random.fork_rng(devices=[]):

@@ -1,34 +1,35 @@
-"""What a method scores in its own way, checked, and what files call it."""
+"""Check the scores that a method defines, and name them for files."""
 
 import torch
 
 from src.errors import UserError
 from src.models.hooks import Hooks
 
-LOGITS = "logits:"  # before the name of a method: what rows of 0.1 say, whose seam was called so
+LOGITS = "logits:"  # prefix of a method's name; files of 0.1 use it, after the name of its hook
 
 
 class MethodScores:
-    """(images, {label space: [Classes]}) -> {label space: (B, sum of its classes)}: what the method gives, the first of
-    ``hooks``; {} where it leaves all to plain CLIP.
+    """Map (images, {label space: [Classes]}) to {label space: (B, total number of classes)}, the scores of the
+    first of ``hooks``; {} if it leaves all to plain CLIP.
 
-    Raises UserError where the scores do not fit, where only some batches of a dataset have scores, and where images of
-    a batch choose together while several processes share them.
+    Raises UserError if the scores do not fit, if only some batches of a dataset have scores, and if images of a
+    batch choose together while several processes share them.
     """
 
     def __init__(self, state, hooks):
         self.state, self.method = state, hooks[0] if hooks else None
         acting = state.acting()
         self.plain = f"with:{','.join(acting)}" if acting else None  # CLIP with modules in its towers
-        self.dataset, self.given = "the images", None  # label spaces that the method scores in it, once one batch is
-        self.router = vars(self.method).get("router") if self.method else None  # of a method that can do either
+        self.dataset, self.given = "the images", None  # label spaces that the method scores; set by the first batch
+        self.router = vars(self.method).get("router") if self.method else None  # for methods that can do either
         if getattr(self.method, "router", None) == "batch" and state.world.size > 1:
-            raise UserError(f"--router batch: {type(self.method).__name__} lets consecutive images choose together, "
-                            "and several processes share them; run one process, or give --router sample")
+            raise UserError(f"--router batch: {type(self.method).__name__} routes consecutive images together, but "
+                            "several processes split them; run one process, or give "
+                            "--router sample")
 
     @property
     def scores_alone(self):
-        """Whether the method has ``scores``, which come before trained heads."""
+        """Whether the method has ``scores``, which take precedence over trained heads."""
         return self.method is not None and type(self.method).scores is not Hooks.scores
 
     def turn_to(self, dataset):
@@ -36,7 +37,7 @@ class MethodScores:
         self.dataset, self.given = dataset, None
 
     def by(self, space):
-        """Return what scored the dataset in a label space, as files name it; None for plain CLIP."""
+        """Return what scored the dataset in a label space, as named in files; None for plain CLIP."""
         if space in (self.given or ()):
             return f"{LOGITS}{type(self.method).__name__}" + (f":{self.router}" if self.router else "")
         return self.plain
@@ -65,7 +66,7 @@ class MethodScores:
                                 f"classes need a tensor of shape {expected}")
 
     def _require_as_before(self, given):
-        """Reject a row that would be half the method's and half plain CLIP's."""
+        """Reject a row that mixes the method's scores with plain CLIP's."""
         if self.given not in (None, given):
             raise self._refused(f"scores only some batches of {self.dataset} in label space "
                                 f"{min(given ^ self.given)}; score all of them, or none")

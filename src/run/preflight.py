@@ -1,4 +1,4 @@
-"""What is refused before anything is written: data that cannot serve, finished work that would be lost."""
+"""Refuse, before anything is written, unusable data and the loss of finished work."""
 
 import os
 
@@ -10,7 +10,7 @@ from src.machine.notices import warn
 
 
 def open_data(training, scoring, datasets, trained, evaluated):
-    """Open all that a run will read, and refuse what cannot be trained on, scored or compared on."""
+    """Open everything that a run will read, and refuse what cannot be trained on, scored or compared with."""
     stems = [stem(name) for name in dict.fromkeys([*trained, *evaluated])]
     if twice := {name for name in stems if stems.count(name) > 1}:
         raise UserError(f"two datasets of this run would write files named {', '.join(sorted(twice))}; rename one")
@@ -34,7 +34,7 @@ def open_data(training, scoring, datasets, trained, evaluated):
 
 
 def open_for_layer(split, datasets, name):
-    """Open what a linear layer is trained on, and refuse what none can be trained on, or scored on in ``split``."""
+    """Open the data of a linear layer, and refuse those that cannot be trained on, or scored in ``split``."""
     if is_pairs(name):
         raise UserError(f"--linear-eval {name}: has captions, not classes")
     task = datasets.open(name)
@@ -46,8 +46,11 @@ def open_for_layer(split, datasets, name):
 
 
 def scorable(scoring, datasets, evaluated):
-    """``evaluated`` without the datasets that lack the split to score and that the user did not name for evaluation:
-    they are trained all the same. A note names each."""
+    """Return ``evaluated`` without datasets that lack the split to score, unless the user named them for
+    evaluation.
+
+    They are still trained on. A note names each.
+    """
     kept = []
     for name in evaluated:
         unasked = name not in scoring.eval_datasets and not scoring.eval_split_chosen
@@ -55,7 +58,7 @@ def scorable(scoring, datasets, evaluated):
         lacks = bool(task.splits) and scoring.eval_split not in task.splits
         # The matrix of a sequence of class data has a column for each task.
         if unasked and lacks and not (scoring.in_order and not task.pairs):
-            print(f"note: {name} has no {scoring.eval_split} split: it is trained and not scored; --eval-datasets "
+            print(f"note: {name} has no {scoring.eval_split} split: it is trained on but not scored; --eval-datasets "
                   "names what to score")
         else:
             kept.append(name)
@@ -63,17 +66,20 @@ def scorable(scoring, datasets, evaluated):
 
 
 def refuse_other_lists(history, datasets, evaluated, chosen):
-    """Refuse to score a dataset that --split-file splits in another way than when it was trained on: images of its
-    train part may be scored. A warning if --split-file is ``chosen`` for this run. ``history``: the checkpoint's; the
-    entries of earlier versions do not name their lists."""
+    """Refuse to score a dataset that --split-file splits differently than in training: training images may be
+    scored.
+
+    Only warn if --split-file is ``chosen`` for this run. ``history``: the checkpoint's; entries of earlier
+    versions do not name their lists.
+    """
     for entry in history:
         base, before = class_split(entry["dataset"])[0], _split_files(entry.get("lists"))
         for name in evaluated:
             now = _split_files(datasets.lists_of(name)) if class_split(stem(name))[0] == base else None
             if None not in (before, now) and before != now:
                 changed = "the same list with another content" if before.keys() == now.keys() else _named(now)
-                text = (f"{name}: was trained on by {_named(before)} and is scored by {changed}, so training images "
-                        "may be scored")
+                text = (f"{name}: was trained on with {_named(before)} and is scored with {changed}, so training "
+                        "images may be scored")
                 if not chosen:
                     raise UserError(f"{text}; restore the lists, give --split-file to choose the split, or leave "
                                     f"{name} out of --eval-datasets")
@@ -81,7 +87,7 @@ def refuse_other_lists(history, datasets, evaluated, chosen):
 
 
 def _split_files(lists):
-    """Of {flag and file: digest} those of --split-file; None of None."""
+    """Return the part of {flag and file: digest} about --split-file; None for None."""
     if lists is None:
         return None
     return {flag: digest for flag, digest in lists.items() if flag.startswith("--split-file")}
@@ -94,7 +100,7 @@ def _named(lists):
 def require_images(task, name, split):
     """Refuse a dataset whose split cannot be trained on or scored."""
     if not task.classnames and not task.pairs:
-        raise UserError(f"{name} has no classes to tell apart; it serves as --ref-dataset")
+        raise UserError(f"{name} has no classes; it can only serve as --ref-dataset")
     if not len(task.split(split)):
         raise UserError(f"{name} has no images in its {split} split")
     for fault in () if task.pairs else outside_faults(task, split):
@@ -102,7 +108,7 @@ def require_images(task, name, split):
 
 
 def _references(training):
-    """Names of the user's own data that the method reads as references."""
+    """Return the names of custom data that the method reads as references."""
     flags = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
              "text_datasets": training.text_datasets or (), "ddas_reference": [training.ddas_reference]}
     names = [name for flag, named in flags.items() if flag in training.reads for name in named]
@@ -110,7 +116,7 @@ def _references(training):
 
 
 def _warn_of_findings(name, task):
-    """Print what is odd in the user's own data and not printed yet, and what of a folder is not read."""
+    """Print oddities in custom data that were not printed yet, and files of a folder that are not read."""
     if task.left_out:
         print(f"{name}: left out: {task.left_out}")
     _warn(text for text in findings_of(name, task) if text not in task.noted)
@@ -126,11 +132,11 @@ def _open_references(training, datasets, trained):
     if "ref_sentences" in reads and training.ref_sentences not in (None, "random"):
         task = datasets.open(training.ref_sentences)
         if not (task.sentences or task.classnames):
-            raise UserError(f"--ref-sentences {training.ref_sentences}: the dataset has no sentences, no class names; "
-                            "take random, conceptual_captions or toy-reference")
+            raise UserError(f"--ref-sentences {training.ref_sentences}: the dataset has neither sentences nor class "
+                            "names; give random, conceptual_captions or toy-reference")
     for name in training.text_datasets if "text_datasets" in reads else ():
         if not datasets.open(name).classnames:
-            raise UserError(f"--text-datasets {name}: has no class names to make prompts of")
+            raise UserError(f"--text-datasets {name}: has no class names to build prompts from")
     if "memory_size" in reads:
         classes = sum(len(datasets.open(name).classnames) for name in trained)
         if training.memory_size < classes:
@@ -144,8 +150,8 @@ def _open_references(training, datasets, trained):
         if not len(reference.reference_split):
             raise UserError(f"--ref-dataset {training.ref_dataset} has no images")
         if not (reference.classnames or training.ref_sentences or training.text_datasets):
-            raise UserError(f"--ref-dataset {training.ref_dataset} has no class names to make texts of; "
-                            "give --ref-sentences too")
+            raise UserError(f"--ref-dataset {training.ref_dataset} has no class names to build texts from; give "
+                            "--ref-sentences too")
 
 
 def refuse_to_replace(files, folder, name):
@@ -157,8 +163,8 @@ def refuse_to_replace(files, folder, name):
         flags = read_json(folder.file(f"run_{name}.json"))["flags"]
         before = {key: flag["value"] for key, flag in flags.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} exists and nothing tells how it was made; give --overwrite to replace it, "
-                        "or another --save") from None
+        raise UserError(f"{path} exists, but how it was made is unknown; give --overwrite to replace it, or another "
+                        "--save") from None
     if changed := files.differences(before):
         raise UserError(f"{path} was made with another configuration ({'; '.join(changed)}); "
                         "give --overwrite to replace it, or another --save")

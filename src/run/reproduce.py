@@ -1,7 +1,7 @@
-"""Runs a reproduction: looks for what it reads, starts the missing runs, compares, and writes the certificate.
+"""Run a reproduction: find what it reads, start the missing runs, compare, and write the certificate.
 
-What the runs read is digested before the first of them and again after the last, and stored in between: a certificate
-is of one state of weights, data and code, however often its runs were interrupted.
+Inputs are digested before the first run, stored, and digested again after the last: a certificate covers one
+state of weights, data and code, however often its runs were interrupted.
 """
 
 import datetime
@@ -19,21 +19,22 @@ from src.run.digests import code_digest
 from src.run.inputs import changes, digests_of, missing
 from src.run.study import DONE, Launcher, exit_status, state_of
 
-INPUTS, CERTIFICATE = "inputs.json", "certificate.json"  # in the folder of a reproduction
-MADE_BY = ("hardware", "machine", "precision", "python", "versions", "commit")  # keys of what describes a run
-SHOWN = 5  # changes that a message names
+INPUTS, CERTIFICATE = "inputs.json", "certificate.json"  # in a reproduction's folder
+MADE_BY = ("hardware", "machine", "precision", "python", "versions", "commit")  # keys of a run's description
+SHOWN = 5  # changes named in a message
 PASSED, FAILED, LACKING = 0, 1, 2  # exit statuses
 
 
 def reproduce(reproduction, jobs, commands, save, signals):
-    """Run the Jobs that are not done, write <save>/certificate.json and print it. -> the exit status: 0 where every
-    cell passes, 1 where one fails or a run did, 2 where weights or data are missing, 75 after an interruption.
+    """Run the Jobs that are not done, write <save>/certificate.json and print it.
 
-    ``commands``: {name of a job: the Command of its run}. Raises UserError where weights, data or code are not those
-    that the runs began with.
+    Returns the exit status: 0 if every cell passes, 1 if one fails or a run did, 2 if weights or data are
+    missing, 75 after an interruption. ``commands``: {name of a job: the Command of its run}. Raises UserError
+    if weights, data or code are not those that the runs began with.
     """
     if lines := _lines_of_missing(jobs, commands):
-        print(f"{reproduction.where} lacks weights or data; nothing was run:\n" + "\n".join(lines), file=sys.stderr)
+        print(f"{reproduction.where}: weights or data are missing; nothing was run:\n" + "\n".join(lines),
+              file=sys.stderr)
         return LACKING
     print(f"reproduction {reproduction.name}: reading weights, data and code for their digests", flush=True)
     inputs = _inputs(commands)
@@ -44,8 +45,8 @@ def reproduce(reproduction, jobs, commands, save, signals):
         states = [state_of(job) for job in jobs]
         if any(state.kind != DONE for state in states):
             return exit_status(jobs, states)
-        _refuse_changed(inputs, _inputs(commands), f"--save {save}: no certificate, since this changed while the runs "
-                        "went on")
+        _refuse_changed(inputs, _inputs(commands), f"--save {save}: no certificate, because inputs changed during the "
+                        "runs")
     content = _certificate(reproduction, jobs, inputs)
     _write(Path(save) / CERTIFICATE, content)
     print(f"\n{certificate.certificate_text(content)}\n{Path(save) / CERTIFICATE}", flush=True)
@@ -53,8 +54,8 @@ def reproduce(reproduction, jobs, commands, save, signals):
 
 
 def _run(reproduction, jobs, launcher):
-    print(f"reproduction {reproduction.name}: {len(jobs)} run{'s' * (len(jobs) > 1)}, {len(launcher.left)} to do; what "
-          f"a run prints is in output.txt of its folder", flush=True)
+    print(f"reproduction {reproduction.name}: {len(jobs)} run{'s' * (len(jobs) > 1)}, {len(launcher.left)} to do; the "
+          "output of each is in output.txt in its folder", flush=True)
     launcher.run()
 
 
@@ -62,7 +63,7 @@ def _run(reproduction, jobs, launcher):
 
 
 def _lines_of_missing(jobs, commands):
-    """All that the runs lack, a line each, each thing once, and how to fetch what can be."""
+    """Return a line for each thing that the runs lack, without repeats, and how to fetch what can be fetched."""
     lines, fetched = {}, {}
     for job in jobs:
         names, sentences = missing(commands[job.name])
@@ -71,7 +72,7 @@ def _lines_of_missing(jobs, commands):
     if fetched:
         root = commands[jobs[0].name].data.data_location
         words = ("--check-data", ",".join(fetched), "--data-location", root)
-        lines[f"Fetch {len(fetched)} of these by: {command_line(words)}"] = None
+        lines[f"Fetch {len(fetched)} of these with: {command_line(words)}"] = None
     return list(lines)
 
 
@@ -80,7 +81,7 @@ def _inputs(commands):
 
 
 def _begin(reproduction, jobs, save, inputs):
-    """Store what the runs are about to read. Where they began before, refuse what is not as it was then."""
+    """Store the inputs of the runs. If they began before, refuse any that changed since."""
     path = Path(save) / INPUTS
     if path.exists():
         try:
@@ -88,13 +89,14 @@ def _begin(reproduction, jobs, save, inputs):
         except (OSError, ValueError):
             before = None
         if not isinstance(before, dict):
-            raise UserError(f"{path}: is damaged, so nothing says what its runs read; give another --save")
+            raise UserError(f"{path}: is damaged, so what its runs read is unknown; give another --save")
         _refuse_changed(before, inputs, f"--save {save}: its runs began with other inputs; restore them, or give "
                         "another --save")
         return
     if begun := [str(job.folder) for job in jobs if job.folder.exists()]:
-        raise UserError(f"--save {save}: {begun[0]} is there and {INPUTS} is not, so nothing says what its run read; "
-                        f"give another --save than one that {reproduction.where} did not begin")
+        raise UserError(f"--save {save}: {begun[0]} is there but {INPUTS} is not, so what its run read is unknown; "
+                        f"give another --save, a folder that {reproduction.where} began or a "
+                        "new one")
     _write(path, inputs)
 
 
@@ -109,7 +111,7 @@ def _refuse_changed(before, now, message):
 
 
 def _certificate(reproduction, jobs, inputs):
-    """What <save>/certificate.json holds, as types that json knows. No place of this machine is in it."""
+    """Return the content of <save>/certificate.json, as json types. It names no path of this machine."""
     summaries = {job.name: _summary(job) for job in jobs}
     cells = certificate.cells_of(reproduction, summaries)
     named = {cell.name: cell for cell in cells_of(reproduction)}
@@ -125,12 +127,12 @@ def _certificate(reproduction, jobs, inputs):
 def _summary(job):
     content = read_json(job.folder / "summary.json")
     if not is_summary(content):
-        raise UserError(f"{job.folder / 'summary.json'} is damaged; the same command writes it again")
+        raise UserError(f"{job.folder / 'summary.json'} is damaged; rerun the command to write it again")
     return content
 
 
 def _run_facts(reproduction, job, cell, summary):
-    """Command, flags, time and machines of a run. A sequence that was interrupted may have been on several."""
+    """Return command, flags, time and machines of a run. An interrupted sequence may have used several machines."""
     tasks = [read_json(job.folder / f"run_{task}.json") for task in job.tasks
              if (job.folder / f"run_{task}.json").exists()]
     whole = read_json(job.folder / "run.json")

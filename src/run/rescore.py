@@ -1,8 +1,8 @@
-"""--rescore: the tables of a run from the features that it has kept, without its images.
+"""Rebuild the tables of a run from its kept features (--rescore), without its images.
 
     python -m src.main --rescore ckpt/run --label-space task,all --save ckpt/run_all
 
-What the run has scored itself is given as it has scored it, to the last digit; all else comes from the features.
+Scores that the run itself computed are repeated to the last digit; everything else comes from the features.
 """
 
 import functools
@@ -26,8 +26,10 @@ FLAG = "--rescore"
 
 
 def rescore(folder, command_of):
-    """Score the run in ``folder`` again, and write its tables into --save. -> what is to be printed. ``command_of``
-    makes the Command of the rescoring from the run's own flags."""
+    """Score the run in ``folder`` again, and write its tables into --save. -> the text to print
+
+    ``command_of`` makes the Command of the rescoring from the run's own flags.
+    """
     kept = kept_evaluations(folder)
     run = Rescoring(command_of(kept[-1]["flags"]), folder, kept)
     order = run.order()
@@ -43,12 +45,15 @@ def rescore(folder, command_of):
 
 
 def kept_evaluations(folder):
-    """The descriptions of what a run has kept, in the order of training. UserError where there is nothing, or where
-    its own files have other scores: the features are then of an earlier run."""
+    """Return the descriptions of a run's kept evaluations, in the order of training.
+
+    Raises UserError if there are none, or if the run's own files hold other scores: the features then belong to
+    an earlier run.
+    """
     tasks = kept_tasks(folder)
     if not tasks:
-        raise UserError(f"{FLAG} {folder}: has kept no features; run it with --keep-features; of a finished run, "
-                        "the same command scores its tasks again without training")
+        raise UserError(f"{FLAG} {folder}: has no kept features; add --keep-features to its command: a finished run "
+                        "is scored again without training")
     found = [read_description(folder, task, FLAG) for task in tasks]
     for described in found:
         _refuse_other_run(folder, described)
@@ -59,21 +64,22 @@ def _refuse_other_run(folder, described):
     task = described["task"]
     path = Path(folder) / (f"run_{task}.json" if task else "start.json")
     if not described["evaluation"] and path.is_file() and _content(path).get("scores") != described["scores"]:
-        raise UserError(f"{FLAG} {folder}: the features {when(task)} are of another run than {path}; run its command "
-                        "again with --keep-features and --overwrite")
+        raise UserError(f"{FLAG} {folder}: the features {when(task)} come from another run than {path}; rerun its "
+                        "command with --keep-features and --overwrite")
 
 
 def _content(path):
-    """Of a json file that a run wrote."""
+    """Return the content of a json file that a run wrote."""
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{FLAG}: {path} cannot be read ({error}); run its command again with --resume") from None
+        raise UserError(f"{FLAG}: {path} cannot be read ({error}); rerun its command with --resume") from None
     return content if isinstance(content, dict) else {}
 
 
 class Rescoring(Run):
-    """A run whose datasets, images and scores are the ``kept`` evaluations of the run in the folder ``source``."""
+    """Act as a run whose datasets, images and scores are the ``kept`` evaluations of the run in the folder
+    ``source``."""
 
     def __init__(self, command, source, kept):
         self.source, self.kept = Path(source), kept
@@ -82,10 +88,10 @@ class Rescoring(Run):
         summary = self.source / "summary.json"
         self.summary = _content(summary) if summary.is_file() else None
         if self.summary is not None and not is_summary(self.summary):
-            raise UserError(f"{FLAG} {source}: {summary} is damaged; run its command again with --resume")
+            raise UserError(f"{FLAG} {source}: {summary} is damaged; rerun its command with --resume")
 
     def score_on(self, names):
-        """Score what the run has scored, whatever the flags name."""
+        """Score what the run scored, whatever the flags name."""
         last = self.kept[-1]
         super().score_on([last["datasets"][file]["source"] for file in last["scores"]])
 
@@ -94,8 +100,8 @@ class Rescoring(Run):
                         self.folder, names, self.world, self.progress, self.trackers)
 
     def order(self):
-        """The tasks of the sequence, as the command line names them; () without one. UserError where features of a task
-        are missing."""
+        """Return the tasks of the sequence, as on the command line; () without one. Raises UserError if
+        features of a task are missing."""
         if self.summary is None:
             return ()
         if self.untrained:
@@ -103,17 +109,17 @@ class Rescoring(Run):
         tasks = measure_of(self.summary["label_space"]).trained(self.summary)
         found = {described["task"]: described["history"] for described in self.kept}
         if missing := [task for task in tasks if task not in found]:
-            raise UserError(f"{FLAG} {self.source}: lacks the features after {', '.join(missing)}; run its command "
-                            "again with --keep-features")
+            raise UserError(f"{FLAG} {self.source}: lacks the features after {', '.join(missing)}; rerun its command "
+                            "with --keep-features")
         return tuple(found[task][-1].get("source", task) for task in tasks)
 
     @property
     def untrained(self):
-        """Whether it is the zero-shot evaluation of an order."""
+        """Return whether it is the zero-shot evaluation of an order."""
         return self.summary is not None and [described["task"] for described in self.kept] == [START]
 
     def tables(self, order, rows):
-        """Write summaries and matrices where the run is a sequence. -> the tables."""
+        """Write summaries and matrices if the run is a sequence. -> the tables"""
         if not order:
             history = {described["task"]: described["history"] for described in self.kept}
             tables = [f"{when(task)}\n\n{self.scores_table(row, self._made(history[task]))}"
@@ -132,11 +138,11 @@ class Rescoring(Run):
         return {key: flag["value"] for key, flag in self.kept[-1]["flags"].items()}
 
     def _made(self, history):
-        """What a checkpoint says of its training."""
+        """Return what a checkpoint would record of its training."""
         return {"history": history, "config": self._flags()}
 
     def conditions(self, names, trained_with, space, history=()):
-        """As the run has stated them, for another label space and other prompts."""
+        """Return the run's stated conditions, changed to another label space and other prompts."""
         found = super().conditions(names, trained_with, space, history)
         if self.summary is None or "conditions" not in self.summary:
             return found
@@ -144,10 +150,11 @@ class Rescoring(Run):
         family = own.family.removesuffix(f", {prompt_text(self._flags())}")
         scored = ", ".join(filter(None, (family, prompt_text(self.files.values()))))
         return replace(own, space=space, task_id=TASK_IDS.get(space),
-                       family=joined([scored, *([own.family] if trained_with else [])]))  # prompts that trained too
+                       family=joined([scored, *([own.family] if trained_with else [])]))  # training prompts too
 
     def write_details(self):
-        """What a run does not write itself: each class, calibration, and recall in galleries of earlier tasks."""
+        """Write what a run itself does not: per-class accuracy, calibration, and recall in galleries of earlier
+        tasks."""
         scorer = self.scorer
         if scorer.per_class:
             self.folder.write_text("per_class.csv", rows_csv(

@@ -1,4 +1,4 @@
-"""Scores of kept features: a Scorer that looks at no image."""
+"""Score kept features: a Scorer that reads no image."""
 
 import dataclasses
 import functools
@@ -29,11 +29,11 @@ from src.run.weights import starting_checkpoint
 from src.store.records import retrieval_row
 
 FLAG = "--rescore"
-CLOSE = 0.05  # points by which scores of fp16 features may be off in the mean
+CLOSE = 0.05  # tolerated mean deviation of scores from fp16 features, in points
 
 
 class StoredTower(nn.Module):
-    """In the place of a CLIP where only its scale is needed."""
+    """Stand in for a CLIP where only its scale is needed."""
 
     def __init__(self, logit_scale):
         super().__init__()
@@ -41,10 +41,11 @@ class StoredTower(nn.Module):
 
 
 class Rescorer(Scorer):
-    """Scores what a run in the folder ``source`` has kept; ``weights``: which weights it started from.
+    """Score what a run in the folder ``source`` has kept; ``weights``: the weights it started from.
 
-    ``per_class`` and ``calibration`` collect rows of their files. ``deviations``: how far, in points, each score of the
-    features alone is off the run's own. ``recomputed``: the label spaces in which a score comes from features.
+    ``per_class`` and ``calibration`` collect rows of their files. ``deviations``: how far, in points, each
+    score from features alone is off the run's own. ``recomputed``: the label spaces in which a score comes from
+    features.
     """
 
     def __init__(self, source, weights, *arguments):
@@ -56,8 +57,11 @@ class Rescorer(Scorer):
     # -- one evaluation ------------------------------------------------------------------------------------------------
 
     def again(self, described, last):
-        """{dataset: {space: Scores}} of one evaluation, None where its weights are needed and are not to be had; with
-        the predictions of each image for the ``last`` one."""
+        """Return {dataset: {space: Scores}} of one evaluation, with the predictions of each image for the
+        ``last`` one.
+
+        None if its weights are needed but not available.
+        """
         self._turn_to(described)
         if self.settings.template_given and not self._changed:
             self._note_idle_template()
@@ -66,7 +70,7 @@ class Rescorer(Scorer):
         except (UserError, LoadError) as error:
             if described["task"]:
                 raise
-            print(f"note: no row before training, whose weights other prompts need: {error}", flush=True)
+            print(f"note: no row before training: other prompts need its weights: {error}", flush=True)
             return None
         method = MethodScores(state, hooks)
         method.plain = method.plain or described["plain"]
@@ -76,19 +80,21 @@ class Rescorer(Scorer):
                            method, mark="" if last else f"_after_{task or 'start'}")
 
     def _other_prompts(self):
-        """The datasets whose prompts the command line changes."""
+        """Return the datasets whose prompts the command line changes."""
         return {file for file, facts in self.described["datasets"].items() if not (facts["pairs"] or facts["head"])
                 and list(self.datasets.open(facts["source"]).templates) != facts["templates"]}
 
     def _note_idle_template(self):
         if "--template" not in self._left_out:
-            print("note: --template changes no prompts here: a dataset with prompts of its own keeps them unless it is "
+            print("note: --template changes no prompts here: a dataset with its own prompts keeps them unless it is "
                   "all:NAME or all:PROMPT, and a trained head has none", flush=True)
         self._left_out.add("--template")
 
     def _scored_by(self):
-        """(state, hooks) of what scores: a stand-in for the CLIP where its classifiers are kept, and no method scores
-        in its own way."""
+        """Return (state, hooks) of what scores.
+
+        A stand-in replaces the CLIP if its classifiers are kept and no method defines its own scores.
+        """
         if not self._needs_weights():
             tower = StoredTower(self.described["logit_scale"]).to(self.device.device, self.device.weight_type)
             return TrainingState(model=tower, task=None, device=self.device, settings=None, world=self.world), []
@@ -102,12 +108,12 @@ class Rescorer(Scorer):
         return bool(self._changed or self.described["by_method"] or self._other_method())
 
     def _other_method(self):
-        """Whether the command line names another method than the run's, or other keywords of it."""
+        """Return whether the command line names another method than the run's, or other keywords for it."""
         run = {key: self.described["flags"].get(key, {}).get("value") for key in ("method", "set")}
         return self.settings.method_given and {"method": self.settings.method, "set": self.settings.set} != run
 
     def require(self, described):
-        """Before anything is written: UserError where a file of an evaluation is damaged or missing."""
+        """Raise UserError, before anything is written, if a file of an evaluation is damaged or missing."""
         self._turn_to(described)
         if self._needs_weights() and described["task"] and not described["weights"]["load"]:
             self._checkpoint_file()
@@ -121,13 +127,14 @@ class Rescorer(Scorer):
     def _checkpoint_file(self):
         path = self.source / f"{self.described['task']}.pth"
         if not path.is_file():
-            raise UserError(f"{FLAG} {self.source}: {path} is not there. Without it the features serve the run's "
-                            "prompts only, and no method that scores in its own way: leave --template away, or bring "
-                            "it back")
+            raise UserError(f"{FLAG} {self.source}: {path} is missing. Without it, features can be scored only with "
+                            "the run's prompts, and not by a method that defines its own scores: leave --template "
+                            "out, or restore the file")
         return path
 
     def _checkpoint(self):
-        """The checkpoint behind the features: its text tower makes classifiers of other prompts, its method scores."""
+        """Return the checkpoint behind the features: its text tower builds classifiers for other prompts, its
+        method scores."""
         task, load = self.described["task"], self.described["weights"]["load"]
         if load:
             checkpoint, name = starting_checkpoint(dataclasses.replace(self.weights, load=load)), load
@@ -138,12 +145,12 @@ class Rescorer(Scorer):
             checkpoint = starting_checkpoint(self.weights)
             name = self.weights.load or self.weights.model
         if text_digest(checkpoint["state_dict"]) != self.described["weights"]["text"]:
-            raise UserError(f"{FLAG} {self.source}: {name} holds other weights than the features {when(task)} are of; "
-                            "run the command that kept them again")
+            raise UserError(f"{FLAG} {self.source}: {name} holds other weights than those behind the features "
+                            f"{when(task)}; rerun the command that kept them")
         return checkpoint
 
     def _classifiers(self, model, opened, heads, modules):
-        """{file: Classifier}, kept ones where the prompts are the run's."""
+        """Return {file: Classifier}, the kept ones where the prompts are the run's."""
         other = {file: task for file, task in opened.items() if file in self._changed}
         kept = {file: self._kept_classifier(file, task) for file, task in opened.items() if file not in other}
         return kept | super()._classifiers(model, other, {}, modules)
@@ -157,7 +164,7 @@ class Rescorer(Scorer):
         return Classifier(Classes(task.name, "", task.classnames, task.templates, head.weight.T / scale.exp()), head)
 
     def _tensor(self, file, name):
-        """Kept features or weights in the type that scores are computed in."""
+        """Return kept features or weights in the type in which scores are computed."""
         return torch.from_numpy(self.arrays[file][name]).to(self.device.device, self.device.weight_type)
 
     # -- class data ----------------------------------------------------------------------------------------------------
@@ -185,12 +192,12 @@ class Rescorer(Scorer):
                                             {anchor: near for anchor, *near in video["anchors"]}))
 
     def _is_own(self, file, space, parts):
-        """Whether the run has scored just this."""
+        """Return whether the run scored exactly this."""
         return (self.described["spaces"].get(file, {}).get(space) == list(parts) and not self._changed & {*parts}
                 and not self._other_method())
 
     def _exact(self, file, space, parts, found):
-        """The run's own Scores where there are some, and those of the features otherwise."""
+        """Return the run's own Scores if there are any, else those of the features."""
         if not self._is_own(file, space, parts):
             self.recomputed.add(space)
             return found
@@ -199,8 +206,10 @@ class Rescorer(Scorer):
         return own
 
     def _keep(self, classes, mark, file, space, found):
-        """Rows of each class and of calibration, the run's own predictions where it has some. ``classes`` {space:
-        [(dataset, its classes)]}."""
+        """Collect rows of per-class accuracy and calibration, from the run's own predictions where it has some.
+
+        ``classes``: {space: [(dataset, its classes)]}.
+        """
         names = dict(classes[space])
         if self._is_own(file, space, names):
             found = self._own_predictions(file, space, found, classes[space])
@@ -239,8 +248,11 @@ class Rescorer(Scorer):
         return own
 
     def galleries(self):
-        """{dataset of pairs: rows}: recall of queries that a later model encodes among what an earlier one has encoded:
-        captions as queries for images (t2i), images for captions (i2t). All images are searched at once."""
+        """Return {dataset of pairs: rows}: recall of queries encoded by a later model among what an earlier one
+        encoded.
+
+        Captions are queries for images (t2i), images for captions (i2t). All images are searched at once.
+        """
         return {file: [self._gallery(old, new, *kept[old], *kept[new]) for index, old in enumerate(kept)
                        for new in list(kept)[index:]] for file, kept in self._pairs.items() if len(kept) > 1}
 
@@ -250,7 +262,7 @@ class Rescorer(Scorer):
         return [old or "start", new or "start", *(
             f"{100 * (found < k).double().mean().item():.4f}" for found in (i2t, t2i) for k in RECALLS)]
 
-    # -- what is said of it --------------------------------------------------------------------------------------------
+    # -- remarks -------------------------------------------------------------------------------------------------------
 
     def remarks(self, space):
         precision = {"precision": self.described["precision"]}
@@ -258,15 +270,15 @@ class Rescorer(Scorer):
         return precision | ({"rescored": text} if space in self.recomputed else {})
 
     def statement(self):
-        """How exact the tables are."""
+        """Return how exact the tables are."""
         lines = [f"rescored from fp16 features of {self.source}: label space {', '.join(sorted(self.recomputed))}"
-                 if self.recomputed else f"as {self.source} has scored it, to the last digit"]
+                 if self.recomputed else f"as scored by {self.source}, to the last digit"]
         if self.deviations:
             mean = fmean(self.deviations)
-            lines.append(f"the features alone give the run's own scores within {mean:.4f} points in the mean, "
+            lines.append(f"features alone reproduce the run's own scores within {mean:.4f} points on average, "
                          f"{max(self.deviations):.3f} at most")
             if mean > CLOSE:
-                lines.append(f"warning: more than {CLOSE} points in the mean: what comes from features is less exact")
+                lines.append(f"warning: more than {CLOSE} points on average: scores from features are less exact")
         if self.calibration:
             lines.append(f"calibration.csv: ECE over {BINS} bins of equal width, of the softmax of the scores")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a run scores, on what, and where the rows go: class data by accuracy, image-text pairs by retrieval."""
+"""Score a run: class data by accuracy, image-text pairs by retrieval, and write the rows."""
 
 import copy
 import os
@@ -30,14 +30,14 @@ from src.store.records import classes_csv, metrics_row, predictions_csv, retriev
 from src.store.trackers import EVALUATION, Trackers
 
 SCORES = {ACCURACY: Scores, RETRIEVAL: RetrievalScores}
-DRIFT_IMAGES = 1000  # that tell how far features have turned
+DRIFT_IMAGES = 1000  # used to measure feature drift
 
 
 class Scorer:
-    """Scores models on ``evaluated`` and adds the rows to a RunFolder. ``settings``: the Scoring of the command line;
-    ``files``: its Files, which a linear layer is kept by.
+    """Score models on ``evaluated`` and add the rows to a RunFolder.
 
-    Scores are {dataset: {label space: Scores}}, of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
+    ``settings``: the Scoring of the command line. ``files``: its Files, for keeping a linear layer. Scores are
+    {dataset: {label space: Scores}}; of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
     def __init__(self, settings, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
@@ -47,15 +47,15 @@ class Scorer:
         self.spaces = LabelSpaces(settings.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if settings.retrieval_split == "auto" else settings.retrieval_split
-        self.named_by_checkpoint, self._left_out = (), set()  # files that --load chose; what a note has named
+        self.named_by_checkpoint, self._left_out = (), set()  # files chosen by --load; what notes have named
 
     def claim(self, names, start):
-        """Before training ``names`` from the checkpoint ``start``: refuse what could not be scored afterwards."""
+        """Refuse, before training ``names`` from the checkpoint ``start``, what could not be scored afterwards."""
         parts = [part for name in names for part in (self.settings.trained if name == JOINT else [name])]
         parts = [part for part in parts if not is_pairs(part)]
         opened = self.spaces.claim(class_tasks(start.get("history", [])), parts)
         kept = {file: head for file, head in start.get("heads", {}).items()
-                if not (self.settings.trains_heads and file in map(stem, parts))}  # build.first_head looks at that one
+                if not (self.settings.trains_heads and file in map(stem, parts))}  # build.first_head checks that one
         for file, head in self._fitting(kept, start.get("history", []), opened).items():
             if file in opened:
                 require_head_fits(head, opened[file], start["architecture"]["embed_dim"])
@@ -63,8 +63,11 @@ class Scorer:
             folds(len(self._images(self.datasets.open(name))), self.retrieval_split)
 
     def trained(self, state, hooks, task, keep=False, finished=False):
-        """Scores of the weights that a task leaves, or has by now; ``task`` is what its files are called. ``keep``:
-        write every image's prediction too. ``finished``: the task is, so --keep-features acts."""
+        """Score the weights that a task leaves, or has so far.
+
+        ``task``: its name in files. ``keep``: write the prediction for every image too. ``finished``: whether
+        the task is, so that --keep-features acts.
+        """
         model = state.final_model
         _, opened = self.spaces.after(class_tasks([*state.history, {"dataset": task, "source": state.source}]))
         own = {task: model.head.packed()} if state.head is not None else {}
@@ -78,13 +81,13 @@ class Scorer:
         return scores
 
     def part(self, names):
-        """The same for some of the datasets; label spaces stay those of all."""
+        """Return the same for some of the datasets; label spaces stay those of all."""
         found = copy.copy(self)
         found.evaluated = names
         return found
 
     def finished(self, checkpoint, keep=False):
-        """The scores that ``trained`` had of the weights that a task has left in a checkpoint."""
+        """Return the scores that ``trained`` gave for the weights that a task left in a checkpoint."""
         state, scorers = build_scored(replace(self.settings, method_given=True), checkpoint, self.device, self.world)
         model, history = state.model, checkpoint["history"]
         _, opened = self.spaces.after(class_tasks(history))
@@ -94,8 +97,10 @@ class Scorer:
                            after=checkpoint["dataset"])
 
     def checkpoint(self, checkpoint, alpha=None, zeroshot=None, start=False):
-        """Scores of a checkpoint, or of alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``. ``start``:
-        a sequence starts from it, and --keep-features keeps it as such."""
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * those of the CLIP ``zeroshot``.
+
+        ``start``: a sequence starts from it, and --keep-features keeps it as its start.
+        """
         state, scorers = build_scored(self.settings, checkpoint, self.device, self.world)
         refuse_captions(state.own, self.evaluated)
         model, history = state.model, checkpoint.get("history", [])
@@ -118,15 +123,15 @@ class Scorer:
         return scores
 
     def _fitting(self, heads, history, opened):
-        """Those of the packed ``heads`` {file: (C, D + 1)} that score the classes they were trained on, of the datasets
-        ``opened`` {file: Task}; a note names each other one once.
+        """Return the packed ``heads`` {file: (C, D + 1)} that score the classes they were trained on.
 
-        Raises UserError where --load itself chose the dataset, which its own head is to score.
+        ``opened``: {file: Task} of the datasets. A note names each other head once. Raises UserError if --load
+        itself chose the dataset that its own head is to score.
         """
         reasons = {file: other_classes(history, file, opened[file].classnames) for file in heads if file in opened}
         for file in [file for file, reason in reasons.items() if reason and file not in self._left_out]:
             if file in self.named_by_checkpoint:
-                raise UserError(f"--load {self.settings.load}: its head of {file} does not belong to the data: "
+                raise UserError(f"--load {self.settings.load}: its head of {file} does not fit the data: "
                                 f"{reasons[file]}. Give the data that it was trained on, or --eval-datasets to score "
                                 "without it")
             print(f"note: the head of {file} in the checkpoint is left out: {reasons[file]}; {file} is scored by its "
@@ -135,25 +140,29 @@ class Scorer:
         return {file: head for file, head in heads.items() if not reasons.get(file)}
 
     def lacks_features(self, after):
-        """Whether --keep-features has still to keep those of the weights that a task leaves, "" before any."""
+        """Return whether --keep-features still has to keep the features of the weights that a task leaves; ""
+        is the start."""
         return self.settings.keep_features and not Ledger(self.folder).has(after)
 
     def remarks(self, space):
-        """What a summary of a label space says beside its numbers."""
+        """Return what a summary of a label space states beside its numbers."""
         return {}
 
     def shown(self, scores):
-        """{dataset: {space: Scores}} -> {dataset: its Scores in the first label space}"""
+        """Reduce {dataset: {space: Scores}} to {dataset: its Scores in the first label space}."""
         return {dataset: found[space] for dataset, found in scores.items()
                 for space in (self.settings.label_space[0], RETRIEVAL.space) if space in found}
 
     def in_words(self, scores):
-        """A line of what was scored, in the first label space."""
+        """Return a line with the scores in the first label space."""
         return ", ".join(f"{dataset} {score}" for dataset, score in self.shown(scores).items()) or "nothing scored"
 
     def drift(self, start, state):
-        """{dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on what is scored,
-        each with the modules of the method that trains the task."""
+        """Return {dataset of pairs: Drift as a dict} between the checkpoint ``start`` and a task's state, on
+        the scored data.
+
+        Both are encoded with the modules of the method that trains the task.
+        """
         after, trains = state.final_model, replace(self.settings, method_given=True)
         before, _ = build_scored(trains, start, self.device)
         found = {}
@@ -166,8 +175,10 @@ class Scorer:
         return found
 
     def linear(self, checkpoint):
-        """Linear evaluation of a checkpoint's image tower on --linear-eval, its layer kept; one that is finished is not
-        trained a second time. -> {dataset: {LINEAR: Scores}}"""
+        """Evaluate a checkpoint's image tower linearly on --linear-eval. -> {dataset: {LINEAR: Scores}}
+
+        The layer is kept; a finished one is not trained again.
+        """
         settings, name = self.settings, self.settings.linear_eval
         file, dataset = stem(name), self.datasets.open(name)
         note_plain(checkpoint, settings.load or checkpoint.get("model"), "--linear-eval")
@@ -191,7 +202,7 @@ class Scorer:
         return scores
 
     def _epochs(self, file, layer):
-        """What is called after each epoch of a linear layer."""
+        """Return the function to call after each epoch of a linear layer."""
         self.progress.task(f"linear layer on {file}", layer.epochs, self.settings.linear_epochs, unit="epoch")
 
         def log(epoch):
@@ -204,8 +215,11 @@ class Scorer:
         return log
 
     def _score(self, model, iteration, task, train_data, heads, history, method, scored_by=None, mark=None, after=None):
-        """``mark``: what the names of files of predictions end in; None writes none. ``after``: the task, "" before
-        any, whose features --keep-features keeps; None keeps none."""
+        """Score a model.
+
+        ``mark``: the ending of prediction files; None writes none. ``after``: the task whose features
+        --keep-features keeps, "" for the start; None keeps none.
+        """
         keeper = None if after is None else self._keeper(after)
         with method.state.in_place(model):
             scores, by = self._score_in_place(model, iteration, task, train_data, heads, history, method, scored_by,
@@ -220,7 +234,7 @@ class Scorer:
         return Keeper(self.folder, after, self.settings) if self.settings.keep_features else None
 
     def _facts(self, model, iteration, history, method, by):
-        """What rescoring has to know of an evaluation beside its datasets."""
+        """Return what rescoring needs to know of an evaluation besides its datasets."""
         load = self.settings.load if self.settings.evaluation else None
         acted = history or any(text.startswith(LOGITS) for found in by.values() for text in found.values() if text)
         return {"iteration": iteration, "history": history, "evaluation": self.settings.evaluation,
@@ -230,7 +244,7 @@ class Scorer:
                             "text": text_digest(model.state_dict())}, "by": by}
 
     def _score_in_place(self, model, iteration, task, train_data, heads, history, method, scored_by, mark, keeper):
-        """-> ({dataset: {space: Scores}}, {dataset: {space: what scored it}})"""
+        """Score. -> ({dataset: {space: Scores}}, {dataset: {space: what scored it}})"""
         settings, scores, by = self.settings, {}, {}
         datasets = {stem(name): self.datasets.open(name) for name in self.evaluated}
         evaluations = self._evaluations(model, {file: dataset for file, dataset in datasets.items()
@@ -253,7 +267,7 @@ class Scorer:
         return scores, by
 
     def _evaluations(self, model, datasets, heads, history, method, mark, keeper):
-        """Iterator over the {label space: Scores} of {file: Task}, in order, from common worker processes."""
+        """Iterate over the {label space: Scores} of {file: Task}, in order, using common worker processes."""
         settings, tasks = self.settings, class_tasks(history)
         (spaces, opened), sources = self.spaces.after(tasks), self.spaces.sources(tasks)
         classifiers = {file: found.named(file, sources[file])
@@ -271,18 +285,23 @@ class Scorer:
             keeper and keeper.split)
 
     def _keep_predictions(self, file, space, found, classnames, mark):
-        """``classnames``: {dataset: classes} of the label space, the scored one first. The first space has the plain
-        names."""
+        """Write predictions. ``classnames``: {dataset: classes} of the label space, the scored dataset first.
+
+        The first space gets the plain file names.
+        """
         mark = mark if space == self.spaces.spaces[0] else f"_{space}{mark}"
         self.folder.write_text(f"predictions_{file}{mark}.csv", predictions_csv(found, classnames))
         self.folder.write_text(f"classes_{file}{mark}.csv", classes_csv(found, classnames[file]))
 
     def _classifiers(self, model, opened, heads, modules):
-        """{file: Task}, {file: packed head} -> {file: Classifier}, zero-shot where no head was trained. ``modules``
-        have places in the model."""
+        """Map {file: Task} and {file: packed head} to {file: Classifier}, zero-shot where no head was trained.
+
+        ``modules`` are attached to the model.
+        """
         untrained = {file: found for file, found in opened.items() if file not in heads}
         if self.settings.template_given and template_of(modules) and "--template" not in self._left_out:
-            print(f"note: --template has no effect: the method's context stands in prompts {template_of(modules)!r}")
+            print("note: --template has no effect: the method puts its context into the prompts "
+                  f"{template_of(modules)!r}")
             self._left_out.add("--template")
         return self.zeroshot(model, untrained, modules) | {
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
@@ -302,12 +321,12 @@ class Scorer:
 
 
 def plain_scores(scores):
-    """{dataset: {space: Scores}} as types that json keeps to the last bit."""
+    """Return {dataset: {space: Scores}} as types that json keeps to the last bit."""
     return {dataset: {space: asdict(score) for space, score in found.items()} for dataset, found in scores.items()}
 
 
 def scores_of(content):
-    """What ``plain_scores`` was made of, from a file's content with its "scores"; {} where that is something else."""
+    """Invert ``plain_scores``, given a file's content with its "scores"; {} for anything else."""
     try:
         scores = _scores_of(content["scores"])
         numbers = [value for found in scores.values() for score in found.values() for value in asdict(score).values()]
@@ -322,7 +341,7 @@ def _scores_of(plain):
 
 
 def class_tasks(history):
-    """The class data among the tasks of a checkpoint's history, those of joint training one by one."""
+    """Return the class data among the tasks of a checkpoint's history, those of joint training one by one."""
     found = []
     for entry in history:
         source = entry.get("source", entry["dataset"])
@@ -332,13 +351,16 @@ def class_tasks(history):
 
 
 def task_and_phase(task, source):
-    """What a row of retrieval says of a trained task, called ``task`` in files and ``source`` on the command line:
-    (dataset, phase), the phase empty where there is none."""
+    """Return (dataset, phase) for a row of retrieval; the phase is empty if there is none.
+
+    ``task``: the trained task's name in files; ``source``: its name on the command line.
+    """
     whole, phase = phase_of(source)
     return (task, "") if phase is None else (stem(whole), phase)
 
 
 def mixed(head, start, alpha):
-    """alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started from."""
+    """Return alpha * a packed head (C, D + 1) + (1 - alpha) * the ClassificationHead that its training started
+    from."""
     start = start.packed()
     return alpha * head.to(start) + (1 - alpha) * start

@@ -1,4 +1,4 @@
-"""The choices of a study, from the files of its trials. Reads no file of the cells, which score the test split."""
+"""Make the choices of a study from the files of its trials. Never reads the files of cells, which score test data."""
 
 import contextlib
 import json
@@ -9,11 +9,11 @@ from src.report.measures import measure_of
 from src.report.selection import by_of, choice_of, selection_json, selection_markdown, space_of
 from src.run.cells import FAILED, is_done, state_of
 
-NAME = "selection"  # of the files, in the folder of the study
+NAME = "selection"  # name of its files, in the study's folder
 
 
 def choices_of(select, trials):
-    """{row: Choice} of a Selection and the Jobs of its trials; {} without a selection."""
+    """Return {row: Choice} of a Selection and the Jobs of its trials; {} without a selection."""
     if select is None:
         return {}
     by, found = by_of(select, trials), {}
@@ -27,7 +27,7 @@ def choices_of(select, trials):
 
 
 def _number(job, by):
-    """The number of a trial that is done, in its first label space; None of one that is not."""
+    """Return the number of a finished trial, in its first label space; None if it is not finished."""
     if not is_done(job):
         return None
     summary = read_json(job.folder / "summary.json")
@@ -35,7 +35,7 @@ def _number(job, by):
 
 
 def _seconds(job):
-    """Of its finished tasks, over all attempts."""
+    """Return the seconds of its finished tasks, over all attempts."""
     return sum(_seconds_of(job.folder / f"run_{task}.json") for task in job.tasks)
 
 
@@ -47,12 +47,12 @@ def _seconds_of(path):
 
 
 def settings_of(choices):
-    """{row: (label of the setting or None, why there is none)}, as ``Plan.chosen`` wants it."""
+    """Return {row: (label of the setting or None, why there is none)}, the form that ``Plan.chosen`` takes."""
     return {row: (choice.setting, choice.why) for row, choice in choices.items()}
 
 
 def selection_text(study, trials, choices):
-    """The table of the choices, under the names of the study."""
+    """Return the table of the choices, under the names of the study."""
     return selection_markdown(study.select, choices, by_of(study.select, trials), space_of(trials[0]), study.names)
 
 

@@ -1,4 +1,4 @@
-"""One command's run: its device, datasets and folder, its tasks in their order, what they score and the summary."""
+"""Run one command: its device, datasets and folder, its tasks in order, their scores and the summary."""
 
 import contextlib
 import itertools
@@ -47,12 +47,15 @@ from src.store.records import RunFolder, code_changes, describe_run
 from src.store.resume import NOT_SHARED, ResumePoints, inputs_of, refuse_other_inputs
 from src.store.trackers import open_trackers
 
-LARGE_CARRY = 100 * 2 ** 20  # bytes in each checkpoint that a note names
+LARGE_CARRY = 100 * 2 ** 20  # bytes per checkpoint from which a note is printed
 
 
 class Run:
-    """``evaluated`` are the datasets that every evaluation scores: the whole sequence and what --eval-datasets adds,
-    or --eval-datasets, or the one trained on."""
+    """Run one command.
+
+    ``evaluated``: the datasets that every evaluation scores: the whole sequence plus --eval-datasets, or
+    --eval-datasets, or the dataset that is trained on.
+    """
 
     def __init__(self, command, folder=None, signals=None, open_datasets=Datasets):
         self.command, self.signals, self.open_datasets = command, signals or Signals(), open_datasets
@@ -65,24 +68,24 @@ class Run:
         self.datasets = open_datasets(command.data)
         self.folder = RunFolder(folder or self.files.save, writes=self.world.first)
         self.progress = progress(self.quiet or not self.world.first)
-        self.trackers, self.before = open_trackers(self.files, self.world.first), {}  # {task: steps of those before it}
+        self.trackers, self.before = open_trackers(self.files, self.world.first), {}  # {task: steps of earlier tasks}
         self.evaluated, self.scorer = [], None
         named = [*(self.training.trained if self.scoring.in_order else ()), *self.scoring.eval_datasets]
         self.score_on(list(dict.fromkeys(phase_of(name)[0] for name in named or self.training.trained)))
         self.basis = self.training.orthogonal_gradients_path
         self.shared = SharedTasks(self)
-        self.with_carry = []  # files of finished tasks whose carry may be left out
+        self.with_carry = []  # files of finished tasks whose carry may be dropped
         self.began, self.peak, self.noted, self.memory = time.perf_counter(), 0, set(), None
-        self.open_zeroshot = None  # until ``refuse`` knows the weights that the run starts from
+        self.open_zeroshot = None  # set by ``refuse``, once the starting weights are known
 
     def note(self, text):
-        """Print a note, the same one once a run."""
+        """Print a note, once per run."""
         if text not in self.noted:
             print(f"note: {text}", flush=True)
         self.noted.add(text)
 
     def print_memory(self, text):
-        """Print what a task holds in memory, unless the one before it held the same."""
+        """Print what a task holds in memory, unless the previous task held the same."""
         if text != self.memory and not self.quiet:
             print(text, flush=True)
         self.memory = text
@@ -92,19 +95,19 @@ class Run:
         self.scorer = self.scorer_of(names)
 
     def scorer_of(self, names):
-        """What scores the datasets ``names``."""
+        """Return the scorer of the datasets ``names``."""
         return Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
                       self.progress, self.trackers)
 
     @contextlib.contextmanager
     def shown(self):
-        """While entered, progress is shown and trackers log."""
+        """Show progress and log to trackers while entered."""
         with self.trackers, self.progress:
             yield
 
     def adopt(self, checkpoint):
-        """What a checkpoint that is evaluated says where the command line does not: which dataset to score, and how it
-        was trained."""
+        """Take from an evaluated checkpoint what the command line leaves open: which dataset to score, and how
+        it was trained."""
         load = self.command.weights.load
         self.command = as_trained(self.command, checkpoint)
         self.scoring, self.files = self.command.scoring, self.command.files
@@ -116,12 +119,12 @@ class Run:
 
     @in_turn
     def open_for_training(self, name):
-        """Refuse a dataset that no linear layer can be trained on."""
+        """Refuse a dataset that a linear layer cannot be trained on."""
         open_for_layer(self.scoring.eval_split, self.datasets, name)
 
     @in_turn
     def open(self, trained):
-        """Open all that the run will read, and refuse what cannot serve; the first process fetches and draws."""
+        """Open everything that the run will read, and refuse unusable data; the first process fetches and draws."""
         if trained:
             refuse_other_data(self.training)
         if trained and (kept := scorable(self.scoring, self.datasets, self.evaluated)) != self.evaluated:
@@ -138,7 +141,7 @@ class Run:
 
     @in_turn
     def claim(self, names, start):
-        """Before anything is written: ``refuse``, and a folder that cannot be written too."""
+        """Check before anything is written: ``refuse``, and also refuse a folder that is not writable."""
         self.refuse(names, start, ZeroshotOpener(self.command.weights, start, self.device))
         self.folder.prepare()
         if text := kept_text(self, names, start):
@@ -146,20 +149,20 @@ class Run:
         self.shared.claim()
 
     def refuse(self, names, start, open_zeroshot):
-        """Refuse to replace a finished task of ``names`` that was made with another configuration, a teacher that does
+        """Refuse to replace a finished task of ``names`` made with another configuration, a teacher that does
         not fit the checkpoint ``start``, and other classes than it was trained on. Writes nothing."""
         if not self.files.overwrite:
             wholes = [phase_of(name)[0] for name in names if self._is_last_phase(name)]
             for name in map(stem, [*names, *wholes]):
-                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not what phases have left
+                if name not in map(stem, wholes) or self.folder.has(f"run_{name}.json"):  # not the files of phases
                     refuse_to_replace(self.files, self.folder, name)
-        trained = {stem(class_split(name)[0]) for name in names}  # from now on by the lists of this run
+        trained = {stem(class_split(name)[0]) for name in names}  # these use the lists of this run
         scored = [name for name in self.evaluated if stem(class_split(name)[0]) not in trained]
         refuse_other_lists(start.get("history", []), self.datasets, scored, "split_file" in self.command.cuts_given)
         if self.scoring.keep_features:
             refuse_other_scores(scoring_hooks(self.scoring, start))
         if names:
-            hooks = build_hooks(self.training, start)  # a method that cannot be built is refused here
+            hooks = build_hooks(self.training, start)  # refuses a method that cannot be built
             if self.scoring.keep_features:
                 refuse_other_scores(hooks)
             if left := untaken_carry(hooks, start):
@@ -175,10 +178,13 @@ class Run:
         self.scorer.claim(names, start)
 
     def train(self, name, start):
-        """Train one task from the checkpoint ``start``, whose weights go into the model and out of the checkpoint, or
-        with --resume what is left of it; or take it from --task-cache. One that is finished is not trained a second
-        time without --overwrite: ``refuse`` has seen that it was made with the same configuration. -> (its finished
-        checkpoint, {dataset: Scores})."""
+        """Train one task from the checkpoint ``start``, or what --resume leaves to do, or take it from
+        --task-cache.
+
+        The weights move from the checkpoint into the model. A finished task is not trained again without
+        --overwrite; ``refuse`` has checked that it has the same configuration. -> (its finished checkpoint,
+        {dataset: Scores})
+        """
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
@@ -190,7 +196,7 @@ class Run:
         with self.shared.place(name, start, inputs) as place:
             if place.content:
                 return place.take()
-            return TaskRun(self, name, start, inputs, place).train()  # it refuses a resume point of other inputs
+            return TaskRun(self, name, start, inputs, place).train()  # refuses a resume point of other inputs
 
     def keep_shots(self, name):
         """Add the images of a few-shot task to the list that --shots-file reads."""
@@ -202,7 +208,7 @@ class Run:
         return not self.files.overwrite and self.folder.has(f"{stem(name)}.pth")
 
     def _finished(self, name, inputs):
-        """(checkpoint, {dataset: Scores}) of a task that an earlier run of this command has finished."""
+        """Return (checkpoint, {dataset: Scores}) of a task that an earlier run of this command finished."""
         file = stem(name)
         facts = self.folder.read_json(f"run_{file}.json")
         refuse_other_inputs(facts.get("inputs"), inputs, self.folder.file(f"{file}.pth"))
@@ -212,23 +218,23 @@ class Run:
             raise UserError(f"{self.folder.file(f'{file}.pth')} is finished, but its run_{file}.json has no scores of "
                             f"{', '.join(missing)}; train it again with --overwrite, without --resume")
         if self.scorer.lacks_features(file):
-            self.note(f"{file} was finished without its features: it is scored again for --keep-features")
+            self.note(f"{file} was finished without kept features: scoring it again for --keep-features")
             self.evaluate(checkpoint)
         self.leave_to_the_next(name, checkpoint)
         self.shared.remember(file, facts)
         self.progress.skip(file)
         ResumePoints(self.folder, file, self.files.save_interval).forget()
-        again = "" if self.files.resume else "; not trained again, which --overwrite would do"
-        print(f"{file}: finished before, {self.scorer.in_words(scores)}{again}", flush=True)
+        again = "" if self.files.resume else "; give --overwrite to train it again"
+        print(f"{file}: already finished, {self.scorer.in_words(scores)}{again}", flush=True)
         if changed := code_changes(facts):
-            self.note(f"other code made what is finished in {self.folder.path}: {'; '.join(changed)}; --overwrite "
-                      "trains with the code at hand")
+            self.note(f"finished tasks in {self.folder.path} were made by other code: {'; '.join(changed)}; "
+                      "--overwrite trains with the current code")
         return checkpoint, scores
 
     def leave_to_the_next(self, name, checkpoint):
         """Do what is due once the checkpoint of a task is complete."""
         files = [stem(name)]
-        if self._is_last_phase(name):  # which is what the whole dataset leaves
+        if self._is_last_phase(name):  # stands for the whole dataset
             files.append(stem(phase_of(name)[0]))
             self.folder.write_checkpoint(files[-1], checkpoint)
         if self.files.keep_carry == "last":
@@ -236,30 +242,33 @@ class Run:
                 self.folder.leave_carry_out(file, later=f"{files[0]}.pth")
         self.with_carry = files if checkpoint.get("carry") else []
         self._note_large_carry(checkpoint)
-        if self.training.orthogonal_gradients:  # the next task of a sequence leaves alone what this one needs
+        if self.training.orthogonal_gradients:  # the next task of a sequence protects what this one needs
             self.basis = str(self.folder.file(f"grad_{stem(name)}.pth"))
 
     def _note_large_carry(self, checkpoint):
         several, sizes = len(self.training.trained) > 1 and self.training.sequence, carry_bytes(checkpoint)
         if several and self.files.keep_carry == "all" and self.folder.path and sum(sizes.values()) >= LARGE_CARRY:
-            self.note(f"{in_words(sizes)} stand in the checkpoint of each task; --keep-carry last leaves them to the "
-                      "last one alone")
+            self.note(f"{in_words(sizes)} are stored in the checkpoint of each task; --keep-carry last stores them "
+                      "only in the last")
 
     def ends_with(self, name):
-        """Whether a task is the last of a sequence."""
+        """Return whether a task is the last of a sequence."""
         return self.training.sequence and name == self.training.trained[-1]
 
     def _is_last_phase(self, name):
         return phase_of(name)[1] == self.training.num_phases and phase_of(name)[1] is not None
 
     def evaluate(self, checkpoint, alpha=None, start=False):
-        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. ``start``: a sequence starts from
-        it. -> {dataset: {space: Scores}}"""
+        """Score a checkpoint, or alpha * its weights + (1 - alpha) * zero-shot ones. -> {dataset: {space:
+        Scores}}
+
+        ``start``: a sequence starts from it.
+        """
         return self.scorer.checkpoint(checkpoint, alpha, None if alpha is None else self.open_zeroshot(), start)
 
     def score_start(self, start):
-        """Scores of the weights that a sequence starts from; with --resume, or where all of it is finished, those that
-        were found before."""
+        """Score the weights that a sequence starts from; reuse scores found before with --resume or if all
+        tasks are finished."""
         finished = all(map(self.is_finished, self.training.trained))
         kept = self.folder.read_json("start.json") if self.files.resume or finished else {}
         scores = scores_of(kept) if kept.get("config") == self.files.numbers else {}
@@ -272,12 +281,12 @@ class Run:
         return scores
 
     def summarise(self, trained, rows, history=(), **facts):
-        """Store a sequence's matrices and summary numbers, and give the summaries, {label space or "retrieval": ...}.
+        """Store a sequence's matrices and summary numbers. -> the summaries, {label space or "retrieval": ...}
 
-        ``trained`` are the tasks as the command line names them; ``rows`` the scores before and after each of them, row
-        0 None where those before are not known. Class data: accuracy on each task of the sequence. Image-text pairs:
-        recall on each of the evaluated sets of pairs. ``history``: of the last checkpoint, where other runs
-        trained. ``facts`` go into ``run.json``.
+        ``trained``: the tasks as on the command line. ``rows``: the scores before and after each of them; row 0
+        is None if those before are unknown. Class data: accuracy on each task of the sequence. Image-text
+        pairs: recall on each of the evaluated sets of pairs. ``history``: that of the last checkpoint, if other
+        runs trained. ``facts`` go into ``run.json``.
         """
         pairs = any(map(known_pairs, trained))
         measure, spaces = (RETRIEVAL, [RETRIEVAL.space]) if pairs else (ACCURACY, self.scoring.label_space)
@@ -286,11 +295,11 @@ class Run:
         trained = [stem(name) for name in trained]
         columns = [stem(name) for name in self.evaluated if is_pairs(name)] if pairs else trained
         if not columns:
-            print("note: no image-text pairs are scored, so there is no matrix")
+            print("note: no image-text pairs are scored, so no matrix is written")
             return {}
         summaries = {}
         for number, space in enumerate(spaces):
-            mark = f"_{space}" if number else ""  # the first label space has the plain names
+            mark = f"_{space}" if number else ""  # the first label space gets the plain names
             chosen = [row and {name: row[name].get(space) for name in columns} for row in rows]
             summaries[space] = measure.summarise(trained, chosen, space, self.device.precision) | {
                 "conditions": asdict(self.conditions(named, trained_with, space, history))} | self.scorer.remarks(space)
@@ -310,7 +319,7 @@ class Run:
         return summaries
 
     def report_task(self, name, scores, checkpoint):
-        """Write the page of a task that was trained by itself, with its ``scores`` and finished checkpoint."""
+        """Write the page of a task trained by itself, with its ``scores`` and finished checkpoint."""
         if not self.folder.writes:
             return
         made, history = flags_behind(checkpoint), checkpoint.get("history") or ()
@@ -320,8 +329,10 @@ class Run:
             space: self.conditions(names, made, space, history) for space, names in scored.items()})
 
     def scores_table(self, scores, checkpoint, linear=()):
-        """The tables of the scores of a checkpoint, each below what its numbers hold for. ``linear``: the dataset, if
-        any, that a linear layer was trained on."""
+        """Return the tables of a checkpoint's scores, each below the conditions of its numbers.
+
+        ``linear``: the dataset, if any, that a linear layer was trained on.
+        """
         history = checkpoint.get("history") or ()
         trained_with = [*flags_behind(checkpoint), *(self.files.values() for _ in linear)]
         names = {stem(name): name for name in (*self.evaluated, *linear)}
@@ -332,7 +343,8 @@ class Run:
         return scores_table(scores, head)
 
     def conditions(self, names, trained_with, space, history=()):
-        """What the numbers on the datasets ``names`` hold for. ``history``: what checkpoints say of their tasks."""
+        """Return the conditions of the numbers on the datasets ``names``. ``history``: the tasks recorded in
+        checkpoints."""
         pairs = space == RETRIEVAL.space
         routers = [router_of(flags["method"], flags, pairs) for flags in self._scored_with(trained_with)]
         train_data = {} if pairs else {name: self.datasets.open(name).train_data for name in names}
@@ -341,8 +353,11 @@ class Run:
         return conditions_of(names, self.files.values(), trained_with, routers, space, train_data)
 
     def _scored_with(self, trained_with):
-        """[{flag key: value}] of the methods that score, as ``build.scoring_hooks`` takes them: a checkpoint chooses
-        among METHODS where --method is not given, and its keywords hold where it is the same, but for those given."""
+        """Return [{flag key: value}] of the methods that score, as ``build.scoring_hooks`` takes them.
+
+        Without --method the checkpoint chooses among METHODS; its keywords hold if the method is the same,
+        except for given ones.
+        """
         scoring, values = self.scoring, self.files.values()
         if not scoring.evaluation:
             return [values]
@@ -353,8 +368,10 @@ class Run:
 
 
 def flags_behind(checkpoint):
-    """Return [{flag key: value}] of the runs that trained a checkpoint, as far as it says so: the flags of the last
-    one, and {} for the tasks before it. An empty list for weights that nothing has trained."""
+    """Return [{flag key: value}] of the runs that trained a checkpoint, as far as recorded.
+
+    The flags of the last run are known, and {} stands for earlier tasks. An empty list for untrained weights.
+    """
     made, history = checkpoint.get("config") or {}, checkpoint.get("history") or []
     own = set(map(stem, made.get("dataset_order") or ())) or {entry["dataset"] for entry in history[-1:]}
     before = any(entry["dataset"] not in own for entry in history)
@@ -362,8 +379,11 @@ def flags_behind(checkpoint):
 
 
 def as_trained(command, checkpoint):
-    """The command with what scores depend on and no flag gives as the checkpoint was trained; a note for each but the
-    seed."""
+    """Return the command with the settings that scores depend on, where no flag gives them, taken from the
+    checkpoint's training.
+
+    A note names each but the seed.
+    """
     last = (checkpoint.get("history") or [{}])[-1]
     found = command.as_trained(checkpoint.get("config", {}), last.get("source", last.get("dataset")))
     for key in CUTS:
@@ -373,22 +393,25 @@ def as_trained(command, checkpoint):
 
 
 def _as_written(checkpoint):
-    """Leave out what reading adds, so that the same content can be written again."""
+    """Drop what reading added, so that the same content can be written again."""
     return {key: value for key, value in checkpoint.items() if key not in loader.REMARKS}
 
 
 def note_method(scoring, checkpoint, place):
-    """Say where --method has no effect on scores, and where a custom method that trained the checkpoint at ``place`` is
-    not given to score it: older checkpoints do not say so themselves."""
+    """Note where --method does not affect scores, and where a custom method that trained the checkpoint at
+    ``place`` is not given to score it.
+
+    Older checkpoints do not record this themselves.
+    """
     made, method = checkpoint.get("config", {}), scoring.method
     if scoring.method_given and method in METHODS and not METHODS[method].scores():
         warn(f"--method has no effect in an evaluation run: {method} is scored as plain CLIP")
     if ".py:" in made.get("method", "") and not scoring.method_given and "scorer" not in checkpoint:
-        print(f"note: {place} was trained by {made['method']}; give --method for its own scores", file=sys.stderr)
+        print(f"note: {place} was trained by {made['method']}; give --method to use its own scores", file=sys.stderr)
 
 
 def warn_of_warmup(length, settings):
-    """Warn where tasks, {name: Settings}, end before their rate has left the warm-up of --warmup-length."""
+    """Warn if tasks, {name: Settings}, end before the warm-up of --warmup-length does."""
     short = {name: found for name, found in settings.items() if _ends_in_warmup(found)}
     if not short:
         return
@@ -402,6 +425,7 @@ def warn_of_warmup(length, settings):
 
 
 def _ends_in_warmup(settings):
-    """Whether the schedule after the warm-up never acts; a constant rate is there at the last step of the warm-up."""
+    """Return whether the schedule after the warm-up never acts; a constant rate is reached at the warm-up's
+    last step."""
     longest = settings.warmup if settings.schedule == "cosine" else settings.warmup - 1
     return 0 < settings.iterations <= longest

@@ -1,6 +1,6 @@
-"""The settings of each part of a run, from the command line. Frozen; ``src.run.build`` makes them from a Config.
+"""Hold the settings of each part of a run. Frozen; ``src.run.build`` makes them from a Config.
 
-A field that says nothing else has the name and the value of a flag.
+Unless documented otherwise, a field has the name and the value of a flag.
 """
 
 import os
@@ -13,12 +13,13 @@ from src.templates.collections import FOR_ALL
 
 
 def _is_of_one(split_file):
-    """Whether a stored value of --split-file names the file of one dataset, there or not, and no folder."""
+    """Return whether a stored value of --split-file names the file of one dataset, existing or not, rather than
+    a folder."""
     return split_file.endswith(".json") or os.path.isfile(split_file)
 
 
-# How data are cut into classes and splits, and prompted, {flag key: whether a value holds for whatever is scored}. A
-# split file of one dataset holds for that one only.
+# Flags that cut data into classes and splits, and prompt them: {flag key: whether a value applies to all scored data}.
+# A split file of one dataset applies only to that one.
 CUTS = {"seed": lambda value: True, "split_file": lambda value: not _is_of_one(value),
         "class_order": lambda value: True, "template": lambda value: value.startswith(FOR_ALL)}
 
@@ -33,8 +34,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights a run starts from and is taught by. ``loaded``: the files of --load. ``model_chosen``: whether a
-    flag or a recipe gives --model."""
+    """Choose the weights that a run starts from and is taught by.
+
+    ``loaded``: the files of --load. ``model_chosen``: whether a flag or a recipe gives --model.
+    """
 
     load: str | None
     init: str
@@ -53,9 +56,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Data:
-    """How datasets are opened. ``trained`` names those that are trained on; ``split_file_of``: the stem
-    of the dataset that --split-file FILE splits, before its classes are split; ``flickr_splits_chosen``:
-    whether a flag or a recipe gives --flickr-splits."""
+    """Say how datasets are opened.
+
+    ``trained``: those that are trained on. ``split_file_of``: the stem of the dataset that --split-file FILE
+    splits, before its classes are split. ``flickr_splits_chosen``: whether a flag or a recipe gives
+    --flickr-splits.
+    """
 
     data_location: str
     image_dir: dict
@@ -87,7 +93,7 @@ class Data:
 
 
 class HookRow(NamedTuple):
-    """A row of METHODS or ADD_ONS, and {flag key: value} of the keywords that it takes."""
+    """Hold a row of METHODS or ADD_ONS, and {flag key: value} of the keywords that it takes."""
 
     row: Any
     keywords: dict
@@ -95,10 +101,13 @@ class HookRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """How a task trains. ``trained`` names the tasks, ``pairs``: whether they are image-text pairs, ``sequence``:
-    whether they are one. ``hooks``: [HookRow] of the method and of the add-ons; ``reads``: the flags that the method
-    takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of averages and merges of
-    weights; ``freeing``: those that say which of CLIP's weights train. ``fc_init_given``: whether --fc-init is."""
+    """Say how a task trains.
+
+    ``trained``: the tasks. ``pairs``: whether they are image-text pairs. ``sequence``: whether they form a
+    sequence. ``hooks``: [HookRow] of the method and the add-ons. ``reads``: the flags that the method takes.
+    ``acting``: names of given flags that only act in steps. ``averages``: those that average or merge weights.
+    ``freeing``: those that choose which of CLIP's weights train. ``fc_init_given``: whether --fc-init is given.
+    """
 
     method: str
     iterations: int | None
@@ -162,11 +171,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is scored, and how. ``trained`` names what is trained on, ``trains_heads``: whether linear heads are.
-    ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are
-    scored, which has a column for each task. ``keywords``: {flag key: value} of all that a method of METHODS takes,
-    ``keywords_given`` those that flags give. ``method_given`` and ``template_given``: whether --method and --template
-    are; ``eval_split_chosen``: whether a flag or a recipe gives --eval-split."""
+    """Say what is scored, and how.
+
+    ``trained``: what is trained on. ``trains_heads``: whether linear heads train. ``pairs``: whether image-text
+    pairs are trained on. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are scored,
+    with a column for each task. ``keywords``: {flag key: value} of everything that a method of METHODS takes;
+    ``keywords_given``: those given by flags. ``method_given`` and ``template_given``: whether --method and
+    --template are given. ``eval_split_chosen``: whether a flag or a recipe gives --eval-split.
+    """
 
     label_space: tuple
     retrieval_split: str
@@ -206,7 +218,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Single:
-    """What --eval-single classifies."""
+    """Say what --eval-single classifies."""
 
     eval_single: str
     class_names: str | None
@@ -220,7 +232,7 @@ class Single:
 
 @dataclass(frozen=True)
 class Command:
-    """The settings of a run. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
+    """Hold the settings of a run. ``cuts_given``: those of CUTS that a flag or a protocol gives."""
 
     hardware: Hardware
     weights: Weights
@@ -232,8 +244,11 @@ class Command:
     cuts_given: tuple
 
     def as_trained(self, made, last=None):
-        """The same with the CUTS that no flag gives as ``made``, the stored flags of a checkpoint, has them. ``last``:
-        the dataset that it was trained on last, the one that a split file of one dataset holds for."""
+        """Return the same with the CUTS that no flag gives taken from ``made``, the stored flags of a
+        checkpoint.
+
+        ``last``: the dataset that it was trained on last, to which a split file of one dataset applies.
+        """
         stored = {key: made[key] for key in CUTS if key not in self.cuts_given and made.get(key) is not None}
         found = {key: value for key, value in stored.items() if CUTS[key](value)}
         data = replace(self.data, **found)

@@ -1,4 +1,4 @@
-"""``--eval-single``: the most probable classes of one image, of several, or of those in a folder.
+"""Classify images with ``--eval-single``: one, several, or those in a folder.
 
     python -m src.main --load ckpt/dtd_ft/DTD.pth --eval-single photos --class-names names.txt --save classified
 """
@@ -27,15 +27,18 @@ from src.store.records import RunFolder
 
 SEVERAL = "predictions.csv"
 NAMED = 5  # class names in a note
-SHOWN = 5  # classes of an image in tables and pictures
-SIDE = 640  # pixels that a picture shows of an image
-IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # letters that are shown of a name
+SHOWN = 5  # classes per image in tables and pictures
+SIDE = 640  # pixels of an image in a picture
+IN_TABLE, IN_PICTURE, IN_TITLE = 24, 40, 90  # characters shown of a name
 COVER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 def classify(single, scoring, weights, hardware):
-    """Print the table and, under --save, keep it with a picture of each image. ``single``: a Single; ``scoring``: which
-    method scores them. -> (class names, {path: [(class name, probability)] of all classes, highest first})"""
+    """Print the table and, under --save, keep it with a picture of each image.
+
+    ``single``: a Single. ``scoring``: the method that scores. -> (class names, {path: [(class name,
+    probability)] of all classes, highest first})
+    """
     paths = named_images(single.eval_single)
     alone = len(paths) == 1 and not os.path.isdir(single.eval_single)
     folder = RunFolder(single.save)
@@ -43,7 +46,7 @@ def classify(single, scoring, weights, hardware):
     _refuse_to_mix(folder, paths, names.values(), single.eval_single)
     folder.prepare()
     if alone:
-        open_upright(paths[0])  # what cannot be decoded is refused before weights are fetched
+        open_upright(paths[0])  # refuses an undecodable image before weights are fetched
     given = read_class_names(single.class_names) if single.class_names else None
     device = build_device(hardware)
     checkpoint = starting_checkpoint(weights)
@@ -72,7 +75,8 @@ def classify(single, scoring, weights, hardware):
 
 
 def stored_class_names(checkpoint, path):
-    """Return the class names of a checkpoint's last task, and print them in a note. UserError where it holds none."""
+    """Return the class names of a checkpoint's last task, and print them in a note. Raises UserError if it
+    holds none."""
     last = (checkpoint.get("history") or [{}])[-1]
     names = list(last.get("classnames") or ())
     if not names:
@@ -84,7 +88,7 @@ def stored_class_names(checkpoint, path):
 
 
 def prompt_of(single, modules):
-    """The template of class prompts: the one that own modules ask for, else that of --prompt."""
+    """Return the template of class prompts: the one that own modules require, else that of --prompt."""
     template = template_of(modules)
     if template is not None and single.prompt_given:
         print(f"note: --prompt has no effect: the context in --load was trained with {template!r}")
@@ -92,30 +96,32 @@ def prompt_of(single, modules):
 
 
 def dataset_with(checkpoint, classnames):
-    """Return the latest task of a checkpoint with these class names in this order, as (what files call it, what the
-    command line called it); ("", "") without one."""
+    """Return the latest task of a checkpoint with these class names in this order, as (name in files, name on
+    the command line); ("", "") without one."""
     history = checkpoint.get("history", [])
     tasks = ((entry["dataset"], entry.get("source", entry["dataset"])) for entry in reversed(history))
     return next((task for task in tasks if other_classes(history, task[0], classnames) is None), ("", ""))
 
 
 def trained_head(checkpoint, classnames, only_last):
-    """Return the packed head (C, D + 1) of a checkpoint that was trained on these class names in this order, and the
-    task that it is of: the latest such task, or ``only_last`` the last task alone. (None, None) without one; a note
-    says so where there are others."""
+    """Return the packed head (C, D + 1) of a checkpoint for these class names in this order, and its task.
+
+    The latest such task counts, or with ``only_last`` only the last task. (None, None) without one; a note
+    names heads for other classes.
+    """
     history, heads = checkpoint.get("history", []), checkpoint.get("heads", {})
     tasks = [entry["dataset"] for entry in reversed(history)][:1 if only_last else None]
     fitting = [file for file in tasks if file in heads and other_classes(history, file, classnames) is None]
     if fitting:
         return heads[fitting[0]], fitting[0]
     if heads:
-        print(f"note: images are compared with prompts of the class names: the trained heads of {', '.join(heads)} are "
-              "of other classes, or of another order")
+        print(f"note: images are compared with prompts of the class names: the trained heads of {', '.join(heads)} "
+              "are for other classes, or in another order")
     return None, None
 
 
 def _keep(folder, found, names, alone):
-    """A csv of all and a picture of each. {path: [(class name, probability)]}"""
+    """Write one csv and a picture of each image. ``found``: {path: [(class name, probability)]}"""
     if alone:
         (path, ranked), = found.items()
         folder.write_text(f"{path.stem}.csv", rows_csv(["class", "probability"], ranked))
@@ -127,34 +133,37 @@ def _keep(folder, found, names, alone):
 
 
 def task_of(paths, classnames, in_memory, skip):
-    """Images without labels as a Task."""
+    """Return images without labels as a Task."""
     split = Split(lambda index: open_upright(paths[index]), [0] * len(paths))
     task = Task("images", classnames, (), {"test": split}, in_memory=in_memory)
     return tolerant(task) if skip else task
 
 
 def picture_names(paths):
-    """{path: name of its picture}: ``cat.jpg`` has cat.png, or cat.jpg.png where another image is called cat as well.
-    UserError where that does not tell two apart either."""
+    """Return {path: name of its picture}: cat.png for ``cat.jpg``, or cat.jpg.png if another image is called
+    cat as well.
+
+    Raises UserError if that is still ambiguous.
+    """
     stems = Counter(path.stem for path in paths)
     names = {path: f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}
     owners = {}
     for path, name in names.items():
         if name in owners:
             raise UserError(f"--eval-single: {owners[name]} and {path} would both be kept as {name}; rename one, or "
-                            "classify them apart with another --save each")
+                            "classify them separately with different --save folders")
         owners[name] = path
     return names
 
 
 def _refuse_to_mix(folder, paths, names, given):
-    """Pictures must not take the place of images, nor lie where the next run would take them for images."""
+    """Refuse to write pictures over images, or where the next run would read them as images."""
     if not folder.writes:
         return
     images, place = {os.path.realpath(path) for path in paths}, os.path.realpath(folder.path)
     over = next((name for name in names if os.path.join(place, name) in images), None)
     if over or place == os.path.realpath(given):
-        what = f"{over} would be written over an image" if over else "pictures would lie among the images"
+        what = f"{over} would overwrite an image" if over else "pictures would lie among the images"
         raise UserError(f"--save {folder.path}: {what} of --eval-single; give another folder")
 
 
@@ -162,13 +171,15 @@ def _refuse_to_mix(folder, paths, names, given):
 
 
 def table_of_one(ranked):
-    """[(class name, probability)] as the table of a single image."""
+    """Return [(class name, probability)] as the table of a single image."""
     return markdown_table(["class", "probability %"], [[name, 100 * value] for name, value in ranked])
 
 
 def table_of_several(found):
-    """{path: [(class name, probability)]} as one table; file names, or whole paths where two are the same. Long class
-    names are cut: the csv has them whole."""
+    """Return {path: [(class name, probability)]} as one table.
+
+    It shows file names, or whole paths if two are equal. Long class names are cut; the csv has them whole.
+    """
     names = {path.name for path in found}
     shown = (path.name if len(names) == len(found) else path for path in found)
     ranks = range(1, 1 + len(next(iter(found.values()))))
@@ -187,7 +198,7 @@ def csv_of_several(found):
 
 
 def picture(image, title, ranked):
-    """A PIL image beside bars of its [(class name, probability)], at most five -> matplotlib's Figure."""
+    """Draw a PIL image beside bars of its [(class name, probability)], at most five. -> matplotlib's Figure"""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(9, 4), dpi=120, facecolor="white")
     left, right = figure.add_axes((0.03, 0.06, 0.42, 0.82)), figure.add_axes((0.50, 0.06, 0.46, 0.82))
@@ -211,7 +222,7 @@ def _draw_bars(axes, ranked):
         style = {"y": place + 0.25, "color": INK if first else GREY, "fontsize": 11, "clip_on": True,
                  "weight": "bold" if first else "normal"}
         axes.text(0, s=shortened(name, IN_PICTURE), parse_math=False, **style)
-        axes.text(1, s=f"{100 * value:.1f} %", ha="right", bbox=COVER, **style)  # a broad name ends before it
+        axes.text(1, s=f"{100 * value:.1f} %", ha="right", bbox=COVER, **style)  # drawn over a long name
     axes.set(xlim=(0, 1), ylim=(-4.4, 0.55))
     axes.set_axis_off()
 

@@ -1,4 +1,4 @@
-"""Runs the cells of a study, prints their commands and states, and ends with an exit status. Imports no torch."""
+"""Run the cells of a study, print their commands and states, and return an exit status. Imports no torch."""
 
 import contextlib
 import os
@@ -15,13 +15,13 @@ from src.report.tables import markdown_table
 from src.run.cells import DONE, FAILED, OUTPUT, RUNNING, WAITING, state_of
 from src.run.launcher import LOOK, Launcher
 
-TABLES = "tables_in_use"  # the lock of the tables, in the folder of the study
-NOT_AWAITED = "interrupted: cells that still run are not waited for; the same command continues with what is missing"
-ORDERS = "order_*"  # where the tables of several orders are
+TABLES = "tables_in_use"  # lock of the tables, in the study's folder
+NOT_AWAITED = "interrupted without waiting for running cells; rerun the command to continue with what is missing"
+ORDERS = "order_*"  # folders of the tables of several orders
 
 
 def status_text(name, jobs, what="cells"):
-    """The table of --status."""
+    """Return the table of --status."""
     states = [state_of(job) for job in jobs]
     counts = [f"{count} {kind}" for kind in (DONE, RUNNING, FAILED, WAITING)
               if (count := sum(state.kind == kind for state in states))]
@@ -31,7 +31,7 @@ def status_text(name, jobs, what="cells"):
 
 
 def commands_text(study, trials, jobs):
-    """The commands of --dry-run, those of trials first. That of a cell whose flags are not chosen yet is a comment."""
+    """Return the commands of --dry-run, those of trials first. A cell whose flags are not chosen yet is a comment."""
     lines = [f"# {trial.name}\n{command_line(trial.words)}" for trial in trials]
     for cell, job in zip(study.cells, jobs, strict=True):
         lines.append(_command_text(study, cell, job))
@@ -53,7 +53,7 @@ def _command_text(study, cell, job):
 def launch(name, jobs, slots, signals, what="cells", waits=None):
     """Run what is missing of a study.
 
-    A task of an array of SLURM does not wait for what the other tasks run: the last one has the whole table. With
+    A task of a SLURM array does not wait for what the other tasks run: the last one has the whole table. With
     ``waits`` it does, as for trials, which every task needs.
     """
     waits = not in_an_array() if waits is None else waits
@@ -65,14 +65,17 @@ def launch(name, jobs, slots, signals, what="cells", waits=None):
               "another number", flush=True)
     try:
         launcher.run()
-    except KeyboardInterrupt:  # a second Ctrl-C
+    except KeyboardInterrupt:  # second Ctrl-C
         raise KeyboardInterrupt(NOT_AWAITED) from None
 
 
 @contextlib.contextmanager
 def one_at_a_time(save):
-    """While entered, no other launcher writes the tables in the folder ``save``; wait for one that does. What a killed
-    one had half written is removed."""
+    """Keep other launchers from writing the tables in the folder ``save`` while entered; wait for one that
+    does.
+
+    Remove what a killed launcher left half written.
+    """
     with contextlib.ExitStack() as held:
         while True:
             try:
@@ -80,7 +83,7 @@ def one_at_a_time(save):
                 break
             except InUse:
                 time.sleep(LOOK)
-            except OSError:  # a full disk: the table is printed all the same, and writing it says why it fails
+            except OSError:  # full disk: still print the table; writing it will report the error
                 break
         for place in filter(Path.is_dir, Path(save).glob(ORDERS)):
             sweep(place)
@@ -88,12 +91,12 @@ def one_at_a_time(save):
 
 
 def in_an_array():
-    """Whether this process is one of several tasks that share a study."""
+    """Return whether this process is one of several tasks that share a study."""
     return "SLURM_ARRAY_TASK_ID" in os.environ
 
 
 def exit_status(jobs, states):
-    """Print which cells are not done, and why. -> 0, 1 where one has failed, or that of interrupted runs"""
+    """Print which cells are not done, and why. -> 0, 1 if one has failed, or the status of interrupted runs"""
     missing = [(job, state) for job, state in zip(jobs, states, strict=True) if state.kind != DONE]
     if in_an_array() and (elsewhere := [job for job, state in missing if state.kind == RUNNING]):
         missing = [(job, state) for job, state in missing if state.kind != RUNNING]
@@ -104,5 +107,5 @@ def exit_status(jobs, states):
         print(f"{job.name}: {state.kind}, {state.text or 'not started'}{output}", file=sys.stderr)
     if not missing:
         return 0
-    print(f"{len(missing)} of {len(jobs)} cells are not done; the same command tries them again", file=sys.stderr)
+    print(f"{len(missing)} of {len(jobs)} cells are not done; rerun the command to try them again", file=sys.stderr)
     return 1 if any(state.kind == FAILED for _, state in missing) else INTERRUPTED

@@ -1,4 +1,4 @@
-"""One task of a run, from its first step to its checkpoint."""
+"""Run one task, from its first step to its checkpoint."""
 
 import contextlib
 
@@ -21,16 +21,18 @@ from src.store.resume import TaskPoints
 
 
 class TaskRun:
-    """The task ``name`` of a Run, from the checkpoint ``origin``, or with --resume what is left of it. Its weights go
-    into the model and out of the checkpoint. ``inputs``: what ``inputs_of`` says of it. ``place``: where it is shared
-    with other runs."""
+    """Run the task ``name`` of a Run from the checkpoint ``origin``, or what --resume leaves to do.
+
+    Its weights move from the checkpoint into the model. ``inputs``: from ``inputs_of``. ``place``: where it is
+    shared with other runs.
+    """
 
     def __init__(self, run, name, origin, inputs, place):
         self.run, self.training, self.name, self.file, self.origin = run, run.training, name, stem(name), origin
         run.device.forget_peak()
         self.state, self.hooks = build_task(self.training, run.datasets, name, origin, run.device, run.open_zeroshot,
                                             run.basis)
-        if not self.training.pairs:  # whose drift is measured against them
+        if not self.training.pairs:  # their drift is measured against these weights
             del origin["state_dict"]
         self.state.world, self.state.signals = run.world, run.signals
         self.place = place
@@ -38,12 +40,12 @@ class TaskRun:
         self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs, place.key)
         self.journal = Journal(run.folder, self.file, self.state.settings.iterations, run.files.log_interval,
                                run.world.means, self.points.iteration, run.progress, run.trackers)
-        self.memory = None  # counted once hooks have begun
-        self.facts = None  # once it is finished
+        self.memory = None  # known once hooks have begun
+        self.facts = None  # set when it is finished
         run.trackers.begin(self.file, self.points.iteration, run.before.get(self.file, 0))
 
     def train(self):
-        """-> (the finished checkpoint, {dataset: Scores})"""
+        """Train the task. -> (the finished checkpoint, {dataset: Scores})"""
         with self.interruptible(), self.run.folder.heard() as heard:
             with self.run.device.enough_memory(f"--batch-size {self.training.batch_size}"):
                 train(self.state, self.hooks, self.step_done, self.start, self.points.interrupted, self.resumed)
@@ -55,9 +57,11 @@ class TaskRun:
 
     @contextlib.contextmanager
     def interruptible(self):
-        """While entered, a signal is noted, and ends the task where ``step_done`` and ``score`` let it, in all
-        processes together. Whatever ends the task, its hooks write what they hold; an interruption says what it resumes
-        from."""
+        """Defer signals while entered; ``step_done`` and ``score`` then end the task, in all processes
+        together.
+
+        However the task ends, its hooks write what they hold; an interruption names what it resumes from.
+        """
         signals = self.run.signals
         try:
             with signals.held(), self.points.told_if_interrupted(), self.run.world.interrupted_together():
@@ -70,12 +74,12 @@ class TaskRun:
             self.journal.close()
 
     def start(self, state, hooks):
-        """Before the first step: say what is held in memory, and what no flag has said."""
+        """Print, before the first step, what is held in memory and what was chosen without a flag."""
         self.memory = weight_copies(state, hooks, {"zero-shot": self.run.open_zeroshot.kept, "checkpoint": self.origin})
         for choice in filter(None, [*silent_choices(self.training, state), unused_modules(self.origin, state.own)]):
             self.run.note(choice)
         self.run.print_memory(str(self.memory))
-        self.run.keep_shots(self.name)  # now that no hook has refused the task
+        self.run.keep_shots(self.name)  # only after every hook has accepted the task
         self.points.begin()
 
     def resumed(self):
@@ -84,7 +88,7 @@ class TaskRun:
             self.score()
 
     def step_done(self, state, losses):
-        """Log a step. Score, stop and keep a resume point where it is time to."""
+        """Log a step. Score, stop and keep a resume point when due."""
         self.journal.step(state, losses)
         last = state.iteration == state.settings.iterations
         if self.rhythm and state.iteration % self.rhythm == 0 and not last:
@@ -96,27 +100,27 @@ class TaskRun:
 
     @property
     def rhythm(self):
-        """The number of steps from one score to the next; None for the end only."""
+        """The number of steps between scores; None to score only at the end."""
         if self.training.eval_every_epoch:
             settings = self.state.settings
             return steps_per_epoch(self.state.task, settings.batch_size, settings.last_batch)
         return self.training.eval_interval
 
     def score(self):
-        """Score the weights between two steps. A signal breaks it off; the resume point says that it is to be done
-        again."""
+        """Score the weights between two steps. A signal interrupts it; the resume point records that it must be
+        repeated."""
         with self.points.kept_if_interrupted(while_scoring=True), self.run.world.interrupted_together(), \
                 self.run.signals.released():
             self.run.scorer.trained(self.state, self.hooks, self.file)
 
     def score_at_end(self):
-        """Score the weights that the task leaves; those of the last task with every image's prediction."""
+        """Score the weights that the task leaves; for the last task, write the prediction for every image."""
         with self.run.signals.released():
             return self.run.scorer.trained(self.state, self.hooks, self.file, keep=self.run.ends_with(self.name),
                                            finished=True)
 
     def keep(self, scores):
-        """Write all that the task leaves, its checkpoint last: where that is, all the rest is too."""
+        """Write everything that the task leaves, its checkpoint last: if that exists, so does the rest."""
         run, state, seconds = self.run, self.state, self.points.seconds
         run.folder.forget_other_iterations({(self.file, ""), task_and_phase(self.file, self.name)}, self._scored_at())
         checkpoint = self._checkpoint(scores)
@@ -128,12 +132,12 @@ class TaskRun:
             run.folder.write_tensors(f"{self.file}.lora.pth", adapter_state(state.model))
         run.folder.write_checkpoint(self.file, checkpoint)
         run.leave_to_the_next(self.name, checkpoint)
-        run.world.wait()  # what the first process has written is there for all
+        run.world.wait()  # all processes now see the first one's files
         print(f"{self.file}: {state.iteration} steps in {seconds:.1f} s, {run.scorer.in_words(scores)}", flush=True)
         return checkpoint
 
     def _scored_at(self):
-        """The steps after which the task was scored."""
+        """Return the steps after which the task was scored."""
         between = range(self.rhythm, self.state.iteration, self.rhythm) if self.rhythm else ()
         return [*between, self.state.iteration]
 

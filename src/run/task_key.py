@@ -1,6 +1,7 @@
-"""What a finished task depends on, as a key: two runs with the same one would train the same bits.
+"""Compute the key of a finished task from everything it depends on: two runs with the same key would train the
+same bits.
 
-A task does not know its place in a sequence, nor the tasks to come: what it has of the earlier ones is in the
+A task knows neither its place in a sequence nor the tasks to come. What it has of earlier ones is in the
 checkpoint that it starts from, in the basis that projects its gradients and in the data that it replays.
 """
 
@@ -18,33 +19,36 @@ from src.run.weights import model_name
 from src.store.checkpoint import LEFT_OUT
 from src.store.records import versions
 
-# Flags that can change a result, and not what a task trains: which tasks there are, how they are scored, and what the
-# settings of the task or the digests of its data and weights say in their place.
+# Flags that can change a result but not what a task trains: which tasks there are, how they are scored, and what is
+# covered by the settings of the task or the digests of its data and weights.
 NOT_TRAINED = ("train_dataset", "dataset_order", "phase", "load", "image_dir", "annotations", "iterations", "epochs",
                "lr", "warmup_length", "eval_datasets", "max_evaluation_size", "eval_split", "label_space",
                "retrieval_split")
-FREE = ("workers", "grad_checkpointing")  # of the settings of a task: two runs may differ in them
-# Flags beside those that change what weights score without training.
+FREE = ("workers", "grad_checkpointing")  # settings of a task in which two runs may differ
+# Further flags that change what weights score without training.
 SCORED_WITH = ("seed", "deterministic", "precision", "tf32", "template", "wilds_split", "class_order", "val_fraction",
                "split_file", "skip_bad_images")
 PARTS_OF_A_START = ("architecture", "state_dict", "heads", "carry", "own", LEFT_OUT)
-TOLD = ("dataset", "source", "classnames", "train_data")  # of an earlier task
+RECORDED = ("dataset", "source", "classnames", "train_data")  # recorded of an earlier task
 SCORING = ("label_space", "max_evaluation_size", "eval_split", "retrieval_split", "wilds_split", "batch_size_eval")
 
 
 class TaskKeys:
-    """The keys of the tasks of a run, by its settings. Those of a custom method hold more: what it may read."""
+    """Compute the keys of a run's tasks from its settings. For a custom method they cover more: everything it
+    may read."""
 
     def __init__(self, training, scoring, files, datasets, device):
         self.training, self.scoring, self.files, self.datasets = training, scoring, files, datasets
         self.device, self.data = device, DataDigests(datasets)
         self.custom = training.method not in METHODS
-        self._first = None                  # the digest of what the run starts from
+        self._first = None                  # digest of what the run starts from
         self._weights = {}                  # {value of --ref-model or None: digest}
 
     def parts(self, name, start, inputs, open_zeroshot):
-        """{what: digest} of all that the task ``name`` from the checkpoint ``start`` depends on. ``inputs``: what
-        ``inputs_of`` says of it. ``open_zeroshot``: the ZeroshotOpener of the run."""
+        """Return {what: digest} of everything that the task ``name`` from the checkpoint ``start`` depends on.
+
+        ``inputs``: from ``inputs_of``. ``open_zeroshot``: the run's ZeroshotOpener.
+        """
         training = self.training
         settings = asdict(build_settings(training, self.datasets.open(name), name))
         numbers = self.files.numbers
@@ -64,7 +68,8 @@ class TaskKeys:
         }
 
     def start_parts(self, start):
-        """{what: digest} of all that the scores of a checkpoint before any training depend on, apart from data."""
+        """Return {what: digest} of everything, data aside, that a checkpoint's scores before any training
+        depend on."""
         numbers = self.files.numbers
         return {"scored start": content_digest(self._start(start)),
                 "flags": content_digest({key: numbers[key] for key in SCORED_WITH}), **self._computer}
@@ -75,15 +80,15 @@ class TaskKeys:
                 "machine": machine(self.device)}
 
     def _start(self, start):
-        """All of a checkpoint that a task can see."""
-        history = [{key: entry.get(key) for key in TOLD} | (
+        """Return everything in a checkpoint that a task can see."""
+        history = [{key: entry.get(key) for key in RECORDED} | (
             {"metrics": sorted(entry.get("metrics", {}).items())} if self.custom else {})
             for entry in start.get("history", [])]
         return [[start.get(part) for part in PARTS_OF_A_START], model_name(start), history]
 
     def _others(self):
-        """The tasks beside one: joint training is on all of them, and a custom method may open any as it is trained
-        on."""
+        """Return further tasks: joint training uses all of them, and a custom method may open any as it is
+        trained on."""
         return self.joint or (sorted(self.training.trained) if self.custom else None)
 
     @property
@@ -93,8 +98,10 @@ class TaskKeys:
 
     @property
     def teachers(self):
-        """The zero-shot weights that a task may read: values of --ref-model, None for those of the run. A custom method
-        may read those that the run starts from."""
+        """Return the zero-shot weights that a task may read: values of --ref-model, None for those of the run.
+
+        A custom method may read those that the run starts from.
+        """
         training = self.training
         if self.custom and not self.scoring.load:
             return [None]
@@ -102,7 +109,7 @@ class TaskKeys:
         return [*([training.ref_model] if "ref_model" in training.reads else []), *([None] if merges else [])]
 
     def _zeroshot(self, path, open_zeroshot):
-        """The digest of weights, by the copy of them that the run keeps anyway."""
+        """Return the digest of weights, from the copy that the run keeps anyway."""
         if self.custom and path is None:
             return self._first
         if path not in self._weights:
@@ -112,7 +119,8 @@ class TaskKeys:
         return self._weights[path]
 
     def read(self, start):
-        """{(dataset, whether it is opened as it was trained on)} of what the method reads beside the task's own."""
+        """Return {(dataset, whether it is opened as it was trained on)} that the method reads besides the
+        task's own."""
         training, reads = self.training, self.training.reads
         flags = {"ref_dataset": [training.ref_dataset], "ref_sentences": [training.ref_sentences],
                  "text_datasets": training.text_datasets or (), "ddas_reference": [training.ddas_reference]}
@@ -122,8 +130,11 @@ class TaskKeys:
         return named | (replayed if "memory_size" in reads else set())
 
     def scored(self, name, spaces, opened, evaluated):
-        """The key of the scores of a task on the dataset ``name``. ``spaces``: {label space: files whose classes it
-        joins}; ``opened``: {file: Task}; ``evaluated``: all that the run scores, which a custom method may mix."""
+        """Return the key of a task's scores on the dataset ``name``.
+
+        ``spaces``: {label space: files whose classes it joins}. ``opened``: {file: Task}. ``evaluated``:
+        everything that the run scores, which a custom method may mix.
+        """
         flags = {key: getattr(self.scoring, key) for key in SCORING}
         joined = {space: [words_digest(opened[file]) for file in files] for space, files in spaces.items()}
         return content_digest([name, flags, joined, self.data.scored(name, self.scoring.eval_split),
@@ -131,11 +142,11 @@ class TaskKeys:
 
 
 def _sources(entry):
-    """The datasets of an earlier task, as the command line named them."""
+    """Return the datasets of an earlier task, as on the command line."""
     source = entry.get("source", entry["dataset"])
     return source.split(",") if entry["dataset"] == JOINT else [source]
 
 
 def key_of(parts):
-    """{what: digest} -> the key of an entry."""
+    """Return the key of an entry, given {what: digest}."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
-"""The weights that a run starts from and is taught by: ``--load``, ``--model``, ``--model-config``, ``--ref-model``.
+"""Read the weights that a run starts from and is taught by: ``--load``, ``--model``, ``--model-config``,
+``--ref-model``.
 
-All three flags for weights take the same: files and folders, names of published weights, names of other libraries,
-adapters. Where nothing may be fetched, a checkpoint of zeros stands in for absent weights whose architecture is known;
-its "absent" says what would be fetched.
+All three flags for weights take the same: files and folders, names of published weights, names of other
+libraries, adapters. Where nothing may be fetched, a checkpoint of zeros stands in for absent weights of known
+architecture; its "absent" says what would be fetched.
 """
 
 import dataclasses
@@ -26,23 +27,28 @@ from src.run import merging
 
 @in_turn
 def starting_checkpoint(wanted, fetch=True, quiet=False):
-    """The checkpoint that the run starts from: ``--load``, random weights, or published ones. Without ``fetch``,
-    nothing is downloaded: see above, and hub.Absent where nothing is known of absent weights. ``quiet``: a file that
-    was read before is read without its warnings and notes."""
+    """Return the checkpoint that the run starts from: ``--load``, random weights, or published ones.
+
+    Without ``fetch`` nothing is downloaded: see above, or hub.Absent if nothing is known of absent weights.
+    ``quiet``: leave out warnings and notes about a file that was read before.
+    """
     if wanted.load:
         given, name = _given_architecture(wanted)
         chosen = wanted.model if wanted.model_chosen else None
         checkpoint = _opened(wanted, Source("--load", wanted.load, given, name, chosen), fetch, quiet)
         if chosen and _names_weights(chosen) and "adapter" not in checkpoint:
-            raise UserError(f"--model {chosen} names weights, and so does --load; leave one away")
+            raise UserError(f"--model {chosen} and --load both name weights; leave one out")
         return checkpoint
     return _initial_checkpoint(wanted, fetch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Weights that ``flag`` names by ``text``. ``given``: keys of an architecture that the user chose, called ``name``.
-    ``base``: the model that an adapter belongs to, where its own file is not to say it."""
+    """Describe weights that ``flag`` names by ``text``.
+
+    ``given``: keys of an architecture that the user chose, called ``name``. ``base``: the model that an adapter
+    belongs to, if its own file is not to decide.
+    """
 
     flag: str
     text: str
@@ -52,12 +58,12 @@ class Source:
 
 
 def _opened(wanted, source, fetch=True, quiet=False):
-    """The checkpoint of a Source; that of an adapter is its base with the adapter merged."""
+    """Return the checkpoint of a Source; for an adapter, its base with the adapter merged."""
     flag, text = source.flag, source.text
     try:
         checkpoint = _read_source(wanted, source, fetch, quiet)
     except loader.OtherArchitecture as error:
-        raise UserError(f"{flag} {error}; leave --model away or load another file") from None
+        raise UserError(f"{flag} {error}; leave --model out or load another file") from None
     except AdapterAlone as alone:
         checkpoint = _on_its_base(wanted, source, alone.adapter, fetch, quiet)
     _refuse_unknown_tokens(checkpoint["architecture"], f"{flag} {text}")
@@ -94,8 +100,11 @@ def _warned(notes):
 
 
 def read_weights(flag, path, given=None, name=None, quiet=False):
-    """Read the checkpoint that ``flag`` names, a file or a folder. Warn of the assumed keys of its architecture and of
-    tensors left out. ``given``: keys of the architecture ``name`` that the user chose."""
+    """Read the checkpoint that ``flag`` names, a file or a folder.
+
+    Warn of assumed architecture keys and of tensors left out. ``given``: keys of the architecture ``name`` that
+    the user chose.
+    """
     try:
         checkpoint = loader.read_checkpoint(path, given, name)
     except (loader.OtherArchitecture, AdapterAlone):
@@ -106,7 +115,7 @@ def read_weights(flag, path, given=None, name=None, quiet=False):
         return checkpoint
     if checkpoint["assumed"]:
         assumed, keys = loader.assumed_text(checkpoint["assumed"]), ", ".join(checkpoint["assumed"])
-        _warned([f"{flag} {path} does not tell {assumed}; to change that, {WAYS_OUT[flag].format(keys=keys)}"])
+        _warned([f"{flag} {path} does not state {assumed}; to change that, {WAYS_OUT[flag].format(keys=keys)}"])
     _warned(checkpoint["notes"])
     return checkpoint
 
@@ -115,10 +124,11 @@ def read_weights(flag, path, given=None, name=None, quiet=False):
 
 
 def _on_its_base(wanted, source, adapter, fetch, quiet):
-    """The checkpoint of --model, or of the model that an adapter's configuration names, with the adapter merged."""
+    """Return the checkpoint of --model, or of the model that an adapter's configuration names, with the adapter
+    merged."""
     flag, base = source.flag, source.base or adapter.base
     if base is None:
-        raise UserError(f"{flag} {source.text} is an adapter and does not say of which model; {BASES}")
+        raise UserError(f"{flag} {source.text} is an adapter and does not name its model; {BASES}")
     if base in hub.open_clip_names() and not os.path.exists(base):
         raise UserError(f"{flag} {source.text} is an adapter, and {base} names no weights; {BASES}")
     try:
@@ -130,14 +140,15 @@ def _on_its_base(wanted, source, adapter, fetch, quiet):
     weights = merging.merged(adapter, found)
     if not quiet:
         _warned(merging.notes_of(adapter))
-        other = f", not into {adapter.base}, which it names" if adapter.base not in (None, base) else ""
+        other = f", not into {adapter.base}, the model that it names" if adapter.base not in (None, base) else ""
         named = "" if source.base else ", as its configuration says"
         print(f"note: {flag} {source.text}: the adapter is merged into {base}{named}{other}", flush=True)
     return {**found, "state_dict": weights, "model": base, "adapter": source.text}
 
 
 def _base(wanted, source, fetch, quiet):
-    """The checkpoint of the model that an adapter belongs to: names come before paths, as for --model."""
+    """Return the checkpoint of the model that an adapter belongs to: names take precedence over paths, as for
+    --model."""
     if source.text not in catalog.architecture_names():
         return _read_source(wanted, source, fetch, quiet)
     found = _named(source.text, wanted, fetch)
@@ -151,25 +162,27 @@ BASES = ("give the one that it was trained on by --load ADAPTER --model BASE: a 
 
 
 def _names_weights(model):
-    """Whether a value of --model can be nothing but weights: OpenAI's names and open_clip's are architectures too."""
+    """Return whether a value of --model can only be weights: names of OpenAI and open_clip are architectures too."""
     return model not in catalog.architecture_names() and model not in hub.open_clip_names()
 
 
 # -- what the user chose -----------------------------------------------------------------------------------------------
 
 
-# How to state assumed keys. Only --load follows --model and --model-config.
+# How to state assumed keys. Only --load uses --model and --model-config.
 WAYS_OUT = {
     "--load": "name the architecture by --model NAME (as open_clip does: ViT-B-32 has GELU, ViT-B-32-quickgelu "
               "QuickGELU) or by --model-config with the keys {keys}",
-    "--model": "give it by --load instead, and --model-config with the keys {keys}; or lay its open_clip_config.json, "
+    "--model": "give it by --load instead, and --model-config with the keys {keys}; or put its open_clip_config.json, "
                "or config.json and preprocessor_config.json, beside it",
-    "--ref-model": "lay its open_clip_config.json, or config.json and preprocessor_config.json, beside it"}
+    "--ref-model": "put its open_clip_config.json, or config.json and preprocessor_config.json, beside it"}
 
 
 def _given_architecture(wanted):
-    """(keys of the architecture that the user chose, its name); (None, None) where the file decides. With --load, a
-    block of --model-config may hold just the keys that the file does not state."""
+    """Return (keys of the architecture that the user chose, its name); (None, None) if the file decides.
+
+    With --load, a block of --model-config may hold just the keys that the file does not state.
+    """
     try:
         if wanted.model_config:
             return catalog.read_architecture(wanted.model_name, wanted.model_config, partial=True), wanted.model_name
@@ -181,40 +194,43 @@ def _given_architecture(wanted):
     if wanted.model in catalog.architecture_names():
         block = catalog.completed(block)
         return block | {"vision_heads": catalog.vision_heads(block)}, wanted.model
-    # open_clip's name of an architecture: mean and standard deviation differ between its pretrained weights.
+    # open_clip's name: mean and standard deviation differ between its pretrained weights.
     return {key: value for key, value in block.items() if key not in ("mean", "std")}, wanted.model
 
 
-MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # what says which weights a run starts from
+MADE = ("load", "init", "seed", "model", "model_config", "model_name")  # flags that decide where a run starts
 
 
 def weights_before(wanted, checkpoint):
-    """The checkpoint that the run behind ``checkpoint`` started from, by what is stored of its flags; published weights
-    where nothing is. Raises UserError or LoadError where they are not to be had."""
+    """Return the checkpoint that the run behind ``checkpoint`` started from, by its stored flags; published
+    weights without any.
+
+    Raises UserError or LoadError if they are not available.
+    """
     made = checkpoint.get("config") or {"model": model_name(checkpoint)}
     before = dataclasses.replace(wanted, **dict.fromkeys(MADE) | {key: made[key] for key in MADE if key in made})
     if before.load is None and before.model is None:
-        raise UserError("nothing is stored of where its training started")
+        raise UserError("where its training started is not stored")
     if before.load and not (os.path.exists(before.load) or catalog.is_weights_name(before.load)):
-        raise UserError(f"its training started from {before.load}, which is not there")
+        raise UserError(f"its training started from {before.load}, which is missing")
     start = _as_before(before, checkpoint) if before.load else starting_checkpoint(before)
     if not _same_architecture(start["architecture"], checkpoint["architecture"]):
-        raise UserError(f"its training started from {before.load or before.model}, which holds another architecture "
-                        "now")
+        raise UserError(f"its training started from {before.load or before.model}, which now holds another "
+                        "architecture")
     return start
 
 
 @in_turn
 def _as_before(wanted, checkpoint):
-    """Read --load, with the trained model's keys where the file does not state them, and its model where the file is an
-    adapter."""
+    """Read --load, with the trained model's keys where the file does not state them, and its model if the file
+    is an adapter."""
     given = {key: value for key, value in checkpoint["architecture"].items() if key in loader.NOT_SHAPES}
     base = checkpoint.get("model")
     return _opened(wanted, Source("--load", wanted.load, given, "the trained model", base))
 
 
 def note_plain(checkpoint, path, use):
-    """Print that ``use`` takes the plain CLIP of a checkpoint whose method scores in its own way."""
+    """Print that ``use`` takes the plain CLIP of a checkpoint whose method defines its own scores."""
     if "scorer" in checkpoint:
         print(f"note: {use} takes the plain CLIP of {path}, without what --method {checkpoint['scorer']['method']} "
               "trained beside it", flush=True)
@@ -233,14 +249,15 @@ def _initial_checkpoint(wanted, fetch):
 
 
 def _published(name, wanted, fetch=True, quiet=False):
-    """The checkpoint of a published model, a file, a folder or a name of other libraries: what --model takes."""
+    """Return the checkpoint of a published model, a file, a folder or a name of other libraries: what --model
+    takes."""
     if name in catalog.architecture_names():
         return _named(name, wanted, fetch)
     return {**_opened(wanted, Source("--model", name), fetch, quiet), "model": name}
 
 
 def _named(name, wanted, fetch):
-    """The checkpoint of weights that OpenAI has published, or that come with the package."""
+    """Return the checkpoint of weights published by OpenAI, or included in the package."""
     missing = None if fetch else to_fetch(name, wanted)
     if missing:
         return {**without_weights(catalog.read_architecture(name)), "model": name, "absent": missing}
@@ -248,14 +265,14 @@ def _named(name, wanted, fetch):
 
 
 def to_fetch(name, wanted):
-    """Note that published weights are not there yet; None where they are."""
+    """Return a note that published weights are not there yet; None if they are."""
     place = loader.weights_place(name, wanted.clip_cache)
     return None if place.is_file() else (f"the weights of {name} are not at {place}: the run would download them from "
                                          f"{catalog.archive_address(name)}")
 
 
 def without_weights(architecture):
-    """A checkpoint of zeros in the shapes of an architecture."""
+    """Return a checkpoint of zeros in the shapes of an architecture."""
     with torch.device("meta"):
         shapes = CLIP(**architecture).state_dict()
     return {"architecture": architecture, "assumed": {}, "notes": [],
@@ -274,8 +291,8 @@ def _reject_more_than_memory(wanted, values):
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * values > memory:
         raise UserError(f"--model-name {wanted.model_name or wanted.model}: {values:,} weights or more take "
-                        f"{4 * values >> 30:,} GiB, this machine has {memory >> 30:,}; is a number of "
-                        f"{wanted.model_config} wrong?")
+                        f"{4 * values >> 30:,} GiB, but this machine has {memory >> 30:,}; check the numbers in "
+                        f"{wanted.model_config}")
 
 
 def _architecture(wanted):
@@ -290,14 +307,15 @@ def _architecture(wanted):
 
 
 def _same_architecture(one, other):
-    """Whether two architectures compute the same, but for the rows of their tokens."""
+    """Return whether two architectures compute the same, apart from the number of token rows."""
     one, other = (catalog.completed(block) | {"vision_heads": catalog.vision_heads(block)} for block in (one, other))
     keys = (set(one) | set(other)) - {"vocabulary"}
     return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
 
 
 def model_name(checkpoint):
-    """The name of the architecture in use: the checkpoint's own, the given one, or the published one of its shape."""
+    """Return the name of the architecture in use: the checkpoint's own, the given one, or the published one of
+    its shape."""
     if checkpoint.get("model"):
         return checkpoint["model"]
     shapes = {name: catalog.read_architecture(name) for name in catalog.available_models()}
@@ -305,11 +323,12 @@ def model_name(checkpoint):
 
 
 class ZeroshotOpener:
-    """open(path=None) -> a frozen CLIP with the weights of ``--init``, or of a value of ``--ref-model``, kept for the
-    run.
+    """Open a frozen CLIP: open(path=None) -> weights of ``--init``, or of a value of ``--ref-model``, kept for
+    the run.
 
-    Who only asks it for features, under autocast, takes ``teacher(path=None)``: it is kept in that type, unless the run
-    reads the same weights in full as well. ``digests`` {path: digest of the weights}, of what is not a single file.
+    ``teacher(path=None)`` is for features only: under autocast it keeps the weights in that dtype, unless the
+    run reads the same weights in full as well. ``digests`` {path: digest of the weights}, for those that are
+    not a single file.
     """
 
     fetch = True  # whether absent weights are downloaded
@@ -321,7 +340,7 @@ class ZeroshotOpener:
         self.kept = {}                                                      # {(path, autocast type or None): CLIP}
 
     def __call__(self, path=None):
-        if self._wanted.ref_wise and not self._reads_in_full:  # which a task mixes with its own as it begins: all
+        if self._wanted.ref_wise and not self._reads_in_full:  # a task mixes them with its own weights at its start
             return self._read(path)
         return self._keep(path)
 
@@ -346,12 +365,12 @@ class ZeroshotOpener:
             raise UserError(f"--ref-model {path or source.get('model')}: its features have "
                             f"{source['architecture']['embed_dim']} values, the model's {features}; give a teacher of "
                             "the same embed_dim")
-        with torch.random.fork_rng(devices=[]):  # a model is drawn before it is filled; a task's dropout must not tell
+        with torch.random.fork_rng(devices=[]):  # building draws numbers; a task's dropout must not shift
             model = loader.build(source)
         return self._device.place(model).eval().requires_grad_(False)
 
     def _source(self, path):
-        """The checkpoint that ``_read`` builds. What is read again, for a later task, is read without its warnings."""
+        """Return the checkpoint that ``_read`` builds. Reading it again for a later task gives no warnings."""
         wanted, name = self._wanted, path or model_name(self._checkpoint)
         if name is None:
             raise UserError("the loaded architecture has no published weights to teach from; give --ref-model FILE")
@@ -359,8 +378,8 @@ class ZeroshotOpener:
         self._warned_of.add(name)
         if path is None:
             if not quiet and not self._checkpoint.get("model"):
-                print(f"note: the zero-shot weights are those of {name}, by the architecture of --load; --ref-model "
-                      "gives others")
+                print(f"note: the zero-shot weights are those of {name}, after the architecture of --load; "
+                      "--ref-model sets others")
             return _published(name, wanted, self.fetch, quiet)
         base = wanted.model if wanted.model_chosen else None
         source = _opened(wanted, Source("--ref-model", path, base=base), self.fetch, quiet)

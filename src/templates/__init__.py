@@ -1,1 +1,1 @@
-"""Prompt templates: lists of strings, "{c}" is the class name; the first of each list is the training prompt."""
+"""List prompt templates: strings where "{c}" is the class name; the first of each list is the training prompt."""

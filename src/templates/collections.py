@@ -1,4 +1,4 @@
-"""Templates of the small collections and of the satellite and wildlife pictures."""
+"""List the templates of the small collections and of the satellite and wildlife pictures."""
 
 SIMPLE = ["a photo of a {c}."]
 
@@ -50,10 +50,10 @@ PET = ["a photo of a {c}, a type of pet."]
 
 SUN = ["a photo of a {c}.", "a photo of the {c}."]
 
-FOR_ALL = "all:"  # before what --template names, where it replaces the prompts of all data
-FIRST = "first"  # behind it: of the prompts of each dataset the first one alone
+FOR_ALL = "all:"  # prefix in --template: replace the prompts of all data
+FIRST = "first"  # after it: only the first prompt of each dataset
 
-# What --template can name.
+# The values of --template.
 TEMPLATES = {"simple": SIMPLE, "Aircraft": AIRCRAFT, "Caltech101": CALTECH, "StanfordCars": CARS, "CIFAR": CIFAR,
              "CUB200": BIRDS, "DTD": DTD, "EuroSAT": EUROSAT, "Flowers": FLOWERS, "FMOW": FMOW, "Food": FOOD,
              "IWildCam": IWILDCAM, "MNIST": MNIST, "OxfordPet": PET, "SUN397": SUN}

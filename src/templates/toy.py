@@ -1,4 +1,4 @@
-"""Prompts of the toy tasks; "{c}" is the class name. The first one of each is the training prompt."""
+"""List the prompts of the toy tasks; "{c}" is the class name. The first of each list is the training prompt."""
 
 TEMPLATES = {
     "toy-digits": ["a photo of the digit {c}", "a picture of the number {c}", "the handwritten digit {c}"],

@@ -61,7 +61,7 @@ def test_a_task_trains_as_the_same_data_by_name(flags, world, mine):
 
 def test_a_finished_task_of_other_data_is_not_taken_for_it(flags, mine, world):
     cc.train(train_dataset=mine(), save="run", **flags)
-    assert "finished before" in cc.train(train_dataset=mine(), save="run", **flags).log
+    assert "already finished" in cc.train(train_dataset=mine(), save="run", **flags).log
     other = cc.Task.from_dataset(ImageFolder(world.root / "loose"), world.names)
     with pytest.raises(cc.UserError, match="began with another content of task:mine"):
         cc.train(train_dataset=other, save="run", **flags)
@@ -69,7 +69,7 @@ def test_a_finished_task_of_other_data_is_not_taken_for_it(flags, mine, world):
 
 def test_what_is_scored_is_given_again(flags, mine):
     run = cc.train(train_dataset=mine(), save="run", **flags)
-    with pytest.raises(cc.UserError, match="task:mine is a Task of another call from Python: give it again"):
+    with pytest.raises(cc.UserError, match="task:mine is a Task from another call in Python: pass it again"):
         cc.evaluate(run.checkpoint(), workers=0)
     table = cc.evaluate(run.checkpoint(), [mine()], workers=0)
     assert table.loc["mine", "top1"] == pytest.approx(run.matrix().loc["mine", "mine"], abs=1e-4)
@@ -129,14 +129,15 @@ def test_a_checkpoint_chooses_no_code(file, words, cli, monkeypatch):
     evaluation = ("--load", "run/open_mine.pth", "--eval-only", "--workers", 0)
     done = cli(*evaluation)
     assert done.status == 2
-    assert f"only the command line chooses code to run: name it there, as by --eval-datasets {file}" in done.err
+    assert f"only the command line may choose code to run: name it there, for example --eval-datasets {file}" in (
+        done.err)
     assert cli(*evaluation, "--eval-datasets", file).status == 0
 
 
 @pytest.mark.parametrize(("name", "message"), [
     ("nowhere.py:f", "--train-dataset nowhere.py:f: no such file; give path/to/file.py:function"),
-    ("task:mine", "task:mine is a Task of another call from Python"), ("my.py", "no dataset 'my.py'"),
-    ("my.py:other", "there is no function other in it; it has open_mine")])
+    ("task:mine", "task:mine is a Task from another call in Python"), ("my.py", "no dataset 'my.py'"),
+    ("my.py:other", "it has no function other; it has open_mine")])
 def test_what_is_refused(file, words, name, message, capsys):
     assert main(["--train-dataset", name, *words]) == 2
     assert message in capsys.readouterr().err
@@ -195,7 +196,7 @@ def test_a_class_and_an_object_train_as_a_file_does(flags, world, words, cli):
 
 def test_a_class_that_was_changed_is_not_taken_for_the_one_before(flags, world, monkeypatch):
     cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags)
-    assert "finished before" in cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags).log
+    assert "already finished" in cc.train(train_dataset=world.colours, method=Pulled(0.5), save="run", **flags).log
     with pytest.raises(cc.UserError, match="`set` strength=0.5 there, strength=0.25 here"):
         cc.train(train_dataset=world.colours, method=Pulled(0.25), save="run", **flags)
     monkeypatch.setattr(Pulled, "begin", lambda self, state: super(Pulled, self).begin(state), raising=False)
@@ -210,7 +211,7 @@ def test_who_scores_a_checkpoint(flags, world, cli):
     assert scorer == {"method": "python:Scored", "keywords": {"best": 1}}
     for method in (Scored, Scored(1)):
         assert cc.evaluate(run.checkpoint(), method=method, workers=0).top1.iloc[0] == pytest.approx(100 / 3, abs=0.01)
-    with pytest.raises(cc.UserError, match="does not choose code to run: give `method` FILE.py:Scored, or the class"):
+    with pytest.raises(cc.UserError, match="may not choose code to run: give `method` FILE.py:Scored, or the class"):
         cc.evaluate(run.checkpoint(), workers=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

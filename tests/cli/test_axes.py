@@ -54,7 +54,7 @@ def test_labelled_random_orders(study):
     ("base: {dataset-order: toy}\naxes: {variant: {a: {dataset-order: 'random:2@7'}}}", "are values of an axis"),
     ("base: {dataset-order: toy}\naxes: {orders: [[random:2@7, DTD]]}", "are values of an axis"),
     ("axes: {orders: ['random:2@7']}", "axes: orders: random:2@7 permutes the tasks of a base order"),
-    ("base: {dataset-order: toy}\naxes: {orders: ['random:2@7', 'random:3@7']}", "random-7-1 stands there twice"),
+    ("base: {dataset-order: toy}\naxes: {orders: ['random:2@7', 'random:3@7']}", "random-7-1 is given twice"),
     ("base: {dataset-order: toy}\naxes: {orders: [DTD]}", "base has --dataset-order, which axis orders replaces")])
 def test_what_is_wrong_with_random_orders(text, expected, study):
     with pytest.raises(UserError) as caught:

@@ -105,23 +105,23 @@ WRONG = {
     "two of one flag": ("select: {grid: {lr: [1], x: {a: {lr: 2}}}, seeds: [5]}", "both set --lr"),
     "a seed of a cell": ("select: {grid: {lr: [1e-5]}, seeds: [5, 2]}",
                          "select: seeds: 2 is the seed of cell lwf_seed-2_a too; give the trials other seeds"),
-    "a grid over orders": ("select: {grid: {orders: [toy]}, seeds: [5]}", "grid: --dataset-order has no place there"),
+    "a grid over orders": ("select: {grid: {orders: [toy]}, seeds: [5]}", "grid: --dataset-order is not allowed here"),
     "a grid over seeds": ("select: {grid: {seeds: [3]}, seeds: [5]}", "trials have the seeds of select: seeds"),
     "a grid over label spaces": ("select: {grid: {label-space: [task, all]}, seeds: [5]}",
-                                 "--label-space has no place there: settings are compared on the same images"),
+                                 "--label-space is not allowed here: settings are compared on the same images"),
     "a split": ("select: {grid: {lr: [1]}, seeds: [5], on: {eval-split: test}}", "trials are scored on val"),
-    "on a seed": ("select: {grid: {lr: [1]}, seeds: [5], on: {seed: 3}}", "on: --seed has no place there"),
+    "on a seed": ("select: {grid: {lr: [1]}, seeds: [5], on: {seed: 3}}", "on: --seed is not allowed here"),
     "on a flag of an axis": ("select: {grid: {lr: [1]}, seeds: [5], on: {wd: 3}}", "on: --wd is set by wd too"),
     "on a flag of the grid": ("select: {grid: {lr: [1]}, seeds: [5], on: {lr: 3}}",
                               "on: --lr is set by select: grid: lr too"),
     "orders twice": ("select: {grid: {lr: [1]}, seeds: [5], on: {orders: [toy], dataset-order: [toy]}}",
                      "on: orders and dataset-order are the same"),
     "orders with flags": ("select: {grid: {lr: [1]}, seeds: [5], on: {orders: {a: {dataset-order: toy, wd: 1}}}}",
-                          "on: orders: expected orders alone"),
+                          "on: orders: expected only orders"),
     "a flag of the study": ("select: {grid: {save: [a]}, seeds: [5]}", "--save belongs to the whole study"),
     "too many": (f"select: {{grid: {{lr: {NUMBERS}, l2: {NUMBERS}}}, seeds: [5]}}", "select: more than 10000 trials"),
     "a value that is refused": ("select: {grid: {lr: [1e-5, abc]}, seeds: [5]}", "--lr abc: expected a rate"),
-    "by a list": ("select: {grid: {lr: [1]}, seeds: [5], by: [avg]}", "select: by is to be a text"),
+    "by a list": ("select: {grid: {lr: [1]}, seeds: [5], by: [avg]}", "select: by must be a text"),
     "two settings of one name": ("select: {grid: {x: {a: {lr: 1}, A: {lr: 2}}, l2: {b: 1}}, seeds: [5]}",
                                  "grid: two settings are called a_b"),
 }
@@ -148,5 +148,5 @@ def test_a_base_below_the_grid_and_flags_beside(plan):
 
 
 def test_a_cell_called_as_the_folder_of_trials(plan):
-    with pytest.raises(UserError, match="a cell is called select, as the folder of the trials is"):
+    with pytest.raises(UserError, match="a cell is called select, like the folder of the trials"):
         plan("base: {dataset-order: toy}\naxes: {l2: {select: 1}}\nselect: {grid: {lr: [2]}, seeds: [5]}")

@@ -101,18 +101,19 @@ WRONG = {
     "no mapping": ("[a]", "expected a mapping with base: and axes:"),
     "no YAML": ("a: [", "line "),
     "unknown key": (f"bsae: {{}}\n{AXES}", "unknown key bsae; did you mean base?"),
-    "a list for base": (f"base: [a]\n{AXES}", "base is to be a mapping"),
+    "a list for base": (f"base: [a]\n{AXES}", "base must be a mapping"),
     "no axes": ("base: {dataset-order: toy}", "has no axes:"),
-    "empty axes": ("axes:", "axes is to be a mapping"),
+    "empty axes": ("axes:", "axes must be a mapping"),
     "unknown flag": (f"base: {{iteratoins: 3}}\n{AXES}", "base: unknown flag iteratoins; did you mean iterations"),
     "unknown axis": ("axes: {sed: [1]}", "axes: sed: unknown flag sed; did you mean seed"),
     "a variant without its flags": ("axes: {variant: {a: {l2: 1}, b: }}", "variant: b: expected a mapping of flags"),
     "a plain value": ("axes: {seed: 3}", "axes: seed: expected a list of values, or a mapping"),
     "an empty value": ("axes: {seed: [1, '']}", "--seed: expected a value"),
-    "a value twice": ("axes: {seed: [1, 1]}", "axes: seed: 1 stands there twice"),
-    "two values of one name": ("axes: {load: [a/b, a b]}", "load-a-b stands there twice, or two values look alike"),
-    "a long value": (f"axes: {{load: [{'x' * 70}]}}", "too long for the name of a folder; give a mapping"),
-    "a label that is no name": ("axes: {lr: {a/b: 1}}", "the label a/b is to be part of a folder's name"),
+    "a value twice": ("axes: {seed: [1, 1]}", "axes: seed: 1 is given twice"),
+    "two values of one name": ("axes: {load: [a/b, a b]}",
+                               "load-a-b is given twice, or two values give the same folder name"),
+    "a long value": (f"axes: {{load: [{'x' * 70}]}}", "too long for a folder name; give a mapping"),
+    "a label that is no name": ("axes: {lr: {a/b: 1}}", "the label a/b becomes part of a folder name"),
     "a flag of the study": (f"base: {{save: x}}\n{AXES}", "base: --save belongs to the whole study"),
     "an export": (f"base: {{export: x}}\n{AXES}", "base: --export would write every cell into one folder"),
     "a switch with a value": (f"base: {{we: 1}}\n{AXES}", "base: --we 1: expected true or false"),
@@ -132,11 +133,11 @@ WRONG = {
     "two cells of one name": ("axes: {load: {a_b: x, a: y}, model-name: {c: x, b_c: y}}",
                               "axes: two cells are called a_b_c; give other labels"),
     "two cells of one name but for capitals": ("axes: {load: {a: x, A: y}}",
-                                               "axes: two cells are called A, apart from capitals; give other labels"),
+                                               "two cells are called A, but for upper and lower case; give other"),
     "a long name": (f"axes: {{lr: {{{LONG}: 1}}, wd: {{{LONG}: 1}}, l2: {{{LONG}: 1}}, ls: {{{LONG}: 1}}}}",
-                    "is too long for the name of a folder, 243 letters; give shorter labels"),
+                    "is too long for a folder name, 243 characters; give shorter labels"),
     "a long order": (f"axes: {{variant: {{a: {{dataset-order: {LONG * 4}}}, b: {{dataset-order: toy, l2: 1}}}}}}",
-                     "is too long for the name of a folder, 240 letters"),
+                     "is too long for a folder name, 240 characters"),
     "excluding all": (f"{AXES}exclude: [{{seed: [1, 2]}}]", "exclude: excludes every cell"),
     "a rule without a cell": ("axes: {seed: [1, 2], lr: {a: 1, b: 2}}\nexclude: [{seed: 1, lr: a}, {seed: [], lr: a}]",
                               "rule 2 excludes no cell"),
@@ -144,8 +145,8 @@ WRONG = {
                        "more than 10000 cells"),
     "unknown part of the report": (f"{AXES}report: {{name: {{}}}}", "report: unknown key name; did you mean names?"),
     "a column that is no name": (f"{AXES}report: {{columns: [[a]]}}", "report: columns: expected names"),
-    "a name that is none": (f"{AXES}report: {{names: {{a: [b]}}}}", "report: names: a: expected how tables call it"),
-    "a baseline of two": (f"{AXES}report: {{baseline: [a, b]}}", "report: baseline is to be a text"),
+    "a name that is none": (f"{AXES}report: {{names: {{a: [b]}}}}", "report: names: a: expected its name in tables"),
+    "a baseline of two": (f"{AXES}report: {{baseline: [a, b]}}", "report: baseline must be a text"),
     "published by no truth": (f"{AXES}report: {{published: some}}", "published some: expected a list of names, true"),
 }
 
@@ -206,7 +207,7 @@ def test_a_job_knows_what_its_files_are_called(study):
     ("base: {dataset-order: toy, lr: abc}", "cell seed-1 of the study: --lr abc: expected a rate"),
     ("base: {dataset-order: toy, method: ZSCL, ref-dataset: toy-reference, lora: true, orthogonal-gradients: 3}",
      "cell seed-1 of the study: --lora and --orthogonal-gradients exclude each other"),
-    ("base: {dataset-order: toy, recipe: zscl, we: false}", "--we is to be off, and recipe zscl switches it on")])
+    ("base: {dataset-order: toy, recipe: zscl, we: false}", "--we should be off, but recipe zscl switches it on")])
 def test_a_cell_that_would_be_refused(text, expected, study):
     with pytest.raises(UserError) as caught:
         jobs(study(f"{text}\n{AXES}"))
@@ -229,18 +230,18 @@ def test_several_seeds_are_a_study(cli, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ("--seed 1,2 --dataset-order toy", "--seed 1,2 writes a folder for each run; give --save DIR"),
+    ("--seed 1,2 --dataset-order toy", "--seed 1,2 writes a folder per run; give --save DIR"),
     ("--seed 1,2 --train-dataset DTD --iterations 1 --save s", "is a training run; a study compares sequences"),
     ("--seed 1,2 --dataset-order toy --eval-only --save s", "is an evaluation run"),
     ("--seed 1,2 --dataset-order toy --save s --export e", "--seed 1,2: --export would write every cell"),
-    ("--seed 1,2 --dataset-order toy --save s --dry-run probe", "--dry-run probe with --seed 1,2: probes one run"),
+    ("--seed 1,2 --dataset-order toy --save s --dry-run probe", "probe with --seed 1,2: it probes a single run"),
     ("--recipe seeds.yaml --dataset-order toy --save s", "--seed 1,2: a sequence run has one"),
     ("--study seeds.yaml --save s --overwrite",
-     "--study seeds.yaml with --overwrite: cells resume; delete their folders, or give another --save"),
-    ("--seed 1,2 --dataset-order toy --save s --overwrite", "--seed 1,2 with --overwrite: cells resume"),
+     "--study seeds.yaml with --overwrite: the cells of a study resume; delete their folders, or give another --save"),
+    ("--seed 1,2 --dataset-order toy --save s --overwrite", "--seed 1,2 with --overwrite: the cells of a study resume"),
     ("--study none.yaml --save s", "--study none.yaml: no such file"),
     ("--study seeds.yaml --save s", "--study seeds.yaml: unknown key flags; there are"),
-    ("--study seeds.yaml", "--study seeds.yaml writes a folder for each run"),
+    ("--study seeds.yaml", "--study seeds.yaml writes a folder per run"),
     ("--study seeds.yaml --save seeds.yaml", "--save seeds.yaml: is a file"),
     ("--study seeds.yaml --save s --status --dry-run", "--status and --dry-run exclude each other")])
 def test_what_is_refused_on_the_command_line(words, expected, cli, tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def reason(method, mode, lora, add_on):
     if method in FROZEN:
         return reason_of_frozen(mode, lora, add_on)
     if lora != "weights" and mode == "fc":
-        return "adapters go to the towers, and this mode trains neither"
+        return "adapters sit in the towers, and this mode trains neither"
     if add_on == "ogd" and mode == "fc":
         return "it protects the towers, and this mode trains neither"
     return None
@@ -207,9 +207,9 @@ PAIR_COMBINATIONS = sorted({
 
 def reason_on_pairs(method, mode, lora, add_on):
     if method in DISTILLING:
-        return "it distils over the prompts of classes"
+        return "it distils over class prompts"
     if METHODS[method].data == "classes" and not METHODS[method].on_pairs:
-        return "it learns over the prompts of classes"
+        return "it learns over class prompts"
     if method == "ewc" and lora != "weights" and mode in ("whole", "image", "text"):
         return "adapters are merged after a task and the next one has others"
     if mode not in ("whole", "image", "text"):

@@ -352,7 +352,7 @@ def test_a_file_elsewhere_under_any_name(own, tmp_path):
     ("flags: {method: lwf, train-mode: text}", ["--method lwf", "recipe my.yaml sets --train-mode text"]),
     ("flags: {we: true, moving-avg: true}", ["--we", "--moving-avg", "recipe my.yaml sets --we on"]),
     ("flags: {iterations: 1, epochs: 1}", ["--iterations", "recipe my.yaml sets --epochs 1"]),
-    *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to one run", "command line"]) for name in (
+    *((f"flags: {{{name}: x}}", [f"--{name}", "belongs to a single run", "command line"]) for name in (
         "train-dataset", "dataset-order", "recipe", "save", "load", "resume", "overwrite", "eval-only", "eval-single",
         "class-names", "prompt", "report", "list-datasets", "check-data", "dry-run", "export", "split-file",
         "shots-file", "wise-ft", "alpha")),
@@ -477,7 +477,7 @@ def test_a_loop_that_ran_does_nothing_anew_and_sees_what_has_changed(record, cli
     assert [done.status for done in loop()] == [0, 0]
     before = {path: path.read_bytes() for path in Path("run").glob("*.pth")}
     again = loop()
-    assert all("finished before" in done.out and done.status == 0 for done in again) and len(again) == 2
+    assert all("already finished" in done.out and done.status == 0 for done in again) and len(again) == 2
     assert before == {path: path.read_bytes() for path in Path("run").glob("*.pth")}
     other = loop("--seed", "7")[0]
     assert other.status == 2 and "--seed 42 there, 7 here" in other.err and "--overwrite" in other.err

@@ -45,10 +45,10 @@ def test_repeated_flags_and_values_that_look_like_flags():
 
 @pytest.mark.parametrize(("flags", "message"), [
     ({"iterration": ["1"]}, "unknown flag iterration; did you mean iterations"),
-    ({"save": ["x"]}, "--save is not part of what is published"),
-    ({"data-location": ["x"]}, "--data-location is not part of what is published"),
+    ({"save": ["x"]}, "--save is not part of the published setting"),
+    ({"data-location": ["x"]}, "--data-location is not part of the published setting"),
     ({"we": ["false"]}, "a flag cannot switch --we off"), ({"we": ["maybe"]}, "--we maybe: expected true or false"),
-    ({"lr": ["1"], "batch_size": ["1"], "batch-size": ["2"]}, "--batch-size stands there twice")])
+    ({"lr": ["1"], "batch_size": ["1"], "batch-size": ["2"]}, "--batch-size is given twice")])
 def test_flags_that_no_file_may_have(flags, message):
     with pytest.raises(UserError, match=message):
         cells_of(of(one=SEQUENCE | flags))
@@ -97,7 +97,7 @@ def test_dry_run_prints_the_commands(capsys):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("", "give --save DIR"), ("--save setup.py", "is a file"), ("--save out --dry-run probe", "probes one run"),
+    ("", "give --save DIR"), ("--save setup.py", "is a file"), ("--save out --dry-run probe", "probes a single run"),
     ("--save out --seed 1", "with --seed: the file fixes the runs"),
     ("--save out --jobs 2", "with --jobs: the file fixes the runs")])
 def test_what_the_command_line_may_not_say(words, message, capsys):

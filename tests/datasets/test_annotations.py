@@ -85,7 +85,7 @@ def test_cells_of_lists(tmp_path, capsys, cell, texts):
     path = tmp_path / "a.tsv"
     path.write_text(f"image\tcaption\n1.jpg\t{cell}\n", encoding="utf-8")
     assert [row.captions for row in read_captions("pairs", path, "")] == [texts or [cell]]
-    assert ("are no lists of json or Python" in capsys.readouterr().out) == (texts is None)
+    assert ("are not lists in json or Python" in capsys.readouterr().out) == (texts is None)
 
 
 def test_captions_that_stand_for_nothing_are_noted(tmp_path, capsys):
@@ -115,7 +115,7 @@ REFUSED = {
         {"image_id": 1, "caption": "x"}]}), ["COCO", "two images have the same id"]),
     "an image that is not listed": ("a.json", json.dumps({
         "images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 7, "caption": "x"}]}),
-        ["an annotation is of the image 7, which is not listed"]),
+        ["an annotation names the image 7, which is not listed"]),
     "a key twice": ("a.json", '[{"image": "1.jpg", "caption": "a", "caption": "b"}]', ["'caption' stands twice"]),
     "a mapping": ("a.json", '{"a": 1, "b": 2}', ["no captions", "Karpathy"]),
     "an image that is none": ("a.json", '[{"image": {"bytes": 1}, "caption": "a"}]', ["entry 1", "text belongs"]),

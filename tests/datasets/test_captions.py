@@ -226,7 +226,7 @@ def test_annotations_without_their_images_score_nothing(tmp_path, capsys):
     write_official(tmp_path, "2017", ("train", "val"))
     shutil.rmtree(tmp_path / "coco" / "val2017")
     assert list(open_task("coco", str(tmp_path)).splits) == ["train"]
-    assert "captions_val2017.json is there and its images are not" in capsys.readouterr().out
+    assert "captions_val2017.json is there but its images are not" in capsys.readouterr().out
 
 
 def train_official(cli, world, root, *words):
@@ -237,7 +237,7 @@ def train_official(cli, world, root, *words):
 def test_official_files_alone_are_trained_and_not_scored(tmp_path, cli, world):
     write_official(tmp_path, "2017", ("train",))
     done = train_official(cli, world, tmp_path, "--train-dataset", "coco")
-    assert done.status == 0 and "note: coco has no test split: it is trained and not scored" in done.out, done.err
+    assert done.status == 0 and "note: coco has no test split: it is trained on but not scored" in done.out, done.err
     assert (tmp_path / "out" / "coco.pth").exists() and not (tmp_path / "out" / "metrics_coco.csv").exists()
     for words in (("--eval-datasets", "coco"), ("--eval-split", "val")):
         done = train_official(cli, world, tmp_path, "--train-dataset", "coco", "--save", tmp_path / "again", *words)
@@ -256,7 +256,7 @@ def test_the_documented_translation_of_pre_train_model(tmp_path, cli, world, yea
         "--image-dir", f"{name}={tmp_path / folder / f'train{year}'}", "--annotations",
         f"{name}={tmp_path / folder / 'annotations' / f'captions_train{year}.json'}")]
     done = train_official(cli, world, tmp_path, "--joint", "--train-dataset", "coco,flickr30k", *places)
-    assert done.status == 0 and done.out.count("is trained and not scored") == 2, done.err
+    assert done.status == 0 and done.out.count("is trained on but not scored") == 2, done.err
     assert (tmp_path / "out" / "joint.pth").exists()
 
 
@@ -318,7 +318,7 @@ def test_a_listed_image_that_is_missing_is_named_when_it_is_read(tmp_path, write
     (tmp_path / name / file).unlink()
     split = open_task(name, str(tmp_path)).split("train")
     split.image(0)
-    with pytest.raises(UserError, match=f"{name}: .*{file} is listed and not there"):
+    with pytest.raises(UserError, match=f"{name}: .*{file} is listed but missing"):
         split.image(1)
 
 

@@ -191,12 +191,12 @@ def test_val_that_serves_as_test_is_no_copy(tmp_path, cli):
 
 
 ALIKE = [
-    (("hot_dog", "hot dog"), "2 classes have the same name 'hot dog', so that one can never win (hot dog/0.png, "
+    (("hot_dog", "hot dog"), "2 classes have the same name 'hot dog', so one of them can never win (hot dog/0.png, "
                              "hot_dog/0.png)"),
-    (("Cat", "cat"), "2 classes differ by capitals or spaces only: 'Cat', 'cat' (Cat/0.png, cat/0.png)"),
-    (("hotdog", "hot dog"), "2 classes differ by capitals or spaces only: 'hot dog', 'hotdog' (hot dog/0.png, "
+    (("Cat", "cat"), "2 classes differ by case or spaces only: 'Cat', 'cat' (Cat/0.png, cat/0.png)"),
+    (("hotdog", "hot dog"), "2 classes differ by case or spaces only: 'hot dog', 'hotdog' (hot dog/0.png, "
                             "hotdog/0.png)"),
-    (("cafe\u0301", "caf\u00e9"), "2 classes have the same name 'caf\u00e9', so that one can never win "
+    (("cafe\u0301", "caf\u00e9"), "2 classes have the same name 'caf\u00e9', so one of them can never win "
                                   "(cafe\u0301/0.png, caf\u00e9/0.png)"),
     (("red", "red\u200b"), "2 classes differ by hidden characters or forms of letters only: 'red', 'red\\u200b' "
                            "(red/0.png, red\u200b/0.png)"),
@@ -265,7 +265,7 @@ def test_class_names_that_are_lists_are_a_finding(tmp_path, cli, labels, number)
 
 def test_one_class_is_a_finding(tmp_path, cli, train):
     write_pictures(tmp_path / "pets", {"cat": 0.1}, 5)
-    expected = "pets: has one class, 'cat': there is nothing to tell apart"
+    expected = "pets: has one class, 'cat': there is nothing to classify"
     status, lines = checked(cli, tmp_path / "pets")
     assert (status, findings(lines)) == (1, [expected])
     done = train(tmp_path / "out", "--train-dataset", f"folder:{tmp_path / 'pets'}", "--data-location", tmp_path)
@@ -289,8 +289,8 @@ def test_a_table_of_single_images_is_trained_and_not_scored(tmp_path, cli, world
     (tmp_path / "a.csv").write_text("image,label\n" + "".join(f"ones/{name}/0.png,{name}\n" for name in COLOURS))
     name, place = f"csv:{tmp_path / 'a.csv'}", ("--data-location", tmp_path, "--workers", 0)
     done = train(tmp_path / "out", "--train-dataset", name, *place)
-    assert done.status == 0 and "no class has two images, so none is held out" in done.out, done.err
-    assert "it is trained and not scored" in done.out and (tmp_path / "out" / "a.pth").exists()
+    assert done.status == 0 and "no class has two images, so nothing is held out" in done.out, done.err
+    assert "it is trained on but not scored" in done.out and (tmp_path / "out" / "a.pth").exists()
     for words, message in ((("--eval-datasets", name), f"--eval-split test: {name} has no such split; it has train"),
                            (("--linear-eval", name), f"--linear-eval {name}: has no test split to score the layer on")):
         done = cli("--load", world.model, "--eval-only", *words, *place)

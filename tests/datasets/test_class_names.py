@@ -125,8 +125,8 @@ def test_tables_that_are_refused(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(("content", "noted"), [
-    ("2 eel\n0 cat\n", "do not count them"), ("tench n01440764\ncat n02123045\n", "WordNet"), ("cat\n", "only class"),
-    ("class name\ncat\ndog\n", "remove it if it is a heading"), ("hot%20dog\ncat\n", "codes of signs")])
+    ("2 eel\n0 cat\n", "do not count from 0"), ("tench n01440764\ncat n02123045\n", "WordNet"), ("cat\n", "only class"),
+    ("class name\ncat\ndog\n", "remove it if it is a heading"), ("hot%20dog\ncat\n", "codes for signs")])
 def test_what_may_not_be_meant_is_noted(tmp_path, capsys, content, noted):
     put_text(tmp_path / "names.txt", content)
     assert read_class_names(tmp_path / "names.txt") == content.splitlines()

@@ -54,11 +54,11 @@ def test_files_in_every_form(write, name):
 @pytest.mark.parametrize(("text", "name", "fragment"), [
     ("[0, 1, 2, 3, 4, 5, 6, 8]", "a.json", "numbered from 0; the order names 8"),
     ("[0, 1, 2, 3, 4, 5, 6, 6]", "a.json", "the order names 6 twice"), ("[0, 1]", "a.json", "the order has 2"),
-    ("[0, 1, -2]", "a.json", "'-2' is not the number"), ('["red"]', "a.json", "'red' is not the number"),
+    ("[0, 1, -2]", "a.json", "'-2' is not a class number"), ('["red"]', "a.json", "'red' is not a class number"),
     ("[]", "a.json", "no list"), ("{}", "a.json", "neither class_order nor toy-colours"), ("3", "a.json", "no list"),
     ("[1", "a.json", "cannot be read"),
     ("class_order: abc", "a.yaml", "no list"), ("a: [1]", "a.yaml", "neither"), ("a: b: c", "a.yaml", "cannot be read"),
-    ("one two", "a.txt", "'one' is not the number"), ("[0.5]", "a.json", "'0.5' is not the number")])
+    ("one two", "a.txt", "'one' is not a class number"), ("[0.5]", "a.json", "'0.5' is not a class number")])
 def test_faulty_files(write, text, name, fragment):
     path = write(text, name)
     with pytest.raises(UserError) as caught:
@@ -67,7 +67,7 @@ def test_faulty_files(write, text, name, fragment):
 
 
 def test_what_has_no_published_order():
-    with pytest.raises(UserError, match="holds no order of DTD; there are CIFAR100, TinyImageNet"):
+    with pytest.raises(UserError, match="has no order for DTD; there are CIFAR100, TinyImageNet"):
         class_order("DTD", 47, "zscl")
 
 
@@ -95,7 +95,7 @@ def test_names_of_base_classes_and_increments():
     assert class_split("CIFAR100-2of50+25") == ("CIFAR100", 2, (50, 25))
     assert find_entry("CIFAR100-3of50+25") is find_entry("CIFAR100")
     for name in ("CIFAR100-4of50+25", "CIFAR100-0of50+25", expand(("CIFAR100/50+7",))[0], "coco-1of2+2"):
-        with pytest.raises(UserError, match="there is no such split"):
+        with pytest.raises(UserError, match="and no such split"):
             find_entry(name)
 
 

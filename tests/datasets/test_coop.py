@@ -217,7 +217,7 @@ def test_a_dataset_without_a_list_has_our_own_split_with_a_note(datasets, capsys
     task = datasets("--dataset-order DTD,CIFAR100 --iterations 1").open("CIFAR100")
     assert {part: len(task.split(part)) for part in PARTS} == {"train": 100, "val": 100, "test": 100}
     assert task.train_data == "own split, val 0.2"
-    assert "note: CIFAR100: no list exists of it, so its split is ours" in capsys.readouterr().out
+    assert "note: CIFAR100: no list exists for it, so the split is our own" in capsys.readouterr().out
 
 
 def as_diki_draws(sets):
@@ -251,7 +251,7 @@ def test_the_draws_of_diki(order):
 def test_a_dataset_without_a_list_as_diki_draws_it(datasets, capsys):
     task = datasets("--dataset-order DTD,CIFAR100 --iterations 1 --val-fraction diki").open("CIFAR100")
     assert task.train_data == "own split, drawn as by DIKI over CIFAR100" and {"train", "val", "test"} == {*task.splits}
-    assert "no list exists of it, so its split is ours, drawn as DIKI's code does" in capsys.readouterr().out
+    assert "no list exists for it, so the split is our own, drawn as DIKI's code does" in capsys.readouterr().out
 
 
 def test_draws_of_diki_over_other_datasets_are_other_data(datasets):
@@ -266,7 +266,7 @@ def test_draws_of_diki_over_other_datasets_are_other_data(datasets):
 
 def test_an_earlier_task_is_not_drawn_as_diki_draws_another_sequence(datasets):
     found = datasets("--dataset-order DTD,CIFAR100 --iterations 1 --val-fraction diki")
-    with pytest.raises(UserError, match="MNIST is an earlier task, whose draw depends on"):
+    with pytest.raises(UserError, match="MNIST is an earlier task, and its draw depends on"):
         found.open("MNIST", trained=True)
 
 

@@ -72,7 +72,7 @@ def test_single_images_are_not_held_out(tmp_path, capsys):
     task = opened(tmp_path / "ones", tmp_path)
     assert list(task.splits) == ["train"] and len(task.split("train")) == 3
     assert capsys.readouterr().out == (f"folder:{tmp_path / 'ones'}: no test split, and no class has two images, so "
-                                       "none is held out\n")
+                                       "nothing is held out\n")
     write_pictures(tmp_path / "some", {"one": 0.1}, 5)
     write_pictures(tmp_path / "some", {"two": 0.5, "three": 0.8}, 1)
     assert list(opened(tmp_path / "some", tmp_path).split("test").labels) == [0]
@@ -181,14 +181,14 @@ REFUSED = {
     "one level too many in a part": (["train/all/a/1.png", "train/all/b/1.png", "test/all/a/1.png"],
                                      ["train/all holds the folders a, b", "take that level away in train"]),
     "parts in classes": (["a/train/1.png", "a/test/1.png", "b/train/1.png", "b/test/1.png"],
-                         ["a holds test, train: parts lie inside of classes"]),
+                         ["a holds test, train: splits are inside of classes"]),
     "parts of unknown names": (["lernen/a/1.png", "lernen/b/1.png", "probe/a/1.png", "probe/b/1.png"],
                                ["lernen, probe hold folders of the same names (a, b)",
-                                "if they are parts, call them train, val and test"]),
+                                "if they are splits, name them train, val and test"]),
     "a part twice": (["train/a/1.png", "Training/a/2.png", "test/a/1.png"], ["Training and train both mean the train"]),
     "val twice": (["train/a/1.png", "val/a/2.png", "eval/a/1.png"], ["eval and val both mean the val part"]),
     "a class called train": (["train/1.png", "bus/1.png", "car/1.png"],
-                             ["train is the name of a part, but it lies beside bus, car", "classnames.txt"]),
+                             ["train is the name of a split, but it lies beside bus, car", "classnames.txt"]),
     "more beside the parts": (["train/a/1.png", "test/a/1.png", "unlabelled/1.png"],
                               ["lies beside unlabelled; did you mean folder:{path}/train?"]),
     "a class that test lacks": (["train/a/1.png", "train/b/1.png", "test/a/1.png"],
@@ -197,7 +197,7 @@ REFUSED = {
                                  ["test has the class x that train lacks"]),
     "another spelling": (["train/red fox/1.png", "train/a/1.png", "test/Red_Fox/1.png", "test/a/1.png"],
                          ["test lacks the class red fox that train has, and test has the class Red_Fox that train "
-                          "lacks (red fox and Red_Fox differ by capitals or spaces only)"]),
+                          "lacks (red fox and Red_Fox differ only by case or spaces)"]),
     "no classes": (["1.png", "2.png"], ["holds no class folders but 2 images of no class"]),
     "no classes in a part": (["train/1.png", "test/2.png"], ["train holds no class folders but 1 images of no class"]),
     "a part without train": (["Test/a/1.png", "Val/a/1.png"], ["has Test, Val but no train folder"]),
@@ -255,14 +255,15 @@ def test_names_in_a_file_of_another_name_are_a_finding(tmp_path, written, wanted
     (tmp_path / written).write_text("one\ntwo\n", encoding="utf-8")
     task = opened(tmp_path, tmp_path)
     assert list(task.classnames) == ["x", "y"]
-    assert [f"{written} is not read; call it {wanted}" in text for text in task.findings] == ([True] if wanted else [])
+    found = [f"{written} is not read; rename it to {wanted}" in text for text in task.findings]
+    assert found == ([True] if wanted else [])
 
 
 def test_the_bytes_of_a_class_folder_must_be_text(tmp_path):
     """Latin-1, as old archives unpack; a name in classnames.txt serves."""
     pets = tmp_path / "pets"
     files(pets, *(f"{name}/{index}.png" for name in ("cat", "K\udce4fer") for index in (1, 2)))
-    with pytest.raises(UserError, match=r"class folder 'K\\udce4fer' is not text in UTF-8; rename the folder"):
+    with pytest.raises(UserError, match=r"class folder 'K\\udce4fer' is not UTF-8 text; rename the folder"):
         opened(pets, tmp_path)
     (pets / "classnames.txt").write_text("beetle\ncat\n", encoding="utf-8")
     assert list(opened(pets, tmp_path).classnames) == ["beetle", "cat"]

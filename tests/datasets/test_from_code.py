@@ -72,7 +72,7 @@ def test_names(name, is_code, file):
 def test_a_function_runs_only_where_the_command_line_names_it(file):
     name = f"{file}:open_mine"
     assert not find_entry(name).pairs
-    with pytest.raises(UserError, match="is code, and only the command line chooses code to run: .*--eval-datasets"):
+    with pytest.raises(UserError, match="is code, and only the command line may choose code to run: .*--eval-datasets"):
         open_task(name, ".")
     assert "own_method_my" not in sys.modules or not getattr(sys.modules["own_method_my"], "CALLS", ())
     task = opened(name)
@@ -85,10 +85,10 @@ def test_a_function_may_take_the_root(file):
 
 
 @pytest.mark.parametrize(("function", "message"), [
-    ("missing", "there is no function missing in it; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
+    ("missing", "it has no function missing; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
     ("two", r"takes \(name, root\)"), ("nothing", "returns NoneType, not a Task"), ("pairs", "give pairs:FILE"),
-    ("unnamed", "classnames are to be texts"), ("promptless", r"template 'b' has no \{c\}"),
-    ("partless", "its splits are to be")])
+    ("unnamed", "classnames must be texts"), ("promptless", r"template 'b' has no \{c\}"),
+    ("partless", "its splits must be")])
 def test_what_is_refused(file, function, message):
     with pytest.raises(UserError, match=message):
         opened(f"{file}:{function}")
@@ -99,9 +99,9 @@ def test_a_task_lives_while_its_call_runs(capsys):
     with from_code.given({"mine": task}):
         with from_code.given({"other": task}):
             assert open_task("task:mine", ".").name == "mine" and open_task("task:other", ".").name == "other"
-        with pytest.raises(UserError, match="task:other is a Task of another call"):
+        with pytest.raises(UserError, match="task:other is a Task from another call"):
             open_task("task:other", ".")
-    with pytest.raises(UserError, match="task:mine is a Task of another call from Python: give it again"):
+    with pytest.raises(UserError, match="task:mine is a Task from another call in Python: pass it again"):
         open_task("task:mine", ".")
 
 

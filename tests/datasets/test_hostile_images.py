@@ -187,14 +187,14 @@ def test_the_middle_of_a_strip_is_what_the_cut_leaves():
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_a_device_is_no_image(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_image(tmp_path / name)
 
 

@@ -251,7 +251,7 @@ def test_a_transparent_grey_of_few_bits(tmp_path, bits):
 def test_signed_bytes_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.new("L", (2, 1), 200).save(path, tiffinfo={339: 2})
-    with pytest.raises(UserError, match="a.tif cannot be decoded .its numbers have a sign"):
+    with pytest.raises(UserError, match="a.tif cannot be decoded .its numbers are signed"):
         read_image(path)
 
 

@@ -84,7 +84,7 @@ def test_labels_that_are_listed_are_not_read_and_are_compared():
     task = Task.from_dataset(data, NAMES, test=items)
     assert sorted(set(data.read)) == [0, 9] and task.split("train").labels == data.targets
     data[3:4] = [(red(), 0)]
-    with pytest.raises(UserError, match="item 3 has label 0, and the dataset lists 1"):
+    with pytest.raises(UserError, match="item 3 has label 0, but the dataset lists 1"):
         task.split("train").image(3)
 
 
@@ -122,7 +122,7 @@ def test_without_a_test_part_some_of_each_class_are_held_out():
     again = Task.from_dataset(data, NAMES)
     assert again.split("train").labels == task.split("train").labels
     alone = Task.from_dataset(data[:2], NAMES)
-    assert list(alone.splits) == ["train"] and "none is held out" in alone.announced
+    assert list(alone.splits) == ["train"] and "nothing is held out" in alone.announced
     assert list(Task.from_dataset(None, NAMES, test=data).splits) == ["test"]
 
 
@@ -131,10 +131,10 @@ def test_without_a_test_part_some_of_each_class_are_held_out():
     ([[(red(), 0)], ["cat", 1]], {}, "expected a list of texts"), ([[(red(), 2)], NAMES], {}, "label 2 is outside"),
     ([[(red(), -1)], NAMES], {}, "label -1 is outside"), ([[(red(), 0.5)], NAMES], {}, "label 0.5, not a whole number"),
     ([[(red(), True)], NAMES], {}, "label True"), ([[{"image": 1}], NAMES], {}, "item 0 is dict"),
-    ([[], NAMES], {}, "holds no items"), ([None, NAMES], {}, "mine: holds no dataset"),
+    ([[], NAMES], {}, "has no items"), ([None, NAMES], {}, "mine: has no dataset"),
     ([iter([]), NAMES], {}, "has no length"),
     ([[(red(), 0)], NAMES], {"templates": "a photo of {}"}, r"has no \{c\}"),
-    ([[(red(), 0)], NAMES], {"name": "a/b"}, "is to be letters"), ([[(red(), 0)], NAMES], {"name": "a,b"}, "letters")])
+    ([[(red(), 0)], NAMES], {"name": "a/b"}, "only have letters"), ([[(red(), 0)], NAMES], {"name": "a,b"}, "letters")])
 def test_what_is_refused(arguments, options, message):
     with pytest.raises(UserError, match=message):
         Task.from_dataset(*arguments, **options)

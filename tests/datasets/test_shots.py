@@ -119,7 +119,7 @@ test_image.__test__ = False
 
 CHANGED = {
     "an image": (moved, "was changed since it was written"), "its digest": (change("lists_sha256", "0"), "was changed"),
-    "another number of images": (change("count", 16), "drawn from 16 training images, and others are here (17, all)"),
+    "another number of images": (change("count", 16), "from 16 training images, but other images are here (17, all)"),
     "another listing": (change("listing_sha256", "0" * 64), "drawn from 17 training images"),
     "no train part": (lambda entry: entry.pop("train"), "no list of training images"),
     "no digest": (lambda entry: entry.pop("lists_sha256"), "is damaged ('lists_sha256')"),
@@ -146,7 +146,7 @@ def test_a_changed_list_is_an_error(pets, write, tmp_path, case):
 def test_images_that_changed_since_are_an_error(pets, write, tmp_path):
     path = write(with_shots(pets, 2, 0, tmp_path).shots)
     shutil.copy(tmp_path / "pets" / "train" / "blue" / "0.png", tmp_path / "pets" / "train" / "blue" / "9.png")
-    with pytest.raises(UserError, match="drawn from 17 training images, and others are here"):
+    with pytest.raises(UserError, match="drawn from 17 training images, but other images are here"):
         with_shots_file(open_task(f"folder:{tmp_path / 'pets'}", str(tmp_path)), path)
 
 
@@ -171,7 +171,7 @@ def test_a_pickle_names_the_converter(pets, tmp_path):
 
 def test_shots_beside_a_file_are_what_it_must_list(pets, write, tmp_path):
     path = write(with_shots(pets, 2, 0, tmp_path).shots)
-    with pytest.raises(UserError, match=r"lists 2 images of 'blue', where 3 are expected \(--shots 3\)"):
+    with pytest.raises(UserError, match=r"lists 2 images of 'blue', but 3 are expected \(--shots 3\)"):
         with_shots_file(pets, path, 3)
     everything = write(with_shots(pets, 6, 0, tmp_path).shots)
     assert len(with_shots_file(pets, everything, 6).split("train")) == 17, "green has five, which is all"

@@ -27,7 +27,7 @@ def test_classes_are_numbered_as_wnids_txt_has_them(tmp_path):
 @pytest.mark.parametrize(("damage", "fragment"), [
     (lambda folder: (folder / "wnids.txt").unlink(), "wnids.txt cannot be read"),
     (lambda folder: (folder / "val" / "val_annotations.txt").unlink(), "val_annotations.txt cannot be read"),
-    (edit("wnids.txt", "n0144", "n0944"), "has no name of n0944"),
+    (edit("wnids.txt", "n0144", "n0944"), "has no name for n0944"),
     (edit("val/val_annotations.txt", "n0144", "n0944"), "has the line"),
     (edit("val/val_annotations.txt", "\t", " "), "has the line"),
     (lambda folder: (folder / "train" / "n01440000").rename(folder / "train" / "other"), "images is missing")])

@@ -303,14 +303,14 @@ def run_owner(cli, world, tmp_path):
 def test_modules_without_the_promise_are_refused_before_anything_is_written(run_owner, tmp_path, flag):
     done = run_owner("Heir", flag)
     assert done.status == 2 and f"{flag} averages or merges weights, and Heir trains modules" in done.err
-    assert "write averaged = True into Heir" in done.err and len(done.err.splitlines()) == 1
+    assert "set averaged = True in Heir" in done.err and len(done.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_a_promise_needs_a_counterpart(run_owner, cli, world, tmp_path):
     """Zero-shot CLIP has no modules beside it."""
     done = run_owner("Promised", "--wise-merge", "--wise-ft-model", "zeroshot", "--dry-run")
-    assert done.status == 2 and "zero-shot CLIP has no counterpart of the modules of Promised" in done.out
+    assert done.status == 2 and "zero-shot CLIP has no counterpart for the modules of Promised" in done.out
     assert not (tmp_path / "out").exists()
     method = ("--method", f"{tmp_path}/my.py:Promised", "--workers", 0)
     done = cli("--model", "toy", *method, "--train-dataset", world.colours, "--iterations", 1, "--lr", "9e-5",
@@ -318,7 +318,7 @@ def test_a_promise_needs_a_counterpart(run_owner, cli, world, tmp_path):
     assert done.status == 0, done.err
     done = cli("--load", tmp_path / "out" / "colours.pth", *method, "--eval-only", "--eval-datasets", world.colours,
                "--wise-ft", "--save", tmp_path / "mixed")
-    assert done.status == 2 and "no counterpart of the modules of Promised" in done.err, done.err
+    assert done.status == 2 and "no counterpart for the modules of Promised" in done.err, done.err
     assert not (tmp_path / "mixed").exists()
 
 

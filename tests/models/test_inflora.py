@@ -497,7 +497,7 @@ def test_a_resnet_s_image_tower_stays(cli, tmp_path):
     words = ("--model", "toy", "--train-dataset", "toy-sizes", "--iterations", 1, "--batch-size", 8, "--method",
              "inflora", "--max-evaluation-size", 8, "--lr", 1e-5)
     done = cli(*words, "--save", tmp_path / "out")
-    assert done.status == 0 and "the method wraps no layer of the image tower, which stays as it is" in done.out
+    assert done.status == 0 and "the method wraps no layer of the image tower, which stays unchanged" in done.out
     assert all(name.startswith("transformer.") for name in loaded(
         tmp_path / "out" / "toy-sizes.pth")["carry"]["InfLoRA"]["bases"])
     done = cli(*words, "--train-mode", "image", "--save", tmp_path / "image")

@@ -168,7 +168,7 @@ def ridge(cli, world, tmp_path):
     "--train-mode fc", "--eval-interval 2", "--orthogonal-gradients 2"])
 def test_a_closed_form_rejects_what_acts_in_steps(ridge, tmp_path, words):
     done = ridge(*words.split())
-    reason = f"{words.split()[0]} with --method {tmp_path}/my.py:Ridge: it is a closed form"
+    reason = f"{words.split()[0]} with --method {tmp_path}/my.py:Ridge: a closed form"
     assert done.status == 2 and reason in done.err
     assert len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
 

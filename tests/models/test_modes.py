@@ -487,7 +487,7 @@ def test_a_head_is_refused_where_the_checkpoint_names_data_that_changed(train, c
     for part in ("train", "test"):
         (data / part / "blue").rename(data / part / "sea")
     done = cli("--load", tmp_path / "probe" / "colours.pth", "--eval-only", "--save", tmp_path / "out")
-    assert done.status == 2 and "its head of colours does not belong to the data" in done.err
+    assert done.status == 2 and "its head of colours does not fit the data" in done.err
     assert "'blue' there, 'green' here" in done.err and len(done.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

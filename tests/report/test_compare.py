@@ -111,8 +111,8 @@ def test_an_older_run_is_unknown_and_says_so(tmp_path):
     tables = tables_of(old, new)
     assert sorted(names_of(tables)) == [["new"], ["old"]], "seeds of unknown conditions are no draws of one row"
     text = comparison_markdown(tables)
-    assert "old: data family, router unknown, which ranks with no known one." in text
-    assert "run its command again" in text
+    assert "old: data family, router unknown, which ranks with no known value." in text
+    assert "rerun its command" in text
     assert "new: " not in text and "the tables differ in data family, router." in text
     (both,) = tables_of(old, write_run(tmp_path / "older", "--method lwf", older=True))
     assert both.conditions.text().startswith("data family unknown")

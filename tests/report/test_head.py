@@ -24,7 +24,7 @@ def facts(tmp_path):
 
 def test_what_a_page_says_first(facts):
     found = facts("--method ZSCL --ref-dataset toy-sizes --we --avg-freq 10")
-    assert list(found) == ["method", "model", "trains", "steps a task", "batch", "learning rate", "reference set",
+    assert list(found) == ["method", "model", "trains", "steps per task", "batch", "learning rate", "reference set",
                            "teacher", "averaging", "seed", "precision", "device", "date", "duration"]
     assert (found["reference set"], found["teacher"]) == ("toy-sizes", "zero-shot CLIP")
     assert (found["averaging"], found["device"]) == ("we (avg-freq 10)", "cpu, 1 threads")

@@ -278,7 +278,7 @@ def test_distillation_is_called_what_the_log_has(shown, term, title, said):
 def test_letters_that_pictures_lack_are_named(shown):
     run, text, _ = shown()
     assert "show boxes" not in text
-    assert "no font of the machine that drew them has: &lt;流" in page.page(run, letters="<流")
+    assert "no font on the drawing machine has: &lt;流" in page.page(run, letters="<流")
 
 
 # -- a task by itself --------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_rows_of_other_conditions_stand_apart_and_are_not_ranked_with_each_other
 
 def test_what_stands_outside_the_ranking_is_said(report):
     assert paper_tables(report)[0].ranking == (
-        "among the runs of a column, equal digits alike; zero-shot rows are not ranked")
+        "among the runs of a column, equal digits sharing a rank; zero-shot rows are not ranked")
 
 
 def test_class_incremental_tables_have_no_transfer(tmp_path):

@@ -77,7 +77,7 @@ def test_arrays_of_something_else_are_refused(run, change, message):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("{", "cannot be used"), ("[]", "no description of kept features"), (json.dumps(DESCRIBED), "of format 1"),
+    ("{", "cannot be used"), ("[]", "not a description of kept features"), (json.dumps(DESCRIBED), "of format 1"),
     (json.dumps({"format": 1, **DESCRIBED, "flags": None}), "it lacks flags")])
 def test_other_descriptions_are_refused(run, content, message):
     (run / "features/start/evaluation.json").write_text(content, encoding="utf-8")

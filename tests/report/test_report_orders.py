@@ -69,7 +69,7 @@ def test_a_paper_names_no_file(tmp_path):
     matrix = [[50.0] * 11] * 11
     tables = all_tables(report_of("s", [read_run(write_run(tmp_path / f"a{seed}", f"--seed {seed}", order=ORDERS["1"],
                                                            matrix=matrix, zero_shot=None)) for seed in (1, 2)]))
-    for remark in ("stand in the comparison, compare.md", "are in paper.csv", "no numbers by dataset here"):
+    for remark in ("are in the comparison, compare.md", "are in paper.csv", "no numbers by dataset here"):
         assert remark in paper_markdown(tables) and remark not in paper_latex(tables)
     assert "not measured here" in paper_latex(tables)
 

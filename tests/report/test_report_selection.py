@@ -43,7 +43,7 @@ def test_without_all_trials_there_is_no_choice():
     assert (waiting.setting, waiting.why) == (None, "waits for 2 of its 4 trials")
     assert waiting.means == {"a": None, "b": None}
     failed = choice_of("r", values(a=[1.0, None], b=[None, None]), "avg", failed={"a-1", "b-0"})
-    assert failed.why == "no choice, because trial a-1 and 1 more failed: mend it, or take its value out of the grid"
+    assert failed.why == "no choice, because trial a-1 and 1 more failed: fix it, or remove its value from the grid"
 
 
 def test_the_table_says_what_decided():

@@ -111,16 +111,16 @@ def test_published_rows_that_are_named(published, expected, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ({"names": {"lfw": "x"}}, "report: names: lfw is none of this study; did you mean lwf?"),
+    ({"names": {"lfw": "x"}}, "report: names: lfw is not in this study; did you mean lwf?"),
     ({"names": {"lwf": "x", "finetune": "x"}}, "report: names: finetune and lwf would both be called x"),
     ({"names": {"lwf": "zero-shot"}}, "report: names: lwf and zero-shot would both be called zero-shot"),
-    ({"published": ("zcsl",)}, "report: published: zcsl is none of this study; did you mean zscl"),
-    ({"columns": ("transfr",)}, "report: columns: transfr is none of this study; did you mean transfer?"),
-    ({"columns": ("rsum",)}, "report: columns: rsum is none of this study"),
-    ({"columns": ("incremental_avg",)}, "report: columns: incremental_avg is none of this study"),
-    ({"baseline": "finetun"}, "report: baseline: finetun is none of this study; did you mean finetune?"),
-    ({"baseline": "zero-shot"}, "report: baseline: zero-shot is none of this study; there are finetune, lwf"),
-    ({"published": ("zscl",)}, "nothing is published of these orders")])
+    ({"published": ("zcsl",)}, "report: published: zcsl is not in this study; did you mean zscl"),
+    ({"columns": ("transfr",)}, "report: columns: transfr is not in this study; did you mean transfer?"),
+    ({"columns": ("rsum",)}, "report: columns: rsum is not in this study"),
+    ({"columns": ("incremental_avg",)}, "report: columns: incremental_avg is not in this study"),
+    ({"baseline": "finetun"}, "report: baseline: finetun is not in this study; did you mean finetune?"),
+    ({"baseline": "zero-shot"}, "report: baseline: zero-shot is not in this study; there are finetune, lwf"),
+    ({"published": ("zscl",)}, "nothing is published for these orders")])
 def test_names_that_no_table_has(options, expected, jobs):
     with pytest.raises(UserError) as caught:
         refuse_unknown_names(Study("s", (), **options), jobs)
@@ -157,7 +157,7 @@ def test_classes_and_pairs_under_one_label(planned):
 def test_published_rows_of_two_orders_under_one_label(planned):
     """A table shows them where all its runs are of one order."""
     jobs = alike(planned(a={"dataset_order": "mtil-1"}, b={"dataset_order": "mtil-2"}))
-    with pytest.raises(UserError, match="nothing is published of these orders"):
+    with pytest.raises(UserError, match="nothing is published for these orders"):
         refuse_unknown_names(Study("s", (), published=("zscl",)), jobs)
 
 
@@ -241,9 +241,9 @@ def test_no_table_is_left_of_published_rows_that_are_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize(("order", "name", "expected"), [
-    ("toy", "zscl", "nothing is published of these orders"),
-    ("mtil-2", "keeplora", "report: published: keeplora has no numbers of these orders in their label space; there are "
-                           "zero-shot, ")])
+    ("toy", "zscl", "nothing is published for these orders"),
+    ("mtil-2", "keeplora", "report: published: keeplora has no numbers for these orders in their label space; there "
+                           "are zero-shot, ")])
 def test_published_rows_of_other_orders(order, name, expected, planned):
     with pytest.raises(UserError) as caught:
         refuse_unknown_names(Study("s", (), published=(name,)), planned(a={"dataset_order": order}))
@@ -257,7 +257,7 @@ def test_published_rows_of_one_of_several_orders(planned):
 
 def test_published_rows_of_another_label_space(planned):
     """Those of mtil-1 are of the classes of each task."""
-    with pytest.raises(UserError, match="nothing is published of these orders"):
+    with pytest.raises(UserError, match="nothing is published for these orders"):
         refuse_unknown_names(Study("s", (), published=("zscl",)), planned(
             a={"dataset_order": "mtil-1", "label_space": "all"}))
 

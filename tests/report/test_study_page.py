@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_comparison(shown):
 def test_the_best_is_bold_and_the_second_underlined(shown):
     """The runs of finetune are 0 and 1 below MATRIX, those of lwf 2 and 3: its Avg is 61.7 against 59.7."""
     _, text, _ = shown(orders={"I": ORDER})
-    assert "<b>61.7</b>" in text and "<u>59.7</u>" in text and "Of the runs the best is bold" in text
+    assert "<b>61.7</b>" in text and "<u>59.7</u>" in text and "Among the runs, the best is bold" in text
 
 
 def test_an_order_is_named_before_the_runs_of_a_second_are_finished(shown):
@@ -124,7 +124,7 @@ def test_charts_are_there_whole_and_zoomed(shown):
         ticks = re.findall(r'class="y"[^>]*>([^<]+)<', whole)
         assert (ticks[0], ticks[-1]) == ("0", "100")
     assert "lwf-A-*: 14.0 s" not in text and "lwf-A-*: 9.0 s, Avg 59.7" in text  # 2 + 3 + 4 seconds
-    assert "The band spans the least to the most over the runs" in text
+    assert "The band spans the lowest to the highest run" in text
     assert "after task 3: 76.2 (75.7 to 76.7)" in text
 
 

@@ -38,7 +38,7 @@ class Scores(Hooks):
 
 
 @pytest.mark.parametrize(("own", "hook", "message"), [
-    ({"Experts": None}, Finetune(), "no counterpart of the modules of Experts"),
+    ({"Experts": None}, Finetune(), "no counterpart for the modules of Experts"),
     ({}, Scores(), "--wise-ft mixes with zero-shot CLIP, and Scores scores by what it learnt"), ({}, Finetune(), None)],
     ids=["own modules", "own scores", "plain CLIP"])
 def test_what_cannot_be_mixed_for_a_score(own, hook, message):
@@ -105,7 +105,7 @@ def test_a_last_batch_without_statistics_is_told(batch_size, left, make_model, m
         state.task, state.settings, state.world = TASK, build.build_settings(training, TASK), World(0, processes)
         is_noted = (kind, mode) == ("resnet", "whole") and left and (processes == 3 or left == "1 image")
         assert build.silent_choices(training, state) == [
-            f"the last batch of an epoch has {left}: its step normalises by the running statistics of batch norms"
+            f"the last batch of an epoch has {left}: its step normalises with the running statistics of batch norms"
         ] * bool(is_noted)
 
 

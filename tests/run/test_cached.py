@@ -170,7 +170,7 @@ def test_which_method_scores_the_weights_before_training_is_told_each_time(run, 
     told = [run(place, "B", *words).out for place in ("first", "second")]
     assert all("note: the checkpoint was made by --method ridge" in out and BEFORE not in out for out in told)
     taken = run("third", "B", *words, "--skip-bad-images").out
-    assert "note: what is taken from --task-cache does not say again" in taken and "does not say" not in told[1]
+    assert "note: tasks taken from --task-cache do not repeat" in taken and "does not say" not in told[1]
 
 
 MISSES = {"seed": ("--seed", 2), "rate": ("--lr", 8e-5), "length": ("--iterations", STEPS + 1),
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(run, tmp_pat
 def test_it_needs_a_folder_to_copy_to(cli, world, tmp_path):
     folder = tmp_path / "cache"
     done = cli("--load", world.model, "--dataset-order", world.colours, "--iterations", 1, "--task-cache", folder)
-    assert done.status == 2 and "goes to --save DIR; give it" in done.err and not folder.exists()
+    assert done.status == 2 and "are written to --save DIR; give it" in done.err and not folder.exists()
 
 
 PEEKS = """
@@ -287,7 +287,7 @@ def test_a_method_that_opens_what_no_flag_names_is_not_kept(run, tasks, tmp_path
     """Its own task it may open."""
     (tmp_path / "peeks.py").write_text(PEEKS.format(name="toy-sizes"), encoding="utf-8")
     done = run("first", "A", "--method", f"{tmp_path / 'peeks.py'}:Peeks")
-    assert done.trained and "colours is not kept in --task-cache: the method opens toy-sizes, which no flag" in done.out
+    assert done.trained and "not kept in --task-cache: the method opens toy-sizes, named by no flag" in done.out
     assert not entries(tmp_path)
     (tmp_path / "looks.py").write_text(PEEKS.format(name=tasks["A"]), encoding="utf-8")
     method = ("--method", f"{tmp_path / 'looks.py'}:Peeks")

@@ -159,7 +159,7 @@ def test_one_layout_takes_the_place_of_the_other(tmp_path):
 
 @pytest.mark.parametrize(("changes", "fragment"), [
     ({"vision_layers": [1] * 4, "vision_patch_size": None}, "is a ResNet; give --export-format open_clip"),
-    ({"vocabulary": None, "vocab_size": 49407}, "49408 different tokens")])
+    ({"vocabulary": None, "vocab_size": 49407}, "49408 tokens")])
 def test_what_transformers_has_no_words_for(tmp_path, changes, fragment):
     with pytest.raises(UserError, match=fragment):
         Export(tmp_path / "out", layout="transformers").claim(tiny_clip("vit").architecture | changes, True)
@@ -303,7 +303,7 @@ def test_a_trained_task(train, world, tmp_path):
 def test_a_resumed_run_exports_what_was_finished(train, tmp_path):
     assert train(tmp_path / "run").status == 0
     done = train(tmp_path / "run", "--resume", "--export", tmp_path / "open")
-    assert done.status == 0 and "finished before" in done.out
+    assert done.status == 0 and "already finished" in done.out
     assert same_weights(embedded(load_file(tmp_path / "open" / WEIGHTS)),
                         embedded(weights(tmp_path / "run/colours.pth")))
 

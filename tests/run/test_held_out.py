@@ -41,7 +41,7 @@ def test_three_parts_are_apart(check, tmp_path, capsys):
 def test_val_that_serves_as_test_is_refused(check, tmp_path, capsys):
     write(tmp_path / "two", "train", "val")
     with pytest.raises(UserError, match="row finetune: 8 val images of folder:.*two are test images too, on which its "
-                                        "test runs are scored; give val images of other data"):
+                                        "test runs are scored; take val images from other data"):
         check("dataset-order: 'folder:DIR/two'")
     assert capsys.readouterr().out == "", "what opening says stands in the output of each run"
 
@@ -64,7 +64,7 @@ def test_other_data_are_apart_unless_their_files_are_the_same(check, tmp_path):
 def test_data_without_val(check, tmp_path):
     write(tmp_path / "two", "train", "test")
     with pytest.raises(UserError, match="row finetune: folder:.*two has no val split to choose on; it has train, test; "
-                                        "hold some .* out, as by on: {val-fraction: 0.1}"):
+                                        "hold out some .* images, with on: {val-fraction: 0.1}"):
         check("dataset-order: 'folder:DIR/two'")
 
 

@@ -38,7 +38,7 @@ def test_scores_that_features_give_again(hook):
 
 @pytest.mark.parametrize("hook", [OwnScores(), Broken()])
 def test_other_scores_are_refused_with_the_way_out(hook):
-    with pytest.raises(UserError, match=f"--keep-features: {type(hook).__name__} scores images in its own way.*"
+    with pytest.raises(UserError, match=f"--keep-features: {type(hook).__name__} defines its own scores.*"
                                         "scores_features = True"):
         refuse_other_scores([hook])
 

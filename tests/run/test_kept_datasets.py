@@ -38,5 +38,5 @@ def test_prompts_that_the_run_replaced_are_not_known(template):
 
 def test_classes_that_nothing_was_compared_with_are_named():
     kept = KeptDatasets(described(), False, SimpleNamespace(template=None))
-    with pytest.raises(UserError, match="features after DTD come without the classes of MNIST.*--label-space task"):
+    with pytest.raises(UserError, match="features after DTD lack the classes of MNIST.*--label-space task"):
         kept.open("MNIST")

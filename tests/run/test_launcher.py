@@ -62,7 +62,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_by_the_next_call(place, c
     printed = capsys.readouterr().err.splitlines()
     assert printed == [f"seed-1: failed, error: no memory left ({place.jobs[0].folder / 'output.txt'})",
                        f"seed-3: failed, killed by SIGKILL ({place.jobs[2].folder / 'output.txt'})",
-                       "2 of 3 cells are not done; the same command tries them again"]
+                       "2 of 3 cells are not done; rerun the command to try them again"]
     assert place.starts() == ["seed-1", "seed-2", "seed-3"]
     text = status_text("s", place.jobs)
     assert text.startswith("study s: 3 cells, 1 done, 2 failed\n") and "error: no memory left" in text
@@ -205,7 +205,7 @@ def test_a_signal_ends_every_process_where_it_resumes(place):
         signals.name = "SIGTERM"
     asking = threading.Thread(target=ask)
     asking.start()
-    with pytest.raises(Interrupted, match="interrupted by SIGTERM: the same command continues with what is missing"):
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM: rerun the command to continue with what is missing"):
         place.launcher(signals=signals).run()
     asking.join()
     assert place.kinds() == [WAITING] * 3 and place.starts().count("seed-3") == 0

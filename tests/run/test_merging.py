@@ -200,8 +200,8 @@ def refused(folder, base, *fragments):
     ({"use_dora": True}, ["lora_magnitude_vector is missing"]),
     ({"lora_bias": True}, ["lora_B.bias is missing"]), ({"bias": "all"}, ["bias is missing"]),
     ({"modules_to_save": ["visual_projection"]}, ["visual_projection.weight is missing"]),
-    ({"target_modules": ["q_proj"]}, ["has no place"]), ({"target_modules": ["query"]}, ["peft: ", "query"]),
-    ({"layers_to_transform": [0]}, ["layers.1", "has no place"]), ({"rank_pattern": {"fc1": 2}}, ["not (2, 128)"]),
+    ({"target_modules": ["q_proj"]}, ["is unexpected"]), ({"target_modules": ["query"]}, ["peft: ", "query"]),
+    ({"layers_to_transform": [0]}, ["layers.1", "is unexpected"]), ({"rank_pattern": {"fc1": 2}}, ["not (2, 128)"]),
     ({"peft_type": "PROMPT_TUNING"}, ["peft_type PROMPT_TUNING", "LORA, LOHA, LOKR, IA3"]),
     ({"peft_type": None}, ["peft_type None"]), ({"peft_type": []}, ["peft_type"]),
     ({"init_lora_weights": "pissa"}, ["init_lora_weights pissa changed the model's own weights"]),
@@ -223,7 +223,7 @@ def test_settings_that_do_not_fit(written, base, tmp_path, settings, fragments):
 @pytest.mark.parametrize(("change", "fragments"), [
     (without_last, ["is missing"]), (lambda tensors: tensors | {"base_model.model.text_model.x.weight": torch.ones(1)},
                                      ["names that the model lacks (text_model.x.weight)"]),
-    (lambda tensors: tensors | {"base_model.model.visual_projection.weight": torch.ones(16, 128)}, ["has no place"]),
+    (lambda tensors: tensors | {"base_model.model.visual_projection.weight": torch.ones(16, 128)}, ["is unexpected"]),
     (lambda tensors: {name: value * float("nan") for name, value in tensors.items()}, ["peft: ", "NaN"])])
 def test_tensors_that_do_not_fit(written, base, tmp_path, change, fragments):
     for path in written["good"].iterdir():
@@ -247,7 +247,7 @@ def test_blocks_that_may_be_of_either_tower(base, quick, tmp_path):
     model = Own()
     model.transformer = copy.deepcopy(quick.transformer)
     adapted(model, lora(target_modules=["c_fc"]), tmp_path)
-    refused(tmp_path, base, "transformer.resblocks is what both towers call their blocks", "base_model_class Own")
+    refused(tmp_path, base, "both towers name their blocks transformer.resblocks", "base_model_class Own")
     rewrite(tmp_path, auto_mapping={"base_model_class": "CLIP"})
     refused(tmp_path, base, "visual.transformer.resblocks.0.mlp.c_fc.lora_A.weight is missing")
     rewrite(tmp_path, auto_mapping={"base_model_class": "TextTransformer"})
@@ -257,7 +257,7 @@ def test_blocks_that_may_be_of_either_tower(base, quick, tmp_path):
 def test_what_peft_itself_does_not_undo_is_rejected(base, quick, tmp_path):
     """An adapted parameter of a module with adapted modules inside: peft leaves the inner ones as they are."""
     adapted(copy.deepcopy(quick), lora(target_modules=["c_fc"], target_parameters=["visual.proj"]), tmp_path)
-    refused(tmp_path, base, "peft leaves other tensors than the model's")
+    refused(tmp_path, base, "peft returns other tensors than the model's")
 
 
 def test_adapters_beside_this_one(written, tmp_path):
@@ -295,7 +295,7 @@ def test_a_file_that_does_not_list_its_layers(world, tmp_path):
         parameter.requires_grad_(name.startswith("visual."))
     inject_lora(model, ["mlp.c_fc"], 2, 4)
     content = adapter_state(model)
-    for key, outcome in (("sites", None), ("targets", "its settings are not as a run with --lora writes them")):
+    for key, outcome in (("sites", None), ("targets", "its settings are not those that a run with --lora writes")):
         content.pop(key)
         torch.save(content, tmp_path / "a.lora.pth")
         if outcome:

@@ -72,7 +72,8 @@ def test_figures_are_those_of_the_run(plan, words, cli, world, tmp_path, more):
     assert f"trains {ran['trainable_tensors']} of " in planned.out
     assert f" tensors, {ran['trainable_values']:,} of " in planned.out
     memory, = [line for line in done.out.splitlines() if line.startswith("memory: ")]
-    assert section(planned, "memory of the first task")[0].startswith(memory.removeprefix("memory: ") + "; activations")
+    figure = memory.removeprefix("memory: ")
+    assert section(planned, "memory of the first task")[0].startswith(f"{figure}; without activations")
 
 
 def test_figures_on_pairs_count_the_scale_that_trains_there(plan, cli, words, pairs, tmp_path):
@@ -111,7 +112,7 @@ def test_epochs_by_dataset(plan, cli, words, world, tmp_path):
 @pytest.mark.parametrize(("more", "fragment"), [
     ("--schedule constant --warmup-length 4", "to its peak over the warm-up and stays there"),
     ("--schedule onecycle", "30 % of the steps"),
-    ("--epochs 3 --schedule late-cosine", "falls from epoch to epoch, by a quarter of a cosine"),
+    ("--epochs 3 --schedule late-cosine", "falls once per epoch, by a quarter of a cosine"),
     ("--lr-floor 1e-6", "then falls by cosine to 1e-06")])
 def test_how_the_rate_goes(plan, words, more, fragment):
     command = words(*more.split())
@@ -376,7 +377,7 @@ def test_planned_conditions_are_those_of_the_run(plan, cli, words, world, pairs,
 def test_a_probe(plan, words, world):
     done = plan(*words("--dataset-order", f"{world.colours},{world.tones}", "--iterations", 1000, "--dry-run=probe"))
     step, total, peak = section(done, "probe")
-    seconds, before = map(float, re.fullmatch(r"([\d.]+) s a step after a first one of [\d.]+ s; ([\d.]+) s before it",
+    seconds, before = map(float, re.fullmatch(r"([\d.]+) s per step after a first one of [\d.]+ s; ([\d.]+) s before.*",
                                               step).groups())
     minutes, rest = map(int, re.fullmatch(r"2000 steps in all: about (?:0:)?(\d+):(\d\d), evaluations not counted",
                                           total).groups())
@@ -389,7 +390,7 @@ def test_an_export_that_would_be_refused(plan, words, tmp_path):
     (tmp_path / "there" / "open_clip_config.json").write_text("{}", encoding="utf-8")
     assert plan(*words("--export", tmp_path / "new")).status == 0 and not (tmp_path / "new").exists()
     done = plan(*words("--export", tmp_path / "there"))
-    assert done.status == 2 and "open_clip_config.json of another export or origin would be lost" in done.out
+    assert done.status == 2 and "open_clip_config.json from another export or source would be lost" in done.out
 
 
 def test_several_checkpoints_of_a_sequence(plan, cli, words, world, tmp_path):
@@ -415,6 +416,6 @@ def test_what_is_not_scored_is_not_planned_to_be(cli, world, tmp_path):
         "annotations": [{"image_id": index, "caption": "a disc"} for index in range(4)]})
     done = cli("--load", world.model, "--train-dataset", "coco", "--image-dir", f"coco={tmp_path}", "--annotations",
                f"coco={tmp_path / 'captions_train2017.json'}", "--iterations", 1, "--dry-run")
-    assert done.status == 0 and "it is trained and not scored" in done.out, done.err
+    assert done.status == 0 and "it is trained on but not scored" in done.out, done.err
     row, = (line for line in done.out.splitlines() if line.startswith("| coco "))
     assert "training" in row and "evaluation" not in row

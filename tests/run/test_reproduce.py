@@ -184,11 +184,11 @@ def test_all_that_is_missing_is_listed_and_nothing_is_written(place, launcher, c
     words = [*place.words(), "--data-location", str(place.folder), "--clip-cache", str(place.folder / "cache")]
     assert main(words) == 2 and not place.save.exists() and not launcher.ran
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].endswith("lacks weights or data; nothing was run:") and len(lines) == 6
+    assert lines[0].endswith("weights or data are missing; nothing was run:") and len(lines) == 6
     for start in ("the weights of RN50 are not at ", "DTD is not at ", "StanfordCars is not at "):
         assert sum(line.startswith(f"- {start}") for line in lines) == 1
     assert sum("tones" in line for line in lines) == 1
-    assert lines[-1] == ("Fetch 1 of these by: python -m src.main --check-data DTD --data-location "
+    assert lines[-1] == ("Fetch 1 of these with: python -m src.main --check-data DTD --data-location "
                          f"{place.folder}")
 
 
@@ -249,13 +249,13 @@ def test_what_changes_while_a_run_is_at_it_makes_no_certificate(place, launcher,
     del place.cells["trained"]
     launcher.then = staticmethod(lambda name: name == "zero" and CHANGES["datasets"](place.folder))
     assert place.run() == 2 and not (place.save / "certificate.json").exists()
-    assert "no certificate, since this changed while the runs went on (runs zero datasets" in capsys.readouterr().err
+    assert "no certificate, because inputs changed during the runs (runs zero datasets" in capsys.readouterr().err
 
 
 def test_a_folder_that_no_reproduction_began_is_refused(place, launcher, capsys):
     (place.save / "zero").mkdir(parents=True)
     assert place.run() == 2 and not launcher.ran
-    assert "inputs.json is not, so nothing says what its run read" in capsys.readouterr().err
+    assert "inputs.json is not, so what its run read is unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"code": 1}'])

@@ -55,7 +55,7 @@ def test_a_run_is_given_again_to_the_last_digit(run, rescored):
     folder, done = rescored(run)
     for name in OWN:
         assert (folder / name).read_bytes() == (run / name).read_bytes(), name
-    assert f"as {run} has scored it, to the last digit" in done.out and not done.warnings
+    assert f"as scored by {run}, to the last digit" in done.out and not done.warnings
     assert read_run(folder).order == ["colours", "tones"]
 
 
@@ -116,11 +116,11 @@ def test_prompts_that_change_nothing_are_said_to(run, rescored):
 def test_without_its_checkpoint_a_task_has_no_other_prompts(cli, copied, tmp_path):
     (copied / "tones.pth").unlink()
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
-    assert done.status == 2 and "tones.pth is not there" in done.err and "leave --template away" in done.err
+    assert done.status == 2 and "tones.pth is missing" in done.err and "leave --template out" in done.err
     assert not (tmp_path / "tables").exists()
     shutil.copy(copied / "colours.pth", copied / "tones.pth")
     done = cli("--rescore", copied, "--template", "all:{c} light", "--save", tmp_path / "tables")
-    assert done.status == 2 and "holds other weights than the features after tones are of" in done.err
+    assert done.status == 2 and "holds other weights than those behind the features after tones" in done.err
 
 
 def test_details_say_every_class_and_the_calibration(run, rescored):
@@ -148,7 +148,7 @@ def test_predictions_of_the_run_are_the_hits_of_its_table(run):
 def test_a_finished_run_keeps_its_features_later(cli, world, copied, run, rescored):
     shutil.rmtree(copied / "features")
     done = cli(*order_of(world, "--save", copied, "--keep-features", "--resume"))
-    assert done.status == 0 and done.out.count("was finished without its features") == 2
+    assert done.status == 0 and done.out.count("was finished without kept features") == 2
     folder, _ = rescored(copied)
     assert (folder / "matrix_top1.csv").read_bytes() == (run / "matrix_top1.csv").read_bytes()
 
@@ -162,20 +162,20 @@ def test_features_of_another_run_are_refused(cli, copied, tmp_path):
     facts = read_json(copied / "run_tones.json")
     facts["scores"]["tones"]["task"]["top1"] += 1
     (copied / "run_tones.json").write_text(json.dumps(facts), encoding="utf-8")
-    refused(cli, copied, tmp_path, "the features after tones are of another run")
+    refused(cli, copied, tmp_path, "the features after tones come from another run")
 
 
 def test_an_evaluation_that_is_missing_is_named(cli, copied, tmp_path):
     shutil.rmtree(copied / "features" / "after_colours")
     refused(cli, copied, tmp_path, "lacks the features after colours")
     shutil.rmtree(copied / "features")
-    refused(cli, copied, tmp_path, "has kept no features; run it with --keep-features")
+    refused(cli, copied, tmp_path, "has no kept features; add --keep-features")
 
 
 def test_folders_that_cannot_be_are_refused_at_once(cli, run, world, copied, tmp_path, monkeypatch):
     refused(cli, tmp_path / "nowhere", tmp_path, "no such folder; give the --save folder")
-    refused(cli, run, tmp_path, "whose own tables stay", "--save", run / ".." / run.name)
-    refused(cli, run, tmp_path, "holds the files of another run", "--save", copied)
+    refused(cli, run, tmp_path, "whose tables are kept", "--save", run / ".." / run.name)
+    refused(cli, run, tmp_path, "holds files of another run", "--save", copied)
     refused(cli, run, tmp_path, "writes tables; give --save DIR", "--quiet")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(cli, run, tmp_path, "with several processes")

@@ -32,16 +32,16 @@ def rescorer(**members):
 
 
 @pytest.mark.parametrize("members, expected", [
-    ({}, "as ckpt/run has scored it, to the last digit"),
+    ({}, "as scored by ckpt/run, to the last digit"),
     ({"recomputed": {"seen", "all"}}, "rescored from fp16 features of ckpt/run: label space all, seen"),
-    ({"deviations": [0.0, 0.02]}, "within 0.0100 points in the mean, 0.020 at most")])
+    ({"deviations": [0.0, 0.02]}, "within 0.0100 points on average, 0.020 at most")])
 def test_the_last_lines_say_how_exact_it_is(members, expected):
     text = Rescorer.statement(rescorer(**members))
     assert expected in text and "warning" not in text
 
 
 def test_features_that_are_off_are_warned_of():
-    assert "warning: more than 0.05 points in the mean" in Rescorer.statement(rescorer(deviations=[0.0, 0.2]))
+    assert "warning: more than 0.05 points on average" in Rescorer.statement(rescorer(deviations=[0.0, 0.2]))
 
 
 @pytest.mark.parametrize("space, expected", [

@@ -321,7 +321,7 @@ def test_a_finished_task_is_not_trained_a_second_time(train, tmp_path, steps):
     again = train(tmp_path / "out")
     assert again.status == 0 and len(steps) == trained == STEPS and contents(tmp_path / "out") == before
     line, *rest = again.out.splitlines()
-    assert line.startswith("colours: finished before, colours ") and "--overwrite" in line
+    assert line.startswith("colours: already finished, colours ") and "--overwrite" in line
     assert rest == first.out.splitlines()[-5:], "the table of the scores below its conditions, and no other line"
     assert train(tmp_path / "out", "--overwrite").status == 0 and len(steps) == 2 * STEPS
 
@@ -356,7 +356,7 @@ def test_a_finished_sequence_is_not_trained_a_second_time(cli, world, tmp_path, 
     assert first.status == 0 and len(steps) == 2 * STEPS
     monkeypatch.setattr("src.run.scoring.evaluate_each", lambda *_, **__: pytest.fail("it is scored already"))
     again = cli(*words)
-    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("finished before") == 2
+    assert again.status == 0 and len(steps) == 2 * STEPS and again.out.count("already finished") == 2
     assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
 
 
@@ -368,7 +368,7 @@ def test_the_whole_dataset_of_finished_phases_is_written_again_as_it_was(cli, wo
     before = torch.load(whole, weights_only=True)
     whole.unlink()
     again = cli(*words)
-    assert again.status == 0 and again.out.count("finished before") == 2
+    assert again.status == 0 and again.out.count("already finished") == 2
     after = torch.load(whole, weights_only=True)
     tensors = before.pop("state_dict"), after.pop("state_dict")
     torch.testing.assert_close(*tensors, rtol=0, atol=0)
@@ -530,7 +530,7 @@ def test_only_the_last_checkpoint_holds_the_carry(ridge, tmp_path):
     assert torch.equal(carry_of(tmp_path / "all" / "loose.pth")["Ridge"]["gram"],
                        carry_of(tmp_path / "last" / "loose.pth")["Ridge"]["gram"])
     done = ridge("last", "--keep-carry", "last")
-    assert done.status == 0 and done.out.count("finished before") == 3
+    assert done.status == 0 and done.out.count("already finished") == 3
 
 
 @pytest.mark.parametrize("killed", ["before", pytest.param("within", marks=pytest.mark.slow)])
@@ -569,7 +569,7 @@ def test_a_checkpoint_that_cannot_be_rewritten_stays_whole(ridge, tmp_path, monk
 def test_a_checkpoint_without_its_carry_is_neither_scored_nor_trained_on_by_its_method(ridge, cli, world, tmp_path):
     ridge("out", "--keep-carry", "last")
     path, method = tmp_path / "out" / "tones.pth", ("--method", f"{RIDGE}:Ridge", "--workers", 0)
-    reason = "tones.pth does not hold what Ridge carries from task to task: --keep-carry last left it out once loose."
+    reason = "tones.pth does not hold what Ridge carries from task to task: --keep-carry last dropped it once loose."
     chain = ",".join(str(tmp_path / "out" / f"{name}.pth") for name in ("colours", "tones", "loose"))
     before = contents(tmp_path / "out")
     for words in (("--load", path, "--eval-only", "--eval-datasets", world.tones),
@@ -626,7 +626,7 @@ def test_a_run_of_one_task_has_no_earlier_checkpoint(train, tmp_path):
 
 @pytest.mark.slow
 def test_a_large_carry_is_told_once(ewc, monkeypatch, tmp_path):
-    note = "note: 0.0 MiB that EWC carries stand in the checkpoint of each task; --keep-carry last leaves"
+    note = "note: 0.0 MiB that EWC carries are stored in the checkpoint of each task; --keep-carry last stores"
     assert note not in ewc("small").out
     monkeypatch.setattr("src.run.sequence.LARGE_CARRY", 20)
     assert ewc("all").out.count(note) == 1 and note not in ewc("last", "--keep-carry", "last").out
@@ -638,10 +638,10 @@ def test_a_dry_run_tells_the_bytes_of_carry_where_they_are_known(ewc, tmp_path):
     assert "carries" not in ewc("out", "--dry-run").out
     assert ewc("out").status == 0
     told = ewc("out", "--dry-run").out
-    assert "0.0 MiB that EWC carries (so far) stand in the checkpoint of each task (--keep-carry all)" in told
+    assert "0.0 MiB that EWC carries (so far) are stored in the checkpoint of each task (--keep-carry all)" in told
     told = ewc("other", "--load", tmp_path / "out" / "tones.pth", "--keep-carry", "last", "--dry-run").out
-    assert ("0.0 MiB that EWC carries (in the weights that the run starts from) stand in the checkpoint of the last "
-            "task alone (--keep-carry last)") in told
+    assert ("0.0 MiB that EWC carries (in the weights that the run starts from) are stored only in the checkpoint of "
+            "the last task (--keep-carry last)") in told
 
 
 def test_carry_that_nobody_takes_is_a_warning(ewc, cli, world, tmp_path):
@@ -649,7 +649,7 @@ def test_carry_that_nobody_takes_is_a_warning(ewc, cli, world, tmp_path):
     assert done.status == 0 and done.warnings == []
     words = ("--load", tmp_path / "out" / "tones.pth", "--train-dataset", world.colours, "--iterations", 1, "--lr",
              RATE, "--warmup-length", 0, "--workers", 0, "--save", tmp_path / "more")
-    warning = ("warning: what EWC carried from task to task is kept in the checkpoints and acts no more: no hook of "
+    warning = ("warning: what EWC carried from task to task is kept in the checkpoints but inactive: no hook of "
                "this run takes it over")
     done = cli(*words)
     assert done.status == 0 and done.warnings == [warning]

@@ -133,13 +133,13 @@ def test_a_row_with_a_failed_trial_waits_and_others_go_on(selecting, cli):
     done = cli(*selecting.words)
     assert done.status == 1
     assert selecting.starts() == [*trials("finetune"), *trials("lwf"), "lwf_seed-1", "lwf_seed-2"]
-    why = (f"no choice, because trial select/{trials('finetune')[2]} failed: mend it, or take its value out of the "
+    why = (f"no choice, because trial select/{trials('finetune')[2]} failed: fix it, or remove its value from the "
            "grid")
     assert done.err.splitlines() == [
         f"select/{trials('finetune')[2]}: failed, error: no memory left "
         f"({selecting.out / 'select' / trials('finetune')[2] / 'output.txt'})",
         f"finetune_seed-1: waiting, {why}", f"finetune_seed-2: waiting, {why}",
-        "3 of 12 cells are not done; the same command tries them again"]
+        "3 of 12 cells are not done; rerun the command to try them again"]
     assert "| LwF" in done.out and "| finetune" in done.out.split("chosen on val")[1]
     assert "| finetune" not in done.out.split("chosen on val")[0]
     found = selecting.chosen()["rows"]["finetune"]

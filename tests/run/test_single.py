@@ -226,7 +226,7 @@ def test_a_head_of_other_class_names_is_left_out_with_a_note(cli, with_heads, wo
         done = cli("--load", with_heads, "--workers", 0, "--eval-single", "photos/green.png", "--save", "single",
                    "--class-names", ",".join(names))
         note, = [line for line in done.out.splitlines() if line.startswith("note: ")]
-        assert "prompts of the class names: the trained heads of colours, tones are of other classes" in note
+        assert "prompts of the class names: the trained heads of colours, tones are for other classes" in note
         wanted = classify_image(model, open_image(Path("photos/green.png")), names, Device("cpu", "fp32"))
         agree(of_one("single/green.csv"), wanted)
 

@@ -416,7 +416,7 @@ def test_evaluation_alone_takes_the_method_and_what_it_carried(cli, own, tmp_pat
     done = cli(*words, "--method", "finetune")
     assert done.status == 0 and done.err == ""
     assert done.warnings == ["warning: --method has no effect in an evaluation run: finetune is scored as plain CLIP"]
-    assert f"made by --method {own[1]}, which scores in its own way; --method finetune is used instead" in done.out
+    assert f"made by --method {own[1]}, which defines its own scores; --method finetune is used instead" in done.out
     for name in ORDER:
         found = table(tmp_path / "plain", name)["toy-colours", "task"]
         assert_equals_brute_force(found, out / "toy-colours.pth", name, (name,))

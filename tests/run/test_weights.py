@@ -139,7 +139,7 @@ def test_every_way_to_read_a_file_warns_of_the_assumed_keys(cli, silent, world, 
                              class_names=tmp_path / "names.txt").split())
     assert done.status == 0, done.err
     printed = [*done.warnings, *done.out.splitlines()]  # a dry run shows in its plan what building the run printed
-    warning, = [line for line in printed if f"{flag} {silent} does not tell its activation" in line]
+    warning, = [line for line in printed if f"{flag} {silent} does not state its activation" in line]
     assert ("--model-config" in warning) == (flag == "--load")
     assert ("open_clip_config.json" in warning) == (flag == "--ref-model")
 
@@ -151,7 +151,7 @@ def test_a_folder_of_model_without_statistics(tmp_path, capsys):
     capsys.readouterr()  # what transformers printed
     module.starting_checkpoint(config(f"--model local-dir:{tmp_path}"))
     warning, = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: --model ") and "does not tell mean and standard deviation" in warning
+    assert warning.startswith("warning: --model ") and "does not state mean and standard deviation" in warning
     assert "give it by --load instead, and --model-config with the keys mean, std" in warning
 
 
@@ -166,14 +166,14 @@ def test_a_chain_warns_of_the_assumed_keys_of_each_file_once(cli, silent, world,
     assert done.status == 0, done.err
     for file in files:
         warning, = [line for line in done.warnings if str(file) in line]
-        assert warning.startswith(f"warning: --load {file} does not tell its activation")
+        assert warning.startswith(f"warning: --load {file} does not state its activation")
 
 
 def test_what_no_file_tells_is_a_warning_that_names_the_flags(tmp_path, capsys):
     torch.save(open_clip_model(vocab_size=49408).state_dict(), tmp_path / "a.pt")
     found = module.starting_checkpoint(config(f"--load {tmp_path}/a.pt"))
     warning, = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"warning: --load {tmp_path}/a.pt does not tell its activation")
+    assert warning.startswith(f"warning: --load {tmp_path}/a.pt does not state its activation")
     assert all(word in warning for word in ("--model NAME", "--model-config", "vision_heads", "GELU"))
     assert found["architecture"]["activation"] == "quick_gelu"
 
@@ -359,12 +359,12 @@ def test_the_hub_s_names_of_both(peft_s, monkeypatch):
 def test_a_model_that_is_given_wins_over_the_one_that_is_named(peft_s, capsys):
     name_base(peft_s.adapter, "org/elsewhere")
     agrees(module.starting_checkpoint(config(f"--load {peft_s.adapter} --model {peft_s.base}")), peft_s)
-    assert f"is merged into {peft_s.base}, not into org/elsewhere, which it names" in capsys.readouterr().out
+    assert f"is merged into {peft_s.base}, not into org/elsewhere, the model that it names" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("base", "words", "fragments"), [
-    (None, "", ["is an adapter and does not say of which model", "--load ADAPTER --model BASE"]),
-    ("", "", ["does not say of which model"]),
+    (None, "", ["is an adapter and does not name its model", "--load ADAPTER --model BASE"]),
+    ("", "", ["does not name its model"]),
     ("mine.pth", "", ["is an adapter of mine.pth", "no such file", "--load ADAPTER --model BASE"]),
     ("org/clip", "", ["is an adapter of org/clip", "not in the hub's cache", "HF_HUB_OFFLINE", "--model BASE"]),
     ("{adapter}", "", ["is an adapter of", "holds an adapter", "--model BASE"]),
@@ -383,7 +383,7 @@ def test_adapters_without_a_model_that_fits(peft_s, silent, monkeypatch, base, w
 
 def test_weights_in_both_flags_are_an_error_without_an_adapter(folder):
     for other in ("hf-hub:org/clip", "ViT-B-32:openai", str(folder)):
-        with pytest.raises(UserError, match="names weights, and so does --load; leave one away"):
+        with pytest.raises(UserError, match="and --load both name weights; leave one out"):
             module.starting_checkpoint(config(f"--load {folder} --model {other}"))
 
 
@@ -394,7 +394,7 @@ def test_keys_that_the_base_does_not_tell(tmp_path, capsys):
     adapted(open_clip_model(vocab_size=49408), LoraConfig(target_modules=["c_fc"]), tmp_path / "adapter")
     name_base(tmp_path / "adapter", str(tmp_path / "a.pt"))
     module.starting_checkpoint(config(f"--load {tmp_path}/adapter"))
-    assert f"--model {tmp_path}/a.pt does not tell its activation" in capsys.readouterr().err
+    assert f"--model {tmp_path}/a.pt does not state its activation" in capsys.readouterr().err
     write_yaml(tmp_path / "mine.yaml", {"mine": DEFAULTS | {"activation": "gelu", "vision_heads": 2,
                                                             "transformer_heads": 2, "image_resolution": 32}})
     found = module.starting_checkpoint(config(f"--load {tmp_path}/adapter --model-config {tmp_path}/mine.yaml "
@@ -481,8 +481,8 @@ def test_a_teacher_that_the_architecture_names_is_noted_once(monkeypatch, capsys
     for _ in range(2):
         assert same_weights(opener._read(None).state_dict(), named["state_dict"])
     printed = capsys.readouterr()
-    assert printed.out == ("note: the zero-shot weights are those of toy, by the architecture of --load; --ref-model "
-                           "gives others\n") and printed.err == ""
+    assert printed.out == ("note: the zero-shot weights are those of toy, after the architecture of --load; "
+                           "--ref-model sets others\n") and printed.err == ""
     module.ZeroshotOpener(settings, named, device)()
     module.ZeroshotOpener(settings, silent, device)(str(file))
     assert "zero-shot weights" not in capsys.readouterr().out, "a name and --ref-model are no guess"
@@ -496,7 +496,7 @@ def test_a_teacher_that_changes_in_its_folder_is_seen_by_resume(train, world, tm
     assert main(["--load", str(world.model), "--export", str(folder)]) == 0
     assert train(tmp_path / "out", *words).status == 0
     done = train(tmp_path / "out", *words)
-    assert done.status == 0 and "finished before" in done.out
+    assert done.status == 0 and "already finished" in done.out
     changed = loader.read_checkpoint(world.model)
     changed["state_dict"]["logit_scale"] += 1
     torch.save({key: changed[key] for key in ("state_dict", "architecture")} | {"format": 1}, tmp_path / "b.pth")

@@ -90,10 +90,10 @@ def test_asked_to_end_it_loses_no_step(alone, tmp_path):
     study = Study(tmp_path, shortened())
     done = study.run(instants=[Instant(f"*/{FIRST}/resume_toy-sizes.pth", signal="SIGTERM", to=("parent",))])
     assert (done.status, done.err) == (
-        75, "interrupted by SIGTERM: the same command continues with what is missing\n")
+        75, "interrupted by SIGTERM: rerun the command to continue with what is missing\n")
     done = study.run(instants=[Instant(f"*/{FIRST}/resume_toy-new-shapes.pth", signal="SIGINT", to=("parent",))])
     assert (done.status, done.err) == (
-        75, "interrupted by SIGINT: the same command continues with what is missing\n")
+        75, "interrupted by SIGINT: rerun the command to continue with what is missing\n")
     twice = [Instant(f"*/{SECOND}/resume_toy-new-shapes.pth", signal="SIGINT", to=("parent",))] * 2
     done = study.run(instants=twice)
     assert (done.status, done.err) == (130, f"{NOT_AWAITED}\n") and FIRST in study.done()

@@ -1,4 +1,4 @@
-"""--dry-run: what a run would do, printed before anything is done. Nothing is written and nothing is fetched.
+"""Plan a run for --dry-run: print what it would do, without writing or fetching anything.
 
     python -m src.main --method ZSCL --dataset-order mtil-1 --ref-dataset ImageNet --save ckpt/zscl --dry-run
     python -m src.main --method lwf --dataset-order toy --dry-run=probe        # runs three steps, too
@@ -23,9 +23,9 @@ from src.run.sequence import Run
 
 
 def tell_plan(command, origins, probes, beside=None):
-    """Print what the run of a Command would do. -> its exit status, 2 where it would be refused.
+    """Print what a Command's run would do. -> its exit status, 2 if it would be refused
 
-    ``origins``: all values of the command line by their origin, as text. ``probes``: run the first steps. ``beside``:
+    ``origins``: all values of the command line by origin, as text. ``probes``: run the first steps. ``beside``:
     where an evaluation without --save writes.
     """
     with reading_only():
@@ -41,14 +41,15 @@ def tell_plan(command, origins, probes, beside=None):
 
 @dataclass
 class Plan:
-    """``parts`` {title: text} in the order in which they are printed; ``refusals``: why the run would not start."""
+    """Collect ``parts`` {title: text} in printing order, and ``refusals``: the reasons why the run would not
+    start."""
 
     parts: dict = field(default_factory=dict)
     refusals: list = field(default_factory=list)
 
     @contextlib.contextmanager
     def unless_refused(self):
-        """What ends within with a UserError is a refusal."""
+        """Record a UserError raised inside as a refusal."""
         try:
             yield
         except UserError as error:
@@ -72,9 +73,9 @@ def make_plan(command, origins, probes, beside):
     probed = None
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        data_table(run, names)  # opens all, so that whatever is missing is refused
+        data_table(run, names)  # opens everything, so that anything missing is refused
         refuse(plan, run, names, start, zeroshot)
-        table = data_table(run, names)  # without what is not scored
+        table = data_table(run, names)  # without data that are not scored
         first = first_task(run, names[0], start, zeroshot, plan) if names else None
         complete = not (plan.refusals or datasets.fetched or weights or zeroshot.absent)
         if probes and names and complete:
@@ -94,12 +95,12 @@ def make_plan(command, origins, probes, beside):
     if probes:
         plan.parts["probe"] = probe_text(training, datasets, names, probed)
     if notes := printed.getvalue().strip():
-        plan.parts["messages on the way"] = notes
+        plan.parts["messages"] = notes
     return plan
 
 
 def refuse(plan, run, names, start, zeroshot):
-    """All that stops the run before it begins. Data that is not there has no findings."""
+    """Collect everything that stops the run before it begins. Missing data have no findings."""
     files, scoring, datasets = run.files, run.scoring, run.datasets
     try:
         run.open_for_training(scoring.linear_eval) if scoring.linear_eval else run.open(names)

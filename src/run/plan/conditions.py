@@ -1,4 +1,4 @@
-"""What the numbers of a planned run will hold for, and the published rows beside which they will stand."""
+"""State the conditions of a planned run's numbers, and the published rows to compare them with."""
 
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
@@ -11,7 +11,7 @@ from src.run.sequence import flags_behind
 
 
 def conditions_text(run, names, start):
-    """The head of each table, and the published rows of the order: zero-shot CLIP's and the recipe's."""
+    """Return the head of each table, and the published rows of the order: zero-shot CLIP's and the recipe's."""
     if len(run.command.weights.loaded) > 1:
         return "those of the checkpoints of --load, which the run reads"
     found = planned_conditions(run, names, start)
@@ -21,7 +21,7 @@ def conditions_text(run, names, start):
 
 
 def planned_conditions(run, names, start):
-    """[Conditions] of the label spaces, as the run will have them."""
+    """Return [Conditions] of the label spaces, as the run will have them."""
     linear = run.scoring.linear_eval
     sequence = bool(names) and run.training.sequence
     spaces = [LINEAR] if linear else [*run.scoring.label_space, RETRIEVAL.space]
@@ -37,7 +37,7 @@ def planned_conditions(run, names, start):
 
 
 def published_lines(order, recipe, found):
-    """Lines on what is published of ``order``; none of an order that has no name. ``found``: the run's Conditions."""
+    """Return lines on what is published for ``order``; none for an unnamed order. ``found``: the run's Conditions."""
     rows = {name: published_rows(name) for name, protocol in PROTOCOLS.items() if order and protocol.order == order}
     if not rows:
         return []
@@ -53,7 +53,8 @@ def published_lines(order, recipe, found):
 
 
 def row_differences(row, found):
-    """Titles of what keeps a published row from ranking with the run."""
+    """Return titles of the conditions in which a published row differs from the run, so that it cannot rank
+    with it."""
     same_space = [conditions for conditions in found if conditions.space == row.conditions.space]
     return row.conditions.differences((same_space or found)[0])
 

@@ -1,4 +1,4 @@
-"""The datasets of a planned run: what is there, what would be fetched, what stands in for what is not."""
+"""Look up the datasets of a planned run: what is there, what would be fetched, and stand-ins for the rest."""
 
 import contextlib
 import functools
@@ -13,12 +13,15 @@ from src.report.tables import markdown_table
 from src.run.datasets import Datasets
 from src.templates.collections import SIMPLE
 
-SAMPLE = 8  # of a dataset's classes and sentences: enough to see which copies of the weights a method keeps
+SAMPLE = 8  # classes and sentences per dataset: enough to see which copies of the weights a method keeps
 
 
 class PlannedDatasets(Datasets):
-    """As Datasets, but what is not there ends nothing: ``fetched`` {name: what the run would download}, ``refused``
-    {name: why it cannot be opened}. In its place is a Task of what the table of datasets says, without images."""
+    """Act as Datasets, but record missing data instead of failing.
+
+    ``fetched``: {name: what the run would download}. ``refused``: {name: why it cannot be opened}. A stand-in
+    Task, built from the table of datasets and without images, takes the place of missing data.
+    """
 
     def __init__(self, data):
         super().__init__(data)
@@ -37,7 +40,7 @@ class PlannedDatasets(Datasets):
             return stand_in(name, entry)
 
     def _with_lists(self, base):
-        """As it comes where it is not here; lists that are missing are a refusal."""
+        """Return the dataset as it comes if it is not here; missing lists are a refusal."""
         task = self._opened(base)
         try:
             if self._is_here(base):
@@ -55,7 +58,7 @@ class PlannedDatasets(Datasets):
         return super().lists_of(name) if self._is_here(class_split(phase_of(name)[0])[0]) else None
 
     def state_of(self, name):
-        """Of a dataset that was asked for."""
+        """Return the state of a dataset that was opened."""
         base = phase_of(name)[0]
         found = next((state for names, state in ((self.refused, "missing"), (self.fetched, "to download"))
                       if any(base == known or base.startswith(f"{known}-") for known in names)), None)
@@ -63,7 +66,7 @@ class PlannedDatasets(Datasets):
         return found or ("drawn" if entry and entry.target.endswith(":open_toy") else "here")
 
     def known(self, name):
-        """The Task, or one of a single class and image where nothing is known."""
+        """Return the Task, or one with a single class and image if nothing is known."""
         with contextlib.suppress(UserError):
             task = self.open(name)
             if task.reference_split is not None:
@@ -73,7 +76,7 @@ class PlannedDatasets(Datasets):
 
 
 def stand_in(name, entry):
-    """A Task with the classes and image counts of a row of the table of datasets."""
+    """Return a Task with the classes and image counts of a row of the table of datasets."""
     classes = entry.classes or 1
     splits = {split: Split(no_image, [index % classes for index in range(size)],
                            captions=[["a caption"]] * size if entry.pairs else None)
@@ -83,11 +86,11 @@ def stand_in(name, entry):
 
 
 def no_image(index):
-    raise UserError("the images are not there")
+    raise UserError("the images are missing")
 
 
 def roles(run, names):
-    """{dataset: what the run takes it for}"""
+    """Return {dataset: what the run uses it for}."""
     training, linear = run.training, run.scoring.linear_eval
     reads = training.reads if names else ()
     found = {}
@@ -126,17 +129,18 @@ def classes_of(datasets, name):
 
 
 class Known:
-    """Opens what is known of each dataset, and never fails."""
+    """Open what is known of each dataset; never fail."""
 
     def __init__(self, datasets):
         self.open = datasets.known
 
     def sample(self, name, trained=False):
-        """Exemplars know of all that was trained on; for everybody else a few classes do."""
+        """Return the whole Task for exemplars, which need all that was trained on; a few classes are enough
+        otherwise."""
         return self.open(name) if trained else sampled(self.open(name))
 
 
 def sampled(task):
-    """The task with all its images, and few classes and sentences."""
+    """Return the task with all its images but few classes and sentences."""
     return replace(task, classnames=task.classnames[:SAMPLE], templates=task.templates[:1],
                    sentences=task.sentences[:SAMPLE], parts=tuple(map(sampled, task.parts)))

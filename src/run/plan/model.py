@@ -1,4 +1,4 @@
-"""The model of a planned run: where its weights come from, what of them trains, and what a method keeps beside them."""
+"""Describe the model of a planned run: where its weights come from, which train, what a method keeps beside them."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,17 +12,18 @@ from src.run.weights import ZeroshotOpener, model_name, starting_checkpoint
 
 
 def planned_start(weights):
-    """-> (the checkpoint that the run starts from, what would be fetched for it or None). Raises LoadError where
-    nothing is known of weights that would be fetched."""
-    if weights.load:  # of several files of a sequence the last, which knows of all its tasks
+    """Return (the checkpoint that the run starts from, what would be fetched for it or None).
+
+    Raises LoadError if nothing is known of weights that would be fetched.
+    """
+    if weights.load:  # of several files, the last: it knows all tasks of the sequence
         weights = replace(weights, load=weights.loaded[-1])
     start = starting_checkpoint(weights, fetch=False)
     return start, start.pop("absent", None)
 
 
 class PlannedZeroshot(ZeroshotOpener):
-    """As ZeroshotOpener, with zeros in the place of weights that would be fetched, which ``absent`` {name: sentence}
-    tells."""
+    """Act as ZeroshotOpener, with zeros for weights that would be fetched; ``absent`` {name: sentence} lists them."""
 
     fetch = False
 
@@ -39,21 +40,23 @@ class PlannedZeroshot(ZeroshotOpener):
 
 @dataclass(frozen=True)
 class FirstTask:
-    """The trained tensors and values of the first task, all tensors and values there are, and its Memory, None where a
-    hook could not begin."""
+    """Hold the numbers of trained and of all tensors and values of the first task, and its Memory.
+
+    The Memory is None if a hook could not begin.
+    """
 
     tensors: int
     values: int
     all_tensors: int
     all_values: int
     memory: Any
-    choices: list = field(default_factory=list)  # made for the user: see build.silent_choices
+    choices: list = field(default_factory=list)  # made without a flag: see build.silent_choices
 
 
 def first_task(run, name, start, zeroshot, plan):
-    """Build the first task and let its hooks begin on a few classes and sentences. -> FirstTask, or None where it
-    cannot be built."""
-    plain = replace(run.training, fc_init="zero")  # a head of the right shape is all it takes
+    """Build the first task and let its hooks begin on a few classes and sentences. -> FirstTask, or None if it
+    cannot be built"""
+    plain = replace(run.training, fc_init="zero")  # only the head's shape matters
     with plan.unless_refused():
         state, hooks = build_task(plain, Known(run.datasets), name, start, run.device, zeroshot, run.basis)
         state.world, state.task, state.open_task = run.world, sampled(state.task), Known(run.datasets).sample
@@ -64,7 +67,7 @@ def first_task(run, name, start, zeroshot, plan):
             left = {key: value for key, value in start.items() if key != "state_dict" or run.training.pairs}
             memory = weight_copies(state, hooks, {"zero-shot": zeroshot.kept, "checkpoint": left})
         everything = [parameter for module in state.modules() for parameter in module.parameters()]
-        trained = state.trained()  # once hooks have freed theirs
+        trained = state.trained()  # after hooks have freed their parameters
         return FirstTask(len(trained), values_of(trained), len(everything), values_of(everything), memory,
                          silent_choices(run.training, state))
 
@@ -74,10 +77,10 @@ def values_of(parameters):
 
 
 def model_text(run, start, first):
-    name, weights, device = model_name(start) or "an architecture of its own", run.command.weights, run.device
+    name, weights, device = model_name(start) or "a custom architecture", run.command.weights, run.device
     source = f"weights of {weights.load}" if weights.load else "random weights" if weights.init == "scratch" else (
         "published weights" if name in catalog.ARCHIVES or name not in catalog.architecture_names()
-        else "weights that come with the package")
+        else "weights included in the package")
     where = f"{name}, {source}, on {device.describe()} in {device.precision}"
     if first is None:
         return f"{where}, {values_of(start['state_dict'].values()):,} values"
@@ -89,5 +92,5 @@ def model_text(run, start, first):
 def memory_text(first):
     if first is None or first.memory is None:
         return "unknown; see the reasons below"
-    return (f"{str(first.memory).removeprefix('memory: ')}; activations, which backward needs, are not in it: "
-            "--dry-run=probe measures the peak")
+    return (f"{str(first.memory).removeprefix('memory: ')}; without activations for backward: --dry-run=probe "
+            "measures the peak")

@@ -1,4 +1,4 @@
-"""The first steps of a planned run, really run: their time, and the peak of memory."""
+"""Run the first steps of a planned run, to measure their time and the peak of memory."""
 
 import contextlib
 import time
@@ -13,12 +13,13 @@ PROBED = 3  # steps
 
 
 class Enough(Exception):
-    """The last step that is probed is done."""
+    """Signal that the last probed step is done."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds until the first step begins, of the first step and of a later one; bytes at the peak."""
+    """Hold the seconds until the first step begins, of the first step and of a later one, and the peak memory
+    in bytes."""
 
     before: float
     first: float
@@ -27,7 +28,7 @@ class Probe:
 
 
 def probe(run, name, start, zeroshot):
-    """Run the first steps of the first task, of which nothing is kept. -> Probe, None where it has no steps"""
+    """Run the first steps of the first task and keep nothing of them. -> Probe, or None if it has no steps"""
     if is_closed_form(run.training):
         return None
     run.device.forget_peak()
@@ -38,7 +39,7 @@ def probe(run, name, start, zeroshot):
 
     def report(state, losses):
         for value in losses.values():
-            value.item()  # the step is done when its values are there
+            value.item()  # waits for the step to finish
         times.append(time.perf_counter())
         if state.iteration == last:
             raise Enough
@@ -57,6 +58,6 @@ def probe_text(training, datasets, names, probed):
         return "not run: " + ("a closed form has no steps" if settings and not settings.iterations
                               else "see what is missing")
     steps = sum(settings_of(training, datasets, name).iterations for name in names)
-    return (f"{probed.step:.3f} s a step after a first one of {probed.first:.2f} s; {probed.before:.1f} s before it\n"
+    return (f"{probed.step:.3f} s per step after a first one of {probed.first:.2f} s; {probed.before:.1f} s before it\n"
             f"{steps} steps in all: about {clock(steps * probed.step + len(names) * probed.before)}, evaluations not "
             f"counted\npeak memory {probed.peak / 2 ** 30:.2f} GiB")

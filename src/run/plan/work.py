@@ -1,4 +1,4 @@
-"""What a planned run would do: its hooks in their order, the steps of its tasks, the files that it leaves."""
+"""Describe the work of a planned run: its hooks in order, the steps of its tasks, the files that it leaves."""
 
 import contextlib
 
@@ -12,12 +12,12 @@ from src.run.plan.data import images_of
 from src.store.checkpoint import carry_bytes, in_words
 from src.store.resume import ResumePoints, refuse_other_batches, refuse_other_configuration
 
-RATES = {  # how the rate of a task goes, by --schedule
-    "cosine": "the rate rises by line to its peak over the warm-up, then falls by cosine to {floor:g}",
+RATES = {  # how a task's rate changes, by --schedule
+    "cosine": "the rate rises linearly to its peak over the warm-up, then falls by cosine to {floor:g}",
     "onecycle": "the rate rises by half a cosine to its peak over 30 % of the steps, then falls to nothing by another",
-    "late-cosine": "the rate is at its peak in the first two epochs, then falls from epoch to epoch, by a quarter of a "
+    "late-cosine": "the rate is at its peak in the first two epochs, then falls once per epoch, by a quarter of a "
                    "cosine",
-    "constant": "the rate rises by line to its peak over the warm-up and stays there"}
+    "constant": "the rate rises linearly to its peak over the warm-up and stays there"}
 
 
 def hooks_text(plan, training, start):
@@ -32,7 +32,7 @@ def hooks_text(plan, training, start):
 
 
 def settings_of(training, datasets, name):
-    """The Settings of a task, None where its number of steps is unknown."""
+    """Return the Settings of a task; None if its number of steps is unknown."""
     with contextlib.suppress(UserError):
         return build_settings(training, datasets.open(name), name)
 
@@ -56,7 +56,7 @@ def tasks_text(training, datasets, names):
     table = markdown_table(["task", "images", "steps", "epochs", "peak lr", "warm-up"], rows)
     if total == 0:
         return f"{table}\nno steps: a closed form passes over the images"
-    ends = "; it never falls where the warm-up is not shorter than the task" if unfinished else ""
+    ends = "; it never falls if the warm-up is not shorter than the task" if unfinished else ""
     each = f"{training.batch_size} images each{', fewer in the last step of an epoch' if smaller else ''}"
     return (f"{table}\n{'unknown' if total is None else total} steps in all, {each}; "
             f"{RATES[training.schedule].format(floor=training.lr_floor)}{ends}")
@@ -81,24 +81,26 @@ def files_text(run, names, plan, start):
 
 
 def kept_lines(run, names, start):
-    """[how many bytes --keep-features writes]; none without it, or where a dataset is not known."""
+    """Return [how many bytes --keep-features writes]; empty without the flag, or if a dataset is unknown."""
     with contextlib.suppress(UserError):
         return list(filter(None, [kept_text(run, names, start)]))
     return ["--keep-features: its size is unknown; see the reasons below"]
 
 
 def carry_lines(run, names, start):
-    """[how many bytes of the hooks' carry a checkpoint holds], as far as the last finished task or the checkpoint that
-    the run starts from tells it."""
+    """Return [how many bytes of the hooks' carry a checkpoint holds].
+
+    Known from the last finished task or from the checkpoint that the run starts from.
+    """
     finished = [run.folder.read_json(f"run_{stem(name)}.json") for name in names]
     known = [sizes for facts in finished if _are_sizes(sizes := facts.get("carry_bytes"))]
     sizes = known[-1] if known else carry_bytes(start)
     if not sizes:
         return []
     last = run.training.sequence and run.files.keep_carry == "last"
-    where = "in the checkpoint of the last task alone" if last else "in the checkpoint of each task"
+    where = "only in the checkpoint of the last task" if last else "in the checkpoint of each task"
     source = "so far" if known else "in the weights that the run starts from"
-    return [f"{in_words(sizes)} ({source}) stand {where} (--keep-carry {run.files.keep_carry})"]
+    return [f"{in_words(sizes)} ({source}) are stored {where} (--keep-carry {run.files.keep_carry})"]
 
 
 def _are_sizes(found):
@@ -106,7 +108,7 @@ def _are_sizes(found):
 
 
 def state_of_task(run, name):
-    """What an earlier run has left of a task, and what comes of it."""
+    """Return what an earlier run left of a task, and what happens to it."""
     folder, files, file = run.folder, run.files, stem(name)
     if folder.has(f"{file}.pth"):
         return "finished, and replaced" if files.overwrite else "finished, and skipped"
