@@ -180,7 +180,7 @@ def test_no_target_at_all(plain, how):
 
 @pytest.mark.parametrize("target", ["attnpool", "visual.attnpool", "attnpool.c_proj", "q_proj"])
 def test_the_attention_pool_is_refused_with_the_reason(make_model, how, target):
-    with pytest.raises(UserError, match="attention pool .* adapters go to transformer blocks"):
+    with pytest.raises(UserError, match="attention pool .* only transformer blocks can"):
         inject(make_model("resnet"), how, ["mlp.c_fc", target])
 
 

@@ -54,8 +54,8 @@ def changed_by_training(state, batch_norm_names=()):
 
 @pytest.fixture
 def clean_notes(monkeypatch):
-    """As if no text had been complained of yet."""
-    monkeypatch.setattr(modeling, "_told", set())
+    """Forget the texts that a note was printed for."""
+    monkeypatch.setattr(modeling, "_noted", set())
 
 
 @pytest.mark.parametrize("train_mode", ["whole", "image", "text"])
