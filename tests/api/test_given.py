@@ -230,7 +230,7 @@ def test_resume_in_another_process_needs_the_class(flags, world, words, cli):
 
 @pytest.mark.parametrize(("method", "message"), [
     (3, "`method` 3: expected a name, a class derived from Hooks"), (dict, "expected a name, a class"),
-    (cc.Finetune, "`method` Finetune: is one by its name; give 'finetune'"),
+    (cc.Finetune, "`method` Finetune: is built in; give 'finetune'"),
     (Pulled(torch.zeros(2)), "a run records the keywords of its method")])
 def test_what_is_no_method(flags, world, method, message):
     with pytest.raises(cc.UserError, match=message):

@@ -59,7 +59,7 @@ def test_a_task_of_which_nothing_was_held_out_has_no_matrix(tmp_path):
     write_task(tmp_path)
     facts = json.loads((tmp_path / "run_A.json").read_text())
     (tmp_path / "run_A.json").write_text(json.dumps(facts | {"scores": {}}), encoding="utf-8")
-    with pytest.raises(cc.UserError, match="the run has no scores, for nothing was held out to score"):
+    with pytest.raises(cc.UserError, match="the run has no scores, because no images were held out"):
         cc.Run(tmp_path, "A").matrix()
 
 

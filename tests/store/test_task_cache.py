@@ -73,7 +73,7 @@ def test_damaged_scores_are_announced_and_count_as_absent(cache, capsys, damage)
     path = cache.folder / f"a{SCORES}"
     path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
     assert cache.scores("a") == {}
-    assert capsys.readouterr().err.endswith("it is not as it was written; the task is scored again\n")
+    assert capsys.readouterr().err.endswith("its content has changed since it was written; the task is scored again\n")
     cache.add_scores("a", {"one": {"scores": {"task": 0.5}, "rows": []}})
     assert json.loads(path.read_text(encoding="utf-8"))["scores"] == {"one": {"scores": {"task": 0.5}, "rows": []}}
 

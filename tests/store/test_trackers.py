@@ -179,7 +179,7 @@ def test_a_damaged_name_of_the_run_is_told(content, tmp_path, wandb, capsys):
     (tmp_path / "wandb_run.json").write_text(content)
     with wandb_tracker(tmp_path, "--resume") as trackers:
         trackers.line({"iteration": 1})
-    assert "wandb_run.json does not name the run of W&B that was interrupted" in capsys.readouterr().err
+    assert "wandb_run.json does not name the interrupted run of W&B" in capsys.readouterr().err
     options, = of_kind(wandb, "init")
     assert options["id"] == read_json(tmp_path / "wandb_run.json")["id"]
 
