@@ -1,17 +1,17 @@
-"""The table of rows: which function measures a row, with which sizes, against what, and what is asked of it."""
+"""The table of rows: the function that measures each, its sizes, its peer, and the ratio it must reach."""
 
 from dataclasses import dataclass, field
 
 from benchmarks import inputs, projection, steps, towers
 
-BUDGET = 300  # seconds of timed pairs; a row's check and construction come on top
+BUDGET = 300  # seconds of timed pairs, on top of a row's check and construction
 
 
 @dataclass(frozen=True)
 class Row:
-    """``work`` against ``peer``; ``asked``: the least ratio peer / ours, None where none is asked.
+    """``work`` against ``peer``; ``asked``: the minimum ratio peer / ours, or None.
 
-    ``measure`` takes ``shared`` and ``tiny`` or ``full`` keywords; ``tested`` are changes to ``tiny`` under which it
+    ``measure`` takes ``shared`` and ``tiny`` or ``full`` keywords; ``tested`` overrides ``tiny`` so that it
     ends within two seconds.
     """
 

@@ -22,7 +22,7 @@ FORMAT = 1
 NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
 LARGEST_SCALE = 4.7  # CLIP's training clamps it to ln 100; half precision rounds that up
 MOST_SHOWN = 10  # mismatches per message
-MOST_BEYOND, SLACK = 2, 1 << 16  # limits of an architecture's size over its weights', for building it to list mismatches
+MOST_BEYOND, SLACK = 2, 1 << 16  # an architecture larger than this times its weights is not built to list mismatches
 # Content beside the weights in our checkpoints.
 OURS = {"history": list, "heads": dict, "carry": dict, "carry_left_out": dict, "config": dict, "iteration": int,
         "dataset": str, "model": (str, type(None))}

@@ -188,7 +188,7 @@ def test_an_array_of_datasets(job, monkeypatch):
     assert result("run/A&B.pth")["steps"] == 1
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     status, told = run("--train-dataset", "{}", "--save", "run")
-    assert status == 2 and "EACH has 3 words, counted from 0, and no number 3" in told
+    assert status == 2 and "EACH has 3 words, counted from 0, so no word 3" in told
 
 
 def test_an_array_of_one_run_is_refused(job):

@@ -67,7 +67,7 @@ def test_what_a_run_does_not_have(run, tmp_path):
     for call, message in ((lambda: run.matrix("seen"), "space 'seen': the run has task, all"),
                           (lambda: run.matrix(score="top3"), "score 'top3': the run has top1, top5"),
                           (lambda: run.summary("x"), "space 'x'"), (lambda: run.checkpoint("D"), "task 'D'"),
-                          (lambda: run.checkpoint(), "C.pth is not there"),
+                          (lambda: run.checkpoint(), "C.pth does not exist"),
                           (lambda: cc.Run(tmp_path / "nothing"), "no such folder")):
         with pytest.raises(cc.UserError, match=message):
             call()

@@ -264,7 +264,7 @@ def test_a_row_whose_sides_differ_is_not_kept(tmp_path, monkeypatch, capsys):
 def test_measured_rows_are_left(tmp_path, capsys):
     words = ["test", "adamw", "--folder", str(tmp_path)]
     assert run.main(words) == 0 and run.main(words) == 0
-    assert "--again measures it anew" in capsys.readouterr().out
+    assert "give --again to repeat it" in capsys.readouterr().out
     assert len(harness.read_results(harness.result_file("adamw", "test", tmp_path))) == 1
     assert run.main([*words, "--again"]) == 0
     assert run.main([words[0], "--again", *words[1:]]) == 0, "as the Makefile writes it: options before the rows"
