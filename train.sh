@@ -1,7 +1,7 @@
 #!/bin/bash
 # Training on a SLURM cluster, or by hand on any machine (`bash train.sh ...`). Arguments are those of src.main:
 #     sbatch train.sh --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
-# Without arguments it trains the embedded sequence. Adapt the resources below to your cluster, or pass others to sbatch:
+# Without arguments it trains the embedded sequence. Adapt the resources below to your cluster, or override them:
 #     sbatch --gres=gpu:4 --time=2:00:00 train.sh ...     # one process per GPU (PROCESSES=N: N per node)
 #
 # Several runs, one per task of an array. {} is the task's index or, if EACH is given, that word of it, from 0:
@@ -36,8 +36,8 @@ refuse() {
 
 # -- on every node -----------------------------------------------------------------------------------------------------
 
-# Run one process and write its status to a file: torchrun turns every failure into 1, and srun reports the nodes' largest.
-# An interruption is not a failure, because torchrun would then end the other processes before they have saved.
+# Run one process and write its status to a file: torchrun turns every failure into 1, and srun reports the nodes'
+# largest. An interruption must not fail, or torchrun would end the other processes before they have saved.
 process() {
     trap : USR1 TERM INT  # the training ends by itself, and this shell waits for its status
     local status=0
@@ -47,7 +47,7 @@ process() {
     [ "$status" -eq "$INTERRUPTED" ] || return "$status"
 }
 
-# Run the processes of one node. SLURM's signals reach all of them, also these shells and torchrun: only the training acts.
+# Run the processes of one node. SLURM's signals reach all of them, also shells and torchrun: only the training acts.
 node() {
     trap : USR1 TERM INT
     local nodes=${SLURM_JOB_NUM_NODES:-1} processes=${PROCESSES:-${SLURM_GPUS_ON_NODE:-}}

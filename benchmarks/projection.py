@@ -19,7 +19,7 @@ class RandomBases(GradientTracker):
     """Projects gradient and update of every tracked tensor off ``k`` random orthonormal rows, without a file."""
 
     def __init__(self, model, k):
-        super().__init__(orthogonal_gradients_path=f"{k} random rows a tensor")
+        super().__init__(orthogonal_gradients_path=f"{k} random rows per tensor")
         self.model, self.k = model, k
 
     def earlier(self):

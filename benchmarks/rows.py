@@ -78,7 +78,7 @@ ROWS = {
                 tested={"classes": 3, "templates": 2}),
     "adamw": Row("AdamW step", "torch's default", 3, towers.optimizer_step, {"model": "tiny-vit", "rounds": 15},
                  {"model": "ViT-B/16", "rounds": 9, "budget": BUDGET}),
-    "ogd": Row("finetune step, batch 64, 47 classes, fp32, projected off 10 rows a tensor", "the step without", 0.909,
+    "ogd": Row("finetune step, batch 64, 47 classes, fp32, projected off 10 rows per tensor", "the step without", 0.909,
                projection.projected_step, {"model": "tiny-vit", "classes": 10, "batches": (4, 8), "rounds": 7},
                {"model": "ViT-B/16", "classes": 47, "batches": (8, 16), "rounds": 5, "budget": BUDGET},
                {"at": 64, "k": 10}, {"classes": 4, "batches": (2, 4)}),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Orthogonal gradient descent (recipes/ogd.yaml) as a chain of runs: each task starts from the previous task's weights,
-# projects off the gradients that earlier tasks stored, and adds 10 snapshots of its own gradients.
+# Orthogonal gradient descent (recipes/ogd.yaml) as a chain of runs: each task starts from the previous task's
+# weights, projects off the gradients that earlier tasks stored, and adds 10 new snapshots.
 #     sh scripts/ogd.sh [DATASETS...] [more flags for every task]
 # Without datasets: MTIL order I with its settings. SAVE=... sets the folder, PYTHON=... the interpreter. In one process:
 #     sh scripts/recipe.sh ogd mtil-1

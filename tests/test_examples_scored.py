@@ -145,7 +145,7 @@ def test_one_image_by_ridge(finished, cli, world, name, example, tmp_path):
     assert (tmp_path / "plain" / "0.csv").read_bytes() == (tmp_path / "other" / "0.csv").read_bytes()
 
 
-# -- plain CLIP in the place of a method is never silent ---------------------------------------------------------------
+# -- plain CLIP instead of a method is never silent --------------------------------------------------------------------
 
 
 def test_what_takes_the_plain_clip_says_so(finished, cli, world, name, example, tmp_path):

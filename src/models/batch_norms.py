@@ -24,7 +24,7 @@ class StepNorms:
     """Context ``with norms(rows, skipped):`` around each step of a task, and around its batch of reference
     images.
 
-    A batch of one image, or of fewer than there are processes, has no statistics of its own: the model's
+    A batch of one image, or of fewer than there are processes, has no usable statistics: the model's
     batch norms in training mode then normalise by their running statistics and leave these unchanged. A
     note reports the first such batch caused by ``skipped`` images; ``images`` is what it calls them. Short
     last batches of an epoch are known before the task begins and get no note.

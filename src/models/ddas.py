@@ -1,7 +1,7 @@
 """DDAS, the choice of a router for an image (Yu et al., 2024, arXiv:2403.11549).
 
-An autoencoder per task: its error measures how unlike that task's images an image is. Formulas and sources:
-docs/methods/moe-adapters.md.
+An autoencoder per task: its error measures how unlike the task's images another image is. Formulas and
+sources: docs/methods/moe-adapters.md.
 """
 
 import functools

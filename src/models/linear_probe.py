@@ -85,7 +85,7 @@ def train_head(model, split, classes, device, epochs=100, lr=0.3, wd=1e-6, batch
                 batches = _encoded(model, views, as_it_is, device, local, workers)
             total, images = 0, 0
             for _ in range(0, len(split), batch_size):
-                # In a small last batch a process may have no row; it still takes part in the average.
+                # A process may have no row in a small last batch; it still takes part in the average.
                 loss, seen = _step(head, optimizer, *next(batches, nothing), world)
                 total, images = total + loss, images + seen
             mean = (world.sum(total) / images).item()  # even without a log, since all processes must sum or none

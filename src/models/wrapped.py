@@ -1,8 +1,8 @@
 """Wrapped layers: layers of CLIP with low-rank updates of their weights, W + scale B A.
 
 The family is open. A member holds the layer as ``base_layer`` and lists its ``updates()``. ``--lora``
-injects some (``src.models.lora_injection``); a method injects others in ``begin``, with ``wrap`` or a class
-of its own. The merged model, a plain CLIP, is what is scored, saved and carried on, whatever wraps its
+injects some (``src.models.lora_injection``); a method injects others in ``begin``, with ``wrap`` or a
+custom class. The merged model, a plain CLIP, is what is scored, saved and carried on, whatever wraps its
 layers.
 
 | site | its weight | wrapper |

@@ -1,4 +1,4 @@
-"""The commands as functions: the same runs as on the command line, and tables in the place of what is printed."""
+"""The commands as functions: the same runs as on the command line, and tables instead of printed text."""
 
 import inspect
 import json

@@ -168,7 +168,7 @@ class Pulled(cc.Finetune):
 
 
 class Scored(cc.Finetune):
-    """Has scores of its own, so that checkpoints say who scores them."""
+    """Has its own scores, so that checkpoints name the method that scores them."""
 
     def __init__(self, best=0):
         super().__init__()

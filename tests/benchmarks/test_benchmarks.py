@@ -133,7 +133,7 @@ def test_operations_equal_hand_arithmetic():
     expected = 12 * block + 2 * 196 * (3 * 16 * 16) * width + 2 * width * 512
     assert floors.image_operations("ViT-B/16", 1, False) == expected
     assert floors.image_operations("ViT-B/16", 3, False) == 3 * expected
-    # Backward is twice forward, but for the gradient of the pixels, which nobody asks for.
+    # Backward is twice forward, but for the gradient of the pixels, which is not needed.
     patches = 2 * 196 * (3 * 16 * 16) * width
     assert floors.image_operations("ViT-B/16", 1, True) == 3 * expected - patches
 

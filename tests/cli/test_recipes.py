@@ -1,4 +1,4 @@
-"""Recipes: each file holds exactly its row; flag > recipe > protocol > default; files of one's own; scripts."""
+"""Recipes: each file holds exactly its row; flag > recipe > protocol > default; custom files; scripts."""
 
 import json
 import os
@@ -297,7 +297,7 @@ def test_a_recipes_model_must_be_that_of_the_loaded_file(cli, world, own):
     assert not Path("out").exists()
 
 
-# -- files of one's own ------------------------------------------------------------------------------------------------
+# -- custom files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "key", "value"), [

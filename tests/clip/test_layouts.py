@@ -1,4 +1,4 @@
-"""Every layout that people have gives open_clip's or transformers' own features; what is no CLIP is named."""
+"""Every layout that people have gives open_clip's or transformers' own features; others are named."""
 
 import copy
 import itertools
@@ -136,7 +136,7 @@ def test_names_that_only_wrappers_tell_apart(quick, tmp_path):
         open_weights(tmp_path / "a.pt")
 
 
-# -- what is no CLIP ---------------------------------------------------------------------------------------------------
+# -- not a CLIP --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("names", "fragments"), [

@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, is_told):
     assert told == is_told and (tmp_path / "file").read_bytes() == b"new" and listing(tmp_path) == {"file"}
 
 
-# -- a folder of one's own ---------------------------------------------------------------------------------------------
+# -- a locked folder ---------------------------------------------------------------------------------------------------
 
 
 def hold(folder, ready):

@@ -60,7 +60,7 @@ def start(words):
 
 @pytest.fixture(scope="module")
 def whole(start, words, tmp_path_factory):
-    """-> whole(size, method="finetune"): the folder of a run that nobody disturbs; each is made once."""
+    """-> whole(size, method="finetune"): the folder of an undisturbed run; each is made once."""
     @functools.cache
     def once(size, method="finetune"):
         folder = tmp_path_factory.mktemp("whole") / "out"
@@ -75,7 +75,7 @@ def whole(start, words, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seconds(start, whole, tmp_path_factory):
-    """How long a run takes that nobody disturbs, once the server of the processes is there."""
+    """How long an undisturbed run takes, once the server of the processes is there."""
     whole(3)
     began = time.monotonic()
     resumed(start, tmp_path_factory.mktemp("measured") / "out", 3)

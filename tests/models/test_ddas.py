@@ -219,7 +219,7 @@ def test_errors_are_means_over_values(model):
 
 @pytest.fixture
 def random_alexnet(monkeypatch):
-    """In the place of the published one; nothing is downloaded."""
+    """Replaces the published one; nothing is downloaded."""
     with torch.device("meta"):
         whole = models.alexnet(weights=None)
     generator = torch.Generator().manual_seed(0)

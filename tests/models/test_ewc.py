@@ -190,7 +190,7 @@ def pixels_of(split, index, device, resolution=16):
 
 
 def slow_fisher(state, kind, rows):
-    """Image by image, each with texts of its own: the mean of squared gradients of a log-softmax written out."""
+    """Image by image, each with its own texts: the mean of squared gradients of a log-softmax written out."""
     model, squares = state.model, {}
     weights = {name: value for name, value in model.named_parameters()
                if value.requires_grad and not name.startswith("head.")}

@@ -1,6 +1,6 @@
 """iCaRL: herding, replay and distillation against slow renderings in float64; the memory through real runs and chains.
 
-Three small datasets with images of their own: "first" has 4 classes, "second" 2 and "third" 3.
+Three small datasets with different images: "first" has 4 classes, "second" 2 and "third" 3.
 """
 
 import contextlib
@@ -476,7 +476,7 @@ def three(world):
 
 @pytest.fixture
 def icarl(cli, tmp_path):
-    """icarl(save, word, ...): two steps a task of --method icarl with room for six exemplars."""
+    """icarl(save, word, ...): two steps per task of --method icarl with room for six exemplars."""
     def call(save, *words):
         return cli("--method", "icarl", "--memory-size", 6, "--iterations", 2, "--batch-size", BATCH, "--lr", "1e-3",
                    "--warmup-length", 0, "--workers", 0, "--data-location", tmp_path / "data", "--save", save, *words)

@@ -92,7 +92,7 @@ def test_the_whole_training_equals_the_slow_rendering(kind, cached, make_model, 
     model, split = make_model(kind), task.split("train")
     if cached:
         rows = [feature(model, device, split.image(row), EvalTransform(16, SHORT)) for row in range(len(split))]
-        assert min((row.norm() - 1).abs() for row in rows) > 0.01  # nobody normalised them
+        assert min((row.norm() - 1).abs() for row in rows) > 0.01  # they are not normalised
 
         def feature_of(epoch, row):
             return rows[row].tolist()
@@ -284,7 +284,7 @@ class ThreadWorld:
         self.board[self.rank] = tensor.detach().clone()
         self.barrier.wait(timeout=60)
         total = sum(self.board)
-        self.barrier.wait(timeout=60)  # nobody writes before all have read
+        self.barrier.wait(timeout=60)  # no process writes before all have read
         return total
 
     def average_gradients(self, module):

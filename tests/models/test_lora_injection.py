@@ -351,7 +351,7 @@ def test_lower_precision_stays_near(make_model, how):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_pefts_dropout_acts_in_training_only(make_model, training):
-    """The modules that come new take the mode of those they replace, without anybody's call."""
+    """The modules that come new take the mode of those they replace, without a call."""
     model = draw(inject(make_model("vit").train(training), "peft", dropout=0.5))
     assert torch.equal(features(model), features(model)) == (not training)
     assert torch.equal(features(model.eval()), features(model))

@@ -304,7 +304,7 @@ def test_texts_share_no_start_where_dropout_acts(make_model):
 
 
 def steps_of(model, texts, counts):
-    """Losses and a gradient of steps on so many images each."""
+    """Losses and a gradient of steps on these numbers of images."""
     found = []
     for count in counts:
         generator = torch.Generator().manual_seed(count)

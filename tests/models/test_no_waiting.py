@@ -244,7 +244,7 @@ def test_train_modes(mode, on_meta):
 
 @pytest.fixture
 def basis(tmp_path, make_model):
-    """A basis file of two rows a tensor."""
+    """A basis file of two rows per tensor."""
     path = tmp_path / "grad.pth"
     torch.save({name: {"basis": torch.eye(2, value.numel(), dtype=torch.float64), "energy": torch.ones(2)}
                 for name, value in tracked_parameters(make_model("vit")).items()}, path)

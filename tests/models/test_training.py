@@ -26,7 +26,7 @@ from src.models.training import train, weighed
 
 
 class Record(Hooks):
-    """Writes down each moment; gives the loss terms it is told to, each a factor times the sum of one tensor."""
+    """Writes down each moment; returns the given loss terms, each a factor times the sum of one tensor."""
 
     def __init__(self, name, events, **terms):
         self.name, self.events, self.terms = name, events, terms

@@ -136,7 +136,7 @@ def test_the_whole_plan(plan, words, world):
 
 
 def test_steps(plan, words, world):
-    """18 images in batches of 4 are 5 steps an epoch, the last one with 2; 12 images are 3."""
+    """18 images in batches of 4 are 5 steps per epoch, the last one with 2; 12 images are 3."""
     done = plan(*words("--epochs", 3, "--dataset-order", f"{world.colours},{world.tones}", "--warmup-length", "50%",
                        "--lr", f"1e-5,{world.tones}=2e-5"))
     rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in section(done, "tasks")[2:4]]
@@ -215,7 +215,7 @@ def test_class_splits_of_missing_data(plan, words, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """tiny-vit as if it had published weights; nobody has them yet."""
+    """tiny-vit as if it had published weights; they are not downloaded yet."""
     monkeypatch.setitem(catalog.ARCHIVES, "tiny-vit", 64 * "0")
 
 

@@ -75,7 +75,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_what_is_added_is_heard(tmp_path):
-    """Rows and tensors beside the checkpoints, and only while somebody listens; by a process that only reads too."""
+    """Rows and tensors beside the checkpoints, and only while they are recorded; by a process that only reads too."""
     for folder in (RunFolder(tmp_path), RunFolder(tmp_path, writes=False)):
         folder.write_tensors("grad_before.pth", {})
         with folder.heard() as heard:

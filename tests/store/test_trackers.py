@@ -1,5 +1,5 @@
 """TensorBoard, whose files are read back by its own package, and Weights & Biases, for which a module stands in that
-notes what it is asked: the real one wants an account, or writes a format of its own."""
+notes what it is asked: the real one wants an account, or writes a private format."""
 
 import importlib.machinery
 import json
@@ -29,7 +29,7 @@ def scalars(folder):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A module in the place of wandb -> calls, [(what, how)]"""
+    """A module that replaces wandb -> calls, [(what, how)]"""
     calls, module = [], ModuleType("wandb")
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
 
