@@ -35,7 +35,7 @@ PHRASES = {
     r"(?:is|are|was) no (?:finite )?(?:number|file|folder|list|dict|set|text|name|flag|json|csv|yaml|CLIP|image)s?":
         "is not a number, is not a file",
     r"(?:goes|go|went|going) on(?! top)": "resumes, continues",
-    rf"(?<!which )(?:{COUNTED}) an? (?:{UNITS})": "per step, per class",
+    rf"(?<!which )(?<!many )(?:{COUNTED}) an? (?:{UNITS})": "per step, per class",
     r"stands? (?:there )?twice": "occurs twice",
     r"in the place of": "instead of, replaces",
 }
