@@ -154,7 +154,7 @@ class InUse(UserError):
 
 
 @contextlib.contextmanager
-def folder_of_ones_own(folder, flag, lock=LOCK):
+def locked_folder(folder, flag, lock=LOCK):
     """Lock a folder for this process inside the context; yield the open lock file.
 
     Raises InUse, naming ``flag``, the host and the process that holds it. A process that inherits the file

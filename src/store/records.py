@@ -20,7 +20,7 @@ from clip.errors import LoadError
 from clip.files.archive import read_file
 from src.errors import UserError, legible
 from src.machine.distributed import World
-from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
+from src.machine.files import atomic_file, locked_folder, parse_json, read_json, reject_nul
 from src.machine.notices import warn
 from src.machine.progress import Progress
 from src.report.measures import RECALLS
@@ -76,7 +76,7 @@ class RunFolder:
 
     def ours(self):
         """Lock the folder inside the context: no other run trains into it."""
-        return folder_of_ones_own(self.path, self.flag) if self.writes else contextlib.nullcontext()
+        return locked_folder(self.path, self.flag) if self.writes else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def heard(self):

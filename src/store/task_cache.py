@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from src.errors import UserError
-from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of, read_json
+from src.machine.files import InUse, WriteError, atomic_file, holder_of, locked_folder, read_json
 from src.machine.notices import warn
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
@@ -40,7 +40,7 @@ class TaskCache:
         """Create the folder. Raise UserError if it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with folder_of_ones_own(self.folder, FLAG, f"{secrets.token_hex(8)}{LOCK}"):
+            with locked_folder(self.folder, FLAG, f"{secrets.token_hex(8)}{LOCK}"):
                 pass
         except OSError as error:
             raise UserError(f"{FLAG} {self.folder}: cannot be written ({error.strerror}); give another") from None
@@ -56,7 +56,7 @@ class TaskCache:
                 holder = holder_of(self.folder, f"{key}{LOCK}")
                 if holder is None:
                     try:
-                        held.enter_context(folder_of_ones_own(self.folder, FLAG, f"{key}{LOCK}"))
+                        held.enter_context(locked_folder(self.folder, FLAG, f"{key}{LOCK}"))
                         break
                     except InUse:  # taken since the check
                         continue
@@ -141,7 +141,7 @@ class TaskCache:
                 break
             if holder_of(self.folder, f"{key}{LOCK}"):
                 continue
-            with contextlib.suppress(InUse), folder_of_ones_own(self.folder, FLAG, f"{key}{LOCK}"):
+            with contextlib.suppress(InUse), locked_folder(self.folder, FLAG, f"{key}{LOCK}"):
                 for kind in (TASK, SCORES):
                     self._file(key, kind).unlink(missing_ok=True)
                 total -= entries[key][1]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.machine.files import folder_of_ones_own, holder_of
+from src.machine.files import holder_of, locked_folder
 from src.store import task_cache
 from src.store.task_cache import GB, LOCK, SCORES, TASK, TaskCache
 
@@ -155,8 +155,8 @@ def test_the_second_waits_until_the_first_has_left(cache):
 
 def test_a_killed_owner_leaves_its_entry_free(cache):
     cache.prepare()
-    code = ("import sys, time\nfrom src.machine.files import folder_of_ones_own\n"
-            "with folder_of_ones_own(sys.argv[1], '--task-cache', sys.argv[2]):\n"
+    code = ("import sys, time\nfrom src.machine.files import locked_folder\n"
+            "with locked_folder(sys.argv[1], '--task-cache', sys.argv[2]):\n"
             "    print('in', flush=True)\n    time.sleep(60)\n")
     child = subprocess.Popen([sys.executable, "-c", code, str(cache.folder), f"a{LOCK}"], cwd=ROOT,
                              stdout=subprocess.PIPE, text=True)
@@ -177,5 +177,5 @@ def test_an_owner_that_fails_leaves_its_entry_free(cache):
     cache.prepare()
     with pytest.raises(ZeroDivisionError), cache.alone("a"):
         1 / 0  # noqa: B018
-    with folder_of_ones_own(cache.folder, "--task-cache", f"a{LOCK}"):
+    with locked_folder(cache.folder, "--task-cache", f"a{LOCK}"):
         pass
