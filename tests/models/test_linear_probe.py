@@ -235,7 +235,7 @@ def test_every_class_keeps_an_image(monkeypatch, make_model, task, device):
 
 @pytest.mark.parametrize("percent", [0, 50, 1000])
 def test_other_shares_are_refused(percent, make_model, task, device):
-    with pytest.raises(UserError, match=f"--linear-percent {percent}: one of 100, 10, 1"):
+    with pytest.raises(UserError, match=f"--linear-percent {percent}: give one of 100, 10, 1"):
         linear_evaluation(make_model("vit"), task, device, percent=percent)
 
 

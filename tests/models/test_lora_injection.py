@@ -577,7 +577,7 @@ def test_a_file_of_another_injection_is_refused(make_model, plain, adapted, how,
 @pytest.mark.parametrize("other", ["peft", "own", "shared", "split"])
 def test_a_file_of_another_kind_is_refused(make_model, how, other):
     if how != other:
-        with pytest.raises(UserError, match="does not fit"):
+        with pytest.raises(UserError, match="differs from the model"):
             load_adapter(inject(make_model("vit"), how), adapter_state(inject(make_model("vit"), other)))
 
 
