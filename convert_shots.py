@@ -1,4 +1,5 @@
-"""A file for --shots-file from pickled lists of few-shot draws, shot_<K>-seed_<S>.pkl. Nothing in them is executed.
+"""Build a file for --shots-file from pickled few-shot draws, shot_<K>-seed_<S>.pkl. Nothing in them is
+executed.
 
     python convert_shots.py --input DTD=dtd/split_fewshot/shot_16-seed_1.pkl --output shots.json
     python convert_shots.py --input DTD=dtd.pkl --input Flowers=flowers.pkl --output shots.json
@@ -10,7 +11,7 @@ import sys
 
 
 def main(argv=None):
-    """Write the list; exit status 2 for a file that cannot be read or written."""
+    """Write the list; return exit status 2 for a file that cannot be read or written."""
     arguments = parse(argv)
     from src.errors import UserError
     from src.machine.notices import complain
@@ -29,13 +30,13 @@ def main(argv=None):
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--input", required=True, action="append", type=source, metavar="DATASET=FILE",
-                        help="the dataset, as --train-dataset names it, and its pickle; may be repeated")
-    parser.add_argument("--output", required=True, help="the json file to write")
+                        help="a dataset, spelled as in --train-dataset, and its pickle; may be repeated")
+    parser.add_argument("--output", required=True, help="the JSON file to write")
     return parser.parse_args(argv)
 
 
 def source(text):
-    """``DTD=a.pkl`` -> ("DTD", "a.pkl")"""
+    """Split ``DTD=a.pkl`` -> ("DTD", "a.pkl")."""
     name, _, path = text.partition("=")
     if not (name and path):
         raise argparse.ArgumentTypeError(f"{text}: expected DATASET=FILE, as in DTD=shot_16-seed_1.pkl")
@@ -43,7 +44,7 @@ def source(text):
 
 
 def convert(sources, target):
-    """Read [(dataset, pickle)], write. -> {dataset: its entry}"""
+    """Read [(dataset, pickle)], write the file and return {dataset: its entry}."""
     from src.datasets import find_entry, stem
     from src.datasets.pickled_shots import read_pickled_shots
     from src.datasets.shots import file_of
@@ -53,7 +54,7 @@ def convert(sources, target):
     for name, _ in sources:
         find_entry(name)
         if stem(name) in written:
-            raise UserError(f"--input {name}: {stem(name)} is given twice; give one pickle for each dataset")
+            raise UserError(f"--input {name}: {stem(name)} is given twice; give one pickle per dataset")
         written.add(stem(name))
     entries = {stem(name): read_pickled_shots(path) for name, path in sources}
     with atomic_file(target, "w") as file:

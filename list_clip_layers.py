@@ -1,7 +1,7 @@
-"""Names of CLIP's layers, as --lora-target-modules and state dicts spell them. Needs no weights.
+"""List CLIP's layers by the names that --lora-target-modules and state dicts use. Needs no weights.
 
     python list_clip_layers.py --linear-only            # only nn.Linear layers
-    python list_clip_layers.py --lora                   # only what LoRA can adapt
+    python list_clip_layers.py --lora                   # only layers that LoRA can adapt
     python list_clip_layers.py --params --model RN50    # all parameters with shapes
 """
 
@@ -12,7 +12,7 @@ from clip.catalog import architecture_names, read_architecture
 
 
 def main(argv=None):
-    """Print the list; exit status 2 for a model that there is not."""
+    """Print the list; return exit status 2 for an unknown model."""
     arguments = parse(argv)
     try:
         architecture = read_architecture(arguments.model)
@@ -32,12 +32,12 @@ def parse(argv):
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--linear-only", action="store_true", help="only nn.Linear layers")
     kind.add_argument("--lora", action="store_true", help="only the layers that --lora-target-modules can name")
-    kind.add_argument("--params", action="store_true", help="all parameters with shapes, and their number")
+    kind.add_argument("--params", action="store_true", help="all parameters with shapes, and their total")
     return parser.parse_args(argv)
 
 
 def empty_model(architecture):
-    """A CLIP of shapes alone, on torch's meta device."""
+    """Return a CLIP of shapes only, on torch's meta device."""
     import torch
 
     from clip.model import CLIP
@@ -46,7 +46,7 @@ def empty_model(architecture):
 
 
 def rows_of(model, arguments):
-    """[(name, text)] of what the flags ask for."""
+    """Return [(name, text)] for the flags given."""
     if arguments.params:
         return parameters(model)
     if arguments.lora:
@@ -56,14 +56,14 @@ def rows_of(model, arguments):
 
 
 def layers(model, linear_only):
-    """[(module name, class and sizes)] of all modules with a name, or of the nn.Linear ones."""
+    """Return [(module name, class and sizes)] of all named modules, or of the nn.Linear ones."""
     from torch import nn
     return [(name, str(module) if isinstance(module, nn.Linear) else type(module).__name__)
             for name, module in model.named_modules() if name and (isinstance(module, nn.Linear) or not linear_only)]
 
 
 def parameters(model):
-    """[(parameter name, shape)] and a last row with the number of values."""
+    """Return [(parameter name, shape)], with the total number of values as the last row."""
     rows = [(name, " x ".join(map(str, value.shape)) or "scalar") for name, value in model.named_parameters()]
     return [*rows, ("total", f"{sum(value.numel() for value in model.parameters()):,} values")]
 

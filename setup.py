@@ -1,11 +1,12 @@
-"""Build the wheel: the checkout's packages inside one, ``clip_continual``.
+"""Build the wheel: all packages of the checkout inside one, ``clip_continual``.
 
     pip install .          # the command clip-continual and ``import clip_continual``, from any folder
 
-A checkout has its packages on top (``src``, ``clip``), so that ``python -m src.main`` works without an installation.
-Installed under those names they would replace OpenAI's ``clip`` and hide the ``src`` of every project. The wheel
-therefore holds them as ``clip_continual.src`` and ``clip_continual.clip``, with the imports renamed while building;
-nothing else reaches site-packages. Files keep their places relative to each other.
+A checkout has its packages at the top (``src``, ``clip``), so that ``python -m src.main`` works without
+installing. Installed under those names, they would replace OpenAI's ``clip`` and shadow every project's
+``src``. The wheel therefore holds them as ``clip_continual.src`` and ``clip_continual.clip``, with imports
+renamed during the build; nothing else reaches site-packages. Files keep their places relative to each
+other.
 """
 
 import re
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "clip_continual"
 FOLDERS = ("src", "clip", "recipes", "reproductions/specs")  # each becomes PACKAGE/<folder>
 ENTRY = f"{PACKAGE}.src.main:main"
-INIT = f"{PACKAGE}/__init__.py"  # the package of the checkout, which has nothing else: the names for Python
+INIT = f"{PACKAGE}/__init__.py"  # the only file of the checkout's package
 # Old name -> new name, in this order.
 RENAMES = (
     (re.compile(r"^(\s*)import clip$", re.MULTILINE), rf"\1from {PACKAGE} import clip"),
@@ -31,7 +32,7 @@ RENAMES = (
 
 
 def renamed(text):
-    """Return a module's text with the names that it has inside the package."""
+    """Return a module's text with names as they are inside the package."""
     for pattern, new in RENAMES:
         text = pattern.sub(new, text)
     return text
@@ -53,12 +54,12 @@ class BuildUnderOneName(build_py):
     """Put the renamed package into the wheel."""
 
     def run(self):
-        shutil.rmtree(self.build_lib, ignore_errors=True)  # a deleted file must not come back from an earlier build
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # deleted files must not survive from an earlier build
         build_package(self.build_lib)
 
 
 class RefuseEditable(editable_wheel):
-    """Reject ``pip install -e``, which would leave the renaming out."""
+    """Reject ``pip install -e``, which would skip the renaming."""
 
     def run(self):
         raise SystemExit("error: an editable installation would put `src` and `clip` on the path of every project; "
@@ -66,7 +67,7 @@ class RefuseEditable(editable_wheel):
 
 
 def requirements():
-    """Return the two parts of requirements.txt: what runs, and what checks it."""
+    """Return the two parts of requirements.txt: runtime and development packages."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     split = next(number for number, line in enumerate(lines) if line.startswith("# What checks"))
     return [[line for line in part if line and not line.startswith("#")] for part in (lines[:split], lines[split:])]
@@ -74,7 +75,7 @@ def requirements():
 
 if __name__ == "__main__":
     runs, checks = requirements()
-    # The content of the package comes from BuildUnderOneName alone.
+    # The package's content comes only from BuildUnderOneName.
     setup(packages=[PACKAGE], install_requires=runs,
           cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require={"dev": checks},
           entry_points={"console_scripts": [f"clip-continual = {ENTRY}"]})

@@ -1,19 +1,19 @@
 #!/bin/bash
-# Training on a SLURM cluster, or by hand on any machine (`bash train.sh ...`). The words are those of src.main:
+# Training on a SLURM cluster, or by hand on any machine (`bash train.sh ...`). Arguments are those of src.main:
 #     sbatch train.sh --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/dtd_ft
-# Without words it trains the embedded sequence. Adapt the resources below to your cluster, or give others to sbatch:
-#     sbatch --gres=gpu:4 --time=2:00:00 train.sh ...     # one process a GPU (PROCESSES=N: N processes on each node)
+# Without arguments it trains the embedded sequence. Adapt the resources below to your cluster, or override them:
+#     sbatch --gres=gpu:4 --time=2:00:00 train.sh ...     # one process per GPU (PROCESSES=N: N per node)
 #
-# Several runs, one for each task of an array. {} is the task's number or, where EACH is given, that word of it, from 0:
+# Several runs, one per task of an array. {} is the task's index or, if EACH is given, that word of it, from 0:
 #     sbatch --array=1-3 train.sh --dataset-order toy --seed {} --save ckpt/seed-{}
 #     EACH="DTD MNIST" sbatch --array=0-1 train.sh --train-dataset {} --iterations 1000 --lr 1e-5 --save ckpt/{}
 #
-# A study (docs/studies.md): the tasks of an array, any number of them, share its cells.
+# A study (docs/studies.md): the tasks of an array, however many, share its cells.
 #     sbatch --array=1-4 train.sh --study studies/toy.yaml --save ckpt/study
 #
-# The same command continues an interrupted run. Two minutes before the time limit, and when it is preempted, a job
-# saves and goes back into the queue; `scancel` ends it for good. All its turns write to one log in logs/.
-# The exit status is the training's; 75: interrupted, the same command continues.
+# The same command resumes an interrupted run. Two minutes before the time limit, and when preempted, a job saves and
+# requeues itself; `scancel` ends it for good. All its attempts write to one log in logs/.
+# The exit status is the training's; 75: interrupted, rerun the same command.
 #SBATCH --job-name=clip-continual
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -36,18 +36,18 @@ refuse() {
 
 # -- on every node -----------------------------------------------------------------------------------------------------
 
-# One process. It leaves its status in a file: torchrun calls every failure 1, and srun tells the largest of the nodes'.
-# An interruption is no failure, for which torchrun would end the other processes before they have saved.
+# Run one process and write its status to a file: torchrun turns every failure into 1, and srun reports the nodes'
+# largest. An interruption must not fail, or torchrun would end the other processes before they have saved.
 process() {
     trap : USR1 TERM INT  # the training ends by itself, and this shell waits for its status
     local status=0
     python -m src.main "$@" || status=$?
-    case $status in 138 | 143) status=$INTERRUPTED ;; esac  # by USR1 or TERM while it started: nothing is lost
+    case $status in 138 | 143) status=$INTERRUPTED ;; esac  # USR1 or TERM during startup: nothing is lost
     : > "$STATUSES/$status"
     [ "$status" -eq "$INTERRUPTED" ] || return "$status"
 }
 
-# The processes of one node. Signals of SLURM reach all of them, these shells and torchrun too: only the training acts.
+# Run the processes of one node. SLURM's signals reach all of them, also shells and torchrun: only the training acts.
 node() {
     trap : USR1 TERM INT
     local nodes=${SLURM_JOB_NUM_NODES:-1} processes=${PROCESSES:-${SLURM_GPUS_ON_NODE:-}}
@@ -71,16 +71,16 @@ node() {
 
 # -- on the first node -------------------------------------------------------------------------------------------------
 
-# What {} stands for in this task of an array.
+# Print what {} stands for in this task of an array.
 task_value() {
     local each
-    read -r -d '' -a each <<< "${EACH:-}" || true  # it tells the end of the text by a failure
+    read -r -d '' -a each <<< "${EACH:-}" || true  # read fails at the end of the text
     if [ "${#each[@]}" -eq 0 ]; then
         echo "$SLURM_ARRAY_TASK_ID"
     elif [ "$SLURM_ARRAY_TASK_ID" -lt "${#each[@]}" ]; then
         echo "${each[SLURM_ARRAY_TASK_ID]}"
     else
-        refuse "EACH has ${#each[@]} words, counted from 0, and no number $SLURM_ARRAY_TASK_ID; give another --array"
+        refuse "EACH has ${#each[@]} words, counted from 0, so no word $SLURM_ARRAY_TASK_ID; give another --array"
     fi
 }
 
@@ -96,14 +96,14 @@ launch() {
         bash -c "$(declare -f process node); node \"\$@\"" node "$@"
 }
 
-# The processes below one, from a single look at all of them.
+# Print the descendants of a process, from one listing of all processes.
 descendants() {
     ps -e -o pid= -o ppid= | awk -v root="$1" '
         { parent[$1] = $2 }
         END { for (pid in parent) for (up = parent[pid]; up in parent; up = parent[up]) if (up == root) print pid }'
 }
 
-# To the training. srun hands USR1 to all processes of all nodes; a TERM it would take as the order to end them.
+# Signal the training. srun passes USR1 to all processes of all nodes; on TERM it would end them.
 pass_on() {
     signalled=yes
     if [ -n "${SLURM_JOB_ID:-}" ]; then
@@ -113,7 +113,7 @@ pass_on() {
     fi
 }
 
-# The training's status from its processes': a failure if there was one, else an interruption, else the launcher's.
+# Print the training's status from those of its processes: a failure if any, else an interruption, else the launcher's.
 outcome() {
     local file
     for file in "$STATUSES"/[0-9]*; do
@@ -125,7 +125,7 @@ outcome() {
     if [ -e "$STATUSES/$INTERRUPTED" ]; then echo "$INTERRUPTED"; else echo "$1"; fi
 }
 
-# Back into the queue, unless SLURM is taking the job off its nodes already, to requeue it itself or for good.
+# Requeue the job, unless SLURM is already removing it from its nodes, to requeue it or to end it.
 requeue() {
     local job=$SLURM_JOB_ID
     if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi  # not the whole array
@@ -136,7 +136,7 @@ requeue() {
 
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 if [ $# -eq 0 ]; then set -- --method ZSCL --dataset-order toy --save ckpt/toy_zscl; fi
-study=  # sbatch exports the environment, which may have one
+study=  # sbatch exports the environment, which may define it
 case " $* " in *" --study "* | *" --study="*) study=study; export PROCESSES=1 ;; esac  # whose cells are processes
 case " $* " in *" --reproduce "* | *" --reproduce="*) export PROCESSES=1 ;; esac  # whose runs are processes
 case "${SLURM_ARRAY_TASK_ID:+array}${study:-}: $*" in
@@ -144,11 +144,11 @@ case "${SLURM_ARRAY_TASK_ID:+array}${study:-}: $*" in
     arraystudy:*) ;;
     array:*{}*) value=$(task_value) ; set -- "${@//\{\}/"$value"}" ;;
     array:*) refuse "all tasks of the array would be the same run; put {} where they differ, --save included" ;;
-    :*{}* | study:*{}*) refuse "{} is the number of an array's task: sbatch --array=1-3 train.sh ..." ;;
+    :*{}* | study:*{}*) refuse "{} is the index of an array's task: sbatch --array=1-3 train.sh ..." ;;
 esac
 case " $* " in
     *" --resume "*) ;;
-    *" --save "* | *" --save="*) set -- "$@" --resume ;;  # nothing is kept without
+    *" --save "* | *" --save="*) set -- "$@" --resume ;;  # without it nothing is kept
 esac
 STATUSES=$(mktemp -d "$PWD/logs/.statuses-XXXXXX")
 export STATUSES

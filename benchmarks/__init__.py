@@ -1,1 +1,1 @@
-"""Benchmarks: this code and a peer in turns, ratios only. See benchmarks/README.md."""
+"""Benchmarks: this code alternated with a peer; only ratios count. See benchmarks/README.md."""

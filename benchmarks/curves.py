@@ -1,10 +1,12 @@
-"""How costs grow: step and evaluation against classes, reference sentences, tasks learned, datasets and processes.
+"""How costs grow: step and evaluation against classes, reference sentences, tasks learned, datasets and
+processes.
 
     python -m benchmarks.curves        # make bench-curves: benchmarks/results/curves.json and .png
 
-A step is one of the real ``train()``, loader included. All points of a curve exist at once and take turns, so that what
-the machine does beside them meets all alike; a figure is the median over the rounds of seconds / seconds of the first
-point in the same round. No time of a CPU is claimed by itself. One thread a process.
+A step is one of the real ``train()``, loader included. All points of a curve are kept alive and alternated,
+so that other load on the machine affects them alike. Each figure is the median over the rounds of its
+seconds divided by those of the first point in the same round. No absolute CPU time is claimed. One thread
+per process.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from src.models.training import train
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = sorted({START_TOKEN, END_TOKEN} | {token for text in (*WORDS, *DTD, TEMPLATE) for token in encode(text)})
-SHAPES = {  # arguments of clip.model.CLIP; so many rows of embeddings that arithmetic, not memory, is measured
+SHAPES = {  # arguments of clip.model.CLIP; sized so that arithmetic, not memory, is measured
     "small": {"image_resolution": 64, "vision_width": 192, "vision_layers": 4, "transformer_width": 128},
     "test": {"image_resolution": 16, "vision_width": 16, "vision_layers": 1, "transformer_width": 16},
 }
@@ -52,11 +54,11 @@ SIZES = {
              "datasets": (1, 2)},
 }
 LEARNED = ("finetune", "ZSCL", "--we", "icarl", "OGD")
-CLASSES, SNAPSHOTS, SENTENCES = 10, 3, 100  # of a task; of a task; of the reference
-MEMORY = 200  # exemplars in all, at least one for each class of 17 tasks
+CLASSES, SNAPSHOTS, SENTENCES = 10, 3, 100  # per task; per task; of the reference
+MEMORY = 200  # exemplars in all, at least one per class of 17 tasks
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+# -- tasks, states and steps -------------------------------------------------------------------------------------------
 
 
 def small_model(size, seed=0):
@@ -66,7 +68,7 @@ def small_model(size, seed=0):
 
 
 def random_task(name, size, classes=CLASSES, sentences=()):
-    """A Task of random uint8 images in memory, as many classes as asked for."""
+    """Return a Task of random uint8 images in memory, with ``classes`` classes."""
     count, side = SIZES[size]["images"], SHAPES[size]["image_resolution"]
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
@@ -75,7 +77,8 @@ def random_task(name, size, classes=CLASSES, sentences=()):
 
 
 def state_of(size, task, world=None, sentences=SENTENCES, iterations=10 ** 6):
-    """Before the first step. Any other task it opens is "reference", with so many sentences, or like ``task``."""
+    """Return a state before its first step. Its other tasks are "reference", with ``sentences`` sentences,
+    or like ``task``."""
     model = small_model(size)
     select_trainable(model, "whole")
     reference = random_task("reference", size, sentences=some_sentences(sentences))
@@ -87,7 +90,7 @@ def state_of(size, task, world=None, sentences=SENTENCES, iterations=10 ** 6):
 
 
 class Stepper:
-    """The real ``train()`` in a thread of its own, which goes one step further on each call."""
+    """The real ``train()`` in a separate thread, which takes one more step on each call."""
 
     def __init__(self, state, *hooks):
         self.go, self.done, self.error = threading.Semaphore(0), threading.Semaphore(0), None
@@ -97,7 +100,7 @@ class Stepper:
         try:
             self.go.acquire()
             train(state, hooks, self._pause)
-        except Exception as error:  # told to whoever called, in its thread
+        except Exception as error:  # re-raised in the caller's thread
             self.error = error
             self.done.release()
 
@@ -114,15 +117,15 @@ class Stepper:
             raise self.error
 
 
-# -- in turns ----------------------------------------------------------------------------------------------------------
+# -- alternation -------------------------------------------------------------------------------------------------------
 
 
 def nothing():
-    """Nobody to wait for."""
+    """Do nothing: there is no process to wait for."""
 
 
 def turns(works, rounds, wait=nothing, clock=time.perf_counter):
-    """{point: work} -> {point: seconds of each round}; each works once untimed, then all take turns."""
+    """Alternate {point: work}, after one untimed run of each, and return {point: seconds of each round}."""
     for work in works.values():
         wait()
         work()
@@ -137,8 +140,8 @@ def turns(works, rounds, wait=nothing, clock=time.perf_counter):
 
 
 def curve(seconds, first=None):
-    """{point: seconds of each round} -> [{"at", "ratio", "least", "greatest", "seconds"}], ratios being to ``first``
-    (the first point's seconds, unless others are given) of the same round."""
+    """Convert {point: seconds of each round} to [{"at", "ratio", "least", "greatest", "seconds"}]. Ratios
+    are to ``first`` (by default the first point's seconds) in the same round."""
     first = first or next(iter(seconds.values()))
     found = []
     for point, own in seconds.items():
@@ -156,14 +159,14 @@ def zscl():
 
 
 def by_sentences(size):
-    """{"ZSCL": curve} of the step against reference sentences."""
+    """Return {"ZSCL": curve} of the step against reference sentences."""
     works = {count: Stepper(state_of(size, random_task("task", size), sentences=count), zscl())
              for count in SIZES[size]["sentences"]}
     return {"ZSCL": curve(turns(works, SIZES[size]["rounds"]))}
 
 
 def by_tasks(size):
-    """{method: curve} of the step against the number of tasks that were learned before."""
+    """Return {method: curve} of the step against the number of tasks learned before."""
     points, found = SIZES[size]["tasks"], {}
     with tempfile.TemporaryDirectory() as folder:
         bases, memories = chained_bases(size, max(points), folder), memories_of(size, max(points))
@@ -178,14 +181,15 @@ def by_tasks(size):
 
 
 def learned(size, count):
-    """The state of a task after ``count`` others."""
+    """Return the state of a task after ``count`` others."""
     state = state_of(size, random_task(f"task {count}", size))
     state.history = [{"dataset": f"task {number}"} for number in range(count)]
     return state
 
 
 def chained_bases(size, count, folder):
-    """Files of a chain of ``count`` tasks, each of which was trained off the basis of those before and made it grow."""
+    """Write the basis files of a chain of ``count`` tasks, each trained off the previous basis and
+    extending it; return their paths."""
     path, files = None, []
     for number in range(count):
         tracker = GradientTracker(SNAPSHOTS, path)
@@ -197,7 +201,7 @@ def chained_bases(size, count, folder):
 
 
 def memories_of(size, count):
-    """iCaRL's memory after each of ``count`` tasks."""
+    """Return iCaRL's memory after each of ``count`` tasks."""
     memory, memories = {}, []
     for number in range(count):
         hook = remembering(memory)
@@ -214,8 +218,9 @@ def remembering(memory):
 
 
 def shared(size, world):
-    """{"step": {processes: curve against classes}, "evaluation": {processes: curve against datasets}}, both by this
-    ``world`` and by its first process alone, in turns; ratios are to the first point of one process."""
+    """Return {"step": {processes: curve against classes}, "evaluation": {processes: curve against
+    datasets}}, with this ``world`` alternated with its first process alone; ratios are to the first point
+    of one process."""
     worlds = {1: World(), world.size: world}
     steps = {(processes, count): share(processes, world, Stepper(state_of(
         size, random_task("task", size, count), who), Finetune()))
@@ -232,7 +237,7 @@ def shared(size, world):
 
 
 def share(processes, world, work):
-    """The work, in which only the first process takes part where it is for one."""
+    """Return the work, or nothing in the other processes if it is for one process."""
     return work if processes > 1 or world.first else nothing
 
 
@@ -243,7 +248,7 @@ def split_by_processes(seconds):
 
 
 def measured(size, processes=2):
-    """All curves. Those of several processes are measured under torchrun."""
+    """Measure all curves, those of several processes under torchrun."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--standalone", "--nproc-per-node", str(processes), "-m", "benchmarks.curves", "--size", size,
                  "--shared", f"{folder}/shared.json"]
@@ -260,14 +265,14 @@ def _named(curves):
     return {f"{processes} process{'es' if int(processes) > 1 else ''}": found for processes, found in curves.items()}
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
+# -- output ------------------------------------------------------------------------------------------------------------
 
 PANELS = {"classes": "step against classes (finetune)", "sentences": "step against reference sentences",
           "tasks": "step against tasks learned before", "datasets": "evaluation against datasets"}
 
 
 def table(curves):
-    """Markdown, a line a curve."""
+    """Return a Markdown table, one line per curve."""
     lines = ["| cost | curve | ratio to the first point (least to greatest) |", "|---|---|---|"]
     for name, title in PANELS.items():
         for label, points in curves[name].items():
@@ -278,7 +283,7 @@ def table(curves):
 
 
 def plot(curves, path):
-    """One PNG, a panel a cost."""
+    """Draw one PNG, one panel per cost."""
     import matplotlib
     matplotlib.use("agg")
     from matplotlib import pyplot
@@ -300,15 +305,15 @@ def plot(curves, path):
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="of the results")
-    parser.add_argument("--remark", help="kept in the result, such as what else the machine did")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--remark", help="a note kept in the result, such as other load on the machine")
     parser.add_argument("--shared", type=Path, help=argparse.SUPPRESS)  # what torchrun starts: the file to write
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     if arguments.shared:
         return _shared_part(arguments.size, arguments.shared)
     around, began = surroundings(), time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):  # what runs tell
+    with contextlib.redirect_stdout(sys.stderr):  # the runs' output
         curves = measured(arguments.size)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     keep(arguments.folder / "curves.json", {

@@ -1,9 +1,11 @@
-"""Operations and bytes of a ZSCL step, counted by torch without computing anything (meta tensors):
+"""Lower bounds of a ZSCL step: operations and bytes, counted by torch without computing anything (meta
+tensors).
 
     python -m benchmarks.floors
     python -m benchmarks.floors --classes 397 --sentences 0     # fine-tuning
 
-An operation is a multiplication or an addition inside a matrix product; norms, activations and softmax are not counted.
+An operation is a multiplication or an addition inside a matrix product; norms, activations and softmax are
+not counted.
 """
 
 import argparse
@@ -20,18 +22,18 @@ from clip.packing import PackedTexts
 from src.datasets.common import fill
 from src.models.modeling import packed_where_shorter
 
-BYTES = 4  # of an fp32 value
+BYTES = 4  # per fp32 value
 
 
 def operations(work):
-    """Of a function without arguments."""
+    """Count the operations of a function without arguments."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def image_operations(name, images, backward):
-    """Of our image tower on a batch."""
+    """Count the operations of our image tower on a batch."""
     with torch.device("meta"):
         model = CLIP(**ARCHITECTURES[name])
         batch = torch.empty(images, 3, model.image_resolution, model.image_resolution)
@@ -39,14 +41,15 @@ def image_operations(name, images, backward):
 
 
 def text_operations(name, texts, length, backward):
-    """Of our text tower on texts that were cut at ``length`` < 77."""
+    """Count the operations of our text tower on texts cut at ``length`` < 77."""
     with torch.device("meta"):
         model = CLIP(**ARCHITECTURES[name])
         return operations(lambda: _run(model.encode_text, torch.zeros(texts, length, dtype=torch.long), backward))
 
 
 def prompt_operations(name, classes):
-    """Of our text tower, forward and backward, on prompts of so many classes as training encodes them."""
+    """Count the operations of our text tower, forward and backward, on the prompts of ``classes`` classes,
+    encoded as in training."""
     tokens = cut_tokens(tokenize([fill(TEMPLATE, class_name) for class_name in class_names(classes)]))
     with torch.device("meta"):
         model = CLIP(**ARCHITECTURES[name])
@@ -66,14 +69,14 @@ def _run(encode, batch, backward):
 
 
 def our_step(name, batch, classes, distils=True):
-    """Task and reference images with gradient, the teacher's without, prompts packed; reference texts cost nothing.
-    ``distils``: ZSCL, else fine-tuning."""
+    """Count the operations of our step: task and reference images with gradient, the teacher's without,
+    prompts packed; reference texts cost nothing. ``distils``: ZSCL, else fine-tuning."""
     distilled = image_operations(name, batch, True) + image_operations(name, batch, False) if distils else 0
     return image_operations(name, batch, True) + prompt_operations(name, classes) + distilled
 
 
 def published_step(name, batch, classes, sentences):
-    """The forward and backward of ``PublishedLoop``; no sentences: fine-tuning."""
+    """Count the operations of forward and backward of ``PublishedLoop``; without sentences: fine-tuning."""
     architecture = ARCHITECTURES[name]
     with torch.device("meta"):
         prompts, captions = (torch.zeros(count, architecture["context_length"], dtype=torch.long)
@@ -91,7 +94,7 @@ def weights(name):
 
 
 def optimizer_bytes(values):
-    """AdamW's least traffic: weight, gradient and two moments read, weight and moments written."""
+    """Return AdamW's minimum traffic: read weight, gradient and two moments, write weight and moments."""
     return 7 * BYTES * values
 
 

@@ -1,15 +1,15 @@
-"""Everything that is measured on a GPU, in one call of under eight minutes, into one JSON file. Needs torch and a
-checkout, no other package and no network:
+"""All GPU measurements in one call of under eight minutes, into one JSON file. Needs torch and a checkout,
+no other package and no network:
 
     python -m benchmarks.gpu --out benchmarks/results/gpu.json      # make bench-gpu
-    python -m benchmarks.gpu --tiny --device cpu --out /tmp/x.json  # a try without a GPU
+    python -m benchmarks.gpu --tiny --device cpu --out /tmp/x.json  # a trial without a GPU
 
-The figure to quote is that of ``zscl-bf16-both``, where both sides have one precision. More, such as images from files,
-other settings and prototypes, is measured by ``benchmarks.one_gpu``.
+The figure to quote is that of ``zscl-bf16-both``, where both sides have the same precision.
+``benchmarks.one_gpu`` measures more, such as images from files, other settings and prototypes.
 
-The file is written after each part, so that an interrupted call leaves what it has. Texts have one token a word here:
-CLIP's own tokenizer needs packages and a vocabulary that a bare machine lacks, and how words are cut changes no cost
-but a text's length.
+The file is written after each part, so that an interrupted call keeps its figures so far. Texts have one
+token per word here: CLIP's own tokenizer needs packages and a vocabulary that a bare machine lacks, and
+tokenisation affects only a text's length.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 
 
 def stand_in_for_text_packages():
-    """Let the tokenizer be imported where its packages are missing; nothing here calls them."""
+    """Make the tokenizer importable if its packages are missing; nothing here calls them."""
     for name in ("ftfy", "regex"):
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = types.SimpleNamespace(compile=lambda *_: None, IGNORECASE=0)
@@ -40,21 +40,21 @@ from src.machine.device import Device  # noqa: E402
 
 FULL = {"model": "ViT-B/16", "batch": 64, "classes": 47, "sentences": 1000, "rounds": 5, "matrix": 8192}
 TINY = {"model": "tiny-vit", "batch": 2, "classes": 4, "sentences": 6, "rounds": 1, "matrix": 64}
-MTIL_STEPS = 11 * 1000  # tasks, steps each
-WARM_UP = 1.0  # seconds of products before the first is timed: an idle GPU's clocks are low
+MTIL_STEPS = 11 * 1000  # tasks x steps
+WARM_UP = 1.0  # seconds of products before timing starts: an idle GPU's clocks are low
 MOST_BACK_TO_BACK = 20, 3.0  # steps, seconds
 HEADLINE = "zscl-bf16-both"  # both sides in the same precision
 SIDES = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16-both": ("bf16", True)}  # precision, the peer's too
 
 
 def tokens_by_word():
-    """Let ``clip.tokenize`` give one id a word."""
+    """Make ``clip.tokenize`` return one id per word."""
     ids = {}
     clip.tokenizer.encode = lambda text: tuple(ids.setdefault(word, 1000 + len(ids)) for word in text.split())
 
 
 class Bench:
-    """The parts; each gives a dict. ``sizes`` as FULL."""
+    """The parts; each returns a dict. ``sizes``: like FULL."""
 
     def __init__(self, sizes, device, with_compile):
         self.sizes, self.name, self.with_compile = sizes, device, with_compile
@@ -68,11 +68,11 @@ class Bench:
         for name in SIDES:
             yield f"zscl-{name}", lambda name=name: self.zscl(*SIDES[name])
         yield "mtil", self.mtil
-        if self.with_compile:  # last: it takes minutes where it hangs
+        if self.with_compile:  # last: it takes minutes if it hangs
             yield "compile", self.compiled
 
     def matrix_rate(self):
-        """FLOP/s of the largest products: what utilisation is measured by."""
+        """Measure FLOP/s of the largest products, the reference for utilisation."""
         side, rates = self.sizes["matrix"], {}
         for name, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             left, right = (torch.randn(side, side, device=self.name, dtype=kind) for _ in range(2))
@@ -82,8 +82,8 @@ class Bench:
         return rates
 
     def image_tower(self):
-        """Forward and backward on the images of a ZSCL step (batch + reference batch) in bf16; its share of the
-        measured matrix rate, the operations being those of torch's counter."""
+        """Time forward and backward on the images of a ZSCL step (batch + reference batch) in bf16.
+        Utilisation is relative to the measured matrix rate, with operations from torch's counter."""
         from torch.utils.flop_counter import FlopCounterMode
         device, count = Device(self.name, "bf16"), 2 * self.sizes["batch"]
         model = device.place(random_model(self.sizes["model"]))
@@ -103,8 +103,8 @@ class Bench:
                 "utilisation": rate / self.results["matrix_rate"]["bf16"]}
 
     def zscl(self, precision, peer_too):
-        """A ZSCL step against the published loop, each step waited for; then steps of each side back to back. The peak
-        memory is that of our side alone."""
+        """Time a ZSCL step against the published loop, waiting for each step; then steps of each side back
+        to back. The peak memory is that of our side alone."""
         pair = self._pair(precision, peer_too)
         checks = pair.check()
         times = in_turns(pair.ours, pair.step_of_peer, self.sizes["rounds"], budget=60, wait=self.wait)
@@ -120,7 +120,8 @@ class Bench:
         return {**result, "images_per_s": self.sizes["batch"] / result["ours_s"]}
 
     def compiled(self):
-        """Our step with both towers compiled (ours) against eager (peer), and the seconds until the first is done."""
+        """Time our step with both towers compiled (ours) against eager (peer), and the seconds of the first
+        compiled step."""
         eager, compiled = self._pair("bf16"), self._pair("bf16")
         eager.peer = compiled.peer = None
         model = compiled.ours.state.model
@@ -133,8 +134,8 @@ class Bench:
                 "first_step_s": first}
 
     def mtil(self):
-        """Hours of the steps of one MTIL order at the measured time of a step, both sides in bf16; loading and
-        evaluation not counted."""
+        """Extrapolate the measured step time to the hours of one MTIL order's steps, both sides in bf16,
+        without loading and evaluation."""
         step = self.results[HEADLINE]
         return {"steps": MTIL_STEPS, "of": HEADLINE, "ours_h": step["ours_s"] * MTIL_STEPS / 3600,
                 "published_h": step["peer_s"] * MTIL_STEPS / 3600}
@@ -145,14 +146,15 @@ class Bench:
                     peer_too)
 
     def _warm_up(self, work):
-        """Work on the device until its clocks have risen."""
+        """Run work on the device until its clocks have risen."""
         until = time.perf_counter() + (WARM_UP if self.cuda else 0)
         while time.perf_counter() < until:
             work()
             self.wait()
 
     def _back_to_back(self, work, seconds):
-        """Return the seconds per step of several that are not waited for; ``seconds``: about how long one takes."""
+        """Return the seconds per step of several steps without waiting in between; ``seconds``: about how
+        long one takes."""
         most, budget = MOST_BACK_TO_BACK
         steps = max(1, min(most, int(budget / seconds)))
         self.wait()
@@ -163,7 +165,7 @@ class Bench:
         return (time.perf_counter() - start) / steps
 
     def _seconds(self, work, rounds):
-        """Median of some rounds after a warm-up."""
+        """Return the median of some rounds after a warm-up."""
         work()
         return summary(*in_turns(work, nothing, rounds, budget=20, wait=self.wait))["ours_s"]
 
@@ -177,11 +179,12 @@ def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--tiny", action="store_true", help="sizes for a try")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, for a trial")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args(words)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        return "benchmarks.gpu: this machine or this build of torch has no CUDA device; --device cpu --tiny is a try"
+        return ("benchmarks.gpu: this machine or this build of torch has no CUDA device; give --device cpu --tiny for "
+"a trial")
     tokens_by_word()
     sizes = TINY if arguments.tiny else FULL
     bench = Bench(sizes, arguments.device, not arguments.no_compile)
@@ -190,7 +193,7 @@ def main(words=None):
     for name, part in bench.parts():
         try:
             bench.results[name] = part()
-        except (Mismatch, RuntimeError, KeyError) as error:  # one part that fails leaves the others' figures
+        except (Mismatch, RuntimeError, KeyError) as error:  # a failed part keeps the others' figures
             bench.failed[name] = repr(error)
             print(f"{name}: not measured: {error!r}", file=sys.stderr)
         if bench.cuda:

@@ -1,4 +1,4 @@
-"""Two ways to one result, in turns: times, ratios, and the file that keeps them. Needs torch only."""
+"""Two alternated ways to one result: times, ratios, and the file that keeps them. Needs only torch."""
 
 import datetime
 import json
@@ -16,16 +16,17 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
 
 
 class Mismatch(Exception):
-    """The two sides do not compute the same: there is nothing to time."""
+    """The two sides do not compute the same, so there is nothing to time."""
 
 
 def nothing():
-    """No device to wait for."""
+    """Do nothing: there is no device to wait for."""
 
 
 def in_turns(ours, peer, rounds, budget=None, wait=nothing, clock=time.perf_counter):
-    """Seconds of both in A B A B ...: ([ours], [peer]), ``rounds`` of each, fewer where another pair would exceed
-    ``budget`` seconds, at least one. ``wait`` waits for the device."""
+    """Alternate both sides, A B A B ..., and return their seconds ([ours], [peer]). Runs ``rounds`` of
+    each, fewer if another pair would exceed ``budget`` seconds, at least one. ``wait`` waits for the
+    device."""
     seconds, began = ([], []), clock()
     for number in range(rounds):
         for work, kept in zip((ours, peer), seconds, strict=True):
@@ -40,19 +41,20 @@ def in_turns(ours, peer, rounds, budget=None, wait=nothing, clock=time.perf_coun
 
 
 def compared(name, ours, peer, tolerance):
-    """{what, difference, tolerance}, the difference being the largest one relative to the peer's largest value; or
-    Mismatch."""
+    """Return {what, difference, tolerance}, the difference being the largest one relative to the peer's
+    largest value; raise Mismatch if it exceeds the tolerance."""
     ours, peer = (torch.as_tensor(value).detach().double().cpu() for value in (ours, peer))
     if ours.shape != peer.shape:
         raise Mismatch(f"{name}: {tuple(ours.shape)} here, {tuple(peer.shape)} there")
     difference = ((ours - peer).abs().max() / peer.abs().max()).item()
     if not difference <= tolerance:
-        raise Mismatch(f"{name}: differs by {difference:.1e} of the largest value, allowed are {tolerance:.0e}")
+        raise Mismatch(f"{name}: differs by {difference:.1e} of the largest value, allowed is {tolerance:.0e}")
     return {"what": name, "difference": difference, "tolerance": tolerance}
 
 
 def summary(ours, peer):
-    """Medians of both lists of seconds, and of the ratios peer / ours of the pairs with their least and greatest."""
+    """Return the medians of both lists of seconds, and the median, minimum and maximum of the ratios peer /
+    ours of the pairs."""
     ratios = [there / here for here, there in zip(ours, peer, strict=True)]
     return {"ours_s": statistics.median(ours), "peer_s": statistics.median(peer),
             "ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios),
@@ -70,7 +72,7 @@ def versions():
 
 
 def surroundings():
-    """Where and with what a figure was measured, and how busy the machine was beside it."""
+    """Return where and with what a figure was measured, and the machine's load."""
     cuda = torch.cuda.is_available()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -91,18 +93,18 @@ def result_file(row, size, folder=RESULTS):
 
 
 def read_results(path):
-    """All results of a row and size, oldest first; none where there is no file."""
+    """Return all results of a row and size, oldest first; [] without a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def is_measured(path, options):
-    """Whether the latest result has these options and the versions that are installed."""
+    """Return whether the latest result has these options and the installed versions."""
     latest = (read_results(path) or [None])[-1]
     return bool(latest) and latest["versions"] == versions() and latest["options"] == json.loads(json.dumps(options))
 
 
 def keep(path, result):
-    """Append a result to its file; the file is replaced whole."""
+    """Append a result to its file, replacing the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps([*read_results(path), result], indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Rows of what is around the step: decoding, cached evaluation, the time until the first step."""
+"""Rows for what surrounds the step: decoding, cached evaluation, the time until the first step."""
 
 import contextlib
 import subprocess
@@ -35,8 +35,8 @@ raise SystemExit("no step was made")
 
 
 def jpeg_pipeline(width, height, images, batch, workers, rounds, resolution=224, budget=None):
-    """JPEG files to normalised batches under the evaluation transform, loaders started anew each time, against
-    torchvision's ImageFolder and v1 transforms."""
+    """Time JPEG files to normalised batches under the evaluation transform, with new loaders each time,
+    against torchvision's ImageFolder and v1 transforms."""
     with jpeg_folder(images, width, height) as folder:
         device = Device("cpu", "fp32")
 
@@ -66,7 +66,7 @@ def _torchvision_loader(folder, resolution, batch, workers):
 
 @contextlib.contextmanager
 def jpeg_folder(count, width, height):
-    """A folder of JPEGs in two classes, with structure at several scales as photographs have."""
+    """Create a folder of JPEGs in two classes, with structure at several scales as in photographs."""
     import numpy
     from PIL import Image
     draw = numpy.random.default_rng(0)
@@ -81,7 +81,7 @@ def jpeg_folder(count, width, height):
 
 
 def cached_evaluation(model, images, width, height, classes, rounds, budget=None):
-    """The second evaluation of a folder with ``--cache-images`` against the first one, which fills the cache."""
+    """Time the second evaluation of a folder with ``--cache-images`` against the first, which fills the cache."""
     device, clip_model = Device("cpu", "fp32"), random_model(model)
     with jpeg_folder(images, width, height) as folder, tempfile.TemporaryDirectory() as caches:
         split = folder_split(folder, ["a", "b"])
@@ -99,8 +99,9 @@ def cached_evaluation(model, images, width, height, classes, rounds, budget=None
 
 
 def first_step(rounds, warm_up=True, budget=None):
-    """From the command ``python -m src.main --method finetune --train-dataset toy-digits --model toy`` to the end of
-    its first forward pass, against a process that only imports torch: peer / ours is below 1."""
+    """Time the command ``python -m src.main --method finetune --train-dataset toy-digits --model toy``
+    until the end of its first forward pass, against a process that only imports torch: peer / ours is below
+    1."""
     with tempfile.TemporaryDirectory() as folder:
         def run(*words):
             done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -114,6 +115,6 @@ def first_step(rounds, warm_up=True, budget=None):
             run("-c", "import torch")
 
         if warm_up:
-            ours(), peer()  # the files are in memory from here on
+            ours(), peer()  # so that the files are in memory
         times = in_turns(ours, peer, rounds, budget)
     return {**summary(*times), "checks": [], "note": "two commands; nothing to compare but the time"}

@@ -1,7 +1,8 @@
-"""Count the operations of a training step, each of which a GPU's host has to start: python -m benchmarks.operations
+"""Count the operations of a training step, each of which a GPU's host has to start: python -m
+benchmarks.operations
 
-A step starts the same operations whatever the widths of a model: they are counted on the CPU on a model as deep as
-ViT-B/16 and a few values wide, with the packing of prompts that CUDA would have. An operation is one launch or more.
+A step starts the same operations at any model width, so they are counted on the CPU with a model as deep as
+ViT-B/16 and a few values wide, and with prompts packed as on CUDA. An operation is one launch or more.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ NO_KERNEL = ("empty", "new_empty", "detach", "lift", "alias", "_unsafe_view", "v
 
 
 class Operations(TorchDispatchMode):
-    """Count the operations inside ``with`` that do work on a device; {name: number} in ``found``."""
+    """Counts the operations inside ``with`` that do work on a device; {name: count} in ``found``."""
 
     def __init__(self):
         super().__init__()
@@ -50,13 +51,13 @@ def _is_view(operation):
 
 @contextlib.contextmanager
 def as_on_cuda():
-    """Let prompts be packed where they would be on CUDA."""
+    """Pack prompts inside the context as on CUDA."""
     with mock.patch.object(modeling, "WORTH_PACKING", {"cpu": modeling.WORTH_PACKING["cuda"]}):
         yield
 
 
 def step_of(classes=100, references=20, l2=False, batch=2):
-    """Return an OurStep in bf16 on the deep and narrow model; ``references`` 0: plain fine-tuning."""
+    """Return an OurStep in bf16 on the deep and narrow model; ``references`` 0 means plain fine-tuning."""
     device, model = Device("cpu", "bf16"), CLIP(**DEEP_AND_NARROW).eval()
     images, others = (random_images(batch, model.image_resolution, seed) for seed in (0, 1))
     labels = torch.arange(batch) % classes
@@ -71,8 +72,8 @@ def step_of(classes=100, references=20, l2=False, batch=2):
 
 
 def count(step):
-    """Return the Operations of one step of a step that has been made before."""
-    step()  # the optimiser makes its moments
+    """Return the Operations of one step, after a first step."""
+    step()  # creates the optimiser's moments
     with Operations() as operations:
         step()
     return operations

@@ -1,5 +1,5 @@
-"""The step of ``src.models.training`` with its batch given, so that it can take turns with another. Needs torch only,
-where the text packages are replaced by ``benchmarks.gpu``."""
+"""The step of ``src.models.training`` on a given batch, so that it can be alternated with a peer. Needs
+only torch if ``benchmarks.gpu`` replaces the text packages."""
 
 import itertools
 
@@ -15,9 +15,11 @@ TEMPLATE = "a photo of a {c}."
 
 
 class OurStep:
-    """Steps of ``Finetune``, and with ``sentences`` of ``ZSCL``, on one given Batch and one of reference images.
+    """Steps of ``Finetune``, or with ``sentences`` of ``ZSCL``, on one given Batch and one of reference
+    images.
 
-    The body of ``train()`` without its loader: rate, losses under autocast, backward, optimiser. ``lr`` is constant.
+    The body of ``train()`` without its loader: rate, losses under autocast, backward, optimiser. ``lr`` is
+    constant.
     """
 
     def __init__(self, model, device, names, batch, sentences=None, reference=None, lr=1e-5):
@@ -36,7 +38,7 @@ class OurStep:
         self.step, self.scaler = Step(self.state, [self.method]), device.scaler()
 
     def _state(self, model, names, sentences):
-        images = Split(None, range(1_281_167))  # never opened: batches are given. As many as ImageNet has: no cache
+        images = Split(None, range(1_281_167))  # never opened; as many as ImageNet, so no cache
         task = Task("benchmark", names, [TEMPLATE], {"train": images})
         other = Task("reference", names, [TEMPLATE], {"train": images}, sentences or ())
         return TrainingState(model=model, task=task, device=self.device, settings=self.settings,
@@ -48,7 +50,7 @@ class OurStep:
             return self.step(self.batch)
 
     def __call__(self):
-        """One step of the optimiser -> the loss before it."""
+        """Take one optimiser step and return the loss before it."""
         self.schedule.set(self.state.iteration)
         loss = sum(self.losses().values())
         self.scaler.scale(loss).backward()

@@ -1,10 +1,11 @@
-"""Where the seconds of one step go, in ours and in the published loop, by kind of operator and by part of the step:
+"""Where the seconds of one step go, in ours and in the published loop, by kind of operator and by part of
+the step:
 
     python -m benchmarks.profile zscl               # ViT-B/16, batch 8, 47 classes, 1000 sentences, fp32
     python -m benchmarks.profile finetune           # 397 classes
     python -m benchmarks.profile zscl --size tiny   # any model in seconds
 
-Markdown on the standard output. torch's profiler adds about a microsecond to each operator, which counts at tiny sizes.
+Prints Markdown. torch's profiler adds about a microsecond per operator, which matters at tiny sizes.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.rows import ROWS
 from benchmarks.steps import Pair
 
-KINDS = {  # aten's names of what does the work, "_backward" and a trailing "_" left away
+KINDS = {  # aten's names of working operators, without "_backward" and a trailing "_"
     "linear, convolution": ("addmm", "mm", "bmm", "matmul", "mkldnn_linear", "linear", "mkldnn_convolution",
                             "convolution", "_convolution", "thnn_conv2d", "_slow_conv2d_forward", "baddbmm"),
     "attention": ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"),
@@ -27,14 +28,14 @@ KINDS = {  # aten's names of what does the work, "_backward" and a trailing "_" 
     "copies, fills": ("copy", "fill", "zero", "clone", "cat", "_to_copy", "contiguous", "empty", "zeros", "new_zeros"),
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
-WHOLE_CALLS = ("attention",)  # what such an operator calls is of its kind
+WHOLE_CALLS = ("attention",)  # operators called by these count as the same kind
 OPTIMISER, REST = "optimiser", "rest"
 PART, OPTIMISER_RANGE, BACKWARD = "part: ", "Optimizer.", "autograd::engine::evaluate_function: "
 PARTS = ("student, images", "student, class prompts", "teacher, images", "teacher, sentences")
 
 
 def labelled(part, work):
-    """``work`` inside a range that the profiler sees."""
+    """Wrap ``work`` in a range that the profiler records."""
     def call(*arguments):
         with record_function(PART + part):
             return work(*arguments)
@@ -42,7 +43,7 @@ def labelled(part, work):
 
 
 def label_towers(student, teacher):
-    """In place: each of the models' encoders is a part. ``teacher`` may be None."""
+    """Label each encoder of the models as a part, in place. ``teacher`` may be None."""
     for model, names in ((student, PARTS[:2]), (teacher, PARTS[2:])):
         if model is not None:
             for part, name in zip(("encode_image", "encode_text"), names, strict=True):
@@ -52,21 +53,21 @@ def label_towers(student, teacher):
 
 
 def events_of(step):
-    """Run a step -> its events: operators and ranges, each with its parent."""
+    """Run a step and return its events: operators and ranges, each with its parent."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     return profiler.events()
 
 
 def ancestors(event):
-    """The event, its parent, and so on."""
+    """Yield the event, its parent, and so on."""
     while event is not None:
         yield event
         event = event.cpu_parent
 
 
 def kind_of(event):
-    """The kind of operator that an event's own time is spent in."""
+    """Return the kind of operator that an event's own time belongs to."""
     names = [part.name for part in ancestors(event)]
     if any(name.startswith(OPTIMISER_RANGE) for name in names):
         return OPTIMISER
@@ -80,8 +81,8 @@ def _plain(name):
 
 
 def part_of(event, forward):
-    """The part of the step that an event belongs to. ``forward``: {sequence number: part} of the forward pass, by which
-    an event of the backward pass finds its own."""
+    """Return the part of the step that an event belongs to. ``forward``: {sequence number: part} of the
+    forward pass, which identifies the part of a backward event."""
     for part in ancestors(event):
         if part.name.startswith(OPTIMISER_RANGE):
             return OPTIMISER
@@ -93,14 +94,14 @@ def part_of(event, forward):
 
 
 def forward_parts(events):
-    """{sequence number of autograd: part that its operator ran in}."""
+    """Return {autograd's sequence number: part in which its operator ran}."""
     inside = ((event, next((part.name for part in ancestors(event) if part.name.startswith((PART, BACKWARD))), ""))
               for event in events if event.sequence_nr >= 0)
     return {event.sequence_nr: name.removeprefix(PART) for event, name in inside if name.startswith(PART)}
 
 
 def seconds_of(events):
-    """-> ({kind: seconds}, {part: seconds}), every event's own time counted once in each."""
+    """Return ({kind: seconds}, {part: seconds}); every event's own time counts once in each."""
     kinds, parts, forward = Counter(), Counter(), forward_parts(events)
     for event in events:
         own = event.self_cpu_time_total / 1e6
@@ -110,7 +111,7 @@ def seconds_of(events):
 
 
 def table(title, ours, peer):
-    """Markdown of two {name: seconds}, the largest cost of the peer first."""
+    """Return a Markdown table of two {name: seconds}, sorted by the larger cost of both sides."""
     names = sorted({*ours, *peer}, key=lambda name: -max(peer[name], ours[name]))
     totals = [sum(side.values()) for side in (ours, peer)]
     lines = [f"| {title} | ours, s | % | published, s | % |", "|---|---:|---:|---:|---:|"]
@@ -122,7 +123,8 @@ def table(title, ours, peer):
 
 
 def profiled(row, size):
-    """The step of a row of ``benchmarks.rows`` -> {"ours": (kinds, parts), "peer": (kinds, parts)}, warmed up."""
+    """Profile the step of a row of ``benchmarks.rows``, warmed up -> {"ours": (kinds, parts), "peer":
+    (kinds, parts)}."""
     options = ROWS[row].options(size)
     pair = Pair(options["model"], options["classes"], options["batch"], options.get("sentences", 0))
     pair.check()

@@ -1,4 +1,4 @@
-"""The row of gradient projection: what GradientTracker adds to a step of fine-tuning."""
+"""The row of gradient projection: what GradientTracker adds to a fine-tuning step."""
 
 import contextlib
 import statistics
@@ -12,14 +12,14 @@ from benchmarks.sizes import class_names, random_images, random_model
 from src.machine.device import Device
 from src.models.gradients import GradientTracker, tracked_parameters
 
-INSIDE = 1e-3  # of a weight's movement in fp32, as methods promise; a free step of the small tensors has 0.1 there
+INSIDE = 1e-3  # of a weight's movement in fp32, as methods promise; an unprojected step of small tensors has 0.1
 
 
 class RandomBases(GradientTracker):
-    """Projects gradient and update of every tracked tensor off so many random orthonormal rows, of no file."""
+    """Projects gradient and update of every tracked tensor off ``k`` random orthonormal rows, without a file."""
 
     def __init__(self, model, k):
-        super().__init__(orthogonal_gradients_path=f"{k} random rows a tensor")
+        super().__init__(orthogonal_gradients_path=f"{k} random rows per tensor")
         self.model, self.k = model, k
 
     def earlier(self):
@@ -28,7 +28,8 @@ class RandomBases(GradientTracker):
 
 
 def random_basis(k, values, seed):
-    """(k, N), orthonormal: random rows are far from collinear, so that Cholesky's factor of their products will do."""
+    """Return (k, N) orthonormal rows. Random rows are far from collinear, so a Cholesky factor of their
+    products suffices."""
     drawn = torch.randn(k, values, generator=torch.Generator().manual_seed(seed))
     factor = torch.linalg.cholesky((drawn @ drawn.T).double()).float()                   # (k, N) x (N, k) -> (k, k)
     return torch.linalg.solve_triangular(factor, drawn, upper=False)
@@ -36,7 +37,8 @@ def random_basis(k, values, seed):
 
 @contextlib.contextmanager
 def around_the_optimiser(step, tracker, wait=nothing):
-    """The tracker works in every step of an OurStep, where the loop lets it; -> the seconds of each time."""
+    """Run the tracker in every step of an OurStep, at the same points as the loop; yield the list of
+    seconds per call."""
     seconds = []
 
     def timed(hook):
@@ -58,7 +60,7 @@ def around_the_optimiser(step, tracker, wait=nothing):
 
 
 def inside_share(step, tracker):
-    """{name: share of the movement since the tracker began that lies in the span}, in float64."""
+    """Return {name: share of the movement since the tracker began that lies in the span}, in float64."""
     parameters, shares = dict(step.state.model.named_parameters()), {}
     for name, rows in tracker.protected.items():
         moved = (parameters[name].detach() - tracker.start[name]).double().flatten()
@@ -67,11 +69,13 @@ def inside_share(step, tracker):
 
 
 def projected_step(model, classes, batches, at, k, rounds, precision="fp32", device="cpu", budget=None):
-    """A step of fine-tuning with gradient and update projected off ``k`` rows a tensor, against the same step without.
+    """Time a fine-tuning step with gradient and update projected off ``k`` rows per tensor, against the
+    same step without.
 
-    At ``at`` images, which a CPU has no room for: the step without lies on the line through two measured ``batches``
-    (b, B), seconds(at) = s_b + (s_B - s_b) (at - b) / (B - b), and the projection, whose cost does not depend on the
-    batch, is timed within the steps of b images. With B = ``at`` the step without is a measured one.
+    The figure is for ``at`` images, which do not fit a CPU: the step without projection lies on the line
+    through two measured ``batches`` (b, B), seconds(at) = s_b + (s_B - s_b) (at - b) / (B - b), and the
+    projection, whose cost does not depend on the batch, is timed within the steps of b images. With B =
+    ``at`` the step without projection is measured.
     """
     small, large = batches
     place = Device(device, precision)
@@ -106,8 +110,8 @@ def projected_step(model, classes, batches, at, k, rounds, precision="fp32", dev
 
 
 def at_batch(whole, without, projections, small, large, at):
-    """Seconds of steps of ``small`` images with projection, of steps of ``large`` without, and of the projections in
-    the former -> the summary of steps of ``at`` images with it against those without."""
+    """Summarise steps of ``at`` images with projection against those without, from the seconds of steps of
+    ``small`` images with it, of steps of ``large`` images without, and of the projections in the former."""
     part = (at - small) / (large - small)
     fitted = [(1 - part) * (both - own) + part * other
               for both, own, other in zip(whole, projections, without, strict=True)]

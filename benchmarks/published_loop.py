@@ -1,10 +1,11 @@
-"""The training step as it was published with ZSCL (Zheng et al., 2023, arXiv:2303.06628), rendered plainly: the peer.
+"""The training step as published with ZSCL (Zheng et al., 2023, arXiv:2303.06628), rendered plainly: the
+peer.
 
-Everything is computed anew at every step: all class prompts by the student, all reference captions and reference images
-by the teacher, texts always at their full 77 positions; fp32, every parameter requires a gradient, AdamW as torch
-constructs it by default. Nothing of ``src`` is used and of ``clip`` nothing either: the towers below are
-``nn.MultiheadAttention`` blocks in OpenAI's layout (length first, additive causal mask), whose state dict is that of
-``clip.model.CLIP`` key for key.
+Everything is recomputed at every step: all class prompts by the student, all reference captions and
+reference images by the teacher, texts always at their full 77 positions; fp32, every parameter requires a
+gradient, AdamW with torch's defaults. Uses nothing of ``src`` and no model code of ``clip``: the towers
+below are ``nn.MultiheadAttention`` blocks in OpenAI's layout (length first, additive causal mask), whose
+state dict equals that of ``clip.model.CLIP`` key for key.
 """
 
 import contextlib
@@ -72,7 +73,7 @@ class PlainViT(nn.Module):
 
 
 class PlainCLIP(nn.Module):
-    """The two towers; arguments as those of ``clip.model.CLIP``, for a ViT."""
+    """The two towers; arguments like those of ``clip.model.CLIP``, for a ViT."""
 
     def __init__(self, *, embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size, context_length,
                  vocab_size, transformer_width, transformer_heads, transformer_layers):
@@ -89,12 +90,12 @@ class PlainCLIP(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def encode_image(self, images):
-        """(B, 3, R, R) -> (B, D), length 1."""
+        """Encode images, (B, 3, R, R) -> (B, D), length 1."""
         features = self.visual(images)
         return features / features.norm(dim=-1, keepdim=True)
 
     def encode_text(self, tokens):
-        """(N, 77) -> (N, D), length 1. All 77 positions run."""
+        """Encode texts, (N, 77) -> (N, D), length 1. All 77 positions are computed."""
         x = self.token_embedding(tokens) + self.positional_embedding                     # (N, 77, W)
         x = self.transformer(x.permute(1, 0, 2), self.mask).permute(1, 0, 2)
         x = self.ln_final(x)
@@ -103,7 +104,7 @@ class PlainCLIP(nn.Module):
 
 
 def plain_copy(model):
-    """A PlainCLIP with the weights, type and device of a ``clip.model.CLIP``."""
+    """Return a PlainCLIP with the weights, dtype and device of a ``clip.model.CLIP``."""
     shapes = {key: value for key, value in model.architecture.items() if key not in DEFAULTS}
     plain = PlainCLIP(**shapes).to(model.logit_scale.device, model.logit_scale.dtype)
     plain.load_state_dict(model.state_dict())
@@ -111,23 +112,23 @@ def plain_copy(model):
 
 
 def distillation(teacher_logits, student_logits, T):
-    """T^2 * mean over rows of the cross-entropy between softened distributions."""
+    """Return T^2 * mean over rows of the cross-entropy between softened distributions."""
     teacher = F.softmax(teacher_logits / T, dim=1)
     student = F.log_softmax(student_logits / T, dim=1)
     return -(teacher * student).sum(dim=1).mean() * T ** 2
 
 
 def entropy(teacher_logits, T):
-    """T^2 * mean entropy of the softened rows: what ``distillation`` exceeds the KL divergence by."""
+    """Return T^2 * mean entropy of the softened rows, by which ``distillation`` exceeds the KL divergence."""
     teacher = F.softmax(teacher_logits / T, dim=1)
     return -(teacher * teacher.log()).sum(dim=1).mean() * T ** 2
 
 
 class PublishedLoop:
-    """Steps of plain fine-tuning, and with a ``teacher`` and ``sentences`` (M, 77) of ZSCL.
+    """Steps of plain fine-tuning, or with a ``teacher`` and ``sentences`` (M, 77) of ZSCL.
 
-    ``tokens`` (C, 77) are the class prompts. ``lr`` is constant. ``autocast`` makes the context of the forward pass:
-    none, as published, unless one is given.
+    ``tokens`` (C, 77) are the class prompts. ``lr`` is constant. ``autocast`` creates the context of the
+    forward pass: by default none, as published.
     """
 
     def __init__(self, student, tokens, teacher=None, sentences=None, T=2.0, lr=1e-5, autocast=contextlib.nullcontext):
@@ -138,8 +139,8 @@ class PublishedLoop:
         self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
 
     def losses(self, images, labels, reference=None, divergences=False):
-        """(B, 3, R, R), (B,), reference images (B', 3, R, R) -> {name: scalar}. ``divergences``: the same terms as KL
-        divergences, whose gradient is that of the published cross-entropies."""
+        """Return {name: scalar} for (B, 3, R, R), (B,) and reference images (B', 3, R, R). ``divergences``:
+        the same terms as KL divergences, whose gradient equals that of the published cross-entropies."""
         scale = self.student.logit_scale.exp()
         features, classes = self.student.encode_image(images), self.student.encode_text(self.tokens)
         losses = {"task": F.cross_entropy(scale * features @ classes.t(), labels)}
@@ -157,7 +158,7 @@ class PublishedLoop:
         return losses
 
     def step(self, images, labels, reference=None):
-        """One step of the optimiser -> the loss before it."""
+        """Take one optimiser step and return the loss before it."""
         with self.autocast():
             loss = sum(self.losses(images, labels, reference).values())
         self.optimizer.zero_grad()

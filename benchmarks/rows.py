@@ -1,17 +1,17 @@
-"""The table of rows: which function measures a row, with which sizes, against what, and what is asked of it."""
+"""The table of rows: the function that measures each, its sizes, its peer, and the ratio it must reach."""
 
 from dataclasses import dataclass, field
 
 from benchmarks import inputs, projection, steps, towers
 
-BUDGET = 300  # seconds of timed pairs; a row's check and construction come on top
+BUDGET = 300  # seconds of timed pairs, on top of a row's check and construction
 
 
 @dataclass(frozen=True)
 class Row:
-    """``work`` against ``peer``; ``asked``: the least ratio peer / ours, None where none is asked.
+    """``work`` against ``peer``; ``asked``: the minimum ratio peer / ours, or None.
 
-    ``measure`` takes ``shared`` and ``tiny`` or ``full`` keywords; ``tested`` are changes to ``tiny`` under which it
+    ``measure`` takes ``shared`` and ``tiny`` or ``full`` keywords; ``tested`` overrides ``tiny`` so that it
     ends within two seconds.
     """
 
@@ -78,7 +78,7 @@ ROWS = {
                 tested={"classes": 3, "templates": 2}),
     "adamw": Row("AdamW step", "torch's default", 3, towers.optimizer_step, {"model": "tiny-vit", "rounds": 15},
                  {"model": "ViT-B/16", "rounds": 9, "budget": BUDGET}),
-    "ogd": Row("finetune step, batch 64, 47 classes, fp32, projected off 10 rows a tensor", "the step without", 0.909,
+    "ogd": Row("finetune step, batch 64, 47 classes, fp32, projected off 10 rows per tensor", "the step without", 0.909,
                projection.projected_step, {"model": "tiny-vit", "classes": 10, "batches": (4, 8), "rounds": 7},
                {"model": "ViT-B/16", "classes": 47, "batches": (8, 16), "rounds": 5, "budget": BUDGET},
                {"at": 64, "k": 10}, {"classes": 4, "batches": (2, 4)}),

@@ -1,8 +1,8 @@
 """Measure rows and append each to benchmarks/results/<row>-<size>.json.
 
     python -m benchmarks.run tiny                 # make bench: all rows at tiny sizes, in this process
-    python -m benchmarks.run full --apart         # make bench-full: one process a row; those that are measured are left
-    python -m benchmarks.run full zscl text       # these
+    python -m benchmarks.run full --apart         # make bench-full: one process per row; skips measured rows
+    python -m benchmarks.run full zscl text       # only these
 """
 
 import argparse
@@ -17,7 +17,7 @@ from benchmarks.rows import ROWS
 
 
 def measured(name, size, remark=None):
-    """The result of a row."""
+    """Measure a row and return its result."""
     row, start = ROWS[name], time.perf_counter()
     options, around = row.options(size), surroundings()
     result = row.measure(**options)
@@ -38,20 +38,20 @@ def in_a_process_of_its_own(name, arguments):
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=("tiny", "full", "test"))
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; none means all")
-    parser.add_argument("--apart", action="store_true", help="one process a row")
-    parser.add_argument("--again", action="store_true", help="measure also what has a result with these versions")
-    parser.add_argument("--remark", help="kept in the result, such as what else the machine did")
-    parser.add_argument("--folder", type=Path, default=result_file("", "").parent, help="of the results")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows among {', '.join(ROWS)}; default: all")
+    parser.add_argument("--apart", action="store_true", help="one process per row")
+    parser.add_argument("--again", action="store_true", help="also measure rows that have a result with these versions")
+    parser.add_argument("--remark", help="a note kept in the result, such as other load on the machine")
+    parser.add_argument("--folder", type=Path, default=result_file("", "").parent, help="folder of the results")
     arguments, failed = parser.parse_intermixed_args(words), []
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
-        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"no row {', '.join(unknown)}; choose from {', '.join(ROWS)}")
     for name in arguments.rows or ROWS:
         path = result_file(name, arguments.size, arguments.folder)
         options = json.loads(json.dumps(ROWS[name].options(arguments.size)))
         if not arguments.again and is_measured(path, options):
-            print(f"{name:32} has a result with these versions; --again measures it anew")
+            print(f"{name:32} has a result with these versions; give --again to repeat it")
         elif arguments.apart:
             failed += [name] if in_a_process_of_its_own(name, arguments) else []
         else:
@@ -60,7 +60,7 @@ def main(words=None):
 
 
 def _measure_and_keep(name, path, arguments):
-    """-> the names that failed: none, or this one."""
+    """Measure a row and keep its result; return the names that failed, none or this one."""
     try:
         result = measured(name, arguments.size, arguments.remark)
     except Mismatch as error:

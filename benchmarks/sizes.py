@@ -1,4 +1,4 @@
-"""Architectures and inputs of the benchmarks, all random and seeded. Needs torch only."""
+"""Architectures and inputs of the benchmarks, all random and seeded. Needs only torch."""
 
 import random
 
@@ -26,13 +26,13 @@ DTD = ("banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshat
 WORDS = ("red blue old new small large dark wooden wild water fire night city house tree bird dog cat fish horse car "
          "boat train road bridge river lake snow stone glass paper table chair window door garden field market street "
          "man woman child hand head eye hat shirt shoe bag box book clock lamp phone camera ball game food").split()
-NAME_LENGTHS = (1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 5, 11)  # words; a prompt has 7 tokens more: 10 on average, 18 at most
+NAME_LENGTHS = (1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 5, 11)  # words; prompts add 7 tokens: 10 on average, 18 at most
 
 
 @torch.no_grad()
 def random_model(name, seed=0, dtype=torch.float32):
-    """A CLIP of ``ARCHITECTURES`` with random weights, in eval mode. No branch of a ResNet is switched off by a gain of
-    zero, so that a comparison of features sees all of them."""
+    """Return a CLIP of ``ARCHITECTURES`` with random weights, in eval mode. No branch of a ResNet has a
+    gain of zero, so that comparing features covers all of them."""
     torch.manual_seed(seed)
     model = CLIP(**ARCHITECTURES[name])
     for module in model.modules():
@@ -42,15 +42,15 @@ def random_model(name, seed=0, dtype=torch.float32):
 
 
 def random_images(count, resolution, seed=0):
-    """(B, 3, R, R) normalised: noise around a colour of each image's own."""
+    """Return normalised images (B, 3, R, R): noise around a colour per image."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(count, 3, 1, 1, generator=generator)
             + torch.randn(count, 3, resolution, resolution, generator=generator))
 
 
 def class_names(count, seed=0):
-    """Names of DTD's classes while there are enough, else names of one to eleven words: in a prompt as long as those of
-    ImageNet."""
+    """Return names of DTD's classes as far as they suffice, else names of one to eleven words, so that
+    prompts are as long as ImageNet's."""
     if count <= len(DTD):
         return DTD[:count]
     draw = random.Random(seed)
@@ -58,6 +58,6 @@ def class_names(count, seed=0):
 
 
 def sentences(count, seed=1):
-    """So many captions of 5 to 17 words, 11 on average."""
+    """Return ``count`` captions of 5 to 17 words, 11 on average."""
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=draw.randint(5, 17))) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Rows that time a step of training against ``published_loop``; each returns a dict for ``benchmarks.run``."""
+"""Rows that time a training step against ``published_loop``; each returns a dict for ``benchmarks.run``."""
 
 import time
 
@@ -18,8 +18,11 @@ TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2e-2}  # of the loss before the
 
 
 class Pair:
-    """Both sides of a step from equal weights on equal images and texts. ``sentences`` 0: plain fine-tuning. The peer
-    runs in fp32 (fp64 where ours does), as published, unless ``peer_too`` asks for our autocast around it."""
+    """Both sides of a step, from equal weights on equal images and texts.
+
+    ``sentences`` 0 means plain fine-tuning. The peer runs in fp32 (fp64 if ours does), as published, unless
+    ``peer_too`` wraps it in our autocast.
+    """
 
     def __init__(self, model, classes, batch, sentences=0, precision="fp32", device="cpu", peer_too=False):
         self.device = Device(device, precision)
@@ -41,7 +44,7 @@ class Pair:
         return self.peer.step(*self.given)
 
     def check(self):
-        """Compare both sides before a first step, which warms them up -> what was compared."""
+        """Compare both sides before a first step, which warms them up; return what was compared."""
         ours = sum(self.ours.losses().values()).detach()
         with self.peer.autocast():
             peer = sum(self.peer.losses(*self.given, divergences=True).values()).detach()
@@ -51,16 +54,18 @@ class Pair:
 
 
 def training_step(model, classes, batch, rounds, sentences=0, precision="fp32", budget=None):
-    """A step of fine-tuning, or with ``sentences`` of ZSCL."""
+    """Time a step of fine-tuning, or with ``sentences`` of ZSCL."""
     pair = Pair(model, classes, batch, sentences, precision)
     checks = pair.check()
     return {**summary(*in_turns(pair.ours, pair.step_of_peer, rounds, budget)), "checks": checks}
 
 
 def many_sentences(model, classes, batch, sentences, part, rounds, precision="fp32", budget=None):
-    """ZSCL with more sentences than the published step could be timed on in minutes: it runs with ``part`` of them, and
-    the time of its teacher on those is added (sentences - part) / part times. Ours runs with all of them; what it
-    spends on them once a task is told apart."""
+    """Time ZSCL with more sentences than the published step could be timed on in minutes.
+
+    The peer runs with ``part`` of them, and the time of its teacher on those is added (sentences - part) /
+    part times. Ours runs with all of them; its time for them, once per task, is reported separately.
+    """
     pair = Pair(model, classes, batch, part, precision)
     checks = pair.check()
     once = _all_sentences(pair, sentences)
@@ -74,7 +79,7 @@ def many_sentences(model, classes, batch, sentences, part, rounds, precision="fp
 
 
 def _all_sentences(pair, count):
-    """Give our side all sentences -> the seconds that its teacher needs for them, once a task."""
+    """Give our side all sentences; return the seconds that its teacher needs for them, once per task."""
     method, start = pair.ours.method, time.perf_counter()
     with pair.device.autocast():
         method.reference_texts = constant_text_features(
@@ -83,8 +88,8 @@ def _all_sentences(pair, count):
 
 
 def bf16_steps(model, classes, batch, sentences, rounds):
-    """ZSCL steps in bf16 and in fp32 from equal weights on one batch: their losses must stay together, 2 % of the
-    largest."""
+    """Run ZSCL steps in bf16 and in fp32 from equal weights on one batch: their losses must agree within 2
+    % of the largest."""
     start, names, texts = random_model(model), class_names(classes), some_sentences(sentences)
     images, reference = (random_images(batch, start.image_resolution, seed) for seed in (0, 1))
     labels, losses = torch.arange(batch) % classes, {"bf16": [], "fp32": []}

@@ -1,4 +1,5 @@
-"""benchmarks/results/*.json -> markdown tables, between the marks of the documents that have them:
+"""Generate Markdown tables from benchmarks/results/*.json, between the marks of the documents that have
+them:
 
     python -m benchmarks.table           # print
     python -m benchmarks.table --write   # README.md (full sizes), benchmarks/README.md (tiny sizes)
@@ -20,13 +21,13 @@ HEAD = ("| work | against | times faster (least to greatest) | pairs | ours | pe
 
 
 def text_of(size):
-    """What a document holds: the table of a size, with the full sizes also what a GPU gave, with the tiny ones what was
-    predicted of it."""
+    """Return a document's text: the table of a size, plus the GPU results (full sizes) or the GPU
+    predictions (tiny sizes)."""
     return table(size) + "\n" + (gpu_table() if size == "full" else predictions_table())
 
 
 def table(size, folder=RESULTS):
-    """All rows of a size, in the order of ROWS, and where they were measured."""
+    """Return all rows of a size, in the order of ROWS, and where they were measured."""
     results = {name: (read_results(result_file(name, size, folder)) or [None])[-1] for name in ROWS}
     lines = [_line(name, result, size) for name, result in results.items()]
     return HEAD + "\n".join(lines) + "\n" + _places([result for result in results.values() if result])
@@ -44,7 +45,7 @@ def _line(name, result, size):
 
 
 def gpu_table(path=RESULTS / "gpu.json"):
-    """Return what ``benchmarks.gpu`` measured, or how to have it measured."""
+    """Return the results of ``benchmarks.gpu``, or how to measure them."""
     if not path.is_file():
         return "On a GPU: not measured. `make bench-gpu` on a machine with CUDA measures it and writes one file.\n"
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -57,7 +58,7 @@ def gpu_table(path=RESULTS / "gpu.json"):
 
 
 def _gpu_figures(name, part):
-    """Return the figures of a part in the units of a reader."""
+    """Return the figures of a part in readable units."""
     if name.startswith("zscl-"):
         return _zscl(part)
     return {"matrix_rate": _matrix_rate, "image_tower": _image_tower, "mtil": _mtil, "compile": _compiled}[name](part)
@@ -95,8 +96,8 @@ def _faster(part):
 
 
 def predictions_table(folder=RESULTS):
-    """Every prediction beside its first measurement: the verdicts of all results/one_gpu*.json, the oldest first. A
-    later run has newer code, which was not predicted."""
+    """Return every prediction with its first measurement, from all results/one_gpu*.json, oldest first.
+    Later runs have newer code, which was not predicted."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("one_gpu*.json")]
     files.sort(key=lambda found: found["surroundings"]["date"])
     rows = {}
@@ -127,7 +128,7 @@ def _measured(row):
 
 
 def number(value):
-    """Three digits at most: 0.956 -> 0.96, 12.34 -> 12.3, 123.4 -> 123."""
+    """Format with at most three digits: 0.956 -> 0.96, 12.34 -> 12.3, 123.4 -> 123."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
@@ -145,7 +146,7 @@ def duration(seconds):
 
 
 def _places(results):
-    """One line for each machine with its versions: the dates, and what else it did then."""
+    """Return one line per machine and versions, with the dates and remarks."""
     places = {}
     for result in results:
         machine, found = result["machine"], result["versions"]
@@ -158,7 +159,7 @@ def _places(results):
 
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into the documents")
+    parser.add_argument("--write", action="store_true", help="write into the documents")
     write = parser.parse_args(words).write
     for path, size in DOCUMENTS.items():
         if write:

@@ -16,11 +16,11 @@ from src.models.modeling import packed_where_shorter, tokens_of
 from src.models.optimizers import build_optimizer
 from src.models.state import Settings
 
-FEATURES, GRADIENTS = 1e-4, 1e-3  # tolerances, of the largest value
+FEATURES, GRADIENTS = 1e-4, 1e-3  # tolerances relative to the largest value
 
 
 def open_clip_copy(model):
-    """open_clip's CLIP with the weights of a ``clip.model.CLIP``, in eval mode."""
+    """Return open_clip's CLIP with the weights of a ``clip.model.CLIP``, in eval mode."""
     from open_clip.model import CLIP as OpenCLIP
     given, visual = model.architecture, model.visual
     vision = {"image_size": given["image_resolution"], "layers": given["vision_layers"],
@@ -39,14 +39,14 @@ def open_clip_copy(model):
 
 
 def image_tower(model, batch, rounds, backward, budget=None):
-    """Features of random images; with ``backward`` and the gradient of every weight of the tower."""
+    """Time features of random images; with ``backward`` also the gradient of every weight of the tower."""
     ours = random_model(model)
     images = random_images(batch, ours.image_resolution)
     return _features(ours, lambda side: side.encode_image(images), rounds, backward, budget, "visual.conv1.weight")
 
 
 def text_tower(model, classes, rounds, budget=None):
-    """Forward and backward on one prompt a class: ours as training encodes them, open_clip on 77 tokens each."""
+    """Time forward and backward on one prompt per class: ours as in training, open_clip with 77 tokens each."""
     ours = random_model(model)
     prompts = [fill(TEMPLATE, name) for name in class_names(classes)]
     packed, padded = packed_where_shorter(ours, tokens_of(ours, prompts)), tokenize(prompts)
@@ -59,7 +59,7 @@ def text_tower(model, classes, rounds, budget=None):
 
 
 def _features(ours, encode, rounds, backward, budget, gradient_of):
-    """Both sides' ``encode(model)``, (N, D), checked and timed."""
+    """Check and time both sides' ``encode(model)``, (N, D)."""
     peer = open_clip_copy(ours)
 
     def run(side):
@@ -78,7 +78,7 @@ def _features(ours, encode, rounds, backward, budget, gradient_of):
 
 
 def zeroshot_head(model, classes, templates, rounds, budget=None):
-    """The classifier of the first ImageNet classes from OpenAI's templates, against open_clip's builder as it comes."""
+    """Time the classifier of the first ImageNet classes from OpenAI's templates against open_clip's own builder."""
     import open_clip
     ours = random_model(model)
     peer, names, given = open_clip_copy(ours), imagenet_names()[:classes], imagenet_prompts()[:templates]
@@ -93,7 +93,7 @@ def zeroshot_head(model, classes, templates, rounds, budget=None):
 
 
 def optimizer_step(model, rounds, budget=None):
-    """AdamW over all weights of a model as the loop builds it, against torch's constructor by default."""
+    """Time AdamW over all weights of a model as the loop builds it, against torch's defaults."""
     weights = [value.detach().clone() for value in random_model(model).parameters()]
     sides = [[value.clone().requires_grad_() for value in weights] for _ in range(2)]
     for number, values in enumerate(zip(*sides, strict=True)):

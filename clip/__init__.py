@@ -6,9 +6,11 @@ __all__ = ["available_models", "load", "tokenize"]
 
 
 def load(name, device="cpu", cache=None, architecture=None):
-    """(model, preprocess) of a published name, an architecture in ``clip/configs`` or a file of weights.
+    """Load (model, preprocess) of a published name, an architecture in ``clip/configs``, or a file of
+    weights.
 
-    ``architecture``: keys that such a file does not state, as ``{"activation": "gelu"}``; assumed ones are a warning.
+    ``architecture``: keys that the file does not state, e.g. ``{"activation": "gelu"}``; assumed ones cause
+    a warning.
 
     See ``clip.loader.load``.
     """
@@ -17,6 +19,6 @@ def load(name, device="cpu", cache=None, architecture=None):
 
 
 def tokenize(texts, context_length=77):
-    """One text or a list of N -> (N, context_length) int64. See ``clip.tokenizer.tokenize``."""
+    """Tokenise one text or a list of N -> (N, context_length) int64. See ``clip.tokenizer.tokenize``."""
     from clip.tokenizer import tokenize as tokenize_texts
     return tokenize_texts(texts, context_length)

@@ -1,4 +1,4 @@
-"""Attention in which a position sees itself and what stands before it, as text towers have it."""
+"""Causal attention, as in text towers: a position sees itself and all before it."""
 
 import contextlib
 
@@ -7,11 +7,12 @@ import torch.nn.functional as F
 
 
 def attend_backwards(query, key, value, sees=None):
-    """3 x (n, H, L, d) -> (n, H, L, d). ``sees``, booleans (L, K), says which of K keys each query sees where they are
-    not as many.
+    """Attend causally, 3 x (n, H, L, d) -> (n, H, L, d). ``sees``, booleans (L, K): which of K keys each
+    query sees, if their number differs from the queries'.
 
-    On CUDA another kernel than cuDNN's, which builds a plan for each new shape, 0.14 s on an H200: texts have many
-    shapes. Each call decides, so that backward's second pass through a block (``run_block``) takes the same kernel.
+    On CUDA this avoids cuDNN's kernel, which builds a plan for each new shape (0.14 s on an H200), because
+    texts have many shapes. The choice is made in each call, so that backward's second pass through a block
+    (``run_block``) uses the same kernel.
     """
     if query.device.type != "cuda" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=sees, is_causal=sees is None)
@@ -21,7 +22,7 @@ def attend_backwards(query, key, value, sees=None):
 
 @contextlib.contextmanager
 def without_cudnn():
-    """Keep cuDNN's attention out of a block and leave the setting as it was."""
+    """Disable cuDNN's attention inside the context and restore the setting on exit."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:

@@ -1,4 +1,4 @@
-"""What can be named without loading anything: published weights, shipped weights, architectures. Imports no torch."""
+"""Names known without loading anything: published weights, shipped weights, architectures. Imports no torch."""
 
 import os
 import reprlib
@@ -8,14 +8,14 @@ from clip.files import hub
 from clip.files.configs import HEAD_WIDTH, MEAN, STD
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte-pair encoding
-# OpenAI's values of the keys that no tensor determines: an architecture without them means these.
+# OpenAI's values of the keys that no tensor determines: the defaults of an architecture.
 ACTIVATIONS = ("quick_gelu", "gelu")
 DEFAULTS = {"activation": "quick_gelu", "mean": [*MEAN], "std": [*STD]}
 OTHER_HEAD_WIDTHS = (72, 80, 88, 104)  # values per head of larger published ViTs
 CONFIGS = Path(__file__).parent / "configs"
 WEIGHTS = Path(__file__).parent / "weights"
 
-# OpenAI's published archives: name -> sha256, which is also a part of the address.
+# OpenAI's published archives: name -> sha256, which is also part of the address.
 ARCHIVES = {
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
@@ -31,12 +31,12 @@ ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
 
 
 def available_models():
-    """The nine names of OpenAI's published models."""
+    """Return the nine names of OpenAI's published models."""
     return list(ARCHIVES)
 
 
 def file_stem(name):
-    """``ViT-L/14@336px`` -> ``ViT-L-14-336px``, as OpenAI names its files and we name our configs."""
+    """Convert ``ViT-L/14@336px`` -> ``ViT-L-14-336px``, the spelling of OpenAI's files and of our configs."""
     return name.replace("/", "-").replace("@", "-")
 
 
@@ -49,39 +49,40 @@ def archive_address(name):
 
 
 def shipped_weights(name):
-    """Path of weights that come with the package, or None."""
+    """Return the path of weights shipped with the package, or None."""
     path = WEIGHTS / (file_stem(name) + ".pth")
     return path if path.is_file() else None
 
 
 def architecture_names():
-    """Every architecture that ``clip/configs`` describes; the published names in their own spelling."""
+    """Return every architecture described in ``clip/configs``; published names in their own spelling."""
     spelled = {file_stem(name): name for name in ARCHIVES}
     return [spelled.get(path.stem, path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]
 
 
 def is_weights_name(text):
-    """Whether a text is one of our names, or is written as a name of other libraries; a bare ORG/NAME is left to the
-    caller."""
+    """Return whether a text is one of our names, or is spelled like a name of another library; the caller
+    handles a bare ORG/NAME."""
     return text in architecture_names() or hub.is_name(text)
 
 
 def completed(architecture):
-    """Return the architecture with OpenAI's values of missing keys; keys without a value are left out."""
+    """Return the architecture with OpenAI's values for missing keys; keys without a value are dropped."""
     return DEFAULTS | {key: value for key, value in architecture.items() if value is not None}
 
 
 def read_architecture(name, file=None, partial=False):
-    """Return the arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a custom YAML file.
+    """Return the arguments of ``clip.model.CLIP`` for a name, from ``clip/configs`` or from a custom YAML
+    file.
 
-    A file either holds the keys of one architecture or maps names to such blocks; a block may be picked by ``name``.
-    ``partial``: keys may be missing, since weights have them. Raises ValueError, in one line, where the name or a key
-    is missing or unknown.
+    A file holds either the keys of one architecture or a mapping of names to such blocks, from which
+    ``name`` picks one. ``partial``: keys may be missing, because the weights supply them. Raises
+    ValueError, in one line, if the name or a key is missing or unknown.
     """
     from clip.files.plain_yaml import NumberLoader, read_yaml
     path = Path(file) if file else CONFIGS / (file_stem(name) + ".yaml")
     if not os.path.isfile(path):
-        raise ValueError(f"no architecture {name!r}; there are {', '.join(architecture_names())}"
+        raise ValueError(f"no architecture {name!r}; choose from {', '.join(architecture_names())}"
                          if file is None else f"no such file: {path}")
     try:
         document = read_yaml(path, NumberLoader)
@@ -95,7 +96,7 @@ def read_architecture(name, file=None, partial=False):
     return check_architecture(_with_numbers(block), path, partial)
 
 
-KINDS = {"ViT": int, "RN": list}  # what Mod-X' scripts call a block of their YAML file: the type of its vision_layers
+KINDS = {"ViT": int, "RN": list}  # names of blocks in the YAML files of Mod-X's scripts: type of their vision_layers
 LARGEST, MOST_STAGES, MOST_LAYERS = 2 ** 31, 16, 1000  # OpenAI's ResNets have 4 stages, its deepest towers 24 layers
 REQUIRED = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "context_length", "vocab_size",
             "transformer_width", "transformer_heads", "transformer_layers")
@@ -104,7 +105,7 @@ OPTIONAL = (*OPTIONAL_SIZES, "vocabulary", "activation", "mean", "std")
 
 
 def _block_of(document, name):
-    """The block of this name, or the only one of the kind that ViT or RN names."""
+    """Return the block of this name, or the only block of the kind that ViT or RN names."""
     if name in document or name not in KINDS:
         return document.get(name)
     found = [block for block in document.values()
@@ -113,12 +114,12 @@ def _block_of(document, name):
 
 
 def _is_block(document, partial):
-    """Whether a document is itself an architecture, not a mapping of names to some."""
+    """Return whether a document is itself an architecture, not a mapping of names to architectures."""
     return "embed_dim" in document or partial and any(key in REQUIRED + OPTIONAL for key in document)
 
 
 def _with_numbers(block):
-    """Mean and standard deviation as numbers: the YAML reader leaves fractions as text."""
+    """Return a block with mean and standard deviation as numbers: the YAML reader leaves fractions as text."""
     return {key: [*map(_number, value)] if key in ("mean", "std") and isinstance(value, list) else value
             for key, value in block.items()}
 
@@ -131,7 +132,8 @@ def _number(value):
 
 
 def check_architecture(block, path, partial=False):
-    """The keys and values of an architecture, or ValueError with what is wrong in the file ``path``."""
+    """Return an architecture if its keys and values are valid; raise ValueError with what is wrong in the
+    file ``path``."""
     if not isinstance(block, dict):
         raise ValueError(f"{path} does not hold an architecture (keys such as embed_dim)")
     missing = [key for key in REQUIRED if key not in block and not partial]
@@ -166,7 +168,7 @@ def _check_activation_and_statistics(block, path):
 
 
 def _check_whole(block, path):
-    """How the keys of an architecture belong together."""
+    """Check that the keys of an architecture fit together."""
     is_resnet = isinstance(block["vision_layers"], list)
     if bool(block.get("vision_patch_size")) == is_resnet:
         raise ValueError(f"{path}: a ViT has a number of vision_layers and a vision_patch_size, "
@@ -187,20 +189,20 @@ def _check_whole(block, path):
 
 
 def _are_tokens(vocabulary, count):
-    """Whether it is a list of ``count`` different token ids."""
+    """Return whether ``vocabulary`` is a list of ``count`` different token ids."""
     return isinstance(vocabulary, list) and len(vocabulary) == count and all(
         type(token) is int and 0 <= token < VOCABULARY_SIZE for token in vocabulary) and len(set(vocabulary)) == count
 
 
 def vision_heads(block):
-    """The heads of an architecture's image tower, which defaults to 64 values a head."""
+    """Return the heads of an architecture's image tower; the default is 64 values per head."""
     width = block["vision_width"] * (32 if isinstance(block["vision_layers"], list) else 1)
     return block.get("vision_heads") or max(1, width // HEAD_WIDTH)
 
 
 def _attentions(block):
-    """(width, heads) of every attention of an architecture."""
+    """Return (width, heads) of each kind of attention in an architecture."""
     width = block["vision_width"]
     if isinstance(block["vision_layers"], list):
-        width *= 4 * 2 ** (len(block["vision_layers"]) - 1)  # what the attention pool sees
+        width *= 4 * 2 ** (len(block["vision_layers"]) - 1)  # channels of the attention pool
     return (width, vision_heads(block)), (block["transformer_width"], block["transformer_heads"])

@@ -1,4 +1,4 @@
-"""What ``clip`` raises where a user can help."""
+"""Errors of ``clip`` that a user can act on."""
 
 
 class LoadError(ValueError):
@@ -6,7 +6,7 @@ class LoadError(ValueError):
 
 
 def printable(text, most=200):
-    """Words out of a file that nobody has vouched for: one line, cut, without what a terminal would obey."""
+    """Make text from an untrusted file safe to print: one line, cut, without terminal control characters."""
     text = " ".join(text[:most + 1].split())
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= most else text[:most] + "..."

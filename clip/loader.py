@@ -1,4 +1,5 @@
-"""A name or a file -> state dict -> model and preprocess. No file is ever executed, see ``clip.files.archive``."""
+"""From a name or a file to a state dict, a model and its preprocessing. No file is ever executed, see
+``clip.files.archive``."""
 
 import os
 import warnings
@@ -17,41 +18,41 @@ from clip.model import CLIP
 __all__ = ["ARCHITECTURE", "FORMAT", "MEAN", "STD", "LoadError", "architecture_of", "build", "load", "read_checkpoint"]
 
 FORMAT = 1
-# Keys of an architecture that no shape determines: several sizes of images have as many patches.
+# Keys of an architecture that no shape determines: several image sizes have the same number of patches.
 NOT_SHAPES = ("vision_heads", "transformer_heads", "image_resolution", *catalog.DEFAULTS)
-LARGEST_SCALE = 4.7  # CLIP's training keeps it at ln 100; half precision rounds that up
-MOST_SHOWN = 10  # of what does not fit
-MOST_BEYOND, SLACK = 2, 1 << 16  # how far an architecture may exceed its weights and still be built, to list all
-# What stands beside the weights in our checkpoints.
+LARGEST_SCALE = 4.7  # CLIP's training clamps it to ln 100; half precision rounds that up
+MOST_SHOWN = 10  # mismatches per message
+MOST_BEYOND, SLACK = 2, 1 << 16  # an architecture larger than this times its weights is not built to list mismatches
+# Content beside the weights in our checkpoints.
 OURS = {"history": list, "heads": dict, "carry": dict, "carry_left_out": dict, "config": dict, "iteration": int,
         "dataset": str, "model": (str, type(None))}
 
 
 class OtherArchitecture(LoadError):
-    """Weights that are not of the architecture that was given."""
+    """Weights that do not have the architecture that was given."""
 
 
 def load(name, device="cpu", cache=None, architecture=None):
-    """(model, preprocess) in fp32 and eval mode.
+    """Return (model, preprocess) in fp32 and eval mode.
 
-    ``name``: one of ``available_models()`` (downloaded on first use into ``cache``), an architecture with shipped
-    weights (``toy``), or a path to weights in any layout that ``read_checkpoint`` knows. ``architecture``: keys that
-    such a file does not state, as {"activation": "gelu"}; without them, OpenAI's values are assumed with a warning.
-    ``preprocess``: PIL image -> (3, R, R) tensor.
+    ``name``: one of ``available_models()`` (downloaded on first use into ``cache``), an architecture with
+    shipped weights (``toy``), or a path to weights in any layout of ``read_checkpoint``. ``architecture``:
+    keys that the file does not state, e.g. {"activation": "gelu"}; without them, OpenAI's values are
+    assumed with a warning. ``preprocess``: PIL image -> (3, R, R) tensor.
     """
     given = Path(name).exists()
     checkpoint = read_checkpoint(name if given else weights_file(name, cache), architecture)
     model = build(checkpoint).to(device).eval()
     if given and checkpoint["assumed"]:
-        warnings.warn(f"{name} does not tell {assumed_text(checkpoint['assumed'])}; give architecture={{...}} where "
-                      "that is not so", stacklevel=3)
+        warnings.warn(f"{name} does not state {assumed_text(checkpoint['assumed'])}; give architecture={{...}} if "
+                      "that is wrong", stacklevel=3)
     for note in checkpoint["notes"]:
         warnings.warn(note, stacklevel=3)
     return model, preprocess(model.image_resolution, model.mean, model.std)
 
 
 def build(checkpoint):
-    """What ``read_checkpoint`` gave -> CLIP in the weights' type, every tensor matched."""
+    """Build the CLIP of a ``read_checkpoint`` result, in the weights' dtype, with every tensor matched."""
     weights = checkpoint["state_dict"]
     model = CLIP(**checkpoint["architecture"]).to(weights["token_embedding.weight"].dtype)
     model.load_state_dict(weights)
@@ -59,8 +60,8 @@ def build(checkpoint):
 
 
 def require_fit(architecture, state_dict, path):
-    """LoadError where the tensors of the file ``path`` are not those of the architecture, name for name and shape for
-    shape: it lists what differs and says what to do."""
+    """Raise LoadError if the tensors of the file ``path`` do not match the architecture, name for name and
+    shape for shape. The message lists what differs and says what to do."""
     stored = sum(value.numel() for value in state_dict.values())
     if least_values(architecture) > MOST_BEYOND * stored + SLACK:  # listing its tensors could take any memory
         raise LoadError(f"{path}: the weights do not fit the architecture: it has {least_values(architecture):,} "
@@ -78,13 +79,13 @@ def require_fit(architecture, state_dict, path):
                         f"{f' and {more} more' if more > 0 else ''}{_as_published(state_dict)}; {way_out}")
 
 
-OTHER_NAMES = "save the whole state_dict() of one CLIP into a file, and nothing else, and give that"
-OTHER_SHAPES = ("give a file whose tensors all belong to one CLIP, as OpenAI, open_clip or transformers lay them out, "
+OTHER_NAMES = "save the whole state_dict() of one CLIP, and nothing else, into a file and give that"
+OTHER_SHAPES = ("give a file whose tensors all belong to one CLIP, in the layout of OpenAI, open_clip or transformers, "
                 "or fetch it again")
 
 
 def _as_published(state_dict):
-    """A hint for a message: whose the weights are, where their shapes are those of a published model."""
+    """Return a hint for a message: the published model with the same shapes, if there is one."""
     try:
         name = published_name(architecture_of(state_dict))
     except LoadError:
@@ -93,7 +94,7 @@ def _as_published(state_dict):
 
 
 def published_name(architecture):
-    """The published model of these shapes, or None. Keys in NOT_SHAPES are left out."""
+    """Return the published model with these shapes, or None. Keys in NOT_SHAPES are ignored."""
     def shapes(block):
         return {key: value for key, value in block.items() if value and key not in (*NOT_SHAPES, "vocabulary")}
     return next((name for name in catalog.available_models()
@@ -101,7 +102,7 @@ def published_name(architecture):
 
 
 def least_values(architecture):
-    """A lower bound, within a factor of 3, of the values that a CLIP of this architecture has."""
+    """Return a lower bound, within a factor of 3, on the number of values in a CLIP of this architecture."""
     width, vision = architecture["transformer_width"], architecture["vision_width"]
     layers, side = architecture["vision_layers"], architecture["image_resolution"]
     text = width * (architecture["vocab_size"] + architecture["context_length"] + architecture["embed_dim"]) + (
@@ -117,12 +118,12 @@ def least_values(architecture):
 
 
 def _block(width, hidden):
-    """Weights of a transformer's block."""
+    """Return the number of weights in a transformer block."""
     return width * (4 * width + 2 * (hidden or 4 * width))
 
 
 def preprocess(resolution, mean=MEAN, std=STD):
-    """CLIP's evaluation transform: PIL image -> (3, R, R)."""
+    """Return CLIP's evaluation transform: PIL image -> (3, R, R)."""
     from torchvision.transforms import v2
     return v2.Compose([
         v2.Resize(resolution, v2.InterpolationMode.BICUBIC), v2.CenterCrop(resolution), v2.RGB(),
@@ -130,7 +131,7 @@ def preprocess(resolution, mean=MEAN, std=STD):
 
 
 def weights_file(name, cache=None):
-    """Path of a name's weights; OpenAI's are downloaded on first use."""
+    """Return the path of a name's weights; OpenAI's are downloaded on first use."""
     path = weights_place(name, cache)
     if not path.is_file():
         download(catalog.archive_address(name), path, catalog.ARCHIVES[name])
@@ -138,32 +139,33 @@ def weights_file(name, cache=None):
 
 
 def weights_place(name, cache=None):
-    """Path where a name's weights are, or will be once they are downloaded."""
+    """Return the path where a name's weights are, or will be after the download."""
     shipped = catalog.shipped_weights(name)
     if shipped:
         return shipped
     if name not in catalog.ARCHIVES:
-        raise LoadError(f"{name!r} is no file and has no published weights; those that have: "
+        raise LoadError(f"{name!r} is not a file and has no published weights; names with weights: "
                         f"{', '.join(catalog.ARCHIVES)}")
     cache = Path(cache or os.environ.get("CLIP_CACHE") or Path.home() / ".cache" / "clip")
     return cache / catalog.archive_file(name)
 
 
-# What reading adds to the content of a file.
+# Keys that reading adds to the content of a file.
 REMARKS = ("assumed", "notes")
 
 
 def read_checkpoint(path, given=None, name="the given architecture"):
-    """A file or folder of weights -> dict with at least "state_dict" (OpenAI's names), "architecture" and the keys of
-    REMARKS.
+    """Read a file or folder of weights into a dict with at least "state_dict" (OpenAI's names),
+    "architecture" and the keys of REMARKS.
 
-    Known layouts: our checkpoints and exports, and those of ``clip.files.layouts``. fp16 files are read as fp32.
+    Known layouts: our checkpoints and exports, and those of ``clip.files.layouts``. fp16 files are read as
+    fp32.
 
-    The keys that no shape determines (activation, heads, mean and standard deviation, size of images) come from the
-    file itself or the configuration beside it, else from ``given``, keys of an architecture that messages call
-    ``name``; two values that differ are an OtherArchitecture. Keys found nowhere are taken from OpenAI's models and
-    listed in "assumed". Heads are only assumed where 64 values each are the one usual number; otherwise a LoadError
-    explains how to give them.
+    The keys that no shape determines (activation, heads, mean and standard deviation, image size) come from
+    the file itself or the configuration beside it, else from ``given``, the keys of an architecture that
+    messages call ``name``; conflicting values raise OtherArchitecture. Keys found nowhere are taken from
+    OpenAI's models and listed in "assumed". Heads are assumed only if 64 values each is the one usual
+    number; otherwise a LoadError explains how to give them.
     """
     weights = open_weights(path)
     if weights.ours is not None:
@@ -175,7 +177,7 @@ def read_checkpoint(path, given=None, name="the given architecture"):
     notes, scale = weights.notes, float(state_dict["logit_scale"])
     if scale > LARGEST_SCALE:
         notes = [*notes, f"{path} has logit_scale {scale:g}: cosines are multiplied by e^{scale:g}. CLIP's is at most "
-                         "ln 100 = 4.605; probabilities are wrong where the file holds the factor itself"]
+                         "ln 100 = 4.605; probabilities are wrong if the file holds the factor itself"]
     if architecture["vocab_size"] > catalog.VOCABULARY_SIZE:
         notes = [*notes, f"{path} has {architecture['vocab_size']} token embeddings: the first "
                          f"{catalog.VOCABULARY_SIZE} are used, as OpenAI's tokenizer numbers them; with another "
@@ -202,14 +204,15 @@ def _our_checkpoint(content, given, name, path):
 
 
 def _settled(state_dict, weights, given, name, path):
-    """(architecture, assumed): keys from the shapes, the file or its configuration, ``given``, else assumed."""
+    """Return (architecture, assumed): keys from the shapes, the file or its configuration, ``given``, else
+    assumed."""
     stated, source = (weights.stated, weights.source) if weights else ({}, "")
     by_shape = _by_shape(state_dict, path)
     usual = catalog.DEFAULTS | {key: by_shape.pop(key) for key in NOT_SHAPES if key in by_shape}
     for key in stated.keys() - usual.keys() - {"vision_mlp_width", "transformer_mlp_width"}:
         if stated[key] != by_shape.get(key):
             raise LoadError(f"{path} is not the model that {source} describes: {key} is {by_shape.get(key)}, not "
-                            f"{stated[key]}; lay the weights into a folder without it")
+                            f"{stated[key]}; put the weights into a folder without it")
     refuse_other(given, by_shape | stated, published_name(by_shape) or "another architecture", name, path)
     known = {key: value for key, value in (given | stated).items() if key in usual and value is not None}
     if "image_resolution" in known:
@@ -227,7 +230,8 @@ def _by_shape(state_dict, path):
 
 
 def refuse_other(given, known, holds, name, path):
-    """OtherArchitecture for the first key that is given and known and differs: shapes first, by which models differ."""
+    """Raise OtherArchitecture for the first key that is both given and known and differs; shapes come
+    first, because models differ by them."""
     differing = [key for key in given if key != "vocabulary" and key in known
                  and (given[key] or None) != (known[key] or None) and given[key] is not None]
     if not differing:
@@ -239,7 +243,7 @@ def refuse_other(given, known, holds, name, path):
 
 
 def _refuse_size(size, usual, by_shape, path):
-    """A size of images that does not have as many patches as the weights."""
+    """Refuse an image size whose number of patches does not match the weights."""
     layers = by_shape["vision_layers"]
     step = 2 ** (len(layers) + 1) if isinstance(layers, list) else by_shape["vision_patch_size"]
     if size // step != usual // step:
@@ -249,7 +253,7 @@ def _refuse_size(size, usual, by_shape, path):
 
 
 def _refuse_unsure_heads(architecture, assumed, path):
-    """LoadError where heads would have to be assumed and 64 values each are not the one usual number."""
+    """Raise LoadError if heads would have to be assumed and 64 values each is not the one usual number."""
     if published_name(architecture):
         return
     pool = 32 if isinstance(architecture["vision_layers"], list) else 1
@@ -259,8 +263,8 @@ def _refuse_unsure_heads(architecture, assumed, path):
         if key in assumed and (width % catalog.HEAD_WIDTH or others):
             possible = [f"{width // values} of {values}" for values in (catalog.HEAD_WIDTH, *others)
                         if width % values == 0]
-            raise LoadError(f"{path} does not tell {key}, the heads of an attention over {width} values"
-                            f"{f' ({printable(chr(44).join(possible))}?)' if possible else ''}: lay its "
+            raise LoadError(f"{path} does not state {key}, the heads of an attention over {width} values"
+                            f"{f' ({printable(chr(44).join(possible))}?)' if possible else ''}: put its "
                             "open_clip_config.json or config.json beside it, or name the architecture by --model NAME "
                             f"(open_clip's) or --model-config with {key}")
 
@@ -278,7 +282,7 @@ def assumed_text(assumed):
     """Describe the assumed keys, and the values assumed for them."""
     parts = [*dict.fromkeys(ASSUMED[key] for key in assumed if key in ASSUMED)]
     if "image_resolution" in assumed:
-        parts.append(f"the size of its images ({assumed['image_resolution']} is assumed, by its patches)")
+        parts.append(f"the size of its images ({assumed['image_resolution']} is assumed, from its patches)")
     return ", ".join(parts)
 
 
@@ -291,8 +295,8 @@ def _check_format(checkpoint, path):
 
 
 def _checked_tensors(tensors, path):
-    """A state dict with halves as fp32; LoadError for types that weights are not of, and for a CLIP without its first
-    layers."""
+    """Return a state dict with halves as fp32. Raise LoadError for dtypes that weights cannot have, and for
+    a CLIP without its first layers."""
     state_dict = {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
                   for name, value in tensors.items()}
     if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
@@ -301,8 +305,8 @@ def _checked_tensors(tensors, path):
     strange = next((name for name, value in state_dict.items() if value.dtype not in WEIGHT_TYPES), None)
     if strange or not state_dict["token_embedding.weight"].is_floating_point():
         name = strange or "token_embedding.weight"
-        raise LoadError(f"{path}: {printable(name, 100)} is of type {state_dict[name].dtype}, which weights are not; "
-                        "save them as float32, float16 or bfloat16 (quantised weights cannot be read)")
+        raise LoadError(f"{path}: {printable(name, 100)} has the type {state_dict[name].dtype}; "
+                        "save weights as float32, float16 or bfloat16 (quantised ones cannot be read)")
     broken = next((name for name, value in state_dict.items() if not value.isfinite().all()), None)
     if broken:
         raise LoadError(f"{path}: {printable(broken, 100)} holds NaN or infinity, so every score would be wrong; load "
@@ -311,7 +315,7 @@ def _checked_tensors(tensors, path):
 
 
 def _check_ours(ours, architecture, path):
-    """LoadError for an architecture that cannot be one, or parts of our checkpoint that are not of their types."""
+    """Raise LoadError for an impossible architecture, or for parts of our checkpoint with wrong types."""
     for key, kinds in OURS.items():
         if key in ours and not isinstance(ours[key], kinds):
             raise LoadError(f"{path}: {key} is of type {type(ours[key]).__name__}; this version did not write it")
@@ -319,7 +323,7 @@ def _check_ours(ours, architecture, path):
         kinds = (str, float, type(None)) if key in ("mean", "std") else (str, type(None))
         if not all(type(part) is int and abs(part) < catalog.LARGEST or type(part) in kinds
                    for part in (value if type(value) is list else [value])):
-            raise LoadError(f"{path}: {printable(str(key), 100)} of the architecture is no number, or one too large")
+            raise LoadError(f"{path}: {printable(str(key), 100)} of the architecture is not a number, or too large")
     try:
         catalog.check_architecture(architecture, path)
     except ValueError as error:
@@ -329,7 +333,7 @@ def _check_ours(ours, architecture, path):
 
 
 def _is_entry(entry):
-    """Whether it is what a history has of a task."""
+    """Return whether ``entry`` is a history's record of a task."""
     return isinstance(entry, dict) and isinstance(entry.get("dataset"), str) and isinstance(
         entry.get("source", ""), str) and isinstance(entry.get("classnames", []), list)
 
@@ -339,4 +343,4 @@ def _is_head(item):
     return isinstance(name, str) and isinstance(head, torch.Tensor) and head.ndim == 2 and head.is_floating_point()
 
 
-WEIGHT_TYPES = (torch.float32, torch.float64, torch.int64)  # the last counts batches, in batch norm
+WEIGHT_TYPES = (torch.float32, torch.float64, torch.int64)  # the last for batch norms' counts

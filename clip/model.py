@@ -1,7 +1,8 @@
 """CLIP's two towers (Radford et al., 2021, arXiv:2103.00020) under OpenAI's parameter names.
 
-Every module is named so that the state dict is OpenAI's, key for key. Weights are kept in one floating type
-(fp32, or fp64 for proofs); lower precisions come from autocast around the model, never from inside it.
+Module names are chosen so that the state dict matches OpenAI's, key for key. Weights are kept in one
+floating type (fp32, or fp64 for proofs); lower precisions come from autocast around the model, never from
+inside it.
 """
 
 from collections import OrderedDict
@@ -15,11 +16,12 @@ from clip.attention import attend_backwards
 from clip.catalog import MEAN, STD
 
 LOGIT_SCALE_AT_START = 2.6593  # ln(1 / 0.07)
-GATE = 1.702  # of QuickGELU
+GATE = 1.702  # QuickGELU's factor
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's weights. Compilers and torch.jit.trace are given the formula."""
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights. Compilers and torch.jit.trace see the plain
+    formula."""
 
     def forward(self, x):
         eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
@@ -33,8 +35,8 @@ def _quick_gelu(x):
 
 
 class _QuickGELU(torch.autograd.Function):
-    """Keep the input alone, where autograd would keep a second tensor of its size, and differentiate by one kernel:
-    x sigmoid(a x) = silu(a x) / a, whose slope is silu'(a x)."""
+    """QuickGELU that saves only the input, where autograd would save a second tensor of its size, and
+    differentiates with one kernel: x sigmoid(a x) = silu(a x) / a, whose slope is silu'(a x)."""
 
     @staticmethod
     def forward(context, x):
@@ -44,7 +46,7 @@ class _QuickGELU(torch.autograd.Function):
     @staticmethod
     def backward(context, gradient):
         [x] = context.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative, which that kernel has not
+        if torch.is_grad_enabled():  # for a second derivative, which the kernel lacks
             gate = torch.sigmoid(GATE * x)
             return gradient * gate * (1 + GATE * x * (1 - gate))
         return torch.ops.aten.silu_backward(gradient, GATE * x)
@@ -54,10 +56,11 @@ ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (B, L, W) -> (B, L, W), with the parameter names of ``nn.MultiheadAttention``.
+    """Multi-head self-attention, (B, L, W) -> (B, L, W), with the parameter names of
+    ``nn.MultiheadAttention``.
 
-    ``out_proj`` is called as a module, so that an adapter put there is felt. ``beside`` is a seam for modules that are
-    no part of CLIP: 3 x (B, H, L, W/H) -> (B, H, L, W/H), added to what the heads mix.
+    ``out_proj`` is called as a module, so that an adapter can replace it. ``beside`` is a seam for modules
+    that are not part of CLIP: 3 x (B, H, L, W/H) -> (B, H, L, W/H), added to the mix of the heads.
     """
 
     beside = None
@@ -75,10 +78,10 @@ class Attention(nn.Module):
 
 
 def mix(qkv, heads, attend, beside=None):
-    """(B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H) says which positions see which;
-    what ``beside`` gives, of the same shapes, is added."""
+    """Mix values by attention, (B, L, 3W) -> (B, L, W). ``attend``: 3 x (B, H, L, W/H) -> (B, H, L, W/H)
+    decides which positions see which; the output of ``beside``, of the same shapes, is added."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2)             # (B, H, L, W/H)
-                         for part in qkv.chunk(3, dim=-1))  # backward joins them by one copy, of unbind by two
+                         for part in qkv.chunk(3, dim=-1))  # backward joins chunks with one copy, unbind with two
     mixed = attend(query, key, value)
     if beside is not None:
         mixed = mixed + beside(query, key, value)
@@ -86,8 +89,9 @@ def mix(qkv, heads, attend, beside=None):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block, (B, L, W) -> (B, L, W), with ``mlp_width`` (4W unless given) hidden values.
-    ``beside`` is a seam for modules that are no part of CLIP: (B, L, W) -> (B, L, W), added to what the MLP gives."""
+    """Pre-norm transformer block, (B, L, W) -> (B, L, W), with ``mlp_width`` (default 4W) hidden values.
+    ``beside`` is a seam for modules that are not part of CLIP: (B, L, W) -> (B, L, W), added to the MLP's
+    output."""
 
     beside = None
 
@@ -108,8 +112,8 @@ class ResidualAttentionBlock(nn.Module):
 
 
 def run_block(block, recompute, *inputs):
-    """block(*inputs); with ``recompute`` its inner values are computed again by backward instead of being kept (Chen et
-    al., 2016, arXiv:1604.06174)."""
+    """Run block(*inputs). With ``recompute``, backward recomputes its inner values instead of keeping them
+    (Chen et al., 2016, arXiv:1604.06174)."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)
@@ -128,7 +132,7 @@ class Transformer(nn.Module):
                                          for _ in range(layers)))
 
     def forward(self, x, attend=None):
-        """(B, L, W) -> (B, L, W), by ``attend`` instead of the usual where it is given."""
+        """Map (B, L, W) -> (B, L, W), using ``attend`` instead of the default if given."""
         for block in self.resblocks:
             x = run_block(block, self.recompute, x, attend or self.attend)
         return x
@@ -174,7 +178,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.downsample = None
         if stride > 1 or channels_in != channels_out:
-            self.downsample = nn.Sequential(OrderedDict([  # OpenAI counts the pool as "-1"
+            self.downsample = nn.Sequential(OrderedDict([  # OpenAI names the pool "-1"
                 ("-1", nn.AvgPool2d(stride)),
                 ("0", nn.Conv2d(channels_in, channels_out, 1, bias=False)),
                 ("1", nn.BatchNorm2d(channels_out))]))
@@ -211,9 +215,9 @@ class AttentionPool2d(nn.Module):
 class ModifiedResNet(nn.Module):
     """ResNet image tower with a three-convolution stem and an attention pool, (B, 3, R, R) -> (B, D).
 
-    ``layers`` holds the number of blocks of each stage: four in OpenAI's models (a map of R / 32), any number here
-    (a map of R / 2^(stages + 1)). ``recompute`` as in ``run_block``; batch norms must be in eval mode then, or they
-    would see each batch twice.
+    ``layers`` holds the number of blocks per stage: four in OpenAI's models (a map of R / 32), any number
+    here (a map of R / 2^(stages + 1)). ``recompute`` as in ``run_block``; batch norms must then be in eval
+    mode, or they would see each batch twice.
     """
 
     recompute = False
@@ -250,16 +254,19 @@ class ModifiedResNet(nn.Module):
 class CLIP(nn.Module):
     """Image tower, text tower and temperature.
 
-    ``vision_layers`` is a number for a ViT and a list (blocks per stage) for a ResNet. Heads default to OpenAI's rule
-    of 64 values a head, ``vision_mlp_width`` and ``transformer_mlp_width`` to four times the width. ``activation`` is
-    that of the transformers: quick_gelu or gelu. ``mean`` and ``std`` (3 numbers each, of pixels from 0 to 1) are what
-    images are normalised by before they come here. ``vocabulary`` lists the token ids that have an embedding row of
-    their own in a small model (row i + 1 belongs to ``vocabulary[i]``); all other ids share row 0, and ``vocab_size``
-    counts the rows.
-    ``architecture`` repeats these arguments as plain types: what a checkpoint stores. Under a gradient a batch of
-    images is encoded in ``parts``, one after the other, and each again by backward: the memory of one part.
-    ``context`` is a seam for prompts that are no part of CLIP: (M, W), which stand in the place of the embeddings of
-    positions 1 to M of every text; its end token has to come behind them.
+    ``vision_layers`` is a number for a ViT and a list (blocks per stage) for a ResNet. Heads default to
+    OpenAI's rule of 64 values per head, ``vision_mlp_width`` and ``transformer_mlp_width`` to four times
+    the width. ``activation`` of the transformers: quick_gelu or gelu. ``mean`` and ``std`` (3 numbers each,
+    for pixels from 0 to 1): the normalisation that images must already have.
+
+    ``vocabulary`` lists the token ids with their own embedding row in a small model (row i + 1 belongs to
+    ``vocabulary[i]``); all other ids share row 0, and ``vocab_size`` counts the rows. ``architecture``
+    repeats these arguments as plain types, for checkpoints.
+
+    Under a gradient a batch of images is encoded in ``parts``, one after the other, and each again in
+    backward: this takes the memory of one part. ``context`` is a seam for prompts that are not part of
+    CLIP: (M, W), which replace the embeddings of positions 1 to M of every text; its end token must come
+    after them.
     """
 
     parts = 1
@@ -295,7 +302,7 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def initialise(self):
-        """CLIP's own initialisation (section 2.5 of the paper and its published code)."""
+        """Initialise as CLIP does (section 2.5 of the paper and its published code)."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=self.transformer.width ** -0.5)
@@ -311,17 +318,18 @@ class CLIP(nn.Module):
                 nn.init.zeros_(block.bn3.weight)
 
     def encode_image(self, images):
-        """(B, 3, R, R) -> (B, D), not normalised."""
+        """Encode images, (B, 3, R, R) -> (B, D), not normalised."""
         if self.parts == 1 or not torch.is_grad_enabled():
             return self.visual(images)
         return torch.cat([run_block(self.visual, True, part) for part in images.chunk(self.parts)])
 
     def encode_text(self, tokens, cut=True):
-        """(N, L) token ids -> (N, D), not normalised. The feature is read at the end token, the largest id.
+        """Encode token ids, (N, L) -> (N, D), not normalised. The feature is read at the end token, the
+        largest id.
 
-        The batch is cut behind its last end token; the causal mask makes that exact. Looking for that place waits for
-        the device, so tokens that were cut before (``cut_tokens``) are taken as they are. ``cut=False``
-        keeps the padding positions.
+        The batch is cut behind its last end token; the causal mask makes that exact. Finding this position
+        waits for the device, so tokens that were cut before (``cut_tokens``) are used as they are.
+        ``cut=False`` keeps the padding positions.
         """
         if cut and tokens.shape[1] == self.context_length:
             tokens = cut_tokens(tokens)
@@ -336,7 +344,7 @@ class CLIP(nn.Module):
         return x @ self.text_projection
 
     def encode_packed(self, texts):
-        """PackedTexts of N texts -> (N, D): what ``encode_text`` gives, to rounding, of fewer tokens."""
+        """Encode PackedTexts of N texts -> (N, D): equal to ``encode_text`` up to rounding, from fewer tokens."""
         rows = texts.ids if self.token_rows is None else self.token_rows[texts.ids]
         x = self.token_embedding(rows)                                                 # (T, W)
         if self.context is not None:
@@ -346,14 +354,14 @@ class CLIP(nn.Module):
         return self.ln_final(x[texts.ends]) @ self.text_projection                     # (N, D)
 
     def _in_context(self, x, positions):
-        """Embeddings (..., T, W) of tokens at positions (T,) -> the same, but ``context`` at positions 1 to M."""
+        """Return embeddings (..., T, W) of tokens at positions (T,), with ``context`` at positions 1 to M."""
         rows = positions - 1
         learned = (rows >= 0) & (rows < len(self.context))                             # (T,)
         context = self.context[rows.clamp(0, len(self.context) - 1)].to(x.dtype)       # (T, W)
         return torch.where(learned[:, None], context, x)
 
     def forward(self, images, tokens):
-        """(B, 3, R, R), (N, L) -> scaled cosine similarities (B, N) and their transpose."""
+        """Return scaled cosine similarities (B, N) and their transpose, from (B, 3, R, R) and (N, L)."""
         image_features = F.normalize(self.encode_image(images), dim=-1)
         text_features = F.normalize(self.encode_text(tokens), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.T             # (B, D) x (N, D) -> (B, N)
@@ -361,7 +369,7 @@ class CLIP(nn.Module):
 
 
 def cut_tokens(tokens):
-    """(N, L) -> (N, L'), L' being the place of the last end token; what is cut off cannot reach any feature."""
+    """Cut (N, L) behind the last end token -> (N, L'); what is cut off cannot reach any feature."""
     return tokens[:, :int(tokens.argmax(dim=-1).max()) + 1]
 
 

@@ -1,7 +1,8 @@
-"""Texts without padding: what all of them begin with stands there once, the rest in a few lengths.
+"""Texts without padding: their common beginning is stored once, the rest in a few lengths.
 
-A causal tower gives a position the same state in all texts that agree up to it, and nothing behind the end token
-reaches a feature: of 397 prompts "a photo of a {c}." cut at the longest, 18 tokens, 2,172 of 7,146 are left.
+A causal tower gives a position the same state in all texts that agree up to it, and nothing behind the end
+token reaches a feature: for 397 prompts "a photo of a {c}." cut at the longest, 18 tokens, 2,172 of 7,146
+are left.
 """
 
 import torch
@@ -14,9 +15,10 @@ MOST_GROUPS = 4
 class PackedTexts:
     """Token ids (N, L) as one line of T tokens for ``CLIP.encode_packed``.
 
-    ``share``: the tokens that all texts begin with stand once at the front. What is left of each text stands in one of
-    at most ``MOST_GROUPS`` groups of equal length, padded to its group's longest. It waits for the device to look at
-    the tokens, so it is for texts that stay. ``ids``, ``positions`` (T,); ``ends`` (N,): where the end tokens stand.
+    ``share``: tokens that all texts begin with are stored once, at the front. The rest of each text goes
+    into one of at most ``MOST_GROUPS`` groups of equal length, padded to the longest in its group. Packing
+    waits for the device to look at the tokens, so it suits texts that are reused. ``ids``, ``positions``
+    (T,); ``ends`` (N,): positions of the end tokens.
     """
 
     def __init__(self, tokens, share=True):
@@ -39,11 +41,11 @@ class PackedTexts:
             value.to(tokens.device) for value in (host.flatten()[places], places % host.shape[1], ends))
 
     def __len__(self):
-        """T, the tokens that are computed."""
+        """Return T, the number of tokens that are computed."""
         return len(self.ids)
 
     def attend(self, query, key, value):
-        """Causal attention within each text, 3 x (1, H, T, d) -> (1, H, T, d)."""
+        """Attend causally within each text, 3 x (1, H, T, d) -> (1, H, T, d)."""
         start, at = [part[:, :, :self.first] for part in (query, key, value)], self.first
         mixed = [attend_backwards(*start)] if self.first else []
         for rows, length in self.groups:
@@ -58,20 +60,20 @@ class PackedTexts:
 
 
 def _behind_start(first, length):
-    """What each of a text's own S tokens sees of P common tokens and of these: (S, P + S)."""
+    """Return which of P common tokens and S own tokens each of a text's own tokens sees, (S, P + S)."""
     return torch.ones(length, first + length, dtype=torch.bool).tril(first)
 
 
 def _common_start(tokens, lengths):
-    """How many tokens all N texts begin with; at least the end token stays each text's own."""
+    """Return how many tokens all N texts begin with; at least the end token is kept per text."""
     differs = (tokens != tokens[:1]).any(dim=0)                                          # (L,)
     same = int(differs.int().argmax()) if differs.any() else tokens.shape[1]
     return min(same, int(lengths.min()) - 1) if len(tokens) > 1 else 0
 
 
 def group_sizes(lengths, most=MOST_GROUPS):
-    """Ascending lengths of N rows -> the sizes of at most ``most`` consecutive groups, which padded to their longest
-    make the fewest tokens in all, and among these the fewest groups."""
+    """Split N rows with ascending ``lengths`` into at most ``most`` consecutive groups and return their
+    sizes. Padded to the longest of each group they take the fewest tokens; among equals, the fewest groups."""
     ends = [row + 1 for row in range(len(lengths)) if row + 1 == len(lengths) or lengths[row] != lengths[row + 1]]
     best = {0: (0, ())}  # {rows in groups so far: (tokens, group sizes)}
     for _ in range(most):

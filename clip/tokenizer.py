@@ -1,6 +1,6 @@
 """CLIP's byte-pair encoding: text -> (N, 77) int tensor.
 
-The vocabulary file is the one that the installed open_clip_torch ships; it is found without importing that package.
+The vocabulary file is that of the installed open_clip_torch, located without importing the package.
 """
 
 import functools
@@ -16,7 +16,7 @@ from clip.catalog import VOCABULARY_SIZE
 
 CONTEXT_LENGTH = 77
 START_TOKEN, END_TOKEN = 49406, 49407
-MERGES = VOCABULARY_SIZE - 2 * 256 - 2  # what is left beside the bytes, the bytes that end a word, and two marks
+MERGES = VOCABULARY_SIZE - 2 * 256 - 2  # excludes the bytes, the bytes that end a word, and two marks
 
 PIECES = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
@@ -24,7 +24,7 @@ SPACES = regex.compile(r"\s+")
 
 
 def tokenize(texts, context_length=CONTEXT_LENGTH):
-    """One text or a list of N -> (N, context_length) int64: start token, pieces, end token, zeros.
+    """Tokenise one text or a list of N -> (N, context_length) int64: start token, pieces, end token, zeros.
 
     A text that is too long loses pieces at its end and keeps its end token, where CLIP reads the feature.
     """
@@ -39,15 +39,15 @@ def tokenize(texts, context_length=CONTEXT_LENGTH):
 
 @functools.lru_cache(maxsize=100_000)
 def encode(text):
-    """Token ids of a text, without start and end."""
+    """Return the token ids of a text, without start and end."""
     return tuple(token for piece in PIECES.findall(_clean(text)) for token in _encode_piece(piece))
 
 
 def open_clip_file(name):
-    """Path of a file that the installed open_clip_torch carries, found without importing the package."""
+    """Return the path of a file in the installed open_clip_torch, without importing the package."""
     package = importlib.util.find_spec("open_clip")
     if package is None:
-        raise FileNotFoundError(f"{name} is read from the package open_clip_torch, which is not installed: "
+        raise FileNotFoundError(f"{name} comes from the package open_clip_torch, which is not installed: "
                                 "pip install open_clip_torch")
     return Path(package.origin).parent / name
 
@@ -85,7 +85,7 @@ def _merge(word, pair):
 
 @functools.cache
 def _byte_letters():
-    """A printable letter for each byte: itself where it is printable Latin-1, else one from 256 on."""
+    """Return a printable letter per byte: itself if it is printable Latin-1, else one from 256 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = (byte for byte in range(256) if byte not in printable)
     letters = {byte: chr(byte) for byte in sorted(printable)}
@@ -94,7 +94,7 @@ def _byte_letters():
 
 @functools.cache
 def _vocabulary():
-    """(part -> id, pair of parts -> rank of its merge)."""
+    """Return (part -> id, pair of parts -> rank of its merge)."""
     with gzip.open(open_clip_file("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1:MERGES + 1]
     merges = [tuple(line.split()) for line in lines]

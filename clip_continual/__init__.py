@@ -1,8 +1,9 @@
 """clip-continual from Python: ``import clip_continual as cc``. The names are those of ``src.api``.
 
-In a checkout this package is the only way to the name under which the wheel is installed, so that a script, a notebook
-and the code blocks of docs/python.md are the same in both. The wheel takes this file for its own (setup.py), with
-``src`` and ``clip`` beside it as parts of the package. Importing it is cheap: torch is loaded by what needs it.
+In a checkout, this package only provides the name under which the wheel is installed, so that a script, a
+notebook and the code blocks of docs/python.md work in both. The wheel uses this file as its own package's
+(setup.py), with ``src`` and ``clip`` inside the package. Importing it is cheap: torch is loaded when first
+needed.
 """
 
 from src import api

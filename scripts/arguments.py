@@ -1,4 +1,4 @@
-"""src/cli/flags.py -> the tables of ARGUMENTS.md, between its marks:
+"""Generate the tables of ARGUMENTS.md from src/cli/flags.py, between its marks:
 
     python scripts/arguments.py            # print
     python scripts/arguments.py --write    # into the file
@@ -22,22 +22,22 @@ from src.models import ADD_ONS, METHODS  # noqa: E402
 DOCUMENT = ROOT / "ARGUMENTS.md"
 MARK = "flags"
 HEAD = "| flag | default | used by | meaning | example |\n|---|---|---|---|---|\n"
-# Kinds of runs in the words of the column "used by"; others are called as src.cli.kinds calls them.
+# Names of kinds of runs in the column "used by"; others are named as in src.cli.kinds.
 KINDS = {(TRAIN, SEQUENCE): "training", (TRAIN,): "a single task", (SEQUENCE,): "a sequence", (EVAL,): "evaluation",
          (SINGLE,): "one image", (STUDY,): "a study", (REPRODUCE,): "a reproduction"}
-# What an example is added to, unless it names a run of its own.
+# Command that an example is appended to, unless it is a run by itself.
 RUN = "--train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/run"
 STARTS = {"--train-dataset", "--dataset-order", "--eval-only", "--eval-single", "--report", "--list-datasets",
           "--check-data", "--study", "--rescore", "--reproduce"}
 
 
 def tables():
-    """All groups, each a heading and a table."""
+    """Return all groups, each a heading and a table."""
     return "\n\n".join(f"## {heading(title)}\n\n{HEAD}" + "\n".join(map(row, flags)) for title, flags in GROUPS.items())
 
 
 def heading(title):
-    """With a capital, unless it is a name such as iCaRL."""
+    """Capitalise a title, unless it is a name such as iCaRL."""
     return title if title != title.lower() else title.capitalize()
 
 
@@ -47,17 +47,17 @@ def row(flag):
 
 
 def users(flag):
-    """The methods and switches that a flag means something to, else the kinds of runs."""
+    """Return the methods and switches for which a flag has a meaning, else the kinds of runs."""
     methods = ", ".join(name for name, method in METHODS.items() if flag.key in method.uses)
     needed = ", ".join(f"`{name}`" for name in switches(flag))
     return " with ".join(filter(None, (methods, needed))) or ", ".join(kinds(flag.runs))
 
 
 def switches(flag):
-    """The flags of which one must be there beside it."""
+    """Return the flags of which one must be given with it."""
     rows = [add_on.switches or (key,) for key, add_on in ADD_ONS.items() if flag.key in add_on.uses]
     if any(flag.key in row for row in rows):
-        return []  # it switches its add-on on itself
+        return []  # it switches on its own add-on
     needed = {words.split()[1] for words, _, keys in DEPENDENT if flag.key in keys and words.startswith("without --")}
     needed |= {"--linear-eval"} if flag.key in LINEAR else set()
     needed = needed or {FLAGS[key].name for row in rows for key in row}
@@ -81,12 +81,12 @@ def meaning(flag):
 
 
 def example(flag):
-    """Words of a command line in which the flag acts."""
+    """Return words of a command line in which the flag has an effect."""
     return f"{flag.name} {flag.example}".strip()
 
 
 def command_line(flag):
-    """The example as all words after ``python -m src.main``."""
+    """Return the example as all words after ``python -m src.main``."""
     words = shlex.split(example(flag))
     return words if {*words} & STARTS else [*shlex.split(RUN), *words]
 

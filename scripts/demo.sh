@@ -1,5 +1,5 @@
 #!/bin/sh
-# Zero-shot, finetune, lwf and ZSCL over the embedded sequence, then one table that compares them.
+# Run zero-shot, finetune, lwf and ZSCL over the embedded sequence, then compare them in one table.
 #     sh scripts/demo.sh [PYTHON]
 set -e
 python=${1:-python}

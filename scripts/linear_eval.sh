@@ -1,8 +1,8 @@
 #!/bin/sh
-# A linear layer on the frozen image tower of a checkpoint. Not measured here.
+# Linear evaluation: a linear layer on the frozen image tower of a checkpoint. Not measured here.
 #     sh scripts/linear_eval.sh [toy | CHECKPOINT] [more flags]
 # On ImageNet, or DATASET=... (folder:PATH with train and val inside); `toy`: the toy weights on an embedded dataset.
-# PYTHON=... is used.
+# PYTHON=... sets the interpreter.
 set -e
 dataset=${DATASET:-ImageNet}
 start=

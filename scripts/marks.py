@@ -1,15 +1,16 @@
-"""The parts of documents that programs write: between <!-- NAME --> and <!-- /NAME -->."""
+"""Generated parts of documents, between <!-- NAME --> and <!-- /NAME -->."""
 
 import re
 
 
 def marked(name, text):
-    """A part with its marks, as it stands in a document."""
+    """Return a part with its marks, as in a document."""
     return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
 def between_marks(document, name, text):
-    """The document with what stands between the marks of a name replaced; ValueError where they are not there once."""
+    """Return the document with the text between a name's marks replaced. Raise ValueError unless they occur
+    exactly once."""
     replaced, count = re.subn(f"<!-- {re.escape(name)} -->.*?<!-- /{re.escape(name)} -->",
                               lambda _: marked(name, text), document, flags=re.DOTALL)
     if count != 1:

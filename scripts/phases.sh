@@ -1,8 +1,8 @@
 #!/bin/sh
 # A stream of image-text pairs in five phases by one method, finetune (plain contrastive training) or modx. Not measured here.
 #     sh scripts/phases.sh METHOD [toy | DATASET] [more flags]
-# Without a name: flickr30k, from LOAD=... (the joint model of coco, say); `toy`: an embedded set from the toy weights.
-# SAVE=... is the folder, PYTHON=... is used.
+# Without a name: flickr30k, from LOAD=... (e.g. the joint model of coco); `toy`: an embedded set from the toy weights.
+# SAVE=... sets the folder, PYTHON=... the interpreter.
 set -e
 method=${1:?give a method: sh scripts/phases.sh finetune|modx [toy | DATASET] [more flags]}
 shift

@@ -1,8 +1,9 @@
-"""Pre-trains the tiny CLIP of the toy benchmark on the toy world: a few minutes on two CPU cores.
+"""Pre-train the tiny CLIP of the toy benchmark on the toy world: a few minutes on two CPU cores.
 
     python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth
 
-``--write-config`` writes clip/configs/toy.yaml instead, with the vocabulary of captions, prompts and class names.
+``--write-config`` writes clip/configs/toy.yaml instead, with the vocabulary of captions, prompts and class
+names.
 """
 
 import argparse
@@ -22,7 +23,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 STEPS, BATCH = 1500, 96
-MIXED_GROUPS, GROUP = 3, 20      # groups of sentences beside one for each attribute; sentences in a group
+MIXED_GROUPS, GROUP = 3, 20      # groups of sentences beside one per attribute; sentences per group
 IMAGE_RATE, TEXT_RATE = 4e-3, 1e-3
 IMAGE_WARM_UP, TEXT_WARM_UP = 30, 200
 WEIGHT_DECAY, HEADS_WEIGHT = 0.05, 0.5
@@ -44,23 +45,23 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the pictures")
     parser.add_argument("--output", default="clip/weights/toy.pth", help="the file to write")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the bits depend on their number")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result's bits depend on their number")
     parser.add_argument("--write-config", action="store_true", help="write clip/configs/toy.yaml and stop")
     return parser.parse_args()
 
 
 def vocabulary():
-    """Token ids of the captions, of every prompt of every toy task, and the two marks; sorted."""
+    """Return the sorted token ids of the captions, of every prompt of every toy task, and of the two marks."""
     import numpy as np
 
     from clip.tokenizer import END_TOKEN, START_TOKEN, encode
     from src.datasets import toy, toy_world
     from src.templates.toy import TEMPLATES
     rng = np.random.default_rng(0)
-    texts, _ = toy_world.captions(toy_world.sample(20_000, rng), rng)  # far more than there are words
+    texts, _ = toy_world.captions(toy_world.sample(20_000, rng), rng)  # far more than the number of words
     texts += [template.format(c=c) for name in toy.TASKS for template in TEMPLATES[name]
               for c in toy.classnames(name)]
     return sorted({START_TOKEN, END_TOKEN}.union(*map(encode, texts)))
@@ -74,7 +75,7 @@ def write_config(path):
 
 
 def train(seed, steps=STEPS, log=print):
-    """A CLIP pre-trained from scratch, in eval mode."""
+    """Pre-train a CLIP from scratch and return it in eval mode."""
     import numpy as np
     import torch
 
@@ -109,10 +110,10 @@ def train(seed, steps=STEPS, log=print):
 
 
 def prepared(model):
-    """Changes of CLIP's initialisation without which so small a model does not start in a few hundred steps.
+    """Change CLIP's initialisation so that so small a model starts to learn within a few hundred steps.
 
-    CLIP's position embedding is hardly seen beside the features of an untrained map, and blocks that begin as the
-    identity (bn3 at zero) leave the map too coarse to tell outlines.
+    CLIP's position embedding is small beside the features of an untrained map, and blocks that begin as the
+    identity (bn3 at zero) leave the map too coarse to show outlines.
     """
     import torch
 
@@ -125,7 +126,7 @@ def prepared(model):
 
 
 def terms(model, heads, rng):
-    """The named loss terms of a fresh batch."""
+    """Return the named loss terms of a new batch."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -134,7 +135,7 @@ def terms(model, heads, rng):
     from src.datasets import toy_world
     attributes = toy_world.sample(BATCH, rng)
     features = model.encode_image(as_input(toy_world.draw(attributes, rng)))                   # (B, D)
-    # All sentences of a group mention the same attributes, so the contrast is about these and nothing else.
+    # All sentences of a group mention the same attributes, so the contrast is only about these.
     alone = np.eye(len(heads), dtype=bool)
     mentioned = np.concatenate([alone, toy_world.random_mentions(MIXED_GROUPS, rng)]).repeat(GROUP, axis=0)
     rows = rng.integers(BATCH, size=len(mentioned))
@@ -144,28 +145,29 @@ def terms(model, heads, rng):
     text_features = F.normalize(model.encode_text(tokenize(texts)), dim=-1)
     logits = model.logit_scale.exp() * F.normalize(features, dim=-1) @ text_features.T         # (B, N)
     grouped = logits.unflatten(1, (-1, GROUP)), true.unflatten(1, (-1, GROUP))
-    # The heads see what a sentence can name; without them outlines and textures take many times as long to start.
+    # The heads predict what a sentence can name; without them, learning outlines and textures takes many times longer.
     named = sum(F.cross_entropy(heads[name](features), torch.from_numpy(attributes[name])) for name in heads)
     return {"image_to_text": 0.5 * several_positives(*grouped),
             "text_to_image": 0.5 * several_positives(logits.T, true.T), "heads": HEADS_WEIGHT * named}
 
 
 def several_positives(logits, true):
-    """Cross-entropy against all true answers in equal shares; the mean over rows that have any. (..., C), (..., C)."""
+    """Return the cross-entropy against all true answers in equal shares, averaged over rows that have any:
+    (..., C), (..., C) -> scalar."""
     answers = true.sum(dim=-1)
     found = (logits.log_softmax(dim=-1) * true).sum(dim=-1)
     return -(found[answers > 0] / answers[answers > 0]).mean()
 
 
 def as_input(images):
-    """(N, 32, 32, 3) uint8 -> (N, 3, 32, 32) normalised as CLIP does."""
+    """Convert (N, 32, 32, 3) uint8 -> (N, 3, 32, 32), normalised as for CLIP."""
     import torch
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 def zeroshot_accuracies(model):
-    """Test accuracy in per cent of every toy task, with all its prompts."""
+    """Return the test accuracy in percent of every toy task, with all its prompts."""
     import torch
     import torch.nn.functional as F
 
@@ -185,7 +187,7 @@ def zeroshot_accuracies(model):
 
 
 def save(model, path):
-    """Writes fp16 weights, or nothing at all."""
+    """Write fp16 weights, or nothing at all."""
     import torch
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""reproductions/ -> the table of README.md, between its marks: what is published, what was found, and the certificate.
+"""Generate the table of README.md from reproductions/, between its marks: published numbers, those found
+here, certificates.
 
     python scripts/reproductions.py            # print
     python scripts/reproductions.py --write    # into the file
-    python scripts/reproductions.py --check ckpt/zeroshot/certificate.json    # what is wrong with a certificate
+    python scripts/reproductions.py --check ckpt/zeroshot/certificate.json    # report what is wrong with a certificate
 """
 
 import argparse
@@ -24,11 +25,12 @@ HEAD = "| `--reproduce` | number | published | within | here | certificate |\n|-
 
 
 class Faulty(Exception):
-    """A certificate that cannot be one."""
+    """An invalid certificate."""
 
 
 def certificates(folder):
-    """{name of a reproduction: [(file name, content)]} of the certificates in a folder. Raises Faulty."""
+    """Return {name of a reproduction: [(file name, content)]} of the certificates in a folder. Raise Faulty
+    for an invalid one."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         content = checked(path)
@@ -37,21 +39,21 @@ def certificates(folder):
 
 
 def checked(path):
-    """The content of a certificate of one of our reproductions. Raises Faulty."""
+    """Return the content of a certificate of one of our reproductions. Raise Faulty if it is invalid."""
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise Faulty(f"{path}: cannot be read ({error})") from None
     name = content.get("name") if isinstance(content, dict) else None
     if name not in reproduction_names():
-        raise Faulty(f"{path}: is of {name}, which is none of {', '.join(reproduction_names())}")
+        raise Faulty(f"{path}: belongs to {name}, which is not one of {', '.join(reproduction_names())}")
     if faults := faults_of(content, read_reproduction(name)):
         raise Faulty(f"{path}: {'; '.join(faults)}")
     return content
 
 
 def table(folder=FOLDER):
-    """A row for each published cell, by stage; empty where no certificate has it."""
+    """Return a row per published cell, by stage; empty if no certificate has it."""
     found = certificates(folder)
     known = sorted(map(read_reproduction, reproduction_names()), key=lambda each: (each.stage, each.name))
     return HEAD + "\n".join(row(reproduction, index, found.get(reproduction.name, []))
@@ -59,7 +61,7 @@ def table(folder=FOLDER):
 
 
 def row(reproduction, index, stored):
-    """The row of the cell ``index``. ``stored``: [(file name, content)] of the certificates."""
+    """Return the row of the cell ``index``. ``stored``: [(file name, content)] of the certificates."""
     cell = reproduction.expected[index]
     here = ", ".join(shown(content["cells"][index]) for _, content in stored)
     files = ", ".join(f"[{content['date']}](reproductions/{name})" for name, content in stored)
@@ -69,7 +71,7 @@ def row(reproduction, index, stored):
 
 
 def shown(cell):
-    """The number that was found, marked where it does not pass."""
+    """Return the number found here, marked if it does not pass."""
     here = "undefined" if cell["here"] is None else f"{cell['here']:.2f}"
     return here if cell["pass"] else f"{here} (fails)"
 

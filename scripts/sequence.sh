@@ -1,12 +1,12 @@
 #!/bin/sh
-# One task after the other, each a run of its own that starts from the weights of the task before and trains its full
-# number of steps; after each all are scored, so that the csv files in the one folder hold the whole matrix.
+# A sequence as separate runs, one per task, each starting from the previous task's weights and training its full number
+# of steps; after each task all are scored, so that the csv files in the one folder hold the whole matrix.
 #     sh scripts/sequence.sh METHOD [DATASETS...] [more flags for every task]
 #     sh scripts/sequence.sh ZSCL --ref-dataset ImageNet --ref-sentences conceptual_captions
 #     sh scripts/sequence.sh lwf toy-digits toy-shapes --model toy --iterations 100
-# Without datasets: MTIL order I with its settings. SAVE=... is the folder, PYTHON=... is used. Not measured here.
-# With --orthogonal-gradients each task stays off what the task before has stored.
-# It stops at the first task that fails; the same command then continues there. --overwrite starts again.
+# Without datasets: MTIL order I with its settings. SAVE=... sets the folder, PYTHON=... the interpreter. Not measured
+# here. With --orthogonal-gradients each task projects off what the previous task stored.
+# It stops at the first task that fails; the same command resumes there. --overwrite starts again.
 set -e
 method=${1:?give a method: sh scripts/sequence.sh METHOD [DATASETS...] [more flags]}
 shift

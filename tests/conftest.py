@@ -87,7 +87,7 @@ def pytest_unconfigure():
 
 
 def random_images(count, seed):
-    """PIL images of noise, each of a size of its own, wider and higher than the model's."""
+    """PIL images of noise, each of a different size, wider and higher than the model's."""
     rng = np.random.default_rng(seed)
     return [Image.fromarray(rng.integers(0, 256, (20 + index % 7, 18 + index % 5, 3), dtype=np.uint8))
             for index in range(count)]
@@ -183,7 +183,7 @@ def stream_of(device):
 
 @pytest.fixture
 def three_tasks(task):
-    """Three tasks of which two pairs share a class name, each with templates of its own."""
+    """Three tasks of which two pairs share a class name, each with its own templates."""
     tests = {name: Split(task.split("test").image, [(number + index) % len(classnames) for index in range(31)])
              for number, (name, classnames) in enumerate(NAMES.items())}
     return {name: dataclasses.replace(task, name=name, classnames=classnames, templates=task.templates[number:],

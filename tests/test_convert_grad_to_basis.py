@@ -57,7 +57,7 @@ def test_a_basis_is_made_orthonormal_again(tmp_path, capsys):
     assert skewness(rows) > 1e-4 and skewness(entry["basis"]) < 1e-6
     assert entry["basis"].dtype == torch.float32 and torch.equal(entry["energy"], energy)
     assert (entry["basis"] @ rows.float().T).diagonal().abs().min() > 0.999
-    assert note.startswith(f"note: {tmp_path / 'in.pth'} is a basis already")
+    assert note.startswith(f"note: {tmp_path / 'in.pth'} is already a basis")
 
 
 def test_what_it_writes_is_a_basis_file(tmp_path):

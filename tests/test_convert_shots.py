@@ -12,7 +12,7 @@ pytest_plugins = ["cli_fixtures"]
 
 @pytest.fixture
 def pickled(world, tmp_path):
-    """Two images a class of the pictures of ``world``, under another root than theirs."""
+    """Two images per class of the pictures of ``world``, under another root than theirs."""
     rows = [(f"/their/place/colours/train/{name}/{index}.png", label, name)
             for label, name in enumerate(("blue", "green", "red_disc")) for index in (0, 3)]
     path = tmp_path / "shot_2-seed_1.pkl"

@@ -30,7 +30,7 @@ from src.datasets.splits import with_shots
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
 
-# Data and protocols of the toy world in the place of those that no test has; longer names first.
+# Data and protocols of the toy world instead of those that no test has; longer names first.
 EMBEDDED = {"Aircraft,Caltech101,DTD,EuroSAT,Flowers,Food,MNIST,OxfordPet,StanfordCars,SUN397": "toy-sizes,toy-shapes",
             "CIFAR100/10": "toy-colours/4", "CIFAR100": "toy-colours", "DTD": "toy-sizes", "Flowers": "toy-shapes",
             "MNIST": "toy-textures", "ImageNet": "toy-reference", "conceptual_captions": "toy-reference",

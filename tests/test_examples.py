@@ -53,7 +53,7 @@ def test_documents_name_them(name, example):
 
 @those(OWN)
 def test_own_modules_train_beside_a_clip_that_stays(finished, world, name, example):
-    """And go on training in each task."""
+    """And keep training in each task."""
     folder, start = finished(name), loaded(world.model)
     checkpoints = [loaded(folder / f"{task}.pth") for task in TASKS]
     for checkpoint in checkpoints:
@@ -427,7 +427,7 @@ def test_fisher_information_of_some_weights_by_differences(finished, world, name
 
 
 def log_probabilities(model, task):
-    """(N, C) of the training images, by one prompt a class."""
+    """(N, C) of the training images, by one prompt per class."""
     texts = model.encode_text(clip.tokenize(task.prompts()))
     texts = texts / texts.norm(dim=1, keepdim=True)
     return (model.logit_scale.exp() * features_of(model, task)[0] @ texts.T).log_softmax(dim=1)

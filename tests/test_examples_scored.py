@@ -119,7 +119,7 @@ def test_other_keywords_than_trained_with_are_refused(finished, cli, world, name
     other = f"{example.keywords[0].partition('=')[0]}=5"
     done = cli("--load", finished(name) / "tones.pth", *example.method, "--set", other, "--eval-only",
                "--eval-datasets", world.colours, "--workers", 0, "--save", tmp_path / "scored")
-    assert done.status == 2 and "are others than it builds here" in done.err and "Traceback" not in done.err
+    assert done.status == 2 and "differ from those built here" in done.err and "Traceback" not in done.err
 
 
 @those(["ridge"])
@@ -145,7 +145,7 @@ def test_one_image_by_ridge(finished, cli, world, name, example, tmp_path):
     assert (tmp_path / "plain" / "0.csv").read_bytes() == (tmp_path / "other" / "0.csv").read_bytes()
 
 
-# -- plain CLIP in the place of a method is never silent ---------------------------------------------------------------
+# -- plain CLIP instead of a method is never silent --------------------------------------------------------------------
 
 
 def test_what_takes_the_plain_clip_says_so(finished, cli, world, name, example, tmp_path):

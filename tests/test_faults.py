@@ -231,7 +231,7 @@ def small(tmp_path):
 
 @pytest.mark.slow
 def test_a_file_system_that_is_full(small, words, alone):
-    """In a process of its own, with nothing replaced: first there is no room beside a large file, then there is."""
+    """In a separate process, with nothing replaced: first there is no room beside a large file, then there is."""
     command = [sys.executable, "-m", "src.main", *words, "--save", str(small / "out")]
     as_here = {"cwd": ROOT, "timeout": 300, "check": False,
                "env": os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}}

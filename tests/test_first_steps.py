@@ -113,7 +113,7 @@ class PlainResNet(nn.Module):
 
 class PlainToy(nn.Module):
     """What PublishedLoop asks of a CLIP, for the architecture of the toy: a ResNet, and token ids of which the
-    vocabulary's have an embedding of their own, from the second on."""
+    vocabulary's have their own embedding, from the second on."""
 
     def __init__(self, architecture, weights):
         super().__init__()

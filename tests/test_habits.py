@@ -106,7 +106,7 @@ def test_every_form_asks_for_the_command():
         assert "command" in {field.get("id") for field in content["body"]}
 
 
-# -- no place or person of one's own -----------------------------------------------------------------------------------
+# -- no private place or person ----------------------------------------------------------------------------------------
 
 OWN = re.compile(re.escape(f"{ROOT}/") + "|/" + "home/\\w|py" + "pi|python" + r"hosted|anaconda\.(org|com)|"
                  r"[\w.+-]+@[\w-]+\.(com|org|net|edu|io)\b", re.IGNORECASE)

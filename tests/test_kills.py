@@ -1,6 +1,6 @@
 """Runs that are killed at any instant and resumed end with the same bits as those that are left alone.
 
-Each run is a process of its own, forked from a server that has imported everything, so that a kill costs no start-up.
+Each run is a separate process, forked from a server that has imported everything, so that a kill costs no start-up.
 A run is killed after a seeded share of the time that an uninterrupted one took, then resumed, and killed again while
 its share says so, until it ends.
 """
@@ -61,7 +61,7 @@ COMMON = "--model toy --resume --save-interval 2 --max-evaluation-size 24 --quie
 
 
 def run(words, folder, log, stage=None, fatal=0):
-    """In a process of its own: the command line, its output in a file. It kills itself in the ``fatal``-th call of a
+    """In a separate process: the command line, its output in a file. It kills itself in the ``fatal``-th call of a
     stage; without, it notes how often each was called."""
     torch.set_num_threads(THREADS)
     calls = dict.fromkeys(STAGES, 0)
@@ -106,7 +106,7 @@ def alone(processes, tmp_path_factory):
 
 
 def finished(processes, name, folder, kill_after=None, by=signal.SIGKILL, stage=None, fatal=0):
-    """Exit status of a run; that of one that is killed, after so many seconds or in a call of a stage, is -9."""
+    """Exit status of a run; that of one that is killed, after these seconds or in a call of a stage, is -9."""
     process = processes.Process(target=run, args=((RUNS | MORE)[name], folder, folder.with_suffix(".log"), stage,
                                                   fatal))
     process.start()

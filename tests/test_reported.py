@@ -321,7 +321,7 @@ def test_what_weights_do_not_say_is_a_warning(classified, cli, small_image, tmp_
     model, _ = files.open_clip_pair(head_width=80)
     torch.save(model.state_dict(), tmp_path / "wide.pt")
     one_message(cli("--eval-only", "--eval-single", small_image, *THREE, tmp_path / "wide.pt"),
-                "wide.pt does not tell vision_heads", "4 of 80", "open_clip_config.json", "--model-config")
+                "wide.pt does not state vision_heads", "4 of 80", "open_clip_config.json", "--model-config")
 
 
 def test_a_given_architecture_fills_heads(classified, cli, foreign, small_image, tmp_path):
@@ -352,7 +352,7 @@ def test_weights_with_nan_are_refused(cli, world, small_image, tmp_path):
 def test_a_folder_without_a_model_says_what_it_is(cli, world, small_image, tmp_path):
     (tmp_path / "run" / "checkpoint-100").mkdir(parents=True)
     one_message(cli("--eval-only", "--load", tmp_path / "run", "--eval-single", small_image, "--class-names", "a,b"),
-                "is a folder without a model", "it holds checkpoint-100")
+                "is a folder without a known model", "it holds checkpoint-100")
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

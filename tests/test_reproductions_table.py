@@ -61,7 +61,7 @@ def test_what_certificates_found_stands_beside_it(store, tmp_path):
 
 
 @pytest.mark.parametrize(("parts", "message"), [
-    ({"passed": True}, "passed does not follow from its cells"), ({"name": "mine"}, "is of mine, which is none of"),
+    ({"passed": True}, "passed does not follow from its cells"), ({"name": "mine"}, "belongs to mine, which is not"),
     ({"cells": []}, "its cells are not those of the reproduction")])
 def test_one_that_does_not_hold_is_refused(store, tmp_path, monkeypatch, capsys, parts, message):
     path = store("a.json", **parts)

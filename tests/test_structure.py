@@ -97,7 +97,7 @@ def floor(module):
 
 
 def may_import(module, target):
-    """Whether an arrow points down: to a lower room, or to the same or a lower floor of its own."""
+    """Whether an arrow points down: to a lower room, or to the same or a lower floor within it."""
     high, low = ROOMS.index(room(module)), ROOMS.index(room(target))
     return low > high or low == high and floor(target) >= floor(module)
 

@@ -188,7 +188,7 @@ def test_an_array_of_datasets(job, monkeypatch):
     assert result("run/A&B.pth")["steps"] == 1
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     status, told = run("--train-dataset", "{}", "--save", "run")
-    assert status == 2 and "EACH has 3 words, counted from 0, and no number 3" in told
+    assert status == 2 and "EACH has 3 words, counted from 0, so no word 3" in told
 
 
 def test_an_array_of_one_run_is_refused(job):
@@ -199,7 +199,7 @@ def test_an_array_of_one_run_is_refused(job):
 
 @pytest.mark.parametrize("words", [["--study", "a.yaml"], ["--study=a.yaml"]])
 def test_an_array_shares_the_cells_of_a_study(job, words, monkeypatch):
-    """One process in each task, whatever its number of GPUs: the cells are processes of their own."""
+    """One process in each task, whatever its number of GPUs: the cells are separate processes."""
     job(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
     monkeypatch.setenv("PROCESSES", "2")
     assert run(*TASK, *words)[0] == 0

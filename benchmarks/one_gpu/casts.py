@@ -1,4 +1,4 @@
-"""A prototype: what a step takes where autocast casts no weight, because all of them are cast by one operation."""
+"""A prototype: a step in which autocast casts no weight, because one operation casts all of them."""
 
 import contextlib
 
@@ -11,12 +11,12 @@ from benchmarks.one_gpu.steps import furthest, kernels_of, sizes
 
 AS_IT_IS, ONE_COPY = "as it is", "casts by one copy"
 OF_PRODUCTS = (nn.Linear, nn.Conv2d)
-BY_NAME = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")  # of products, but no layer's
+BY_NAME = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")  # of products, but not in such a layer
 STEPS = 3
 
 
 class Twins:
-    """The weights of all products of a model in bf16, in whose place they are used within ``in_place``."""
+    """bf16 copies of all weights that a model multiplies by, which replace them within ``in_place``."""
 
     def __init__(self, model):
         places = [(module, name) for module in model.modules() for name, value in module.named_parameters(recurse=False)
@@ -27,7 +27,7 @@ class Twins:
 
     @contextlib.contextmanager
     def in_place(self):
-        """Copy the weights, let the model compute with the copies, and put the weights back."""
+        """Copy the weights, let the model compute with the copies, and restore the weights."""
         with torch.no_grad():
             torch._foreach_copy_(self.copies, self.weights)
         self._put(self.copies)
@@ -41,7 +41,7 @@ class Twins:
             module._parameters[name] = value
 
     def give_gradients(self):
-        """Give each weight its copy's gradient."""
+        """Copy each copy's gradient to its weight."""
         for weight in self.weights:
             weight.grad = torch.empty_like(weight)
         torch._foreach_copy_([weight.grad for weight in self.weights], [copy.grad for copy in self.copies])
@@ -50,7 +50,7 @@ class Twins:
 
 
 def by_one_copy(twins):
-    """Return a change: losses are those of the copies, and the optimiser is given their gradients."""
+    """Return a change: losses use the copies, and the optimiser gets their gradients."""
     @contextlib.contextmanager
     def change(step):
         inner, optimiser = step.losses, step.state.optimizer.step
@@ -71,7 +71,8 @@ def by_one_copy(twins):
 
 
 def casts(setting, found):
-    """A ZSCL step and one with ``Twins``, alternated; launches and busy seconds; how far their losses differ."""
+    """Alternate a ZSCL step with one that uses ``Twins``; measure launches, busy seconds and how far their
+    losses differ."""
     use = sizes(setting)
     step = prepared(setting, 100, use["sentences"])
     variants = {AS_IT_IS: unchanged, ONE_COPY: by_one_copy(Twins(step.state.model))}
@@ -84,7 +85,7 @@ def casts(setting, found):
 
 
 def kernels(setting, step, change):
-    """Launches of a step and seconds that the device is busy."""
+    """Return the launches of a step and the seconds that the device is busy."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
     with change(step):
@@ -92,7 +93,7 @@ def kernels(setting, step, change):
 
 
 def losses_apart(setting):
-    """Largest relative difference of the losses of steps from equal weights."""
+    """Return the largest relative difference in losses of steps from equal weights."""
     found = []
     for name in (AS_IT_IS, ONE_COPY):
         step = prepared(setting, 10, 30, 8, model="tiny-vit")

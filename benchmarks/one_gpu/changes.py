@@ -1,6 +1,6 @@
-"""What each change of the step is worth: the step as it is, alternated with itself after one change is undone.
+"""The effect of each change to the step: the current step, alternated with itself after undoing one change.
 
-One set of weights serves all variants of a step: a change is undone around each of its calls.
+All variants of a step share one set of weights: a change is undone only around each call.
 """
 
 import contextlib
@@ -30,32 +30,32 @@ from src.models.modeling import frozen_copy, image_features, text_features, toke
 ROUNDS, WARM = 15, 3
 AS_IT_IS, AS_BEFORE = "as it is", "as before"
 L2_AS_IT_IS, L2_AS_BEFORE = "l2, as it is", "l2, as before"
-NEW_SHAPES = 4  # texts of lengths that no call had before
+NEW_SHAPES = 4  # texts of lengths new to the process
 
 
 # -- changes, undone while a step runs ---------------------------------------------------------------------------------
 
 
 def formula(_, x):
-    """QuickGELU by autograd."""
+    """Compute QuickGELU by autograd."""
     return x * torch.sigmoid(1.702 * x)
 
 
 def by_unbind(qkv, heads, attend, beside=None):
-    """``clip.model.mix`` with query, key and value in one more dimension."""
+    """Compute ``clip.model.mix`` with query, key and value in one more dimension."""
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = attend(query, key, value) + (0 if beside is None else beside(query, key, value))
     return mixed.transpose(1, 2).flatten(2)
 
 
 def tensor_by_tensor(tensors, anchors):
-    """``l2_distance`` with three operations for each tensor."""
+    """Compute ``l2_distance`` with three operations per tensor."""
     return torch.stack([(tensor - anchor).square().sum()
                         for tensor, anchor in zip(tensors, anchors, strict=True)]).sum()
 
 
 def with_texts(form):
-    """Give prompts "packed" or "padded"."""
+    """Encode prompts "packed" or "padded"."""
     def change(step):
         return mock.patch.object(step.method.classes.scores[0], "texts", step.forms[form])
     return change
@@ -70,7 +70,7 @@ def autograd_gelu(_):
 
 
 def fused_gelu(_):
-    """Not undone, but tried: one Triton kernel each way."""
+    """Try one Triton kernel each way; this does not undo a change."""
     functions = triton_gelu()
     return mock.patch.object(QuickGELU, "forward", lambda _, x: FusedGELU.apply(x, functions))
 
@@ -88,12 +88,12 @@ def single_penalties(_):
 
 
 def with_penalty(step):
-    """The hooks of the step with l2 among them."""
+    """Add l2 to the hooks of the step."""
     return mock.patch.object(step, "step", step.penalised)
 
 
 def together(*changes):
-    """Several changes as one."""
+    """Combine several changes into one."""
     @contextlib.contextmanager
     def change(step):
         with contextlib.ExitStack() as stack:
@@ -130,7 +130,7 @@ PROFILED = (AS_IT_IS, AS_BEFORE, L2_AS_IT_IS, L2_AS_BEFORE)
 
 
 def changes(setting, found):
-    """A ZSCL step and each change of it; launches; peak memory; evaluation; texts of new lengths."""
+    """Measure a ZSCL step and each change of it, launches, peak memory, evaluation, and texts of new lengths."""
     use = sizes(setting)
     step, variants = prepared(setting, 100, use["sentences"]), dict(ZSCL_VARIANTS)
     if setting.cuda:
@@ -145,7 +145,7 @@ def changes(setting, found):
 
 
 def changes_finetune(setting, found):
-    """Fine-tuning at several sizes, and ZSCL with many classes: where packing begins to pay."""
+    """Measure fine-tuning at several sizes, and ZSCL with many classes, to find where packing pays."""
     use = sizes(setting)
     table = {"finetune, batch 8, 47 classes": (47, 0, 8), "finetune, 397 classes": (397, 0, use["batch"]),
              "finetune, 1000 classes": (1000, 0, use["batch"]),
@@ -155,7 +155,7 @@ def changes_finetune(setting, found):
 
 
 def changes_parity(setting, found):
-    """New functions in fp64 against the CPU's, and steps against those of before on one device."""
+    """Compare new functions in fp64 with the CPU's, and steps with those before the changes on one device."""
     rows(setting, found, {
         "functions": lambda: functions_apart(setting),
         "20 steps, fp64": lambda: steps_apart(setting, "fp64"),
@@ -167,7 +167,7 @@ def changes_parity(setting, found):
 
 
 def prepared(setting, classes, sentences, batch=None, precision="bf16", model=None):
-    """Return an OurStep that knows both forms of its prompts and, where it distils, a Step with l2."""
+    """Return an OurStep with both forms of its prompts and, if it distils, a Step with l2."""
     use = sizes(setting)
     if setting.tiny:
         classes, batch = min(classes, 40), None
@@ -182,11 +182,11 @@ def prepared(setting, classes, sentences, batch=None, precision="bf16", model=No
 
 
 def turns(setting, step, variants):
-    """{variant: seconds of its steps}, one of each in every round."""
+    """Return {variant: seconds of its steps}, one step of each per round."""
     seconds = {name: [] for name in variants}
     rounds, warm = (2, 1) if setting.tiny else (ROUNDS + WARM, WARM)
     for _ in range(rounds):
-        if setting.left() < 10:  # for the rows behind
+        if setting.left() < 10:  # for the rows that follow
             break
         for name, change in variants.items():
             with change(step):
@@ -198,7 +198,7 @@ def turns(setting, step, variants):
 
 
 def peak(setting, step, change):
-    """Bytes of the device in a step."""
+    """Return the peak bytes of the device in a step."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
     setting.tidy()
@@ -210,7 +210,8 @@ def peak(setting, step, change):
 
 
 def launches(setting, step, change, name):
-    """Launches of a step, seconds that the device is busy, and kernels of cuDNN's attention among them."""
+    """Return the launches of a step, the seconds that the device is busy, and the kernels of cuDNN's
+    attention among them."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
     with change(step):
@@ -218,7 +219,7 @@ def launches(setting, step, change, name):
 
 
 def evaluation(setting):
-    """Seconds of the image tower's forward as evaluation runs it, and images/s."""
+    """Time the image tower's forward as in evaluation; return seconds and images/s."""
     place, count = Device(setting.device, "bf16"), 8 if setting.tiny else 128
     model = place.place(frozen_copy(start_of(sizes(setting)["model"])))
     images = random_images(count, model.image_resolution).to(place.device)
@@ -240,7 +241,7 @@ def evaluation(setting):
 
 
 def new_shapes(setting, step):
-    """Mean seconds of a forward and backward of texts of a length that was never there, without and with cuDNN."""
+    """Return the mean seconds of forward and backward on texts of a new length, without and with cuDNN."""
     model, found = step.state.model, {}
     for first, (name, change) in zip((30, 50), {AS_IT_IS: unchanged, "cuDNN": cudnn_for_texts}.items(), strict=True):
         def work(length):
@@ -251,7 +252,7 @@ def new_shapes(setting, step):
             loss.backward()
             model.zero_grad(set_to_none=True)
         with change(step):
-            work(first)  # what is loaded once
+            work(first)  # pays for what is loaded once
             seconds = [first_call(setting, lambda length=length: work(length))
                        for length in range(first + 1, first + 1 + NEW_SHAPES)]
         found[name] = {"s": sum(seconds) / NEW_SHAPES, "each_s": seconds}
@@ -262,7 +263,8 @@ def new_shapes(setting, step):
 
 
 def functions_apart(setting):
-    """{function: the largest distance of its value and gradients from the CPU's, of the largest number there}."""
+    """Return {function: largest distance of its value and gradients from the CPU's, relative to the largest
+    number there}."""
     def draw(*shapes):
         generator = torch.Generator().manual_seed(0)
         return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -280,7 +282,7 @@ def functions_apart(setting):
 
 
 def apart(setting, function, inputs):
-    """Distance of a function's value and gradients on the device from those on the CPU."""
+    """Return the distance of a function's value and gradients on the device from those on the CPU."""
     here, there = (values_and_gradients(function, [value.to(kind) for value in inputs])
                    for kind in ("cpu", setting.device))
     return max(((one - other.cpu()).abs().max() / one.abs().max()).item()
@@ -288,7 +290,7 @@ def apart(setting, function, inputs):
 
 
 def values_and_gradients(function, inputs):
-    """[value, a gradient for each input], the incoming gradient falling from 1 to 1/2."""
+    """Return [value, gradient per input], for an incoming gradient that falls from 1 to 1/2."""
     inputs = [value.requires_grad_() for value in inputs]
     found = function(*inputs)
     weights = torch.linspace(1, 0.5, found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
@@ -296,7 +298,8 @@ def values_and_gradients(function, inputs):
 
 
 def steps_apart(setting, precision):
-    """Largest relative difference of the losses of steps with l2, as it is and as before, from equal weights."""
+    """Return the largest relative difference in losses of steps with l2, now and before the changes, from
+    equal weights."""
     losses = []
     for change in (with_penalty, ZSCL_VARIANTS[L2_AS_BEFORE]):
         step = prepared(setting, 10, 30, 8, precision, "tiny-vit")

@@ -1,4 +1,4 @@
-"""Processes that a part starts, all of which end with it."""
+"""Processes started by a part, all of which end with it."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-THREADS = "2"  # of each child on the CPU: several run side by side
+THREADS = "2"  # per child on the CPU, since several run side by side
 _running = []
 
 
@@ -20,7 +20,7 @@ class Child:
     log: Path
 
     def wait(self, seconds):
-        """Wait at most ``seconds``, then kill; return the exit status, "killed..." after a kill."""
+        """Wait at most ``seconds``, then kill; return the exit status, or "killed..." after a kill."""
         try:
             return self.job.wait(timeout=max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -50,7 +50,7 @@ def start(words, log):
 
 
 def kill_all():
-    """End every child of a part that is over."""
+    """End every child of a finished part."""
     while _running:
         child = _running.pop()
         if child.job.poll() is None:
@@ -58,7 +58,7 @@ def kill_all():
 
 
 def until(condition, seconds, glance=0.05):
-    """Wait until ``condition()``, at most ``seconds``; return whether it came true."""
+    """Wait until ``condition()`` or at most ``seconds``; return whether it came true."""
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
         if condition():

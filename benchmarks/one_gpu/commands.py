@@ -1,4 +1,5 @@
-"""``python -m src.main`` on the device: equal and interrupted runs, training from JPEGs; and evaluation from files."""
+"""``python -m src.main`` on the device: equal and interrupted runs, training from JPEGs; and evaluation
+from files."""
 
 import functools
 import hashlib
@@ -16,11 +17,11 @@ from benchmarks.our_step import TEMPLATE
 from benchmarks.sizes import class_names
 from src.machine.device import Device
 
-SLACK = 4  # seconds that a part keeps for what comes after its children
+SLACK = 4  # seconds that a part reserves after its children
 CLASSES = 20
 FULL = {"train": 1600, "test": 6400, "ref": 2400, "size": (500, 375), "steps": 75, "batch": 64, "workers": 8}
 TINY = {"train": 40, "test": 40, "ref": 40, "size": (60, 48), "steps": 3, "batch": 8, "workers": 2}
-DISTINCT = 64  # JPEGs; the others are copies of them
+DISTINCT = 64  # different JPEGs; the others are copies
 EQUAL = {"two deterministic runs": ("det1", "det2"), "killed and resumed": ("det1", "killed"),
          "two plain runs": ("plain1", "plain2")}
 
@@ -29,7 +30,7 @@ EQUAL = {"two deterministic runs": ("det1", "det2"), "killed and resumed": ("det
 
 
 def toy(setting, found):
-    """Real sequences side by side: which end with the same bits, and what each precision scores."""
+    """Run real sequences side by side; check which end bit-identically, and what each precision scores."""
     base = setting.work / "toy"
     started = {name: start_toy(setting, base, name) for name in toy_runs(setting)}
     point = base / "killed" / "resume_toy-new-shapes.pth"
@@ -46,7 +47,7 @@ def toy(setting, found):
 
 
 def toy_runs(setting):
-    """{name of a run: its words}."""
+    """Return {name of a run: its arguments}."""
     here = ("--device", setting.device)
     exact = (*here, "--deterministic")
     runs = {"det1": exact, "killed": (*exact, "--save-interval", "2" if setting.tiny else "20")}
@@ -66,7 +67,8 @@ def start_toy(setting, base, name, *more):
 
 
 def outcome(folder, child, status):
-    """{status, digest of the last weights, numbers of summary.json}; the end of the output where it failed."""
+    """Return {status, digest of the last weights, numbers of summary.json}, plus the end of the output
+    after a failure."""
     last, summary = folder / "toy-colours.pth", folder / "summary.json"
     found = {"status": status}
     if status != 0:
@@ -80,7 +82,7 @@ def outcome(folder, child, status):
 
 
 def digest(path):
-    """Return a short digest of the bits of all weights of a checkpoint."""
+    """Return a short digest of the bits of all weights in a checkpoint."""
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     found = hashlib.sha256()
     for name in sorted(state):
@@ -89,7 +91,7 @@ def digest(path):
 
 
 def equal(found, one, other):
-    """Whether two finished runs have the same digest, None where one has none."""
+    """Return whether two finished runs have the same digest; None if one has none."""
     here, there = (found.get(name, {}) for name in (one, other))
     if here.get("status") != 0 or there.get("status") != 0:
         return None
@@ -101,7 +103,7 @@ def equal(found, one, other):
 
 @functools.cache
 def pictures(root, tiny):
-    """Write the class folders task/train, task/test and ref/train, once a process; return ``root``."""
+    """Write the class folders task/train, task/test and ref/train, once per process; return ``root``."""
     use = TINY if tiny else FULL
     contents = jpegs(min(DISTINCT, use["test"]), use["size"])
     for folder, count in (("task/train", use["train"]), ("task/test", use["test"]), ("ref/train", use["ref"])):
@@ -113,18 +115,19 @@ def pictures(root, tiny):
 
 
 def jpeg(setting, found):
-    """Train ZSCL from files of random weights to the end, then evaluate; without and with cached test images."""
+    """Train ZSCL from JPEG files with random weights to the end, then evaluate; without and with cached
+    test images."""
     rows(setting, found, {"files": lambda: train(setting, "files"),
                           "evaluation cached": lambda: train(setting, "cached", "--cache-images")}, least=20)
 
 
 def compiled(setting, found):
-    """The same with --compile."""
+    """Run the same with --compile."""
     rows(setting, found, {"compile": lambda: train(setting, "compile", "--compile")}, least=20)
 
 
 def train(setting, name, *more):
-    """{status, seconds of the whole command, images/s of its log lines}."""
+    """Return {status, seconds of the whole command, images/s of its log lines}."""
     use, root = TINY if setting.tiny else FULL, pictures(setting.work / "jpeg", setting.tiny)
     start, save = root / "start.pth", root / f"run_{name}"
     if not start.is_file():
@@ -143,7 +146,7 @@ def train(setting, name, *more):
 
 
 def logged(folder):
-    """Return the images/s of every line of a run's logs."""
+    """Return the images/s of every line in a run's logs."""
     lines = [line for path in sorted(folder.glob("log_*.jsonl")) for line in path.read_text("utf-8").splitlines()]
     return [json.loads(line).get("images_per_second") for line in lines]
 
@@ -152,7 +155,7 @@ def logged(folder):
 
 
 def evaluation(setting, found):
-    """Images/s of a whole evaluation in bf16: from files, while the cache is filled, from the cache."""
+    """Measure images/s of a whole evaluation in bf16: from files, while filling the cache, from the cache."""
     from src.datasets.common import Task
     from src.datasets.images import folder_split
     from src.models.evaluation import evaluate
@@ -162,7 +165,7 @@ def evaluation(setting, found):
     folders = [f"class{index:02}" for index in range(CLASSES)]
     split = folder_split(root / "task" / "test", folders)
     task = Task("photos", class_names(CLASSES), [TEMPLATE], {"test": split})
-    start_of.cache_clear()  # the one that is kept is on the device now
+    start_of.cache_clear()  # the cached model was moved to the device
 
     def rate(cache=None, size=None):
         began = time.perf_counter()

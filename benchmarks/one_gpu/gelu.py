@@ -1,10 +1,10 @@
-"""QuickGELU as one Triton kernel forward and one backward, of which only the input is kept."""
+"""QuickGELU as one Triton kernel forward and one backward; only the input is saved."""
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 2048  # values of a program
+BLOCK = 2048  # values per program
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _backward(source, gradient, target, count, BLOCK: tl.constexpr):
 
 
 def forward(x):
-    """x * sigmoid(1.702 x) of a tensor of any shape."""
+    """Return x * sigmoid(1.702 x) of a tensor of any shape."""
     x = x.contiguous()
     found = torch.empty_like(x)
     _forward[(triton.cdiv(x.numel(), BLOCK),)](x, found, x.numel(), BLOCK=BLOCK)
@@ -36,7 +36,7 @@ def forward(x):
 
 
 def backward(x, gradient):
-    """The gradient of ``forward`` at x."""
+    """Return the gradient of ``forward`` at x."""
     x, gradient = x.contiguous(), gradient.contiguous()
     found = torch.empty_like(x)
     _backward[(triton.cdiv(x.numel(), BLOCK),)](x, gradient, found, x.numel(), BLOCK=BLOCK)

@@ -1,5 +1,4 @@
-"""Where the host's time of a step goes, and what shortens it: alternated variants, profiles, the whole step as a CUDA
-graph."""
+"""Host time of a step, and what shortens it: alternated variants, profiles, the whole step as a CUDA graph."""
 
 import contextlib
 import cProfile
@@ -18,17 +17,17 @@ from benchmarks.one_gpu.steps import build, furthest, padded, sizes, with_l2
 from benchmarks.one_gpu.timing import first_call, timed
 
 ROUNDS = 21
-TOP = 25  # functions of a profile
-CALLS = 2000  # of a piece of work that takes microseconds
+TOP = 25  # functions per profile
+CALLS = 2000  # repetitions of work that takes microseconds
 AS_IT_IS = "as it is"
 
 
-# -- what holds while a step runs --------------------------------------------------------------------------------------
+# -- contexts of a step ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def one_thread():
-    """Let CPU operations use one thread."""
+    """Limit CPU operations to one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -39,7 +38,7 @@ def one_thread():
 
 @contextlib.contextmanager
 def no_collection():
-    """Keep Python's garbage collector from running."""
+    """Disable Python's garbage collector."""
     gc.disable()
     try:
         yield
@@ -54,13 +53,13 @@ def backward_here():
 
 @contextlib.contextmanager
 def all_contexts():
-    """Enter every context of VARIANTS."""
+    """Enter all contexts of VARIANTS."""
     with no_cudnn_attention(), one_thread(), no_collection(), backward_here():
         yield
 
 
 FEWER_LAUNCHES = all_of(padded, with_one_forward, with_foreach_l2)
-VARIANTS = {  # name: (change of the step, what holds while it runs)
+VARIANTS = {  # name: (change of the step, context around it)
     AS_IT_IS: (None, contextlib.nullcontext),
     "one thread": (None, one_thread),
     "backward in this thread": (None, backward_here),
@@ -78,7 +77,7 @@ VARIANTS = {  # name: (change of the step, what holds while it runs)
 
 
 def host(setting, found):
-    """Costs of single calls, alternated steps of all variants, phases of a step, two profiles."""
+    """Measure the cost of single calls, alternated steps of all variants, phases of a step, and two profiles."""
     steps = built(setting)
     rows(setting, found, {
         "calls, us": lambda: calls(setting),
@@ -90,13 +89,13 @@ def host(setting, found):
 
 
 def zscl(setting):
-    """Return a ZSCL step as most rows have it."""
+    """Return the ZSCL step of most rows."""
     use = sizes(setting)
     return build(setting, use["model"], "bf16", use["batch"], 100, use["sentences"])
 
 
 def built(setting):
-    """{name: step}; variants that differ in nothing but the context share one."""
+    """Return {name: step}; variants that differ only in context share one."""
     plain, steps = zscl(setting), {}
     for name, (change, _) in VARIANTS.items():
         steps[name] = plain
@@ -107,8 +106,7 @@ def built(setting):
 
 
 def turns(setting, steps):
-    """{name: seconds of single steps, waited for, and of them until the host is free}, a step of each in every round.
-    """
+    """Return {name: seconds of single steps, and of the host's part}, one step of each per round."""
     seconds = {name: [] for name in VARIANTS}
     rounds = 3 if setting.tiny else ROUNDS + 2
     for _ in range(rounds):
@@ -122,8 +120,8 @@ def turns(setting, steps):
 
 
 def one_step(setting, step):
-    """-> seconds of a step, of it until the host is free, and of all threads until then in programs and in the kernel.
-    """
+    """Return the seconds of a step, of it until the host is free, and the user and system time of all
+    threads until then."""
     setting.wait()
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     step()
@@ -134,7 +132,7 @@ def one_step(setting, step):
 
 
 def summary(turns):
-    """[(whole, until the host is free, user, system)] -> medians, least and greatest."""
+    """Summarise [(whole, until the host is free, user, system)] by medians, minimum and maximum."""
     whole, until_free, user, system = zip(*turns, strict=True)
     return {"median_s": statistics.median(whole), "least_s": min(whole), "greatest_s": max(whole),
             "host_median_s": statistics.median(until_free), "host_least_s": min(until_free),
@@ -142,7 +140,7 @@ def summary(turns):
 
 
 def calls(setting):
-    """{work: median microseconds of the host for one call}: what a launch costs at least, and what Python does."""
+    """Return {work: median host microseconds per call}: the minimum cost of a launch, and the cost of Python."""
     here, there = torch.zeros(8), torch.zeros(8, device=setting.device)
     weight = torch.zeros(8, 8, device=setting.device, requires_grad=True)
 
@@ -156,7 +154,7 @@ def calls(setting):
 
 
 def microseconds(setting, work, repeats=5):
-    """Return the median over ``repeats`` of the host's microseconds for one call."""
+    """Return the median over ``repeats`` of the host's microseconds per call."""
     count, found = 20 if setting.tiny else CALLS // repeats, []
     work()
     for _ in range(repeats):
@@ -169,7 +167,7 @@ def microseconds(setting, work, repeats=5):
 
 
 def phases(setting, step, count=10):
-    """Median host seconds of forward, backward and optimiser, not waited for in between."""
+    """Return the median host seconds of forward, backward and optimiser, without waiting in between."""
     found = {"forward_s": [], "backward_s": [], "optimizer_s": []}
     for _ in range(3 if setting.tiny else count):
         setting.wait()
@@ -187,7 +185,7 @@ def phases(setting, step, count=10):
 
 
 def python_profile(setting, step, count=5):
-    """Python's functions by their own time, which cProfile lengthens; backward is one function here."""
+    """Return Python's functions ranked by own time, which cProfile inflates; backward is one function here."""
     profiler = cProfile.Profile()
     setting.wait()
     profiler.enable()
@@ -202,12 +200,12 @@ def python_profile(setting, step, count=5):
 
 
 def _place(file, line, name):
-    """Return "folder/file:line name" without the rest of the path."""
+    """Return "folder/file:line name", without the rest of the path."""
     return f"{'/'.join(Path(file).parts[-2:])}:{line} {name}"
 
 
 def dispatcher_profile(setting, step, count=2):
-    """Operations and calls of the driver by their own time on the host, which the profiler lengthens."""
+    """Return operations and driver calls ranked by own host time, which the profiler inflates."""
     from torch.profiler import ProfilerActivity
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.cuda else [])]
     with torch.profiler.profile(activities=kinds) as profiler:
@@ -225,8 +223,8 @@ def dispatcher_profile(setting, step, count=2):
 
 
 class StaticStep:
-    """The body of an OurStep with nothing that the host decides: an optimiser that can be captured, a rate on the
-    device, fresh gradients."""
+    """The body of an OurStep with nothing decided on the host: a capturable optimiser, a rate on the
+    device, new gradients."""
 
     def __init__(self, step, capturable):
         settings = step.settings
@@ -237,7 +235,7 @@ class StaticStep:
                                            weight_decay=settings.wd, fused=True, capturable=capturable)
 
     def __call__(self):
-        """One step -> the loss before it. Gradients are left as they are."""
+        """Take one step and return the loss before it. Gradients are kept."""
         loss = sum(self.step.losses().values())
         loss.backward()
         self.optimizer.step()
@@ -248,7 +246,7 @@ class StaticStep:
 
 
 def captured(static, warm=3):
-    """Return (graph of one step, its loss, losses of the ``warm`` steps before it)."""
+    """Return (graph of one step, its loss, losses of ``warm`` steps before it)."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     losses = []
@@ -265,7 +263,7 @@ def captured(static, warm=3):
 
 
 def graph(setting, found):
-    """The whole step replayed from a CUDA graph; an error names what cannot be captured."""
+    """Replay the whole step from a CUDA graph; an error names what cannot be captured."""
     rows(setting, found, {
         "eager": lambda: timed(setting, zscl(setting)),
         "whole step": lambda: graph_row(setting),
@@ -277,7 +275,7 @@ def graph(setting, found):
 
 
 def graph_row(setting, change=None, options=None):
-    """Seconds of a replay and of capturing, and how far its losses are from those of the same steps one by one."""
+    """Return the seconds of a replay and of capturing, and how far its losses differ from those of single steps."""
     use = sizes(setting)
     options = options or (use["batch"], 100, use["sentences"])
     step, other = (build(setting, use["model"], "bf16", *options) for _ in range(2))
@@ -298,7 +296,8 @@ def graph_row(setting, change=None, options=None):
 
 
 def tower_row(setting):
-    """Seconds of a step with one forward for both batches, of which the student's image tower alone is a graph."""
+    """Return the seconds of a step with one forward for both batches and only the student's image tower as
+    a graph."""
     step, other = (zscl(setting) for _ in range(2))
     for each in (step, other):
         with_one_forward(each)

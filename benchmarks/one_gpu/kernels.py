@@ -1,6 +1,6 @@
-"""Prototypes of what could make a step faster, each against the step as it is, from equal weights on equal images.
+"""Prototypes of faster steps, each against the current step, from equal weights on equal images.
 
-Some are in src/ by now, where they measure no difference any more: ``changes`` undoes those instead.
+Some are in src/ by now and no longer make a difference here: ``changes`` undoes those instead.
 """
 
 import functools
@@ -21,16 +21,16 @@ from src.models.modeling import image_features
 WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-# -- prototypes: each alters an OurStep in place -----------------------------------------------------------------------
+# -- prototypes: each modifies an OurStep in place ---------------------------------------------------------------------
 
 
 def gelu(x):
-    """x * sigmoid(1.702 x)."""
+    """Return x * sigmoid(1.702 x)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 def gelu_backward(x, gradient):
-    """The gradient of ``gelu`` at x."""
+    """Return the gradient of ``gelu`` at x."""
     gate = torch.sigmoid(1.702 * x)
     return gradient * gate * (1 + 1.702 * x * (1 - gate))
 
@@ -48,7 +48,7 @@ def triton_gelu():
 
 
 class FusedGELU(torch.autograd.Function):
-    """QuickGELU that keeps its input alone, by two functions: x -> y, and (x, gradient) -> gradient."""
+    """QuickGELU that saves only its input, from two functions: x -> y, and (x, gradient) -> gradient."""
 
     @staticmethod
     def forward(context, x, functions):
@@ -62,7 +62,7 @@ class FusedGELU(torch.autograd.Function):
 
 
 def replace_gelu(model, functions):
-    """Let every QuickGELU of a module run by two functions."""
+    """Make every QuickGELU of a module use two functions."""
     for module in model.modules():
         if isinstance(module, QuickGELU):
             module.forward = lambda x: FusedGELU.apply(x, functions)
@@ -76,7 +76,7 @@ def with_gelu(step, functions=None):
 
 
 class Distance(torch.autograd.Function):
-    """Sum of all (parameter - anchor)^2 with its gradient, a launch for a whole list of tensors."""
+    """Sum of all (parameter - anchor)^2 with its gradient, one launch for a whole list of tensors."""
 
     @staticmethod
     def forward(context, anchors, *moving):
@@ -91,7 +91,7 @@ class Distance(torch.autograd.Function):
 
 
 def with_foreach_l2(step):
-    """Add the recipe's penalty by Distance."""
+    """Add the recipe's penalty, computed by Distance."""
     with_l2(step)
     hook = step.l2
     hook.losses = lambda state, batch: {"l2": hook.strength * Distance.apply(hook.anchors, *hook.moving)}
@@ -123,14 +123,14 @@ def without_cudnn_text(step):
 
 
 def compile_blocks(*models):
-    """Compile each block of image towers by itself."""
+    """Compile each block of image towers separately."""
     for model in models:
         for block in model.visual.transformer.resblocks:
             block.compile()
 
 
 def all_of(*changes):
-    """Return one change that makes several, in this order."""
+    """Return one change that applies several, in this order."""
     def change(step):
         for each in changes:
             each(step)
@@ -141,7 +141,7 @@ def all_of(*changes):
 
 
 def kernels(setting, found):
-    """Prototypes that need no torch.compile."""
+    """Measure prototypes that need no torch.compile."""
     use = sizes(setting)
     table = variants(setting, {
         ZSCL: None,
@@ -166,7 +166,7 @@ def kernels(setting, found):
 
 
 def kernels_compiled(setting, found):
-    """Prototypes by torch.compile; "first_s" has what compiling took."""
+    """Measure prototypes with torch.compile; "first_s" includes compiling."""
     table = variants(setting, {
         ZSCL: None,
         "QuickGELU compiled": lambda step: with_gelu(step, compiled_gelu()),
@@ -180,7 +180,7 @@ def kernels_compiled(setting, found):
 
 
 def compiled(setting, found):
-    """Whole towers as --compile does it against each block by itself; "first_s" has what compiling took."""
+    """Compare whole towers, as with --compile, to separate blocks; "first_s" includes compiling."""
     rows(setting, found, variants(setting, {
         "eager": None,
         "blocks": lambda step: compile_blocks(step.state.model, step.method.teacher),
@@ -190,14 +190,14 @@ def compiled(setting, found):
 
 
 def variants(setting, changes):
-    """{name: change of a step} -> {name: function that measures it}."""
+    """Convert {name: change of a step} to {name: function that measures it}."""
     use = sizes(setting)
     options = use["model"], "bf16", use["batch"], 100, use["sentences"]
     return {name: lambda change=change: step_row(setting, *options, change=change) for name, change in changes.items()}
 
 
 def compare(found, base=ZSCL):
-    """Add to each row of steps its saving and how far its first losses are from the base's."""
+    """Add to each row of steps its saving, and how far its first losses are from the base's."""
     known = found.get(base, {})
     for name, row in found.items():
         if name == base or not isinstance(row, dict) or not {"losses", "s"} <= row.keys() & known.keys():
@@ -213,7 +213,7 @@ def fused(model, images):
 
 
 def resnet(setting, use, memory_format):
-    """A ZSCL step of a ResNet whose weights and images lie in one memory format."""
+    """Time a ZSCL step of a ResNet with weights and images in one memory format."""
     step = build(setting, use["resnet"], "bf16", use["batch"], 100, use["sentences"])
     reference = next(step.method.reference_images)
     for model in (step.state.model, step.method.teacher):

@@ -1,4 +1,4 @@
-"""The machine by itself: attention kernels, rates, NCCL with one process, JPEG decoding on the device."""
+"""The machine alone: attention kernels, rates, NCCL with one process, JPEG decoding on the device."""
 
 import io
 import os
@@ -33,7 +33,8 @@ LIBRARIES = {"cudnn": torch.backends.cudnn.version, "cuda": lambda: torch.versio
 
 
 def env(setting, found):
-    """Versions, clocks; which attention kernel each shape takes, what its first call and a steady one cost."""
+    """Record versions and clocks, which attention kernel each shape uses, and the cost of its first and
+    later calls."""
     libraries = LIBRARIES if setting.cuda else {"cudnn": LIBRARIES["cudnn"]}
     found["libraries"] = {name: _or_error(version) for name, version in libraries.items()}
     found["smi"] = smi("--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit") if setting.cuda else None
@@ -50,7 +51,7 @@ def env(setting, found):
 
 
 def attention(setting, name, kind):
-    """{"chosen": backend, backend: its seconds, forward and backward}."""
+    """Return {"chosen": backend, backend: its seconds, forward and backward}."""
     shape = (TINY_SHAPES if setting.tiny else SHAPES)[name]
     query, key, mask, causal = operands(setting, *shape, kind)
     found = {"chosen": _or_error(lambda: chosen(query, key, mask, causal))}
@@ -64,7 +65,7 @@ def attention(setting, name, kind):
 
 
 def operands(setting, batch, heads, queries, keys, sees, kind):
-    """-> query (B, H, Q, 64), key (B, H, K, 64), mask (Q, K) or None, whether it is causal."""
+    """Return query (B, H, Q, 64), key (B, H, K, 64), mask (Q, K) or None, and whether it is causal."""
     query, key = (torch.randn(batch, heads, length, 64, device=setting.device, dtype=kind, requires_grad=True)
                   for length in (queries, keys))
     mask = torch.ones(queries, keys, dtype=torch.bool, device=setting.device).tril(keys - queries)
@@ -72,7 +73,7 @@ def operands(setting, batch, heads, queries, keys, sees, kind):
 
 
 def both_ways(query, key, mask, causal, backend=None):
-    """Return a function that runs attention forward and backward, by one backend where it is given."""
+    """Return a function that runs attention forward and backward, with one backend if given."""
     def work():
         if backend is None:
             mixed = F.scaled_dot_product_attention(query, key, key, attn_mask=mask, is_causal=causal)
@@ -85,14 +86,14 @@ def both_ways(query, key, mask, causal, backend=None):
 
 
 def chosen(query, key, mask, causal):
-    """Return the name of the backend that torch chooses."""
+    """Return the name of the backend that torch picks."""
     number = torch._fused_sdp_choice(query, key, key, attn_mask=mask, dropout_p=0.0, is_causal=causal)
     names = {int(getattr(SDPBackend, name)): name for name in BACKENDS}
     return names.get(int(number), str(number))
 
 
 def new_shapes(setting, first, count=3):
-    """Seconds of the first and of the second call at lengths not met before: what building a plan costs."""
+    """Return the seconds of the first and second call at new lengths: the cost of building a plan."""
     found = []
     for length in range(20 + first, 20 + first + count):
         work = both_ways(*operands(setting, 60 + length, 8, length, length, "causal", torch.bfloat16))
@@ -101,7 +102,7 @@ def new_shapes(setting, first, count=3):
 
 
 def new_shapes_both_ways(setting):
-    """Return ``new_shapes`` as it is and without cuDNN, of other lengths."""
+    """Return ``new_shapes`` as it is and without cuDNN, at different lengths."""
     as_it_is = new_shapes(setting, 0)
     with no_cudnn_attention():
         return {"as it is": as_it_is, "without cuDNN": new_shapes(setting, 3)}
@@ -115,7 +116,7 @@ def _or_error(work):
 
 
 def smi(*words):
-    """Return the output of nvidia-smi, None where it cannot be run."""
+    """Return the output of nvidia-smi, or None if it cannot be run."""
     try:
         done = subprocess.run(["nvidia-smi", *words, "--format=csv,noheader"], capture_output=True, text=True,
                               timeout=10, check=False)
@@ -128,7 +129,7 @@ def smi(*words):
 
 
 def rates(setting, found):
-    """Largest matrix products, copies on the device, copies to it from pinned memory."""
+    """Measure large matrix products, copies on the device, and copies to it from pinned memory."""
     side = 64 if setting.tiny else 8192
     kinds = {"bf16": (torch.bfloat16, False), "fp32": (torch.float32, False), "tf32": (torch.float32, True)}
     table = {name: lambda kind=kind: products(setting, side, *kind) for name, kind in kinds.items()}
@@ -138,7 +139,7 @@ def rates(setting, found):
 
 
 def products(setting, side, kind, tf32):
-    """FLOP/s of (side, side) x (side, side), after a second of warming up."""
+    """Return FLOP/s of (side, side) x (side, side), after a second of warm-up."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
         left, right = (torch.randn(side, side, device=setting.device, dtype=kind) for _ in range(2))
@@ -154,7 +155,7 @@ def products(setting, side, kind, tf32):
 
 
 def copies(setting):
-    """Bytes/s on the device, those read and those written."""
+    """Return bytes/s on the device, reads plus writes."""
     source = torch.empty(1 << (20 if setting.tiny else 31), dtype=torch.uint8, device=setting.device)
     target = torch.empty_like(source)
     seconds = timed(setting, lambda: target.copy_(source), 10)["s"]
@@ -162,7 +163,7 @@ def copies(setting):
 
 
 def uploads(setting):
-    """Bytes/s from pinned memory of the host, 16 MiB at a time."""
+    """Return bytes/s from the host's pinned memory, 16 MiB at a time."""
     source = torch.empty(1 << 24, dtype=torch.uint8, pin_memory=setting.cuda)
     target = torch.empty_like(source, device=setting.device)
     seconds = timed(setting, lambda: target.copy_(source, non_blocking=True), 20)["s"]
@@ -173,7 +174,7 @@ def uploads(setting):
 
 
 def nccl(setting, found):
-    """One process: init with a device, a second communicator, gather with gradient, DDP around a Step."""
+    """Check one process: init with a device, a second communicator, gather with gradient, DDP around a Step."""
     import datetime
 
     import torch.distributed as dist
@@ -199,7 +200,7 @@ def nccl(setting, found):
 
 
 def ddp_losses(setting, steps=5):
-    """Losses of steps of a small model, without DDP and with it around the same Step."""
+    """Return the losses of a small model's steps, without DDP and with it around the same Step."""
     found = {}
     for name in ("alone", "ddp"):
         step = build(setting, "tiny-vit", "bf16", 8, 10, 20)
@@ -210,7 +211,7 @@ def ddp_losses(setting, steps=5):
 
 
 def free_port():
-    """Return a port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
@@ -220,7 +221,7 @@ def free_port():
 
 
 def jpegs(count, size, seed=0):
-    """Return the bytes of JPEGs with structure at several scales, ``size`` being (width, height)."""
+    """Return the bytes of JPEGs with structure at several scales; ``size`` is (width, height)."""
     import numpy
     from PIL import Image
     draw, found = numpy.random.default_rng(seed), []
@@ -235,7 +236,7 @@ def jpegs(count, size, seed=0):
 
 
 def nvjpeg(setting, found, count=64):
-    """Images/s that one core and that the device decodes, and how far their pixels differ."""
+    """Measure images/s decoded by one core and by the device, and how far their pixels differ."""
     from torchvision.io import decode_jpeg
     files = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in jpegs(count, (500, 375))]
     host = timed(setting, lambda: [decode_jpeg(file) for file in files], 3, warm=1)["s"]

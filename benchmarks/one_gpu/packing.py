@@ -1,4 +1,4 @@
-"""From how many classes on packed prompts are faster than padded ones."""
+"""The number of classes from which packed prompts are faster than padded ones."""
 
 import torch
 
@@ -7,11 +7,11 @@ from benchmarks.one_gpu.setting import rows
 from benchmarks.one_gpu.steps import kernels_of, sizes
 
 FORMS = ("packed", "padded")
-KINDS = {"ZSCL": (4000, 2000, 1000), "finetune": (4000, 2000, 8000, 1000)}  # those beside the threshold first
+KINDS = {"ZSCL": (4000, 2000, 1000), "finetune": (4000, 2000, 8000, 1000)}  # those around the threshold first
 
 
 def packing(setting, found):
-    """Packed steps alternated with padded ones, bf16; seconds that the device is busy and peak memory of each form."""
+    """Alternate packed and padded steps in bf16; measure busy seconds of the device and peak memory of each form."""
     use = sizes(setting)
     sentences = {"ZSCL": use["sentences"], "finetune": 0}
     table = {f"{kind}, {classes} classes": (classes, sentences[kind])
@@ -21,7 +21,8 @@ def packing(setting, found):
 
 
 def compared(setting, step):
-    """{form: seconds of its steps, on CUDA also launches, busy seconds and peak bytes}, and the tokens of each."""
+    """Return {form: seconds of its steps, on CUDA also launches, busy seconds and peak bytes}, and the
+    tokens of each."""
     found = turns(setting, step, {form: with_texts(form) for form in FORMS})
     if setting.cuda:
         for form in FORMS:
@@ -31,7 +32,7 @@ def compared(setting, step):
 
 
 def on_device(setting, step):
-    """Launches of a step, seconds that the device is busy, and the bytes that it holds at most."""
+    """Return the launches of a step, the busy seconds of the device, and its peak bytes."""
     setting.tidy()
     torch.cuda.reset_peak_memory_stats()
     step()

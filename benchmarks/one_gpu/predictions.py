@@ -1,8 +1,9 @@
-"""What was predicted before the runs on a GPU (ViT-B/16, batch 64 + 64, one H100 or H200), beside what was measured.
+"""Predictions made before the GPU runs (ViT-B/16, batch 64 + 64, one H100 or H200), beside the
+measurements.
 
-``PREDICTIONS``: before the first. ``SECOND``: after it and before the second, of the parts projections, host and graph.
-``THIRD``: before the third, of the parts changes, changes_parity and changes_finetune. ``FOURTH``: before the fourth,
-of the parts packing and casts.
+``PREDICTIONS``: before the first run. ``SECOND``: after it and before the second, for the parts
+projections, host and graph. ``THIRD``: before the third, for the parts changes, changes_parity and
+changes_finetune. ``FOURTH``: before the fourth, for the parts packing and casts.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ ZSCL = "ZSCL bf16 100 classes"
 
 @dataclass(frozen=True)
 class Prediction:
-    """``measure``: {part: figures} -> a number in ``unit``. ``low``, ``high``: the predicted range, None for no
-    bound."""
+    """``measure``: {part: figures} -> a number in ``unit``. ``low``, ``high``: the predicted range; None
+    means unbounded."""
 
     name: str
     low: float | None
@@ -24,17 +25,17 @@ class Prediction:
 
 
 def ms(row, key="s", part="steps"):
-    """Milliseconds of a row of a part."""
+    """Return a function for the milliseconds of a row in a part."""
     return lambda parts: 1000 * parts[part][row][key]
 
 
 def more(row, base=ZSCL):
-    """Milliseconds that a row takes more than another."""
+    """Return a function for the milliseconds that a row takes more than another."""
     return lambda parts: ms(row)(parts) - ms(base)(parts)
 
 
 def value(part, *keys, scale=1.0):
-    """A figure of a part, times ``scale``."""
+    """Return a function for a figure of a part, times ``scale``."""
     def measure(parts):
         found = parts[part]
         for key in keys:
@@ -44,12 +45,12 @@ def value(part, *keys, scale=1.0):
 
 
 def ratio(part, row, base, key="s"):
-    """A row's figure over another's."""
+    """Return a function for a row's figure divided by another's."""
     return lambda parts: parts[part][row][key] / parts[part][base][key]
 
 
 def projections(parts):
-    """Milliseconds of both projections of a step."""
+    """Return the milliseconds of both projections of a step."""
     return ms("gradient", part="ogd")(parts) + ms("update", part="ogd")(parts)
 
 
@@ -76,7 +77,7 @@ PREDICTIONS = (
 
 
 def alternated(row, base, part="host", turns="in turns"):
-    """A variant's median step over that of another, alternated with it."""
+    """Return a function for a variant's median step divided by that of another, alternated with it."""
     def measure(parts):
         found = parts[part][turns]
         return found[row]["median_s"] / found[base]["median_s"]
@@ -84,13 +85,13 @@ def alternated(row, base, part="host", turns="in turns"):
 
 
 def both_in_a_step(parts):
-    """Milliseconds of both projections of a step, as the part ``projections`` has them."""
+    """Return the milliseconds of both projections of a step, from the part ``projections``."""
     found = parts["projections"]["a step's"]
     return 1000 * (found["gradient"]["median_s"] + found["update"]["median_s"])
 
 
 def small_operation(parts):
-    """Host microseconds of one small operation on the device."""
+    """Return the host microseconds of one small operation on the device."""
     return parts["host"]["calls, us"]["add_ on the device"]
 
 
@@ -119,29 +120,29 @@ SECOND = (
 
 
 def changed(row, base="as it is", turns="in turns"):
-    """As ``alternated``, in the part ``changes``."""
+    """Return ``alternated`` for the part ``changes``."""
     return alternated(row, base, "changes", turns)
 
 
 def tuned(row, base, turns):
-    """As ``alternated``, in the part ``changes_finetune``."""
+    """Return ``alternated`` for the part ``changes_finetune``."""
     return alternated(row, base, "changes_finetune", turns)
 
 
 def in_turns(row, key="median_s", part="changes", turns="in turns"):
-    """Milliseconds of a row of alternated ones."""
+    """Return a function for the milliseconds of an alternated row."""
     return value(part, turns, row, key, scale=1000)
 
 
 def furthest_function(parts):
-    """The largest distance of a function in fp64 between CPU and device."""
+    """Return the largest distance of a function in fp64 between CPU and device."""
     return max(parts["changes_parity"]["functions"].values())
 
 
-# Reckoned from the second run (22 us of host for each of 3,784 operations; the device busy for 72 ms) with 1,736
-# operations now, 2,048 with l2. Less for the device: small kernels of packed prompts 4 ms, passes over the activation
-# 4 ms, copies of the gradient of query, key and value 2 ms. So the device is the limit, and what starts more operations
-# costs little until the host is the limit again.
+# Estimated from the second run (22 us of host per operation, 3,784 operations; device busy for 72 ms) with 1,736
+# operations now, 2,048 with l2. The device saves: small kernels of packed prompts 4 ms, passes over the activation
+# 4 ms, copies of the gradient of query, key and value 2 ms. So the device is the limit, and starting more operations
+# costs little until the host becomes the limit again.
 THIRD = (
     Prediction("ZSCL step as it is now", 60, 70, "ms", in_turns("as it is")),
     Prediction("host of the same", 33, 46, "ms", in_turns("as it is", "host_median_s")),
@@ -187,17 +188,18 @@ THIRD = (
 
 
 def packed(kind, classes):
-    """Packed steps of padded ones in the part ``packing``."""
+    """Return packed steps relative to padded ones, in the part ``packing``."""
     return alternated("packed", "padded", "packing", f"{kind}, {classes} classes")
 
 
 def form_of(kind, classes, form, key, scale=1.0):
-    """A figure of one form of the prompts in the part ``packing``."""
+    """Return a function for a figure of one form of the prompts in the part ``packing``."""
     return value("packing", f"{kind}, {classes} classes", form, key, scale=scale)
 
 
 def crossover(kind):
-    """Saved tokens from which packing pays: where a straight line between two measured sizes crosses zero."""
+    """Return a function for the saved tokens from which packing pays: the zero of a line between two
+    measured sizes."""
     def measure(parts):
         rows = [row for name, row in parts["packing"].items() if name.startswith(f"{kind},") and "padded" in row]
         points = sorted((row["tokens"]["padded"] - row["tokens"]["packed"],
@@ -210,16 +212,17 @@ def crossover(kind):
 
 
 def busy_of_a_token(parts):
-    """Microseconds that the device is busy with one more padded token."""
+    """Return the microseconds that one more padded token keeps the device busy."""
     few, many = (parts["packing"][f"ZSCL, {classes} classes"] for classes in (1000, 4000))
     seconds = many["padded"]["busy_s"] - few["padded"]["busy_s"]
     return 1e6 * seconds / (many["tokens"]["padded"] - few["tokens"]["padded"])
 
 
-# Reckoned from the third run. Packed steps are limited by the host, at any number of classes here: 141 ms (ZSCL), 123
-# (fine-tuning). Padded ones take 74 + 1.2 us a token (ZSCL), 36 + 1.2 us a token but 71 at least (fine-tuning). By
-# hand, a token of the text tower keeps 18 KB a block for backward, 216 KB in all. Of a step's 2,169 launches 390 are
-# casts of 195 weights and of their gradients, which are about 16 as two foreach copies; each takes the host 20 us.
+# Estimated from the third run. Packed steps are limited by the host, at any number of classes here: 141 ms (ZSCL), 123
+# (fine-tuning). Padded ones take 74 ms + 1.2 us per token (ZSCL), or 36 ms + 1.2 us per token and at least 71 ms
+# (fine-tuning). By hand, a token of the text tower keeps 18 KB per block for backward, 216 KB in all. Of a step's 2,169
+# launches 390 are casts of 195 weights and their gradients; as two foreach copies they are about 16. Each takes the
+# host 20 us.
 FOURTH = (
     Prediction("ZSCL, 1000 classes, packed of padded, again", 1.35, 1.65, "", packed("ZSCL", 1000)),
     Prediction("ZSCL, 2000 classes, packed of padded", 1.10, 1.38, "", packed("ZSCL", 2000)),
@@ -252,7 +255,7 @@ FOURTH = (
 
 
 def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD + FOURTH):
-    """Return [{name, low, high, unit, measured, verdict}], the verdict being right, wrong or not measured."""
+    """Return [{name, low, high, unit, measured, verdict}]; the verdict is right, wrong or not measured."""
     found = []
     for prediction in predictions:
         try:
@@ -265,7 +268,7 @@ def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD + FOURTH):
 
 
 def verdict(prediction, measured):
-    """Return right, wrong or not measured; a number that is not one is wrong."""
+    """Return right, wrong or not measured; NaN is wrong."""
     if measured is None:
         return "not measured"
     above = prediction.low is None or measured >= prediction.low

@@ -1,4 +1,4 @@
-"""Ways to project off the bases of a ViT-B/16 on a GPU, against each other."""
+"""Ways to project off the bases of a ViT-B/16 on a GPU, compared."""
 
 import contextlib
 
@@ -11,26 +11,26 @@ from benchmarks.one_gpu.steps import ogd, sizes, start_of
 from benchmarks.one_gpu.timing import timed
 from src.models.gradients import tracked_parameters
 
-ROWS = 10  # a tensor
+ROWS = 10  # per tensor
 BF16 = torch.bfloat16
 
 
 def whole(values, bases):
-    """One product for all values of a tensor, as it was before they were cut into pieces."""
+    """Project with one product over all values of a tensor, as before they were cut into pieces."""
     rest = values[:, None]
     for _ in range(arithmetic.PASSES):
         rest.baddbmm_(torch.bmm(rest, bases.mT), bases, alpha=-1)
 
 
 def products(values, bases):
-    """Multiply and add up without a matrix product; a copy of the bases is made each time."""
+    """Multiply and sum without a matrix product; copies the bases each time."""
     for _ in range(arithmetic.PASSES):
         parts = (bases * values[:, None]).sum(2, keepdim=True)                           # (n, k, 1)
         values -= (bases * parts).sum(1)
 
 
 def half_sums_first(values, bases):
-    """Pieces for the sums, one product a tensor to take them away."""
+    """Use pieces for the sums, and one product per tensor for the subtraction."""
     n, k, count = bases.shape
     c = arithmetic.piece_count(count)
     pieces = bases.unflatten(2, (c, -1)).transpose(1, 2).reshape(n * c, k, -1)
@@ -40,14 +40,14 @@ def half_sums_first(values, bases):
 
 
 def by_triton(values, bases):
-    """Three kernels and two sums."""
+    """Use three kernels and two sums."""
     from benchmarks.one_gpu import spread
     spread.project(values, bases)
 
 
 @contextlib.contextmanager
 def lengths(piece=arithmetic.PIECE, stack=arithmetic.STACK):
-    """Set the least length of a piece and the bytes of a stack."""
+    """Set the minimum length of a piece and the bytes of a stack."""
     before = arithmetic.PIECE, arithmetic.STACK
     arithmetic.PIECE, arithmetic.STACK = piece, stack
     arithmetic.piece_count.cache_clear()
@@ -58,7 +58,7 @@ def lengths(piece=arithmetic.PIECE, stack=arithmetic.STACK):
         arithmetic.piece_count.cache_clear()
 
 
-WAYS = {  # name: (function, type of the bases, least piece, bytes of a stack, whether a stack has the order (k, n, N))
+WAYS = {  # name: (function, dtype of the bases, minimum piece, bytes per stack, whether stacks are ordered (k, n, N))
     "whole products, as before": (whole, torch.float32, 2 ** 12, 2 ** 28, False),
     "pieces of 4096": (arithmetic.project_batched, torch.float32, 2 ** 12, 2 ** 28, True),
     "pieces of 1024": (arithmetic.project_batched, torch.float32, 2 ** 10, 2 ** 28, True),
@@ -75,7 +75,7 @@ WAYS = {  # name: (function, type of the bases, least piece, bytes of a stack, w
 
 
 def projections(setting, found):
-    """Each way on all bases, then both projections of a step as they are."""
+    """Time each way on all bases, then both projections of a current step."""
     table = {name: lambda way=way: way_row(setting, *way) for name, way in WAYS.items()}
     table["a step's"] = lambda: both_in_a_step(setting)
     rows(setting, found, table, least=3.0)
@@ -89,7 +89,8 @@ def both_in_a_step(setting):
 
 
 def way_row(setting, way, kind, piece, stack, in_order):
-    """Seconds of one projection off all bases, stacks of values given, and how far the first is from float64."""
+    """Return the seconds of one projection off all bases, from stacked values, and how far the first is
+    from float64."""
     if way is by_triton and not setting.cuda:
         return {"skipped": "needs CUDA"}
     with lengths(piece, stack):
@@ -105,14 +106,15 @@ def way_row(setting, way, kind, piece, stack, in_order):
 
 
 def stack_shapes(setting):
-    """[(n, k, N)] of the stacks of every tracked tensor."""
+    """Return [(n, k, N)] of the stacks of every tracked tensor."""
     tracked = tracked_parameters(start_of(sizes(setting)["model"]))
     shapes = {name: (ROWS, value.numel()) for name, value in tracked.items()}
     return [(len(names), *shapes[names[0]]) for names in arithmetic.alike(shapes, torch.float32.itemsize)]
 
 
 def drawn(setting, shape, kind, in_order):
-    """-> values (n, N), bases (n, k, N) of length 1 and nearly orthogonal, laid out as (k, n, N) if ``in_order``."""
+    """Return values (n, N) and bases (n, k, N) of length 1, nearly orthogonal, stored as (k, n, N) if
+    ``in_order``."""
     n, k, count = shape
     values = torch.randn(n, count, device=setting.device)
     if not in_order:
@@ -121,7 +123,7 @@ def drawn(setting, shape, kind, in_order):
 
 
 def difference(way, values, bases):
-    """Distance between a result and the same in float64, of the length of the vector."""
+    """Return the distance of a result from the same in float64, relative to the vector's length."""
     rest, exact = values.clone(), values.double()
     way(rest, bases)
     whole(exact, bases.double())

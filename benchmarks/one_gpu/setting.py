@@ -1,4 +1,4 @@
-"""What every part is given, and how it keeps what it has."""
+"""What every part receives, and how it keeps its figures."""
 
 import contextlib
 import gc
@@ -14,8 +14,8 @@ from benchmarks.harness import nothing
 
 @dataclass
 class Setting:
-    """What every part is given. ``out``: the folder that is kept; ``work``: one that is not; ``ends``: when the part
-    is stopped, on the clock of ``time.perf_counter``; ``keep()`` writes what the part has so far."""
+    """What every part receives. ``out``: the folder that is kept; ``work``: a temporary one; ``ends``: when
+    the part is stopped, on the clock of ``time.perf_counter``; ``keep()`` writes the figures so far."""
 
     out: Path
     work: Path
@@ -29,7 +29,7 @@ class Setting:
         return self.device == "cuda"
 
     def left(self):
-        """Seconds until the part is stopped."""
+        """Return the seconds until the part is stopped."""
         return self.ends - time.perf_counter()
 
     def wait(self):
@@ -38,7 +38,7 @@ class Setting:
             torch.cuda.synchronize()
 
     def tidy(self):
-        """Free what nothing holds any more."""
+        """Free unreferenced memory."""
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
@@ -55,8 +55,8 @@ def no_cudnn_attention():
 
 
 def rows(setting, found, table, least=4.0):
-    """Fill in ``found[name] = work()`` for each row; one that fails leaves the others, and none begins with less than
-    ``least`` seconds left."""
+    """Fill in ``found[name] = work()`` for each row. A failed row does not affect the others, and none
+    starts with less than ``least`` seconds left."""
     for name, work in table.items():
         if setting.left() < least:
             found[name] = {"skipped": "no time left in this part"}

@@ -1,10 +1,10 @@
-"""Projection off orthonormal rows as Triton kernels, each value of the bases read three times for two passes."""
+"""Projection off orthonormal rows as Triton kernels; two passes read each value of the bases three times."""
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 4096  # values of a program
+BLOCK = 4096  # values per program
 WARPS = 8
 
 
@@ -43,7 +43,7 @@ def _take(vectors, bases, parts, sums, count, k, next_tensor, next_row, AGAIN: t
 
 
 def project(values, rows):
-    """(n, N) fp32 values, (n, k, N) rows of any type whose values lie one behind the other: two passes in place."""
+    """Project (n, N) fp32 values in place, in two passes, off (n, k, N) rows of any dtype with contiguous values."""
     n, k, count = rows.shape
     grid = triton.cdiv(count, BLOCK), n
     sums = torch.empty(n, grid[0], k, device=values.device, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Steps of training as they are: parity with the CPU, times of many settings, a profile, projection of gradients."""
+"""Current training steps: parity with the CPU, times in many settings, a profile, projection of gradients."""
 
 import functools
 
@@ -35,12 +35,12 @@ def sizes(setting):
 
 @functools.cache
 def start_of(model):
-    """Return a random CLIP on the CPU, drawn once: a large one takes seconds."""
+    """Return a random CLIP on the CPU, drawn once, since a large one takes seconds."""
     return random_model(model)
 
 
 def build(setting, model, precision, batch, classes, sentences, device=None, tf32=False):
-    """Return an OurStep with random weights, the same at each call; ``sentences`` 0: plain fine-tuning."""
+    """Return an OurStep with random weights, the same at each call; ``sentences`` 0 means plain fine-tuning."""
     place = Device(device or setting.device, precision, tf32)
     clip = place.place(frozen_copy(start_of(model)))
     images, reference = (random_images(batch, clip.image_resolution, seed).to(place.device, place.weight_type)
@@ -54,13 +54,13 @@ def build(setting, model, precision, batch, classes, sentences, device=None, tf3
 
 
 def parity(setting, found):
-    """Real steps on the CPU (fp32, fp64 for fp64) and on the device from equal weights."""
+    """Run real steps on the CPU (fp32, fp64 for fp64) and on the device from equal weights."""
     kinds = ("fp64", "fp32", "bf16", "fp16") if setting.cuda else ("fp64", "fp32", "bf16")
     rows(setting, found, {kind: lambda kind=kind: differences(setting, kind) for kind in kinds})
 
 
 def differences(setting, precision):
-    """Largest relative difference of the losses, and the relative distance of the weights at the end."""
+    """Return the largest relative difference in losses, and the relative distance of the final weights."""
     on_cpu = precision if precision == "fp64" else "fp32"
     pair = [build(setting, "tiny-vit", kind, 8, 10, 30, device)
             for kind, device in ((on_cpu, "cpu"), (precision, setting.device))]
@@ -71,12 +71,12 @@ def differences(setting, precision):
 
 
 def furthest(losses, expected):
-    """Return the largest relative difference of two lists of losses."""
+    """Return the largest relative difference between two lists of losses."""
     return max(abs(here - there) / abs(there) for here, there in zip(losses, expected, strict=True))
 
 
 def weights_of(step):
-    """Return all parameters as one line (N,) of fp64 on the CPU."""
+    """Return all parameters as one vector (N,) in fp64 on the CPU."""
     return torch.cat([value.detach().double().cpu().flatten() for value in step.state.model.parameters()])
 
 
@@ -84,7 +84,7 @@ def weights_of(step):
 
 
 def steps(setting, found):
-    """Seconds per step in many settings, the most important first."""
+    """Measure seconds per step in many settings, the most important first."""
     use = sizes(setting)
     zscl = use["model"], "bf16", use["batch"], 100, use["sentences"]
     table = {
@@ -108,7 +108,7 @@ def steps(setting, found):
 
 
 def step_row(setting, *options, change=None, **more):
-    """Seconds of a step, of the first one too, and the first losses; ``change(step)`` alters it before."""
+    """Return the seconds of a step and of the first one, and the first losses; ``change(step)`` modifies it first."""
     step = build(setting, *options, **more)
     if change is not None:
         change(step)
@@ -126,14 +126,14 @@ def with_l2(step):
 
 
 def padded(step):
-    """Give the class prompts as rows of equal length instead of packed."""
+    """Encode the class prompts as rows of equal length instead of packed."""
     prompts = step.method.classes.scores[0]
     texts = [TEMPLATE.replace("{c}", name) for name in step.state.task.classnames]
     prompts.texts = tokens_of(step.state.model, texts)
 
 
 def without_cudnn(setting, work):
-    """Run ``work()`` where attention has no cuDNN."""
+    """Run ``work()`` with cuDNN's attention disabled."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
     with no_cudnn_attention():
@@ -141,7 +141,7 @@ def without_cudnn(setting, work):
 
 
 def recipe(setting, use):
-    """The recipe ``zscl``: building with all sentences, a step with l2, and one mix of the weight ensemble."""
+    """Time the recipe ``zscl``: building with all sentences, a step with l2, and one mix of the weight ensemble."""
     made = []
     begun = first_call(setting, lambda: made.append(
         build(setting, use["model"], "bf16", use["batch"], 100, use["many"])))
@@ -155,7 +155,7 @@ def recipe(setting, use):
 
 
 def forward_row(setting, model, change=None):
-    """Images/s of the image tower as evaluation runs it, 128 images, bf16."""
+    """Return images/s of the image tower as in evaluation, 128 images, bf16."""
     place, count = Device(setting.device, "bf16"), 8 if setting.tiny else 128
     clip = place.place(frozen_copy(start_of(model)))
     images = random_images(count, clip.image_resolution).to(place.device)
@@ -174,7 +174,7 @@ def forward_row(setting, model, change=None):
 
 
 def profile(setting, step):
-    """Launches of a step and how long the device is busy; profile.txt has the kernels."""
+    """Return the launches of a step and the busy seconds of the device; profile.txt lists the kernels."""
     if not setting.cuda:
         return {"skipped": "needs CUDA"}
     return profiled(setting, step, setting.out / "profile.txt")
@@ -189,7 +189,7 @@ def profiled(setting, step, path):
 
 
 def kernels_of(setting, step, count=2):
-    """Return (launches of a step on CUDA, those of cuDNN's attention, seconds that the device is busy; profiler)."""
+    """Return ({launches of a step on CUDA, those of cuDNN's attention, busy seconds of the device}, profiler)."""
     from torch.profiler import ProfilerActivity
     for _ in range(3):
         step()
@@ -207,7 +207,7 @@ def kernels_of(setting, step, count=2):
 
 
 def _is_kernel(event):
-    """Whether an event is a kernel or a copy on the device, and not a named range."""
+    """Return whether an event is a kernel or a copy on the device, and not a named range."""
     on_device = event.device_type == torch.autograd.DeviceType.CUDA
     return on_device and not getattr(event, "is_user_annotation", False) and "Optimizer.step#" not in event.name
 
@@ -216,7 +216,7 @@ def _is_kernel(event):
 
 
 def ogd(setting, found):
-    """What the projection of gradient and of update adds to a step, off ten rows a tensor."""
+    """Time what projecting gradient and update adds to a step, off ten rows per tensor."""
     step = build(setting, sizes(setting)["model"], "bf16", 4, 10, 0)
     tracker = UnitRows(step.state.model, 10)
     tracker.begin(step.state)
@@ -227,8 +227,8 @@ def ogd(setting, found):
 
 
 class UnitRows(RandomBases):
-    """Rows drawn on the device, which a CPU would need a minute for; of length 1 and nearly orthogonal, which changes
-    no cost."""
+    """Rows drawn on the device, since a CPU would need a minute; of length 1 and nearly orthogonal, which
+    does not affect the cost."""
 
     def earlier(self):
         return {name: {"basis": F.normalize(value.new_empty(self.k, value.numel()).normal_(), dim=1), "energy": None}

@@ -1,4 +1,4 @@
-"""Start a worker, watch it, and start another one for the parts that are left where it died or hung. Needs no torch."""
+"""Start a worker and watch it; if it dies or hangs, start another one for the remaining parts. Needs no torch."""
 
 import argparse
 import contextlib
@@ -15,49 +15,49 @@ from pathlib import Path
 from benchmarks.one_gpu.table import PARTS
 
 ROOT = Path(__file__).parents[2]
-GRACE = 20  # seconds past a part's budget, after which its worker hangs in code that ignores signals
+GRACE = 20  # seconds past a part's budget after which its worker counts as hung in code that ignores signals
 NO_DEVICE = 2  # exit status of a worker
-BROKEN = 3  # of one whose device answers no more, or in which a part was stopped anywhere: another one takes over
-LEAST = 10  # seconds left of --until, below which no part begins
-GLANCE = 0.2  # seconds between two looks at the worker
+BROKEN = 3  # exit status if the device no longer responds or a part was stopped anywhere: another worker takes over
+LEAST = 10  # seconds of --until below which no part starts
+GLANCE = 0.2  # seconds between two checks of the worker
 FILE = "one_gpu.json"
 
 
 def parser():
-    """Return the parser of the command line, which the worker shares."""
+    """Return the command line's parser, which the worker shares."""
     found = argparse.ArgumentParser(prog="benchmarks.one_gpu", description="Measure one GPU in a few minutes")
     found.add_argument("--out", type=Path, required=True, help="folder of one_gpu.json and its companions")
     found.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    found.add_argument("--tiny", action="store_true", help="sizes for a try")
+    found.add_argument("--tiny", action="store_true", help="small sizes, for a trial")
     found.add_argument("--parts", type=names_of_parts, default=list(PARTS), help="comma-separated, in this order")
     found.add_argument("--until", type=float, default=525, help="seconds after which no part runs")
     return found
 
 
 def names_of_parts(text):
-    """Split "a,b" into names, all of them known."""
+    """Split "a,b" into names of known parts."""
     names = text.split(",")
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no part {unknown[0]}; there are {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"no part {unknown[0]}; choose from {', '.join(PARTS)}")
     return names
 
 
 def read(out):
-    """Return the figures so far, ``{"parts": {}}`` before the first."""
+    """Return the figures so far, or ``{"parts": {}}``."""
     path = Path(out) / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"parts": {}}
 
 
 def write(out, found):
-    """Replace the file of figures whole."""
+    """Replace the file of figures atomically."""
     partial = Path(out) / (FILE + ".partial")
     partial.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
     partial.replace(Path(out) / FILE)
 
 
 def main(words=None):
-    """Measure the parts; return 0 also where some of them failed, 2 where there is no device."""
+    """Measure the parts; return 0 even if some of them failed, 2 without a device."""
     arguments = parser().parse_args(words)
     arguments.out = arguments.out.absolute()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ def supervise(arguments, work):
 
 
 def command(arguments, left, work, ends):
-    """Return the words that start a worker."""
+    """Return the command that starts a worker."""
     words = [sys.executable, "-m", "benchmarks.one_gpu.worker", "--out", str(arguments.out), "--device",
              arguments.device, "--parts", ",".join(left), "--work", work, "--ends", str(ends)]
     return [*words, "--tiny"] if arguments.tiny else words
 
 
 def run_worker(words, out, ends, grace=None):
-    """Run a worker to its end, or kill it and its children where it hangs; return (status, how it ended)."""
+    """Run a worker to its end, or kill it and its children if it hangs; return (status, how it ended)."""
     grace = GRACE if grace is None else grace
     job = subprocess.Popen(words, cwd=ROOT, preexec_fn=os.setpgrp)  # a group, for all of its children
     try:

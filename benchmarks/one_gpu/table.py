@@ -1,4 +1,4 @@
-"""The parts, by importance, and their budgets. Needs no torch: the supervisor reads it."""
+"""The parts, by importance, and their budgets. Needs no torch, since the supervisor reads it."""
 
 import importlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Part:
     """``where``: "module:function" of this package, called with a Setting and a dict to fill in.
-    ``seconds``: after these it is stopped. ``cuda_only``: a CPU has nothing to show."""
+    ``seconds``: its budget, after which it is stopped. ``cuda_only``: skipped on a CPU."""
 
     where: str
     seconds: float

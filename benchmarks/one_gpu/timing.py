@@ -1,18 +1,19 @@
-"""Seconds of a piece of work on the device."""
+"""Timing of work on the device."""
 
 import time
 
 import torch
 
-MOST = 3.0  # seconds that one figure may take
+MOST = 3.0  # seconds per figure
 
 
 def timed(setting, work, steps=20, warm=3):
-    """Return {"s": mean of a step back to back, "host_s": of it until the host is free, "steps"} and on CUDA
-    "median_s", "least_s", "greatest_s" by events and "peak_bytes". Fewer steps where they would take over MOST.
+    """Return {"s": mean seconds of back-to-back steps, "host_s": until the host is free, "steps"}, and on
+    CUDA "median_s", "least_s", "greatest_s" from events and "peak_bytes". Takes fewer steps if they would
+    exceed MOST.
 
-    The device's queue holds about a thousand launches: where the device is the slower one, the host waits for it too,
-    and "host_s" is nearly "s". What the host needs by itself shows in steps of a few images.
+    The device's queue holds about a thousand launches: if the device is slower, the host waits for it too,
+    and "host_s" is nearly "s". Steps of a few images show what the host needs by itself.
     """
     steps = _affordable(setting, work, steps, warm)
     if setting.cuda:
@@ -30,7 +31,7 @@ def timed(setting, work, steps=20, warm=3):
 
 
 def first_call(setting, work):
-    """Return the seconds of one call, the device's part included."""
+    """Return the seconds of one call, including the device's part."""
     setting.wait()
     began = time.perf_counter()
     work()
@@ -39,7 +40,7 @@ def first_call(setting, work):
 
 
 def _affordable(setting, work, steps, warm):
-    """Warm up, and return how many steps fit."""
+    """Warm up and return how many steps fit."""
     for _ in range(max(1, warm - 1)):
         work()
     seconds = first_call(setting, work)

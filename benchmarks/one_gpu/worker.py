@@ -1,4 +1,4 @@
-"""Measure parts one after the other, each within its budget."""
+"""Measure parts one after another, each within its budget."""
 
 import argparse
 import contextlib
@@ -9,9 +9,9 @@ import traceback
 from pathlib import Path
 
 import torch
-import torch._dynamo  # seconds, which the first optimiser would take out of its part's budget
+import torch._dynamo  # takes seconds, which would count against the budget of the part with the first optimiser
 
-import benchmarks.gpu as gpu  # stands in for missing text packages: before all that imports the tokenizer
+import benchmarks.gpu as gpu  # replaces missing text packages: before anything imports the tokenizer
 from benchmarks.harness import surroundings
 from benchmarks.one_gpu import children, supervise
 from benchmarks.one_gpu.predictions import verdicts
@@ -40,14 +40,14 @@ def alarm(seconds):
 
 
 def measure(setting, part, seconds, found):
-    """Fill in the figures of one part, never raise for what happens in it; return whether it was not cut."""
+    """Fill in the figures of one part and never raise for its errors; return whether it ran uncut."""
     began, whole = time.perf_counter(), True
     setting.ends = began + seconds
     try:
         with alarm(seconds):
             part.load()(setting, found)
     except Overrun:
-        whole = False  # an import, say, may have been cut
+        whole = False  # e.g. an import may have been cut
         found["error"] = f"stopped after {seconds:.0f} s, its budget"
     except (Exception, SystemExit) as error:
         found["error"] = repr(error)[:500]
@@ -58,7 +58,7 @@ def measure(setting, part, seconds, found):
 
 
 def works(setting):
-    """Whether the device still answers."""
+    """Return whether the device still responds."""
     try:
         setting.wait()
         setting.tidy()
@@ -68,7 +68,7 @@ def works(setting):
 
 
 def run(setting, names, ends):
-    """Measure the parts until ``ends``, seconds of ``time.time``; return an exit status."""
+    """Measure the parts until ``ends``, in seconds of ``time.time``; return an exit status."""
     around = surroundings()
     place = f"{around['machine']['device']}, torch {torch.__version__}"
     for name in names:
@@ -95,12 +95,12 @@ def run(setting, names, ends):
 
 
 def keeper(out, found, running):
-    """Return a function that writes what the part under way has so far."""
+    """Return a function that writes the current part's figures so far."""
     return lambda: supervise.write(out, found | {"running": running})
 
 
 def short(figures, characters=1500):
-    """Return the begin of a part's figures, for the log."""
+    """Return the beginning of a part's figures, for the log."""
     return str(figures)[:characters]
 
 
@@ -111,7 +111,7 @@ def main(words=None):
     parser.add_argument("--ends", type=float, required=True)
     arguments = parser.parse_args(words)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("benchmarks.one_gpu: no CUDA device here; --tiny --device cpu is a try", file=sys.stderr)
+        print("benchmarks.one_gpu: no CUDA device here; give --tiny --device cpu for a trial", file=sys.stderr)
         return supervise.NO_DEVICE
     setting = Setting(arguments.out, arguments.work, arguments.device, arguments.tiny)
     return run(setting, arguments.parts, arguments.ends)

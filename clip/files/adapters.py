@@ -1,7 +1,7 @@
-"""Adapters: low-rank updates and the like, alone in a file, of use on the model that they were trained on.
+"""Adapters: low-rank updates alone in a file, usable only on the model they were trained on.
 
-An adapter is a folder of peft (``adapter_config.json`` beside ``adapter_model.safetensors`` or ``.bin``), or what a run
-with ``--lora`` leaves as ``<DATASET>.lora.pth``. ``src.run.merging`` merges them into a model.
+An adapter is a folder of peft (``adapter_config.json`` beside ``adapter_model.safetensors`` or ``.bin``),
+or the ``<DATASET>.lora.pth`` of a run with ``--lora``. ``src.run.merging`` merges them into a model.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from clip.errors import LoadError, printable
 from clip.files import configs
 from clip.files.hub import ADAPTER, FOLDERS
 
-ROOT = "base_model.model."  # what peft puts before the names of the model
+ROOT = "base_model.model."  # peft's prefix of the model's names
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """``tensors`` {name: tensor}, as stored; ``settings``: the content of ``adapter_config.json``, or what our own file
-    holds beside its tensors. ``ours``: whether this project wrote it, with the names of ``clip.model``."""
+    """``tensors`` {name: tensor}, as stored; ``settings``: the content of ``adapter_config.json``, or what
+    our own file stores beside its tensors. ``ours``: whether this project wrote it, with the names of
+    ``clip.model``."""
 
     path: Path
     tensors: dict
@@ -28,10 +29,10 @@ class Adapter:
 
     @property
     def base(self):
-        """The name of the model it belongs to, as --model takes it; None where the file does not say."""
+        """The name of the model it belongs to, as --model accepts it; None if the file does not state it."""
         name, revision = (self.settings.get(key) or None for key in ("base_model_name_or_path", "revision"))
         if not all(isinstance(part, str | None) for part in (name, revision)):
-            raise LoadError(f"{self.path}: base_model_name_or_path or revision is not a text")
+            raise LoadError(f"{self.path}: base_model_name_or_path or revision is not a string")
         return f"{name}@{revision}" if name and revision and not Path(name).exists() else name
 
 
@@ -39,13 +40,14 @@ class AdapterAlone(LoadError):
     """A file that holds an adapter where a model is expected."""
 
     def __init__(self, adapter):
-        super().__init__(f"{adapter.path} holds an adapter, which is of use on the model that it was trained on: "
-                         "python -m src.main takes both, --model BASE --load ADAPTER")
+        super().__init__(f"{adapter.path} holds an adapter, which works only on the model it was trained on: "
+                         "give both to python -m src.main, --model BASE --load ADAPTER")
         self.adapter = adapter
 
 
 def adapter_of(content, file):
-    """The Adapter that a file's ``content`` is, or None. LoadError for a configuration that cannot be read."""
+    """Return the Adapter in a file's ``content``, or None. Raise LoadError for a configuration that cannot
+    be read."""
     if isinstance(content.get("lora"), dict) and "r" in content:
         settings = {key: value for key, value in content.items() if key != "lora"}
         return Adapter(file, _tensors(content["lora"], file), settings, ours=True)
@@ -62,7 +64,8 @@ def _is_peft_s(name):
 
 
 def _tensors(content, file):
-    """Copy {name: tensor} with halves as fp32, the type in which adapters are merged. LoadError for anything else."""
+    """Copy {name: tensor}, halves as fp32, the dtype in which adapters are merged. Raise LoadError for
+    anything else."""
     strange = [str(name) for name, value in content.items()
                if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point())]
     if strange or not content:

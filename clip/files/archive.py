@@ -1,10 +1,11 @@
-"""A file that torch wrote -> what it holds. Nothing of it is executed and nothing is unpacked to disk.
+"""Read a file written by torch. Nothing in it is executed, and nothing is unpacked to disk.
 
-``torch.save``'s zip archives, TorchScript's (OpenAI's layout) and torch's format before 1.6 all are a pickle beside the
-raw bytes of tensors. The pickle's instructions are followed here, one by one, from a table: it can build plain values
-and tensors, and has no way to call anything else. Sizes are checked before memory is taken: tensors lie inside their
-storage, storages are uncompressed members of exactly their size, and all together are no larger than the file. The
-checksums of the zip format are checked, which torch's own reader leaves out.
+``torch.save``'s zip archives, TorchScript's (OpenAI's layout) and torch's format before 1.6 all consist of
+a pickle beside the raw bytes of tensors. The pickle's instructions are followed here, one by one, from a
+table: it can build plain values and tensors, and cannot call anything else. Sizes are checked before memory
+is allocated: tensors lie inside their storage, storages are uncompressed members of exactly their size, and
+together they are no larger than the file. Unlike torch's own reader, this one verifies the zip format's
+checksums.
 """
 
 import io
@@ -22,23 +23,23 @@ from clip.errors import LoadError, printable
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C  # torch's own, the first number in its files before 1.6
 MOST_DIMENSIONS = 32
-MOST_MODULES = 100_000  # a tree that names itself twice in each level would have no end
-MOST_SHARING = 16  # tensors may share storages, but not be many times the file together: they are copied later
-ITEM = 8  # bytes that an item of a list or dict is taken for
+MOST_MODULES = 100_000  # a tree that contains itself twice at each level would never end
+MOST_SHARING = 16  # tensors may share storages, but are copied later, so their sum over the file's size is limited
+ITEM = 8  # assumed bytes per item of a list or dict
 CHUNK = 1 << 24
 WAY_OUT = ("copy or fetch it again if it is cut off or damaged; if it holds more than tensors and plain values, save "
-           "the model's state_dict() alone, by torch.save")
+           "only the model's state_dict(), with torch.save")
 
 
 class Refused(ValueError):
-    """What a file holds and is not read."""
+    """Content of a file that is not read."""
 
 
 def read_file(path):
-    """Content of a file of ``torch.save`` or TorchScript: plain values, and tensors on the host.
+    """Return the content of a file of ``torch.save`` or TorchScript: plain values, and tensors on the host.
 
-    A TorchScript archive gives {name: tensor}. Raises LoadError for a file that cannot be read, is damaged, or holds
-    anything else; the message names what.
+    A TorchScript archive gives {name: tensor}. Raises LoadError, naming the reason, for a file that cannot
+    be read, is damaged, or holds anything else.
     """
     try:
         with Path(path).open("rb") as file:
@@ -48,7 +49,8 @@ def read_file(path):
 
 
 def read(file, size, name):
-    """The same of the first ``size`` bytes of an open file, called ``name`` in messages. OSError is let through."""
+    """Read like ``read_file`` from the first ``size`` bytes of an open file, called ``name`` in messages.
+    OSError passes through."""
     try:
         start = file.read(4)
         file.seek(0)
@@ -56,13 +58,13 @@ def read(file, size, name):
         return dict(_named_tensors(content)) if isinstance(content, _Module) else content
     except OSError:
         raise
-    except Exception as error:  # damaged bytes can make nearly anything of an instruction fail
+    except Exception as error:  # damaged bytes can make an instruction fail in nearly any way
         reason = str(error) if isinstance(error, Refused) else f"it is damaged: {error or type(error).__name__}"
         raise LoadError(f"{name} is not a file of weights that can be read safely ({printable(reason)}); {WAY_OUT}"
                         ) from None
 
 
-# -- where the bytes of tensors are ------------------------------------------------------------------------------------
+# -- storages ----------------------------------------------------------------------------------------------------------
 
 
 def _read_zip(file, size):
@@ -72,8 +74,8 @@ def _read_zip(file, size):
 
 
 class _ZipStorages:
-    """``ROOT/data.pkl`` and the storages ``ROOT/data/KEY`` of a zip archive. All other members are left alone, those
-    with code too, except the one that tells the order of bytes."""
+    """``ROOT/data.pkl`` and the storages ``ROOT/data/KEY`` of a zip archive. Ignores all other members,
+    including those with code, except the one that states the byte order."""
 
     def __init__(self, archive, size):
         self.archive, self.left, self.buffers = archive, size, {}
@@ -87,7 +89,7 @@ class _ZipStorages:
             raise Refused("its tensors are big-endian")
 
     def __call__(self, dtype, key, count):
-        """-> (count,) tensor of the storage's values"""
+        """Return the storage's values as a (count,) tensor."""
         if key not in self.buffers:
             self.buffers[key] = self._open(f"data/{key}", count * dtype.itemsize)
         return _typed(self.buffers[key], dtype, key, count)
@@ -104,7 +106,7 @@ class _ZipStorages:
         buffer = torch.empty(needed, dtype=torch.uint8)
         with self.archive.open(info) as source:
             _fill(buffer, source, name)
-            source.read(1)  # the end, where the checksum is compared
+            source.read(1)  # reaching the end compares the checksum
         return buffer
 
     def _stored(self, name):
@@ -130,7 +132,7 @@ def _read_old(stream, size):
 
 
 class _OldStorages:
-    """Storages whose bytes stand behind the pickle: memory first, bytes later."""
+    """Storages whose bytes follow the pickle: allocated first, filled later."""
 
     def __init__(self, size):
         self.left, self.buffers, self.counts = size, {}, {}
@@ -148,12 +150,13 @@ class _OldStorages:
             raise Refused("its tensors and their bytes do not belong together")
         for key in keys:
             if int.from_bytes(stream.read(8), "little") != self.counts[key]:
-                raise Refused(f"storage {key} has another size than its tensors")
+                raise Refused(f"storage {key} and its tensors differ in size")
             _fill(self.buffers[key], stream, f"storage {key}")
 
 
 class _Bounded:
-    """A file of which no more is asked than it has: what a claimed length would make it reserve first."""
+    """A file that is never asked for more bytes than it has, because reading a claimed length would
+    allocate it first."""
 
     def __init__(self, file, size):
         self.file, self.size, self.tell, self.readline = file, size, file.tell, file.readline
@@ -170,7 +173,7 @@ def _typed(buffer, dtype, key, count):
 
 
 def _fill(buffer, source, name):
-    """Read a whole (N,) uint8 tensor; less is an error."""
+    """Fill a whole (N,) uint8 tensor; fewer bytes are an error."""
     target, done = memoryview(buffer.numpy()), 0
     while done < len(target):
         count = source.readinto(target[done:done + CHUNK])
@@ -187,14 +190,14 @@ class _Module(dict):
 
 
 class _Function:
-    """What a pickle may call."""
+    """A function that a pickle may call."""
 
     def __init__(self, call):
         self.call = call
 
 
 class _Machine:
-    """Follows the instructions of one pickle. ``storages(dtype, key, count)`` -> (count,) tensor."""
+    """Follows the instructions of one pickle. ``storages(dtype, key, count)`` returns a (count,) tensor."""
 
     def __init__(self, storages, size):
         self.storages, self.left = storages, MOST_SHARING * size
@@ -203,7 +206,7 @@ class _Machine:
     def run(self, stream):
         for instruction, argument, _ in pickletools.genops(stream):
             if instruction.name not in STEPS:
-                raise Refused(f"it has the pickle instruction {instruction.name}, which is not read")
+                raise Refused(f"it has the pickle instruction {instruction.name}, which is not supported")
             STEPS[instruction.name](self, argument)
         return self.stack.pop()
 
@@ -211,7 +214,7 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self, count):
-        """The topmost values, lowest first."""
+        """Pop the topmost ``count`` values, lowest first."""
         if len(self.stack) < count:
             raise Refused("it is damaged: a value is missing")
         values = self.stack[len(self.stack) - count:]
@@ -234,30 +237,30 @@ class _Machine:
         elif (module, name) in GLOBALS:
             self.push(GLOBALS[module, name])
         else:
-            raise Refused(f"it names {module}.{name}, which is not read")
+            raise Refused(f"it names {module}.{name}, which is not allowed")
 
     def call(self, _):
         function, arguments = self.pop(2)
         if not isinstance(function, _Function):
-            raise Refused("it calls what is no function")
+            raise Refused("it calls something that is not a function")
         result = function.call(*arguments)
         self.left -= _weight(result)
         if self.left < 0:
-            raise Refused("what it makes is many times larger than the file")
+            raise Refused("its content is many times larger than the file")
         self.push(result)
 
     def make(self, _):
         cls, arguments = self.pop(2)
         if cls is not _Module or arguments:
-            raise Refused("it makes an object of no known class")
+            raise Refused("it creates an object of an unknown class")
         self.push(_Module())
 
     def build(self, _):
         target, attributes = self.pop(2)
         if isinstance(target, _Module):
             target.update(attributes)
-        elif not isinstance(target, OrderedDict):  # those of state dicts carry notes about versions
-            raise Refused("it sets attributes of what has none")
+        elif not isinstance(target, OrderedDict):  # a state dict's attributes are notes about versions
+            raise Refused("it sets attributes of something that has none")
         self.push(target)
 
     def storage(self, _):
@@ -270,17 +273,17 @@ class _Machine:
 
     def extend(self, values):
         if not isinstance(self.stack[-1], list):
-            raise Refused("it appends to what is no list")
+            raise Refused("it appends to something that is not a list")
         self.stack[-1].extend(values)
 
     def set_items(self, values):
         if not isinstance(self.stack[-1], dict) or len(values) % 2:
-            raise Refused("it sets items of what is no dict")
+            raise Refused("it sets items of something that is not a dict")
         self.stack[-1].update(zip(map(_key, values[::2]), values[1::2], strict=True))
 
     def add_items(self, values):
         if not isinstance(self.stack[-1], set):
-            raise Refused("it adds to what is no set")
+            raise Refused("it adds to something that is not a set")
         self.stack[-1].update(map(_key, values))
 
 
@@ -289,14 +292,15 @@ SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 def _key(value):
-    """A dict's key. Tuples of tuples may take without end to hash: they can name each other."""
+    """Return a dict's key if its type is allowed. Hashing tuples of tuples may never end, since they can
+    contain each other."""
     if type(value) in SCALARS or type(value) is tuple and all(type(part) in SCALARS for part in value):
         return value
     raise Refused(f"a {type(value).__name__} is a key")
 
 
 def _weight(result):
-    """Bytes that a call took; calls are where a few instructions can make many copies."""
+    """Return the bytes that a call allocated; calls are where a few instructions can make many copies."""
     if isinstance(result, torch.Tensor):
         return result.nbytes
     if isinstance(result, (bytes, bytearray)):
@@ -305,7 +309,7 @@ def _weight(result):
 
 
 def _nothing(machine, _):
-    """Of no meaning here."""
+    """Ignore an instruction."""
 
 
 STEPS = {
@@ -336,11 +340,11 @@ STEPS = {
 }
 
 
-# -- what a pickle may name --------------------------------------------------------------------------------------------
+# -- names that a pickle may use ---------------------------------------------------------------------------------------
 
 
 def _tensor(values, offset, size, stride, *_):
-    """A view of the storage's ``values`` (N,); it must lie inside and be no larger."""
+    """Return a view of the storage's ``values`` (N,); it must lie inside and be no larger."""
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > MOST_DIMENSIONS or any(type(n) is not int or n < 0 for n in numbers):
         raise Refused("a tensor has an impossible shape")
@@ -361,7 +365,7 @@ def _ordered(pairs=()):
 
 def _counter(counts=None):
     if not isinstance(counts or {}, dict):
-        raise Refused("a Counter of no dict")
+        raise Refused("it makes a Counter of something that is not a dict")
     return Counter(counts)
 
 
@@ -372,14 +376,14 @@ def _bytes(text, encoding):
 
 
 def _bytearray(content=b""):
-    if not isinstance(content, bytes):  # a number would reserve that much
-        raise Refused("a bytearray of no bytes")
+    if not isinstance(content, bytes):  # a number would allocate that much
+        raise Refused("it makes a bytearray of something that is not bytes")
     return bytearray(content)
 
 
 def _size(lengths):
     if not all(type(length) is int for length in lengths):
-        raise Refused("a size of no numbers")
+        raise Refused("it makes a size of something that is not numbers")
     return torch.Size(lengths)
 
 
@@ -410,7 +414,7 @@ GLOBALS = {
 
 
 def _named_tensors(module):
-    """(dotted name, tensor) of a module and all below it."""
+    """Yield (dotted name, tensor) of a module and all modules below it."""
     waiting, seen = [("", module)], 0
     while waiting:
         prefix, current = waiting.pop()

@@ -1,9 +1,9 @@
-"""The json files that open_clip and transformers write beside weights -> the keys of an architecture.
+"""Read the architecture from the JSON files that open_clip and transformers write beside weights.
 
     stated, notes = open_clip_architecture(read_config(folder / "open_clip_config.json"), name)
 
-``stated`` maps keys of ``clip.model.CLIP`` to values. ``notes`` are sentences about settings that are ignored here.
-A LoadError rejects a model with parts that ``clip.model`` does not have, by their keys.
+``stated`` maps keys of ``clip.model.CLIP`` to values. ``notes`` are sentences about settings ignored here.
+A LoadError rejects a model with parts that ``clip.model`` does not have, naming their keys.
 """
 
 import functools
@@ -14,14 +14,14 @@ from clip.errors import LoadError, printable
 
 OPEN_CLIP, TRANSFORMERS, PROCESSORS = "open_clip_config.json", "config.json", ("preprocessor_config.json",
                                                                                "processor_config.json")
-# OpenAI's values, which both libraries take where a file is silent.
+# OpenAI's values, the defaults of both libraries.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTH = 64
 BICUBIC = 3  # Pillow's number
-AGAIN = "fetch it again, or lay the weights into a folder without it"
+AGAIN = "fetch it again, or put the weights into a folder without it"
 
-# Keys of open_clip's files, and the values that need nothing beyond OpenAI's CLIP.
+# Keys of open_clip's files, and their values for OpenAI's CLIP.
 MODEL_DEFAULTS = {"custom_text": None, "init_logit_scale": None, "init_logit_bias": None, "multimodal_cfg": None}
 TOWER_DEFAULTS = {
     "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False, "pos_embed_type": "learnable",
@@ -32,18 +32,18 @@ TOWER_DEFAULTS = {
     "proj_bias": False, "proj_type": "linear", "global_average_pool": False, "input_patchnorm": False}
 POOLS = {"vision_cfg": "tok", "text_cfg": "argmax"}
 
-# transformers writes what differs from these.
+# transformers writes only what differs from these.
 TEXT_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77,
                  "vocab_size": 49408, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
                  "intermediate_size": 2048}
 VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
                    "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "intermediate_size": 3072}
 END_TOKEN = 49407  # OpenAI's
-OLD_END_TOKEN = 2  # of transformers' first files: a text ends with its largest id, as everywhere in CLIP
+OLD_END_TOKEN = 2  # in transformers' first files: a text ends with its largest id, as everywhere in CLIP
 
 
 def read_config(path):
-    """Content of a json file that holds a mapping; LoadError in one line for any other."""
+    """Return the content of a JSON file that holds a mapping; raise LoadError, in one line, for any other."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -54,7 +54,7 @@ def read_config(path):
 
 
 def rejects_bad_values(read):
-    """Turn a missing key, or a value of another type, into a LoadError with the file's name, the last argument."""
+    """Turn a missing key, or a value of the wrong type, into a LoadError that names the file, the last argument."""
     @functools.wraps(read)
     def call(*arguments):
         try:
@@ -72,7 +72,8 @@ def rejects_bad_values(read):
 
 @rejects_bad_values
 def open_clip_architecture(content, name):
-    """(stated, notes) of the content of ``open_clip_config.json``, or of one of open_clip's model configurations."""
+    """Return (stated, notes) from the content of ``open_clip_config.json``, or of one of open_clip's model
+    configurations."""
     model = content.get("model_cfg", content)
     vision, text = _mapping(model, "vision_cfg", name), _mapping(model, "text_cfg", name)
     _refuse_other_models(model, vision, text, name)
@@ -97,7 +98,7 @@ def open_clip_architecture(content, name):
 
 @rejects_bad_values
 def open_clip_preprocessing(content, size, name):
-    """(stated, notes) of a ``preprocess_cfg``, or of a row of open_clip's table of pretrained weights."""
+    """Return (stated, notes) from a ``preprocess_cfg``, or from a row of open_clip's table of pretrained weights."""
     stated = {"mean": _three(content.get("mean", MEAN), name), "std": _three(content.get("std", STD), name)}
     other = [f"{key} {content[key]}" for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest"))
              if content.get(key, usual) != usual]
@@ -107,8 +108,8 @@ def open_clip_preprocessing(content, size, name):
 
 
 def _otherwise_resized(name, other):
-    return (f"{name} asks for {', '.join(map(str, other))}; images are resized here by their short side, bicubic, and "
-            "cut to the centre")
+    return (f"{name} states {', '.join(map(str, other))}; this is ignored: images are resized by their short side, "
+            "bicubic, and cropped to the centre")
 
 
 def _refuse_other_models(model, vision, text, name):
@@ -135,11 +136,11 @@ def _hidden(tower, width, ratio):
 
 @rejects_bad_values
 def transformers_architecture(content, processor, name):
-    """(stated, notes) of the content of ``config.json`` and, if it is there, of ``preprocessor_config.json``."""
+    """Return (stated, notes) from the content of ``config.json`` and, if present, ``preprocessor_config.json``."""
     kind = content.get("model_type", "clip")
     if kind != "clip":
-        raise LoadError(f"{name} says model_type {printable(str(kind), 40)}: weights of such a model cannot be used "
-                        "here, only those of clip")
+        raise LoadError(f"{name} states model_type {printable(str(kind), 40)}: only weights of model_type clip can be "
+                        "used here")
     text, vision = (_tower(content, *part, name) for part in (("text_config", TEXT_DEFAULTS),
                                                               ("vision_config", VISION_DEFAULTS)))
     activation = _activation_of(text, vision, name)
@@ -157,8 +158,8 @@ def transformers_architecture(content, processor, name):
 
 
 def _tower(content, key, defaults, name):
-    """The settings of a tower. ``text_config_dict`` of older files wins over ``text_config``, its defaults too, as in
-    transformers."""
+    """Return the settings of a tower. As in transformers, ``text_config_dict`` of older files, including
+    its defaults, overrides ``text_config``."""
     older = _mapping(content, f"{key}_dict", name)
     return defaults | _mapping(content, key, name) | (defaults | older if older else {})
 
@@ -166,14 +167,14 @@ def _tower(content, key, defaults, name):
 def _activation_of(text, vision, name):
     activations = {text["hidden_act"], vision["hidden_act"]}
     if not activations <= {"gelu", "quick_gelu"} or len(activations) > 1:
-        raise LoadError(f"{name} says hidden_act {' and '.join(sorted(map(str, activations)))}; both towers have gelu "
-                        "here, or both quick_gelu")
+        raise LoadError(f"{name} states hidden_act {' and '.join(sorted(map(str, activations)))}; here both towers "
+                        "must have gelu, or both quick_gelu")
     for part in (text, vision):
         if abs(part["layer_norm_eps"] - 1e-5) > 1e-9:
-            raise LoadError(f"{name} says layer_norm_eps {part['layer_norm_eps']}; it is 1e-05 here")
+            raise LoadError(f"{name} states layer_norm_eps {part['layer_norm_eps']}; only 1e-05 is supported")
     if text["eos_token_id"] not in (END_TOKEN, OLD_END_TOKEN, text["vocab_size"] - 1):
-        raise LoadError(f"{name} says eos_token_id {text['eos_token_id']}; a text ends here with the largest id: "
-                        "weights with another tokenizer cannot be used here")
+        raise LoadError(f"{name} states eos_token_id {text['eos_token_id']}; here a text ends with the largest id, so "
+                        "weights with another tokenizer cannot be used")
     return activations.pop()
 
 
@@ -206,7 +207,7 @@ def _mapping(content, key, name):
 def _square(size, name):
     sides = size if isinstance(size, list) else [size]
     if len(set(map(str, sides))) != 1 or type(sides[0]) is not int:
-        raise LoadError(f"{name}: images are of {printable(str(size), 40)} pixels; they are square here")
+        raise LoadError(f"{name}: images are of {printable(str(size), 40)} pixels; only square ones are supported")
     return sides[0]
 
 
@@ -214,5 +215,6 @@ def _three(values, name):
     values = [values] * 3 if type(values) in (int, float) else values
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(type(value) in (int, float)
                                                                            for value in values):
-        raise LoadError(f"{name}: mean and standard deviation are three numbers each, not {printable(str(values), 60)}")
+        raise LoadError(f"{name}: mean and standard deviation must be three numbers each, not "
+f"{printable(str(values), 60)}")
     return [float(value) for value in values]

@@ -1,4 +1,4 @@
-"""Published files -> a cache folder: resumed, verified, and by one process at a time."""
+"""Download published files to a cache folder: resumable, verified, one process at a time."""
 
 import contextlib
 import fcntl
@@ -17,13 +17,13 @@ PARTIAL, RANGE_NOT_SATISFIABLE = 206, 416
 
 
 def download(address, path, sha256):
-    """Fetch to ``path + ".part"``, verify, rename; nothing unverified ever has the final name.
+    """Fetch to ``path + ".part"``, verify, rename; nothing unverified ever gets the final name.
 
-    What an interrupted download left is taken up where it ended, if the server can; the hash is over all of it, and
-    where it is wrong the file is fetched anew, once. The partial file is locked (flock) while it is written: another
-    process waits and then finds the file. Such a lock is gone when its process is, however that ended. On a network
-    file system it holds between machines if the system passes locks on, as NFS does since version 4; where locks are
-    refused, so is the download.
+    An interrupted download is resumed if the server supports it; the hash covers the whole file, and if it
+    is wrong the file is fetched again, once. The partial file is locked (flock) while it is written:
+    another process waits and then finds the file. The lock is released when its process ends in any way. On
+    a network file system it works between machines if the system passes locks on, as NFS does since version
+    4; if locks are refused, so is the download.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".part")
@@ -32,7 +32,7 @@ def download(address, path, sha256):
         path.parent.mkdir(parents=True, exist_ok=True)
         while not path.is_file():
             with _locked(partial) as file:
-                if file and not path.is_file():  # it may have been fetched between our two looks
+                if file and not path.is_file():  # it may have been fetched between the two checks
                     _complete(file, partial, address, path, sha256, by_hand)
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -41,7 +41,7 @@ def download(address, path, sha256):
 
 @contextlib.contextmanager
 def _locked(partial):
-    """The partial file, open and ours alone; None where it was renamed or removed while we waited."""
+    """Open and lock the partial file; yield None if it was renamed or removed while waiting."""
     with open(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,7 +51,7 @@ def _locked(partial):
         try:
             yield file if _is_at(file, partial) else None
         finally:
-            with contextlib.suppress(OSError):  # a full disk says so again
+            with contextlib.suppress(OSError):  # a full disk raises again
                 file.flush()
             if _is_at(file, partial) and not os.fstat(file.fileno()).st_size:
                 partial.unlink()
@@ -65,7 +65,7 @@ def _is_at(file, path):
 
 
 def _complete(file, partial, address, path, sha256, by_hand):
-    """Fill the partial file, anew if what was there before turns out wrong; verify and rename it."""
+    """Fill the partial file, again from the start if what was there turns out wrong; verify and rename it."""
     kept, found = _fetch(file, address, path.name, sha256)
     if found != sha256 and kept:
         file.truncate(0)
@@ -80,14 +80,14 @@ def _complete(file, partial, address, path, sha256, by_hand):
 
 
 def _fetch(file, address, name, sha256):
-    """Append what is missing. -> (bytes that were there before and were kept, sha256 of all)"""
+    """Append what is missing. Return (bytes kept from before, sha256 of the whole)."""
     from tqdm import tqdm
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK):
         digest.update(chunk)
     done = kept = file.tell()
-    if digest.hexdigest() == sha256:  # all but the renaming was done
+    if digest.hexdigest() == sha256:  # only the rename was missing
         return kept, sha256
     with _open(address, done) as source:
         if done and not _continues(source, done):
@@ -108,7 +108,7 @@ def _fetch(file, address, name, sha256):
 
 
 def _open(address, start):
-    """The answer from byte ``start`` on, or from 0 where the server has nothing behind ``start``."""
+    """Open the response from byte ``start`` on, or from 0 if the server has nothing after ``start``."""
     if not start:
         return urllib.request.urlopen(urllib.request.Request(address), timeout=60)
     try:

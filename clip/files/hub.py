@@ -1,7 +1,7 @@
-"""Weights by the names of other libraries -> files on this machine: ``hf-hub:ORG/NAME``, ``local-dir:DIR`` and
-open_clip's ``NAME:PRETRAINED``.
+"""Find weights by the names of other libraries: ``hf-hub:ORG/NAME``, ``local-dir:DIR`` and open_clip's
+``NAME:PRETRAINED``.
 
-The libraries themselves fetch and keep what they fetch, so that HF_HOME, HF_HUB_OFFLINE and HF_TOKEN act.
+The libraries themselves fetch and cache files, so HF_HOME, HF_HUB_OFFLINE and HF_TOKEN apply.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 INDEX = ".index.json"
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 MOST_NAMED = 4
-# Configuration of a folder -> the files of weights that belong to it, the first that is there.
+# Configuration of a folder -> candidates for its file of weights, in order of preference.
 FOLDERS = {
     configs.OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
                         "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
@@ -31,8 +31,8 @@ FOLDERS = {
 
 
 class Absent(LoadError):
-    """Weights that would have to be fetched, where nothing may be. ``stated``: the keys of their architecture, {} where
-    those would be fetched too."""
+    """Weights that would have to be fetched although fetching is off. ``stated``: the keys of their
+    architecture, {} if these would be fetched too."""
 
     def __init__(self, message, stated=None):
         super().__init__(message)
@@ -49,19 +49,20 @@ class Place:
 
 
 def is_name(text):
-    """Whether a text is written as a name that ``place_of`` knows; a bare ORG/NAME is left to the caller."""
+    """Return whether a text is spelled like a name that ``place_of`` resolves; the caller handles a bare ORG/NAME."""
     return text.startswith((HUB, LOCAL)) or ":" in text and text.partition(":")[0] in open_clip_names()
 
 
 def is_repository(text):
-    """Whether a text is written as a repository's bare ORG/NAME, and not as the path of a file or folder."""
+    """Return whether a text is spelled like a repository's bare ORG/NAME, and not like the path of a file
+    or folder."""
     is_path = text.endswith(WEIGHTS) or os.path.isdir(text.partition("/")[0])
     return not is_path and bool(REPOSITORY.fullmatch(text))
 
 
 def place_of(name, fetch=True):
-    """The Place of weights that ``is_name`` or that are a repository's ORG/NAME. LoadError says why there is none;
-    Absent where they would have to be fetched and ``fetch`` is False."""
+    """Return the Place of weights named as in ``is_name`` or by a repository's ORG/NAME. Raise LoadError
+    with the reason if there is none; Absent if they would have to be fetched and ``fetch`` is False."""
     if name.startswith(LOCAL):
         folder = Path(name.removeprefix(LOCAL))
         if not folder.is_dir():
@@ -76,28 +77,28 @@ def place_of(name, fetch=True):
 
 
 def weights_of_folder(folder):
-    """The file of weights in a folder of open_clip, of transformers, of peft or of an export of ours; LoadError for
-    others, and for one that holds a model and an adapter."""
+    """Return the file of weights in a folder of open_clip, transformers or peft, or in one of our exports.
+    Raise LoadError for other folders, and for one that holds both a model and an adapter."""
     found = _models_in(folder)
     if ADAPTER in found and len(found) > 1:
         raise LoadError(f"{folder} holds a model ({next(iter(found.values())).name}) and an adapter "
-                        f"({found[ADAPTER].name}): give the file that is meant")
+                        f"({found[ADAPTER].name}): give the file you mean")
     if found:
         return next(iter(found.values()))
-    raise LoadError(f"{folder} is a folder without a model that is known ({' or '.join(FOLDERS)} beside its weights); "
+    raise LoadError(f"{folder} is a folder without a known model ({' or '.join(FOLDERS)} beside its weights); "
                     f"it holds {held_by(folder)}")
 
 
 def unread_models(folder):
-    """Names of the files of a folder that may hold another model than the one that ``weights_of_folder`` reads: of
-    another layout, or of the same in another format."""
+    """Return the names of files in a folder that may hold another model than the one ``weights_of_folder``
+    reads: in another layout, or in the same layout but another format."""
     first, *others = _models_in(folder).items()
     same = [name for name in FOLDERS[first[0]] if name != first[1].name and (folder / name).is_file()]
     return [*same, *(file.name for _, file in others)]
 
 
 def _models_in(folder):
-    """{configuration that is there: the file of weights that belongs to it}"""
+    """Return {configuration present: its file of weights}."""
     found = {}
     for beside, names in FOLDERS.items():
         there = [folder / name for name in names if (folder / name).is_file()]
@@ -107,7 +108,7 @@ def _models_in(folder):
 
 
 def held_by(folder):
-    """What a folder holds, in words: its checkpoints first, which may be what was meant."""
+    """Describe the content of a folder, starting with checkpoints, which may be what was meant."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -116,7 +117,7 @@ def held_by(folder):
         return f"{ADAPTER} without {' or '.join(FOLDERS[ADAPTER])}"
     adapters = adapters_below(folder)
     if adapters:
-        return f"adapters of peft in {first_of(adapters)}: give the folder that is meant"
+        return f"adapters of peft in {first_of(adapters)}: give the folder you mean"
     files = [name for name in names if name.endswith(WEIGHTS)]
     if files:
         return f"{first_of(files)}: give {'that file' if len(files) == 1 else 'one of these files'}"
@@ -124,12 +125,12 @@ def held_by(folder):
 
 
 def adapters_below(folder):
-    """Names of the folders directly in ``folder`` that hold an adapter of peft."""
+    """Return the names of the folders directly in ``folder`` that hold an adapter of peft."""
     return sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER}"))
 
 
 def first_of(names):
-    """The first of some names in words, and how many more there are."""
+    """List the first of some names, and how many more there are."""
     more = len(names) - MOST_NAMED
     return ", ".join(printable(name, 80) for name in names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -138,18 +139,19 @@ def first_of(names):
 
 
 def _open_clip_folder():
-    found = importlib.util.find_spec("open_clip")  # which imports nothing of it
+    found = importlib.util.find_spec("open_clip")  # without importing it
     return Path(found.origin).parent / "model_configs" if found else None
 
 
 def open_clip_names():
-    """The architectures that the installed open_clip describes."""
+    """Return the architectures that the installed open_clip describes."""
     folder = _open_clip_folder()
     return sorted(path.stem for path in folder.glob("*.json")) if folder else []
 
 
 def open_clip_block(name):
-    """The keys of an architecture by open_clip's name for it. LoadError for one whose towers are not those of CLIP."""
+    """Return the keys of an architecture by open_clip's name for it. Raise LoadError if its towers are not
+    those of CLIP."""
     stated, _ = configs.open_clip_architecture(_described(name), f"open_clip's {name}")
     return stated
 
@@ -159,7 +161,7 @@ def _described(name):
 
 
 def _pretrained(name, tag, fetch):
-    """Return the Place of a row of open_clip's table, which states the normalisation and, for some, QuickGELU."""
+    """Return the Place of a row in open_clip's table, which states the normalisation and, for some, QuickGELU."""
     from open_clip import pretrained
     row = pretrained.get_pretrained_cfg(name, tag)
     if not row:
@@ -169,7 +171,7 @@ def _pretrained(name, tag, fetch):
     statistics, notes = configs.open_clip_preprocessing(row, stated["image_resolution"], f"open_clip's {name}:{tag}")
     stated |= statistics | ({"activation": "quick_gelu"} if row.get("quick_gelu") else {})
     if not fetch and not _is_cached(row):
-        raise Absent(f"the weights of {name}:{tag} are not here: the run would download them by open_clip", stated)
+        raise Absent(f"the weights of {name}:{tag} are not here: the run would download them through open_clip", stated)
     try:
         return Place(Path(pretrained.download_pretrained(row)), stated, notes)
     except Exception as error:  # what a network raises has no class in common
@@ -177,7 +179,7 @@ def _pretrained(name, tag, fetch):
 
 
 def _is_cached(row):
-    """Whether open_clip would find the file without a network."""
+    """Return whether open_clip would find the file without a network."""
     from huggingface_hub import try_to_load_from_cache
     from open_clip import pretrained
     if not row.get("hf_hub"):
@@ -192,8 +194,8 @@ def _is_cached(row):
 
 
 def _repository(name, fetch):
-    """The folder of a repository's files in huggingface_hub's cache: configuration and weights of the first layout that
-    it has."""
+    """Return the folder of a repository's files in huggingface_hub's cache: configuration and weights of
+    the first layout it has."""
     repository, _, revision = name.partition("@")
     if not REPOSITORY.fullmatch(name):
         raise LoadError(f"{HUB}{name}: a model of the hub is ORG/NAME")
@@ -216,7 +218,7 @@ def _repository(name, fetch):
 
 
 def _refuse_other_models(beside, path):
-    """Reject a model before weights are fetched that could not be used."""
+    """Reject an unusable model before its weights are fetched."""
     content = configs.read_config(path)
     if beside == configs.OPEN_CLIP:
         configs.open_clip_architecture(content, path)
@@ -225,13 +227,13 @@ def _refuse_other_models(beside, path):
 
 
 class _Repository:
-    """Files of one repository, each fetched on its first use."""
+    """Files of one repository, each fetched on first use."""
 
     def __init__(self, name, revision, fetch):
         self.name, self.revision, self.fetch, self.unreached = name, revision, fetch, None
 
     def file(self, name):
-        """Path of a file, or None where the repository has none, or none can be reached."""
+        """Return the path of a file, or None if the repository lacks it or is unreachable."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
         try:
@@ -247,10 +249,10 @@ class _Repository:
 
     def missing(self):
         if self.unreached is None:
-            return LoadError(f"{HUB}{self.name} has neither of {' and '.join(FOLDERS)} with weights beside it")
+            return LoadError(f"{HUB}{self.name} has none of {', '.join(FOLDERS)} with weights beside it")
         if not self.fetch:
             return Absent(f"the weights of {HUB}{self.name} are not in the hub's cache: the run would download them, "
-                          "and what model they hold is known only then")
+                          "and only then is the model known")
         from huggingface_hub import constants
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(self.unreached)
         return LoadError(f"{HUB}{self.name} is not in the hub's cache, and could not be fetched ({reason})")

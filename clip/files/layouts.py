@@ -1,11 +1,13 @@
-"""Weights in the layouts that people have -> tensors under OpenAI's names, and what is known of their architecture.
+"""Convert weights in common layouts to tensors under OpenAI's names, and collect what is known of their
+architecture.
 
     weights = open_weights("hf/model.safetensors")     # or open_clip_pytorch_model.bin, epoch_1.pt, last.ckpt, a folder
     weights.tensors["visual.conv1.weight"], weights.stated["activation"]
 
-LAYOUTS says how the layouts of single files are recognised, how their names map and where their architecture is stated;
-``clip.files.hub.FOLDERS`` the same of folders; STRANGERS names models that are no CLIP of OpenAI's kind. A layout is
-found below any prefix and in any wrapper: ``{"state_dict": {"model._orig_mod.visual.conv1.weight": ...}}``.
+LAYOUTS defines how the layouts of single files are recognised, how their names map and where their
+architecture is stated; ``clip.files.hub.FOLDERS`` does the same for folders; STRANGERS lists models that
+are not CLIPs of OpenAI's kind. A layout is found below any prefix and in any wrapper: ``{"state_dict":
+{"model._orig_mod.visual.conv1.weight": ...}}``.
 """
 
 import json
@@ -26,17 +28,17 @@ from clip.files.shapes import architecture_of
 
 SAFETENSORS = ".safetensors"
 WEB_PAGE = "is a web page; download the file itself"
-# How files begin that are no weights: what they are instead.
+# First bytes of files that are not weights, and what they are instead.
 NO_WEIGHTS = (
-    (b"version https://git-lfs", "is a pointer of Git LFS and not the file itself; fetch it by git lfs pull"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"),
     (b"<!DOCTYPE", WEB_PAGE), (b"<!doctype", WEB_PAGE), (b"<html", WEB_PAGE), (b"<?xml", WEB_PAGE),
     (b"\x1f\x8b", "is compressed; unpack it"), (b"BZh", "is compressed; unpack it"),
     (b"\xfd7zXZ", "is compressed; unpack it"), (b"7z\xbc\xaf", "is compressed; unpack it"),
     (b"\x89HDF", "is an HDF5 file, as Keras writes; only weights of PyTorch can be read"),
     (b"GGUF", "is a GGUF file; only weights of PyTorch can be read"))
-ARCHITECTURE = "architecture"  # of a safetensors file's metadata, as json: where it is ours
+ARCHITECTURE = "architecture"  # key of the metadata in our own safetensors files, as JSON
 MOST_DEPTH = 3
-# Parts of names that wrappers put in anywhere: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
+# Parts of names that wrappers insert anywhere: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Numbers and masks that some layouts store beside the weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "transformer.attn_mask",
@@ -46,9 +48,9 @@ OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # only Op
 
 @dataclass
 class Weights:
-    """``tensors``: {OpenAI's name: tensor}; ``stated``: {key of the architecture: value}, ``source``: where;
-    ``notes``: sentences about what was left out or is done otherwise. ``ours``: the whole content, where the file is a
-    checkpoint or export of this project."""
+    """``tensors``: {OpenAI's name: tensor}; ``stated``: {key of the architecture: value}, ``source``:
+    where; ``notes``: sentences about what was left out or differs. ``ours``: the whole content, if the file
+    is a checkpoint or export of this project."""
 
     tensors: dict = field(default_factory=dict)
     stated: dict = field(default_factory=dict)
@@ -59,8 +61,8 @@ class Weights:
 
 @dataclass(frozen=True)
 class Layout:
-    """``anchors``: names that all are there, below one prefix. ``rename``: {their name: tensor} -> {OpenAI's name:
-    tensor}. ``stated_by``: (their tensors, the file) -> (stated, source, notes)."""
+    """``anchors``: names that are all present below one prefix. ``rename``: {their name: tensor} ->
+    {OpenAI's name: tensor}. ``stated_by``: (their tensors, the file) -> (stated, source, notes)."""
 
     title: str
     anchors: tuple
@@ -80,7 +82,8 @@ def _without_text(tensors):
 
 
 def _stated_by_openai(tensors, file):
-    """OpenAI's own archives have QuickGELU; others follow open_clip's configuration beside the file."""
+    """Return what is stated for OpenAI's names: OpenAI's own archives have QuickGELU; others follow
+    open_clip's configuration beside the file."""
     if tensors.keys() >= OPENAI_NUMBERS:
         by_shape = architecture_of(tensors)
         heads = {key: by_shape[key] for key in ("vision_heads", "transformer_heads", "image_resolution")}
@@ -117,7 +120,7 @@ QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def from_transformers(tensors):
-    """{name of CLIPModel: tensor} -> {OpenAI's name: tensor}; names that are unknown stay."""
+    """Convert {name of CLIPModel: tensor} -> {OpenAI's name: tensor}; unknown names are kept."""
     renamed, parts = {}, {}
     for name, tensor in tensors.items():
         match = THEIR_BLOCK.fullmatch(name)
@@ -137,7 +140,8 @@ def from_transformers(tensors):
 
 
 def to_transformers(tensors):
-    """{OpenAI's name: tensor} of a ViT -> {name of CLIPModel: tensor}: what ``from_transformers`` reads."""
+    """Convert {OpenAI's name: tensor} of a ViT -> {name of CLIPModel: tensor}; the inverse of
+    ``from_transformers``."""
     outside = {ours: theirs for theirs, ours in OUTSIDE_BLOCKS.items()}
     transposed = {ours: theirs for theirs, ours in TRANSPOSED.items()}
     in_blocks = {ours: theirs for theirs, ours in IN_BLOCKS.items()}
@@ -177,8 +181,8 @@ LAYOUTS = (
                                        "vision_model.embeddings.patch_embedding.weight"), from_transformers,
            _stated_by_transformers),
 )
-# What a file holds that is no CLIP of OpenAI's kind: (what, texts of which each stands in some tensor's name). The
-# first rows are checked before a layout is recognised: such models have a CLIP's names too.
+# Models that are not CLIPs of OpenAI's kind: (what, fragments that each occur in some tensor's name). NEVER is checked
+# before a layout is recognised, because such models have a CLIP's names too.
 NEVER = (("an adapter (LoRA), or a model with one that is not merged,", ("lora_A",)),
          ("SigLIP", ("logit_bias",)), ("SigLIP", ("vision_model.head.",)), ("CoCa", ("text_decoder.",)),
          ("a model with an image tower of timm (SigLIP, EVA, ConvNeXt, ...)", ("visual.trunk.",)),
@@ -194,13 +198,13 @@ STRANGERS = (
     ("the image tower of a CLIP alone", ("class_embedding", "conv1.weight", "resblocks.")),
     ("prompts of CoOp or a similar method alone", ("prompt_learner.",)),
     ("a ViT of timm", ("patch_embed.proj.", "blocks.0.")), ("a ResNet", ("layer1.0.conv1.", "layer4.")),
-    ("BERT or a relation of it", ("encoder.layer.0.attention.",)),
+    ("BERT or a relative", ("encoder.layer.0.attention.",)),
 )
 
 
 def open_weights(path):
-    """The Weights of a file, of an index of shards, or of a folder. LoadError says what it holds instead; AdapterAlone
-    has the adapter."""
+    """Return the Weights of a file, of an index of shards, or of a folder. LoadError says what it holds
+    instead; AdapterAlone carries the adapter."""
     path = Path(path)
     file = weights_of_folder(path) if path.is_dir() else path
     if not file.is_file():
@@ -227,7 +231,7 @@ def _content_of(file):
 
 
 def _read_one(file):
-    """The content of a file, which decides what it is read as; its name does where the content is neither."""
+    """Return the content of a file, read according to its first bytes, or by its name if these are inconclusive."""
     try:
         with file.open("rb") as opened:
             start = opened.read(24)
@@ -240,11 +244,11 @@ def _read_one(file):
 
 
 def _read_shards(index):
-    """{name: tensor} of all the files that an index names; each tensor lies in one, beside the index."""
+    """Return {name: tensor} from all files that an index names; each tensor is in one of them, beside the index."""
     places = configs.read_config(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise LoadError(f"{index} has no weight_map, so it is no index of weights; fetch it again, or give the folder "
-                        "of a model")
+        raise LoadError(f"{index} has no weight_map, so it is not an index of weights; fetch it again, or give the "
+                        "folder of a model")
     tensors = {}
     for name in sorted(set(places.values())):
         shard = index.parent / name
@@ -254,7 +258,7 @@ def _read_shards(index):
         content = _read_one(shard)
         content = content if isinstance(content, dict) else {}
         if twice := [str(name) for name in content if name in tensors]:
-            raise LoadError(f"{index}: {first_of(twice)} stands in several of its parts; fetch all parts of the model "
+            raise LoadError(f"{index}: {first_of(twice)} occurs in several of its parts; fetch all parts of the model "
                             "again")
         tensors |= content
     missing = [name for name in places if name not in tensors]
@@ -264,13 +268,13 @@ def _read_shards(index):
 
 
 def _read_safetensors(path):
-    """{name: tensor}, or what a checkpoint of ours holds where the metadata hold its architecture."""
+    """Return {name: tensor}, or the content of our checkpoint if the metadata holds its architecture."""
     from safetensors import safe_open
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             stored = (file.metadata() or {}).get(ARCHITECTURE, "")
-            return tensors if not stored.startswith(("{", "[")) else {  # others write a name there
+            return tensors if not stored.startswith(("{", "[")) else {  # other writers store a name there
                 "format": 1, "architecture": json.loads(stored), "state_dict": tensors}
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error})") from None
@@ -286,7 +290,7 @@ def _recognised(content, file):
     groups = list(_groups(content, file))
     for what, fragments in NEVER:
         if any(_all_in(fragments, tensors) for _, tensors in groups):
-            raise LoadError(f"{file} holds {what} which does not have the tensors of OpenAI's CLIP: it cannot be used "
+            raise LoadError(f"{file} holds {what} which lacks the tensors of OpenAI's CLIP, so it cannot be used "
                             f"here{MERGE if 'adapter' in what else ''}")
     found = [(layout, where, prefix, tensors) for where, tensors in groups for layout in LAYOUTS
              for prefix in _prefixes(layout.anchors, tensors)]
@@ -294,7 +298,7 @@ def _recognised(content, file):
         raise LoadError(_what_is_there(groups, content, file) + _whole_of(file))
     if len(found) > 1:
         places = " and under ".join(printable(where + prefix or "no prefix", 60) for _, where, prefix, _ in found)
-        raise LoadError(f"{file} holds several CLIPs, under {places}; save the one that is meant in a file by itself")
+        raise LoadError(f"{file} holds several CLIPs, under {places}; save the one you mean in its own file")
     layout, where, prefix, tensors = found[0]
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = [name for name in tensors if not name.startswith(prefix)]
@@ -309,14 +313,15 @@ def _recognised(content, file):
 
 
 def _groups(content, file, where="", depth=0):
-    """(where, {name: tensor}) of a mapping and of those in it, without the parts of names that wrappers put in."""
+    """Yield (where, {name: tensor}) of a mapping and of nested ones, without the parts of names that
+    wrappers insert."""
     tensors = {}
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
             if plain in tensors:
                 raise LoadError(f"{file}: two tensors are called {printable(plain, 100)} once the prefixes of wrappers "
-                                "(module., _orig_mod.) are gone; save the one that is meant")
+                                "(module., _orig_mod.) are gone; save the one you mean")
             tensors[plain] = value
     if tensors:
         yield where, tensors
@@ -326,7 +331,7 @@ def _groups(content, file, where="", depth=0):
 
 
 def _prefixes(anchors, tensors):
-    """Each prefix below which all anchors are."""
+    """Return each prefix below which all anchors exist."""
     first, *others = anchors
     return [prefix for prefix in (name.removesuffix(first) for name in tensors if name.endswith(first))
             if (not prefix or prefix.endswith(".")) and all(prefix + name in tensors for name in others)]
@@ -337,15 +342,15 @@ def _all_in(fragments, names):
 
 
 def _whole_of(file):
-    """A hint for a message: the index that names ``file`` as a part of its model."""
+    """Return a hint for a message: the index that lists ``file`` as a part of its model."""
     whole = [index for index in file.parent.glob(f"*{INDEX}") if file.name in index.read_text(errors="replace")]
-    return f"; it is a part of the model of {whole[0].name}, so give that or the folder" if whole else ""
+    return f"; it is one part of the model in {whole[0].name}, so give that or the folder" if whole else ""
 
 
 def _what_is_there(groups, content, file):
     """Describe a file in which no layout was recognised."""
     if not groups:
-        return f"{file} does not hold a CLIP: there is no tensor in it" + (
+        return f"{file} does not hold a CLIP: it has no tensors" + (
             f", only {first_of(list(content))}" if content else "") + "; save the model's state_dict() and give that"
     where, tensors = max(groups, key=lambda group: len(group[1]))
     names, what = list(tensors), next((what for what, fragments in STRANGERS if _all_in(fragments, tensors)), None)

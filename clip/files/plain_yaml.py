@@ -1,4 +1,4 @@
-"""YAML without surprises: no tag makes an object, no `no` is False, and no value is more than what was written."""
+"""YAML without surprises: no tag creates an object, `no` is not False, and values stay as written."""
 
 import re
 from collections import Counter
@@ -8,18 +8,18 @@ import yaml
 
 
 class PlainLoader(yaml.BaseLoader):
-    """Dicts, lists and texts, every value as it was written; a key that stands twice in a mapping is an error."""
+    """Dicts, lists and texts, every value as written; a repeated key in a mapping is an error."""
 
     def construct_mapping(self, node, deep=False):
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
             [(key, _)] = Counter(self.construct_object(key) for key, _ in node.value).most_common(1)
-            raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{key} occurs twice", node.start_mark)
         return mapping
 
 
 class NumberLoader(PlainLoader):
-    """What is not quoted may also be a whole number, true, false or nothing."""
+    """Unquoted values may also be whole numbers, true, false or null."""
 
     def construct_scalar(self, node):
         text = super().construct_scalar(node)
@@ -32,7 +32,8 @@ WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 def read_yaml(path, loader=PlainLoader):
-    """Content of a YAML file. OSError where it cannot be read, ValueError in one line where it is no YAML."""
+    """Return the content of a YAML file. Raise OSError if it cannot be read, ValueError, in one line, if it
+    is not YAML."""
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=loader)
     except yaml.MarkedYAMLError as error:

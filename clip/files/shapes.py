@@ -1,16 +1,18 @@
-"""The shapes of a CLIP's tensors, under OpenAI's names -> its architecture, as far as shapes tell it."""
+"""Derive a CLIP's architecture from the shapes of its tensors, under OpenAI's names, as far as shapes
+determine it."""
 
 from clip.errors import LoadError
 from clip.files.configs import HEAD_WIDTH
 
 
 def architecture_of(state_dict):
-    """Return the architecture behind the shapes; heads by OpenAI's rule of 64 values a head, which no shape tells."""
+    """Return the architecture behind the shapes; heads by OpenAI's rule of 64 values per head, which no
+    shape shows."""
     shape = {name: tuple(value.shape) for name, value in state_dict.items()}
     try:
         return _text_of(shape) | (_vit_of(shape) if "visual.proj" in shape else _resnet_of(shape))
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise LoadError(f"the weights are not of a CLIP architecture ({error} is missing or misshapen)") from None
+        raise LoadError(f"the weights do not have a CLIP architecture ({error} is missing or misshapen)") from None
 
 
 def _text_of(shape):
@@ -46,16 +48,16 @@ def _resnet_of(shape):
 
 
 def _mlp_of(shape, tower, width):
-    """The hidden values of a tower's blocks, where they are not four times the width."""
+    """Return the hidden width of a tower's MLPs, if it is not four times the width."""
     hidden = shape.get(f"{tower}.resblocks.0.mlp.c_fc.weight", (4 * width,))[0]
     return {} if hidden == 4 * width else {f"{tower}_mlp_width": hidden}
 
 
 def _side(shape):
-    """(1 + side * side, W) -> side; other shapes are left to the comparison of all shapes."""
+    """Convert (1 + side * side, W) -> side; other shapes fail in the comparison of all shapes."""
     return round((shape[0] - 1) ** 0.5)
 
 
 def _count(names, prefix):
-    """How many different numbers follow ``prefix`` in the names."""
+    """Count the different indices that follow ``prefix`` in the names."""
     return len({name[len(prefix):].split(".")[0] for name in names if name.startswith(prefix)})

@@ -1,4 +1,4 @@
-"""Learned context in the place of the words before a class name (CoOp; Zhou et al., 2022, arXiv:2109.01134), one for
+"""Learned context instead of the words before a class name (CoOp; Zhou et al., 2022, arXiv:2109.01134), one for
 all classes and tasks. CLIP itself stays frozen.
 
     python -m src.main --method examples/methods/prompts.py:Prompts --dataset-order toy --save ckpt/prompts

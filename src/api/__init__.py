@@ -4,7 +4,8 @@
     run = cc.train(method="ZSCL", dataset_order="toy", save="ckpt/toy_zscl")
     run.matrix()
 
-docs/python.md has the rest. Names are imported when they are used, so that importing this package loads no torch.
+See docs/python.md for the rest. Names are imported when used, so importing this package does not load
+torch.
 """
 
 import importlib

@@ -19,7 +19,7 @@ from src.machine.interruption import Interrupted, Signals
 
 
 def with_flags_of(*kinds):
-    """Show the flags that act in ``kinds`` of runs as keywords of a function, to ``help`` and to completion."""
+    """Show the flags that apply to ``kinds`` of runs as keywords of a function, in ``help`` and completion."""
     def decorated(function):
         own = [parameter for parameter in inspect.signature(function).parameters.values()
                if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -31,32 +31,32 @@ def with_flags_of(*kinds):
     return decorated
 
 
-# Flags that choose the command or say how much is printed, and what takes their place in Python.
+# Flags that choose the command or control printing, and what replaces them in Python.
 OTHERWISE = {
     "dry_run": "prints a plan, from the command line", "eval_only": "is evaluate(...)",
     "eval_single": "is classify(images)", "report": "is report(folders)", "class_names": "is classnames",
-    "study": "runs processes of the command line", "status": "is of a study", "jobs": "is of a study",
-    "rescore": "is a command of its own", "reproduce": "runs processes of the command line",
+    "study": "starts processes, from the command line", "status": "belongs to a study", "jobs": "belongs to a study",
+    "rescore": "is a separate command", "reproduce": "starts processes, from the command line",
     "list_datasets": "prints a list, from the command line", "check_data": "prints a list, from the command line"}
 
 
 def _read(keywords, kinds, **more):
-    """The Config of keywords, checked as a command line. ``kinds``: those that the calling function runs."""
+    """Return the Config of keywords, checked like a command line. ``kinds``: those that the calling function runs."""
     for key in keywords:
         if key in OTHERWISE:
             raise UserError(f"keyword {key} {OTHERWISE[key]}")
     config = args.parse(words_of({**keywords, **more}))
     if isinstance(config.seed, tuple):
-        raise UserError(f"--seed {shown(config.seed)}: a run from Python has one; loop over them, each with a save of "
-                        "its own, and compare the folders by report(...)")
+        raise UserError(f"--seed {shown(config.seed)}: a run from Python has one seed; loop over them, each with its "
+                        "own save, and compare the folders with report(...)")
     if config.kind not in kinds:
-        raise UserError(f"these keywords make {a_run(config.kind)}; give those of {a_run(kinds[0])}")
+        raise UserError(f"these keywords describe {a_run(config.kind)}; give those of {a_run(kinds[0])}")
     main.check(config)
     return config
 
 
 class _Place:
-    """Where a run writes: the folder ``save``, or a temporary one that goes when nothing refers to it any more."""
+    """Where a run writes: the folder ``save``, or a temporary one, deleted when nothing refers to it."""
 
     def __init__(self, save):
         self.temporary = None if save is not None else tempfile.TemporaryDirectory(prefix="clip-continual-")
@@ -64,7 +64,7 @@ class _Place:
 
     @contextlib.contextmanager
     def told_if_interrupted(self, signals):
-        """While entered, an interruption says that a temporary folder keeps nothing."""
+        """Make an interruption inside the context say that a temporary folder keeps nothing."""
         try:
             yield
         except Interrupted:
@@ -75,10 +75,10 @@ class _Place:
 
 @with_flags_of(*TRAINING)
 def train(*, verbose=False, **flags):
-    """Train on ``train_dataset``, or on the datasets of ``dataset_order`` one after the other. -> Run
+    """Train on ``train_dataset``, or on the datasets of ``dataset_order`` in sequence, and return the Run.
 
-    ``verbose``: print what the command line prints. Without ``save`` the files are in a temporary folder that lives as
-    long as the Run. Other keywords are flags. Raises UserError for what the command line refuses.
+    ``verbose``: print what the command line prints. Without ``save``, files go to a temporary folder that
+    lives as long as the Run. Other keywords are flags. Raises UserError for what the command line refuses.
     """
     with session(verbose) as printed, given(flags) as flags:
         place = _Place(flags.pop("save", None))
@@ -90,11 +90,12 @@ def train(*, verbose=False, **flags):
 
 @with_flags_of(EVAL)
 def evaluate(load=None, eval_datasets=None, *, verbose=False, **flags):
-    """Score ``load``, a checkpoint or any weights, or zero-shot CLIP of ``model``. -> DataFrame, a row for each dataset
-    and label space; of several files in ``load`` the Run of the sequence that left them.
+    """Score ``load``, a checkpoint or any weights, or zero-shot CLIP of ``model``. Return a DataFrame with
+    a row per dataset and label space; for several files in ``load``, the Run of the sequence they came
+    from.
 
-    Without ``eval_datasets`` a checkpoint is scored on the dataset that it was trained on last. Metrics are written
-    into ``save``, if it is given. Other keywords are flags.
+    Without ``eval_datasets`` a checkpoint is scored on the dataset it was trained on last. Metrics are
+    written to ``save`` if given. Other keywords are flags.
     """
     from src.api.results import scores_table
     with session(verbose) as printed, given(flags, eval_datasets) as flags:
@@ -109,12 +110,12 @@ def evaluate(load=None, eval_datasets=None, *, verbose=False, **flags):
 
 
 def _several(load):
-    """Whether ``load`` may name several files, which the command line tells by what is there."""
+    """Return whether ``load`` may name several files; the command line decides by which paths exist."""
     return isinstance(load, list | tuple) or isinstance(load, str) and "," in load
 
 
 def _with_log(table, printed):
-    """A table that keeps in ``attrs["log"]`` what its command printed: there is no Run that would."""
+    """Return a table with its command's output in ``attrs["log"]``, since there is no Run to hold it."""
     table.attrs["log"] = printed.text
     return table
 
@@ -126,11 +127,11 @@ def _run(place, task, printed):
 
 @with_flags_of(SINGLE)
 def classify(images, classnames=None, load=None, *, verbose=False, **flags):
-    """Classify images. -> DataFrame of probabilities, a row an image, a column a class
+    """Classify images. Return a DataFrame of probabilities, one row per image and one column per class.
 
-    ``images``: a path, a folder, a PIL image, or a list of paths or of PIL images. ``classnames``: a list of names, or
-    a file of them; without, those of the last task in ``load``. ``load``: a checkpoint or any weights, else ``model``.
-    Other keywords are flags, such as ``prompt`` and ``save``.
+    ``images``: a path, a folder, a PIL image, or a list of paths or of PIL images. ``classnames``: a list
+    of names, or a file of them; by default those of the last task in ``load``. ``load``: a checkpoint or
+    any weights, else ``model``. Other keywords are flags, such as ``prompt`` and ``save``.
     """
     from src.api.results import probabilities_table
     from src.run.build import command_of_single
@@ -148,26 +149,26 @@ def classify(images, classnames=None, load=None, *, verbose=False, **flags):
 
 
 def _paths_of(images, folder):
-    """-> (paths of images, whether they were pictures of Python, which are written into ``folder`` first)"""
+    """Return (paths of images, whether they were PIL images, which are first written to ``folder``)."""
     several = images if isinstance(images, list | tuple) else [images]
     pictures = [image for image in several if hasattr(image, "convert")]
     if not pictures:
         return images, False
     if len(pictures) < len(several):
-        raise UserError("classify: some images are paths and some are pictures; give one kind at a time")
+        raise UserError("classify: some images are paths and some are PIL images; give one kind at a time")
     from PIL import Image
 
     from src.datasets.images import rgb_of
     paths = [folder / f"{index}.png" for index in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
-        plain = Image.new("RGB", picture.size)  # without EXIF, by which files are turned
+        plain = Image.new("RGB", picture.size)  # without EXIF, which would rotate the file
         plain.paste(rgb_of(picture, "classify: an image"))
         plain.save(path, compress_level=0)
     return paths, True
 
 
 def _names_file(classnames, folder):
-    """Names that are a list, as a file: a name may hold a comma."""
+    """Write a list of names to a file, since a name may contain a comma; pass on a path."""
     if classnames is None or isinstance(classnames, str | Path):
         return classnames
     if not all(isinstance(name, str) for name in classnames):
@@ -178,13 +179,13 @@ def _names_file(classnames, folder):
 
 
 def load(weights, *, device="auto", model=None, model_config=None, model_name=None, clip_cache=None):
-    """Return (model, preprocess, tokenize) of a checkpoint, of a file or folder of other libraries, or of a name: what
-    the flags --load and --model take.
+    """Return (model, preprocess, tokenize) of a checkpoint, of a file or folder of another library, or of a
+    name: all that the flags --load and --model accept.
 
-    The model is a plain CLIP in fp32, in eval mode, on ``device``. ``preprocess``: PIL image -> (3, R, R) tensor;
-    ``tokenize``: one text or a list of N -> (N, context length) tensor, both as the model needs them. ``model``: of an
-    adapter the model that it belongs to, else the architecture of weights that do not state it, as ``model_config`` and
-    ``model_name``.
+    The model is a plain CLIP in fp32, in eval mode, on ``device``. ``preprocess``: PIL image -> (3, R, R)
+    tensor; ``tokenize``: one text or a list of N -> (N, context length) tensor; both match the model.
+    ``model``: for an adapter the model it belongs to, else the architecture of weights that do not state
+    it, like ``model_config`` and ``model_name``.
     """
     with session():
         keywords = {"load": weights, "device": device, "model": model, "model_config": model_config,
@@ -211,10 +212,11 @@ def _loaded(config):
 
 
 def report(folders, save=None, *, verbose=False):
-    """Compare finished sequences: their folders, a folder above them, a pattern, or Runs. -> DataFrame, a row for each
-    run and for each published result of the same tasks; seeds are one row of means, with columns of deviations.
+    """Compare finished sequences. Return a DataFrame with a row per run and per published result of the
+    same tasks; seeds form one row of means, with columns of standard deviations.
 
-    ``save``: a folder for the tables of a paper, as --report writes them.
+    ``folders``: run folders, a folder above them, a pattern, or Runs. ``save``: a folder for paper tables,
+    as --report writes them.
     """
     from src.api.results import Run, report_table
     from src.machine.notices import warn

@@ -1,4 +1,4 @@
-"""Objects of Python that stand where the command line has names: Tasks, and classes of methods."""
+"""Objects passed in from Python where the command line has names: Tasks, and classes of methods."""
 
 import contextlib
 
@@ -13,44 +13,44 @@ from src.models.hooks import Hooks
 
 @contextlib.contextmanager
 def given(keywords, *values):
-    """While entered, the Tasks and the method in ``keywords`` are found by the names that words have for them. ->
-    keywords with these names and with what the method's object was made with."""
+    """Register the Tasks and the method in ``keywords`` under names inside the context. Yield keywords with
+    these names and the arguments of a method object."""
     keywords, classes = _with_method(keywords)
     with src.datasets.from_code.given(_tasks([keywords, *values])), src.models.custom.given(classes):
         yield keywords
 
 
 def _with_method(keywords):
-    """-> (keywords in which a method has a name, {name: class})"""
+    """Return (keywords with the method replaced by a name, {name: class})."""
     method = keywords.get("method")
     if method is None or isinstance(method, str):
         return keywords, {}
     kind = method if isinstance(method, type) else type(method)
     if not issubclass(kind, Hooks):
-        raise UserError(f"--method {method!r}: expected a name, a class derived from Hooks, or an object of one")
+        raise UserError(f"--method {method!r}: expected a name, a class derived from Hooks, or an instance of one")
     if name := _name_of_ours(kind):
-        raise UserError(f"--method {kind.__name__}: is one by its name; give {name!r}, and its flags as keywords")
+        raise UserError(f"--method {kind.__name__}: is built in; give {name!r}, and its flags as keywords")
     named = keywords | {"method": f"{GIVEN}:{kind.__name__}"}
     if kind is not method:
         if keywords.get("set"):
-            raise UserError(f"--set with an object of {kind.__name__}: it was made with its keywords; give the class")
+            raise UserError(f"--set with an object of {kind.__name__}: it already has its keywords; give the class")
         named["set"] = made_of(method)
     return named, {kind.__name__: kind}
 
 
 def _name_of_ours(kind):
-    """The name of a class in METHODS; None of another class."""
+    """Return the name of a class in METHODS; None for any other class."""
     target = f"{kind.__module__}:{kind.__name__}"
     return next((name for name, row in METHODS.items() if target in (row.target, row.on_pairs and row.on_pairs.target)),
                 None)
 
 
 def _tasks(values):
-    """{name: Task} of all Tasks in nested values."""
+    """Return {name: Task} of all Tasks in nested values."""
     found = {}
     for task in _leaves(values):
         if isinstance(task, Task) and found.setdefault(task.name, task) is not task:
-            raise UserError(f"two Tasks are called {task.name!r}, and so would their files; give each a name")
+            raise UserError(f"two Tasks are called {task.name!r}, and so would be their files; give each its own name")
     return found
 
 

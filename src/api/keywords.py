@@ -1,6 +1,6 @@
 """Keywords of Python -> the words of a command line, and messages about flags -> messages about keywords.
 
-Everything is checked where command lines are: a keyword becomes the text that the flag of its name would be given.
+All checks are those of the command line: a keyword becomes the text of the flag of its name.
 """
 
 import numbers
@@ -14,14 +14,14 @@ from src.datasets import GIVEN
 from src.datasets.common import Task
 from src.errors import UserError
 
-JOINTS = {"flickr_splits": "+"}  # between the parts of a list, where it is no comma
-OTHERS = "others"  # stands for every other dataset in a mapping of rates, beside None
+JOINTS = {"flickr_splits": "+"}  # separators of lists other than a comma
+OTHERS = "others"  # like None: every other dataset in a mapping of rates
 NAMED = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 
 
 def words_of(keywords):
-    """Return the words of the command line that says the same as ``keywords`` {flag key: value}. None is the default.
-    Raises UserError for an unknown keyword, and for a value that no text stands for."""
+    """Return the command line equivalent to ``keywords`` {flag key: value}; None is the default. Raise
+    UserError for an unknown keyword, and for a value that no text can express."""
     words = []
     for key, value in keywords.items():
         if key not in FLAGS:
@@ -45,7 +45,7 @@ def _words(flag, value):
 
 
 def text_of(flag, value):
-    """Return the text of a value of a Flag: a number, a text, a path, a list of these, or a dict by dataset."""
+    """Return the text of a Flag's value: a number, a text, a path, a list of these, or a dict by dataset."""
     if isinstance(value, dict):
         others = [_one(flag, part) for name, part in value.items() if name in (None, OTHERS)]
         return ",".join([*others, *(_named(flag, name, part) for name, part in value.items()
@@ -57,9 +57,10 @@ def text_of(flag, value):
 
 
 def _without(flag, text, joint):
-    """Return a part of a list. A name with the joint in it would become two, unless a file or folder is called so."""
+    """Return an element of a list. A name that contains the separator would become two, unless a file or
+    folder has that name."""
     if joint in text and not os.path.exists(text):
-        raise UserError(f"{flag.name} {text}: holds {joint!r}, which joins names; rename what it names")
+        raise UserError(f"{flag.name} {text}: contains {joint!r}, which separates names; rename the file or dataset")
     return text
 
 
@@ -81,18 +82,18 @@ def _one(flag, value):
 
 
 def _literal(flag, name, value):
-    """``"strength", 0.5`` -> ``"strength=0.5"``, if reading that gives the same value."""
+    """Return ``"strength", 0.5`` as ``"strength=0.5"``, if reading that gives the same value."""
     if is_literal(value):
         for text in (value, repr(value)) if isinstance(value, str) else (repr(value),):
             read = f"{name}={text}"
             if keyword(read) == (name, value) and type(keyword(read)[1]) is type(value):
                 return read
-    raise UserError(f"{flag.name} {name}={value!r}: a run records the keywords of its method, and this one is no "
-                    "number, text, None, list, tuple or dict of these")
+    raise UserError(f"{flag.name} {name}={value!r}: a run records the keywords of its method, and this one is not "
+                    "a number, text, None, or a list, tuple or dict of these")
 
 
 def is_literal(value):
-    """Return whether a value consists of numbers, texts, None, lists, tuples and dicts alone."""
+    """Return whether a value consists only of numbers, texts, None, lists, tuples and dicts."""
     if isinstance(value, list | tuple):
         return all(map(is_literal, value))
     if isinstance(value, dict):
@@ -101,7 +102,7 @@ def is_literal(value):
 
 
 def in_python(message):
-    """Return a message about flags as one about keywords: ``--dataset-order`` -> `` `dataset_order` ``."""
+    """Rewrite a message about flags for keywords: ``--dataset-order`` -> `` `dataset_order` ``."""
     def renamed(match):
         key = match[1].replace("-", "_")
         return f"`{key}`" if key in FLAGS else match[0]

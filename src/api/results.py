@@ -1,4 +1,4 @@
-"""What commands leave, as pandas objects with labelled rows and columns."""
+"""Results of commands as pandas objects with labelled rows and columns."""
 
 import dataclasses
 from pathlib import Path
@@ -18,9 +18,9 @@ RENAMED = {"n": "images", "per_class": "mean_per_class"}  # fields of Scores
 class Run:
     """A finished run: its folder, and what the files there say.
 
-    ``Run("ckpt/toy_zscl")`` opens the folder of a sequence again; ``Run(folder, "DTD")`` a task that was trained by
-    itself. ``log``: what the command printed. Without ``save`` a run lives in a temporary folder, which goes with this
-    object.
+    ``Run("ckpt/toy_zscl")`` reopens the folder of a sequence; ``Run(folder, "DTD")`` opens a task trained
+    by itself. ``log``: the command's output. Without ``save`` a run lives in a temporary folder, which is
+    deleted with this object.
     """
 
     def __init__(self, folder, task=None, log="", owner=None):
@@ -30,20 +30,23 @@ class Run:
 
     @property
     def tasks(self):
-        """The trained tasks, in order, as files call them."""
+        """The trained tasks, in order, as named in files."""
         return [self._task] if self._task else list(self._found.order)
 
     @property
     def spaces(self):
-        """The label spaces that were scored, the first one first; "retrieval" for image-text pairs."""
+        """The label spaces that were scored, in order; "retrieval" for image-text pairs."""
         if self._task:
             return list(dict.fromkeys(space for spaces in self._scores().values() for space in spaces))
         return list(self._found.spaces)
 
     def matrix(self, space=None, score=None):
-        """Return the scores in percent as a DataFrame: a row for each trained task, the zero-shot row first where there
-        is one; a column for each dataset. ``space``: a label space, the first one without; ``score``: "top1" or "top5",
-        of image-text pairs "i2t_r1", "t2i_r1" or "rsum". A cell without a score is NaN."""
+        """Return the scores in percent as a DataFrame: one row per trained task, after a zero-shot row if
+        there is one, and one column per dataset. A missing score is NaN.
+
+        ``space``: a label space, by default the first. ``score``: "top1" or "top5"; for image-text pairs
+        "i2t_r1", "t2i_r1" or "rsum".
+        """
         space = _one_of("space", space, self.spaces)
         score = _one_of("score", score, measure_of(space).matrices)
         if self._task:
@@ -55,28 +58,28 @@ class Run:
         return table.rename_axis(index="trained", columns="dataset")
 
     def summary(self, space=None):
-        """Return the numbers of a sequence, Transfer, Avg, Last and so on, as a DataFrame: a row for each label space,
-        or for ``space`` alone. A number that is not defined for the run is NaN."""
+        """Return the metrics of a sequence (Transfer, Avg, Last, ...) as a DataFrame: one row per label
+        space, or only ``space``. A metric that is undefined for the run is NaN."""
         if self._task:
-            raise UserError(f"summary: {self._task} was trained by itself, and these are numbers of a sequence; "
+            raise UserError(f"summary: {self._task} was trained by itself, and summary() is for sequences; "
                             "matrix() has its scores")
         spaces = self.spaces if space is None else [_one_of("space", space, self.spaces)]
         numbers = {name: measure_of(name).numbers_of(self._found.spaces[name]) for name in spaces}
         return pd.DataFrame.from_dict(numbers, "index", float).rename_axis(index="label_space")
 
     def losses(self, task=None):
-        """Return the log of a task, the last one without: a DataFrame with a row for each logged step, its columns
-        the terms of the loss, the learning rate and the pace."""
+        """Return the log of a task, by default the last, as a DataFrame: one row per logged step, with the
+        terms of the loss, the learning rate and the speed."""
         name = self._named(task)
         if self._task:
             raise UserError(f"losses: {self._task} was trained by itself; its log is {self.folder}/log_{name}.jsonl")
         return pd.DataFrame(self._found.losses.get(name, ()))
 
     def checkpoint(self, task=None):
-        """Return the path of the checkpoint that a task has left, the last one without."""
+        """Return the path of a task's checkpoint, by default the last task's."""
         path = self.folder / f"{self._named(task)}.pth"
         if not path.is_file():
-            raise UserError(f"checkpoint: {path} is not there")
+            raise UserError(f"checkpoint: {path} does not exist")
         return path
 
     def _named(self, task):
@@ -90,9 +93,9 @@ class Run:
 
 
 def _one_of(what, value, choices):
-    """Return one of ``choices``, the first for None."""
+    """Return ``value`` if it is one of ``choices``; the first of them for None."""
     if not choices:
-        raise UserError(f"{what}: the run has no scores, for nothing was held out to score; give the Task a test part")
+        raise UserError(f"{what}: the run has no scores, because no images were held out; give the Task a test split")
     if value is None:
         return next(iter(choices))
     if value not in choices:
@@ -101,8 +104,8 @@ def _one_of(what, value, choices):
 
 
 def scores_table(found):
-    """[(share of the loaded weights or None, {dataset: {label space: Scores}})] -> DataFrame with a row for each
-    dataset and label space."""
+    """Convert [(share of the loaded weights or None, {dataset: {label space: Scores}})] to a DataFrame with
+    a row per dataset and label space."""
     rows, names = [], []
     for alpha, datasets in found:
         for dataset, spaces in datasets.items():
@@ -115,7 +118,8 @@ def scores_table(found):
 
 
 def report_table(report):
-    """Report -> DataFrame with a row for each run, published result and start, and what --report ranks them by."""
+    """Convert a Report to a DataFrame with a row per run, published result and start, with the numbers that
+    --report ranks."""
     rows, names = [], []
     for order, tables in report.orders.items():
         for table in tables:
@@ -129,6 +133,7 @@ def report_table(report):
 
 
 def probabilities_table(classnames, found, names):
-    """({image: [(class name, probability)]}, a label for each image) -> DataFrame, a row an image, a column a class."""
+    """Convert {image: [(class name, probability)]} and a label per image to a DataFrame, one row per image,
+    one column per class."""
     rows = [dict(ranked) for ranked in found.values()]
     return pd.DataFrame(rows, pd.Index(names, name="image"), list(classnames))

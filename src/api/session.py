@@ -1,4 +1,4 @@
-"""What surrounds a command that Python calls: what it prints, how it ends, and what it leaves as it found it."""
+"""Context of a command called from Python: its output, its exceptions, and the state it restores."""
 
 import contextlib
 import io
@@ -12,16 +12,16 @@ from src.machine.ending import several_processes
 from src.machine.interruption import Interrupted
 from src.machine.notices import warnings_to
 
-OURS = __name__.partition("src.")[0]  # the package around ``src`` where it is installed, "" in a checkout
+OURS = __name__.partition("src.")[0]  # the package around an installed ``src``, "" in a checkout
 BY_HAND = "interrupted by SIGINT"
 
 
 class RunWarning(UserWarning):
-    """What a command line would print behind "warning:"."""
+    """A warning that the command line would print after "warning:"."""
 
 
 class Printed:
-    """What a command prints, all of it in ``text``; ``terminal``: the stream that also gets it, None for none."""
+    """The output of a command, all of it in ``text``; ``terminal``: a stream that also gets it, or None."""
 
     def __init__(self, terminal=None):
         self._kept, self._terminal = io.StringIO(), terminal
@@ -49,13 +49,14 @@ class Printed:
 
 @contextlib.contextmanager
 def session(verbose=False):
-    """While entered, a command runs as Python expects it. -> Printed
+    """Run a command inside the context as Python expects; yield its Printed.
 
-    Only ``verbose`` shows what a command line prints; else its warnings are ``RunWarning``. Errors are ``UserError``.
-    Ctrl-C is KeyboardInterrupt, which says what is kept; any other signal stays ``Interrupted``.
+    Only ``verbose`` shows the command line's output; otherwise its warnings become ``RunWarning``. Errors
+    are ``UserError``. Ctrl-C raises KeyboardInterrupt with what is kept; any other signal raises
+    ``Interrupted``.
     """
     if several_processes():
-        raise UserError("this is one of several processes, and from Python a run has one: start several by torchrun "
+        raise UserError("this is one of several processes, but a run from Python has one: start several with torchrun "
                         "-m src.main, with the keywords as flags")
     printed = Printed(sys.stdout if verbose else None)
     try:
@@ -84,7 +85,7 @@ def _heard(printed, verbose):
 
 
 def _level_of_the_caller():
-    """Return the stacklevel at which ``warned`` points to the first line outside of this package."""
+    """Return the stacklevel at which ``warned`` points to the first line outside this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and _is_ours(frame):
         frame, level = frame.f_back, level + 1
@@ -98,7 +99,7 @@ def _is_ours(frame):
 
 @contextlib.contextmanager
 def torch_as_before():
-    """Restore random states and settings of torch, which a run changes for the whole process."""
+    """Restore random states and global settings of torch, which a run changes for the whole process."""
     import torch
 
     from src.machine.device import tf32_as_before

@@ -1,1 +1,1 @@
-"""The machine: device, processes, files, interruption, progress."""
+"""The machine: devices, processes, files, interruption, progress."""

@@ -6,13 +6,16 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,). ``skipped``
-    images could not be decoded and are not among them. Where images cannot change, ``features`` (B, D) of them, encoded
-    once, stand in their place. ``labels_on_host`` are what the loader gave, for decisions that must not wait for the
-    device, and so are ``indices`` (B,), the images' numbers in their split.
+    """``images`` (B, 3, R, R), uint8 from a loader and normalised floats on the device; ``labels`` (B,).
 
-    Of the task's own batches: ``rows`` is their number over all processes, ``weight`` is B / (``rows`` / processes),
-    1 unless processes have unequal shares. A process whose share is empty has B = 0 and weight 0."""
+    ``skipped`` counts images that could not be decoded and are left out. If images cannot change,
+    ``features`` (B, D), encoded once, replace them. ``labels_on_host`` are the loader's, for decisions that
+    must not wait for the device, and so are ``indices`` (B,), the images' indices in their split.
+
+    For the task's own batches, ``rows`` is the number of rows over all processes and ``weight`` is B /
+    (``rows`` / processes): 1 unless processes have unequal shares. A process with an empty share has B = 0
+    and weight 0.
+    """
 
     images: Tensor | None
     labels: Tensor

@@ -1,4 +1,4 @@
-"""A user's own code, in a file: ``my.py`` of ``--method my.py:EWC`` and of ``--train-dataset my.py:open_mine``."""
+"""Your own code in a file: ``my.py`` of ``--method my.py:EWC`` and of ``--train-dataset my.py:open_mine``."""
 
 import ast
 import contextlib
@@ -15,7 +15,7 @@ PREFIX = __name__.partition("src")[0]  # "" in a checkout, the name of the packa
 
 @contextlib.contextmanager
 def held(store, entries):
-    """While entered, a dict also has ``entries``: what a call from Python gives, by names."""
+    """Add ``entries`` to a dict inside the context; used for objects passed in from Python, by name."""
     before = dict(store)
     store.update(entries)
     try:
@@ -26,8 +26,8 @@ def held(store, entries):
 
 
 def load_file(path):
-    """Execute a file and return its module, once as long as the file does not change. Its imports of ``src`` and
-    ``clip`` reach this very code, under whatever name it is installed."""
+    """Execute a file and return its module, once as long as the file does not change. Its imports of
+    ``src`` and ``clip`` resolve to this very code, under whatever name it is installed."""
     found = os.stat(path)
     return _load(os.path.realpath(path), PREFIX, found.st_mtime_ns, found.st_size)
 
@@ -43,14 +43,14 @@ def _load(path, *version):
 
 
 class _InstalledNames(SourceFileLoader):
-    """Compile a file with the names of OURS prefixed by PREFIX."""
+    """Compile a file with the names in OURS prefixed by PREFIX."""
 
     def source_to_code(self, data, path, *, _optimize=-1):
         tree = ast.fix_missing_locations(_Prefixed().visit(ast.parse(data, path)))
         return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
 
     def path_stats(self, path):
-        raise OSError("no bytecode is kept beside the file: a checkout would take it up with the wrong names")
+        raise OSError("no bytecode is kept beside the file: a checkout would load it with the wrong names")
 
 
 class _Prefixed(ast.NodeTransformer):
@@ -63,7 +63,7 @@ class _Prefixed(ast.NodeTransformer):
         return [ast.copy_location(statement, node) for alias in node.names for statement in self._import(alias)]
 
     def _import(self, alias):
-        """``import src.x`` binds ``src``; ``import src.x as y`` binds the module itself."""
+        """Rewrite one import: ``import src.x`` binds ``src``; ``import src.x as y`` binds the module itself."""
         root = alias.name.split(".")[0]
         if root not in OURS:
             return [ast.Import([alias])]

@@ -1,4 +1,4 @@
-"""The one device and precision of a run, decided once. Nothing else in ``src`` names a device."""
+"""The device and precision of a run, decided once. Nothing else in ``src`` names a device."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ AUTOCAST = {"fp32": None, "fp64": None, "bf16": torch.bfloat16, "fp16": torch.fl
 
 
 class Device:
-    """Where a run computes and in which floating type.
+    """Where a run computes, and in which floating type.
 
-    ``name``: auto, cpu, cuda, mps; ``precision``: auto, fp32, bf16, fp16, fp64. Weights are fp32 (fp64 for proofs);
-    bf16 and fp16 are autocast around the step. fp32 means that TF32 is off unless ``tf32``. ``index`` is which of the
-    machine's devices it is, where each of several processes has one.
+    ``name``: auto, cpu, cuda, mps; ``precision``: auto, fp32, bf16, fp16, fp64. Weights are fp32 (fp64 for
+    proofs); bf16 and fp16 are autocast around the step. fp32 disables TF32 unless ``tf32``. ``index``
+    selects one of the machine's devices when several processes have one each.
     """
 
     def __init__(self, name="auto", precision="auto", tf32=False, index=None):
         self.device = torch.device(_best_device() if name == "auto" else name)
         if not _is_there(self.device.type):
-            raise UserError(f"--device {name}: this machine or this build of torch has no such device; "
-                            f"--device auto takes {_best_device()}")
+            raise UserError(f"--device {name}: not available on this machine or in this build of torch; "
+                            f"--device auto picks {_best_device()}")
         if index is not None:
             self._take(index)
         self.precision = self._best_precision() if precision == "auto" else precision
@@ -34,18 +34,19 @@ class Device:
         self.autocast_type = AUTOCAST[self.precision]
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
-        self._statistics = None  # by which images are normalised: those of the first model that is placed
+        self._statistics = None  # mean and std for normalising images, from the first CLIP that is placed
         self._normalise_by(MEAN, STD)
 
     def _take(self, index):
         if self.device.type == "mps":
-            raise UserError("--device mps: processes cannot exchange what is on it; run one, or give --device cpu")
+            raise UserError("--device mps: several processes cannot exchange tensors on it; run one, or give "
+"--device cpu")
         if self.device.type == "cuda":
             if index >= torch.cuda.device_count():
                 raise UserError(f"--nproc-per-node: more processes than this machine's {torch.cuda.device_count()} "
                                 "CUDA devices; give that number, or --device cpu")
             self.device = torch.device("cuda", index)
-            torch.cuda.set_device(self.device)  # where nccl exchanges
+            torch.cuda.set_device(self.device)  # for nccl
 
     def _best_precision(self):
         native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -55,12 +56,12 @@ class Device:
         return torch.tensor(values, dtype=self.weight_type, device=self.device)
 
     def place(self, module):
-        """Move a module to the device. The first CLIP decides how images are normalised; UserError for another one that
-        needs something else, since both get the same pixels."""
+        """Move a module to the device. The first CLIP decides how images are normalised; raise UserError
+        for another CLIP that needs a different normalisation, since both get the same pixels."""
         if hasattr(module, "std"):
             statistics = tuple(module.mean), tuple(module.std)
             if self._statistics not in (None, statistics):
-                raise UserError("two models of this run normalise images otherwise: by mean "
+                raise UserError("two models of this run normalise images differently: by mean "
                                 f"{_three(self._statistics[0])} and by {_three(statistics[0])}, standard deviation "
                                 f"{_three(self._statistics[1])} and {_three(statistics[1])}; give weights that agree")
             self._statistics = statistics
@@ -76,17 +77,20 @@ class Device:
         return torch.autocast(self.device.type, self.autocast_type)
 
     def scaler(self):
-        """Loss scaling for fp16; a pass-through in every other precision."""
+        """Return a loss scaler for fp16; a pass-through in every other precision."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def batch(self, batch):
-        """Host batch of uint8 images -> the device, normalised by the model's mean and standard deviation."""
+        """Move a host batch of uint8 images to the device, normalised by the model's mean and standard deviation."""
         return Batch(self.images(batch.images), batch.labels.to(self.device, non_blocking=True), batch.skipped,
                      labels_on_host=batch.labels, indices=batch.indices)
 
     def batches(self, batches):
-        """Host batches, each on the device as ``batch`` gives it. On CUDA the next one travels while one is used; an
-        error of the next one comes after it. Closing this iterator closes ``batches``."""
+        """Yield host batches on the device, as ``batch`` returns them.
+
+        On CUDA the next batch is copied while one is used; an error in the next one is raised after the
+        current one. Closing this iterator closes ``batches``.
+        """
         try:
             yield from self._one_ahead(batches) if self.device.type == "cuda" else map(self.batch, batches)
         finally:
@@ -94,15 +98,15 @@ class Device:
 
     def _one_ahead(self, batches):
         copying, ahead, failure = torch.cuda.Stream(self.device), None, None
-        copying.wait_stream(torch.cuda.current_stream(self.device))  # where mean and deviation were made
+        copying.wait_stream(torch.cuda.current_stream(self.device))  # which computed mean and deviation
         try:
             for batch in batches:
-                ready = self._handed_over(ahead, copying)  # before the next copy begins, which it must not wait for
+                ready = self._handed_over(ahead, copying)  # before the next copy, so as not to wait for it
                 with torch.cuda.stream(copying):
                     ahead = self.batch(batch)
                 if ready is not None:
                     yield ready
-        except Exception as error:  # the batch before comes first, as where nothing is ahead
+        except Exception as error:  # yield the previous batch first, as without prefetching
             failure = error
         if ahead is not None:
             yield self._handed_over(ahead, copying)
@@ -110,8 +114,8 @@ class Device:
             raise failure
 
     def _handed_over(self, batch, copying):
-        """A batch for the current stream, which waits for its copy; its memory is not reused before that stream is done
-        with it."""
+        """Return a batch to the current stream, which waits for its copy; its memory is not reused before
+        that stream is done."""
         if batch is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(copying)
@@ -120,17 +124,18 @@ class Device:
         return batch
 
     def images(self, images):
-        """(B, 3, R, R) uint8 -> normalised floats on the device."""
+        """Normalise uint8 images (B, 3, R, R) into floats on the device."""
         images = images.to(self.device, non_blocking=True).to(self.weight_type)
         return (images / 255 - self._mean) / self._std
 
     @property
     def waits(self):
-        """Whether who reads a value waits for all that the device has been given to do."""
+        """Whether reading a value waits for all work queued on the device."""
         return self.device.type == "cuda"
 
     def read(self, values):
-        """(N,) on the device -> a function that gives them as a list, and waits only for what was under way now."""
+        """Start copying (N,) off the device and return a function that returns them as a list, waiting only
+        for work queued so far."""
         if not self.waits:
             return values.tolist
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -145,7 +150,7 @@ class Device:
 
     @contextlib.contextmanager
     def enough_memory(self, work):
-        """Around ``work``, in words, that may need more memory than there is: then a UserError says how much it was."""
+        """Turn an out-of-memory error inside the context into a UserError that names ``work`` and the peak."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -157,7 +162,7 @@ class Device:
                             ) from None
 
     def peak_memory(self):
-        """Bytes: the accelerator's peak where there is one, else the process's."""
+        """Return the peak in bytes: the accelerator's if there is one, else the process's."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         import resource
@@ -166,7 +171,7 @@ class Device:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def forget_peak(self):
-        """An accelerator's peak counts from here; that of a process cannot be set back."""
+        """Reset the accelerator's peak; a process's peak cannot be reset."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -185,7 +190,7 @@ def _is_there(kind):
 
 
 def cuda_devices():
-    """The CUDA devices that this process sees, each as CUDA_VISIBLE_DEVICES calls it."""
+    """Return the CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (named.split(",") if named else list(map(str, range(count))))[:count]
@@ -196,13 +201,13 @@ def _best_device():
 
 
 def tf32_backends():
-    """Whose ``allow_tf32`` says whether products may be in TF32, for the whole process."""
+    """Return the backends whose ``allow_tf32`` permits TF32 products, for the whole process."""
     return torch.backends.cuda.matmul, torch.backends.cudnn
 
 
 @contextlib.contextmanager
 def tf32_as_before():
-    """On leaving, restore whether products may be in TF32."""
+    """Restore on exit whether products may use TF32."""
     allowed = [backend.allow_tf32 for backend in tf32_backends()]
     try:
         yield
@@ -213,7 +218,8 @@ def tf32_as_before():
 
 @contextlib.contextmanager
 def no_tf32():
-    """While entered, products are in full precision: --tf32 is for steps and scores, not for sums and bases."""
+    """Compute products in full precision inside the context: --tf32 applies to steps and scores, not to
+    sums and bases."""
     with tf32_as_before():
         for backend in tf32_backends():
             backend.allow_tf32 = False

@@ -1,17 +1,19 @@
-"""The processes of a run: who this one is, and what they exchange. Started by torchrun, on one node or on several that
-share a file system:
+"""The processes of a run: their ranks, and what they exchange. Started by torchrun, on one node or on
+several that share a file system:
 
     torchrun --nproc-per-node 2 -m src.main --method finetune --train-dataset DTD --iterations 1000 --lr 1e-5
 
-Each process takes its own rows of every global batch, and the gradients are averaged around the whole Step. So the loss
-of a step is the **mean over the processes of their local losses**, and one rule makes it that of a single process: a
-mean over rows is taken over the local rows; whatever couples rows of a batch sees all processes' rows (``gather``),
-whose backward **sums** what all processes' losses say about them, so that the mean that follows divides once; a sum
-over rows is multiplied by the number of processes. Where processes have unequal numbers of rows (``uneven``), the Step
-weighs means over them by these numbers.
+Each process takes its own rows of every global batch, and the gradients are averaged around the whole Step.
+The loss of a step is therefore the **mean over the processes of their local losses**. Three rules make it
+equal to that of a single process: a mean over rows is taken over the local rows; a term that couples rows
+of a batch sees all processes' rows (``gather``), whose backward **sums** the gradients from all processes'
+losses, so that the mean that follows divides once; a sum over rows is multiplied by the number of
+processes. If processes have unequal numbers of rows (``uneven``), the Step weights means over them by these
+numbers.
 
-A process that ends breaks the exchange that the others wait in, at once. So that only the one with news speaks, it says
-in torchrun's store, which outlives it, with which status it stops; one that a signal ends says that it was asked to.
+A process that ends immediately breaks the exchange in which the others wait. So that only the one with news
+prints, a process records in torchrun's store, which outlives it, the status with which it stops; one ended
+by a signal records that it was asked to stop.
 """
 
 import contextlib
@@ -28,13 +30,13 @@ from torch import nn
 from src.errors import UserError
 from src.machine.interruption import Interrupted
 
-PATIENCE = datetime.timedelta(hours=12)  # of a process that waits for the first one to download a dataset
+PATIENCE = datetime.timedelta(hours=12)  # a process may wait this long for the first one to download a dataset
 GLANCE = 0.02  # seconds between two looks into the store
 
 
 class World:
-    """``rank`` of ``size`` processes; ``local_rank`` numbers this node's devices. Alone every exchange is the identity.
-    All processes call the exchanging members in the same order."""
+    """``rank`` of ``size`` processes; ``local_rank`` is the index of this node's device. With one process
+    every exchange is the identity. All processes call the exchanging members in the same order."""
 
     def __init__(self, rank=0, size=1, local_rank=0, store=None):
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -43,8 +45,8 @@ class World:
         self._within_turn, self._last, self._uneven = False, None, False
 
     def start(self, device):
-        """Meet the others on a torch.device, which tells the backend; nothing to do alone. Waits for one that does not
-        come, and hears no signal then."""
+        """Meet the other processes on a torch.device, which decides the backend; with one process do
+        nothing. Waits for missing processes, and cannot react to signals meanwhile."""
         if self.size == 1 or dist.is_initialized():
             return
         self._device = device
@@ -52,12 +54,12 @@ class World:
         dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
                                 store=dist.PrefixStore(self._key("meeting"), self._store),
                                 device_id=device if on_cuda else None)
-        # A group of their own: DDP's averages start whenever a gradient is ready, and where processes differ in what
-        # their batch has (replay), that is before a gather's backward on one and behind it on another.
+        # A separate group: DDP's averages start whenever a gradient is ready. If batches differ between processes
+        # (replay), that is before a gather's backward on one process and after it on another.
         self._gathers = dist.new_group(timeout=PATIENCE)
 
     def stop(self):
-        """The run is over; another one may follow in these processes."""
+        """End the run; another one may follow in these processes."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
         self._meetings, self._last = self._meetings + 1, None
@@ -68,18 +70,18 @@ class World:
     # -- how a run ends ------------------------------------------------------------------------------------------------
 
     def first_to_stop(self, status):
-        """Say that this process stops, with an exit ``status``; -> whether no other has said so before."""
+        """Record that this process stops, with an exit ``status``. Return whether it is the first to do so."""
         if self.size == 1:
             return True
         own = f"{self.rank} {status}"
         try:
             return self._store.compare_set(self._key("stopped"), "", own).decode() == own
-        except RuntimeError:  # without torchrun the store is the first process's, which is gone
+        except RuntimeError:  # without torchrun the first process holds the store, and it is gone
             return False
 
     def stopped(self, own):
-        """The exit status of the process that has said first that it stops, None where none has; the ``own`` where it
-        cannot be asked any more."""
+        """Return the exit status of the first process that recorded its stop; None if none has, ``own`` if
+        the store is gone."""
         if self.size == 1:
             return None
         try:
@@ -89,20 +91,24 @@ class World:
         return int(said.split()[1]) if said else None
 
     def await_first(self):
-        """Where all have agreed to stop: until the first has, who keeps what there is to keep. Were another one to end
-        before, torchrun would soon end the first. Without an agreement it may wait in an exchange, which only breaks
-        when this process ends."""
+        """Wait, when all processes have agreed to stop, until the first has stopped, since it saves
+        everything.
+
+        If another process ended earlier, torchrun would soon end the first. Without an agreement, do not
+        wait: the first may be stuck in an exchange that only breaks when this process ends.
+        """
         while self._last is not None and self.stopped(own=0) is None:
             time.sleep(GLANCE)
 
     def is_broken(self, error):
-        """Whether an exception tells that the exchange broke, because another process has left it."""
+        """Return whether an exception means that the exchange broke because another process left it."""
         return self.size > 1 and (isinstance(error, dist.DistError)
-                                  or isinstance(error, RuntimeError) and "gloo" in str(error))  # it has no type for it
+                                  or isinstance(error, RuntimeError) and "gloo" in str(error))  # it has no own type
 
     @contextlib.contextmanager
     def interrupted_together(self):
-        """Around what raises Interrupted in one process, while others may wait for it in an exchange."""
+        """Make an Interrupted raised by one process inside the context interrupt the others, which may wait
+        for it in an exchange."""
         try:
             yield
         except Interrupted as error:
@@ -114,9 +120,9 @@ class World:
             raise
 
     def all_stop(self, asked, step):
-        """Why all processes end after this ``step``: one of them was ``asked`` to, in these words; None while they go
-        on. The first hears of it and names the step after its own, which no other can have left: its gradients are
-        everybody's."""
+        """Return why all processes end after this ``step``: the reason with which one of them was ``asked``
+        to; None while they continue. The first process reads the request and picks the step after its own,
+        which no other process can have passed, since its gradients need all of them."""
         if self.size == 1:
             return asked
         if asked:
@@ -128,7 +134,7 @@ class World:
         return self._told("asked") if self._last is not None and step >= self._last else None
 
     def reason_to_stop(self):
-        """Return the signal that one of several processes has announced to the others; None without one."""
+        """Return the signal that one of several processes announced to the others; None if there is none."""
         return self._told("asked") if self.size > 1 else None
 
     def _ask(self, why):
@@ -140,12 +146,12 @@ class World:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
     def require_same(self, value, message):
-        """Refuse with ``message`` to go on where processes have different values, which would never meet again."""
+        """Raise UserError with ``message`` if processes have different values, since they would never meet again."""
         if len({repr(found) for found in self._of_all(value)}) > 1:
             raise UserError(message)
 
     def _of_all(self, value):
-        """[value of each process], on every one."""
+        """Return [value of each process], on every process."""
         found = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(found, value)
@@ -155,30 +161,33 @@ class World:
 
     @property
     def part(self):
-        """(rank, size): which part of a list is this process's."""
+        """(rank, size): which part of a list belongs to this process."""
         return self.rank, self.size
 
     def parallel(self, step, all_used=False):
-        """The module whose backward averages gradients over the processes; ``step`` itself alone, or where nothing
-        trains. ``all_used``: every parameter that trains gets a gradient in every step; where that is not known, those
-        without are searched for, and have none, as in one process. Inputs stay where they are: DDP is told no device.
+        """Return the module whose backward averages gradients over the processes; ``step`` itself with one
+        process or if nothing trains.
 
-        On the CPU they are searched for in any case. DDP orders its buckets anew after a process's first step unless
-        it searches, and gloo adds up the values of three or more processes in an order that depends on the place in a
-        bucket: an interrupted run would not go on with the same bits.
+        ``all_used``: every parameter that trains gets a gradient in every step. If that is not known, DDP
+        searches for those without one, and they get none, as in one process. Inputs are not moved: DDP gets
+        no device.
+
+        On the CPU it always searches. Without the search DDP reorders its buckets after a process's first
+        step, and gloo sums the values of three or more processes in an order that depends on the position
+        in a bucket: an interrupted run would not resume bit for bit.
         """
         if self.size == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
             return step
         searches = not all_used or self._device.type == "cpu"
-        if searches:  # DDP warns where it never finds one
+        if searches:  # DDP warns if it never finds an unused one
             step.register_parameter("unused", nn.Parameter(next(step.parameters()).new_zeros(())))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose new name torch 2.6 lacks
+            warnings.simplefilter("ignore", FutureWarning)  # about broadcast_buffers, whose new name torch 2.6 lacks
             return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=searches)
 
     @contextlib.contextmanager
     def uneven(self, uneven=True):
-        """While entered, ``gather`` and ``first_row`` reckon with unequal numbers of rows, which they exchange."""
+        """Let ``gather`` and ``first_row`` handle unequal numbers of rows inside the context, by exchanging them."""
         self._uneven = uneven and self.size > 1
         try:
             yield
@@ -186,16 +195,16 @@ class World:
             self._uneven = False
 
     def gather(self, rows):
-        """(n, ...) of each process -> (sum of all n, ...) in the order of the ranks, with gradient: what all processes'
-        losses say about these rows, summed, flows back."""
+        """Gather (n, ...) of each process -> (sum of all n, ...) in rank order, with gradient: backward
+        sums the gradients from all processes' losses."""
         return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self._counts(rows))
 
     def first_row(self, rows):
-        """Where the own (n, ...) rows begin among those that ``gather`` gives."""
+        """Return the index at which this process's (n, ...) rows begin in the result of ``gather``."""
         return sum(self._counts(rows)[:self.rank])
 
     def _counts(self, rows):
-        """[number of rows of each process]"""
+        """Return [number of rows of each process]."""
         if not self._uneven:
             return [len(rows)] * self.size
         own = torch.tensor([len(rows)], device=rows.device)
@@ -206,27 +215,27 @@ class World:
     # -- numbers -------------------------------------------------------------------------------------------------------
 
     def sum(self, tensor):
-        """-> the sum of all processes' ``tensor``, any shape."""
+        """Return the sum of all processes' ``tensor``, of any shape."""
         if self.size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
     def of_first(self, tensor):
-        """Return the first process's ``tensor``, on the device that exchanges. For what every process decomposes: on
-        another machine singular vectors may have other signs."""
+        """Return the first process's ``tensor``, on the exchanging device. For results of decompositions:
+        singular vectors may have other signs on another machine."""
         if self.size > 1:
             tensor = tensor.clone(memory_format=torch.contiguous_format)
             dist.broadcast(tensor, src=0)
         return tensor
 
     def average_gradients(self, module):
-        """Each parameter's ``grad`` becomes its mean over the processes."""
+        """Replace each parameter's ``grad`` by its mean over the processes."""
         for parameter in module.parameters() if self.size > 1 else ():
             parameter.grad = self.sum(parameter.grad) / self.size
 
     def means(self, numbers):
-        """{name: number} with the same names in each process -> {name: mean over the processes}."""
+        """Return {name: mean over the processes} of {name: number}, with the same names in each process."""
         numbers = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
         if self.size == 1 or not numbers:
             return numbers
@@ -234,7 +243,8 @@ class World:
         return dict(zip(numbers, mean.tolist(), strict=True))
 
     def interleave(self, own, total):
-        """Lists that hold every size-th of ``total`` things, from the own rank on -> the whole list, everywhere."""
+        """Return the whole list of ``total`` items, everywhere, from lists with every size-th item,
+        starting at the own rank."""
         if self.size == 1:
             return own
         whole = [None] * total
@@ -245,13 +255,13 @@ class World:
     # -- turns ---------------------------------------------------------------------------------------------------------
 
     def wait(self):
-        """Until all processes are here; before they have met there is nothing to wait for."""
+        """Wait until all processes are here; before they have met there is nothing to wait for."""
         if self.size > 1 and dist.is_initialized():
             dist.barrier()
 
     def first_then_others(self, work):
-        """``work()`` in the first process, then in the others: it may download or write what they then find. Turns
-        within a turn are part of it."""
+        """Run ``work()`` in the first process, then in the others, so that it may download or write what
+        they then find. Nested turns are part of the outer one."""
         if self._within_turn:
             return work()
         if not self.first:
@@ -268,7 +278,7 @@ class World:
 
 @functools.cache
 def this_world():
-    """The World that torchrun's environment tells; of one process without."""
+    """Return the World described by torchrun's environment; a single process without it."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World()
     store, rank, size = next(dist.rendezvous("env://"))
@@ -276,7 +286,7 @@ def this_world():
 
 
 def in_turn(function):
-    """The function as one that the first process calls before the others do."""
+    """Make the first process call a function before the others do."""
     @functools.wraps(function)
     def call(*arguments, **options):
         return this_world().first_then_others(lambda: function(*arguments, **options))
@@ -284,8 +294,8 @@ def in_turn(function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather forward; backward the sum over processes of the gradients of the own rows. ``counts``: the rows of
-    each process, padded to the most on their way."""
+    """All-gather in forward; in backward, the sum over processes of the gradients of the own rows.
+    ``counts``: rows of each process; they are padded to the largest for the exchange."""
 
     @staticmethod
     def forward(context, rows, group, rank, counts):

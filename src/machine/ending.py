@@ -1,6 +1,6 @@
-"""How a process ends: each exception's message and exit status, and what several processes say together.
+"""How a process ends: each exception's message and exit status, and coordination between several processes.
 
-Of several processes (``torchrun``) the first speaks. Imports no torch.
+Of several processes (``torchrun``) only the first prints. Imports no torch.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from src.machine.notices import marked
 INTERRUPTED, UNREAD = 130, 141
 MISSING = ("the package {name} is not installed for {python}; activate the environment that has it "
            "(. .venv/bin/activate), or pip install -r requirements.txt")
-BROKEN = ("another process of this run has ended without a word, as one that is killed does ({error}). The same "
-          "command with --resume continues from what was kept")
+BROKEN = ("another process of this run ended without a message, as a killed one does ({error}). Rerun the same "
+          "command with --resume to continue from what was kept")
 
 
 def to_its_end(run):
-    """Call ``run()``, which returns 0 or 1 -> the exit status: that, or what an exception means."""
+    """Call ``run()``, which returns 0 or 1, and return the exit status: that, or what an exception means."""
     with contextlib.ExitStack() as leaving:
         if several_processes():
             leaving.callback(_world().stop)
         try:
             with _only_the_first_speaks(), _interrupted_together():
                 status = run()
-                print(end="", flush=True)  # also where there is no stdout at all
+                print(end="", flush=True)  # works without any stdout, too
                 return _ended(status)
         except (UserError, LoadError) as error:
             return _stopped(marked("error", legible(str(error))), 2)
@@ -43,8 +43,8 @@ def to_its_end(run):
             if _is_missing_package(error):
                 return _stopped(marked("error", MISSING.format(name=error.name, python=sys.executable)), 2)
             if isinstance(error, BrokenPipeError) and _reader_has_gone():
-                return _stopped("stopped: what reads the output has ended", UNREAD)
-            if several_processes() and _world().is_broken(error):  # the one that broke it says why, if it still can
+                return _stopped("stopped: the reader of the output has ended", UNREAD)
+            if several_processes() and _world().is_broken(error):  # the process that broke it prints why, if it can
                 return _stopped(marked("error", BROKEN.format(error=str(error).split(". ")[0])), 1)
             _ended(1)
             raise
@@ -65,7 +65,7 @@ def _world():
 
 @contextlib.contextmanager
 def _only_the_first_speaks():
-    """What the other processes would print is the same. Tracebacks are no print: they come from all."""
+    """Silence all processes but the first, since they print the same. Tracebacks still come from all."""
     if first_process():
         yield
         return
@@ -80,16 +80,16 @@ def _is_missing_package(error):
 
 
 def _reader_has_gone():
-    """Return whether stdout is a pipe whose reader has ended, as of ``| head``; then discard all later output."""
+    """Return whether stdout is a pipe whose reader has ended, as with ``| head``; if so, discard all later output."""
     stdout, pipe = sys.__stdout__.fileno(), select.poll()
     pipe.register(stdout, select.POLLERR)
     if unread := bool(pipe.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)  # else Python complains when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)  # else Python prints an error at exit
     return unread
 
 
 def _stopped(message, status):
-    """Return the status to end with: of several processes that of the first that stops, which prints why."""
+    """Return the exit status: with several processes, that of the first to stop, which prints the message."""
     if not several_processes() or _world().first_to_stop(status):
         print(message, file=sys.stderr, flush=True)
         return status
@@ -97,7 +97,7 @@ def _stopped(message, status):
 
 
 def _ended(status):
-    """Without a message of ours: a run that is done, or the traceback of an exception."""
+    """Record the end of a finished run, or of an exception with a traceback, without printing."""
     if several_processes() and (status or first_process()):
         _world().first_to_stop(status)
     return status

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and text files that anybody may have edited."""
+"""Files that are either whole or absent, and text files that users may have edited."""
 
 import contextlib
 import contextvars
@@ -18,23 +18,23 @@ from src.errors import UserError
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
 LOCK = "in_use"
-PATIENCE = (0.05, 0.1, 0.2)  # seconds between tries for a lock: ``holder_of`` has it for an instant
+PATIENCE = (0.05, 0.1, 0.2)  # seconds between tries for a lock, which ``holder_of`` takes for an instant
 CHUNK = 1 << 24
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that do not sync folders
-MOST_LETTERS = 1 << 24  # of a list of names
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # from file systems that do not sync folders
+MOST_LETTERS = 1 << 24  # in a list of names
 
 
 def read_json(path):
-    """Content of a json file. OSError where it cannot be read, ValueError where it is no json."""
+    """Return the content of a JSON file. Raise OSError if it cannot be read, ValueError if it is not JSON."""
     return parse_json(Path(path).read_text(encoding="utf-8-sig"))
 
 
 class RepeatedKey(ValueError):
-    """An object of json that gives two values to a key."""
+    """A JSON object that gives two values for a key."""
 
 
 def parse_json(text):
-    """As json.loads, with a ValueError also for what is nested too deeply, and for a key that stands twice."""
+    """Parse like json.loads, but raise ValueError also for too deep nesting and for a repeated key."""
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:
@@ -46,24 +46,24 @@ def _each_once(pairs):
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        raise RepeatedKey(f"the key {reprlib.repr(twice)} stands twice in an object")
+        raise RepeatedKey(f"the key {reprlib.repr(twice)} occurs twice in an object")
     return found
 
 
 def reject_nul(text):
-    """ValueError for a text with NUL, which the csv module rejects on Python 3.10 and accepts since 3.11."""
+    """Raise ValueError for a text with NUL, which the csv module rejects on Python 3.10 and accepts since 3.11."""
     if "\0" in text:
-        raise ValueError("it holds NUL characters, so it is no text")
+        raise ValueError("it contains NUL characters, so it is not text")
 
 
 def read_lines(path):
-    """Lines of a text file, without blank ones, spaces around them and a byte order mark. OSError where it cannot be
-    read, ValueError where it holds no names."""
+    """Return the lines of a text file, stripped, without blank lines and byte order mark. Raise OSError if
+    it cannot be read, ValueError if it is not a list of names."""
     with open(path, encoding="utf-8-sig") as file:
         text = file.read(MOST_LETTERS + 1)
     reject_nul(text)
     if len(text) > MOST_LETTERS:
-        raise ValueError(f"it holds more than {MOST_LETTERS:,} letters")
+        raise ValueError(f"it has more than {MOST_LETTERS:,} characters")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -72,7 +72,7 @@ _only_read = contextvars.ContextVar("only_read", default=False)
 
 @contextlib.contextmanager
 def reading_only():
-    """While entered, ``atomic_file`` refuses to write. Who stores only what can be had again asks ``may_write``."""
+    """Make ``atomic_file`` refuse to write inside the context. Code that only caches checks ``may_write``."""
     token = _only_read.set(True)
     try:
         yield
@@ -85,29 +85,31 @@ def may_write():
 
 
 class WriteError(UserError, OSError):
-    """A file that could not be written. Callers who know the flag behind the path may say so: it is the OSError too,
-    with its ``errno`` and ``strerror``."""
+    """A file that could not be written. It is also the OSError, with ``errno`` and ``strerror``, so that
+    callers who know the flag behind the path can name it."""
 
     def __init__(self, path, error):
         reason = error.strerror or str(error)
         super().__init__(f"{path} could not be written ({reason}); make room there or give another folder")
         self.errno, self.strerror = error.errno, reason
 
-    __str__ = Exception.__str__  # OSError's own would show errno and strerror alone
+    __str__ = Exception.__str__  # OSError's own shows only errno and strerror
 
 
 @contextlib.contextmanager
 def atomic_file(path, mode="wb"):
-    """A temporary file beside ``path`` that takes its name, synced to disk, only if the block ends well.
+    """Open a temporary file beside ``path`` that is synced to disk and renamed to it only if the block
+    succeeds.
 
-    Where anything fails, ``path`` is what it was and the temporary file is gone; an OSError becomes a WriteError. Only
-    the last step, that the folder keeps the new name through a loss of power, can fail after the name was taken.
+    If anything fails, ``path`` is unchanged and the temporary file is removed; an OSError becomes a
+    WriteError. Only the last step, syncing the folder so that the new name survives a power loss, can fail
+    after the rename.
     """
     if not may_write():
-        raise RuntimeError(f"{path} would be written where nothing may be")
+        raise RuntimeError(f"{path} would be written inside reading_only()")
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    # Names of files may hold bytes that are no UTF-8: they are written as \\udcff, say.
+    # Names of files may contain bytes that are not UTF-8: these are written as e.g. \\udcff.
     text = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     options = text if "b" not in mode else {}
     try:
@@ -127,8 +129,8 @@ def atomic_file(path, mode="wb"):
 
 
 def named_paths(text):
-    """``A,B`` -> ["A", "B"]; a comma that is part of the name of what is there parts nothing, and what is not there is
-    a name all the same."""
+    """Split ``A,B`` -> ["A", "B"]. A comma inside the name of an existing path does not split; names of
+    missing paths are kept."""
     parts, found = text.split(","), []
     while parts:
         joined = [",".join(parts[:count]).strip() for count in range(1, len(parts) + 1)]
@@ -139,7 +141,7 @@ def named_paths(text):
 
 
 def digest_of(path):
-    """sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -152,13 +154,15 @@ class InUse(UserError):
 
 
 @contextlib.contextmanager
-def folder_of_ones_own(folder, flag, lock=LOCK):
-    """While entered, no other process enters: InUse names ``flag``, the host and the process that is in there. -> the
-    open file ``lock``: a process that inherits it stays in the folder when this one is gone.
+def locked_folder(folder, flag, lock=LOCK):
+    """Lock a folder for this process inside the context; yield the open lock file.
 
-    By flock on a file, which is gone with its process however that ends; between machines it holds where the file
-    system passes locks on, as NFS does since version 4. What a killed process had half written is removed. A folder
-    that was made for the lock alone goes with it.
+    Raises InUse, naming ``flag``, the host and the process that holds it. A process that inherits the file
+    keeps the lock when this one is gone.
+
+    The lock is a flock on a file, released when its process ends in any way; between machines it works if
+    the file system passes locks on, as NFS does since version 4. Half-written files of killed processes are
+    removed. A folder created for the lock alone is removed with it.
     """
     path = Path(folder) / lock
     made = [place for place in path.parents if not place.exists()]
@@ -177,7 +181,7 @@ def folder_of_ones_own(folder, flag, lock=LOCK):
 
 
 def _ours(path, flag):
-    """The file at ``path``, open and locked; anew where who had it before removed it meanwhile."""
+    """Open and lock the file at ``path``; retry if its previous holder removed it meanwhile."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,15 +190,14 @@ def _ours(path, flag):
             raise WriteError(path, error) from None
         if not _lock_patiently(file):
             with file:
-                raise InUse(f"{flag} {path.parent}: in use by {_who(file)}; wait until it has ended, or give another "
-                            "folder")
+                raise InUse(f"{flag} {path.parent}: in use by {_who(file)}; wait until it ends, or give another folder")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()
 
 
 def holder_of(folder, lock=LOCK):
-    """The process that is in a folder, in words; None where none is."""
+    """Describe the process that holds a folder; None if there is none."""
     try:
         file = (Path(folder) / lock).open(encoding="utf-8")
     except OSError:
@@ -216,18 +219,18 @@ def _lock_patiently(file):
 
 
 def _lock(file, kind=fcntl.LOCK_EX):
-    """Whether the open file is ours alone from now on, until it is closed."""
+    """Lock the open file for this process until it is closed. Return whether that worked."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody is kept out
+    except OSError:  # a file system without locks excludes no process
         return True
     return True
 
 
 def sweep(folder):
-    """Remove from a folder what processes that were killed had half written."""
+    """Remove half-written files of killed processes from a folder."""
     for path in folder.iterdir():
         if PARTIAL.fullmatch(path.name):
             with contextlib.suppress(OSError), path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end. Imports no torch, so that they are heard from the first moment."""
+"""Signals that ask a run to end. Imports no torch, so that they are handled from the first moment."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ HEARD = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 class Interrupted(BaseException):
-    """A signal has ended the run where that loses nothing; its text says by what and what is kept. Who catches the
-    exceptions of a file that is read, say, must not take it for one of them."""
+    """A signal ended the run at a point where nothing is lost; its text names the signal and what is kept.
+    Derives from BaseException so that ``except Exception`` around file I/O cannot swallow it."""
 
 
 class Signals:
-    """While entered, SIGTERM, SIGINT and SIGUSR1 raise ``Interrupted``; within ``held`` they are only noted, as
-    ``name``, so that a step is finished and kept first. A second SIGINT ends the process at once. ``hang_up``: SIGHUP
-    acts likewise, unless it is ignored, as under nohup."""
+    """Inside the context, SIGTERM, SIGINT and SIGUSR1 raise ``Interrupted``; within ``held`` they are only
+    recorded, as ``name``, so that a step is finished and kept first. A second SIGINT ends the process at
+    once. ``hang_up``: SIGHUP does the same, unless it is ignored, as under nohup."""
 
     def __init__(self, hang_up=False):
         self.name, self._process, self._held, self._asked_by_hand, self._before = None, os.getpid(), False, False, {}
@@ -26,7 +26,7 @@ class Signals:
             self._numbers.append(signal.SIGHUP)
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # only there Python lets one listen
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._before = {number: signal.signal(number, self._hear) for number in self._numbers}
         return self
 
@@ -35,7 +35,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _hear(self, number, frame):
-        if os.getpid() != self._process:  # of a loader, forked with our ears: it serves the step to its end
+        if os.getpid() != self._process:  # a forked loader inherits the handler, and must serve the step to its end
             return
         if number == signal.SIGINT:
             if self._asked_by_hand:
@@ -47,7 +47,7 @@ class Signals:
 
     @property
     def reason(self):
-        """Why to end, in words; None as long as no signal was heard."""
+        """Why to end, in words; None if no signal has arrived."""
         return self.name and f"interrupted by {self.name}"
 
     def stop(self):
@@ -55,20 +55,20 @@ class Signals:
 
     @contextlib.contextmanager
     def held(self):
-        """Signals are noted, not raised."""
+        """Record signals inside the context instead of raising them."""
         yield from self._while(held=True)
 
     @contextlib.contextmanager
     def released(self):
-        """Within ``held``: signals are raised again, and one that was noted is raised now."""
+        """Raise signals again inside ``held``; one recorded before is raised now."""
         if self.name:
             self.stop()
         yield from self._while(held=False)
 
     @contextlib.contextmanager
     def unheard(self):
-        """Signals end the process at once, as they do by themselves: around what would not let Python hear them, where
-        there is nothing to keep yet. One that was noted is raised now."""
+        """Let signals end the process at once, as by default, around code in which Python cannot handle
+        them and where there is nothing to keep yet. A signal recorded before is raised now."""
         if self.name:
             self.stop()
         for number in self._before:

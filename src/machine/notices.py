@@ -1,6 +1,6 @@
-"""Warnings and errors as a person sees them: the first word in colour on a terminal, plain anywhere else.
+"""Warnings and errors as a person sees them: the first word in colour on a terminal, plain elsewhere.
 
-The variable NO_COLOR, set to anything, keeps them plain (no-color.org). Imports no torch.
+Setting the variable NO_COLOR keeps them plain (no-color.org). Imports no torch.
 """
 
 import contextlib
@@ -8,11 +8,11 @@ import os
 import sys
 
 COLOURS = {"error": "31", "warning": "33"}  # red, yellow
-_receivers = []  # functions that take warnings instead of stderr, the last one first
+_receivers = []  # functions that get warnings instead of stderr; the last one is used
 
 
 def warn(text):
-    """Print ``text`` to stderr, marked as a warning; or give it to the function of ``warnings_to``."""
+    """Print ``text`` to stderr, marked as a warning, or pass it to the function of ``warnings_to``."""
     if _receivers:
         _receivers[-1](text)
     else:
@@ -21,7 +21,7 @@ def warn(text):
 
 @contextlib.contextmanager
 def warnings_to(receive):
-    """While entered, ``receive(text)`` is called for each warning, and none is printed."""
+    """Call ``receive(text)`` for each warning inside the context instead of printing it."""
     _receivers.append(receive)
     try:
         yield
@@ -35,7 +35,7 @@ def complain(text):
 
 
 def marked(kind, text):
-    """Return ``text`` behind "error:" or "warning:", for stderr."""
+    """Return ``text`` prefixed by "error:" or "warning:", for stderr."""
     return f"\x1b[1;{COLOURS[kind]}m{kind}:\x1b[0m {text}" if _has_colours() else f"{kind}: {text}"
 
 

@@ -1,5 +1,5 @@
-"""What a person sees while a run goes on: bars on a terminal, a line now and then anywhere else, nothing if asked to be
-quiet. Counts steps and images on the host: it never asks the device, so that nobody waits for a bar.
+"""Progress display: bars on a terminal, a line now and then elsewhere, nothing if quiet. Counts steps and
+images on the host and never queries the device, so that no step waits for a bar.
 
     with progress(quiet=False) as shown:
         shown.plan({"DTD": 1000, "MNIST": 1000})
@@ -21,16 +21,16 @@ NO_TERMS = ("iteration", "lr", "images_per_second")  # of a log line
 
 
 def progress(quiet=False):
-    """The Progress for what stands behind stderr, where bars go, and stdout, where lines go. A terminal that tells no
-    width, as in some containers, gets lines."""
+    """Return the Progress that suits stderr, where bars go, and stdout, where lines go. A terminal without
+    a known width, as in some containers, gets lines."""
     if quiet:
         return Progress()
     return Bars() if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns else Lines()
 
 
 class Progress:
-    """Shows nothing, and counts what the others show. ``plan`` comes first where there are several tasks; a task that
-    is not in it is one of its own."""
+    """Shows nothing, and counts what subclasses show. Call ``plan`` first if there are several tasks; a
+    task outside the plan stands alone."""
 
     def __init__(self):
         self.tasks, self.name, self.number, self.unit = {}, None, 0, "step"
@@ -44,11 +44,11 @@ class Progress:
         pass
 
     def plan(self, tasks):
-        """{name: its steps} of all tasks, in order."""
+        """Set {name: its steps} of all tasks, in order."""
         self.tasks, self.left, self.began = dict(tasks), sum(tasks.values()), time.monotonic()
 
     def task(self, name, after=0, steps=None, unit="step"):
-        """A task begins, or goes on ``after`` so many steps; ``steps`` where it is not in the plan."""
+        """Begin a task, or resume it ``after`` that many steps; give ``steps`` if it is not in the plan."""
         self.name, self.number, self.unit = name, self.number + 1, unit
         self.steps = self.tasks.get(name, steps)
         self.after = self.iteration = after
@@ -56,7 +56,7 @@ class Progress:
         self.task_began = time.monotonic()
 
     def skip(self, name):
-        """A task was finished before."""
+        """Skip a task that was finished before."""
         self.number += 1
         self.left -= self.tasks.get(name, 0)
 
@@ -66,14 +66,14 @@ class Progress:
         self.left -= 1
 
     def tell(self, line, terms=("loss",)):
-        """What the log has of the last step: "iteration", terms and metrics by name, "lr", "images_per_second".
-        ``terms`` are the names of those whose sum is the loss."""
+        """Show the log line of the last step: "iteration", terms and metrics by name, "lr",
+        "images_per_second". ``terms`` are the names whose sum is the loss."""
 
     def end_task(self):
-        """The steps are done, or broken off."""
+        """End the steps of a task, finished or interrupted."""
 
     def counted(self, name, images, batches):
-        """The same Batches, of a dataset with so many ``images`` that is being scored."""
+        """Yield the Batches of a dataset whose ``images`` are being scored, counting them."""
         return batches
 
     @property
@@ -81,15 +81,16 @@ class Progress:
         return f"task {self.number} of {max(len(self.tasks), self.number)}: {self.name}"
 
     def seconds_left(self):
-        """Of this task and of all of them, by the steps done so far, evaluations included; None before the first."""
+        """Return seconds left for this task and for all tasks, from the steps done so far, evaluations
+        included; None before the first."""
         now, done = time.monotonic(), self.iteration - self.after
         task = (now - self.task_began) / done * (self.steps - self.iteration) if done else None
         return task, (now - self.began) / self.trained * self.left if self.trained else None
 
 
 class Lines(Progress):
-    """For logs: a line at the start of each task, and what the log has of the first step and of one every ``EVERY``
-    seconds."""
+    """For logs: a line at the start of each task, then the log line of the first step and of one every
+    ``EVERY`` seconds."""
 
     def __init__(self):
         super().__init__()
@@ -124,8 +125,8 @@ class Lines(Progress):
 
 
 class Bars(Progress):
-    """For terminals: the whole sequence, below it the task's steps, below that what is scored. While entered, all that
-    is printed goes above the bars."""
+    """For terminals: the whole sequence, below it the task's steps, below that what is scored. Inside the
+    context, printed text goes above the bars."""
 
     def __init__(self):
         super().__init__()
@@ -161,7 +162,7 @@ class Bars(Progress):
             self._pass_over(self.tasks.get(name, 0))
 
     def _pass_over(self, steps):
-        """Steps of an earlier run, which tell nothing about the time that is left."""
+        """Skip steps of an earlier run, which say nothing about the time left."""
         self._all.initial += steps
         self._all.n += steps
 
@@ -196,7 +197,8 @@ class Bars(Progress):
 
 
 class Above:
-    """A text stream of which whole lines come out above the bars on ``terminal``; all else is the stream's own."""
+    """A text stream whose whole lines are printed above the bars on ``terminal``; everything else goes
+    through unchanged."""
 
     def __init__(self, stream, terminal):
         self._stream, self._terminal, self._line = stream, terminal, ""
@@ -213,18 +215,18 @@ class Above:
         return len(text)
 
     def close_line(self):
-        """What has no end yet comes out as it is."""
+        """Print an unfinished line as it is."""
         self._stream.write(self._line)
         self._line = ""
 
 
 def short_text(line, terms):
-    """A line of the log for a bar: the loss, the rate, images a second where it has them."""
+    """Format a log line for a bar: the loss, the rate, and images per second if known."""
     return ", ".join([*_loss(line, terms), *_pace(line)])
 
 
 def long_text(line, terms):
-    """As ``short_text``, with the terms where the loss has several, and with metrics."""
+    """Format a log line like ``short_text``, plus the terms, if the loss has several, and the metrics."""
     several = terms if len(terms) > 1 else ()
     others = [name for name in line if name not in (*NO_TERMS, *terms)]
     named = [f"{name} {line[name]:.3f}" for name in (*several, *others)]
@@ -241,7 +243,7 @@ def _pace(line):
 
 
 def clock(seconds):
-    """3725.4 -> "1:02:05", 12 -> "0:12"."""
+    """Format seconds: 3725.4 -> "1:02:05", 12 -> "0:12"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

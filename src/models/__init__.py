@@ -1,4 +1,4 @@
-"""All that the command line can name: METHODS and ADD_ONS. The tables import nothing until used."""
+"""Tables of all that the command line can name, METHODS and ADD_ONS. They import nothing until used."""
 
 import importlib
 import inspect
@@ -10,13 +10,18 @@ from src.models.hooks import scores_by_itself
 
 @dataclass(frozen=True)
 class Method:
-    """``target`` is "module:Class"; ``uses`` the flags it takes as keywords; ``needs`` those that must be given;
-    ``refuses`` train modes that cannot feel its terms, with the reason; ``excludes`` flags that it cannot go with, with
-    the reason and the way out; ``switches`` the flags that switch an add-on on, where it is not the one that it is
-    called by; ``on_pairs`` another class that the name stands for on image-text pairs. ``wraps``: it trains factors of
-    wrapped layers in place of weights, as --lora does. ``frozen``: it keeps CLIP as it is, and trains modules beside
-    it. ``data`` and ``closed_form`` of a method repeat what the class
-    says, for code that may not import it."""
+    """A row of METHODS or ADD_ONS.
+
+    ``target``: "module:Class".
+    ``uses``: flags passed to the class as keywords; ``needs``: those of them that must be given.
+    ``refuses``: {train mode: reason} for modes that cannot feed its terms.
+    ``excludes``: {flag: reason and way out} for flags it cannot be combined with.
+    ``switches``: flags that switch an add-on on, if not the one it is named after.
+    ``on_pairs``: the class that the same name stands for on image-text pairs.
+    ``wraps``: it trains factors of wrapped layers instead of weights, as --lora does.
+    ``frozen``: it leaves CLIP as it is and trains modules beside it.
+    ``data``, ``closed_form``: copies of the class attributes, for code that may not import the class.
+    """
 
     target: str
     uses: tuple = ()
@@ -31,23 +36,23 @@ class Method:
     closed_form: bool = False
 
     def hook(self):
-        """Import the class."""
+        """Import and return the class."""
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
 
     def scores(self):
-        """Whether the class changes what CLIP scores; it is imported."""
+        """Return whether the class changes CLIP's scores. Imports the class."""
         return scores_by_itself(self.hook())
 
     def build(self, values):
-        """The hooks, from a mapping of flag names to values."""
+        """Build the hooks from a mapping of flag names to values."""
         return _without_logits(self.hook()(**{flag: values[flag] for flag in self.uses}), self.target)
 
 
 @dataclass(frozen=True)
 class OwnMethod(Method):
-    """A class in a file of the user's, ``path/to/file.py:Class``, or one that Python gives, ``python:Class``; its
-    keywords come from ``--set``."""
+    """A custom class: ``path/to/file.py:Class``, or ``python:Class`` if passed in from Python. Its keywords
+    come from ``--set``."""
 
     def hook(self):
         from src.models.custom import class_of
@@ -63,7 +68,8 @@ class OwnMethod(Method):
 
 
 def _without_logits(hook, target):
-    """Return the hook. UserError where its class still scores images as in 0.1, which would have no effect."""
+    """Return the hook; raise UserError if its class still defines ``logits`` as in 0.1, which would have no
+    effect."""
     if hasattr(type(hook), "logits"):
         raise UserError(f"--method {target}: {type(hook).__name__} defines logits, which nothing calls any more; "
                         "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
@@ -77,35 +83,35 @@ DEAF_MODES = {"text": "its distillation reaches only the image tower, which this
                       "--distill-text-tower reaches the text tower",
               "fc": "its distillation reaches the towers, and this mode trains neither"}
 NO_TOWER = {"fc": "it adapts the towers, and this mode trains neither"}
-# What a method that wraps layers of CLIP in each task cannot go with.
+# Flags that a method which wraps layers of CLIP in each task cannot be combined with.
 BESIDE_FACTORS = {
     "lora": "it wraps layers of CLIP itself, and two kinds of factors would train the same weights; leave it out",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
-                    "its factors are made again in each task, so a basis would protect nothing; leave it out")}
+                    "each task starts new factors, so a basis would protect nothing; leave it out")}
 KEEPLORA = ("ls", "keeplora_rank", "keeplora_alpha", "keeplora_image_energy", "keeplora_text_energy",
             "keeplora_feature_energy", "keeplora_weight_side")
-# What a method that trains modules beside a frozen CLIP cannot go with.
+# Train modes, then flags, that a method which trains modules beside a frozen CLIP cannot be combined with.
 NO_TOWERS_TO_ACT_IN = dict.fromkeys(
     ("fc", "image-fc", "image-fc-fixed"),
-    "its modules act on images and on class prompts, and this mode has none of these")
+    "its modules act on images and on class prompts, and this mode has no class prompts")
 BESIDE_FROZEN = {
     "lora": "it keeps CLIP frozen, adapters too; leave it out",
     "l2": "it keeps CLIP frozen, so nothing would be pulled back; leave it out",
     **dict.fromkeys(("orthogonal_gradients", "orthogonal_gradients_path"),
-                    "each task trains parameters of its own, so a basis would protect nothing; leave it out"),
+                    "each task trains new parameters, so a basis would protect nothing; leave it out"),
     **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
                     "it keeps CLIP frozen, and its modules are not averaged; leave it out")}
 BESIDE_EXPERTS = BESIDE_FROZEN | {
-    "compile": "towers that train are compiled, and its CLIP stays frozen; leave it out",
+    "compile": "only towers that train are compiled, and its CLIP stays frozen; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order"}
 CONDU = ("ls", "condu_experts", "condu_prototypes", "condu_known")
 NO_HEAD = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
                         "its experts score by class prompts, and this mode trains a head; give whole, image or text")
 NO_MERGE = dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
-                         "its deltas are of factors, and averages and merges are of merged weights; leave it out, or "
-                         "give --method condu")
+                         "its deltas are of factors, while averages and merges act on merged weights; leave it out, "
+                         "or give --method condu")
 NO_PROMPTS = dict.fromkeys(("image-fc", "image-fc-fixed"),
-                           "its heads add to the scores of class prompts, and this mode has none")
+                           "its heads add to the scores of class prompts, and this mode has no prompts")
 
 METHODS = {
     "finetune": Method("src.models.finetune:Finetune", uses=("ls",),
@@ -116,9 +122,9 @@ METHODS = {
                          *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
-                  refuses={"fc": "it holds the towers, and this mode trains neither"},
-                  excludes={"lora": "adapters are merged after a task and the next one has others, so nothing would be "
-                                    "held; leave it out, or train adapters by --method finetune"}),
+                  refuses={"fc": "its penalty is on the towers, and this mode trains neither"},
+                  excludes={"lora": "each task merges its adapters and the next one trains new ones, so nothing would "
+                                    "be protected; leave it out, or train adapters with --method finetune"}),
     "modx": Method("src.models.modx:ModX", uses=("modx_alpha", "modx_temperature", "modx_reduction"),
                    data="pairs"),
     "inflora": Method("src.models.inflora:InfLoRA", refuses=NO_TOWER, wraps=True, excludes=BESIDE_FACTORS,
@@ -147,7 +153,7 @@ METHODS = {
     "class-means": Method("src.models.bounds:ClassMeans", closed_form=True),
 }
 
-# Hooks that their own flag switches on, in the order in which they act: penalties, projection, averages, merges.
+# Hooks that a flag of their own switches on, in the order in which they act: penalties, projection, averages, merges.
 ADD_ONS = {
     "l2": Method("src.models.penalties:L2", uses=("l2",)),
     "orthogonal_gradients": Method(
@@ -162,8 +168,9 @@ ADD_ONS = {
 
 
 def find_method(name, pairs=False):
-    """The row of a name in METHODS, or one for a custom class; on image-text ``pairs`` or on class data.
-    None where the method is not for such data. What data a custom method takes, only its class says."""
+    """Return the METHODS row of a name, or a row for a custom class; on image-text ``pairs`` or on class
+    data. Return None if the method does not support such data. For a custom class, only the class itself
+    knows its data."""
     if name not in METHODS:
         return OwnMethod(name)
     row = METHODS[name]
@@ -171,10 +178,10 @@ def find_method(name, pairs=False):
 
 
 def takes(data, pairs):
-    """Whether a method that declares ``data`` takes image-text ``pairs``, or class data."""
+    """Return whether a method that declares ``data`` trains on image-text ``pairs``, or on class data."""
     return data in ("both", "pairs" if pairs else "classes")
 
 
 def active_add_ons(values):
-    """Rows of ADD_ONS whose flag is given, in their order; from a mapping of flag names to values."""
+    """Return the ADD_ONS rows whose flag is given, in table order, from a mapping of flag names to values."""
     return {key: add_on for key, add_on in ADD_ONS.items() if any(values[flag] for flag in add_on.switches or (key,))}

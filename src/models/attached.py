@@ -1,17 +1,18 @@
-"""Modules of a method's own (experts, routers, prefixes, prompts) in the towers, for the time of a forward.
+"""A method's own modules (experts, routers, prefixes, prompts), attached to the towers for the duration of
+a forward.
 
-They live beside the CLIP and never in it: outside of ``attached`` the CLIP is plain, so that copies, teachers, merges
-and checkpoints of it carry none of them. Where they go is for them to say, by a method ``places(model)`` that gives
-``(owner, seam, part)``:
+They live beside the CLIP and never in it. Outside ``attached`` the CLIP is plain, so copies, teachers,
+merges and checkpoints of it carry none of them. A module says where its parts go with a method
+``places(model)`` that yields ``(owner, seam, part)``:
 
-| owner | seam | the part | what it gives |
+| owner | seam | part | effect |
 |---|---|---|---|
-| a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of what the MLP's norm is given | added to the MLP's |
+| a transformer block | ``beside`` | (B, L, W) -> (B, L, W), of what the MLP's norm gets | added to the MLP's output |
 | a block's ``attn`` | ``beside`` | query, key, value (B, H, L, W/H) -> (B, H, L, W/H) | added to the heads' mix |
 | the CLIP | ``context`` | a tensor (M, W) | the embeddings of positions 1 to M of every text |
 
-A module with a context says by ``template`` what class prompts look like, in training and in every score: M tokens that
-the context replaces, then the class name, such as "a a a a {c}.".
+A module with a context defines class prompts by ``template``, in training and for every score: M tokens
+that the context replaces, then the class name, e.g. "a a a a {c}.".
 """
 
 import contextlib
@@ -29,15 +30,15 @@ MISSING = object()
 
 @contextlib.contextmanager
 def attached(model, modules):
-    """Put the parts of ``modules`` into their places in the towers of ``model``, and take them out again.
+    """Attach the parts of ``modules`` to the towers of ``model``, and detach them on exit.
 
-    Backward has to be inside too: blocks that are recomputed run a second time there.
+    Run backward inside as well: recomputed blocks run a second time there.
     """
     put = []
     try:
         for owner, seam, part in places_of(model, modules):
             put.append((owner, seam, vars(owner).get(seam, MISSING)))
-            vars(owner)[seam] = part  # past nn.Module, which would make it a part of the CLIP
+            vars(owner)[seam] = part  # bypasses nn.Module, which would register it as a part of the CLIP
         yield
     finally:
         for owner, seam, before in reversed(put):
@@ -48,38 +49,42 @@ def attached(model, modules):
 
 
 def places_of(model, modules):
-    """[(owner, seam, part)] of all modules that go into the towers. ValueError for a place that is none or is taken."""
+    """Return [(owner, seam, part)] of all modules that go into the towers. Raise ValueError if a seam does
+    not exist or is taken."""
     found, taken = [], {}
     for module in modules:
         for owner, seam, part in module.places(model) if hasattr(module, "places") else ():
-            owner = getattr(owner, "base_layer", owner)  # behind an adapter
+            owner = getattr(owner, "base_layer", owner)  # look behind an adapter
             name, place = type(module).__name__, (id(owner), seam)
             if getattr(type(owner), seam, MISSING) is not None:
                 raise ValueError(f"{name}.places: {type(owner).__name__} has no seam {seam!r}; blocks and their attn "
                                  "have 'beside', the CLIP has 'context'")
             if place in taken:
-                raise ValueError(f"{name}.places: {seam!r} of a {type(owner).__name__} is taken by {taken[place]}; one "
-                                 "part may call another")
+                raise ValueError(f"{name}.places: {seam!r} of a {type(owner).__name__} is taken by {taken[place]}; let "
+                                 "one part call the other")
             taken[place] = name
             found.append((owner, seam, part))
     return found
 
 
 def build_own(hooks, model, device, stored=None):
-    """Return {name of a hook: the module that it builds beside ``model``}, on the device, with the tensors that a
-    checkpoint has ``stored`` {name of a hook: state dict}. UserError where they do not fit."""
+    """Build each hook's module beside ``model`` and return {hook name: module}, on the device.
+
+    ``stored`` {hook name: state dict} holds the tensors of a checkpoint. Raises UserError if they do not
+    fit.
+    """
     own = {}
     for name, hook in named(hooks).items():
         module = hook.build(model)
         if module is not None:
             _require_template(name, module, model)
-            own[name] = device.place(module)  # in the type of its tensors, which loading would round to another
+            own[name] = device.place(module)  # first, because loading would round the tensors to the module's dtype
             _load(own[name], name, kept_for(stored or {}, name))
     return own
 
 
 def _require_template(name, module, model):
-    """ValueError where a context would stand in the place of class names, UserError where it leaves them no room."""
+    """Raise ValueError if a context would replace class names, UserError if it leaves them no room."""
     template = template_of([module]) or ""
     for length in (len(part) for _, seam, part in places_of(model, [module]) if seam == "context"):
         if "{c}" not in template or len(encode(template.partition("{c}")[0])) < length:
@@ -91,12 +96,12 @@ def _require_template(name, module, model):
 
 
 def template_of(modules):
-    """The template of class prompts that one of ``modules`` asks for; None where none does."""
+    """Return the template of class prompts that one of ``modules`` defines; None if none does."""
     return next((module.template for module in modules if getattr(module, "template", None)), None)
 
 
 def prompted(task, modules):
-    """A Task with the class prompts that ``modules`` ask for; the task itself where none does."""
+    """Return the Task with the class prompts that ``modules`` define; the task itself if none does."""
     template = template_of(modules)
     return task if template is None else replace(task, templates=(template,))
 
@@ -106,20 +111,20 @@ def _load(module, name, tensors):
         return
     try:
         module.load_state_dict(tensors)
-    except RuntimeError as error:  # it lists every name and shape that differs
+    except RuntimeError as error:  # lists every name and shape that differs
         reason = " ".join(str(error).split("\n\t")[1:2]).strip()
-        raise UserError(f"the modules of {name} in the checkpoint are others than it builds here: {reason} Give the "
-                        "keywords that it was trained with") from None
+        raise UserError(f"the modules of {name} in the checkpoint differ from those built here: {reason} Give the "
+                        "keywords it was trained with") from None
 
 
 def stored_tensors(own):
-    """{name of a hook: module} -> {name: state dict on the host}, as a checkpoint keeps it."""
+    """Convert {hook name: module} to {name: state dict on the host}, the form that a checkpoint stores."""
     return {name: {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
             for name, module in own.items()}
 
 
 def tensors_kept(module):
-    """Return {name: parameter or buffer} of what a module is saved with, themselves; one that has two names once."""
+    """Return {name: parameter or buffer} of what a module saves, not copied; a tensor with two names appears once."""
     kept = {}
     for name, value in module.state_dict(keep_vars=True).items():
         kept.setdefault(id(value), (name, value))
@@ -127,15 +132,15 @@ def tensors_kept(module):
 
 
 def copied(own):
-    """{name of a hook: module} -> {name: {name: tensor}}, copies of what the modules are saved with."""
+    """Convert {hook name: module} to {name: {name: tensor}}, copies of what the modules save."""
     return {name: {key: value.detach().clone() for key, value in tensors_kept(module).items()}
             for name, module in own.items()}
 
 
 @contextlib.contextmanager
 def holding(own, tensors):
-    """While entered, modules {name of a hook: module} hold the values of ``tensors``, of the form of ``copied``, in the
-    place of their own, and these hold theirs: no value is copied."""
+    """Swap values on entry and back on exit: modules {hook name: module} hold ``tensors`` (form of
+    ``copied``) meanwhile, and ``tensors`` hold theirs. Nothing is copied."""
     pairs = [(value, tensors[name][key]) for name in tensors for key, value in tensors_kept(own[name]).items()]
     _swap(pairs)
     try:
@@ -150,20 +155,24 @@ def _swap(pairs):
 
 
 def acting(model, own):
-    """The names of those of modules {name of a hook: module} in eval mode that change what the CLIP gives: by parts in
-    its towers, or by the prompts they ask for. Others act in a method's scores alone."""
+    """Return the names of the modules {hook name: module} that change CLIP's output in eval mode, by parts
+    in its towers or by a prompt template. The others act only through their method's scores."""
     return [name for name, module in own.items() if places_of(model, [module]) or template_of([module])]
 
 
 def trains_in(model, modules, tower):
-    """Whether a module that trains has a part in the ``"image"`` or ``"text"`` tower."""
+    """Return whether a trainable module has a part in the ``"image"`` or ``"text"`` tower."""
     return any(any(parameter.requires_grad for parameter in module.parameters()) and _parts_in(model, module, tower)
                for module in modules)
 
 
 def rows_alone(model, modules, tower):
-    """Whether what the modules make of a token in a tower depends on nothing else, neither on its place nor on other
-    rows: they have no part there, or promise it by ``token_by_token = True``. Prompts' context is the same in each."""
+    """Return whether the modules treat each token of a tower independently of its position and of other
+    rows.
+
+    True if they have no part there, or promise it with ``token_by_token = True``. A prompt context is the
+    same in every row and does not count.
+    """
     return all(not _parts_in(model, module, tower, besides="context")
                or getattr(module, "token_by_token", False) and not draws(module) for module in modules)
 
@@ -175,10 +184,11 @@ def _parts_in(model, module, tower, besides=None):
 
 
 def draws(module):
-    """Whether a module in training mode gives other values for other rows beside it: dropout and batch norms do."""
+    """Return whether a module in training mode depends on the other rows of its batch, as dropout and batch
+    norms do."""
     return any(part.training and (isinstance(part, _BatchNorm) or is_dropout(part)) for part in module.modules())
 
 
 def is_dropout(module):
-    """Whether a module is a dropout of any kind that drops something."""
+    """Return whether a module is an active dropout of any kind."""
     return isinstance(module, _DropoutNd) and module.p > 0

@@ -1,11 +1,11 @@
 """Averages and merges of weights: WeightEnsemble, WiseEnsemble, MovingAverage, WiseMerge.
 
-An average is kept as a whole CLIP in ``state.ensemble``, statistics of batch norms included; it is then what evaluation
-sees, what is saved and what the next task starts from. Averages and merges act on merged weights where layers are
-wrapped.
+An average is kept as a whole CLIP in ``state.ensemble``, batch norm statistics included; it is what
+evaluation scores, what is saved and what the next task starts from. With wrapped layers, averages and
+merges act on merged weights.
 
-Of a method that promises it (``Hooks.averaged``), its own module has the same: its average in ``state.own_average``
-while the task trains, and in the module itself once it has ended.
+If a method promises ``Hooks.averaged``, its own module is averaged too: in ``state.own_average`` while the
+task trains, and in the module itself at the end.
 """
 
 import torch
@@ -18,7 +18,7 @@ from src.models.wrapped import plain_weights
 
 
 class Average(Hooks):
-    """Keeps ``state.ensemble``, from the weights at load on."""
+    """Keeps the average ``state.ensemble``, initialised with the weights at load."""
 
     data = "both"
 
@@ -26,13 +26,13 @@ class Average(Hooks):
         state.ensemble, state.own_average = state.frozen(), copied(state.own)
 
     def mix(self, state, weight):
-        """ensemble <- weight * ensemble + (1 - weight) * live; counts (integer buffers) are the live ones."""
+        """Set ensemble <- weight * ensemble + (1 - weight) * live; copy counts (integer buffers) from live."""
         self._mix(state.ensemble.state_dict(), plain_weights(state.model), weight)
         for name, average in state.own_average.items():
             self._mix(average, tensors_kept(state.own[name]), weight)
 
     def _mix(self, average, live, weight):
-        """{name: tensor} each."""
+        """Mix {name: tensor} in place."""
         mix_(average, live, weight)
         for name, kept in average.items():
             if not kept.is_floating_point():
@@ -40,7 +40,7 @@ class Average(Hooks):
 
     @torch.no_grad()
     def end(self, state):
-        """No step comes any more, and what is scored and saved is the average: own modules become theirs."""
+        """Copy the averages into the own modules: no step follows, and the average is what is scored and saved."""
         for name, average in state.own_average.items():
             for key, value in tensors_kept(state.own[name]).items():
                 value.copy_(average[key])
@@ -48,8 +48,8 @@ class Average(Hooks):
 
 
 class WeightEnsemble(Average):
-    """Every ``avg_freq`` steps, the n-th time: ensemble <- (n ensemble + live) / (n + 1), from the weights at load
-    (ZSCL's WE, arXiv:2303.06628, section 4.3)."""
+    """Every ``avg_freq`` steps, the n-th time: ensemble <- (n ensemble + live) / (n + 1), starting from the
+    weights at load (ZSCL's WE, arXiv:2303.06628, section 4.3)."""
 
     all_used = True
 
@@ -73,7 +73,7 @@ class WeightEnsemble(Average):
 
 
 class WiseEnsemble(WeightEnsemble):
-    """As WeightEnsemble, and after each update ensemble <- a ensemble + (1 - a) weights at load."""
+    """WeightEnsemble that follows each update with ensemble <- a ensemble + (1 - a) weights at load."""
 
     all_used = True
 
@@ -105,7 +105,7 @@ class WiseEnsemble(WeightEnsemble):
 
 
 class MovingAverage(Average):
-    """At every step ensemble <- d ensemble + (1 - d) live, from the weights at load."""
+    """At every step ensemble <- d ensemble + (1 - d) live, starting from the weights at load."""
 
     all_used = True
 
@@ -117,9 +117,9 @@ class MovingAverage(Average):
 
 
 class WiseMerge(Hooks):
-    """At the end, on the weights that will be saved: theta <- a theta + (1 - a) partner (WiSE-FT, Wortsman et al.,
-    2022, arXiv:2109.01903). ``wise_ft_model``: the weights at load ("n") or zero-shot CLIP ("zeroshot"), which has no
-    counterpart of own modules."""
+    """At the end, on the weights to be saved: theta <- a theta + (1 - a) partner (WiSE-FT, Wortsman et al.,
+    2022, arXiv:2109.01903). ``wise_ft_model`` picks the partner: the weights at load ("n") or zero-shot
+    CLIP ("zeroshot"), which has no counterpart of own modules."""
 
     data = "both"
     all_used = True
@@ -135,7 +135,7 @@ class WiseMerge(Hooks):
         self.own_start = copied(state.own)
 
     def copies(self):
-        # The partner is counted with the weights at load where it is those.
+        # If the partner is the weights at load, it is counted with them.
         return {"zero-shot": self.partner, "own modules at load": self.own_start}
 
     def state_dict(self):
@@ -151,5 +151,6 @@ class WiseMerge(Hooks):
 
 
 def own_start_of(hook):
-    """What a resume point has of own modules at load: ``begin`` of the method need not make them again to the bit."""
+    """Return a resume point's copy of own modules at load, since a method's ``begin`` need not rebuild them
+    bit for bit."""
     return {"own_start": hook.own_start} if hook.own_start else {}

@@ -1,7 +1,8 @@
-"""Bases of gradients: their arithmetic, their files, and where they lie while a task projects off them.
+"""Bases of gradients: arithmetic, files, and memory while a task projects off them.
 
-A basis file is {name: {"basis": (k, numel), "energy": (k,)}}, one entry a tensor: orthonormal rows and the squared
-singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the gradients of an interrupted run.
+A basis file is {name: {"basis": (k, numel), "energy": (k,)}}, one entry per tensor: orthonormal rows, and
+the squared singular value of each. A raw file, {name: {"snapshots": (m, numel)}}, holds the gradients of an
+interrupted run.
 """
 
 import functools
@@ -15,30 +16,33 @@ from src.errors import UserError
 from src.machine.device import no_tf32
 from src.models.algebra import wide
 
-# Singular values below this fraction of the largest, and what is left of a row by projection below this fraction of
-# it, are rounding errors of fp32 rows.
+# For fp32 rows, treat as rounding errors: singular values below this fraction of the largest, and the rest of a row
+# after projection if below this fraction of the row.
 ROUNDING = 1e-6
-PASSES = 2  # of a projection
-STACK = 2 ** 28  # bytes of bases that go through one product, and that are streamed at a time; at least one basis
-PIECE = 2 ** 12  # least values of a piece: a product per piece keeps many multiprocessors of a GPU busy
-RESIDENT_SHARE = 0.5  # of the free memory of a CUDA device: the optimiser and the step come on top of the bases
+PASSES = 2  # per projection
+STACK = 2 ** 28  # bytes of bases per product and per streamed copy; at least one basis
+PIECE = 2 ** 12  # minimum values per piece: one product per piece keeps many multiprocessors of a GPU busy
+RESIDENT_SHARE = 0.5  # of a CUDA device's free memory: the optimiser and the step still need room
 
 
 def orthonormalised(rows):
-    """Independent rows (k, N) -> orthonormal rows (k, N) in their type; the first i span what the first i spanned.
+    """Orthonormalise independent rows (k, N) in their dtype; the first i span what the first i spanned.
 
-    QR in float64: with 40 rows of 600,000 values, QR in fp32 leaves products of 3e-5 between them, this 1e-9.
+    QR in float64: with 40 rows of 600,000 values, QR in fp32 leaves products of 3e-5 between them, this
+    1e-9.
     """
     columns, _ = torch.linalg.qr(wide(rows).T)                                      # (N, k)
     return columns.T.contiguous().to(rows.dtype)
 
 
 def basis_from_gradients(rows, energy=0.97):
-    """(m, N) -> {"basis": (k, N), "energy": (k,)}: the top right singular vectors that hold at least the share
-    ``energy`` of the sum of squared singular values, and these squares, largest first. Zero rows give k = 0.
+    """Compute a basis of gradients, (m, N) -> {"basis": (k, N), "energy": (k,)}.
 
-    By the (m, m) Gram matrix, m being small. Its vectors lose orthogonality where rows are nearly collinear, hence the
-    QR.
+    The rows are the leading right singular vectors that hold at least the share ``energy`` of the sum of
+    squared singular values; "energy" is these squares, largest first. Zero rows give k = 0.
+
+    Uses the (m, m) Gram matrix, since m is small. Its vectors lose orthogonality if rows are nearly
+    collinear, hence the QR.
     """
     double = wide(rows)
     squares, vectors = torch.linalg.eigh(double @ double.T)                # (m, N) x (N, m) -> (m, m); smallest first
@@ -52,11 +56,11 @@ def basis_from_gradients(rows, energy=0.97):
 
 @torch.no_grad()
 def project(tensor, basis):
-    """g - B^T (B g): a tensor of any shape with N values, (k, N) orthonormal rows -> the tensor without its part in
-    their span, in its own type.
+    """Return g - B^T (B g), the tensor without its component in the span of orthonormal rows (k, N), in its
+    own dtype. The tensor has N values in any shape.
 
-    Done twice: where a gradient lies 99.9 % in the span, the first pass leaves 3e-3 of the rest there in fp32, the
-    second 5e-8.
+    Projects twice: if 99.9 % of a gradient lies in the span, the first pass leaves 3e-3 of the rest there
+    in fp32, the second 5e-8.
     """
     wide = torch.promote_types(tensor.dtype, basis.dtype)
     rest = tensor.reshape(-1).to(wide, copy=True)
@@ -65,25 +69,25 @@ def project(tensor, basis):
 
 
 def project_one_by_one(values, rows):
-    """(n, N) values, (n, k, N) orthonormal rows: each vector loses, in place, its part in the span of its own rows."""
-    part = torch.empty_like(values[0])  # kept: at 10 rows, allocating again costs a CPU up to a third of the time
+    """Project each of (n, N) values, in place, off the span of its own orthonormal rows, (n, k, N)."""
+    part = torch.empty_like(values[0])  # reused: with 10 rows, reallocating costs a CPU up to a third of the time
     for rest, own in zip(values, rows, strict=True):
         for _ in range(PASSES):
             rest -= torch.mv(own.T, own @ rest, out=part)                                # (N, k) x (k,) -> (N,)
 
 
 def project_batched(values, rows):
-    """``project_one_by_one`` in two products for all n; its numbers but for the order of the sums.
+    """Compute ``project_one_by_one`` with two products for all n; only the order of summation differs.
 
-    The N values are cut into c pieces of m: a product that adds up millions of values for one row of results keeps few
-    multiprocessors of a GPU busy (57 ms for 4.9 GB of bases on an H200). Rows as ``empty_rows`` lays them out for this
-    are not copied.
+    Splits the N values into c pieces of m: a product that sums millions of values into one row of results
+    keeps few multiprocessors of a GPU busy (57 ms for 4.9 GB of bases on an H200). Rows laid out by
+    ``empty_rows`` are not copied.
     """
     n, k, count = rows.shape
     c = piece_count(count)
     pieces = rows.unflatten(2, (c, -1)).transpose(1, 2).reshape(n * c, k, -1)            # (n c, k, m)
     rest = values.view(n * c, 1, -1)                                                     # (n c, 1, m)
-    with no_tf32():  # 10 bits would leave noise of 5e-4 of the part in the span, maybe a thousand times the rest
+    with no_tf32():  # 10 bits leave noise of 5e-4 of the component in the span, maybe a thousand times the rest
         for _ in range(PASSES):
             sums = torch.bmm(rest, pieces.mT)                          # (n c, 1, m) x (n c, m, k) -> (n c, 1, k)
             parts = sums.view(n, c, 1, k).sum(1, keepdim=True)                           # (n, 1, 1, k)
@@ -93,19 +97,21 @@ def project_batched(values, rows):
 
 @functools.cache
 def piece_count(values):
-    """Return the number of equal pieces of at least PIECE values that a vector is cut into: as its length allows."""
+    """Return the number of equal pieces, each of at least PIECE values if possible, that divide a vector of
+    this length."""
     most = max(1, values // PIECE)
     return next(count for count in range(most, 0, -1) if values % count == 0)
 
 
-# Batched, single rows take a CPU up to twice as long at ViT-B/16's sizes, and are rounded differently.
+# On a CPU, batching single rows takes up to twice as long at ViT-B/16's sizes, and rounds differently.
 PROJECTIONS = {"cpu": project_one_by_one}
 
 
 def empty_rows(shape, weight, resident):
     """Return uninitialised rows (n, k, N), on the device of ``weight`` or in pinned host memory.
 
-    For ``project_batched`` in the order (k, n, N): equal pieces of all tensors then lie at equal distances.
+    For ``project_batched`` they are stored in the order (k, n, N), so that equal pieces of all tensors have
+    one stride.
     """
     n, k, count = shape
     place = weight.device if resident else "cpu"
@@ -117,8 +123,8 @@ def empty_rows(shape, weight, resident):
 
 
 def chained(old, rows, energy=0.97):
-    """Entry with k orthonormal rows, new gradients (m, N) -> entry with the old rows as they are, and behind them
-    those that hold ``energy`` of what the gradients have outside the old rows' span. In float64."""
+    """Extend an entry by new gradients (m, N): keep its k old rows and append rows that hold ``energy`` of
+    what the gradients have outside their span. In float64."""
     basis, rows = wide(old["basis"]), wide(rows)
     rest = torch.stack([project(row, basis) for row in rows]) if len(rows) else rows     # (m, N)
     rest[rest.norm(dim=1) <= ROUNDING * rows.norm(dim=1)] = 0
@@ -128,8 +134,8 @@ def chained(old, rows, energy=0.97):
 
 
 def within_budget(entries, budget):
-    """{name: entry} and bytes -> ({name: entry}, number of rows dropped): rows of the lowest energies over all tensors
-    go until the bases fit."""
+    """Drop the rows with the lowest energies over all tensors until the bases fit into ``budget`` bytes.
+    Return ({name: entry}, number of rows dropped)."""
     excess = sum(entry["basis"].nbytes for entry in entries.values()) - budget
     kept = {name: torch.ones(len(entry["energy"]), dtype=torch.bool) for name, entry in entries.items()}
     for _, name, row in sorted((value, name, row) for name, entry in entries.items()
@@ -142,7 +148,7 @@ def within_budget(entries, budget):
 
 
 def read_file(path, flag="--orthogonal-gradients-path"):
-    """Content of a basis or raw file, as stored, on the host. UserError, which names ``flag``, for anything else."""
+    """Read a basis or raw file as stored, onto the host. Raise UserError, naming ``flag``, for anything else."""
     hint = "give a grad_<DATASET>.pth or .raw.pth that --orthogonal-gradients wrote"
     try:
         content = archive.read_file(path)
@@ -154,18 +160,19 @@ def read_file(path, flag="--orthogonal-gradients-path"):
 
 
 def is_raw(content):
-    """Whether content is that of a raw file."""
+    """Return whether content is that of a raw file."""
     return has_entries(content, {"snapshots": 2})
 
 
 def is_basis(content):
-    """Whether content is that of a basis file: as many energies as rows, and no more rows than values."""
+    """Return whether content is that of a basis file, with one energy per row and no more rows than values."""
     return has_entries(content, {"basis": 2, "energy": 1}) and all(
         len(entry["energy"]) == len(entry["basis"]) <= entry["basis"].shape[1] for entry in content.values())
 
 
 def has_entries(content, dimensions):
-    """Whether content is {name: {key: tensor of finite floats with that many dimensions}}, with at least one name."""
+    """Return whether content is {name: {key: tensor}} with at least one name, ``dimensions`` {key: ndim},
+    finite floats only."""
     return isinstance(content, dict) and bool(content) and all(
         isinstance(name, str) and isinstance(entry, dict) and entry.keys() == dimensions.keys() and all(
             isinstance(entry[key], torch.Tensor) and entry[key].is_floating_point() and entry[key].ndim == number
@@ -174,8 +181,8 @@ def has_entries(content, dimensions):
 
 
 def as_basis(content, energy=0.97):
-    """Content of a basis or raw file -> that of a basis file, in fp32 (fp64 stays), rows orthonormal to 1e-5 whatever
-    type they were stored in; ``energy`` is for raw snapshots."""
+    """Convert the content of a basis or raw file to that of a basis file, in fp32 (fp64 stays), with rows
+    orthonormal to 1e-5 in whatever dtype they were stored. ``energy`` applies to raw snapshots."""
     bases = {}
     for name, entry in content.items():
         wide = {key: value.to(torch.promote_types(value.dtype, torch.float32)) for key, value in entry.items()}
@@ -185,22 +192,25 @@ def as_basis(content, energy=0.97):
 
 
 def read_gradients(path, energy=0.97):
-    """Path of a basis or raw file, as its content says -> {name: {"basis": (k, numel), "energy": (k,)}}, rows in
-    fp32 (fp64 from an fp64 file) and orthonormal to 1e-5. ``energy`` is for raw snapshots. UserError for other files.
+    """Read a basis or raw file, told apart by content, as {name: {"basis": (k, numel), "energy": (k,)}}.
+
+    Rows are fp32 (fp64 from an fp64 file) and orthonormal to 1e-5. ``energy`` applies to raw snapshots.
+    Raises UserError for other files.
     """
     return as_basis(read_file(path), energy)
 
 
 def resident_bytes(device):
-    """How many bytes of bases may stay on a device: a share of what is free on CUDA, elsewhere all."""
+    """Return how many bytes of bases may stay on a device: a share of the free memory on CUDA, no limit elsewhere."""
     if device.type != "cuda":
         return math.inf
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch for its next use
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # cached by torch
     return RESIDENT_SHARE * (torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def alike(shapes, itemsize):
-    """{name: (k, N)} -> lists of names with equal shapes, each list's bases together within STACK bytes."""
+    """Group names by equal shape, from {name: (k, N)}; yield lists of names whose bases take at most STACK
+    bytes together."""
     groups = {}
     for name, shape in shapes.items():
         groups.setdefault(tuple(shape), []).append(name)
@@ -210,11 +220,13 @@ def alike(shapes, itemsize):
 
 
 class BasisGroup:
-    """The bases of ``names``, all (k, N): ``rows`` (n, k, N) in the type of ``weight``; where that is if they take no
-    more than ``room`` bytes, else in pinned host memory, from where each use streams them.
+    """The bases of ``names``, all (k, N), stacked as ``rows`` (n, k, N) in the dtype of ``weight``.
 
-    ``entries`` {name: {"basis": (k, N)}}: where the stack holds the values of a basis exactly, the entry's becomes a
-    view of it, so that none is in memory twice.
+    They stay on the device of ``weight`` if they take at most ``room`` bytes, else in pinned host memory
+    and are streamed at each use.
+
+    ``entries`` {name: {"basis": (k, N)}}: if the stack holds a basis exactly, the entry's becomes a view of
+    it, so that no basis is in memory twice.
     """
 
     def __init__(self, names, entries, weight, room):
@@ -229,7 +241,7 @@ class BasisGroup:
                 entries[name]["basis"] = own
 
     def project(self, tensors):
-        """n tensors of N values, of any shape: each loses, in place, its part in the span of its own rows."""
+        """Project n tensors of N values (any shape), in place, each off the span of its own rows."""
         values = torch.stack([tensor.reshape(-1) for tensor in tensors])                 # (n, N)
         PROJECTIONS.get(self.device.type, project_batched)(values, self._on_device())
         torch._foreach_copy_(tensors, [value.view_as(tensor) for value, tensor in zip(values, tensors, strict=True)])
@@ -239,14 +251,14 @@ class BasisGroup:
 
 
 def placed(shapes, entries, weight):
-    """BasisGroups of the entries named in ``shapes`` {name: (k, N)}, resident where ``weight`` is while there is room.
-    """
+    """Return BasisGroups of the entries named in ``shapes`` {name: (k, N)}, on the device of ``weight`` as
+    long as there is room."""
     groups, room = [], resident_bytes(weight.device)
     for names in alike(shapes, weight.itemsize):
         groups.append(BasisGroup(names, entries, weight, room))
         room -= groups[-1].rows.nbytes if groups[-1].resident else 0
     streamed = sum(group.rows.nbytes for group in groups if not group.resident)
     if streamed:
-        print(f"note: {streamed / 2 ** 20:.1f} MiB of the bases stay in host memory and are copied at every step: the "
-              "device has no room for them")
+        print(f"note: {streamed / 2 ** 20:.1f} MiB of the bases stay in host memory and are copied at every step: "
+              "they do not fit on the device")
     return groups

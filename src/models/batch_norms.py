@@ -1,4 +1,4 @@
-"""Batch norms in training: which batches have statistics, and whose rows these are of."""
+"""Batch norms in training: which batches provide statistics, and over which rows."""
 
 import contextlib
 
@@ -10,21 +10,25 @@ from src.models.modeling import trains
 
 
 def has_norms(model):
-    """Return whether a model has batch norms, in whatever mode."""
+    """Return whether a model has batch norms, in any mode."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def training_norms(model):
-    """The batch norms that are in training mode."""
+    """Return the batch norms that are in training mode."""
     return [module for module in model.modules()
             if isinstance(module, _BatchNorm) and module.training]
 
 
 class StepNorms:
-    """``with norms(rows, skipped):`` around each step of a task, and around its batch of reference images: the model's
-    batch norms in training mode normalise by their running statistics, and leave these, where a batch of ``rows`` has
-    no statistics of its own: one image, or fewer than there are processes. A note names the first such batch that
-    ``skipped`` images made, of what ``images`` says; what an epoch leaves is known before the task begins."""
+    """Context ``with norms(rows, skipped):`` around each step of a task, and around its batch of reference
+    images.
+
+    A batch of one image, or of fewer than there are processes, has no usable statistics: the model's
+    batch norms in training mode then normalise by their running statistics and leave these unchanged. A
+    note reports the first such batch caused by ``skipped`` images; ``images`` is what it calls them. Short
+    last batches of an epoch are known before the task begins and get no note.
+    """
 
     def __init__(self, model, processes, images="images"):
         self._model, self._least, self._images, self._noted = model, least_rows(processes), images, False
@@ -35,7 +39,7 @@ class StepNorms:
         if few and skipped and not self._noted:
             self._noted = True
             print(f"note: {skipped} of {rows + skipped} {self._images} of a batch could not be decoded: the rest is "
-                  "normalised by the running statistics of batch norms, as each batch of a single image is",
+                  "normalised by the running statistics of batch norms, like every batch of a single image",
                   flush=True)
         for norm in few:
             norm.eval()
@@ -47,7 +51,7 @@ class StepNorms:
 
 
 def least_rows(processes):
-    """The rows from which on a batch has statistics: two, and one for each process."""
+    """Return the minimum rows of a batch with statistics: two, and one per process."""
     return max(2, processes)
 
 
@@ -57,7 +61,7 @@ def trains_statistics(state):
 
 
 def require_statistics(state, rows):
-    """Refuse batches whose ``rows`` batch norms cannot be trained on."""
+    """Refuse batches with too few ``rows`` to train batch norms on."""
     if trains_statistics(state) and rows < least_rows(state.world.size):
         raise UserError(f"--batch-norm train with batches of {rows} image{'s' * (rows > 1)}: batch norms need at least "
                         f"{least_rows(state.world.size)} for their statistics; give larger batches (--batch-size, "
@@ -65,10 +69,10 @@ def require_statistics(state, rows):
 
 
 def share_statistics(state):
-    """Where several processes train batch norms, these see the whole batch."""
+    """Make batch norms that train in several processes see the whole batch."""
     if state.world.size == 1 or not training_norms(state.model):
         return
     if state.device.device.type != "cuda":
-        raise UserError("--batch-norm train with several processes: torch has batch norms that see all processes' "
-                        "images on CUDA only; run one process, or give --batch-norm eval")
-    nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: the norms below it, with their parameters
+        raise UserError("--batch-norm train with several processes: torch synchronises batch norms on CUDA "
+                        "only; run one process, or give --batch-norm eval")
+    nn.SyncBatchNorm.convert_sync_batchnorm(state.model)  # in place: replaces the norms, keeps their parameters

@@ -1,4 +1,4 @@
-"""Honest bounds of what training has to beat: class means, and ridge regression, on the features of the frozen CLIP."""
+"""Baselines that training has to beat: class means and ridge regression on the features of the frozen CLIP."""
 
 import contextlib
 import math
@@ -12,16 +12,17 @@ from src.models.helpers import similarity
 from src.models.hooks import Hooks
 from src.models.modeling import image_features, in_eval_mode
 
-SCALE = 100.0  # the s of CLIP's published weights, a constant in RAIL's published code
+SCALE = 100.0  # s of CLIP's published weights; a constant in RAIL's published code
 
 
 class FrozenFeatures(Hooks):
-    """A closed form on the unit features f (D) of a CLIP that stays: one pass over each task's images, no step.
+    """A closed form on the unit features f (D) of a frozen CLIP: one pass over each task's images, no step.
 
-    In a label space with trained classes zero-shot CLIP decides for each image, by p = softmax(100 cos(f, t)) over all
-    classes t. If its best class was trained, the scores are (1 - beta) p + beta y: y are the answers for trained
-    classes, ``padding`` for the others. Otherwise they are p. A label space without a trained class has CLIP's logits,
-    to the bit. ``crops``: draw training crops in the pass, instead of the evaluation transform.
+    In a label space with trained classes, zero-shot CLIP decides per image, with p = softmax(100 cos(f, t))
+    over all classes t. If its best class was trained, the scores are (1 - beta) p + beta y, where y holds
+    the answers for trained classes and ``padding`` for the others. Otherwise they are p. A label space
+    without a trained class gets CLIP's logits, bit for bit. ``crops``: use training crops in the pass,
+    instead of the evaluation transform.
     """
 
     closed_form = True
@@ -30,9 +31,13 @@ class FrozenFeatures(Hooks):
     beta, padding, crops = 1.0, -math.inf, False
 
     def __init__(self, form):
-        """``form`` gives the answers. It has ``collect(state, rows)``, which takes in a pass over a task's images: unit
-        features (B, D), labels (B,) and numbers in the split (B,), on the host, of each batch of this process; and
-        ``answers(features, names)``: unit features (B, D) -> {trained task: (B, C)}, all in float64; and a carry."""
+        """``form`` computes the answers.
+
+        ``form.collect(state, rows)`` consumes a pass over a task's images: for each batch of this process,
+        unit features (B, D), labels (B,) and indices in the split (B,) on the host.
+        ``form.answers(features, names)`` maps unit features (B, D) to {trained task: (B, C)}, all in
+        float64. It also has ``carry`` and ``load_carry``.
+        """
         self.form, self.classes = form, {}  # {task: its class names}
 
     def begin(self, state):
@@ -41,7 +46,7 @@ class FrozenFeatures(Hooks):
     def _require_same_classes(self, name, classnames):
         if self.classes.get(name, list(classnames)) != list(classnames):
             raise UserError(f"{name}: --load was trained on a dataset of this name with other classes, or in another "
-                            "order; give that data, or this one another name")
+                            "order; give that data, or rename this dataset")
 
     @torch.no_grad()
     def end(self, state):
@@ -65,7 +70,7 @@ class FrozenFeatures(Hooks):
                 for space, joined in spaces.items()}
 
     def _joined(self, parts, sharper):
-        """[(CLIP's logits (B, C) of a dataset, its answers (B, C) or None)] -> scores (B, sum of C)."""
+        """Join [(CLIP's logits (B, C) of a dataset, its answers (B, C) or None)] into scores (B, sum of C)."""
         logits = torch.cat([own for own, _ in parts], dim=1)
         if all(y is None for _, y in parts):
             return logits
@@ -88,14 +93,15 @@ class FrozenFeatures(Hooks):
 
 
 class ClassMeans(FrozenFeatures):
-    """The answer for a class is 100 cos(f, m), m being the mean of the class's unit features; 0 without an image."""
+    """The answer for a class is 100 cos(f, m), m the mean of the class's unit features; 0 for a class
+    without images."""
 
     def __init__(self):
         super().__init__(Means())
 
 
 class Means:
-    """``sums`` {task: (C, D)} of the unit features of each class, in float64."""
+    """``sums`` {task: (C, D)} of the unit features per class, in float64."""
 
     def __init__(self):
         self.sums = {}
@@ -119,14 +125,14 @@ class Means:
 
 
 class FrozenRidge(FrozenFeatures):
-    """The answers are f W, W being the ridge regression of the one-hot labels of all tasks on f."""
+    """The answers are f W, W the ridge regression from f to the one-hot labels of all tasks."""
 
     def __init__(self, rail_ridge=None):
         super().__init__(Linear(rail_ridge or 0.1))
 
 
 class Linear(RidgeSums):
-    """W (D, C), its sums in float64."""
+    """W (D, C), with sums in float64."""
 
     def collect(self, state, rows):
         like = wide(state.model.logit_scale).new_zeros(state.model.text_projection.shape[1])

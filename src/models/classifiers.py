@@ -1,4 +1,4 @@
-"""Classifiers of a dataset's classes: zero-shot ones, and the linear heads that training leaves."""
+"""Classifiers of a dataset's classes: zero-shot ones, and the linear heads left by training."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,28 +17,30 @@ from src.models.modeling import ClassificationHead, constant_text_features, in_e
 
 @torch.no_grad()
 def zeroshot_weights(model, classnames, templates):
-    """Classifier of C classes from T templates -> (D, C), columns of length 1 (Radford et al., 2021, section 3.1.4).
+    """Build the zero-shot classifier of C classes from T templates -> (D, C), unit columns (Radford et al.,
+    2021, section 3.1.4).
 
-    All prompts are encoded in few length-sorted batches; normalised, averaged over templates, normalised.
+    Encodes all prompts in few length-sorted batches; normalises, averages over templates, normalises.
     """
     return F.normalize(text_means(model, classnames, templates), dim=-1).T
 
 
 def text_means(model, classnames, templates):
-    """C classes, T templates -> (C, D), means of the unit features of each class's prompts, without gradient."""
+    """Return the means of the unit features of each class's prompts, without gradient: C classes, T
+    templates -> (C, D)."""
     prompts = [fill(template, name) for name in classnames for template in templates]
     features = constant_text_features(model, tokens_of(model, prompts))             # (C * T, D)
     return features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # compare by identity: tensors have no single truth value
 class Classes:
-    """The C classes of one dataset, which images are scored against.
+    """The C classes of one dataset, against which images are scored.
 
-    ``name``: what files call the dataset, and what ``state.task.name`` was while it was trained on; ``source``: the
-    dataset as the command line names it. Both are "" where the classes are of no known dataset. ``templates``: prompts
-    with {c} for the class name. ``weights`` (D, C): zero-shot, unit columns; those of a trained head are its own over
-    s.
+    ``name``: the dataset's name in files, and ``state.task.name`` while it was trained. ``source``: the
+    dataset as given on the command line. Both are "" if the classes belong to no known dataset.
+    ``templates``: prompts with {c} for the class name. ``weights`` (D, C): zero-shot, unit columns; for a
+    trained head, its weights over s.
     """
 
     name: str
@@ -50,30 +52,31 @@ class Classes:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """CLIP's own scores of one dataset's ``classes``: s * cosine with their weights, or a trained linear ``head``."""
+    """CLIP's own scores for one dataset's ``classes``: s * cosine with their weights, or a trained linear
+    ``head``."""
 
     classes: Classes
     head: ClassificationHead | None = None
 
     def __call__(self, features, scale):
-        """(B, D) -> (B, C)"""
+        """Score features, (B, D) -> (B, C)."""
         return similarity(features, self.classes.weights.T, scale) if self.head is None else self.head(features)
 
     def named(self, name, source):
-        """Return the same scores, their classes called so."""
+        """Return the same classifier with its classes renamed."""
         return replace(self, classes=replace(self.classes, name=name, source=source))
 
 
 def other_classes(history, file, classnames):
-    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes; None if the
-    checkpoint's ``history`` names the same classes in the same order.
+    """Return why the head that a checkpoint keeps for the dataset ``file`` must not score these classes;
+    None if the checkpoint's ``history`` names the same classes in the same order.
 
-    Files are called by the last word of a path, which two datasets may share.
+    Files are named after the last component of a path, which two datasets may share.
     """
     known = next((entry["classnames"] for entry in reversed(history)
                   if entry.get("dataset") == file and "classnames" in entry), None)
     if known is None:
-        return "the checkpoint does not say which classes it was trained on"
+        return "the checkpoint does not record which classes it was trained on"
     pairs = enumerate(itertools.zip_longest(known, classnames), start=1)
     for number, (there, here) in pairs:
         if there != here:
@@ -83,7 +86,7 @@ def other_classes(history, file, classnames):
 
 
 def require_head_fits(head, task, width):
-    """Refuse a packed head (C, D + 1) that was trained on another number of classes than a task has."""
+    """Refuse a packed head (C, D + 1) if its number of classes differs from the task's."""
     if head.shape != (len(task.classnames), width + 1):
         raise UserError(f"the head of {task.name} has shape {tuple(head.shape)}; {len(task.classnames)} classes need "
                         f"{(len(task.classnames), width + 1)}")
@@ -91,7 +94,7 @@ def require_head_fits(head, task, width):
 
 @torch.no_grad()
 def classifier(model, task, device, head=None):
-    """-> Classifier of a task, with the packed ``head`` (C, D + 1) where one was trained."""
+    """Return the Classifier of a task, built from the packed ``head`` (C, D + 1) if one was trained."""
     if head is not None:
         require_head_fits(head, task, model.text_projection.shape[1])
         head = ClassificationHead.unpacked(head, model.logit_scale)
@@ -103,15 +106,15 @@ def classifier(model, task, device, head=None):
 
 
 class ZeroshotClassifiers:
-    """Classifiers kept as long as the text tower that made them is the same, bit for bit; those of another one take
-    their place."""
+    """A cache of zero-shot classifiers, valid as long as the text tower stays bit-identical; another tower
+    empties it."""
 
     def __init__(self, device):
         self.device, self._tower, self._kept = device, None, {}
 
     def __call__(self, model, tasks, modules=()):
-        """{name: Task} -> {name: its zero-shot Classifier}, built where this tower has not seen its prompts yet.
-        ``modules``: those that have places in it."""
+        """Return {name: zero-shot Classifier} for {name: Task}, building those whose prompts this tower has
+        not encoded yet. ``modules``: own modules with parts in the tower."""
         if tasks:
             self._forget_others((text_fingerprint(model, modules), self.device.autocast_type))
         return {name: self._of(model, prompted(task, modules)) for name, task in tasks.items()}
@@ -129,11 +132,12 @@ class ZeroshotClassifiers:
 
 @torch.no_grad()
 def head_of(built, model):
-    """The ClassificationHead that scores as a model's zero-shot Classifier does: weight s * text features, bias 0."""
+    """Return the ClassificationHead that scores like a model's zero-shot Classifier: weight s * text
+    features, bias 0."""
     weights = built.classes.weights.T                                                # (C, D)
     return ClassificationHead(model.logit_scale.exp() * weights, weights.new_zeros(len(weights)))
 
 
 def zeroshot_head(model, task, device):
-    """``head_of`` a task's zero-shot classifier."""
+    """Return ``head_of`` a task's zero-shot classifier."""
     return head_of(classifier(model, task, device), model)

@@ -1,5 +1,8 @@
-"""ConDU, continual decoupling and unifying (Gao et al., 2025, arXiv:2503.10705): tasks that train from the same weights
-are kept as one delta with a mask each. The formulas: docs/methods/condu.md."""
+"""ConDU, continual decoupling and unifying (Gao et al., 2025, arXiv:2503.10705).
+
+All tasks train from the same weights and are stored as one delta plus a mask per task. Formulas:
+docs/methods/condu.md.
+"""
 
 import hashlib
 
@@ -17,22 +20,23 @@ from src.models.modeling import image_features
 
 
 class ConDU(Finetune):
-    """Fine-tunes each task from th0, the weights that the first one has at load; the CLIP of a checkpoint is th0. The
-    expert of a task is th0 + l U m (``Unified``).
+    """Fine-tunes each task from th0, the weights that the first task loaded; a checkpoint stores th0 as its
+    CLIP. The expert of a task is th0 + l U m (``Unified``).
 
-    In label space task a trained dataset is scored by its expert, since the dataset is given there, unless
-    ``condu_known`` is "vote". Everything else is a vote: the mean of the logits of th0 and of the ``condu_experts``
-    experts that an image is nearest to, by the highest cosine of its feature under th0 to a prototype of their classes.
-    ``condu_prototypes``: "shots" takes them of the training images, "all" also of those that --shots leaves out.
+    In label space task, a trained dataset is scored by its expert, since the dataset is given there, unless
+    ``condu_known`` is "vote". Everything else is a vote: the mean of the logits of th0 and of the
+    ``condu_experts`` experts nearest to the image, by the highest cosine of its feature under th0 to a
+    prototype of their classes. ``condu_prototypes``: "shots" builds them from the training images, "all"
+    also from those that --shots leaves out.
     """
 
     all_used = True
-    router = "sample"  # each image ranks the experts by itself; the expert of a dataset that is given needs no router
+    router = "sample"  # each image ranks the experts by itself; a given dataset's expert needs no router
 
     def __init__(self, ls=0.0, condu_experts=4, condu_prototypes="shots", condu_known="expert"):
         super().__init__(ls)
         self.most, self.of_all, self.known = condu_experts, condu_prototypes == "all", condu_known == "expert"
-        self.task, self.names = None, []  # of the task at hand; names of what trains
+        self.task, self.names = None, []  # the current task's name; names of the tensors that train
         self.load_carry({})
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -49,18 +53,18 @@ class ConDU(Finetune):
         super().begin(state)
 
     def free(self, state):
-        """Choose what trains, from th0 on: ``names``."""
+        """Choose the tensors that train, starting from th0, as ``names``."""
         self.name_all([name for name, value in state.model.named_parameters() if value.requires_grad])
 
     def name_all(self, names):
-        """UserError where the experts so far are of other tensors."""
+        """Set ``names``. Raise UserError if the experts so far are of other tensors."""
         if self.unified.values and self.unified.values.keys() != set(names):
             raise UserError("--train-mode: the experts in --load are of other weights than those that train here; give "
-                            "the --train-mode and the rank that they were trained with")
+                            "the --train-mode and the rank they were trained with")
         self.names = names
 
     def deltas(self, state):
-        """Yield (name, th - th0) of what trains."""
+        """Yield (name, th - th0) of each tensor that trains."""
         trained, start = (dict(model.named_parameters()) for model in (state.final_model, self.th0))
         for name in self.names:
             yield name, trained[name].detach() - start[name]
@@ -71,37 +75,37 @@ class ConDU(Finetune):
     def end(self, state):
         self.unified, self.experts = self._with_current(state)
         self.current = self.scored = None
-        state.ensemble = self.th0  # what is evaluated besides, saved and loaded by the next task
+        state.ensemble = self.th0  # the CLIP that is saved, and that the next task loads
 
     def _with_current(self, state):
-        """(Unified, experts), as they are if the task ends now."""
+        """Return (Unified, experts) as they would be if the task ended now."""
         if self.current is None:
             return self.unified, self.experts
         others = {task: expert for task, expert in self.experts.items() if task != self.task}
         return self.unified.with_task(self.task, self.deltas(state)), {**others, self.task: self.current}
 
     def _require_classes(self):
-        """UserError where the expert that this task would replace is of other classes."""
+        """Raise UserError if the expert that this task would replace has other classes."""
         before = self.experts.get(self.task, self.current)["classes"]
         for name, classnames in self.current["classes"].items():
             if before.get(name) != classnames:
                 raise other_classes(name)
 
     def _require_th0(self, model):
-        """UserError where a CLIP is not the th0 of the experts so far; without any it becomes that."""
+        """Raise UserError if a CLIP is not the th0 of the experts so far; without experts, record it as th0."""
         values = [value.detach().float().cpu() for value in model.parameters()]
         found = hashlib.blake2b(repr(digests(values)).encode(), digest_size=16).hexdigest()
         if self.digest not in (None, found):
-            raise UserError("condu: these weights are not those that all its tasks start from: another method has "
-                            "trained in between, or they are mixed with others. Give --load a checkpoint that --method "
-                            "condu has written, and no --wise-ft")
+            raise UserError("condu: these weights are not the ones that all its tasks start from: another method has "
+                            "trained in between, or they were mixed with others. Give --load a checkpoint written by "
+                            "--method condu, and no --wise-ft")
         self.digest = found
 
     # -- prototypes ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _expert(self, state):
-        """What is known of a task before it trains: its classes, and their ``prototypes`` (C, D) under th0."""
+        """Return what is known of a task before it trains: its classes, and their ``prototypes`` (C, D) under th0."""
         parts = state.task.parts or (state.task,)
         clip = self.at_start()
         with state.device.autocast():
@@ -112,7 +116,7 @@ class ConDU(Finetune):
                 "prototypes": F.normalize(means, dim=1).to(texts).cpu()}
 
     def _sums(self, state, clip, classes):
-        """Of unit features of the training crops: sums (C, D) and numbers (C, 1) of each class, in float64."""
+        """Sum unit features of the training crops: sums (C, D) and counts (C, 1) per class, in float64."""
         whole = state.task.drawn_from if self.of_all else None
         split = whole or state.task.split("train")
         total = wide(clip.logit_scale).new_zeros(classes, clip.text_projection.shape[1] + 1)
@@ -124,7 +128,7 @@ class ConDU(Finetune):
         return total[:, :-1], total[:, -1:]
 
     def at_start(self):
-        """The CLIP that prototypes are of."""
+        """Return the CLIP that prototypes are computed with."""
         return self.th0
 
     # -- scores --------------------------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ class ConDU(Finetune):
         return found | towers.vote(near, self.most, images, asked)
 
     def _opened(self, state):
-        """(Towers, {task: expert}) of what is scored."""
+        """Return (Towers, {task: expert}) for scoring."""
         if self.current is None and not self.experts:
             return None, {}
         th0 = state.final_model if self.current is None else self.th0
@@ -157,13 +161,14 @@ class ConDU(Finetune):
         return Towers(th0, lambda task: self.weights(th0, unified, task)), experts
 
     def weights(self, th0, unified, task):
-        """Yield (name of a parameter, its value) of an expert, of th0 for None."""
+        """Yield (parameter name, value) of an expert; of th0 for None."""
         start = dict(th0.named_parameters())
         for name in unified.values:
             yield name, start[name] if task is None else start[name] + unified.delta(task, name)
 
     def _given(self, experts, space, joined):
-        """The task whose expert a label space is scored by, since its only dataset is given and was trained."""
+        """Return the task whose expert scores a label space, if its only dataset is given and was trained;
+        else None."""
         known = {task: expert["classes"][joined[0].name] for task, expert in experts.items()
                  if joined[0].name in expert["classes"]}
         if not self.known or space != "task" or not known:
@@ -194,10 +199,11 @@ class ConDU(Finetune):
 
 
 def name_of(task):
-    """What the expert of a Task is called: joint trainings, whose tasks all have one name, by their datasets."""
+    """Return the name of a Task's expert. Joint trainings, whose tasks share one name, are named after
+    their datasets."""
     return "+".join(part.name for part in task.parts) or task.name
 
 
 def other_classes(name):
     return UserError(f"{name}: --load was trained on a dataset of this name with other classes, or in another order; "
-                     "give that data, or this one another name")
+                     "give that data, or rename this dataset")

@@ -1,5 +1,5 @@
-"""Experts of several tasks as one delta with a mask and a factor each (ConDU, Gao et al., 2025, arXiv:2503.10705), and
-a CLIP that holds one of them at a time."""
+"""Experts of several tasks, stored as one delta with a mask and a factor per task (ConDU, Gao et al., 2025,
+arXiv:2503.10705), and a CLIP that holds one of them at a time."""
 
 import functools
 
@@ -11,12 +11,15 @@ from src.models.classifiers import zeroshot_weights
 from src.models.helpers import similarity
 from src.models.modeling import frozen_copy, image_features
 
-BITS = 8  # of a byte
+BITS = 8  # per byte
 
 
 def unify(deltas):
-    """[d_i], tensors of one shape -> (U, [m_i]): s = sign(sum_i d_i), where 0 counts as -1; m_i = d_i s > 0, boolean;
-    U = s times the largest |d_i| where m_i, 0 where no task agrees."""
+    """Unify [d_i], tensors of one shape -> (U, [m_i]).
+
+    s = sign(sum_i d_i), where 0 counts as -1; m_i = d_i s > 0, boolean; U = s times the largest |d_i| among
+    the tasks with m_i, 0 where no task agrees.
+    """
     signs = torch.where(sum(deltas) > 0, 1.0, -1.0).to(deltas[0])
     masks = [delta * signs > 0 for delta in deltas]
     largest = functools.reduce(torch.maximum, (delta.abs() * mask for delta, mask in zip(deltas, masks, strict=True)))
@@ -24,13 +27,14 @@ def unify(deltas):
 
 
 def packed(mask):
-    """Boolean tensor of n values -> bytes (ceil(n / 8),), the first value in the lowest bit of the first."""
+    """Pack a boolean tensor of n values into bytes (ceil(n / 8),), the first value in the lowest bit of the
+    first byte."""
     bits = F.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % BITS)).view(-1, BITS)
     return (bits << _places(bits.device)).sum(dim=1, dtype=torch.uint8)
 
 
 def unpacked(content, shape):
-    """Bytes -> the boolean tensor of this shape that ``packed`` was given."""
+    """Undo ``packed``: bytes -> the boolean tensor of this shape."""
     bits = content[:, None] >> _places(content.device) & 1                               # (ceil(n / 8), 8)
     return bits.flatten()[:shape.numel()].view(shape).bool()
 
@@ -40,24 +44,25 @@ def _places(device):
 
 
 class Unified:
-    """Deltas of tasks: ``values`` {name: U}, ``masks`` {task: {name: packed m}} and ``factors`` {task: l}. That of a
-    task is l U m."""
+    """Deltas of tasks, as ``values`` {name: U}, ``masks`` {task: {name: packed m}} and ``factors`` {task:
+    l}. The delta of a task is l U m."""
 
     def __init__(self, values, masks, factors):
         self.values, self.masks, self.factors = values, masks, factors
 
     def delta(self, task, name):
-        """l U m of one tensor."""
+        """Return l U m of one tensor."""
         value = self.values[name]
         return self.factors[task] * value * unpacked(self.masks[task][name], value.shape)
 
     @torch.no_grad()
     def with_task(self, task, deltas):
-        """Return the Unified of these tasks and of one more, on the host; one that was there before is replaced.
-        ``deltas`` are pairs (name, d); d of an earlier task is what ``delta`` gives of it. Tensor by tensor, where the
-        deltas are.
+        """Return the Unified of these tasks and one more, on the host; a task of the same name is replaced.
 
-        l_i = sum over tensors of mean |d_i|, over sum of mean |U m_i|; 1 of a task of which no value is left.
+        ``deltas`` are pairs (name, d); an earlier task's d is what ``delta`` returns for it. Works tensor
+        by tensor, on the device of the deltas.
+
+        l_i = (sum over tensors of mean |d_i|) / (sum of mean |U m_i|), or 1 for a task with no value left.
         """
         tasks = [*(other for other in self.factors if other != task), task]
         values, masks, sizes = {}, {other: {} for other in tasks}, dict.fromkeys(tasks, 0)
@@ -73,18 +78,18 @@ class Unified:
         return Unified(values, masks, factors)
 
     def of_one(self, name):
-        """The same of one tensor."""
+        """Return the Unified restricted to one tensor."""
         masks = {task: {name: content[name]} for task, content in self.masks.items()}
         return Unified({name: self.values[name]}, masks, self.factors)
 
     def to(self, like):
-        """The same on the device and in the type of a tensor."""
+        """Return the Unified on the device and in the dtype of a tensor."""
         masks = {task: {name: content.to(like.device) for name, content in of_task.items()}
                  for task, of_task in self.masks.items()}
         return Unified({name: value.to(like) for name, value in self.values.items()}, masks, self.factors)
 
     def carry(self):
-        """Tensors and plain types: what ``Unified`` is built from."""
+        """Return what ``Unified`` is built from, as tensors and plain types."""
         return {"values": self.values, "masks": self.masks, "factors": self.factors}
 
 
@@ -93,9 +98,9 @@ def _ratio(own, left):
 
 
 class Towers:
-    """One copy of a CLIP, which holds one expert at a time, and the text features of each, encoded once.
+    """One copy of a CLIP that holds one expert at a time, and each expert's text features, encoded once.
 
-    ``weights(task)`` yields (name of a parameter, its value) of an expert, of th0 for None, always of the same
+    ``weights(task)`` yields (parameter name, value) of an expert, of th0 for None, always for the same
     parameters.
     """
 
@@ -104,19 +109,23 @@ class Towers:
         self._hold(None)
 
     def features(self, task, images):
-        """(B, 3, R, R) -> (B, D), unit."""
+        """Encode images by an expert, (B, 3, R, R) -> (B, D), unit."""
         self._hold_other(task)
         return image_features(self.clip, images)
 
     def logits(self, task, features, joined):
-        """Features (B, D) that the expert gave -> its logits (B, sum of C) over the classes of some Classes."""
+        """Return an expert's logits (B, sum of C) over the classes of ``joined`` Classes, from its features
+        (B, D)."""
         texts = torch.cat([self._texts_of(task, part) for part in joined], dim=1)                # (D, sum of C)
         return similarity(features, texts.T, self.clip.logit_scale.exp())
 
     def vote(self, prototypes, most, images, spaces):
-        """{label space: (B, sum of C)}: the mean of the logits of th0 and, of each image, of the ``most`` experts it is
-        nearest to, by the highest cosine of its feature under th0 to ``prototypes`` {task: (C, D)}; of equal ones the
-        earlier task."""
+        """Return {label space: (B, sum of C)}, the mean of the logits of th0 and of the ``most`` experts
+        nearest to each image.
+
+        Nearness is the highest cosine of the image's feature under th0 to ``prototypes`` {task: (C, D)};
+        ties go to the earlier task.
+        """
         features = self.features(None, images)                                           # (B, D)
         near = [similarity(features, classes, 1.0).amax(dim=1) for classes in prototypes.values()]
         ranked = torch.stack(near, dim=1).argsort(dim=1, descending=True, stable=True)   # (B, tasks)
@@ -148,7 +157,7 @@ class Towers:
 
 @torch.no_grad()
 def fill(clip, weights):
-    """In place: parameters of a CLIP become ``weights``, pairs (name, value). Returns the CLIP."""
+    """Set parameters of a CLIP, in place, to ``weights``, pairs (name, value). Return the CLIP."""
     parameters = dict(clip.named_parameters())
     for name, value in weights:
         parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""ConDU with low-rank factors (Gao et al., 2025, arXiv:2503.10705): what is unified are the factors of a task."""
+"""ConDU with low-rank factors (Gao et al., 2025, arXiv:2503.10705): the factors of a task are what is unified."""
 
 import math
 
@@ -19,12 +19,14 @@ DRAWS = {"stored": ("th0",), "code": ("th0", "start", "prototypes")}  # of --con
 
 
 class ConDULoRA(ConDU):
-    """The same with low-rank factors beside both layers of every MLP: W + B A / sqrt(r). th0 has factors too, drawn in
-    its first task, A and B from N(0, 0.01^2); the CLIP of a checkpoint is th0 without them. What is unified are A and
-    B, not their product.
+    """ConDU with low-rank factors beside both layers of every MLP: W + B A / sqrt(r).
 
-    ``condu_rank``: r. ``condu_init``: "stored" starts from the factors of th0 and takes prototypes under these; "code"
-    draws others for each of both, so that every delta has the difference of two draws, as in the authors' code.
+    th0 has factors too, drawn in its first task, A and B from N(0, 0.01^2); a checkpoint stores th0 without
+    them. A and B are unified, not their product.
+
+    ``condu_rank``: r. ``condu_init``: "stored" starts from the factors of th0 and computes prototypes with
+    them; "code" redraws both, so that every delta contains the difference of two draws, as in the authors'
+    code.
     """
 
     all_used = True
@@ -32,7 +34,7 @@ class ConDULoRA(ConDU):
     def __init__(self, ls=0.0, condu_experts=4, condu_prototypes="shots", condu_known="expert", condu_rank=64,
                  condu_init="stored"):
         self.rank, self.scale = condu_rank, 1 / math.sqrt(condu_rank)
-        self.found = {}  # {site: weight} of the task at hand
+        self.found = {}  # {site: weight} of the current task
         self.draws, self.form = DRAWS[condu_init], {"rank": condu_rank, "init": condu_init}
         super().__init__(ls, condu_experts, condu_prototypes, condu_known)
 
@@ -50,7 +52,7 @@ class ConDULoRA(ConDU):
                                         for factor in "AB"), self.scale) for site, weight in self.found.items()})
 
     def _drawn(self, state, draw):
-        """{name: factor} on the host, so that a seed means the same on every device."""
+        """Draw {name: factor} on the host, so that a seed means the same on every device."""
         generator = torch.Generator().manual_seed(seed_of(state.settings.seed, f"ConDU's factors, {draw}"))
         shapes = {f"{site}.{factor}": (self.rank, weight.shape[1]) if factor == "A" else (len(weight), self.rank)
                   for site, weight in self.found.items() for factor in "AB"}
@@ -74,7 +76,7 @@ class ConDULoRA(ConDU):
                             lambda name: 0 if task is None else unified.delta(task, name))
 
     def _merged(self, th0, start, delta):
-        """Yield (name, W + s B A) of each site, with A and B of ``start`` and what ``delta(name)`` adds to them."""
+        """Yield (name, W + s B A) of each site, with A and B from ``start`` plus ``delta(name)``."""
         parameters = dict(th0.named_parameters())
         for site in [name.removesuffix(".A") for name in start if name.endswith(".A")]:
             W = parameters[f"{site}.weight"]                                             # (out, in)
@@ -89,7 +91,7 @@ class ConDULoRA(ConDU):
 
     def load_carry(self, content):
         if content.get("form", self.form) != self.form:
-            raise UserError(f"{_in_words(self.form)}: --load was trained with {_in_words(content['form'])}; give these")
+            raise UserError(f"{_in_words(self.form)}: --load was trained with {_in_words(content['form'])}; give those")
         super().load_carry(content)
         self.drawn = dict(content.get("factors of th0", {}))
 

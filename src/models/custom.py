@@ -1,4 +1,4 @@
-"""Custom methods: classes in a user's own file, ``my.py:EWC``, and classes that Python gives, ``python:EWC``."""
+"""Custom methods: classes in your own file, ``my.py:EWC``, and classes passed in from Python, ``python:EWC``."""
 
 import hashlib
 import inspect
@@ -6,26 +6,27 @@ import inspect
 from src.errors import UserError
 from src.machine.code_files import PREFIX, held, load_file
 
-GIVEN = "python"  # stands where a file does
+GIVEN = "python"  # takes the place of a file's path
 ONE_OF_OURS = f"{PREFIX}src."
 _given = {}       # {name: class}, while a call from Python runs
 
 
 def given(classes):
-    """While entered, ``python:NAME`` stands for the classes {name: class}."""
+    """Make ``python:NAME`` stand for the classes {name: class} inside the context."""
     return held(_given, classes)
 
 
 def require_given(target):
-    """UserError where ``python:NAME`` stands for no class here."""
+    """Raise UserError if ``python:NAME`` stands for no class here."""
     name = target.rpartition(":")[2]
     if name not in _given:
-        raise UserError(f"--method {target}: is a class of a call from Python, which this process does not have; give "
-                        f"the class {name} there, or write it into a file and give --method FILE.py:{name}")
+        raise UserError(f"--method {target}: this class was passed to a call from Python, and this process does not "
+                        f"have it; pass the class {name} again, or write it into a file and give "
+                        f"--method FILE.py:{name}")
 
 
 def class_of(target):
-    """The class of ``my.py:EWC`` or ``python:EWC``. Raises UserError where it has none."""
+    """Return the class of ``my.py:EWC`` or ``python:EWC``. Raise UserError if there is none."""
     path, _, name = target.rpartition(":")
     if path == GIVEN:
         require_given(target)
@@ -33,7 +34,7 @@ def class_of(target):
     module = load_file(path)
     if not hasattr(module, name):
         classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
-        raise UserError(f"--method {target}: there is no class {name} in it; it has {classes or 'none'}")
+        raise UserError(f"--method {target}: the file has no class {name}; it has {classes or 'none'}")
     return getattr(module, name)
 
 
@@ -41,10 +42,11 @@ def class_of(target):
 
 
 def code_digest_of(target):
-    """{"the class NAME": digest of its code} of ``python:NAME``, for resume points and finished tasks; {} of others.
+    """Return {"the class NAME": digest of its code} for ``python:NAME``, for resume points and finished
+    tasks; {} for others.
 
-    The code that runs counts, with that of bases which are not of this package: a notebook changes a class and keeps
-    its name. What it calls outside of the class does not count.
+    The digest covers the class's code and that of bases outside this package, since a notebook may change a
+    class and keep its name. Code that it calls outside the class is not covered.
     """
     path, _, name = target.rpartition(":")
     if path != GIVEN:
@@ -55,13 +57,13 @@ def code_digest_of(target):
     return {f"the class {name}": hashlib.sha256(repr(content).encode()).hexdigest()}
 
 
-# Attributes of a class that tell where it stands, and not what it does.
+# Attributes that depend on where a class is defined, not on what it does.
 HIDDEN = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__",
           "__annotations__", "__qualname__", "__annotate__", "__annotations_cache__"}
 
 
 def _code(value):
-    """What of an attribute of a class is the same in every process, nested lists of texts."""
+    """Reduce an attribute of a class to nested lists of strings that are the same in every process."""
     if isinstance(value, staticmethod | classmethod):
         return _code(value.__func__)
     if isinstance(value, property):
@@ -83,23 +85,24 @@ def _code(value):
 
 
 def made_of(hook):
-    """{keyword: value} that an object of hooks was made with. UserError where making it again gives another one."""
+    """Return {keyword: value} that a hook object was made with. Raise UserError if making it again gives a
+    different one."""
     kind = type(hook)
     found = _keywords(kind, vars(hook).get("made_with"))
     again = vars(kind(**found))
     changed = [name for name, value in vars(hook).items()
                if name != "made_with" and (name not in again or _differ(value, again[name]))]
     if changed:
-        raise UserError(f"--method {kind.__name__}(...): {', '.join(changed)} is not what it is where the object is "
-                        "made again, as each task does; make it a keyword of the class")
+        raise UserError(f"--method {kind.__name__}(...): each task rebuilds the object from its keywords, and "
+                        f"{', '.join(changed)} would differ; make it a keyword of the class")
     return found
 
 
 def _keywords(kind, made_with):
-    """What an object was made with, by name."""
+    """Return the arguments an object was made with, by name."""
     signature = inspect.signature(kind)
     if made_with is None and signature.parameters:
-        raise UserError(f"--method {kind.__name__}(...): does not tell what it was made with; give the class, and its "
+        raise UserError(f"--method {kind.__name__}(...): does not record its arguments; give the class, and its "
                         "keywords by --set")
     arguments, keywords = made_with or ((), {})
     found = {}
@@ -113,7 +116,8 @@ def _keywords(kind, made_with):
 
 
 def _differ(one, other):
-    """Whether two values are known to differ: plain ones, or lists and dicts of these. Others are not compared."""
+    """Return whether two values are known to differ: plain values, or lists and dicts of these. Others are
+    not compared."""
     if isinstance(one, list | tuple | dict) and type(one) is type(other):
         if len(one) != len(other):
             return True

@@ -1,5 +1,8 @@
-"""DDAS, which chooses a router for an image (Yu et al., 2024, arXiv:2403.11549): an autoencoder for each task says by
-its error how much an image is like that task's. The formulas and their sources: docs/methods/moe-adapters.md."""
+"""DDAS, the choice of a router for an image (Yu et al., 2024, arXiv:2403.11549).
+
+An autoencoder per task: its error measures how unlike the task's images another image is. Formulas and
+sources: docs/methods/moe-adapters.md.
+"""
 
 import functools
 import itertools
@@ -13,7 +16,7 @@ from src.errors import UserError
 from src.models.modeling import image_features, in_eval_mode
 from src.models.training import weighed
 
-PLAIN = -1  # in the place of a router: CLIP without experts
+PLAIN = -1  # instead of a router's index: CLIP without experts
 HIDDEN, WEIGHT_DECAY = 100, 1e-4  # of an autoencoder and its Adam
 THRESHOLDS = {"alexnet": 0.0655, "clip": "95%"}  # --ddas-threshold, by --ddas-features
 ALEXNET_SIDE, ALEXNET_SIZE = 224, 256 * 13 * 13
@@ -22,8 +25,8 @@ SHOWN_EVERY = 100  # steps
 
 @functools.cache
 def alexnet():
-    """AlexNet with torchvision's ImageNet weights up to its fifth convolution, (B, 3, 224, 224) -> (B, 256, 13, 13).
-    UserError where they cannot be loaded."""
+    """Load AlexNet with torchvision's ImageNet weights up to its fifth convolution, (B, 3, 224, 224) -> (B,
+    256, 13, 13). Raise UserError if they cannot be loaded."""
     from torchvision import models
     weights = models.AlexNet_Weights.IMAGENET1K_V1
     try:
@@ -35,7 +38,7 @@ def alexnet():
 
 
 def alexnet_inputs(model, images):
-    """(B, 3, R, R), normalised as for CLIP -> (B, 43264)."""
+    """Map images normalised for CLIP to AlexNet's features, (B, 3, R, R) -> (B, 43264)."""
     if images.shape[-1] != ALEXNET_SIDE:
         images = F.interpolate(images, size=2 * (ALEXNET_SIDE,), mode="bilinear", antialias=True)
     with torch.autocast(images.device.type, enabled=False):
@@ -43,7 +46,8 @@ def alexnet_inputs(model, images):
 
 
 def clip_inputs(model, images):
-    """(B, 3, R, R) -> (B, D), of the unit image features, whose values are of size 1 / sqrt(D)."""
+    """Map images to unit image features, rescaled because their values are of order 1 / sqrt(D), (B, 3, R,
+    R) -> (B, D)."""
     features = image_features(model, images)
     return (math.sqrt(features.shape[1]) * features).sigmoid()
 
@@ -52,7 +56,7 @@ INPUTS = {"alexnet": alexnet_inputs, "clip": clip_inputs}  # by --ddas-features:
 
 
 class Autoencoder(nn.Sequential):
-    """(B, F) -> (B, F). ``limit``: the error above which an image is of another kind, where it was measured."""
+    """(B, F) -> (B, F). ``limit``: the error above which an image belongs to another kind, if it was measured."""
 
     def __init__(self, size):
         super().__init__(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size), nn.Sigmoid())
@@ -61,17 +65,19 @@ class Autoencoder(nn.Sequential):
 
     @torch.no_grad()
     def errors(self, inputs):
-        """The mean squared error of each input, (B, F) -> (B,)."""
+        """Return the mean squared error of each input, (B, F) -> (B,)."""
         with torch.autocast(inputs.device.type, enabled=False):
             return (self(inputs) - inputs).square().mean(dim=1)
 
 
 class DDAS(nn.Module):
-    """One autoencoder for each task, behind one for reference images where there are some, which are of no task.
+    """One autoencoder per task, preceded by one for reference images, which belong to no task, if there are
+    any.
 
-    An image takes the router of the task whose autoencoder has the least error, the first of equal ones; several images
-    together, that of the least mean error. None is taken where that is the reference's, or where the error is above the
-    threshold: a number, or a share such as "95%" of the task's validation images, whose errors are not above it.
+    An image takes the router of the task whose autoencoder has the lowest error, the first in a tie; images
+    scored together take the one with the lowest mean error. No router is taken if the reference wins, or if
+    the error exceeds the threshold: a number, or a share such as "95%" of the task's validation images that
+    must stay at or below it.
     """
 
     def __init__(self, model, tasks, ddas_features="alexnet", ddas_reference=None, ddas_threshold=None,
@@ -82,11 +88,12 @@ class DDAS(nn.Module):
         self.threshold = THRESHOLDS[ddas_features] if ddas_threshold is None else ddas_threshold
         self.chosen = {"features": ddas_features, "reference": ddas_reference or "none", "threshold": self.threshold}
         self.size = ALEXNET_SIZE if ddas_features == "alexnet" else model.text_projection.shape[1]
-        self.first = int(ddas_reference is not None)  # the number of the first task's autoencoder
+        self.first = int(ddas_reference is not None)  # index of the first task's autoencoder
         self.autoencoders = nn.ModuleList(Autoencoder(self.size) for _ in range(tasks and self.first + tasks))
 
     def fit(self, state, number):
-        """Fit the autoencoder of the task at hand, the ``number``-th; before the first, that of the reference too."""
+        """Fit the autoencoder of the current task, whose index is ``number``; before the first task, fit
+        the reference's too."""
         found = [*self.autoencoders]
         if self.first and not found:
             images = state.open_task(self.reference).reference_split
@@ -114,19 +121,19 @@ class DDAS(nn.Module):
         return autoencoder.requires_grad_(False)
 
     def _batches(self, state, name, split):
-        """(number of the pass, Batch) of one pass after the other; nothing in a dry run."""
+        """Yield (index of the pass, Batch), one pass after the other; nothing in a dry run."""
         for epoch in itertools.count() if not state.planned else ():
             purpose = f"autoencoder of {name}, pass {epoch}"
             for batch in state.once(split, purpose, state.settings.batch_size, train_transform=True, shuffle=True):
                 yield epoch, batch
 
     def _limit(self, state, autoencoder):
-        """The error that the share ``threshold`` of the task's validation images is not above."""
+        """Return the error that the share ``threshold`` of the task's validation images stays at or below."""
         kind = "val" if "val" in state.task.splits else "train"
         if kind == "train":
-            print(f"note: {state.task.name} has no val split; --ddas-threshold {self.threshold} takes training images")
+            print(f"note: {state.task.name} has no val split; --ddas-threshold {self.threshold} uses training images")
         split = state.task.split(kind)
-        found = state.model.logit_scale.new_zeros(2, len(split))  # errors, and which images have one
+        found = state.model.logit_scale.new_zeros(2, len(split))  # errors, and which images were read
         for batch in state.once(split, "DDAS threshold", state.settings.batch_size):
             found[0, batch.indices] = autoencoder.errors(self._inputs(state, batch.images))
             found[1, batch.indices] = 1
@@ -139,7 +146,8 @@ class DDAS(nn.Module):
             return INPUTS[self.features](state.model, images)
 
     def routes(self, model, images, together):
-        """Images -> (B,): the number of the task whose router each takes, or PLAIN; all take one ``together``."""
+        """Return the index of the task whose router each image takes, or PLAIN: images -> (B,). With
+        ``together``, all take one."""
         inputs = INPUTS[self.features](model, images)                                    # (B, F)
         errors = torch.stack([autoencoder.errors(inputs) for autoencoder in self.autoencoders])  # (A, B)
         if together:

@@ -1,5 +1,6 @@
-"""DIKI (Tang et al., 2024, arXiv:2407.05342): each task trains keys and values of its own beside a frozen CLIP, and an
-image is given those of the task that its zero-shot feature fits best. The formulas: docs/methods/diki.md."""
+"""DIKI (Tang et al., 2024, arXiv:2407.05342): each task trains its own keys and values beside a frozen
+CLIP, and an image uses those of the task that its zero-shot feature fits best. Formulas:
+docs/methods/diki.md."""
 
 import contextlib
 
@@ -17,18 +18,18 @@ from src.models.prefixes import Prefixes, attentions
 from src.models.selected_epoch import SelectsEpoch
 from src.models.wrapped import towers_in_words
 
-GRID = 16  # class prompts are encoded with a task's prefixes at weights k / GRID, for images that are scored alone
+GRID = 16  # for images scored alone, class prompts are encoded with a task's prefixes at weights k / GRID
 LEAST_VARIANCE = 1e-7  # added to the diagonal of a task's covariance
 
 
 class DIKI(SelectsEpoch, Finetune):
-    """Cross-entropy with the prefixes of the task at hand. At test the zero-shot feature f of an image chooses the task
-    with the highest log N(f; m, S), of its training images' mean and covariance, and prefixes act by
-    w = sigmoid(log N / D - 1).
+    """Cross-entropy with the prefixes of the current task. At test the zero-shot feature f of an image
+    picks the task with the highest log N(f; m, S), the Gaussian of its training images, and prefixes are
+    weighted by w = sigmoid(log N / D - 1).
 
-    ``diki_length``: keys in a prefix; ``diki_blocks``: blocks of each tower that have one. ``router``: "sample", each
-    image by itself, or "batch", all by the task that most of them chose. ``select_epoch``: "last", or "val", the
-    best on val images.
+    ``diki_length``: keys per prefix; ``diki_blocks``: blocks of each tower that have one. ``router``:
+    "sample", each image by itself, or "batch", all by the task that most of them picked. ``select_epoch``:
+    "last", or "val", the best on val images.
     """
 
     all_used = True
@@ -36,8 +37,8 @@ class DIKI(SelectsEpoch, Finetune):
     def __init__(self, ls=0.0, diki_length=8, diki_blocks=8, router="sample", select_epoch="last"):
         super().__init__(ls)
         self.length, self.blocks, self.router, self.select_epoch = diki_length, diki_blocks, router, select_epoch
-        self.tasks, self.means, self.covariances = [], [], []  # of each task its name, m (D), S (D, D)
-        self.gaussians, self.texts, self.encoded_after = [], {}, None  # made once for many images
+        self.tasks, self.means, self.covariances = [], [], []  # per task: name, m (D), S (D, D)
+        self.gaussians, self.texts, self.encoded_after = [], {}, None  # caches for scoring
 
     def build(self, model):
         self.prefixes = Prefixes(model, self.blocks, self.length, len(self.tasks))
@@ -56,12 +57,12 @@ class DIKI(SelectsEpoch, Finetune):
 
     @torch.no_grad()
     def statistics(self, state):
-        """m (D) and S (D, D) of the task's unit features, zero-shot and uncropped, on the host in float64."""
+        """Return m (D) and S (D, D) of the task's unit features, zero-shot and uncropped, on the host in float64."""
         split, size = state.task.split("train"), state.model.text_projection.shape[1]
         if len(split) < 2 * size:
             warn(f"{state.task.name} has {len(split)} training images, fewer than twice the {size} values of a "
-                 "feature: new images of the task do not fit their covariance, and DIKI scores most of them almost as "
-                 "zero-shot CLIP does")
+                 "feature: new images of the task do not fit their covariance, and DIKI scores most of them almost "
+                 "like zero-shot CLIP")
         sums = wide(state.model.logit_scale).new_zeros(size + 1, size + 1)                   # of (f, 1) (f, 1)^T
         with in_eval_mode(state.model):
             for batch in state.once(split, "statistics", state.settings.batch_size):
@@ -87,18 +88,22 @@ class DIKI(SelectsEpoch, Finetune):
         return {space: torch.cat([logits[part.name] for part in joined], dim=1) for space, joined in spaces.items()}
 
     def routes(self, features):
-        """Zero-shot (B, D) -> (the task that each image fits best (B,), the weight w of its prefixes (B,))."""
+        """Route zero-shot features (B, D) -> (the task that each image fits best (B,), the weight w of its
+        prefixes (B,))."""
         wider = wide(features)
         for mean, covariance in list(zip(self.means, self.covariances, strict=True))[len(self.gaussians):]:
             self.gaussians.append((mean.to(wider), torch.linalg.cholesky(covariance.to(wider))))
         densities = torch.stack([log_density(wider, *gaussian) for gaussian in self.gaussians], dim=1)  # (B, T)
-        best, last = densities.flip(1).max(dim=1)  # of equals the later: a dataset that was trained again
+        best, last = densities.flip(1).max(dim=1)  # ties go to the later task: a dataset that was trained again
         tasks = len(self.gaussians) - 1 - last.to(features.device)
         return tasks, (best / features.shape[1] - 1).sigmoid().to(features)
 
     def alone(self, state, images, parts, features, tasks, weights):
-        """{dataset: (B, C)}, each image by its own task and w. Its class features lie between those at the neighbours
-        of w on the grid. Where w is 0, logits are zero-shot."""
+        """Return {dataset: (B, C)}, each image scored by its own task and w.
+
+        Its class features are interpolated between the neighbours of w on the grid. If w is 0, logits are
+        zero-shot.
+        """
         scale = state.final_model.logit_scale.exp()
         logits = {part.name: similarity(features, self.classes_at(state, part).T, scale) for part in parts}
         routed = weights.nonzero()[:, 0]
@@ -117,8 +122,8 @@ class DIKI(SelectsEpoch, Finetune):
         return logits
 
     def together(self, state, images, parts, features, tasks, weights):
-        """{dataset: (B, C)}, all by the task that most images chose, the first of equals. Of each image the prefixes
-        act by its own w, of class prompts by the mean of these."""
+        """Return {dataset: (B, C)}, all images scored by the task that most of them picked, the first in a
+        tie. Prefixes act on each image by its own w, on class prompts by the mean w."""
         model, task = state.final_model, tasks.bincount().argmax()[None]
         with self.prefixes.acting(model, task, weights):
             features = image_features(model, images)
@@ -127,7 +132,8 @@ class DIKI(SelectsEpoch, Finetune):
         return {name: similarity(features, weights.T, model.logit_scale.exp()) for name, weights in texts.items()}
 
     def classes_at(self, state, part, task=0, step=0):
-        """(D, C) of Classes with the prefixes of a task at step / GRID; kept until the task at hand trains on."""
+        """Return the weights (D, C) of Classes with a task's prefixes at step / GRID, cached until the
+        current task trains on."""
         if self.encoded_after != state.iteration:
             self.texts, self.encoded_after = {}, state.iteration
         key = tuple(part.classnames), tuple(part.templates), task if step else None, step

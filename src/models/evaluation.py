@@ -1,5 +1,5 @@
-"""Accuracy on class data: one pass over the images, or over features that were kept of them, several label spaces,
-every prediction; and single images."""
+"""Accuracy on class data from one pass over the images, or over features kept of them: several label
+spaces, every prediction, and single images."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -21,14 +21,16 @@ from src.models.features import KeptRows, encode_split, features_as_images, numb
 from src.models.helpers import top_k_hits
 from src.models.modeling import image_features, in_eval_mode, unit
 
-SUBSET_SEED = 0  # of --max-evaluation-size: the same images in every run
+SUBSET_SEED = 0  # for --max-evaluation-size: the same images in every run
 
 
 @dataclass(frozen=True)
 class Scores:
-    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes). ``per_class`` is the mean of the
-    classes' own top-1, over those that have an image; scores of older runs lack it. Frames of videos also have pm-0 and
-    pm-10 (``src.datasets.video``)."""
+    """top-1 and top-k in percent over ``n`` images; k = min(5, number of classes).
+
+    ``per_class`` is the mean of per-class top-1 over classes with images; scores of older runs lack it.
+    Frames of videos also have pm-0 and pm-10 (``src.datasets.video``).
+    """
 
     top1: float
     top5: float
@@ -39,7 +41,7 @@ class Scores:
     per_class: float | None = None
 
     def summary(self):
-        """What a checkpoint's history tells."""
+        """Return what a checkpoint's history records."""
         return {"top1": self.top1, "top5": self.top5}
 
     def __str__(self):
@@ -47,22 +49,22 @@ class Scores:
 
 
 def mean_per_class(hits, support):
-    """Hits and images of each class -> the mean of the classes' own accuracies in percent, of those with images."""
+    """Return the mean per-class accuracy in percent, from hits and images per class; classes without images
+    do not count."""
     shares = [right / images for right, images in zip(hits, support, strict=True) if images]
     return 100 * sum(shares) / len(shares)
 
 
 def evaluate(model, task, device, split="test", batch_size=128, max_size=None, workers=0, method=None, cache=None,
              classifiers=None, spaces=None, name=None, world=None):
-    """{label space: Scores} of a model on one split of a task, from one pass over its images.
+    """Score a model on one split of a task in one pass over its images -> {label space: Scores}.
 
-    ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
-    ``classifiers`` has the Classifier of each of them, by name; ``name`` is the task's own there. None of these: the
-    task's own classes, zero-shot, as "task".
-    ``max_size`` images are drawn evenly over the classes. ``method(images, {space: [Classes]})`` gives {space: (B, sum
-    of its classes)}, or None; its scores take the place of CLIP's in the label spaces that it gives.
-    ``cache``: folder under which decoded images are kept. Each process of ``world`` scores a share of the images,
-    ``batch_size`` at a time, and has all the scores.
+    ``spaces`` maps a label space to the datasets whose classes it joins; a space without the task itself is
+    left out. ``classifiers`` holds the Classifier of each dataset, by name; ``name`` is the task's own key
+    there. Without any of these: the task's own classes, zero-shot, as "task". ``max_size`` images are drawn
+    evenly over the classes. ``method(images, {space: [Classes]})`` returns {space: (B, sum of its classes)}
+    or None; its scores replace CLIP's in those label spaces. ``cache``: folder for decoded images. Each
+    process of ``world`` scores a share of the images, ``batch_size`` at a time, and gets all the scores.
     """
     name = name or task.name
     classifiers = classifiers or {name: classifier(model, task, device)}
@@ -74,12 +76,14 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
 @torch.no_grad()
 def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch_size=128, max_size=None, workers=None,
                   method=None, cache=None, world=None, counted=uncounted, keep=None, keep_rows=None):
-    """For each of ``tasks`` {name: Task}, in order, what ``evaluate`` gives of it, scored when it is asked for. All
-    are opened before the first is scored; those with equal ``workers`` {name: number} have one pool of them.
+    """Yield ``evaluate``'s result for each of ``tasks`` {name: Task}, in order, scored when requested. All
+    tasks are opened before the first is scored; tasks with equal ``workers`` {name: number} share one pool
+    of them.
 
-    ``spaces``: {name: what ``evaluate`` takes for that task}. ``counted``: see ``uncounted``. ``keep(name, space,
-    Predictions)`` is called with every image's prediction, once a task and space. ``keep_rows(name, KeptSplit)`` is
-    called with every image's features, once a task, in all processes. Other options are those of ``evaluate``.
+    ``spaces``: {name: ``evaluate``'s ``spaces`` for that task}. ``counted``: see ``uncounted``.
+    ``keep(name, space, Predictions)`` is called with every image's prediction, once per task and space.
+    ``keep_rows(name, KeptSplit)`` is called with every image's features, once per task, in all processes.
+    The other options are those of ``evaluate``.
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
@@ -94,9 +98,11 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
 @torch.no_grad()
 def evaluate_features(model, name, split, places, features, device, classifiers, spaces, batch_size=128, method=None,
                       keep=None):
-    """{label space: Scores} of a dataset from its kept ``features`` (N, D) in the place of images; ``places`` (N,) are
-    the images' numbers in their split. ``split``: their labels, and what else is known of them. ``model`` needs no
-    image tower. Other options are those of ``evaluate_each``."""
+    """Score a dataset from kept ``features`` (N, D) instead of images -> {label space: Scores}.
+
+    ``places`` (N,) are the images' indices in their split. ``split`` holds their labels and other metadata.
+    ``model`` needs no image tower. The other options are those of ``evaluate_each``.
+    """
     def batches():
         for first in range(0, len(split), batch_size):
             rows = slice(first, first + batch_size)
@@ -110,8 +116,8 @@ def evaluate_features(model, name, split, places, features, device, classifiers,
 
 @dataclass(frozen=True)
 class _Images:
-    """What is scored of a task, how it is transformed, and how many worker processes load it. ``whole`` is the split
-    that it comes from, ``numbers`` are its images' numbers there."""
+    """The scored images of a task, their transform and number of worker processes. ``whole`` is the split
+    they come from, ``numbers`` their indices there."""
 
     split: Split
     transform: Callable[..., Any]
@@ -120,7 +126,7 @@ class _Images:
     numbers: Sequence[int]
 
     def share(self, world):
-        """(the images that this process of ``world`` scores, their transform)."""
+        """Return (the images that this process of ``world`` scores, their transform)."""
         if world.size == 1:
             return self.split, self.transform
         return self.split.subset(range(world.rank, len(self.split), world.size)), self.transform
@@ -132,14 +138,15 @@ def _open_images(task, split, resolution, max_size, workers, cache, world):
         found = whole, f"{task.place or task.name}-{split}", transform, cache, workers
         whole = world.first_then_others(lambda: cached_split(*found))
         transform, workers = as_it_is, 0
-    if max_size is None or whole.video is not None:  # frames count together with their neighbours
+    if max_size is None or whole.video is not None:  # frames are scored with their neighbours, so keep all
         return _Images(whole, transform, workers, whole, range(len(whole)))
     numbers = balanced_subset(whole.labels, max_size, SUBSET_SEED)
     return _Images(whole.subset(numbers), transform, workers, whole, numbers)
 
 
 def _loaded(scored, batch_size, world):
-    """For each of several _Images, in order, an iterator over this process's Batches; one pool a number of workers."""
+    """Yield, for each of several _Images in order, an iterator over this process's Batches. One pool per
+    number of workers."""
     pools = {workers: joined_evaluation_batches([images.share(world) for images in scored if images.workers == workers],
                                                 batch_size, workers)
              for workers in {images.workers for images in scored}}
@@ -149,12 +156,13 @@ def _loaded(scored, batch_size, world):
 
 @dataclass(frozen=True)
 class Predictions:
-    """The prediction of each scored image that could be decoded, in one label space: lists of equal length, in the
-    order of the ``images`` Split.
+    """The prediction of each scored image that could be decoded, in one label space: lists of equal length,
+    in the order of the ``images`` Split.
 
-    ``places``: the image's number there, also where only a subset is scored; ``labels``: its class; ``predictions``:
-    (dataset, class number) of the highest score; ``probabilities``: its softmax; ``losses``: the cross-entropy;
-    ``ranks``: the place of the true class, from 1. ``hits`` and ``support`` count per class.
+    ``places``: the image's index there, even if only a subset is scored. ``labels``: its class.
+    ``predictions``: (dataset, class index) of the highest score; ``probabilities``: its softmax.
+    ``losses``: the cross-entropy. ``ranks``: the rank of the true class, from 1. ``hits`` and ``support``
+    count per class.
     """
 
     images: Split
@@ -170,9 +178,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class KeptSplit:
-    """The n scored images of a split that could be decoded: their numbers ``places`` (n,) in the ``images`` Split,
-    ``labels`` (n,), L2-normalised ``features`` (n, D), and of each label space the ``ranks`` of the true class, from 1,
-    {space: (n,)}, and the ``best`` classes, {space: (n, k)}. Classes of a space count through its datasets."""
+    """The n scored images of a split that could be decoded.
+
+    Their indices ``places`` (n,) in the ``images`` Split, ``labels`` (n,), L2-normalised ``features`` (n,
+    D), and for each label space the ``ranks`` of the true class, from 1, {space: (n,)}, and the ``best``
+    classes, {space: (n, k)}. Class indices of a space run through its datasets.
+    """
 
     images: Split
     places: torch.Tensor
@@ -183,7 +194,7 @@ class KeptSplit:
 
 
 def _scores(model, own, images, batches, device, classifiers, spaces, method, world, counted, keep, keep_rows=None):
-    """{label space: Scores} of the ``own`` dataset's _Images, of which ``batches`` are this process's."""
+    """Score the ``own`` dataset's _Images, of which ``batches`` are this process's -> {label space: Scores}."""
     classes = {space: [classifiers[part].classes for part in names] for space, names in spaces.items()}
     tallies = {space: _Tally(own, [(part, len(classifiers[part].classes.classnames)) for part in names], images, device,
                              world, keep is not None)
@@ -211,17 +222,17 @@ def _scores(model, own, images, batches, device, classifiers, spaces, method, wo
 
 
 def _features_of(model, batch, seen):
-    """The features (B, D) behind the scores of a batch, of all that was encoded for them."""
+    """Return the features (B, D) behind the scores of a batch, from all that was encoded for them."""
     if any(len(features) != len(batch.labels) for features in seen) or not seen:
         raise UserError("--keep-features: the method encodes other images than those it scores, so its scores cannot "
-                        "be had again from features; leave the flag out")
+                        "be reproduced from features; leave the flag out")
     features = unit(seen[-1], model.logit_scale)
     seen.clear()
     return features
 
 
 def _kept_split(images, rows):
-    """The KeptSplit of _Images and their KeptRows, of all processes."""
+    """Return the KeptSplit of _Images from their KeptRows, over all processes."""
     positions, columns = rows.whole()
     labels = torch.tensor(images.split.labels)[positions]
     places = torch.tensor(images.numbers)[positions]
@@ -232,7 +243,8 @@ def _kept_split(images, rows):
 
 
 def _plain_scores(model, images, classifiers, spaces):
-    """{label space: (B, sum of its classes)} by CLIP, from one pass through its image tower; none without spaces."""
+    """Score images by CLIP in one pass through its image tower -> {label space: (B, sum of its classes)};
+    {} without spaces."""
     if not spaces:
         return {}
     features, scale = image_features(model, images), model.logit_scale.exp()
@@ -242,32 +254,32 @@ def _plain_scores(model, images, classifiers, spaces):
 
 
 class _Tally:
-    """Hits in one label space: the classes of ``parts`` [(dataset, classes)] side by side."""
+    """Hits in one label space: the classes of ``parts`` [(dataset, number of classes)] side by side."""
 
     def __init__(self, own, parts, images, device, world, keeps):
         sizes, self.world, self.images, self.keeps = dict(parts), world, images, keeps
         self.sizes, self.places, self.rows = sizes, [], []
         self.names, self.classes = list(sizes), sum(sizes.values())
-        self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # where the own classes begin
+        self.first = sum(sizes[name] for name in self.names[:self.names.index(own)])  # index of the first own class
         self.k, self.total, self.video = min(5, self.classes), 0, images.split.video
         self.hits, self.predictions = torch.zeros(self.k, dtype=torch.long, device=device.device), []
         self.by_class = torch.zeros(2, sizes[own], dtype=torch.long, device=device.device)  # top-1 hits, images
 
     def add(self, joined, batch):
-        """Scores (B, sum of C) of a Batch, whose (B,) labels are among the own classes."""
+        """Add the scores (B, sum of C) of a Batch, whose labels (B,) are among the own classes."""
         labels = batch.labels
         hits = top_k_hits(joined, labels + self.first, self.k)                             # (B, k)
         self.hits += hits.sum(dim=0)
         self.total += len(labels)
         self.by_class.index_add_(1, labels, torch.stack([hits[:, 0].long(), torch.ones_like(labels)]))
         if self.keeps:
-            self.places.append(batch.indices)  # they stay on the host, where no copy waits for the device
+            self.places.append(batch.indices)  # kept on the host: no copy waits for the device
             self.rows.append(self._rows(joined, labels))
-        if self.video is not None:  # a class of another dataset is a negative number or one too large: a miss
+        if self.video is not None:  # a class of another dataset is negative or too large: a miss
             self.predictions += (joined.argmax(dim=1) - self.first).tolist()
 
     def scores(self):
-        """Of all processes' images, each counted once."""
+        """Return the Scores over all processes' images, each counted once."""
         *hits, total = self.world.sum(torch.cat([self.hits, self.hits.new_tensor([self.total])])).tolist()
         top1, top5 = 100 * hits[0] / total, 100 * hits[-1] / total
         self.by_class = self.world.sum(self.by_class)
@@ -278,8 +290,8 @@ class _Tally:
         return Scores(top1, top5, self.k, total, pm0, pm10, per_class)
 
     def _rows(self, joined, labels):
-        """(B, 5): of each image its label, the predicted class, its probability, the label's cross-entropy, and the
-        rank of the label. Double precision holds all of them."""
+        """Return, per image, its label, the predicted class, its probability, the label's cross-entropy and
+        the label's rank, (B, 5). Double precision holds all of them."""
         wide = joined if joined.device.type == "mps" else joined.double()
         ranks = (~top_k_hits(joined, labels + self.first, joined.shape[1])).sum(dim=1) + 1
         logs, predicted = wide.log_softmax(dim=1), joined.argmax(dim=1)
@@ -288,7 +300,8 @@ class _Tally:
         return torch.stack([column.to(wide.dtype) for column in (labels, predicted, chosen, losses, ranks)], dim=1)
 
     def collect(self):
-        """Return the Predictions of all processes' images, once ``scores`` has summed the counts per class."""
+        """Return the Predictions over all processes' images; call after ``scores``, which sums the counts
+        per class."""
         size = len(self.images.split)
         own = [None] * len(range(self.world.rank, size, self.world.size))
         for places, rows in zip(self.places, self.rows, strict=True):
@@ -305,17 +318,20 @@ class _Tally:
 
 
 def classify_image(model, image, classnames, device, template="a photo of a {c}."):
-    """PIL image -> [(class name, probability)], highest first: softmax of s * cosine, at most five."""
+    """Classify a PIL image -> [(class name, probability)], highest first, at most five: softmax of s * cosine."""
     return classify_split(model, Split(lambda index: image, [0]), classnames, device, template)[0]
 
 
 @torch.no_grad()
 def classify_split(model, split, classnames, device, template="a photo of a {c}.", batch_size=128, workers=0,
                    head=None, method=None, name="", source="", most=5):
-    """{position: what ``classify_image`` gives, of the ``most`` probable classes} of those of a split's images that
-    could be decoded; the prompts are encoded once. A packed ``head`` (C, D + 1) that was trained on these classes takes
-    the place of prompts, and so do the scores of ``method`` (see ``evaluate``), whose label space is "task", where it
-    gives some. ``name`` and ``source``: those of Classes."""
+    """Classify the images of a split that could be decoded -> {position: ``classify_image``'s list, of the
+    ``most`` probable classes}. Prompts are encoded once.
+
+    A packed ``head`` (C, D + 1) trained on these classes replaces the prompts; so do the scores of
+    ``method`` (see ``evaluate``) in label space "task", if it returns any. ``name`` and ``source``: those
+    of Classes.
+    """
     scorer = classifier(model, Task("images", classnames, [template], {}), device, head).named(name, source)
     if method is not None:
         with in_eval_mode(model), device.autocast():
@@ -330,7 +346,7 @@ def classify_split(model, split, classnames, device, template="a photo of a {c}.
 
 
 def _by_method(model, batches, scorer, method):
-    """-> (positions of the images that could be decoded, scores (N, C) of a method's own, CLIP's where it has none)."""
+    """Score by a method, or by CLIP if it returns None -> (positions of the images that could be decoded, (N, C))."""
     positions, scores = [], []
     for batch in batches:
         own = (method(batch.images, {"task": [scorer.classes]}) or {}).get("task")

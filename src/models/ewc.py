@@ -1,5 +1,5 @@
 """Elastic weight consolidation (Kirkpatrick et al., 2017, arXiv:1612.00796), online (Schwarz et al., 2018,
-arXiv:1805.06370): weights that earlier tasks needed are held where the last task left them."""
+arXiv:1805.06370): keeps weights that earlier tasks need near the values the last task left."""
 
 import itertools
 from bisect import bisect_right
@@ -15,13 +15,16 @@ from src.models.modx import Contrastive
 
 
 class EWC(Hooks):
-    """The task loss + strength / 2 sum_i F_i (theta_i - theta*_i)^2: theta* are the weights that the last task left.
+    """The task loss + strength / 2 sum_i F_i (theta_i - theta*_i)^2, where theta* are the weights at the
+    end of the last task.
 
-    After task t, F <- decay F + F_t. F_t is the mean over the training images, one by one, of (d log p(y | x) /
-    d theta)^2: ``empirical`` with y the label, ``true`` with y drawn from p(. | x), ``weighted`` the empirical one with
-    each square times p(y | x). Trained weights of the towers count; a linear head belongs to its task alone.
+    After task t, F <- decay F + F_t. F_t is the mean over the training images, one by one, of (d log p(y |
+    x) / d theta)^2: ``empirical`` takes y from the label, ``true`` draws y from p(. | x), ``weighted`` is
+    the empirical one with each square times p(y | x). It covers trained weights of the towers; a linear
+    head belongs to its task alone.
 
-    On image-text pairs p ranks the candidates of a full batch: log p of a pair is the mean of both directions.
+    On image-text pairs p ranks the candidates of a full batch: log p of a pair is the mean of both
+    directions.
     """
 
     data = "both"
@@ -42,8 +45,8 @@ class EWC(Hooks):
         held = [name for name in trained if name in self.fisher]
         self.held = [[kept[name] for name in held] for kept in (trained, self.anchor, self.fisher)]
         if self.fisher and len(held) < len(trained):
-            print(f"note: EWC holds {len(held)} of the {len(trained)} tensors that train: the other ones have not "
-                  "trained in an earlier task")
+            print(f"note: EWC protects {len(held)} of the {len(trained)} tensors that train: the others did not train "
+                  "in an earlier task")
 
     def losses(self, state, batch):
         losses = self.plain.losses(state, batch)
@@ -55,7 +58,7 @@ class EWC(Hooks):
         self.plain.after_step(state)
 
     def end(self, state):
-        state.model.load_state_dict(state.final_model.state_dict())  # an average, where one is kept, is what stays
+        state.model.load_state_dict(state.final_model.state_dict())  # the average, if one is kept
         with in_eval_mode(state.model):
             found = self.fisher_of_task(state)
         for name in dict.fromkeys([*self.fisher, *found]):
@@ -64,21 +67,22 @@ class EWC(Hooks):
         self.anchor = {name: weights[name].detach().clone() for name in self.fisher}
 
     def fisher_of_task(self, state):
-        """-> {name: F_t of a trained weight}. Gradients are not those of autocast."""
+        """Return {name: F_t of a trained weight}. Gradients are computed without autocast."""
         trained = tower_weights(state.model)
         weights, count = list(trained.values()), 0
         squares = [torch.zeros_like(weight) for weight in weights]
         for logs, label, index in (self.pairs if state.task.pairs else self.images)(state):
             log = self.log_likelihood(logs, label, seed_of(state.seed_of("labels"), index))
-            gradients = torch.autograd.grad(log, weights, retain_graph=True)  # the texts' part serves the next image
+            gradients = torch.autograd.grad(log, weights, retain_graph=True)  # the next image reuses the texts' graph
             torch._foreach_addcmul_(squares, gradients, gradients)
             count += 1
         count = state.world.sum(torch.tensor(count, device=squares[0].device))
         return {name: state.world.sum(square) / count for name, square in zip(trained, squares, strict=True)}
 
     def log_likelihood(self, logs, label, seed):
-        """What one image is differentiated by: the mean over ``logs``, vectors (C,) of log p, of the value at the
-        label, or at what the ``seed`` draws; ``weighted`` times sqrt(p), whose square is the weight of the square."""
+        """Return the scalar to differentiate for one image: the mean over ``logs``, vectors (C,) of log p,
+        of the entry at the label, or at a class drawn with ``seed``. ``weighted`` multiplies by sqrt(p), so
+        that the square is weighted by p."""
         labels = [label] * len(logs)
         if self.kind == "true":
             generator = torch.Generator().manual_seed(seed)
@@ -87,8 +91,8 @@ class EWC(Hooks):
         return log * log.detach().div(2).exp() if self.kind == "weighted" else log
 
     def images(self, state):
-        """Yield ([(C,) log p of the classes of its task], label among them, index) of each training image. The texts
-        are encoded once."""
+        """Yield ([(C,) log p over the classes of its task], label among them, index) of each training
+        image. Encodes the texts once."""
         classifiers = [fixed(state, scores) for scores in self.plain.classes.scores]
         first = [0, *itertools.accumulate(self.plain.classes.sizes)]
         for batch in state.once(state.task.split("train"), "fisher", state.settings.batch_size):
@@ -98,8 +102,8 @@ class EWC(Hooks):
                 yield [scores[0].log_softmax(dim=0)], label - first[part], index
 
     def pairs(self, state):
-        """Yield ([(N,) log p of the batch's texts, (N,) of its images], own place, index) of each pair of a full batch.
-        Each process encodes the whole batch, and differentiates its own pairs."""
+        """Yield ([(N,) log p of the batch's texts, (N,) of its images], own position, index) of each pair
+        of a full batch. Each process encodes the whole batch and differentiates its own pairs."""
         split, model = state.task.split("train"), state.model
         size = min(state.settings.batch_size, len(split))
         for own in state.once(split, "fisher", size, shuffle=True, drop_last=True,
@@ -124,13 +128,14 @@ class EWC(Hooks):
 
 
 def tower_weights(model):
-    """{name: parameter} of what trains, without a linear head."""
+    """Return {name: parameter} of what trains, without a linear head."""
     return {name: value for name, value in model.named_parameters()
             if value.requires_grad and not name.startswith("head.")}
 
 
 def fixed(state, scores):
-    """A classifier whose texts are encoded once, with gradient: (B, D) -> (B, C). A linear head is one already."""
+    """Return a classifier, (B, D) -> (B, C), whose texts are encoded once, with gradient. A linear head is
+    returned as it is."""
     if not isinstance(scores, Prompts):
         return scores
     texts = scores.features()

@@ -1,5 +1,5 @@
-"""Mixtures of experts beside the MLPs of both towers, with a router for each task: the modules of MoE-Adapters (Yu et
-al., 2024, arXiv:2403.11549). The formulas and their sources: docs/methods/moe-adapters.md."""
+"""Mixtures of experts beside the MLPs of both towers, with one router per task: the modules of MoE-Adapters
+(Yu et al., 2024, arXiv:2403.11549). Formulas and sources: docs/methods/moe-adapters.md."""
 
 import contextlib
 from functools import partial
@@ -13,7 +13,7 @@ CHOSEN, SCALE, LEAST_NOISE = 2, 0.1, 0.01
 
 
 class Expert(nn.Module):
-    """Two layers, W -> rank -> W; a new one gives zero."""
+    """Two layers, W -> rank -> W; initially returns zero."""
 
     def __init__(self, width, rank):
         super().__init__()
@@ -23,10 +23,11 @@ class Expert(nn.Module):
 
 
 class Mixture(nn.Module):
-    """(B, L, W) -> (B, L, W): the two experts that the router of a task chooses for a sequence by its first token.
+    """(B, L, W) -> (B, L, W): the two experts that a task's router picks for a sequence by its first token.
 
-    ``routers`` (2, W, E), one a task: the weights of the experts' logits, and of the noise on them. ``counts`` (E,):
-    how many sequences of the task at hand chose each expert. ``frozen``: the numbers of experts that train no more.
+    ``routers`` (2, W, E), one per task: weights of the experts' logits, and of the noise on them.
+    ``counts`` (E,): number of sequences of the current task that picked each expert. ``frozen``: indices of
+    experts that no longer train.
     """
 
     def __init__(self, width, experts, rank, dropout):
@@ -35,14 +36,14 @@ class Mixture(nn.Module):
         self.routers, self.dropout, self.frozen = nn.ParameterList(), nn.Dropout(dropout), []
         self.register_buffer("counts", torch.zeros(experts, dtype=torch.long))
         self.noise = None  # (B, E), standard normal, on the logits of a training step
-        self.chosen = None  # (E,), what a training step adds to the counts, while it computes its loss
+        self.chosen = None  # (E,), counts of the training step under way, while it computes its loss
 
     def add_router(self):
         like = self.experts[0].down.weight                                               # (rank, W)
         self.routers.append(nn.Parameter(like.new_zeros(2, like.shape[1], len(self.experts))))
 
     def train_task(self, task):
-        """Free the router of a task and the experts that are not frozen, and count from zero."""
+        """Unfreeze a task's router and the experts that are not ``frozen``, and count from zero."""
         self.counts.zero_()
         for number, expert in enumerate(self.experts):
             expert.requires_grad_(number not in self.frozen)
@@ -50,18 +51,18 @@ class Mixture(nn.Module):
             router.requires_grad_(number == task)
 
     def free(self):
-        """The numbers of the experts that train."""
+        """Return the indices of the experts that train."""
         return torch.tensor([number for number in range(len(self.experts)) if number not in self.frozen])
 
     def trained(self):
-        """[the parameters of one kind, one of each expert that trains]"""
+        """Return lists of like parameters, one per expert that trains."""
         return [*zip(*(self.experts[number].parameters() for number in self.free()), strict=True)]
 
     def forward(self, x, task):
         gates, experts = self.gates(x[:, 0], *self.routers[task]), self.experts          # (B, E)
-        if self.chosen is not None:  # not where backward computes a block again
+        if self.chosen is not None:  # None when backward recomputes a block
             self.chosen += (gates > 0).sum(dim=0)
-        if not self.training:  # a step must not wait for the device: it computes all of them, most times 0
+        if not self.training:  # a training step computes all, most times 0, so as not to wait for the device
             used = gates.any(dim=0).nonzero()[:, 0]
             gates, experts = gates[:, used], [experts[number] for number in used.tolist()]
         down, bias = (torch.cat([getattr(expert.down, name) for expert in experts]) for name in ("weight", "bias"))
@@ -72,8 +73,8 @@ class Mixture(nn.Module):
         return SCALE * (F.linear(hidden, up) + bias[:, None])
 
     def gates(self, first, choice, spread):
-        """First tokens (B, W) -> (B, E): softmax of the two largest logits, 0 for the others. Of equal logits those of
-        lower experts come first."""
+        """Return the gates of first tokens, (B, W) -> (B, E): softmax over the two largest logits, 0
+        elsewhere. Ties go to the lower index."""
         with torch.autocast(first.device.type, enabled=False):
             first = first.to(choice.dtype)
             logits = first @ choice
@@ -83,14 +84,16 @@ class Mixture(nn.Module):
         return torch.zeros_like(logits).scatter(-1, experts[:, :CHOSEN], best[:, :CHOSEN].softmax(dim=-1))
 
     def most_chosen(self, number):
-        """The numbers of the experts that were chosen most, of all of them; of equal counts the lower first."""
+        """Return the indices of the ``number`` most picked experts, frozen ones included; ties go to the
+        lower index."""
         return self.counts.sort(descending=True, stable=True).indices[:number].tolist()
 
 
 class Mixtures(nn.Module):
-    """A Mixture for each block of both towers, a ResNet having none; ``ddas`` chooses among the routers at test.
+    """A Mixture for each block of both towers (a ResNet has no blocks); at test ``ddas`` picks the router.
 
-    The towers get them in training, under the router of ``task``. A score puts them there by itself (``routed``).
+    In training they are attached to the towers with the router of ``task``. Scoring attaches them
+    explicitly (``routed``).
     """
 
     def __init__(self, model, ddas, experts, rank, dropout):
@@ -101,12 +104,12 @@ class Mixtures(nn.Module):
         self.ddas, self.task = ddas, None
 
     def all(self):
-        """[Mixture], those of the image tower first."""
+        """Return all Mixtures, those of the image tower first."""
         return [*self.images, *self.texts]
 
     @contextlib.contextmanager
     def counted(self):
-        """While entered, the choices of experts are counted -> a list that gets them: [(E,)], of each Mixture."""
+        """Count the choices of experts inside the context; on exit, the yielded list holds one (E,) per Mixture."""
         mixtures, found = self.all(), []
         for mixture in mixtures:
             mixture.chosen = torch.zeros_like(mixture.counts)
@@ -121,7 +124,7 @@ class Mixtures(nn.Module):
         return self.routed(self.task).places(model) if self.training and self.task is not None else []
 
     def routed(self, task):
-        """What ``attached`` takes to put the experts into the towers under the router of a task."""
+        """Return an object that ``attached`` accepts to put the experts into the towers with a task's router."""
         def places(model):
             blocks = [block for tower in blocks_of(model) for block in tower]
             return [(block, "beside", partial(mixture, task=task))
@@ -136,6 +139,6 @@ def disturb(mixtures, noise):
 
 
 def blocks_of(model):
-    """The transformer blocks of the image tower, and those of the text tower."""
+    """Return the transformer blocks of the image tower and of the text tower."""
     images = getattr(model.visual, "transformer", None)
     return images.resblocks if images else [], model.transformer.resblocks

@@ -1,4 +1,5 @@
-"""Features of a split's images, by one process or several: encoded, kept, and taken for images."""
+"""Features of a split's images, by one process or several: encoding them, keeping them, and using them
+instead of images."""
 
 import contextlib
 from dataclasses import replace
@@ -11,27 +12,28 @@ from src.machine.distributed import World
 from src.models.helpers import top_k_hits
 from src.models.modeling import ImageEncoder, in_eval_mode
 
-STORED = torch.float16  # the type of features that are kept
-BLOCK = 2 ** 22  # values that processes exchange at a time
+STORED = torch.float16  # dtype of kept features
+BLOCK = 2 ** 22  # values exchanged between processes at a time
 
 
 def uncounted(name, images, batches):
-    """The Batches themselves, of a dataset of which ``images`` are scored here. In its place ``Progress.counted`` shows
-    how far they are."""
+    """Return the Batches of a dataset, of which ``images`` are scored here. ``Progress.counted`` replaces
+    it to show progress."""
     return batches
 
 
 def numbered_batches(model, split, device, batch_size, workers):
-    """Iterator over a split's Batches on the device, in order. A row's label is its position: images that cannot be
-    decoded are missing."""
+    """Return an iterator over a split's Batches on the device, in order. A row's label is its position;
+    undecodable images are missing."""
     numbered = replace(split, labels=range(len(split)))
     return device.batches(evaluation_batches(numbered, EvalTransform(model.image_resolution), batch_size, workers))
 
 
 @torch.no_grad()
 def encode_split(model, split, device, batch_size=128, workers=0, world=None, counted=uncounted, name=""):
-    """Features of a split's images under the evaluation transform -> (positions of those that could be decoded,
-    (N, D) L2-normalised). Processes share the images, and each has all features. ``counted``: see ``uncounted``."""
+    """Encode a split's images under the evaluation transform -> (positions of those that could be decoded,
+    (N, D) L2-normalised). Processes share the images, and each gets all features. ``counted``: see
+    ``uncounted``."""
     world = world or World()
     if world.size > 1:
         return _encode_together(model, split, device, batch_size, workers, world, counted, name)
@@ -45,7 +47,8 @@ def encode_split(model, split, device, batch_size=128, workers=0, world=None, co
 
 
 def _encode_together(model, split, device, batch_size, workers, world, counted, name):
-    """``encode_split`` by several processes, each of which puts its rows into a table of zeros and sums."""
+    """Run ``encode_split`` in several processes: each puts its rows into a table of zeros, and the tables
+    are summed."""
     like = model.logit_scale
     features = like.new_zeros(len(split), model.text_projection.shape[1])                   # (N, D)
     found = torch.zeros(len(split), dtype=torch.long, device=like.device)
@@ -58,19 +61,19 @@ def _encode_together(model, split, device, batch_size, workers, world, counted, 
     return places.tolist(), world.sum(features)[places]
 
 
-# -- features that are kept, and that take the place of images --------------------------------------------------------
+# -- kept features, and features instead of images ---------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def recorded(model):
-    """While entered, the list that this yields gets what each call of ``model.encode_image`` gives, (B, D), not
-    normalised."""
+    """Record inside the context what each call of ``model.encode_image`` returns, (B, D) unnormalised, in
+    the yielded list."""
     seen, encode = [], model.encode_image
 
     def record(images):
         seen.append(encode(images))
         return seen[-1]
-    model.encode_image = record  # past the class, for the time of a pass
+    model.encode_image = record  # shadows the class's method during the pass
     try:
         yield seen
     finally:
@@ -79,7 +82,7 @@ def recorded(model):
 
 @contextlib.contextmanager
 def features_as_images(model):
-    """While entered, ``model.encode_image`` takes features (B, D) for images, and gives them as they are."""
+    """Make ``model.encode_image`` accept features (B, D) inside the context and return them unchanged."""
     model.encode_image = lambda features: features
     try:
         yield
@@ -88,10 +91,10 @@ def features_as_images(model):
 
 
 class KeptRows:
-    """What is kept of each image of this process's share: its feature, and in each label space its k best classes and
-    the rank of the true one.
+    """What is kept of each image of this process's share: its feature, and per label space its k best
+    classes and the rank of the true class.
 
-    ``size``: the images of all processes; ``width``: D; ``ks`` {label space: k}. Rows stay on the torch.device
+    ``size``: images of all processes; ``width``: D; ``ks`` {label space: k}. Rows stay on the torch.device
     ``device`` until ``whole``.
     """
 
@@ -101,17 +104,17 @@ class KeptRows:
             space: [torch.zeros(0, 1 + k, dtype=torch.long, device=device)] for space, k in ks.items()}}
 
     def add(self, batch, features, scores, labels):
-        """``features`` (B, D) of a Batch; ``scores`` and ``labels`` {label space: (B, C), (B,)}."""
-        self.places.append(batch.indices)  # they stay on the host, where no copy waits for the device
+        """Add a Batch with its ``features`` (B, D), ``scores`` and ``labels`` {label space: (B, C), (B,)}."""
+        self.places.append(batch.indices)  # kept on the host: no copy waits for the device
         self.columns["features"].append(features.to(STORED))
         for space, joined in scores.items():
-            best = joined.argsort(dim=1, descending=True, stable=True)[:, :self.ks[space]]  # equal scores by number
+            best = joined.argsort(dim=1, descending=True, stable=True)[:, :self.ks[space]]  # ties by class index
             rank = (~top_k_hits(joined, labels[space], joined.shape[1])).sum(dim=1, keepdim=True) + 1
             self.columns[space].append(torch.cat([rank, best], dim=1))
 
     def whole(self):
-        """-> (positions (n,) of the images that could be decoded, {"features": (n, D), label space: (n, 1 + k), the
-        rank before the best classes}) of all processes, on the host."""
+        """Gather all processes' rows on the host -> (positions (n,) of the images that could be decoded,
+        {"features": (n, D), label space: (n, 1 + k), the rank before the best classes})."""
         own = torch.cat(self.places)
         if self.world.size == 1:
             return own, {name: torch.cat(rows).cpu() for name, rows in self.columns.items()}
@@ -123,7 +126,8 @@ class KeptRows:
         return positions, {name: self._of_all(torch.cat(rows), own)[positions] for name, rows in self.columns.items()}
 
     def _of_all(self, rows, own):
-        """(n, W) at the positions ``own`` -> (size, W) on the host, with the rows of all processes, block by block."""
+        """Gather rows (n, W) at the positions ``own`` into (size, W) on the host, over all processes, block
+        by block."""
         width, own = rows.shape[1], own.to(rows.device)
         blocks = []
         for first in range(0, self.size, height := max(1, BLOCK // width)):

@@ -1,4 +1,4 @@
-"""Fine-tuning on class data and the methods that add distillation to it: Finetune, Distill, LwF, ZSCL."""
+"""Fine-tuning on class data, and the methods that add distillation to it: Finetune, Distill, LwF, ZSCL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,8 @@ from src.models.modeling import (
 
 
 class Finetune(Hooks):
-    """Cross-entropy over the task's own classes: CE(s f(x) g(prompts)^T, y), one prompt a class (Radford et al., 2021);
-    in the fc modes CE(head(f(x)), y).
+    """Cross-entropy over the task's own classes: CE(s f(x) g(prompts)^T, y) with one prompt per class
+    (Radford et al., 2021); in the fc modes CE(head(f(x)), y).
 
     ``ls``: label smoothing.
     """
@@ -43,18 +43,18 @@ class Finetune(Hooks):
 
 
 class ClassesOfTasks:
-    """Several tasks' classifiers, (B, D) -> (B, C_t) each, for batches whose labels count through all of them."""
+    """Classifiers of several tasks, (B, D) -> (B, C_t) each, for batches whose labels run through all of them."""
 
     def __init__(self, scores, sizes):
         self.scores, self.sizes = scores, sizes
 
     def cross_entropy(self, batch, features, label_smoothing=0.0):
-        """Mean over a batch, features (B, D), each row over its own task's classes; only tasks that the batch has are
-        scored. Of 0 rows it is NaN."""
+        """Return the mean cross-entropy over a batch with features (B, D), each row over its own task's
+        classes; NaN for 0 rows. Scores only tasks that occur in the batch."""
         if len(self.scores) == 1 or not len(features):
             return F.cross_entropy(self.scores[0](features), batch.labels, label_smoothing=label_smoothing)
         first, total = 0, features.new_zeros(())
-        here = batch.labels_on_host  # who is in the batch is known without waiting for the device
+        here = batch.labels_on_host  # shows which tasks occur without waiting for the device
         for scores, size in zip(self.scores, self.sizes, strict=True):
             rows = ((here >= first) & (here < first + size)).nonzero()[:, 0].to(features.device, non_blocking=True)
             if len(rows):
@@ -65,7 +65,8 @@ class ClassesOfTasks:
 
 
 class Prompts:
-    """The text classifier over prompts, (B, D) -> s f g^T (B, C). A text tower that does not train is asked once."""
+    """The text classifier over prompts, (B, D) -> s f g^T (B, C). A text tower that does not train encodes
+    them once."""
 
     def __init__(self, state, prompts):
         self.state, self.constant = state, None
@@ -77,7 +78,7 @@ class Prompts:
                 self.constant = constant_text_features(state.model, tokens)                  # (C, D)
 
     def features(self):
-        """(C, D), with gradient where the text tower trains."""
+        """Return the text features (C, D), with gradient if the text tower trains."""
         return text_features(self.state.model, self.texts) if self.constant is None else self.constant
 
     def __call__(self, features):
@@ -86,7 +87,8 @@ class Prompts:
 
 @dataclass
 class Reference:
-    """What a distilling method compares on: a frozen ``teacher``, a split of ``images``, ``tokens`` (M, L) of texts."""
+    """What a distilling method compares on: a frozen ``teacher``, a split of ``images``, and ``tokens`` (M,
+    L) of texts."""
 
     teacher: Any
     images: Any
@@ -96,18 +98,18 @@ class Reference:
 class TeacherFeatures:
     """A frozen teacher's features of reference images, Batch -> (B, D), without gradient.
 
-    ``size``: of a fixed set of so many images under one transform. Then each image is encoded once, together with the
-    other new ones of the step that first has it, and is looked up from then on: numbers agree with those of a teacher
-    that is asked at every step to rounding, because kernels round by what else is in a batch. What the table holds is
-    still a function of the stream alone, so that equal runs have equal bits; an interrupted one must go through the
-    first visits again.
+    ``size``: the number of images, for a fixed set under one transform. Each image is then encoded once,
+    together with the other new ones of its first step, and looked up afterwards. Because kernels round
+    depending on what else is in a batch, the numbers agree with a teacher run at every step up to rounding.
+    The table is still a function of the stream alone, so equal runs are bit-identical; an interrupted run
+    must repeat the first visits.
     """
 
     def __init__(self, teacher, size=None):
         self.teacher, self.table = teacher, None
         if size is not None:
             self.table = teacher.logit_scale.new_empty(size, teacher.text_projection.shape[1])   # (N, D)
-            self.known = torch.zeros(size, dtype=torch.bool)  # on the host: nobody waits for the device to ask it
+            self.known = torch.zeros(size, dtype=torch.bool)  # on the host: a lookup does not wait for the device
 
     @torch.no_grad()
     def __call__(self, batch):
@@ -115,7 +117,7 @@ class TeacherFeatures:
             return image_features(self.teacher, batch.images)
         device = self.table.device
         rows = batch.indices.to(device, non_blocking=True)
-        new = (~self.known[batch.indices]).nonzero()[:, 0]                                   # places in the batch
+        new = (~self.known[batch.indices]).nonzero()[:, 0]                                   # rows of the batch
         if len(new):
             self.known[batch.indices[new]] = True
             new = new.to(device, non_blocking=True)
@@ -124,17 +126,21 @@ class TeacherFeatures:
 
 
 class Distill(Finetune):
-    """The task loss and distillation from a teacher on reference images against fixed reference texts.
+    """The task loss plus distillation from a teacher on reference images, against fixed reference texts.
 
-    Each term is the KL divergence, KD(a, b) less the entropy of a: the same gradient, and 0 where they agree.
-    With Z_S = s f' g_T^T of the student and Z_T = s f_T g_T^T of the teacher, both (B, M), g_T the **teacher's** text
-    features: ``image_loss`` is KD(Z_T, Z_S), rows are images; ``text_loss`` is KD(Z_T^T, Z_S^T), rows are texts and the
-    softmax runs over the batch. Neither given means both. ``weight_adjust`` weighs them 0.5 instead of 1.
-    ``feature_mse`` adds MSE(f_T, f'), ``ablation_loss_2`` image-image KD (``image_pairs``). All of these reach the
-    image tower only; ``distill_text_tower`` adds terms for the text tower, weighed by ``text_tower_weight``.
-    The teacher's image features are kept, so that it encodes each reference image once a task, with
-    ``cache_ref_features`` or where it would meet each more than twice.
-    A subclass says in ``reference`` what to compare on.
+    Each term is the KL divergence, KD(a, b) minus the entropy of a: the same gradient, and 0 where they
+    agree. With Z_S = s f' g_T^T of the student and Z_T = s f_T g_T^T of the teacher, both (B, M), and g_T
+    the **teacher's** text features: ``image_loss`` is KD(Z_T, Z_S), rows are images; ``text_loss`` is
+    KD(Z_T^T, Z_S^T), rows are texts and the softmax runs over the batch. If neither is given, both apply.
+    ``weight_adjust`` weights them 0.5 instead of 1.
+
+    ``feature_mse`` adds MSE(f_T, f'), ``ablation_loss_2`` image-image KD (``image_pairs``). All of these
+    reach the image tower only; ``distill_text_tower`` adds terms for the text tower, weighted by
+    ``text_tower_weight``.
+
+    The teacher encodes each reference image once per task and its features are kept if
+    ``cache_ref_features`` is set, or if it would otherwise see each image more than twice. A subclass
+    defines in ``reference`` what to compare on.
     """
 
     other_terms = ("image_kl", "text_kl", "image_pair_kl", "feature_mse", "text_tower_image_kl", "text_tower_text_kl")
@@ -151,7 +157,7 @@ class Distill(Finetune):
         self.teacher = None
 
     def reference(self, state):
-        """-> Reference."""
+        """Return the Reference."""
         raise NotImplementedError
 
     def begin(self, state):
@@ -159,7 +165,7 @@ class Distill(Finetune):
         reference = self.reference(state)
         self.teacher, self.reference_tokens = reference.teacher, reference.tokens
         with state.device.autocast():
-            self.reference_texts = constant_text_features(self.teacher, reference.tokens)    # (M, D), once a task
+            self.reference_texts = constant_text_features(self.teacher, reference.tokens)    # (M, D), once per task
         self.norms = StepNorms(state.model, state.world.size, "reference images")
         self.batch_size = self.ref_batch_size or state.settings.batch_size
         stream = reference.images, "reference", self.batch_size
@@ -174,8 +180,8 @@ class Distill(Finetune):
         return {"teacher": [self.teacher, self.teacher_features.table]} if self.teacher else {}
 
     def keeps_features(self, state, images):
-        """Whether the teacher's features of so many reference images are worth a table: a process that asks for fewer
-        than twice as many would encode hardly more."""
+        """Return whether a table of the teacher's features of ``images`` reference images is worth it:
+        below two visits per image, a process would hardly encode more without one."""
         asked = state.settings.iterations * self.batch_size // state.world.size
         return self.cache_ref_features or asked > 2 * images
 
@@ -186,9 +192,12 @@ class Distill(Finetune):
         return {**super().losses(state, batch), **self.comparison(state, reference, student, teacher)}
 
     def encode(self, state, batch, reference):
-        """-> (the Batch, perhaps with features; the student's features (B, D) of the reference images, None where
-        nothing reads them). Encode both batches in one forward, which halves the launches, where that computes the same
-        and holds no more memory: a part of ``--grad-accum`` is a part of one batch."""
+        """Return (the Batch, perhaps with features; the student's features (B, D) of the reference images,
+        None if unused).
+
+        Encodes both batches in one forward, which halves the launches, if that gives the same result and
+        takes no more memory; a part of ``--grad-accum`` is a part of one batch.
+        """
         model = state.model
         if not self.needs_student(state):
             return batch, None
@@ -200,12 +209,12 @@ class Distill(Finetune):
         return batch._replace(features=own), student
 
     def needs_student(self, state):
-        """Whether ``comparison`` reads the student's features; the text tower's terms do not."""
+        """Return whether ``comparison`` reads the student's features; the text tower's terms do not."""
         return state.trains("image")
 
     def comparison(self, state, reference, student, teacher):
-        """{name: weighted term} between two towers' features (B, D) of a reference Batch; ``student`` is None where
-        nothing reads it."""
+        """Return {name: weighted term} between student and teacher features (B, D) of a reference Batch;
+        ``student`` is None if unused."""
         losses = {}
         if state.trains("image"):
             losses |= self._image_tower(state, student, teacher)
@@ -219,10 +228,10 @@ class Distill(Finetune):
         world, losses = state.world, {}
         if self.image_loss:
             losses["image_kl"] = self.weight * divergence(teacher_logits, student_logits, self.T)
-        if self.text_loss:  # each process has the whole (M, B of all), so that the mean over processes is its loss
+        if self.text_loss:  # each process has the whole (M, B of all), so the mean over processes equals its loss
             losses["text_kl"] = self.weight * divergence(
                 world.gather(teacher_logits).T, world.gather(student_logits).T, self.T)
-        if self.ablation_loss_2:  # rows are the own images, columns all processes'
+        if self.ablation_loss_2:  # rows are the process's own images, columns those of all processes
             losses["image_pair_kl"] = self.weight * divergence(*(
                 image_pairs(features, state.scale, world.gather(features), world.first_row(features))
                 for features in (teacher, student)), self.T)
@@ -231,8 +240,12 @@ class Distill(Finetune):
         return losses
 
     def _text_tower(self, state, teacher):
-        """KD in both directions between the teacher's image features against the teacher's and against the
-        **student's** features of a sampled batch of the reference texts: what lets the text tower feel a teacher."""
+        """Return KD terms in both directions for the text tower.
+
+        They compare the teacher's image features against the teacher's and against the **student's**
+        features of a sampled batch of the reference texts. Only this term lets the teacher reach the text
+        tower.
+        """
         generator = torch.Generator().manual_seed(seed_of(state.seed_of("sampled texts"), state.iteration))
         rows = torch.randperm(len(self.reference_tokens), generator=generator)[:self.batch_size]
         rows = rows.to(self.reference_tokens.device, non_blocking=True)
@@ -245,8 +258,9 @@ class Distill(Finetune):
 
 
 def reference_texts(state, ref_sentences, text_datasets, default):
-    """Tokens (M, L) of the reference texts: ``text_datasets`` > random > ``ref_sentences`` > ``default`` (a list).
-    ``ref_sentences`` names a dataset with sentences, or one with classes: its training prompts (Zheng et al., 2023)."""
+    """Return the tokens (M, L) of the reference texts: ``text_datasets`` > random > ``ref_sentences`` >
+    ``default`` (a list). ``ref_sentences`` names a dataset with sentences, or one with classes: its
+    training prompts (Zheng et al., 2023)."""
     if ref_sentences == "random" and not text_datasets:
         return random_tokens(state.model, state.settings.seed)
     if text_datasets:
@@ -260,8 +274,8 @@ def reference_texts(state, ref_sentences, text_datasets, default):
 
 
 class LwF(Distill):
-    """Learning without forgetting (Li and Hoiem, 2016) for CLIP: the teacher is the model as it entered the task, on
-    the task's own images and prompts."""
+    """Learning without forgetting (Li and Hoiem, 2016) for CLIP: the teacher is the model at the start of
+    the task, on the task's own images and prompts."""
 
     all_used = True
 
@@ -275,9 +289,11 @@ class LwF(Distill):
 
 
 class ZSCL(Distill):
-    """ZSCL (Zheng et al., 2023, arXiv:2303.06628): the teacher is zero-shot CLIP, or ``ref_model``, or with
-    ``ref_wise`` (1 - a) zero-shot + a weights at load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``, or a
-    seeded ``ref_size`` of them."""
+    """ZSCL (Zheng et al., 2023, arXiv:2303.06628).
+
+    The teacher is zero-shot CLIP, or ``ref_model``, or with ``ref_wise`` (1 - a) zero-shot + a weights at
+    load, a = ``ref_wise_alpha``; on the images of ``ref_dataset``, or a seeded subset of ``ref_size``.
+    """
 
     all_used = True
 
@@ -292,13 +308,13 @@ class ZSCL(Distill):
         reference = state.open_task(self.ref_dataset)
         if self.alpha:
             teacher, zeroshot = state.frozen(), state.zeroshot(self.ref_model).state_dict()
-            interpolate_(teacher, {**teacher.state_dict(), **zeroshot}, self.alpha)  # a head is no teacher
+            interpolate_(teacher, {**teacher.state_dict(), **zeroshot}, self.alpha)  # the teacher has no head
             teacher = state.lowered(teacher)
         else:
             teacher = state.zeroshot_teacher(self.ref_model)
         images = reference.reference_split
         if self.ref_size is not None:
-            seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same ones in every task
+            seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same in every task
             images = images.subset(sorted(order_of_epoch(len(images), seed, 0)[:self.ref_size]))
         texts = reference_texts(state, self.ref_sentences, self.text_datasets, reference.prompts())
         return Reference(teacher, images, texts)

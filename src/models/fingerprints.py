@@ -1,4 +1,4 @@
-"""Digests of weights, made where they are."""
+"""Digests of weights, computed on their device."""
 
 import functools
 import hashlib
@@ -6,14 +6,14 @@ import itertools
 
 import torch
 
-WITHOUT_TEXT = ("visual.", "head.", "logit_scale")  # of a CLIP: what no text feature depends on
-CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor that are summed at a time; a CPU keeps fewer in its cache
+WITHOUT_TEXT = ("visual.", "head.", "logit_scale")  # tensors of a CLIP that text features do not depend on
+CHUNK, CHUNK_OF_CPU = 2 ** 20, 2 ** 16  # words of a tensor summed at a time; a CPU's cache holds fewer
 WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # a value's bits as integers, by its bytes
 
 
 def text_fingerprint(model, modules=()):
-    """A digest of all that a model's text features depend on: architecture and the bits of every tensor, those of
-    ``modules`` in its towers too."""
+    """Return a digest of all that a model's text features depend on: the architecture and the bits of every
+    tensor, including those of ``modules`` in its towers."""
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
     text = [(name, tensor) for name, tensor in tensors if not name.startswith(WITHOUT_TEXT)]
     beside = [(f"{number}.{name}", tensor) for number, module in enumerate(modules)
@@ -23,11 +23,11 @@ def text_fingerprint(model, modules=()):
 
 @torch.no_grad()
 def fingerprint(named, more=""):
-    """[(name, tensor)], all on one device, and a text -> a digest in hex.
+    """Return a hex digest of [(name, tensor)], all on one device, and a text ``more``.
 
-    Of each chunk of a tensor's bits, words w_i of 32, counts sum_i m_i w_i modulo 2^64 with random odd m_i: no change
-    of one word keeps it, and a change of several does with probability 2^-32 at most. The sums are made where the
-    tensors are, and the host waits once, for all of them.
+    For each chunk of a tensor's bits, as 32-bit words w_i, it takes sum_i m_i w_i modulo 2^64 with random
+    odd m_i: any change of one word changes the sum, and a change of several words keeps it with probability
+    at most 2^-32. The sums are computed on the device, and the host waits once for all of them.
     """
     digest, sums = hashlib.blake2b(more.encode(), digest_size=16), []
     for name, tensor in named:
@@ -38,7 +38,7 @@ def fingerprint(named, more=""):
 
 
 def _sums(tensor):
-    """[scalar] of each chunk of a tensor's bits."""
+    """Return one scalar per chunk of a tensor's bits."""
     multipliers = _multipliers(tensor.device)
     words = tensor.contiguous().flatten().view(WORD[tensor.element_size()])
     return [(part * multipliers[:len(part)]).sum() for part in words.split(len(multipliers))]
@@ -46,8 +46,11 @@ def _sums(tensor):
 
 @torch.no_grad()
 def digests(tensors):
-    """Tensors, all on one device -> a number of each, to see which of them change: sum_r m_r (sum of the words of row
-    r), with random odd m_r. One pass at the speed of memory; only an exchange within a row keeps it."""
+    """Return one number per tensor, all on one device, to detect which tensors change.
+
+    The number is sum_r m_r (sum of the words of row r), with random odd m_r. It takes one pass at memory
+    speed; only an exchange within a row goes undetected.
+    """
     return torch.stack([_of_rows(tensor) for tensor in tensors]).tolist()
 
 
@@ -60,7 +63,7 @@ def _of_rows(tensor):
 
 @functools.cache
 def _multipliers(device):
-    """Odd 64-bit integers, one a word of a chunk, the same in every process."""
+    """Return odd 64-bit integers, one per word of a chunk, the same in every process."""
     count = CHUNK_OF_CPU if device.type == "cpu" else CHUNK
     drawn = torch.randint(-2 ** 63, 2 ** 63 - 1, (count,), generator=torch.Generator().manual_seed(0))
     return (drawn | 1).to(device)

@@ -1,4 +1,5 @@
-"""Gradient projection: GradientTracker takes snapshots, and keeps training out of the span of earlier ones."""
+"""Gradient projection: GradientTracker takes snapshots of gradients and keeps training out of the span of
+earlier ones."""
 
 import math
 
@@ -12,10 +13,11 @@ STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def tracked_parameters(model):
-    """{name: parameter} of the weights of attention, MLP and layer norms, and of a ResNet's convolutions, batch norms
-    and attention pool, that require grad. No biases, embeddings, output projections, logit scale or classifiers."""
+    """Return {name: parameter} of the trainable weights of attention, MLP and layer norms, and of a
+    ResNet's convolutions, batch norms and attention pool. Biases, embeddings, output projections, the logit
+    scale and classifiers are not tracked."""
     parameters = dict(model.named_parameters())
-    # What is called weight within the towers is all of these and one more: visual.conv1 is a convolution of a ResNet,
+    # Tensors called weight within the towers are all of these and one more: visual.conv1 is a convolution in a ResNet,
     # but in a ViT, which also has a class embedding, it embeds the patches.
     patches = "visual.conv1.weight" if "visual.class_embedding" in parameters else None
     return {name: value for name, value in parameters.items() if value.requires_grad and name != patches
@@ -23,28 +25,33 @@ def tracked_parameters(model):
 
 
 class GradientTracker(Hooks):
-    """Orthogonal gradient projection: training moves no weight within the span of earlier tasks' gradients.
+    """Orthogonal gradient projection: training does not move any weight within the span of earlier tasks'
+    gradients.
 
-    The idea is orthogonal gradient descent (Farajtabar et al., 2020, arXiv:1910.07104), the span is another: here it
-    is that of **gradients of the training loss**, all hooks' terms together, taken during the run, tensor by tensor.
-    Theirs is that of the gradients of the model's logits at the optimum, over all parameters as one vector, and only
-    theirs keeps the old outputs to first order.
+    The idea is orthogonal gradient descent (Farajtabar et al., 2020, arXiv:1910.07104), with another span.
+    Here it is the span of **gradients of the training loss**, all hooks' terms together, taken during the
+    run, tensor by tensor. In the paper it is the span of the gradients of the model's logits at the
+    optimum, over all parameters as one vector; only that one preserves the old outputs to first order.
 
-    ``orthogonal_gradients`` n: take n snapshots of the gradient, before the projection, in the middles of n equal
-    parts of the run, and make a basis of them at the end. ``orthogonal_gradients_path``: project off the basis, or the
-    raw snapshots, of this file. With both the file's basis grows by the new snapshots.
+    ``orthogonal_gradients`` n: take n snapshots of the gradient, before the projection, in the middles of n
+    equal parts of the run, and build a basis from them at the end. ``orthogonal_gradients_path``: project
+    off the basis, or the raw snapshots, of this file. With both, the file's basis grows by the new
+    snapshots.
 
-    ``orthogonal_target``: "gradient" projects the current gradient before each step, "update" the weights' movement as
-    well. A projected gradient does not give a projected update under AdamW: its division by the root of the second
-    moment scales each coordinate differently, which turns the step back into the span, and weight decay moves along
-    the weights. (Momentum alone would not: a sum of projected gradients is projected. Clipping neither.) What is
-    projected is the movement since the weights at load, which in exact arithmetic is the same as to project each
-    step; step by step the rounding of fp32 weights adds up, to 2.5e-2 of the movement after 300 steps of lr 1e-6.
+    ``orthogonal_target``: "gradient" projects the current gradient before each step, "update" also projects
+    the weights' movement. Under AdamW a projected gradient does not give a projected update: dividing by
+    the root of the second moment scales each coordinate differently, which turns the step back into the
+    span, and weight decay moves along the weights. (Momentum alone would not: a sum of projected gradients
+    is projected. Neither would clipping.) The projected movement is measured from the weights at load,
+    which in exact arithmetic equals projecting each step; step by step, the rounding of fp32 weights adds
+    up to 2.5e-2 of the movement after 300 steps at lr 1e-6.
 
-    ``orthogonal_energy``: share of squared singular values that a basis holds. ``orthogonal_dtype``: fp32, fp16 or
-    bf16, of the file. ``orthogonal_budget`` in GiB, of the file: above it, the rows of the lowest energies are dropped.
+    ``orthogonal_energy``: share of squared singular values that a basis holds. ``orthogonal_dtype``: fp32,
+    fp16 or bf16, of the file. ``orthogonal_budget``: GiB of the file; above it, rows with the lowest
+    energies are dropped.
 
-    In memory the bases are fp32, stacked by equal shapes; those for which a CUDA device has no room stay on the host.
+    In memory the bases are fp32, stacked by equal shapes; those that do not fit on a CUDA device stay on
+    the host.
     """
 
     data = "both"
@@ -70,18 +77,18 @@ class GradientTracker(Hooks):
             self.steps = snapshot_steps(self.count, state.settings.iterations)
             self.snapshots = {name: [] for name in tracked_parameters(state.model)}
             if not self.snapshots:
-                raise UserError(f"--orthogonal-gradients {self.count}: nothing that it tracks is trained here (weights "
-                                "of attention, MLP, norms and convolutions); leave it out")
+                raise UserError(f"--orthogonal-gradients {self.count}: none of the tensors it tracks is trained here "
+                                "(weights of attention, MLP, norms and convolutions); leave it out")
 
     def copies(self):
         return {"gradient basis": [self.old, self.protected], "weights at load": self.start}
 
     def earlier(self):
-        """{name: {"basis": (k, numel), "energy": (k,)}} to project off and to extend."""
+        """Return {name: {"basis": (k, numel), "energy": (k,)}} to project off and to extend."""
         return read_gradients(self.path, self.energy)
 
     def _grouped(self, model):
-        """BasisGroups of what the file protects and is trained."""
+        """Return BasisGroups of the trained tensors that the file protects."""
         parameters = dict(model.named_parameters())
         wrong = [f"{name} ({entry['basis'].shape[1]} values, "
                  f"the model {parameters[name].numel() if name in parameters else 'has none'})"
@@ -111,7 +118,7 @@ class GradientTracker(Hooks):
             group.project([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights])
 
     def _take(self, parameters):
-        """A snapshot; where loss scaling made the gradient overflow, the next step's is taken instead."""
+        """Take a snapshot; if loss scaling made the gradient overflow, the next step takes it instead."""
         rows = {name: torch.zeros_like(parameters[name]) if parameters[name].grad is None else parameters[name].grad
                 for name in self.snapshots}
         if all(bool(row.isfinite().all()) for row in rows.values()):
@@ -140,7 +147,7 @@ class GradientTracker(Hooks):
             rows = torch.stack(rows).to(none.device) if rows else none                   # (m, numel)
             old = {key: value.to(none.device) for key, value in old.items()}
             self.basis[name] = self._stored(chained(old, rows, self.energy))
-        self.snapshots = {}  # only now: an interruption while bases are made still leaves them all in the raw file
+        self.snapshots = {}  # only now, so that an interruption while building bases leaves them all in the raw file
         if self.budget is not None:
             self.basis, dropped = within_budget(self.basis, self.budget * 2 ** 30)
             if dropped:
@@ -149,13 +156,13 @@ class GradientTracker(Hooks):
         print(f"gradient basis: {len(shapes)} tensors, {size(shapes, self.stored.itemsize)} in {self.dtype}")
 
     def _stored(self, entry):
-        """Copied: a view would take its whole stack along into the file."""
+        """Copy an entry for storage: a view would drag its whole stack into the file."""
         return {"basis": entry["basis"].to("cpu", self.stored, copy=True),
                 "energy": entry["energy"].to("cpu", torch.float32)}
 
     def files(self, finished):
-        """{file name with a place for the task's: content}: the basis of a finished task, if snapshots were asked
-        for; the snapshots so far of an interrupted one."""
+        """Return {file name with {task} in it: content}: the basis of a finished task, if snapshots were
+        requested; the snapshots so far of an interrupted one."""
         if finished:
             return {"grad_{task}.pth": self.basis, "grad_{task}.raw.pth": None} if self.count else {}
         raw = {name: {"snapshots": torch.stack(rows)} for name, rows in self.snapshots.items() if rows}
@@ -170,14 +177,14 @@ class GradientTracker(Hooks):
 
 
 def snapshot_steps(count, iterations):
-    """The steps, from 0, in the middles of ``count`` equal parts of the run; all steps where there are fewer."""
+    """Return the steps, from 0, in the middles of ``count`` equal parts of the run; all steps if there are fewer."""
     if count > iterations:
-        print(f"note: --orthogonal-gradients {count}: the run has {iterations} steps; one snapshot is taken at each")
+        print(f"note: --orthogonal-gradients {count}: the run has only {iterations} steps; taking one snapshot at each")
     count = min(count, iterations)
     return [(2 * index + 1) * iterations // (2 * count) for index in range(count)]
 
 
 def size(shapes, itemsize):
-    """{name: (k, numel)} and bytes of a value -> rows and bytes in words."""
+    """Return rows and MiB in words, from {name: (k, numel)} and bytes per value."""
     return (f"{sum(count for count, _ in shapes.values())} rows, "
             f"{sum(map(math.prod, shapes.values())) * itemsize / 2 ** 20:.1f} MiB")

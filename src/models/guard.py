@@ -10,15 +10,15 @@ from src.errors import UserError
 class FiniteLosses:
     """Stops a run on a non-finite loss, before it reaches the weights.
 
-    Where reading a value waits for the device, a flag there makes the fused optimiser skip the step, and the host reads
-    the value one step later.
+    On a device where reading a value waits, a flag on the device makes the fused optimiser skip the step,
+    and the host reads the value one step later.
     """
 
     def __init__(self, state):
         self.state, self.waits, self.before = state, state.device.waits, None
 
     def watch(self, losses):
-        """The named terms of the step under way."""
+        """Check the named terms of the current step."""
         if not losses:
             return
         values = torch.stack([value.detach().float() for value in losses.values()])
@@ -32,7 +32,7 @@ class FiniteLosses:
             self.state.optimizer.found_inf = (~values.isfinite().all()).float()
 
     def end(self):
-        """Of the last step."""
+        """Check the last step."""
         if self.before:
             self._check(*self.before)
 
@@ -40,6 +40,6 @@ class FiniteLosses:
         numbers = values()
         if not all(map(math.isfinite, numbers)):
             terms = ", ".join(f"{name} {number:g}" for name, number in zip(names, numbers, strict=True))
-            raise UserError(f"step {step + 1} of {self.state.settings.iterations}: the loss is no finite number "
-                            f"({terms}); what was saved before is untouched. Lower --lr, give --max-grad-norm or "
+            raise UserError(f"step {step + 1} of {self.state.settings.iterations}: the loss is not finite "
+                            f"({terms}); saved files are untouched. Lower --lr, give --max-grad-norm or "
                             "--precision fp32")

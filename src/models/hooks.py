@@ -17,27 +17,32 @@ if TYPE_CHECKING:  # for annotations: at run time a table of methods imports nei
 
 
 class Hooks:
-    """Five moments of a task, all no-ops, and the seams through which evaluation and the next task see a method.
+    """Five moments of a task, all no-ops by default, and the interfaces through which evaluation and the
+    next task use a method.
 
     The loop owns the optimiser and sums the named terms; a hook never steps and never logs by itself
     (``state.metrics[name] = detached tensor`` is logged, never summed).
 
-    ``data``: what it can train on, "classes", "pairs" (of images and texts) or "both". A run on other data is refused.
+    ``data``: what it can train on, "classes", "pairs" (of images and texts) or "both". A run on other data
+    is refused.
 
-    ``other_terms``: the names of terms that are not means over the rows of the task's batch, such as those of reference
-    images, penalties and sums. ``all_used`` promises that every trained parameter has a gradient in every step, so that
-    several processes need not search for those without; a subclass has to promise it again.
+    ``other_terms``: names of terms that are not means over the rows of the task's batch, such as terms on
+    reference images, penalties and sums.
 
-    ``averaged`` promises that the module of ``build`` may be averaged and merged like the weights of CLIP; else --we,
-    --we-wise, --moving-avg and --wise-merge are refused beside it. A subclass has to promise it again.
+    ``all_used`` promises that every trained parameter gets a gradient in every step, so that DDP need not
+    search for unused ones. A subclass must repeat the promise.
 
-    ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and ``end``
-    (``state.once``), and of the other moments none comes. Once hooks have begun, no parameter of the model asks for a
-    gradient; --iterations, --epochs and --lr are not needed.
+    ``averaged`` promises that the module from ``build`` may be averaged and merged like the weights of
+    CLIP; otherwise --we, --we-wise, --moving-avg and --wise-merge are refused with it. A subclass must
+    repeat the promise.
 
-    ``scores_features`` promises that ``scores`` looks at images through ``image_features(state.final_model, images)``
-    alone, so that features stand in for images later (--keep-features). A subclass with other ``scores`` has to promise
-    it again.
+    ``closed_form``: the method has no optimiser and takes no step. It passes over the data in ``begin`` and
+    ``end`` (``state.once``); the other moments never come. After ``begin`` no parameter of the model
+    requires a gradient; --iterations, --epochs and --lr are not needed.
+
+    ``scores_features`` promises that ``scores`` reads images only through
+    ``image_features(state.final_model, images)``, so that features can replace images later
+    (--keep-features). A subclass with other ``scores`` must repeat the promise.
     """
 
     data: str = "classes"
@@ -48,90 +53,99 @@ class Hooks:
     scores_features: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let objects remember what they are made with: one that Python gives as a method is made again for each
-        task."""
+        """Make objects remember their arguments: a method object passed in from Python is rebuilt for each task."""
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = _remembering(cls.__init__)
 
     def build(self, model: CLIP) -> nn.Module | None:
-        """Return a module of the method's own for the CLIP ``model`` (experts, routers, prompts), or None. The method
-        may hold it as well.
+        """Return the method's own module for the CLIP ``model`` (experts, routers, prompts), or None. The
+        method may keep a reference to it.
 
-        It trains, is saved and resumes beside the CLIP, and never becomes a part of it. Where parts of it go into the
-        towers, it says so by ``places`` (``src.models.attached``). Built from keywords and from what ``load_carry``
-        gave, before ``begin`` and for every evaluation; its tensors of the checkpoint come after.
+        It trains, is saved and resumes beside the CLIP, and never becomes a part of it. If parts of it go
+        into the towers, the module says where with ``places`` (``src.models.attached``). It is built from
+        keywords and from what ``load_carry`` received, before ``begin`` and for every evaluation; tensors
+        of the checkpoint are loaded into it afterwards.
         """
         return None
 
     def begin(self, state: TrainingState) -> None:
-        """Before the optimiser is built: may freeze parameters, let the module of ``build`` grow, make teachers,
-        anchors and streams."""
+        """Prepare a task, before the optimiser is built: freeze parameters, grow the module from ``build``,
+        create teachers, anchors and streams."""
 
     def groups(self, state: TrainingState) -> list[dict[str, Any]] | None:
-        """Groups of the optimiser, [{"params", "lr", "weight_decay"}], or None for one group of all that trains; called
-        after ``begin``. Without "lr" a group has --lr, without "weight_decay" --wd. The schedule scales each group's
-        rate. Several hooks may give some; then each parameter that trains must be in exactly one group."""
+        """Return the optimiser's groups, [{"params", "lr", "weight_decay"}], or None for one group of all
+        that trains.
+
+        Called after ``begin``. "lr" defaults to --lr, "weight_decay" to --wd. The schedule scales each
+        group's rate. Several hooks may return groups; then each parameter that trains must be in exactly
+        one.
+        """
         return None
 
     def losses(self, state: TrainingState, batch: Batch) -> dict[str, Tensor]:
-        """{name: scalar tensor}, already weighted. The same name from two hooks is an error. Where only a head trains a
-        batch has features instead of images: ``modeling.batch_features`` takes either.
+        """Return {name: scalar tensor}, already weighted. The same name from two hooks is an error. If only
+        a head trains, a batch has features instead of images: ``modeling.batch_features`` accepts either.
 
-        Of several processes each has its own rows of the batch, and the step is the mean of their losses: a mean over
-        rows needs no care, a sum is to be multiplied by ``state.world.size``, and what couples rows takes
-        ``state.world.gather(features)``, those of all processes, with gradient.
+        With several processes, each has its own rows of the batch, and the step uses the mean of their
+        losses: a mean over rows needs no care, a sum must be multiplied by ``state.world.size``, and a term
+        that couples rows uses ``state.world.gather(features)``, the features of all processes, with
+        gradient.
 
-        The last batch of an epoch has fewer rows, and of several processes some may have one row more than others, or
-        none. The loop weighs each term by the process's share of the rows (``batch.weight``), unless ``other_terms``
-        names it; a mean over no rows counts as 0."""
+        The last batch of an epoch has fewer rows, and some processes may then have one row more than
+        others, or none. The loop weights each term by the process's share of the rows (``batch.weight``),
+        unless ``other_terms`` names it; a mean over no rows counts as 0.
+        """
         return {}
 
     def after_backward(self, state: TrainingState) -> None:
-        """Gradients are whole and unscaled here: snapshots and projections."""
+        """Use whole, unscaled gradients: snapshots and projections."""
 
     def after_step(self, state: TrainingState) -> None:
-        """The optimiser has moved the weights: projection of the update, then averages."""
+        """Act on the moved weights: projection of the update, then averages."""
 
     def end(self, state: TrainingState) -> None:
-        """The last step is done: merges, bases, exemplars."""
+        """Finish a task after its last step: merges, bases, exemplars."""
 
     def scores(self, state: TrainingState, images: Tensor,
                spaces: dict[str, list[Classes]]) -> dict[str, Tensor] | None:
-        """Score images (B, 3, R, R) in all label spaces of --label-space, so that one pass through a tower serves them.
+        """Score images (B, 3, R, R) in all label spaces of --label-space, so that one pass through a tower
+        serves them all.
 
-        ``spaces``: {"task": [Classes], "all": [Classes]}, for each label space the datasets whose classes it joins.
-        Return {space: (B, sum of its classes)}; the highest score is the prediction. CLIP, with own modules in its
-        towers, scores the spaces that are left out, and all of them for None; which ones they are must not differ
-        between the batches of a dataset.
+        ``spaces``: {"task": [Classes], "all": [Classes]}, for each label space the datasets whose classes
+        it joins. Return {space: (B, sum of its classes)}; the highest score is the prediction. CLIP, with
+        own modules in its towers, scores the spaces that are left out, or all of them for None; which ones
+        must not change between the batches of a dataset.
 
-        ``state.final_model`` is the CLIP that is scored. Under --eval-only a state has only that, its device and own
-        modules. Add-ons must not define it: they are not there in an evaluation."""
+        ``state.final_model`` is the CLIP to score with. Under --eval-only, ``state`` has only that, its
+        device and own modules. Add-ons must not define this: they are absent in an evaluation.
+        """
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume inside the task needs."""
+        """Return what an exact resume inside the task needs."""
         return {}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restores what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
 
     def copies(self) -> dict[str, Any]:
-        """{what they are: modules, or {name: tensor}} of the copies of weights, and of other large tensors, that the
-        hook holds once it has begun: for the line "memory:" and the record of a run, which count what is named here."""
+        """Return {description: modules, or {name: tensor}} of the copies of weights and other large tensors
+        that the hook holds after ``begin``. The line "memory:" and the run's record count what is listed
+        here."""
         return {}
 
     def files(self, finished: bool) -> dict[str, Any]:
-        """{name with {task} in it: tensors and plain types} to keep in files beside the checkpoint, None for one that
-        goes; ``finished`` is False after an interruption."""
+        """Return {name with {task} in it: tensors and plain types} to keep in files beside the checkpoint;
+        None deletes a file. ``finished`` is False after an interruption."""
         return {}
 
     def carry(self) -> dict[str, Any]:
-        """What the next task or inference needs: tensors and plain types only."""
+        """Return what the next task or inference needs: tensors and plain types only."""
         return {}
 
     def load_carry(self, content: dict[str, Any]) -> None:
-        """Takes over what the previous task's ``carry`` returned."""
+        """Restore what the previous task's ``carry`` returned."""
 
 
 def _remembering(init: Callable[..., None]) -> Callable[..., None]:
@@ -143,21 +157,21 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def scores_by_itself(kind: type) -> bool:
-    """Whether a class of hooks changes what CLIP scores: by a module of its own, or by ``scores``."""
+    """Return whether a hook class changes what CLIP scores: by its own module, or by ``scores``."""
     return any(getattr(kind, seam, plain) is not plain for seam, plain in
                (("build", Hooks.build), ("scores", Hooks.scores)))
 
 
 def scores_features(kind: type) -> bool:
-    """Whether what a class of hooks scores can be had again from features: by plain CLIP, or by promise of the class
-    that defines ``scores``."""
+    """Return whether the scores of a hook class can be reproduced from features: if plain CLIP scores, or
+    if the class that defines ``scores`` promises it."""
     owner = next(base for base in kind.__mro__ if "scores" in vars(base))
     return owner is Hooks or bool(vars(owner).get("scores_features", False))
 
 
 def named(hooks: Sequence[Hooks]) -> dict[str, Hooks]:
-    """{name: hook}, under which resume points and checkpoints keep what is theirs: that of the class, with its module
-    where two are called alike."""
+    """Return {name: hook}, the names under which resume points and checkpoints store a hook's content: its
+    class name, with the module if two classes share one."""
     alike = Counter(type(hook).__name__ for hook in hooks)
     return {_name(type(hook), alike[type(hook).__name__] > 1): hook for hook in hooks}
 
@@ -167,11 +181,11 @@ def _name(kind: type[Hooks], qualified: bool) -> str:
 
 
 def kept_for(content: Mapping[str, Any], name: str) -> Any:
-    """What ``content`` {name of a hook: anything} has for the hook of a name, by the bare name of its class where the
-    full one is missing; {} without."""
+    """Return what ``content`` {hook name: anything} holds for a hook, falling back to the bare class name;
+    {} if nothing."""
     return content.get(name, content.get(name.rpartition(".")[2], {}))
 
 
 def promises(hook: Hooks, name: str) -> bool:
-    """Whether a hook's very class says True: what a class promises, a subclass may break."""
+    """Return whether a hook's own class says True: a subclass may break what a base class promises."""
     return bool(vars(type(hook)).get(name, False))

@@ -13,12 +13,14 @@ from src.models.modeling import ClassificationHead, tokens_of
 
 
 class ICaRL(Distill):
-    """From the second task on, one batch of exemplars a step gives "replay", each exemplar's cross-entropy over its own
-    dataset's classes, and the distillation of the model as it entered the task over the prompts of the earlier tasks.
+    """From the second task on, each step also takes one batch of exemplars. It gives "replay", each
+    exemplar's cross-entropy over its own dataset's classes, and distillation from the model at the start of
+    the task, over the prompts of the earlier tasks.
 
-    ``memory_size`` exemplars in all are shared evenly over the classes seen so far. The memory holds no pixels but
-    {source, train_data, size, classes: a number made of their names, exemplars: one tensor of training indices a class,
-    in the order of herding}. Prediction is by the text classifier, not by the nearest mean of exemplars.
+    ``memory_size`` exemplars in all are shared evenly over the classes seen so far. The memory holds
+    indices, not pixels: {source, train_data, size, classes: a hash of their names, exemplars: one tensor of
+    training indices per class, in herding order}. Prediction uses the text classifier, not the nearest mean
+    of exemplars.
     """
 
     other_terms = (*Distill.other_terms, "replay")
@@ -29,12 +31,13 @@ class ICaRL(Distill):
         self.memory_size, self.replay_weight, self.memory = memory_size, replay_weight, []
 
     def begin(self, state):
-        self.memory = [entry for entry in self.memory if entry["source"] != state.source]  # a task met again is redrawn
+        self.memory = [entry for entry in self.memory if entry["source"] != state.source]  # redraw a task trained again
         self.quota = self.memory_size // (len(state.task.classnames) + sum(len(entry["exemplars"])
                                                                            for entry in self.memory))
         if not self.quota:
-            raise UserError(f"--memory-size {self.memory_size}: less than one exemplar for each class seen so far")
-        if not self.memory:  # nothing to keep yet: plain fine-tuning
+            raise UserError(f"--memory-size {self.memory_size}: less than one exemplar for each class seen so far; "
+"give a larger one")
+        if not self.memory:  # first task: plain fine-tuning
             Finetune.begin(self, state)
             return
         self.tasks = [_reopened(state, entry) for entry in self.memory]
@@ -79,12 +82,12 @@ class ICaRL(Distill):
 
 
 def herding(features, count):
-    """Indices of up to ``count`` rows, (N, D) L2-normalised: each pick brings the mean of the picked ones closest to
-    the mean of all (algorithm 4 of the paper). The first picks of a longer list are those of a shorter one."""
+    """Return the indices of up to ``count`` rows of (N, D), L2-normalised: each pick brings the mean of the
+    picks closest to the mean of all (algorithm 4 of the paper). A shorter list is a prefix of a longer one."""
     mean, total = features.mean(dim=0), features.new_zeros(features.shape[1])               # (D,)
     taken, chosen = features.new_zeros(len(features)), []
     for picked in range(1, min(count, len(features)) + 1):
-        # Rows have length 1, so the least |mean - (total + row) / picked| is where row . (picked mean - total) is most.
+        # Rows have length 1, so |mean - (total + row) / picked| is least where row . (picked mean - total) is largest.
         best = (features @ (picked * mean - total) + taken).argmax()                        # (N, D) x (D,) -> (N,)
         taken[best] = -torch.inf
         total = total + features[best]
@@ -93,7 +96,7 @@ def herding(features, count):
 
 
 def exemplar_split(memory, tasks):
-    """The exemplars of all earlier tasks as one Split; labels count through the classes of all of them."""
+    """Return the exemplars of all earlier tasks as one Split; labels run through the classes of all of them."""
     found, labels, first = [], [], 0
     for entry, task in zip(memory, tasks, strict=True):
         split = task.split("train")
@@ -105,12 +108,12 @@ def exemplar_split(memory, tasks):
 
 
 def _drawn_from(task):
-    """What tells the training images of a Task, and its classes in their order, from others."""
+    """Return what identifies the training images of a Task and its classes in order."""
     return {"train_data": task.train_data, "size": len(task.split("train")), "classes": seed_of(*task.classnames)}
 
 
 def _reopened(state, entry):
-    """The Task that exemplars were drawn from, as it was then."""
+    """Return the Task that exemplars were drawn from. Raise UserError if its data has changed."""
     task = state.open_task(entry["source"], trained=True)
     now = _drawn_from(task)
     if any(entry[key] != value for key, value in now.items()):
@@ -123,7 +126,8 @@ def _reopened(state, entry):
 
 
 def _class_scores(state, entry, task):
-    """(B, D) -> (B, C): the linear head that the task left, as it is scored by it, or its prompts."""
+    """Return a task's classifier, (B, D) -> (B, C): the linear head it left if it is scored by one, else
+    its prompts."""
     file = stem(entry["source"])
     head = state.heads.get(file)
     if head is None or other_classes(state.history, file, task.classnames):

@@ -1,5 +1,5 @@
-"""InfLoRA (Liang and Li, 2024, arXiv:2404.00228): W + s B A with a frozen A, so that a task moves k and v only along
-those of its inputs that no earlier task needs. The formulas and their sources: docs/methods/inflora.md."""
+"""InfLoRA (Liang and Li, 2024, arXiv:2404.00228): W + s B A with a frozen A, so that a task moves k and v
+only along those of its inputs that no earlier task needs. Formulas and sources: docs/methods/inflora.md."""
 
 import math
 
@@ -12,18 +12,19 @@ from src.models.finetune import Finetune
 from src.models.taps import Moments, is_of_images, uncut_tokens
 from src.models.wrapped import Pair, attention_sites, note_few, towers_in_words, wrap
 
-ALPHA = 2.0  # of the scale ALPHA / sqrt(rank) that the port to CLIP has
-PROTECTED = ("k", "v")  # the projections whose A is made of what they are given; that of q and o is drawn
+ALPHA = 2.0  # the port to CLIP scales by ALPHA / sqrt(rank)
+PROTECTED = ("k", "v")  # projections whose A is computed from their inputs; that of q and o is drawn
 
 
 class InfLoRA(Finetune):
-    """Trains B (out, r) of W + s B A. At k and v of a block A (r, in) holds the leading directions of the task's inputs
-    outside of those that earlier tasks need; at q and o it is drawn.
+    """Trains B (out, r) of W + s B A. At k and v of a block, A (r, in) holds the leading directions of the
+    task's inputs outside those that earlier tasks need; at q and o it is drawn.
 
-    ``inflora_sites``: some of q, k, v, o. ``inflora_memory``: "gpm" keeps a basis of what is protected, "dualgpm" from
-    half of the width on one of what is allowed. ``inflora_energy`` of the first task and ``inflora_energy_step`` more
-    of each later one: the share of the inputs' energy that is protected. ``inflora_statistics``: "code" counts the
-    inputs of the training steps too, under dropout.
+    ``inflora_sites``: some of q, k, v, o. ``inflora_memory``: "gpm" keeps a basis of the protected
+    directions; "dualgpm" switches to a basis of the allowed ones once half of the width is protected.
+    ``inflora_energy``: share of the inputs' energy that is protected by the first task; each later task
+    protects ``inflora_energy_step`` more. ``inflora_statistics``: "code" also counts the inputs of the
+    training steps, under dropout.
     """
 
     all_used = True
@@ -36,7 +37,7 @@ class InfLoRA(Finetune):
         self.scale = ALPHA / math.sqrt(inflora_rank) if inflora_scale is None else inflora_scale
         self.dual, self.energy, self.energy_step = inflora_memory == "dualgpm", inflora_energy, inflora_energy_step
         self.counts_steps, self.step, self.steps = inflora_statistics == "code", None, {}
-        self.tasks, self.bases, self.allowed = 0, {}, set()  # {attention: (d, m)}; those whose basis is what is allowed
+        self.tasks, self.bases, self.allowed = 0, {}, set()  # {attention: (d, m)}; whose basis is of what is allowed
 
     def begin(self, state):
         weights = attention_sites(state.model, "inflora", self.sites)
@@ -72,20 +73,20 @@ class InfLoRA(Finetune):
             self.steps[name] += moment
 
     def end(self, state):
-        model = state.model if self.counts_steps else state.final_model  # the live one drops in training mode
+        model = state.model if self.counts_steps else state.final_model  # the live model is under dropout
         share = min(1.0, self.energy + self.tasks * self.energy_step)
         for name, moment in self._inputs(state, model, "inputs after").items():
             if self.counts_steps:
                 moment = moment + self.steps[name].to(moment)
             self.remember(name, moment, share)
             basis = self.bases[name].to(state.model.logit_scale.dtype)
-            self.bases[name] = basis.clone(memory_format=torch.contiguous_format)  # not a part of a larger tensor
+            self.bases[name] = basis.clone(memory_format=torch.contiguous_format)  # not a view of a larger tensor
         self.tasks += 1
 
     # -- factors -------------------------------------------------------------------------------------------------------
 
     def _directions(self, state):
-        """{attention: A (r, d)} of k and v. Print a note if fewer than r directions are left."""
+        """Return {attention: A (r, d)} for k and v. Print a note if fewer than r directions are left."""
         found, like = {}, state.model.logit_scale
         for name, moment in self._inputs(state, state.model, "inputs before").items():
             found[name] = state.world.of_first(self.directions(name, moment).to(like))
@@ -95,8 +96,9 @@ class InfLoRA(Finetune):
         return found
 
     def directions(self, name, moment):
-        """C (d, d) of an attention -> A (r, d): the leading left singular vectors of what of C is free, over sqrt(3).
-        Rows for which none is left are zero; their columns of B have no gradient and stay zero."""
+        """Return A (r, d) of an attention from C (d, d): the leading left singular vectors of the free part
+        of C, over sqrt(3). Rows beyond the available directions are zero; their columns of B get no
+        gradient and stay zero."""
         vectors, values, _ = svd(self.free(name, moment))
         rows = vectors[:, values > ROUNDING * values[0]][:, :self.rank].mT
         A = moment.new_zeros(self.rank, len(moment))
@@ -104,14 +106,14 @@ class InfLoRA(Finetune):
         return A
 
     def free(self, name, moment):
-        """C (d, d) of an attention -> what of it no earlier task protects."""
+        """Return the part of an attention's C (d, d) that no earlier task protects."""
         if name not in self.bases:
             return moment
         basis = self.bases[name].to(moment)
         return basis @ (basis.mT @ moment) if name in self.allowed else without(basis, moment)
 
     def _drawn(self, state, site, weight):
-        """A (r, in) as LoRA starts, on the host, so that a seed means the same on every device."""
+        """Draw A (r, in) as LoRA does, on the host, so that a seed means the same on every device."""
         A = torch.empty(self.rank, weight.shape[1], dtype=torch.float32)
         generator = torch.Generator().manual_seed(state.seed_of(f"factor of {site}"))
         return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
@@ -122,20 +124,21 @@ class InfLoRA(Finetune):
         return Moments(self.widths, state.model.logit_scale)
 
     def _inputs(self, state, model, purpose):
-        """{attention: C (d, d)}, but for a factor, on the host in float64: of the task's images under training crops,
-        and of one prompt a class."""
+        """Return {attention: C (d, d)} up to a factor, on the host in float64: of the task's images under
+        training crops, and of one prompt per class."""
         moments, passed = self._moments(state), ()
         if self.counts_steps or any(map(is_of_images, self.widths)):
             passed = state.once(state.task.split("train"), purpose, state.settings.batch_size, train_transform=True)
         if not self.counts_steps:
             moments.add(model, tokens=self.tokens)
-        for batch in passed:  # with each of which the published loop encodes the prompts again
+        for batch in passed:  # the published loop encodes the prompts again with each batch
             moments.add(model, batch.images, self.tokens if self.counts_steps else None)
         return {name: moment.cpu().double() for name, moment in moments.of_all(state.world).items()}
 
     def remember(self, name, moment, share):
-        """Protect of an attention's C (d, d) as many directions as hold ``share`` of its squared singular values,
-        together with those protected before; in its first task as many as stay below, at least one."""
+        """Protect, of an attention's C (d, d), as many directions as hold ``share`` of its squared singular
+        values together with those protected before; in its first task, as many as stay below that share, at
+        least one."""
         gram, first = moment @ moment.mT, name not in self.bases
         if first:
             energies, vectors = directions(gram)

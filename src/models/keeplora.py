@@ -1,8 +1,9 @@
-"""KeepLoRA (arXiv:2601.19659): low-rank updates outside of the directions that earlier tasks use.
+"""KeepLoRA (arXiv:2601.19659): low-rank updates outside the directions that earlier tasks use.
 
-For each weight W (out, in) of q, k, v and o a basis M (in, m) spans what is protected: leading directions of the weight
-at first, then those of each task's inputs too. A task takes the gradient G at W outside of M, G - G M M^T = U S V^T,
-and trains B of W - s B_0 A + s B A from B_0 = U_r S_r on; A = V_r^T is frozen.
+For each weight W (out, in) of q, k, v and o a basis M (in, m) spans the protected directions: leading
+directions of the weight at first, then those of each task's inputs too. A task projects the gradient G at W
+off M, G - G M M^T = U S V^T, and trains B of W - s B_0 A + s B A, starting at B_0 = U_r S_r; A = V_r^T is
+frozen.
 """
 
 import torch
@@ -18,12 +19,14 @@ from src.models.wrapped import PROJECTIONS, Pair, attention_sites, note_few, pla
 
 
 class KeepLoRA(Finetune):
-    """Fine-tuning of B in W + s B A, for q, k, v and o of both towers; of a ResNet there is only the text tower.
+    """Fine-tuning of B in W + s B A, for q, k, v and o of both towers; with a ResNet, of the text tower
+    only.
 
-    ``keeplora_rank`` r; ``keeplora_alpha``: s = alpha / r. ``keeplora_image_energy``, ``keeplora_text_energy``: the
-    share of its squared singular values below which the directions of a weight stay that are protected before the first
-    task, at least one; ``keeplora_weight_side``: those of its "input" or "output". ``keeplora_feature_energy``: the
-    least share of a task's inputs that is protected after it.
+    ``keeplora_rank`` r; ``keeplora_alpha``: s = alpha / r. ``keeplora_image_energy``,
+    ``keeplora_text_energy``: before the first task, a weight's leading directions are protected as long as
+    they hold less than this share of its squared singular values, at least one; ``keeplora_weight_side``:
+    directions of its "input" or "output". ``keeplora_feature_energy``: the least share of a task's inputs
+    that is protected after it.
     """
 
     all_used = True
@@ -35,7 +38,7 @@ class KeepLoRA(Finetune):
         self.rank, self.scale = keeplora_rank, keeplora_alpha / keeplora_rank
         self.energies = {True: keeplora_image_energy, False: keeplora_text_energy}
         self.feature_energy, self.side = keeplora_feature_energy, keeplora_weight_side
-        self.bases, self.first = {}, []  # {site: (in, m)}, on the host; the sites whose basis this task begins
+        self.bases, self.first = {}, []  # {site: (in, m)}, on the host; sites whose basis starts in this task
 
     @torch.no_grad()
     def begin(self, state):
@@ -55,18 +58,19 @@ class KeepLoRA(Finetune):
                  "change and that are not protected")
 
     def batches(self, state, purpose):
-        """One pass in a drawn order, in full batches; fewer images than one are a batch."""
+        """Pass once over the training images in a drawn order, in full batches; if there are fewer images
+        than one batch, they form one."""
         split, size = state.task.split("train"), state.settings.batch_size
         return state.once(split, purpose, size, shuffle=True, drop_last=len(split) >= size)
 
     def gradients(self, state, weights):
-        """{site: dCE/dW (out, in)}, the mean over the batches of one pass, without autocast and label smoothing; {} in
-        a dry run, which has no batches."""
+        """Return {site: dCE/dW (out, in)}, the mean over the batches of one pass, without autocast and
+        label smoothing; {} in a dry run, which has no batches."""
         model, batches = state.model, 0
-        for name, parameter in model.named_parameters():  # the others are frozen from now on
+        for name, parameter in model.named_parameters():  # freezes all others for the task
             wanted = name.startswith("head.") or ".attn." in name and name.endswith("weight")
             parameter.requires_grad_(parameter.requires_grad and wanted)
-        model.parts = state.settings.grad_accum  # the pass takes the memory of a step
+        model.parts = state.settings.grad_accum  # limits the pass to the memory of a step
         if state.settings.grad_checkpointing:
             recompute_blocks(model)
         with torch.enable_grad(), in_eval_mode(model), no_tf32():
@@ -81,13 +85,13 @@ class KeepLoRA(Finetune):
         return found
 
     def factors(self, site, weight, gradient):
-        """Return the Pair of a weight (out, in). A and B are zero, and stay so, where the gradient has fewer directions
-        outside of the basis: a decomposition gives any there, protected ones too."""
+        """Return the Pair of a weight (out, in). Rank beyond the gradient's directions outside the basis is
+        zero, and stays zero: a decomposition returns arbitrary directions there, protected ones included."""
         A, B = weight.new_zeros(self.rank, weight.shape[1]), weight.new_zeros(len(weight), self.rank)
         if gradient is not None:
             if not gradient.isfinite().all():
                 raise UserError(f"KeepLoRA: the gradient of {site} before the first step is not finite; give other "
-                                "weights (--load)")
+                                "weights with --load")
             if site not in self.bases:
                 self.bases[site] = self.leading_directions(site, weight)
                 self.first.append(site)
@@ -99,8 +103,8 @@ class KeepLoRA(Finetune):
         return Pair(A, nn.Parameter(B), self.scale)
 
     def leading_directions(self, site, weight):
-        """Weight (out, in) -> basis (in, m) of what is protected before the first task. Of a square weight, which all
-        sites have, the output has as many directions."""
+        """Return the basis (in, m) protected before the first task, from a weight (out, in). The "output"
+        side has as many rows, since the weights of all sites are square."""
         U, S, Vh = algebra.svd(weight.cpu().double())
         count = max(1, algebra.leading(S ** 2, self.energies[site.startswith("visual.")]))
         return (U[:, :count] if self.side == "output" else Vh[:count].mT).to(weight.dtype)
@@ -114,12 +118,12 @@ class KeepLoRA(Finetune):
                 self.bases[f"{name}.{part}"] = grown.to(basis.dtype)
 
     def inputs(self, state):
-        """{name of an attention that trained: Gram matrices (in, in) of what q, k and v, and o are given}, on the host,
-        by the weights that are saved.
+        """Return {name of an attention that trained: Gram matrices (in, in) of the inputs of q, k and v,
+        and of o}, on the host, from the weights that are saved.
 
-        In the image tower of F (B L, in), the inputs of the batches of one pass **averaged element by element**, as the
-        authors' code has it: little more than the mean token at each position. In the text tower of the inputs at all
-        positions of the class prompts, padding too.
+        In the image tower they are of F (B L, in), the inputs of the batches of one pass **averaged element
+        by element**, as in the authors' code: little more than the mean token at each position. In the text
+        tower they are of the inputs at all positions of the class prompts, padding included.
         """
         model, totals, grams = state.final_model, {}, {}
         with in_eval_mode(model), no_tf32(), tapped(model) as seen:
@@ -139,7 +143,7 @@ class KeepLoRA(Finetune):
         return grams
 
     def state_dict(self):
-        """A decomposition that is repeated may have other signs."""
+        """Save the bases: a repeated decomposition may have other signs."""
         return {"bases": {site: self.bases[site] for site in self.first}} if self.first else {}
 
     def load_state_dict(self, content):
@@ -156,7 +160,7 @@ class KeepLoRA(Finetune):
 
 
 def gradient_at(model, site):
-    """The gradient (out, in) that backward has left at a site; zeros where it came to no image."""
+    """Return the gradient (out, in) that backward left at a site; zeros if there is none."""
     path, _, part = site.rpartition(".")
     attention = model.get_submodule(path)
     name, rows = place_of(part, attention.out_proj.in_features)
@@ -165,8 +169,8 @@ def gradient_at(model, site):
 
 
 def added_rows(total, rows):
-    """The sum of ``total`` (B, L, in), in place where it is long enough, and ``rows`` (B', L, in), as if the shorter
-    one ended in zeros: any batch, the first one too, may have images that cannot be decoded."""
+    """Add ``rows`` (B', L, in) to ``total`` (B, L, in), in place if it is long enough, as if the shorter
+    one were padded with zeros: any batch, also the first, may contain undecodable images."""
     missing = len(rows) - len(total)
     if missing > 0:
         total = torch.cat([total, total.new_zeros(missing, *total.shape[1:])])
@@ -175,6 +179,7 @@ def added_rows(total, rows):
 
 
 def gram_of(rows):
-    """(B, L, in) -> (in, in) in double precision, on the host where the device has none."""
+    """Return the Gram matrix, (B, L, in) -> (in, in), in double precision; on the host if the device has no
+    float64."""
     rows = algebra.wide(rows).flatten(0, 1)
     return rows.mT @ rows

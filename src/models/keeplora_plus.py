@@ -1,4 +1,4 @@
-"""KeepLoRA+ (arXiv:2601.19659): KeepLoRA with a cosine classifier for each task."""
+"""KeepLoRA+ (arXiv:2601.19659): KeepLoRA with a cosine classifier per task."""
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ HEAD_SCALE = 30.0
 
 
 class KeepLoRAPlus(KeepLoRA):
-    """KeepLoRA, and a head (C, D) for each task, which adds 30 cos(f, w) to CLIP's scores of its classes. It trains
-    with B, from the mean features of the classes on.
+    """KeepLoRA plus a head (C, D) per task, which adds 30 cos(f, w) to CLIP's scores of its classes. It
+    trains together with B, starting at the mean features of the classes.
 
-    A head is found by the class names of the task that an image is of, so it acts in label space task alone: where
-    classes of several tasks compete, CLIP scores by itself.
+    A head is looked up by the class names of the image's task, so it acts in label space task only: where
+    classes of several tasks compete, CLIP scores alone.
     """
 
     all_used = True
@@ -35,7 +35,7 @@ class KeepLoRAPlus(KeepLoRA):
 
     def begin(self, state):
         if state.task.parts:
-            raise UserError("--joint with --method keeplora-plus: a head is found by the class names of one task; "
+            raise UserError("--joint with --method keeplora-plus: a head belongs to the class names of one task; "
                             "leave --joint out, or give --method keeplora")
         super().begin(state)
         self.heads.requires_grad_(False)
@@ -50,8 +50,8 @@ class KeepLoRAPlus(KeepLoRA):
 
     @torch.no_grad()
     def first_head(self, state):
-        """(C, D): the mean of the unit features of each class, as a unit vector; the text feature of a class without an
-        image in the pass."""
+        """Return (C, D), unit rows: the mean of the unit features of each class, or its text feature if the
+        class has no image in the pass."""
         model, names = state.model, state.task.classnames
         sums = model.text_projection.new_zeros(len(names), model.text_projection.shape[1])
         with in_eval_mode(model):
@@ -62,7 +62,7 @@ class KeepLoRAPlus(KeepLoRA):
             empty = ~sums.any(dim=1) & (not state.planned)
             if empty.any():
                 print(f"note: KeepLoRA+: {int(empty.sum())} of {len(names)} classes of {state.task.name} have no image "
-                      "in the full batches of a pass; their weights start at their text features")
+                      "in the full batches of the pass; their weights start at their text features")
                 sums[empty] = constant_text_features(model, tokens_of(model, state.prompts(state.task)))[empty]
         return F.normalize(sums, dim=-1)
 
@@ -85,5 +85,5 @@ class KeepLoRAPlus(KeepLoRA):
 
 
 def cosines(features, head):
-    """30 cos(f, w): (B, D) unit features, (C, D) -> (B, C)"""
+    """Return 30 cos(f, w): (B, D) unit features, (C, D) -> (B, C)."""
     return similarity(features, F.normalize(head, dim=-1), HEAD_SCALE)

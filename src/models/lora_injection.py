@@ -1,8 +1,9 @@
-"""Low-rank adapters on CLIP's transformer blocks (LoRA, Hu et al., 2021, arXiv:2106.09685): by peft, or injected here,
-which adapts q, k and v of the fused projection as well and lets layers share their factors.
+"""Low-rank adapters on CLIP's transformer blocks (LoRA, Hu et al., 2021, arXiv:2106.09685), by peft or by
+our own injection, which also adapts q, k and v of the fused projection and lets layers share factors.
 
-A weight W (out, in) acts as W + (alpha/r) B A with A (r, in) drawn and B (out, r) zero, and itself stays as it is.
-An adapted module holds the one it replaces as ``base_layer``, so that parameter names keep their tower's prefix.
+A weight W (out, in) acts as W + (alpha/r) B A, with A (r, in) drawn and B (out, r) zero, and is itself
+unchanged. An adapted module holds the one it replaces as ``base_layer``, so that parameter names keep their
+tower's prefix.
 """
 
 import copy
@@ -30,20 +31,20 @@ from src.models.wrapped import (
 )
 
 FLAG = "--lora-target-modules"
-merge_lora = merge  # of every wrapped layer; scripts know it by this name
+merge_lora = merge  # merges every wrapped layer; scripts use this name
 
 
 def drawn_pair(weight, r, alpha, generator):
-    """The pair of a weight (out, in): A (r, in) drawn, B (out, r) zero, and (alpha/r) their scale."""
+    """Return the pair of a weight (out, in): A (r, in) drawn, B (out, r) zero, scale alpha/r."""
     out_features, in_features = weight.shape
-    # Drawn on the host in fp32, so that a seed means the same factors on every device and in every precision.
+    # Draw on the host in fp32, so that a seed gives the same factors on every device and in every precision.
     start = torch.empty(r, in_features, dtype=torch.float32, device="cpu")
-    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)  # as peft: U(-1/sqrt(in), 1/sqrt(in))
+    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)  # as in peft: U(-1/sqrt(in), 1/sqrt(in))
     return Pair(nn.Parameter(start.to(weight)), nn.Parameter(weight.new_zeros(out_features, r)), alpha / r)
 
 
 def pairs_of_attention(attention, r, alpha, generator):
-    """{projection: its pair} of q, k, v and o."""
+    """Return {projection: its pair} for q, k, v and o."""
     weights = (*attention.in_proj_weight.detach().chunk(3), attention.out_proj.weight.detach())  # 4 x (W, W)
     return {name: drawn_pair(weight, r, alpha, generator) for name, weight in zip(PROJECTIONS, weights, strict=True)}
 
@@ -52,20 +53,20 @@ def pairs_of_attention(attention, r, alpha, generator):
 
 
 def adaptable_sites(model):
-    """{module name: nn.Linear} of all that adapters can go to in a plain CLIP: ``attn.out_proj``, ``mlp.c_fc`` and
-    ``mlp.c_proj`` of every transformer block of both towers, in the model's order."""
+    """Return {module name: nn.Linear} of all layers of a plain CLIP that can be adapted: ``attn.out_proj``,
+    ``mlp.c_fc`` and ``mlp.c_proj`` of every transformer block of both towers, in the model's order."""
     return {f"{name}.{part}": block.get_submodule(part)
             for name, block in model.named_modules() if isinstance(block, ResidualAttentionBlock)
             for part in ("attn.out_proj", "mlp.c_fc", "mlp.c_proj")}
 
 
 def _select(model, targets, blocks):
-    """The sites that the targets name by their ending, in the model's order, where the weights require a gradient.
-    With ``blocks`` a target may also name the attention block around ``out_proj``."""
+    """Return the sites whose names end in one of the targets, in the model's order, if their weights
+    require a gradient. With ``blocks`` a target may also name the attention block around ``out_proj``."""
     if is_wrapped(model):
         raise ValueError("the model has adapters already: merge first")
     if not targets:
-        raise UserError(f"{FLAG}: it names no module; its default is attn.out_proj,mlp.c_fc,mlp.c_proj")
+        raise UserError(f"{FLAG}: names no module; its default is attn.out_proj,mlp.c_fc,mlp.c_proj")
     sites, chosen = adaptable_sites(model), set()
     names = {name: name for name in sites}
     if blocks:
@@ -76,8 +77,8 @@ def _select(model, targets, blocks):
             raise UserError(f"{FLAG} {target}: {_why_nothing(model, target, names)}")
         trained = {site for site in found if sites[site].weight.requires_grad}
         if not trained:
-            hint = " (a ResNet image tower has no block)" if isinstance(model.visual, ModifiedResNet) else ""
-            raise UserError(f"{FLAG} {target}: all that it names ({min(found)}, ...) is in the tower that --train-mode "
+            hint = " (a ResNet image tower has no blocks)" if isinstance(model.visual, ModifiedResNet) else ""
+            raise UserError(f"{FLAG} {target}: all that it names ({min(found)}, ...) is in a tower that --train-mode "
                             f"does not train{hint}; change one of the two")
         chosen |= trained
     return [name for name in sites if name in chosen]
@@ -89,7 +90,7 @@ def _ends_in(name, target):
 
 def _why_nothing(model, target, names):
     if any(_ends_in(name, target) for name, _ in model.named_modules() if "attnpool" in name):
-        return ("the attention pool of a ResNet cannot be adapted, adapters go to transformer blocks: name some of "
+        return ("the attention pool of a ResNet cannot be adapted, only transformer blocks can: name some of "
                 "attn.out_proj, mlp.c_fc, mlp.c_proj, which the text tower has")
     endings = {re.sub(r".*resblocks\.\d+\.", "", name) for name in names}
     near = difflib.get_close_matches(target, sorted(endings | names.keys()), cutoff=0.4) or sorted(endings)
@@ -101,11 +102,12 @@ def _why_nothing(model, target, names):
 
 
 def inject_lora(model, targets, r=8, alpha=16, generator=None):
-    """In place: our own pairs on the modules that ``targets`` name by their ending; returns the sites' names.
+    """Put our own pairs, in place, on the modules whose names end in one of ``targets``; return the sites'
+    names.
 
-    ``attn.out_proj`` or ``attn`` selects the whole attention block, q, k, v and o. Only towers whose weights require a
-    gradient are adapted; after it the factors are all that does, apart from ``head.*``. ``generator`` is the host's.
-    UserError for a target that names nothing, or nothing that is trained.
+    ``attn.out_proj`` or ``attn`` selects the whole attention block: q, k, v and o. Only towers whose
+    weights require a gradient are adapted; afterwards only the factors and ``head.*`` do. ``generator`` is
+    a host generator. Raises UserError for a target that matches nothing, or nothing that is trained.
     """
     names, layers = _select(model, targets, blocks=True), {}
     for name in names:
@@ -121,10 +123,12 @@ def inject_lora(model, targets, r=8, alpha=16, generator=None):
 
 
 def apply_shared_lora(model, split_qkvo=False):
-    """After ``inject_lora``: every layer takes the pair (the same Parameter objects) of the first one with its key.
+    """Share factors after ``inject_lora``: every layer takes the pair (the same Parameter objects) of the
+    first one with its key.
 
-    Linear key (layer_type, in, out); attention key ("attn", width, heads): q, k, v and o of all blocks share one pair,
-    or ("attn", projection, width, heads) with ``split_qkvo``. A key names no tower, so towers of equal sizes share.
+    Linear key: (layer_type, in, out). Attention key: ("attn", width, heads), so that q, k, v and o of all
+    blocks share one pair, or ("attn", projection, width, heads) with ``split_qkvo``. A key does not include
+    the tower, so towers of equal sizes share.
     """
     if not hasattr(model, "lora_settings") or model.lora_settings["shared"]:
         raise ValueError("apply_shared_lora takes a model that inject_lora has adapted and that does not share yet")
@@ -137,7 +141,7 @@ def apply_shared_lora(model, split_qkvo=False):
 
 
 def _sharing_keys(name, module, split_qkvo):
-    """The key of each of a wrapped layer's pairs."""
+    """Return the key of each of a wrapped layer's pairs."""
     base = module.base_layer
     if isinstance(base, Attention):
         size = (module.width, base.heads)
@@ -147,21 +151,22 @@ def _sharing_keys(name, module, split_qkvo):
 
 
 def inject_peft(model, targets, r=8, alpha=16, dropout=0.1, bias="none", seed=0):
-    """In place: peft's adapters on the linear layers that ``targets`` name by their ending; returns their names.
+    """Put peft's adapters, in place, on the linear layers whose names end in one of ``targets``; return
+    their names.
 
-    As ``inject_lora``, but ``attn.out_proj`` is that layer alone. ``bias`` "lora_only" trains the adapted layers'
-    biases, "all" every ``*.bias`` of the trained towers (by peft's rule not ``in_proj_bias``). The random state of the
-    process stays as it was.
+    Like ``inject_lora``, but ``attn.out_proj`` is that layer alone. ``bias`` "lora_only" trains the adapted
+    layers' biases, "all" every ``*.bias`` of the trained towers (by peft's rule not ``in_proj_bias``). The
+    process's random state is not changed.
     """
     names = _select(model, targets, blocks=False)
     from peft import LoraConfig, inject_adapter_in_model
 
     before = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
-    # A regular expression, because peft takes names as endings: the text tower's would match the image tower's.
+    # A regular expression, because peft matches names by their ending: the text tower's would match the image tower's.
     settings = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, bias=bias,
                           target_modules="|".join(map(re.escape, names)))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the host's alone: peft draws there
+        torch.default_generator.manual_seed(seed)  # only the host's: peft draws there
         inject_adapter_in_model(settings, model, PEFT)
     for name, parameter in model.named_parameters():
         if id(parameter) in before:
@@ -175,12 +180,14 @@ def inject_peft(model, targets, r=8, alpha=16, dropout=0.1, bias="none", seed=0)
 
 
 def adapter_state(model):
-    """The adapter alone, plain types and tensors on the host: {"peft": peft's state dict, "config": its settings}, or
-    {"lora": {name: factor}, "r", "alpha", "targets", "sites", "shared", "split_qkvo"} with a shared factor under its
-    first name; "sites" are the names of the adapted layers.
+    """Return the adapter alone, as plain types and tensors on the host.
 
-    Of layers that a method has wrapped: {"updates": {plain weight name: [{"rows": (first, last + 1), "A", "B",
-    "scale"}]}}, which on the weights that they were trained on make the merged ones.
+    {"peft": peft's state dict, "config": its settings}, or {"lora": {name: factor}, "r", "alpha",
+    "targets", "sites", "shared", "split_qkvo"} with a shared factor under its first name; "sites" are the
+    names of the adapted layers.
+
+    For layers wrapped by a method: {"updates": {plain weight name: [{"rows": (first, last + 1), "A", "B",
+    "scale"}]}}, which, added to the weights they were trained on, give the merged ones.
     """
     if not is_wrapped(model):
         raise ValueError("the model has no adapter")
@@ -212,13 +219,13 @@ def _on_host(value):
 
 @torch.no_grad()
 def load_adapter(model, content):
-    """Put the factors of an ``adapter_state`` into a model that was injected in the same way; shared ones stay shared.
-    UserError where the kind, rank, scale, sharing, names or shapes differ."""
+    """Load an ``adapter_state`` into a model that was injected in the same way; shared factors stay shared.
+    Raise UserError if kind, rank, scale, sharing, names or shapes differ."""
     here, there = _described(adapter_state(model)), _described(content)
     differing = [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in {**here, **there}
                  if here.get(key) != there.get(key)]
     if differing:
-        raise UserError(f"the adapter does not fit the model in {len(differing)} points: {'; '.join(differing[:3])}")
+        raise UserError(f"the adapter differs from the model in {len(differing)} points: {'; '.join(differing[:3])}")
     if "peft" in content:
         from peft import set_peft_model_state_dict
         set_peft_model_state_dict(model, content["peft"])
@@ -229,7 +236,7 @@ def load_adapter(model, content):
 
 
 def _described(content):
-    """What two adapters must agree in: {setting: value, tensor name: shape}."""
+    """Return what two adapters must agree on: {setting: value, tensor name: shape}."""
     settings, tensors = content.get("config", content), content.get("peft", content.get("lora", {}))
     return {**{key: settings.get(key) for key in ("r", "alpha", "lora_alpha", "bias", "shared", "split_qkvo")},
             **{name: tuple(value.shape) for name, value in tensors.items()}}

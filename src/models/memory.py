@@ -1,6 +1,8 @@
-"""Copies of the weights that a run keeps: how many there are, which can be one, and which can take half the bytes.
+"""Copies of the weights that a run keeps: counting them, sharing equal ones, and halving those that may be
+halved.
 
-A copy is counted in units of the model's own weights, by bytes: a teacher in bfloat16 beside fp32 weights counts 0.5.
+A copy is counted in units of the model's own weights, by bytes: a bfloat16 teacher beside fp32 weights
+counts 0.5.
 """
 
 from dataclasses import dataclass
@@ -11,20 +13,20 @@ from torch import nn
 from clip.model import CLIP, Attention, VisionTransformer
 from src.models.wrapped import plain_tensors
 
-# What autocast casts at each use. It reads all else, norms and embeddings, as it is stored.
+# Parameters that autocast casts at each use. It reads all others, norms and embeddings, as stored.
 CAST_BY_AUTOCAST = {nn.Linear: ("weight", "bias"), nn.Conv2d: ("weight", "bias"),
                     Attention: ("in_proj_weight", "in_proj_bias"), VisionTransformer: ("proj",),
                     CLIP: ("text_projection",)}
-FIRST = ("model", "ensemble", "teacher")  # who counts for what several hold; then by the order of the hooks
-OPTIMISER = {"gradients": 1, "AdamW": 2}  # tensors beside each trainable one
+FIRST = ("model", "ensemble", "teacher")  # shared storage counts for the first holder here, then in hook order
+OPTIMISER = {"gradients": 1, "AdamW": 2}  # tensors per trainable one
 
 
 # -- fewer copies ------------------------------------------------------------------------------------------------------
 
 
 def lower_(model, dtype, shared=frozenset()):
-    """In place: what autocast casts at each use is kept in its type ``dtype``, so that features under autocast have the
-    same bits as before; storages in ``shared`` stay, because others read them. Returns the model."""
+    """Convert, in place, what autocast casts at each use to its type ``dtype``; features under autocast
+    stay bit-identical. Storages in ``shared`` are skipped, because others read them. Return the model."""
     for module in model.modules():
         for name in CAST_BY_AUTOCAST.get(type(module), ()):
             parameter = getattr(module, name)
@@ -35,8 +37,8 @@ def lower_(model, dtype, shared=frozenset()):
 
 @torch.no_grad()
 def share_(model, weights):
-    """In place: tensors of ``model`` that equal those of the same name in ``weights`` {name: tensor}, all of their
-    values and their type, become these. Nobody may change either afterwards."""
+    """Make tensors of ``model`` that equal those of the same name in ``weights`` {name: tensor}, in value
+    and dtype, share their storage, in place. Neither may be modified afterwards."""
     for name, value in tensors_of(model):
         other = weights.get(name)
         if other is not None and other.dtype == value.dtype and not value.is_meta and torch.equal(value, other):
@@ -44,19 +46,19 @@ def share_(model, weights):
 
 
 def resting_weights(model):
-    """{plain CLIP name: parameter} of what does not train, in wrapped layers too."""
+    """Return {plain CLIP name: parameter} of what does not train, in wrapped layers too."""
     return {name: tensor for name, tensor in plain_tensors(model).items()
             if isinstance(tensor, nn.Parameter) and not tensor.requires_grad}
 
 
 def tensors_of(model):
-    """(name, parameter or buffer), themselves, which a ``state_dict`` does not give."""
+    """Yield (name, parameter or buffer), not detached, unlike a ``state_dict``."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
 def storage_of(tensor):
-    """Tells storages apart while they are alive."""
+    """Return a key that tells storages apart while they are alive."""
     return tensor.untyped_storage().data_ptr()
 
 
@@ -65,8 +67,8 @@ def storage_of(tensor):
 
 @dataclass(frozen=True)
 class Memory:
-    """``copies`` {holder: share}, ``unit`` the bytes of one copy, ``others`` {holder: bytes} of tensors that are no
-    weights: bases, features of texts."""
+    """``copies`` {holder: share}; ``unit``: bytes of one copy; ``others`` {holder: bytes} of tensors that
+    are not weights, such as bases and text features."""
 
     copies: dict
     unit: int
@@ -77,7 +79,7 @@ class Memory:
         return round(sum(self.copies.values()) * self.unit)
 
     def facts(self):
-        """Plain types, for the run's description."""
+        """Return plain types for the run's description."""
         return {"weight_copies": {holder: round(share, 4) for holder, share in self.copies.items()},
                 "weight_bytes": self.bytes, "other_bytes": self.others}
 
@@ -98,10 +100,11 @@ def _size(number):
 
 
 def weight_copies(state, hooks, kept=None):
-    """-> Memory of a task after ``training.begin``: what the state, its hooks (``Hooks.copies``) and the run name, on
-    the model's device, each storage counted for the first who holds it, and what gradients and the optimiser will add.
+    """Return the Memory of a task after ``training.begin``.
 
-    ``kept`` {holder: modules, dicts, lists or tensors} is what the run holds beside the task.
+    It covers what the state, its hooks (``Hooks.copies``) and the run name on the model's device, each
+    storage counted for its first holder, and what gradients and the optimiser will add. ``kept`` {holder:
+    modules, dicts, lists or tensors} is what the run holds beside the task.
     """
     model = state.model
     count = _Count(model)
@@ -120,7 +123,7 @@ def weight_copies(state, hooks, kept=None):
 
 
 class _Count:
-    """Bytes by holder, of weights and of other tensors."""
+    """Bytes per holder, of weights and of other tensors."""
 
     def __init__(self, model):
         self.weights, self.others, self.storages, self.device = {}, {}, set(), model.logit_scale.device
@@ -136,10 +139,10 @@ class _Count:
                 where[holder] = where.get(holder, 0) + tensor.nbytes
 
     def _held(self, thing, name):
-        """(tensor, whether it belongs to a copy of the model) of all in modules, dicts, lists and tensors, which a dict
-        has under ``name``, a list under ()."""
+        """Yield (tensor, whether it belongs to a copy of the model) of all in modules, dicts, lists and
+        tensors. ``name`` is the tensor's key in a dict, () in a list."""
         if isinstance(thing, torch.Tensor):
-            yield thing, isinstance(thing, nn.Parameter) or self._has_a_weight_s_place(thing, name)
+            yield thing, isinstance(thing, nn.Parameter) or self.matches_a_weight(thing, name)
         elif isinstance(thing, nn.Module):
             yield from ((value, True) for _, value in tensors_of(thing) if value.is_floating_point())
         elif isinstance(thing, dict):
@@ -149,8 +152,8 @@ class _Count:
             for value in thing:
                 yield from self._held(value, ())
 
-    def _has_a_weight_s_place(self, tensor, name):
-        if name == ():  # a list has no names; vectors of a weight's length are too common to tell
+    def matches_a_weight(self, tensor, name):
+        if name == ():  # a list has no names, and vectors of a weight's length are too common
             return tensor.ndim > 1 and tensor.shape in self.shapes.values()
         return name is not None and self.shapes.get(name) == tensor.shape
 

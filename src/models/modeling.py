@@ -1,4 +1,4 @@
-"""What is trained, and features of many texts."""
+"""What trains, and features of images and texts."""
 
 import contextlib
 import copy
@@ -17,18 +17,18 @@ from src.models.attached import draws, is_dropout
 from src.models.modes import TRAIN_MODES
 
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-TOWERS = {"image": ("visual.",), "text": TEXT_TOWER}  # how the names of a tower's tensors begin
+TOWERS = {"image": ("visual.",), "text": TEXT_TOWER}  # prefixes of the names of a tower's tensors
 RANDOM_TEXTS, RANDOM_TEXT_LENGTH = 1000, 10
-# Tokens that packing must save, by the kind of device. Elsewhere than on CUDA: below, the additional kernels take
-# longer than what they save. On CUDA packing adds 1,150 operations or more to a step of a ViT-B/16. Measured on an
-# H200: with 2000 classes (25,085 tokens saved) a packed ZSCL step takes 1.37 of the padded one's time, with 4000
-# (49,866) 0.85. By line in between, both take the same at 40,850 saved tokens; in fine-tuning at 44,710.
+# Tokens that packing must save, by kind of device. Off CUDA: with fewer, the additional kernels take longer than
+# they save. On CUDA packing adds 1,150 operations or more to a step of a ViT-B/16. Measured on an H200: with 2000
+# classes (25,085 tokens saved) a packed ZSCL step takes 1.37 times the padded one, with 4000 (49,866) 0.85 times.
+# Linear interpolation puts break-even at 40,850 saved tokens; in fine-tuning at 44,710.
 WORTH_PACKING = {"cuda": 40960}
 WORTH_PACKING_ELSEWHERE = 128
 
 
 class ImageEncoder(nn.Module):
-    """The image tower alone: (B, 3, R, R) -> (B, D), L2-normalised, in the weights' type also under autocast."""
+    """The image tower alone: (B, 3, R, R) -> (B, D), L2-normalised, in the weights' dtype also under autocast."""
 
     def __init__(self, model):
         super().__init__()
@@ -39,8 +39,9 @@ class ImageEncoder(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """A linear layer on L2-normalised image features, (B, D) -> (B, C). As ``model.head`` it trains, averages and
-    merges with the towers; a checkpoint keeps it apart, so that its weights are a plain CLIP's."""
+    """A linear layer on L2-normalised image features, (B, D) -> (B, C). As ``model.head`` it is trained,
+    averaged and merged with the towers; a checkpoint stores it separately, so that its weights are a plain
+    CLIP's."""
 
     def __init__(self, weight, bias):
         super().__init__()
@@ -51,19 +52,19 @@ class ClassificationHead(nn.Module):
             return F.linear(features, self.weight, self.bias)
 
     def packed(self):
-        """(C, D + 1) on the host, the bias as last column: how a checkpoint holds it."""
+        """Return (C, D + 1) on the host, with the bias as last column: the form that a checkpoint stores."""
         return torch.cat([self.weight, self.bias[:, None]], dim=1).detach().cpu()
 
     @classmethod
     def unpacked(cls, tensor, like):
-        """The head of ``packed``, with the device and type of the tensor ``like``."""
+        """Rebuild the head from ``packed``, on the device and in the dtype of the tensor ``like``."""
         tensor = tensor.to(like.device, like.dtype)
         return cls(tensor[:, :-1].clone(), tensor[:, -1].clone())
 
 
 def select_trainable(model, train_mode):
-    """Set requires_grad by the mode: the towers or the ``head`` that it names, never ``logit_scale``. Returns the
-    trainable names."""
+    """Set requires_grad for a train mode: on the towers or the ``head`` that it names, never on
+    ``logit_scale``. Return the trainable names."""
     mode = TRAIN_MODES[train_mode]
     freed = tuple(start for tower in mode.towers for start in TOWERS[tower]) + ("head.",) * mode.head_trains
     for name, parameter in model.named_parameters():
@@ -72,13 +73,14 @@ def select_trainable(model, train_mode):
 
 
 def trains(model, tower):
-    """Whether any parameter of the ``"image"`` or ``"text"`` tower requires a gradient."""
+    """Return whether any parameter of the ``"image"`` or ``"text"`` tower requires a gradient."""
     return any(parameter.requires_grad for name, parameter in model.named_parameters()
                if name.startswith(TOWERS[tower]))
 
 
 def set_training(model, batch_norm):
-    """Training mode; batch norms keep their statistics where ``batch_norm`` is "eval" or their tower is not trained."""
+    """Set training mode; batch norms keep their statistics if ``batch_norm`` is "eval" or their tower is
+    not trained."""
     model.train()
     if batch_norm == "eval" or not trains(model, "image"):
         for module in model.modules():
@@ -87,51 +89,51 @@ def set_training(model, batch_norm):
 
 
 def recompute_blocks(model):
-    """Gradient checkpointing: of each transformer block and bottleneck only the input is kept for backward."""
+    """Enable gradient checkpointing: of each transformer block and bottleneck, keep only the input for backward."""
     for module in model.modules():
         if isinstance(module, Transformer | ModifiedResNet):
             module.recompute = True
 
 
 def compile_towers(model, backend="inductor"):
-    """torch.compile of the towers that train, in place: names, copies and checkpoints stay as they are. Evaluation runs
-    them uncompiled."""
+    """Apply torch.compile, in place, to the towers that train: names, copies and checkpoints are unchanged.
+    Evaluation runs them uncompiled."""
     for tower, module in (("image", model.visual), ("text", model.transformer)):
         if trains(model, tower):
             module.compile(backend=backend)
 
 
 def frozen_copy(model):
-    """An independent copy in eval mode without gradients: a teacher."""
+    """Return an independent copy in eval mode without gradients, e.g. a teacher."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def tokens_of(model, texts):
-    """N texts -> (N, L) token ids on the model's device, cut behind the last end token.
+    """Tokenise N texts -> (N, L) ids on the model's device, cut behind the last end token.
 
-    A small model has rows for some tokens only; a text that needs others is told once.
+    A small model has embedding rows for some tokens only; a note reports the first text that needs others.
     """
     tokens = cut_tokens(clip.tokenize(list(texts), model.context_length))
     if model.token_rows is not None:
-        _tell_unknown_words(model, texts, tokens)
+        _note_unknown_words(model, texts, tokens)
     return tokens.to(model.logit_scale.device)
 
 
-_told = set()
+_noted = set()
 
 
-def _tell_unknown_words(model, texts, tokens):
+def _note_unknown_words(model, texts, tokens):
     unknown = (model.token_rows.cpu()[tokens] == 0) & (tokens != 0)
-    texts = [text for text, row in zip(texts, unknown.any(dim=1).tolist(), strict=True) if row and text not in _told]
-    if texts and not _told:
+    texts = [text for text, row in zip(texts, unknown.any(dim=1).tolist(), strict=True) if row and text not in _noted]
+    if texts and not _noted:
         print(f"note: this small model lacks words of some texts, such as {texts[0]!r}; all unknown words share one "
-              "meaning", file=sys.stderr)
-    _told.update(texts)
+              "embedding", file=sys.stderr)
+    _noted.update(texts)
 
 
 def random_tokens(model, seed):
-    """(1000, L) ids: start token, 10 uniform tokens, or what the context holds, end token. A small model draws from the
-    tokens it has."""
+    """Return (1000, L) ids: start token, 10 uniform tokens (or as many as the context holds), end token. A
+    small model draws from the tokens it has."""
     generator = torch.Generator().manual_seed(seed_of(seed, "random texts"))
     if model.token_rows is None:
         choices = torch.arange(VOCABULARY_SIZE)
@@ -145,46 +147,46 @@ def random_tokens(model, seed):
 
 
 def unit(features, weights):
-    """(N, D) -> (N, D), L2-normalised, in the type of the tensor ``weights`` also under autocast."""
+    """Return features (N, D), L2-normalised, in the dtype of the tensor ``weights`` also under autocast."""
     return F.normalize(features.to(weights.dtype), dim=-1)
 
 
 def image_features(model, images):
-    """(B, 3, R, R) -> (B, D), as ``unit`` gives it."""
+    """Return unit image features, (B, 3, R, R) -> (B, D); see ``unit``."""
     return unit(model.encode_image(images), model.logit_scale)
 
 
 def batch_features(model, batch):
-    """(B, D) of a Batch: those it brings along, or the model's."""
+    """Return the features (B, D) of a Batch: those it brings along, or the model's."""
     return image_features(model, batch.images) if batch.features is None else batch.features
 
 
 def encodes_rows_alone(model):
-    """Whether what the image tower makes of an image depends on nothing else: batch norms that train see the batch, and
-    dropout draws by the place in it."""
+    """Return whether the image tower encodes each image independently: training batch norms see the whole
+    batch, and dropout draws by position in it."""
     return not draws(model.visual)
 
 
 def text_features(model, texts):
-    """(N, L), or PackedTexts of N -> (N, D), as ``unit`` gives it."""
+    """Return unit text features of (N, L), or of N PackedTexts -> (N, D); see ``unit``."""
     encode = model.encode_packed if isinstance(texts, PackedTexts) else model.encode_text
     return unit(encode(texts), model.logit_scale)
 
 
 def packed_where_shorter(model, tokens):
-    """(N, L) -> PackedTexts of texts that will be encoded often, or the tokens where that saves too little. Where
-    dropout acts on texts none shares its first tokens, so that each has its own draws."""
+    """Return PackedTexts of texts (N, L) that will be encoded often, or the tokens if packing saves too
+    little. If dropout acts on texts, they do not share their first tokens, so that each has its own draws."""
     dropout = any(map(is_dropout, model.transformer.modules()))
     packed, kind = PackedTexts(tokens, share=not dropout), tokens.device.type
     least = WORTH_PACKING.get(kind, WORTH_PACKING_ELSEWHERE)
     if kind in WORTH_PACKING and tokens.shape[1] == model.context_length:
-        least = 0  # to cut them, ``encode_text`` would wait for the device in each step
+        least = 0  # cutting them in ``encode_text`` would wait for the device at each step
     return packed if tokens.numel() - len(packed) >= least else tokens
 
 
 @torch.no_grad()
 def constant_text_features(model, tokens, batch_size=256):
-    """(N, L) -> (N, D), L2-normalised, without gradient: sorted by length and cut batch by batch."""
+    """Encode texts without gradient, (N, L) -> (N, D), L2-normalised: sorted by length and cut batch by batch."""
     ends = tokens.argmax(dim=-1)
     order = ends.argsort()
     features = [text_features(model, tokens[rows, :int(ends[rows[-1]]) + 1]) for rows in order.split(batch_size)]
@@ -193,7 +195,7 @@ def constant_text_features(model, tokens, batch_size=256):
 
 @contextlib.contextmanager
 def in_eval_mode(model):
-    """All modules in eval mode, uncompiled; afterwards each one's flag is as it was."""
+    """Put all modules into eval mode, uncompiled, and restore each one's flag on exit."""
     was_training = [module for module in model.modules() if module.training]
     compiled = any(module._compiled_call_impl for module in model.modules())
     model.eval()

@@ -1,12 +1,12 @@
-"""What --train-mode may say: the table of train modes. Imports nothing, so that the command line reads it too."""
+"""The table of train modes, for --train-mode. Imports nothing, so that the command line can read it too."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TrainMode:
-    """``towers``: those whose weights train. ``head``: whether classes are scored by a linear head instead of by
-    prompts; ``head_trains``: whether it moves."""
+    """``towers``: those whose weights train. ``head``: whether a linear head scores the classes instead of
+    prompts; ``head_trains``: whether it trains."""
 
     towers: tuple = ()
     head: bool = False

@@ -15,8 +15,8 @@ LARGEST_SCALE = math.log(100)
 
 
 class Contrastive(Hooks):
-    """1/2 [CE(e^s M, y) + CE(e^s M^T, y)] over the cosines M = I T^T of a batch of N pairs, y_i = i; s is trained and
-    kept in [0, ln 100]."""
+    """1/2 [CE(e^s M, y) + CE(e^s M^T, y)] over the cosines M = I T^T of a batch of N pairs, y_i = i; s is
+    trained and clamped to [0, ln 100]."""
 
     data = "pairs"
     all_used = True
@@ -29,7 +29,7 @@ class Contrastive(Hooks):
         state.model.logit_scale.requires_grad_(True)
 
     def pairs(self, state, batch):
-        """The batch's tokens (N, L'), cut behind the longest caption without waiting for the device."""
+        """Return the batch's tokens (N, L'), cut behind the longest caption without waiting for the device."""
         rows = batch.labels_on_host
         return self.tokens[rows, :int(self.lengths[rows].max())].to(batch.images.device, non_blocking=True)
 
@@ -47,8 +47,8 @@ class Contrastive(Hooks):
 
 
 class ModX(Contrastive):
-    """Contrastive, and alpha / 2 [D(O, M) + D(O^T, M^T)]: the off-diagonal cosines stay as the model had them when it
-    entered the task, O, wherever it ranked the own pair first (``off_diagonal``)."""
+    """Contrastive plus alpha / 2 [D(O, M) + D(O^T, M^T)]: keeps the off-diagonal cosines at O, those of the
+    model at the start of the task, wherever it ranked the own pair first (``off_diagonal``)."""
 
     all_used = True
 
@@ -67,7 +67,7 @@ class ModX(Contrastive):
         now, first = both_ways(world, images, texts), world.first_row(images)
         scale = state.model.logit_scale.exp()
         state.metrics["scale"] = scale.detach()
-        # The step takes the mean over processes, and the mean of (processes * sum over own rows) is the sum over all.
+        # The step averages over processes, and the mean of (processes * sum over own rows) is the sum over all.
         share = world.size if self.reduction == "sum" else 1
         terms = []
         for name, old, new in zip(("i2t", "t2i"), before, now, strict=True):
@@ -78,25 +78,27 @@ class ModX(Contrastive):
 
 
 def both_ways(world, images, texts):
-    """Features (n, D) of the own pairs -> cosines (n, N) of the own images with all processes' texts, and of the own
-    texts with all processes' images."""
+    """Return the cosines (n, N) of the own images with all processes' texts, and of the own texts with all
+    processes' images, from features (n, D) of the own pairs."""
     i2t = similarity(images, world.gather(texts), 1.0)
     return i2t, i2t.T if world.size == 1 else similarity(texts, world.gather(images), 1.0)
 
 
 def contrastive(i2t, scale, t2i=None, first=0):
-    """Cosines (n, N) of n images with N texts, and of the n texts with N images (None: the other way round) -> the mean
-    of both directions' cross-entropies; row i's own partner is column ``first`` + i."""
+    """Return the mean of both directions' cross-entropies, from cosines (n, N) of n images with N texts and
+    of the n texts with N images (None: the transpose); the partner of row i is column ``first`` + i."""
     own = first + torch.arange(len(i2t), device=i2t.device)
     t2i = i2t.T if t2i is None else t2i
     return (F.cross_entropy(scale * i2t, own) + F.cross_entropy(scale * t2i, own)) / 2
 
 
 def off_diagonal(old, new, temperature=1.0, reduction="sum", first=0):
-    """D(O, M) = sum over rows i of keep_i KL(softmax(O_i / T) || softmax(M_i / T)), keep_i where O_i is largest at its
-    own partner, column ``first`` + i; (n, N) cosines each -> (scalar, share of kept rows).
+    """Return D(O, M) = sum over rows i of keep_i KL(softmax(O_i / T) || softmax(M_i / T)) and the share of
+    kept rows, from (n, N) cosines each. keep_i is 1 if O_i is largest at its own partner, column ``first``
+    + i.
 
-    The paper overwrites a wrong row of O by the new model's; such a row has no divergence and no gradient.
+    The paper overwrites a wrong row of O with the new model's; such a row has zero divergence and no
+    gradient.
     """
     keep = old.argmax(dim=1) == first + torch.arange(len(old), device=old.device)                # (n,)
     target = F.log_softmax(old.detach() / temperature, dim=1)

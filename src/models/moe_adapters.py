@@ -1,5 +1,5 @@
-"""MoE-Adapters (Yu et al., 2024, arXiv:2403.11549): experts beside the MLPs of a frozen CLIP, which all tasks share,
-and a router for each task, which DDAS chooses at test. The formulas and their sources: docs/methods/moe-adapters.md."""
+"""MoE-Adapters (Yu et al., 2024, arXiv:2403.11549): experts beside the MLPs of a frozen CLIP, shared by all
+tasks, and a router per task, picked at test by DDAS. Formulas and sources: docs/methods/moe-adapters.md."""
 
 import torch
 
@@ -18,11 +18,13 @@ from src.models.optimizers import Untouched
 
 
 class MoEAdapters(Finetune):
-    """Trains experts and the router of the task at hand. After a task the experts that it chose most are frozen.
+    """Trains experts and the router of the current task. After a task, the experts that it picked most are
+    frozen.
 
-    ``router``: each test image chooses a router by itself ("sample"), or those of a batch together ("batch").
-    ``moe_frozen``: how many experts of a block a task freezes. ``moe_unchosen``: "skip" leaves experts alone that no
-    sequence of a step chose; "zero" gives them a gradient of zero, by which their moments still move them.
+    ``router``: at test each image picks a router by itself ("sample"), or a batch picks one together
+    ("batch"). ``moe_frozen``: number of experts per block that a task freezes. ``moe_unchosen``: "skip"
+    leaves experts unchanged that no sequence of a step picked; "zero" gives them a zero gradient, so that
+    their moments still move them.
     """
 
     all_used = True
@@ -33,7 +35,7 @@ class MoEAdapters(Finetune):
         self.router, self.shape, self.ddas = router, (moe_experts, moe_rank, moe_dropout), ddas
         self.freezes, self.skips = moe_frozen, moe_unchosen == "skip"
         self.tasks, self.frozen, self.fitted_by = [], [], {}  # of earlier tasks
-        self.texts = {}  # {(number of a task, class names, templates): (D, C)}, until weights move
+        self.texts = {}  # {(task index, class names, templates): (D, C)}, until weights move
 
     def build(self, model):
         ddas = DDAS(model, len(self.tasks), **self.ddas)
@@ -50,8 +52,8 @@ class MoEAdapters(Finetune):
     def begin(self, state):
         name, mixtures = state.task.name, self.own.all()
         if not self.own.images:
-            print("note: moe-adapters: this image tower is a ResNet, which has no block for experts; they stand in the "
-                  "text tower alone")
+            print("note: moe-adapters: this image tower is a ResNet, which has no blocks for experts; only the text "
+                  "tower gets them")
         state.model.requires_grad_(False)
         if name not in self.tasks:
             self.tasks.append(name)
@@ -80,8 +82,11 @@ class MoEAdapters(Finetune):
             return {"task": self.classes.cross_entropy(batch, features, self.label_smoothing)}
 
     def noise(self, state, batch):
-        """Draw (n, blocks, E) for this process's images and (C, blocks, E) for the class prompts, for the images of all
-        processes and on the host: neither changes it."""
+        """Draw (n, blocks, E) for this process's images and (C, blocks, E) for the class prompts.
+
+        It draws for the images of all processes and on the host, so the noise depends neither on their
+        number nor on the device.
+        """
         generator = torch.Generator().manual_seed(seed_of(state.seed_of("router noise"), state.iteration))
         sizes = (batch.rows or len(batch.labels), self.own.images), (len(state.task.classnames), self.own.texts)
         images, texts = (torch.randn(rows, len(mixtures), self.shape[0], generator=generator,
@@ -95,7 +100,7 @@ class MoEAdapters(Finetune):
             self.untouched.remember(state.optimizer)
 
     def after_step(self, state):
-        images = len(self.own.images)  # each process has all class prompts, and its share of the images
+        images = len(self.own.images)  # each process has all class prompts, but only its share of the images
         chosen = torch.stack(self.chosen)                                                # (blocks, E)
         chosen[:images] = state.world.sum(chosen[:images])
         for mixture, counts in zip(self.own.all(), chosen, strict=True):
@@ -122,7 +127,8 @@ class MoEAdapters(Finetune):
         return {space: torch.cat([scores[part] for part in joined], dim=1) for space, joined in spaces.items()}
 
     def _routed(self, state, model, images, rows, route, parts):
-        """{Classes: scores (n, C) of some rows} under a router; without one all rows are encoded, as CLIP does it."""
+        """Return {Classes: scores (n, C) of some rows} under a router; without a router all rows are
+        encoded, as CLIP does."""
         scale = model.logit_scale.exp()
         if route == PLAIN:
             features = image_features(model, images)
@@ -132,7 +138,7 @@ class MoEAdapters(Finetune):
             return {part: similarity(features, self._texts(state, model, part, route).T, scale) for part in parts}
 
     def _texts(self, state, model, part, route):
-        """The class weights (D, C) of Classes under the router of a task, encoded once."""
+        """Return the class weights (D, C) of Classes under a task's router, encoded once."""
         key = route, tuple(part.classnames), tuple(part.templates)
         if key not in self.texts:
             self.texts[key] = zeroshot_weights(model, part.classnames, part.templates)

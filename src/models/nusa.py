@@ -1,4 +1,5 @@
-"""NuSA-CL (Jo and Kim, 2025, arXiv:2510.21175): a task moves each weight only where the weight itself does least."""
+"""NuSA-CL (Jo and Kim, 2025, arXiv:2510.21175): a task moves each weight only in the directions that the
+weight itself uses least."""
 
 from math import sqrt
 
@@ -10,13 +11,13 @@ from src.models.algebra import leading, svd
 from src.models.finetune import Finetune
 from src.models.wrapped import DroppedFactors, attention_sites, note_few, towers_in_words, wrap
 
-ALPHA = 2.0  # of the scale ALPHA / sqrt(rank)
+ALPHA = 2.0  # scale = ALPHA / sqrt(rank)
 TRAINED = {"m": "M", "m,vn": "MV", "m,un,vn": "MUV"}
 
 
 class Core(DroppedFactors):
-    """``scale`` U M V of a weight (out, in): U (out, r) and V (r, in) are given, M (r, r) starts at zero. Those that
-    ``trained`` names are parameters. Dropout acts on the branch's input, in training only."""
+    """``scale`` U M V of a weight (out, in): U (out, r) and V (r, in) are given, M (r, r) starts at zero.
+    Those named in ``trained`` are parameters. Dropout acts on the branch's input, in training only."""
 
     def __init__(self, U, V, scale, dropout, trained):
         super().__init__(dropout)
@@ -37,12 +38,13 @@ class Core(DroppedFactors):
 
 
 class NuSA(Finetune):
-    """W + s U_n M V_n at q, k, v and o of every block, s = 2 / sqrt(``nusa_rank``). M trains; U_n and V_n are the
-    singular vectors of W's smallest values. Merged at the end of a task; nothing is carried.
+    """W + s U_n M V_n at q, k, v and o of every block, s = 2 / sqrt(``nusa_rank``). M trains; U_n and V_n
+    are the singular vectors of W's smallest values. Merged at the end of a task; nothing is carried.
 
-    ``nusa_energy``: share of the squared singular values that the leading directions reach; the task leaves these
-    alone. ``nusa_rank``: the most of the other directions that it moves in. ``nusa_dropout``: of the branch's input.
-    ``nusa_train``: "m", or "m,vn" and "m,un,vn", which train the singular vectors too.
+    ``nusa_energy``: share of the squared singular values held by the leading directions, which the task
+    leaves alone. ``nusa_rank``: the maximum number of other directions that it moves in. ``nusa_dropout``:
+    on the branch's input. ``nusa_train``: "m", or "m,vn" and "m,un,vn", which also train the singular
+    vectors.
     """
 
     all_used = True
@@ -65,12 +67,12 @@ class NuSA(Finetune):
         super().begin(state)
 
     def _require_room(self, left, weights):
-        """Print a note if a weight has fewer directions ``left`` {site: number} than the rank. UserError where none
-        has any."""
+        """Print a note if a weight has fewer directions ``left`` {site: number} than the rank. Raise
+        UserError if none has any."""
         share = f"{100 * self.energy:g} %"
         if not any(left.values()):
-            raise UserError(f"--nusa-energy {self.energy:g}: the leading directions that reach {share} are all that "
-                            "there are, in every weight; give a smaller share")
+            raise UserError(f"--nusa-energy {self.energy:g}: in every weight, all directions are needed to reach "
+                            f"{share}, so none is left to train; give a smaller share")
         note_few(left, {site: min(weight.shape) for site, weight in weights.items()}, self.rank,
                  f"weights have fewer than {self.rank} directions (--nusa-rank) beside those that reach {share} of the "
                  "energy (--nusa-energy)")
@@ -78,9 +80,12 @@ class NuSA(Finetune):
 
 @torch.no_grad()
 def least_used(weight, energy, rank):
-    """Weight (out, in) -> (U (out, r), V (r, in), number): the ``number`` of singular directions beside the fewest
-    leading ones that reach the share ``energy``, and the last k of them, at most ``rank``. r = min(rank, out, in): what
-    is behind the k columns of U and rows of V is zero, so that of M only a corner (k, k) acts and has a gradient."""
+    """Return (U (out, r), V (r, in), ``number``) of a weight (out, in).
+
+    ``number`` counts the singular directions beside the fewest leading ones that reach the share
+    ``energy``; U and V hold the last k of them, at most ``rank``. r = min(rank, out, in): beyond k, columns
+    of U and rows of V are zero, so that only a corner (k, k) of M acts and has a gradient.
+    """
     left, values, right = svd(weight)
     number = len(values) - leading(values.double().square(), energy, reach=True)
     size, first = min(rank, len(values)), len(values) - min(rank, number)

@@ -1,4 +1,4 @@
-"""The optimiser of a task: which parameters it has in which groups, and the rate of each step."""
+"""The optimiser of a task: its parameter groups, and the rate of each step."""
 
 import numbers
 
@@ -16,9 +16,12 @@ GROUP_KEYS = ("params", "lr", "weight_decay")
 
 
 def groups_of(named, hooks, state):
-    """Return the groups of torch's optimisers, [{"params", "lr", "weight_decay"}]: those that hooks give, else one of
-    all parameters. ``named``: [(name, parameter)] of all that trains; each must be in one group. What does not train is
-    left out of a group. UserError names the parameter and the hook."""
+    """Return torch's optimiser groups, [{"params", "lr", "weight_decay"}]: those defined by hooks, else one
+    of all parameters.
+
+    ``named``: [(name, parameter)] of all that trains; each must be in exactly one group. Frozen parameters
+    are dropped from groups. UserError names the parameter and the hook.
+    """
     given = [(type(hook).__name__, group) for hook in hooks for group in hook.groups(state) or ()]
     if not given:
         return [{"params": [parameter for _, parameter in named]}]
@@ -28,12 +31,12 @@ def groups_of(named, hooks, state):
 
 
 def _checked(hook, group):
-    """A group as torch takes it, without parameters that do not train."""
+    """Return a group as torch expects it, without parameters that do not train."""
     if strange := sorted(group.keys() - {*GROUP_KEYS}):
         raise UserError(f"{hook}.groups: a group has {', '.join(map(repr, strange))}; it may have "
                         f"{', '.join(GROUP_KEYS)}")
     if "params" not in group:
-        raise UserError(f"{hook}.groups: a group has no 'params', the parameters that it is of")
+        raise UserError(f"{hook}.groups: a group has no 'params', its list of parameters")
     for key in ("lr", "weight_decay"):
         value = group.get(key, 0.0)
         if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
@@ -43,7 +46,7 @@ def _checked(hook, group):
 
 
 def _require_each_once(named, groups):
-    """Refuse a parameter that trains and is in no group or in two, and one in a group that no module has."""
+    """Refuse a trained parameter that is in no group or in two, and a group's parameter that belongs to no module."""
     hooks = {}
     for hook, group in groups:
         for parameter in group["params"]:
@@ -62,15 +65,16 @@ def _require_each_once(named, groups):
         for parameter in group["params"]:
             if id(parameter) not in known:
                 raise UserError(f"{hook}.groups: a parameter of shape {tuple(parameter.shape)} belongs to no module of "
-                                "the run, so that no checkpoint would have it")
+                                "the run, so no checkpoint would hold it")
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------------
 
 
 def build_optimizer(parameters, settings):
-    """Build the optimiser of ``settings``, fused where torch has it. ``parameters``: a list of tensors, or of groups as
-    ``groups_of`` gives them. Adam and SGD add the weight decay to the gradient, AdamW does not; SGD has no momentum."""
+    """Build the optimiser of ``settings``, fused if torch supports it. ``parameters``: a list of tensors,
+    or of groups from ``groups_of``. Adam and SGD add the weight decay to the gradient, AdamW does not; SGD
+    has no momentum."""
     tensors = [tensor for entry in parameters for tensor in (entry["params"] if isinstance(entry, dict) else [entry])]
     options = {"lr": settings.lr, "weight_decay": settings.wd, "fused": tensors[0].device.type in ("cpu", "cuda")}
     if settings.optimizer in WITH_BETAS:
@@ -102,13 +106,14 @@ SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant, "
 
 
 def rate_at(step, settings, peak):
-    """Return the learning rate at a step, counted from 0, where the highest one is ``peak``."""
+    """Return the learning rate at a step, counted from 0, for the peak rate ``peak``."""
     return SCHEDULES[settings.schedule](step, settings, peak)
 
 
 class Schedule:
-    """Sets the rate of each step: every group has its own peak, the rate that it is built with. Under ``onecycle``
-    Adam's and AdamW's first beta runs from 0.95 to 0.85 and back, as torch's OneCycleLR has it."""
+    """Sets the rate of each step; every group has its own peak, the rate it was built with. Under
+    ``onecycle``, the first beta of Adam and AdamW runs from 0.95 to 0.85 and back, as in torch's
+    OneCycleLR."""
 
     def __init__(self, optimizer, settings):
         self.optimizer, self.settings = optimizer, settings
@@ -123,33 +128,33 @@ class Schedule:
                 group["betas"] = one_cycle(step, self.settings.iterations, 0.95, 0.85, 0.95), group["betas"][1]
 
 
-# -- what a step leaves alone ------------------------------------------------------------------------------------------
+# -- parameters that a step must not change ----------------------------------------------------------------------------
 
 
 class Untouched:
-    """Takes back, to the bit, what a step has done to some parameters and to what the optimiser keeps of them, as if
-    they had no gradient. Which ones, only the device knows. ``groups``: lists of parameters of one shape."""
+    """Reverts, bit for bit, what a step did to some parameters and to their optimiser state, as if they had
+    no gradient. Which ones is known only on the device. ``groups``: lists of parameters of one shape."""
 
     def __init__(self, groups):
         self.groups, self._before = groups, {}
 
     def remember(self, optimizer):
-        """Before the step."""
+        """Save the state before the step."""
         self._before = {key: torch.stack(tensors) for key, tensors in self._tensors(optimizer).items()}
 
     @torch.no_grad()
     def restore(self, optimizer, masks):
-        """After it. ``masks``: of each group (N,), true where a parameter is to be as it was."""
+        """Restore it after the step. ``masks``: per group (N,), true where a parameter must be as before."""
         for (number, name), tensors in self._tensors(optimizer).items():
             after = torch.stack(tensors)
-            before = self._before.get((number, name))  # of the first step the optimiser has kept nothing: zeros
+            before = self._before.get((number, name))  # missing in the first step: zeros
             mask = masks[number].to(after.device).view(-1, *[1] * (after.ndim - 1))
             after = torch.where(mask, torch.zeros_like(after) if before is None else before, after)
             torch._foreach_copy_(tensors, list(after.unbind()))
         self._before = {}
 
     def _tensors(self, optimizer):
-        """{(number of a group, "weights" or a name of the optimiser's): [tensor of each parameter]}"""
+        """Return {(group index, "weights" or a name of the optimiser's state): [tensor of each parameter]}."""
         found = {}
         for number, parameters in enumerate(self.groups):
             found[number, "weights"] = [parameter.detach() for parameter in parameters]

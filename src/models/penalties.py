@@ -1,4 +1,4 @@
-"""Penalties on the way that weights move."""
+"""Penalties on how far weights move."""
 
 from src.errors import UserError
 from src.models.helpers import l2_distance
@@ -7,9 +7,9 @@ from src.models.wrapped import added_parameters, is_wrapped, plain_name, squared
 
 
 class L2(Hooks):
-    """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL, arXiv:2303.06628).
-    Wrapped layers count by how what they add to the weights moves, |(alpha / r) B A|^2 of adapters, not by their
-    factors."""
+    """``l2`` * sum over trainable parameters of |theta - theta at load|^2 (the "WC" of ZSCL,
+    arXiv:2303.06628). Wrapped layers count by the change of their update, e.g. |(alpha / r) B A|^2 of
+    adapters, not by their factors."""
 
     data = "both"
     other_terms = ("l2",)
@@ -27,11 +27,11 @@ class L2(Hooks):
             raise UserError("--l2: the method trains no weight of CLIP, so nothing would be pulled back; leave it out")
         start = dict(state.at_load.named_parameters()) if moving else {}
         self.moving = list(moving.values())
-        self.anchors = [start[name] if name in start else parameter.detach().clone()  # of a method's own modules
+        self.anchors = [start[name] if name in start else parameter.detach().clone()  # a method's own modules
                         for name, parameter in moving.items()]
 
     def losses(self, state, batch):
-        distance = l2_distance(self.moving, self.anchors) if self.moving else 0  # of wrapped layers alone
+        distance = l2_distance(self.moving, self.anchors) if self.moving else 0  # only wrapped layers
         if self.wraps:
             distance = distance + squared_update(state.model, self.added)
         return {"l2": self.strength * distance}

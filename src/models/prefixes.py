@@ -1,5 +1,5 @@
-"""Prefixes: keys and values beside the attention of a frozen CLIP, several tasks' side by side, for methods that route.
-"""
+"""Prefixes: keys and values of several tasks side by side, beside the attention of a frozen CLIP, for
+methods that route."""
 
 import contextlib
 from types import SimpleNamespace
@@ -12,11 +12,11 @@ from src.models.attached import attached
 
 
 class Prefix(nn.Module):
-    """What the queries of one attention mix of a task's values (M, W), by a softmax over its keys (M, W) alone:
-    (B, H, L, W/H) -> (B, H, L, W/H). ``rows`` has of each task keys and values (2, M, W).
+    """The mix of a task's values (M, W) for the queries of one attention, by a softmax over its keys (M, W)
+    alone: (B, H, L, W/H) -> (B, H, L, W/H). ``rows`` holds keys and values per task (2, M, W).
 
-    In training mode the last task's act; in eval mode those that ``route`` names, a list [tasks (B,) or (1,), their
-    weights].
+    In training mode the last task's act; in eval mode those named by ``route``, a list [tasks (B,) or (1,),
+    their weights].
     """
 
     def __init__(self, heads, route, rows):
@@ -33,10 +33,10 @@ class Prefix(nn.Module):
 
 
 class Prefixes(nn.Module):
-    """A Prefix for each attention of the first ``depth`` blocks of both towers, M = ``length``, of so many ``tasks``,
-    whose tensors are loaded.
+    """A Prefix for each attention of the first ``depth`` blocks of both towers, M = ``length``, for
+    ``tasks`` tasks whose tensors are to be loaded.
 
-    The towers have them in training. A score puts them there by itself (``acting``).
+    In training they are attached to the towers. Scoring attaches them explicitly (``acting``).
     """
 
     token_by_token = True
@@ -57,7 +57,7 @@ class Prefixes(nn.Module):
                 for part, attention in zip(self.parts, attentions(model, self.depth).values(), strict=True)]
 
     def grow(self, model, seed):
-        """Add a task, all that trains from now on: keys from U(-1, 1), drawn on the host, and values 0."""
+        """Add a task, the only one that trains from now on: keys from U(-1, 1), drawn on the host, and values 0."""
         self.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         for attention, _, part in self.everywhere(model):
@@ -66,8 +66,8 @@ class Prefixes(nn.Module):
 
     @contextlib.contextmanager
     def acting(self, model, tasks, weights):
-        """While entered, prefixes of ``tasks`` act in the towers at ``weights``, in eval mode: (B,) each, or (1,) for
-        all rows."""
+        """Attach the prefixes of ``tasks`` to the towers at ``weights`` inside the context, in eval mode:
+        (B,) each, or (1,) for all rows."""
         self.route[:] = tasks, weights
         try:
             with attached(model, [SimpleNamespace(places=self.everywhere)]):
@@ -77,7 +77,7 @@ class Prefixes(nn.Module):
 
 
 def attentions(model, depth):
-    """{name: attention} of the first ``depth`` blocks of both towers; the image tower of a ResNet has none."""
+    """Return {name: attention} of the first ``depth`` blocks of both towers; a ResNet image tower has none."""
     towers = {"visual.transformer": getattr(model.visual, "transformer", None), "transformer": model.transformer}
     return {f"{name}.resblocks.{index}.attn.": block.attn for name, tower in towers.items() if tower is not None
             for index, block in enumerate(tower.resblocks[:depth])}

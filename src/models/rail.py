@@ -10,13 +10,17 @@ from src.machine.device import no_tf32
 from src.models.algebra import RidgeSums, ridge_, wide
 from src.models.bounds import FrozenFeatures
 
-RIDGES = {"primal": 0.1, "dual": 0.001}  # of --rail-form
+RIDGES = {"primal": 0.1, "dual": 0.001}  # by --rail-form
 
 
 class Rail(FrozenFeatures):
-    """Scores (1 - beta) p + beta y where zero-shot CLIP's best class was trained, else p: see ``FrozenFeatures``. The
-    answers y are a ridge regression of one-hot labels on the unit features f of all tasks' training crops: linear in
-    relu(f P), P (D, H) drawn once ("primal"), or by the kernel exp(-gamma |a - b|^2) on stored features ("dual")."""
+    """Scores (1 - beta) p + beta y if zero-shot CLIP's best class was trained, else p: see
+    ``FrozenFeatures``.
+
+    The answers y are a ridge regression from the unit features f of all tasks' training crops to one-hot
+    labels: linear in relu(f P), P (D, H) drawn once ("primal"), or with the kernel exp(-gamma |a - b|^2) on
+    stored features ("dual").
+    """
 
     padding, crops = 0.0, True
 
@@ -71,7 +75,7 @@ class Primal(RidgeSums):
         width = self.width if self.projection is None else self.projection.shape[1]
         if (width, content.get("drawn", self.drawn)) != (self.width, self.drawn):
             raise UserError(f"--rail-width {self.width} with --rail-projection {self.drawn}: the sums in --load are of "
-                            f"{width} with {content['drawn']}; give these")
+                            f"{width} with {content['drawn']}; give those")
         super().load_carry(content)
 
 
@@ -82,7 +86,7 @@ class Dual:
         self.strength, self.gamma, self.features, self.labels, self._solution = strength, gamma, {}, {}, None
 
     def collect(self, state, rows):
-        """Keep the features in the order of the split, whatever the number of processes."""
+        """Store the features in the order of the split, for any number of processes."""
         split, like = state.task.split("train"), state.model.logit_scale
         table, read = like.new_zeros(len(split), state.model.text_projection.shape[1]), like.new_zeros(len(split))
         for features, _, numbers in rows:
@@ -100,7 +104,7 @@ class Dual:
         return {name: kernel @ alpha[name] for name in names}
 
     def _solved(self, device):
-        """X (N, D) and {task: alpha (N, C)}, in float64. K is the only tensor of its size."""
+        """Return X (N, D) and {task: alpha (N, C)}, in float64. K is the only tensor of its size."""
         if self._solution is None:
             known = torch.cat([wide(part).to(device) for part in self.features.values()])
             targets = torch.block_diag(*self.labels.values()).to(device)                         # (N, sum of C)
@@ -119,29 +123,29 @@ class Dual:
 
 @no_tf32()
 def hidden(features, P):
-    """relu(f P): (B, D) x (D, H) -> (B, H)."""
+    """Return relu(f P): (B, D) x (D, H) -> (B, H)."""
     return (features @ P).relu()
 
 
 def gaussian(a, b, gamma):
-    """exp(-gamma |a - b|^2), (B, D) x (N, D) -> (B, N)."""
+    """Return exp(-gamma |a - b|^2), (B, D) x (N, D) -> (B, N)."""
     distances = (a @ b.T).mul_(-2).add_(a.square().sum(dim=1, keepdim=True)).add_(b.square().sum(dim=1))
     return distances.clamp_(min=0).mul_(-gamma).exp_()
 
 
 def seeded_projection(architecture, width, seed):
-    """P (D, H) from U(-1/sqrt(D), 1/sqrt(D)), by a separate generator."""
+    """Draw P (D, H) from U(-1/sqrt(D), 1/sqrt(D)), with a separate generator."""
     size = architecture["embed_dim"]
     drawn = torch.rand(size, width, generator=torch.Generator().manual_seed(seed_of(seed, "RAIL's projection")))
     return (2 * drawn - 1) / size ** 0.5
 
 
 def published_projection(architecture, width, seed):
-    """P (D, H) as the published code has it: what torch's own generator gives a linear layer once CLIP's published
-    class has drawn its random weights. UserError for a ResNet image tower."""
+    """Draw P (D, H) as the published code does: what torch's own generator gives a linear layer after
+    CLIP's published class has drawn its random weights. Raise UserError for a ResNet image tower."""
     if "vision_patch_size" not in architecture:
-        raise UserError("--rail-projection published: the published draw is known for ViT image towers; give "
-                        "--rail-projection seeded")
+        raise UserError("--rail-projection published: the published draw is known only for ViT image towers; "
+                        "give --rail-projection seeded")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         _draw_clip(**architecture)
@@ -150,8 +154,8 @@ def published_projection(architecture, width, seed):
 
 def _draw_clip(*, embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size, context_length,
                vocab_size, transformer_width, transformer_layers, **others):
-    """Draw as many numbers, in the same calls, as the published CLIP does: layers as they are made, one tower after the
-    other, then its own initialisation of the text tower."""
+    """Draw as many numbers, in the same calls, as the published CLIP: layers in order of construction, one
+    tower after the other, then its own initialisation of the text tower."""
     nn.Conv2d(3, vision_width, vision_patch_size, bias=False)
     torch.randn(vision_width)
     torch.randn((image_resolution // vision_patch_size) ** 2 + 1, vision_width)

@@ -1,4 +1,4 @@
-"""What a task that was interrupted resumes from, and whether the number of processes may change meanwhile."""
+"""State from which an interrupted task resumes, and whether the number of processes may change."""
 
 import torch
 
@@ -13,20 +13,20 @@ PACKAGE = __name__.rpartition(".")[0] + "."  # "src.models.", or that of an inst
 
 
 def drawn_by_process(state, hooks):
-    """Why a run depends on the number of its processes by more than rounding, None where it does not."""
+    """Return why a run depends on its number of processes by more than rounding; None if it does not."""
     if any(map(is_dropout, (part for module in state.modules() for part in module.modules()))):
         return "each process draws the dropout of its own rows"
     return None if all_built_in(hooks) else "a custom method may draw in each process"
 
 
 def all_built_in(hooks):
-    """Whether all hooks are of this package, under whatever name it is installed."""
+    """Return whether all hooks belong to this package, under whatever name it is installed."""
     return all(type(hook).__module__.startswith(PACKAGE) for hook in hooks)
 
 
 def state_of_run(state, hooks):
-    """Return all that ``restore`` needs after a step beside the weights at load: tensors, not copied, and plain
-    types."""
+    """Return all that ``restore`` needs after a step, beside the weights at load: tensors, not copied, and
+    plain types."""
     return {
         "iteration": state.iteration,
         "moving": {name: value.detach() for name, value in moving_tensors(state).items()},
@@ -44,10 +44,11 @@ def restore(state, hooks, content):
     found = moving_tensors(state)
     wrong = sorted(content["moving"].keys() ^ found.keys())
     if wrong:
-        raise UserError(f"--resume: other tensors move than when the task was interrupted, such as {wrong[0]}")
+        raise UserError(f"--resume: the tensors that move are not those of the interrupted task, such as {wrong[0]}. "
+"Leave --resume out to start again")
     for name, value in content["moving"].items():
         if found[name].shape != value.shape:
-            raise UserError(f"--resume: {name} has the shape {tuple(found[name].shape)}, and {tuple(value.shape)} when "
+            raise UserError(f"--resume: {name} has the shape {tuple(found[name].shape)}, but {tuple(value.shape)} when "
                             "the task was interrupted: begin chose another size. Leave --resume out to start again")
         found[name].copy_(value)
     state.forget_merged()
@@ -65,9 +66,9 @@ def restore(state, hooks, content):
 
 
 def moving_tensors(state):
-    """{name: what the weights at load do not tell}: the CLIP's parameters that require a gradient, its buffers (the
-    statistics of batch norms, frozen factors of wrapped layers), weights at rest that hooks changed as they began, also
-    in the copy of the weights at load, and all of own modules."""
+    """Return {name: tensor} of what the weights at load do not determine: the CLIP's parameters that
+    require a gradient, its buffers (batch norm statistics, frozen factors of wrapped layers), weights at
+    rest that hooks changed in ``begin``, also in the copy of the weights at load, and all own modules."""
     kept = {*(name for name, value in state.model.named_parameters() if not value.requires_grad), "token_rows"}
     kept -= state.changed
     own = {f"own.{name}.{key}": value for name, module in state.own.items() for key, value in tensors_of(module)}
@@ -76,7 +77,7 @@ def moving_tensors(state):
 
 
 class WatchedWeights:
-    """The weights of a CLIP before hooks begin, so that what a hook does to them is seen."""
+    """The weights of a CLIP before hooks begin, to detect what a hook changes."""
 
     def __init__(self, model):
         self.model = model
@@ -85,7 +86,7 @@ class WatchedWeights:
         self.before = {plain_name(name): digest for name, digest in self._digests()}
 
     def _plain_names(self):
-        """The names of a checkpoint of the CLIP, without what wraps its layers."""
+        """Return {name in a checkpoint of the CLIP: name in the model}, without what wraps its layers."""
         wrapping = added_names(self.model)
         return {plain_name(name): name for name in self.model.state_dict() if name not in wrapping}
 
@@ -94,23 +95,24 @@ class WatchedWeights:
         return zip(names, digests(tensors), strict=True)
 
     def changed(self):
-        """Return the names of the tensors that are others by now."""
+        """Return the names of the tensors that have changed."""
         return {name for name, digest in self._digests() if self.before.get(plain_name(name)) != digest}
 
     def refuse_new(self, hook):
-        """UserError where a hook has added parameters or buffers to the CLIP, or has taken some away: a checkpoint
-        could not be loaded. What wraps a layer may add what a merge makes part of the layer's weights."""
+        """Raise UserError if a hook added parameters or buffers to the CLIP or removed some, since its
+        checkpoint could not be loaded. A layer's wrapper may add what a merge folds into the layer's
+        weights."""
         kind, names = type(hook).__name__, self._plain_names()
         added = [name for plain, name in names.items() if plain not in self.names]
         if added:
             sort = "parameter" if added[0] in dict(self.model.named_parameters()) else "buffer"
             raise UserError(f"{kind} adds the {sort} {added[0]} to the CLIP: a checkpoint holds a plain CLIP, so it "
-                            f"would train and be lost. Modules of its own belong into {kind}.build, which returns "
+                            f"would train and be lost. Own modules belong into {kind}.build, which returns "
                             "them; low-rank updates of weights belong into wrapped layers (src.models.wrapped)")
         gone = self.names.keys() - names.keys()
         if gone:
-            raise UserError(f"{kind} takes {min(gone)} out of the CLIP: no checkpoint of it could be loaded. What "
-                            "stands in for a layer holds that layer as base_layer (src.models.wrapped)")
+            raise UserError(f"{kind} removes {min(gone)} from the CLIP: no checkpoint of it could be loaded. A module "
+                            "that replaces a layer must hold it as base_layer (src.models.wrapped)")
         new = {name for name, _, _ in wrapped_layers(self.model)} - self.wrapped
         if new and self.has_lora:
             raise UserError(BESIDE_LORA)

@@ -1,4 +1,4 @@
-"""Which epoch of a task its own modules are kept from: the last one, or the best on val images."""
+"""Selection of the epoch that a task's own modules are kept from: the last one, or the best on val images."""
 
 import torch
 
@@ -13,9 +13,12 @@ from src.models.modeling import in_eval_mode
 
 
 class SelectsEpoch(Hooks):
-    """A base for subclasses of ``Finetune`` with own modules. With ``select_epoch`` "val" these are, once the last step
-    is done, what they were after the epoch with the highest accuracy on the task's val images, the first of equals:
-    through the classifier and the modules that train. With "last" nothing is done."""
+    """A base for subclasses of ``Finetune`` with own modules.
+
+    With ``select_epoch`` "val", the modules end as they were after the epoch with the highest accuracy on
+    the task's val images (the first in a tie), measured with the classifier and modules that train. With
+    "last" nothing is done.
+    """
 
     select_epoch = "last"
     best = None  # {"top1", "iteration", "tensors": {hook: {name: tensor}}} of the best epoch so far
@@ -38,7 +41,7 @@ class SelectsEpoch(Hooks):
 
     @torch.no_grad()
     def top1(self, state):
-        """Accuracy in percent on the val images, the task given."""
+        """Return the accuracy in percent on the val images, with the task known."""
         task, settings = state.task, state.settings
         with state.attached():
             with in_eval_mode(state.model), state.device.autocast():
@@ -56,8 +59,8 @@ class SelectsEpoch(Hooks):
                 kept = tensors_kept(state.own[name])
                 for key, value in tensors.items():
                     kept[key].copy_(value)
-            print(f"{state.task.name}: --select-epoch val keeps what step {self.best['iteration']} of "
-                  f"{state.iteration} left, {self.best['top1']:.1f} % on val images")
+            print(f"{state.task.name}: --select-epoch val keeps the modules of step {self.best['iteration']} of "
+                  f"{state.iteration}, {self.best['top1']:.1f} % on val images")
 
     def state_dict(self):
         return {**super().state_dict(), "best": self.best}
@@ -68,7 +71,8 @@ class SelectsEpoch(Hooks):
 
 
 def _require_val(task):
-    """Refuse what has no val images, or several classifiers. Warn of val images that are others' too."""
+    """Refuse a task without val images or with several classifiers. Warn if val images are also train or
+    test images."""
     if task.parts:
         raise UserError("--select-epoch val with --joint: the val images of several datasets have no common classes; "
                         "leave one of them out")
@@ -78,7 +82,7 @@ def _require_val(task):
     for name in [name for name in ("train", "test") if name in task.splits]:
         other = task.split(name)
         if shared := len(val) if other is val else len(_paths(val) & _paths(other)):
-            warn(f"{task.name}: {shared} of the {len(val)} val images that choose an epoch are {name} images too")
+            warn(f"{task.name}: {shared} of the {len(val)} val images that select the epoch are also {name} images")
 
 
 def _paths(split):

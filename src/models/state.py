@@ -1,4 +1,4 @@
-"""What hooks see of a run: its numbers, and the model, the streams and the copies of one task."""
+"""What hooks see of a run: its settings, and the model, streams and copies of one task."""
 
 import contextlib
 import itertools
@@ -46,8 +46,8 @@ from src.models.wrapped import is_wrapped, merge, plain_name
 
 @dataclass(frozen=True)
 class Settings:
-    """The optimiser's and the stream's numbers; ``warmup`` in steps. ``epoch_steps``: the steps of an epoch, which only
-    the schedule ``late-cosine`` needs."""
+    """Numbers of the optimiser and the stream; ``warmup`` in steps. ``epoch_steps``: steps per epoch,
+    needed only by the schedule ``late-cosine``."""
 
     iterations: int
     lr: float
@@ -73,8 +73,8 @@ class Settings:
 
     @property
     def peak_rate(self) -> float:
-        """The highest learning rate that a step has: ``lr`` unless the run ends within the warm-up, or the steps of
-        ``onecycle`` pass its peak by."""
+        """The highest learning rate of any step: ``lr`` unless the run ends within the warm-up, or no step
+        of ``onecycle`` falls on its peak."""
         if self.schedule == "onecycle":
             return max(rate_at(step, self, self.lr) for step in range(self.iterations))
         return self.lr * min(1, self.iterations / max(1, self.warmup))
@@ -82,17 +82,23 @@ class Settings:
 
 @dataclass
 class TrainingState:
-    """What hooks see of a run. ``model`` is the live CLIP, ``ensemble`` averaged weights where an add-on keeps some,
-    ``final_model`` what is evaluated, saved and carried on.
+    """What hooks see of a run. ``model`` is the live CLIP, ``ensemble`` averaged weights if an add-on keeps
+    some, ``final_model`` what is evaluated, saved and carried on.
 
-    ``source`` is the task as the command line names it. ``open_task(name)`` opens another dataset (a reference set,
-    say), with ``trained=True`` as it was trained on; ``open_zeroshot(path)`` gives a frozen CLIP with the weights of
-    ``--init``, or of ``path``; ``open_teacher(path)`` is like it, but possibly in the autocast dtype: for features
-    only; None where there is no other. ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads
-    that they left, {dataset: (C, D + 1)}. ``iteration`` counts the steps that the optimiser has done. ``world`` is the
-    processes of the run: a batch has this one's rows of a global batch, which has ``rows`` in the step under way.
-    ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}, ``own_average`` their
-    averages {name of the hook: {name: tensor}} as long as an add-on keeps some. ``signals`` may end a pass over data.
+    ``source``: the task as given on the command line.
+    ``open_task(name)`` opens another dataset (e.g. a reference set), with ``trained=True`` as it was
+    trained on.
+    ``open_zeroshot(path)`` returns a frozen CLIP with the weights of ``--init``, or of ``path``.
+    ``open_teacher(path)`` is like it, but possibly in the autocast dtype: for features only; None if there
+    is no other.
+    ``history`` lists the earlier tasks of the sequence, ``heads`` the linear heads they left, {dataset: (C,
+    D + 1)}.
+    ``iteration`` counts the optimiser's steps.
+    ``world``: the processes of the run. A batch holds this process's rows of a global batch, which has
+    ``rows`` rows in the current step.
+    ``own``: modules that hooks built beside the CLIP, {hook name: module}; ``own_average``: their averages
+    {hook name: {name: tensor}} while an add-on keeps some.
+    ``signals`` may end a pass over data.
     ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
     """
 
@@ -115,37 +121,37 @@ class TrainingState:
     world: World = field(default_factory=World)
     own: dict[str, nn.Module] = field(default_factory=dict)
     own_average: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
+    changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed in ``begin``
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
-    _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast
+    _at_load_in_full: bool = False  # a hook reads its values, not only its features under autocast
     _begun: bool = False
-    _zeroshot: list = field(default_factory=list)  # handed out since the task began
+    _zeroshot: list = field(default_factory=list)  # returned to hooks since the task began
 
     def modules(self) -> list[nn.Module]:
-        """All that trains: the live CLIP, and the hooks' own modules beside it."""
+        """Return all that trains: the live CLIP, and the hooks' own modules beside it."""
         return [self.model, *self.own.values()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of ``modules()``; those of own modules are called own.<hook>.<name>."""
+        """Yield (name, parameter) of ``modules()``; names in own modules start with own.<hook>."""
         yield from self.model.named_parameters()
         for name, module in self.own.items():
             yield from ((f"own.{name}.{key}", parameter) for key, parameter in module.named_parameters())
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that require a gradient."""
+        """Return the parameters that require a gradient."""
         return [parameter for _, parameter in self.named_parameters() if parameter.requires_grad]
 
     def attached(self, model: CLIP | None = None) -> AbstractContextManager:
-        """While entered, own modules have their places in the towers of a CLIP, the live one unless given."""
+        """Attach own modules to the towers of a CLIP inside the context, by default to the live one."""
         return attached(model or self.model, self.own.values())
 
     @contextlib.contextmanager
     def in_place(self, model: CLIP) -> Iterator[None]:
-        """While entered, own modules have their places in a CLIP that is scored, in eval mode, and hold their averages
-        where an add-on keeps some."""
+        """Attach own modules, in eval mode, to a CLIP that is scored; inside the context they hold their
+        averages if an add-on keeps some."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._averages_held())
             for module in self.own.values():
@@ -154,7 +160,7 @@ class TrainingState:
             yield
 
     def acting(self) -> list[str]:
-        """The names of the own modules without which a score by CLIP would be another."""
+        """Return the names of the own modules that change CLIP's scores."""
         with contextlib.ExitStack() as stack:
             for module in self.own.values():
                 stack.enter_context(in_eval_mode(module))
@@ -162,7 +168,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def _averages_held(self) -> Iterator[None]:
-        average, self.own_average = self.own_average, {}  # once, if this is entered within itself
+        average, self.own_average = self.own_average, {}  # so that a nested entry does not swap back
         try:
             with holding(self.own, average):
                 yield
@@ -170,27 +176,27 @@ class TrainingState:
             self.own_average = average
 
     def trains(self, tower: str) -> bool:
-        """Whether training changes what the ``"image"`` or ``"text"`` tower gives."""
+        """Return whether training changes the output of the ``"image"`` or ``"text"`` tower."""
         return trains(self.model, tower) or trains_in(self.model, self.own.values(), tower)
 
     def encodes_rows_alone(self) -> bool:
-        """Whether what the image tower makes of an image depends on nothing else in the batch."""
+        """Return whether the image tower encodes each image independently of the rest of the batch."""
         return encodes_rows_alone(self.model) and rows_alone(self.model, self.own.values(), "image")
 
     def prompts(self, task: Task) -> list[str]:
-        """One prompt for each class of a Task, as own modules ask for it."""
+        """Return one prompt per class of a Task, with own modules' template if they define one."""
         return prompted(task, self.own.values()).prompts()
 
     def packed(self, tokens: Tensor) -> PackedTexts | Tensor:
-        """(N, L) of texts that the live towers will encode often -> PackedTexts, or the tokens where that saves too
-        little, or where an own module has to see each text by itself."""
+        """Return PackedTexts of texts (N, L) that the live towers will encode often, or the tokens if
+        packing saves too little or an own module needs each text by itself."""
         if not rows_alone(self.model, self.own.values(), "text"):
             return tokens
         return packed_where_shorter(self.model, tokens)
 
     @property
     def final_model(self) -> CLIP:
-        """A plain CLIP: the ensemble where one is kept, else the live model, with its wrapped layers merged."""
+        """A plain CLIP: the ensemble if one is kept, else the live model, with wrapped layers merged."""
         if self.ensemble is None and is_wrapped(self.model):
             if self._merged is None or self._merged[0] != self.iteration:
                 self._merged = self.iteration, merge(self.model)
@@ -204,7 +210,7 @@ class TrainingState:
 
     @property
     def learning_rate(self) -> float:
-        """That of the last step; 0 for a method that has nothing to optimise."""
+        """The rate of the last step; 0 for a method with nothing to optimise."""
         return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
 
     @property
@@ -217,13 +223,14 @@ class TrainingState:
         return merge(self.model) if is_wrapped(self.model) else frozen_copy(self.model)
 
     def forget_merged(self) -> None:
-        """Merge again where ``final_model`` is next asked for: weights have changed between two steps."""
+        """Drop the merged model of ``final_model``, since weights changed between two steps."""
         self._merged = None
 
     @property
     def at_load(self) -> CLIP:
-        """The weights at load as a frozen plain CLIP, for ``begin``: all hooks share it and leave it unchanged. Hold
-        the module or its parameters; tensors taken out of them would keep storage that sharing frees."""
+        """The weights at load as a frozen plain CLIP, for ``begin``. All hooks share it and must not change
+        it. Hold the module or its parameters: tensors taken out of them would keep storage that sharing
+        frees."""
         teacher, self._at_load_in_full = self.teacher, True
         return teacher
 
@@ -231,19 +238,19 @@ class TrainingState:
     def teacher(self) -> CLIP:
         """Like ``at_load``, but possibly in the autocast dtype: for features only."""
         if self._begun:
-            raise ValueError("state.at_load and state.teacher are there while hooks begin; weights have moved by now")
+            raise ValueError("state.at_load and state.teacher are available only in begin; weights have moved since")
         if self._at_load is None:
             self._at_load = self.frozen()
         return self._at_load
 
     def at_load_changed(self) -> dict[str, Tensor]:
-        """{plain name: tensor} of what the copy of the weights at load has of weights that hooks changed as they began:
-        where they changed them first, the copy has what they made of them."""
+        """Return {plain name: tensor} of the weights at load that hooks changed in ``begin``, as the copy
+        holds them: if a hook changed them before the copy was made, with its changes."""
         changed = {plain_name(name) for name in self.changed}
         return {name: value for name, value in tensors_of(self._at_load or nn.Module()) if name in changed}
 
     def zeroshot(self, path: str | None = None) -> CLIP:
-        """As ``open_zeroshot``; the weights at load share what they have in common with it."""
+        """Return ``open_zeroshot(path)``; the weights at load share what they have in common with it."""
         self._zeroshot.append(self.open_zeroshot(path))
         return self._zeroshot[-1]
 
@@ -257,13 +264,16 @@ class TrainingState:
         return copy if self.device.autocast_type is None else lower_(copy, self.device.autocast_type)
 
     def forget_copies(self) -> None:
-        """Drop the copies of the weights: the task starts again."""
+        """Drop the copies of the weights, because the task starts again."""
         self._at_load, self._at_load_in_full, self._zeroshot, self._begun = None, False, [], False
         self.forget_merged()
 
     def share_copies(self) -> None:
-        """Once all hooks have begun: of the weights at load only what is neither at rest in the live model nor
-        zero-shot stays a copy, in the autocast dtype unless a hook reads it in full."""
+        """Release duplicate weights after all hooks have begun.
+
+        Of the weights at load, only what is neither at rest in the live model nor zero-shot stays a copy,
+        in the autocast dtype unless a hook reads it in full.
+        """
         common = [resting_weights(self.model), *(dict(tensors_of(zeroshot)) for zeroshot in self._zeroshot)]
         self._zeroshot, self._begun = [], True
         self.forget_merged()
@@ -276,15 +286,18 @@ class TrainingState:
                    {storage_of(value) for weights in common for value in weights.values()})
 
     def copies(self) -> dict[str, CLIP]:
-        """{holder: CLIP} of the copies of the weights that the state holds itself."""
+        """Return {holder: CLIP} of the copies of the weights that the state itself holds."""
         at_load = "weights at load" if self._at_load_in_full else "teacher"
         found = {"model": self.model, "ensemble": self.ensemble, at_load: self._at_load}
         return {holder: copy for holder, copy in found.items() if copy is not None}
 
     def stream(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False,
                captions: str | None = None, rest: bool = False) -> Iterator[Batch]:
-        """Endless seeded batches of a split on the device, from the current step on. ``captions``: how one is chosen,
-        whose number is then the label. Full batches, unless ``rest`` asks for what is left of an epoch too."""
+        """Return an endless iterator of seeded batches of a split on the device, from the current step on.
+
+        ``captions``: how one is chosen; the label is then its index. Batches are full unless ``rest`` also
+        asks for the remainder of each epoch.
+        """
         require_statistics(self, min(batch_size, len(split)))
         transform = self._transform(train_transform)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
@@ -292,28 +305,30 @@ class TrainingState:
         return self.device.batches(batches)
 
     def first_visits(self, split: Split, purpose: str, batch_size: int) -> Iterator[Batch]:
-        """Of the batches that such a stream had before the current step, those in which an image came for the first
-        time; none at the first step. What a cache has to go through again after an interruption."""
+        """Return those batches of such a stream before the current step in which an image came for the
+        first time; none at the first step. A cache must go through them again after an interruption."""
         batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
                                self.iteration, self.settings.workers, self.world.part)
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
              drop_last: bool = False, captions: str | None = None) -> Iterator[Batch]:
-        """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that has every image exactly once.
+        """Pass over a Split in ``begin`` or ``end``: return an iterator over Batches that contains every
+        image exactly once.
 
-        Gradients are allowed, and the model stays in the mode that it is in: batch norms that train would count these
-        images, so most passes go in ``modeling.in_eval_mode(state.model)``. The evaluation transform, or crops drawn by
-        ``purpose``; in the order of the split, or with ``shuffle`` in one drawn by ``purpose``. The last batch has the
-        images that are left, unless ``drop_last``. Labels are the split's, or with ``captions`` ("random", "first") the
-        numbers of an image's captions, drawn by ``purpose``; ``batch.indices`` (B,) are the positions in the split.
+        Gradients are allowed, and the model stays in its mode: training batch norms would count these
+        images, so most passes run inside ``modeling.in_eval_mode(state.model)``. Images come under the
+        evaluation transform, or with ``train_transform`` as crops drawn by ``purpose``; in the order of the
+        split, or with ``shuffle`` in one drawn by ``purpose``. The last batch holds the remaining images,
+        unless ``drop_last``. Labels are the split's, or with ``captions`` ("random", "first") the indices
+        of an image's captions, drawn by ``purpose``; ``batch.indices`` (B,) are positions in the split.
 
-        Processes share the images: each gets its rows of every batch, and all get the same number of batches, of which
-        the last may have 0 rows. ``state.world.sum`` makes the statistic of all images from those of each process;
-        a mean over a batch is weighed by ``batch.weight``, as in the loop.
+        Processes share the images: each gets its rows of every batch, and all get the same number of
+        batches, the last of which may have 0 rows. ``state.world.sum`` turns per-process statistics into
+        those of all images; weight a mean over a batch by ``batch.weight``, as the loop does.
 
-        A signal ends the run between two batches, and the pass is repeated on resume. In a dry run nothing is given.
-        UserError where the split has nothing to give.
+        A signal ends the run between two batches, and the pass is repeated on resume. In a dry run it
+        yields nothing. Raises UserError if the split is too small.
         """
         whole = batches_of_pass(len(split), batch_size, self.seed_of(purpose), shuffle, drop_last)
         if not whole:
@@ -328,13 +343,14 @@ class TrainingState:
         return self._until_asked(map(len, whole), self.device.batches(batches))
 
     def _transform(self, train: bool) -> TrainTransform | EvalTransform:
-        """That of evaluation, or random crops where a pass is to ``train`` on them and --crops has them."""
+        """Return the evaluation transform, or random crops if the pass wants ``train`` images and --crops
+        allows it."""
         cropped = train and self.settings.crops == "random"
         return (TrainTransform if cropped else EvalTransform)(self.model.image_resolution)
 
     def _until_asked(self, rows: Iterator[int], batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches of a pass, each with what it is of the ``rows`` of all processes, until a signal asks the run to
-        end: this process, or another one."""
+        """Yield the batches of a pass, weighted by their share of the ``rows`` of all processes, until a
+        signal to this or another process ends the run."""
         with contextlib.closing(batches):
             for batch in batches:
                 if reason := self.signals.reason or self.world.reason_to_stop():
@@ -342,20 +358,22 @@ class TrainingState:
                 yield self._weighed(next(rows), batch)
 
     def _words_for(self, split: Split) -> str:
-        """"the train split of DTD", where the task at hand has it."""
+        """Return "the train split of DTD" if the current task has the split."""
         own = (name for name in self.task.splits if self.task.split(name).listing() == split.listing())
         name = next(own, None)
         return f"the {name} split of {self.task.name}" if name else f"a split that {self.task.name} does not have"
 
     def seed_of(self, purpose: str) -> int:
-        """The seed of one purpose in this task: the same in a sequence and in a run of its own."""
+        """Return the seed of one purpose in this task: the same in a sequence and in a single run."""
         return seed_of(self.settings.seed, self.task.name, purpose)
 
     def training_stream(self) -> Iterator[Batch]:
-        """The task's batches: crops drawn again at each visit; or, where only a head trains, features under the
-        evaluation transform, which are constant and are encoded once. Of an epoch the last batch has what is left of
-        the images, unless --last-batch drops it. Pairs come under the evaluation transform, with captions drawn again,
-        in full batches only."""
+        """Return the task's batches: crops redrawn at each visit; or, if only a head trains, features under
+        the evaluation transform, which are constant and encoded once.
+
+        The last batch of an epoch holds the remaining images, unless --last-batch drops it. Pairs come
+        under the evaluation transform, with captions redrawn, in full batches only.
+        """
         split, settings = self.task.split("train"), self.settings
         if self.task.pairs:
             batches = self.stream(split, "train", settings.batch_size, captions=settings.caption_choice)
@@ -367,28 +385,29 @@ class TrainingState:
         return map(self._weighed, map(order.rows, itertools.count(self.iteration)), batches)
 
     def _order(self, size: int, start: int) -> SeededBatches:
-        """The order of the task's images, from a step on."""
+        """Return the order of the task's images, from a step on."""
         return SeededBatches(size, self.settings.batch_size, self.seed_of("train"), start, self.settings.iterations,
                              self.world.part, self._keeps_rest)
 
     @property
     def _keeps_rest(self) -> bool:
-        """Whether the last batch of an epoch has the images that are left."""
+        """Whether the last batch of an epoch holds the remaining images."""
         return keeps_rest(self.task, self.settings.batch_size, self.settings.last_batch)
 
     def _weighed(self, rows: int, batch: Batch) -> Batch:
-        """A batch of the task with what it is of the ``rows`` of all processes. Skipped images, which only one process
-        alone may have, are none of them."""
+        """Return a batch of the task with its share of the ``rows`` of all processes. Skipped images, which
+        occur only with a single process, do not count."""
         own, processes = len(batch.labels), self.world.size
         rows = rows if processes > 1 else own
         return batch._replace(rows=rows, weight=own * processes / rows if rows else 0.0)
 
     def _feature_batches(self, split: Split) -> Iterator[Batch]:
-        """An interrupted run encodes all that it did at first, in the same batches: others round in other ways."""
+        """Yield batches of features. An interrupted run encodes all it did at first, in the same batches,
+        because others round differently."""
         every, left = (self._order(len(split), first) for first in (0, self.iteration))
         if not len(left):
             return
-        visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process: they share it
+        visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process
         positions, features = encode_split(self.model, split.subset(visited), self.device,
                                            workers=self.settings.workers, world=self.world)
         row_of = {visited[position]: row for row, position in enumerate(positions)}

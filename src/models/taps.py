@@ -1,4 +1,4 @@
-"""What the attention layers of CLIP's towers are given while a model runs."""
+"""Inputs of the attention layers of CLIP's towers, captured while a model runs."""
 
 import contextlib
 
@@ -10,17 +10,20 @@ from src.machine.device import no_tf32
 from src.models.algebra import wide
 from src.models.wrapped import BASE, plain_name
 
-TEXTS_AT_ONCE = 64  # with padding, of which all layers' inputs are held
+TEXTS_AT_ONCE = 64  # padded texts per pass, whose inputs to all layers are in memory
 
 
 @contextlib.contextmanager
 def tapped(model):
-    """While entered, the dict that this yields has {name of an attention: (what q, k and v are computed of, what o is
-    computed of)}, each (B, L, W), detached, of the last forward of its tower; the names are those of a plain CLIP, such
-    as "visual.transformer.resblocks.0.attn". Layers may be wrapped; a model that recomputes blocks runs them twice.
+    """Capture the inputs of attentions inside the context.
 
-    Texts that are cut or packed have fewer positions than those that padding fills: ``clip.model.CLIP.encode_text``
-    with ``cut=False`` has all of them.
+    The yielded dict holds {name of an attention: (input of q, k and v, input of o)}, each (B, L, W),
+    detached, from the last forward of its tower. Names are those of a plain CLIP, such as
+    "visual.transformer.resblocks.0.attn". Layers may be wrapped; a model that recomputes blocks runs them
+    twice.
+
+    Cut or packed texts have fewer positions than padded ones: ``clip.model.CLIP.encode_text`` with
+    ``cut=False`` has all.
     """
     seen, handles = {}, []
     for name, block in model.named_modules():
@@ -43,17 +46,17 @@ def _keeps(seen, name, place):
 
 
 def uncut_tokens(state):
-    """Return the tokens (N, L) of one prompt a class, of all parts of the task, on the model's device."""
+    """Return the tokens (N, L) of one prompt per class, of all parts of the task, on the model's device."""
     model, parts = state.model, state.task.parts or [state.task]
     prompts = [prompt for part in parts for prompt in state.prompts(part)]
     return clip.tokenize(prompts, model.context_length).to(model.logit_scale.device)
 
 
 class Moments:
-    """The sums of x x^T over all tokens x that attentions compute q, k and v of, {name of an attention: (d, d)}: the
-    uncentred covariance of a task's inputs, but for a factor. ``widths`` {name: d}; ``like`` has the device.
+    """Sums of x x^T over all inputs x of q, k and v, {name of an attention: (d, d)}: the uncentred
+    covariance of a task's inputs up to a factor. ``widths`` {name: d}; ``like`` has the device.
 
-    In float64, on the host where the device has no such type; the products themselves are in the model's type.
+    In float64, on the host if the device has no float64; the products themselves are in the model's dtype.
     """
 
     def __init__(self, widths, like):
@@ -65,14 +68,14 @@ class Moments:
 
     @torch.no_grad()
     def add(self, model, images=None, tokens=None):
-        """Encode images (B, 3, R, R) and token ids (N, L), padding included, in full precision and in the mode that the
-        model is in; a tower without an attention of ``widths`` is skipped."""
+        """Add images (B, 3, R, R) and token ids (N, L), padding included, encoded in full precision and in
+        the model's current mode; a tower without an attention of ``widths`` is skipped."""
         given, towers = [], {is_of_images(name) for name in self.sums}
         if images is not None and True in towers:
             given.append((model.encode_image, images, {}))
         if tokens is not None and False in towers:
             given += [(model.encode_text, part, {"cut": False}) for part in tokens.split(TEXTS_AT_ONCE)]
-        # Under autocast, weights that are cast without gradient would be taken for the step around this too.
+        # Under autocast, the surrounding step would reuse weights that were cast here without gradient.
         with torch.autocast(model.logit_scale.device.type, enabled=False), no_tf32():
             for encode, inputs, options in given:
                 with tapped(model) as seen:
@@ -82,11 +85,12 @@ class Moments:
                     self.sums[name] += wide(x.mT @ x)
 
     def of_all(self, world):
-        """The sums over the images of all processes; over the texts, which each process has, the mean of theirs."""
+        """Return the sums over the images of all processes; for texts, which each process has, the mean
+        over processes."""
         return {name: world.sum(moment) / (1 if is_of_images(name) else world.size)
                 for name, moment in self.sums.items()}
 
 
 def is_of_images(name):
-    """Whether a name is one of the image tower's."""
+    """Return whether a name belongs to the image tower."""
     return name.startswith("visual.")

@@ -17,8 +17,9 @@ from src.models.resuming import WatchedWeights, restore
 
 
 class Step(nn.Module):
-    """All hooks' terms of one batch as one forward, so that DistributedDataParallel can stand around it: a method
-    encodes several times a step, and gradients are only averaged around the forward of the wrapped module."""
+    """All hooks' terms of one batch as one forward, so that DistributedDataParallel can wrap it: a method
+    encodes several times per step, and gradients are averaged only around the forward of the wrapped
+    module."""
 
     def __init__(self, state, hooks):
         super().__init__()
@@ -26,7 +27,7 @@ class Step(nn.Module):
         self._state, self._hooks = state, hooks
 
     def forward(self, batch):
-        """Batch -> {name: scalar}."""
+        """Return {name: scalar} of a Batch."""
         losses = {}
         for hook in self._hooks:
             for name, value in hook.losses(self._state, batch).items():
@@ -37,17 +38,17 @@ class Step(nn.Module):
 
 
 def weighed(mean, weight):
-    """A mean over a process's rows of a batch -> weighed, so that the mean over processes is that over all rows. The
-    mean over no rows is NaN; it counts as 0, with gradient 0."""
+    """Weight a mean over a process's rows so that the mean over processes is that over all rows. The mean
+    over no rows is NaN; it counts as 0, with gradient 0."""
     if weight == 1:
         return mean
     return weight * (mean if weight else mean.nan_to_num())
 
 
 def begin(state, hooks):
-    """All of a task that comes before its optimiser and its first step: after it every copy of the weights is there."""
+    """Run all of a task that precedes its optimiser and first step. Afterwards every copy of the weights exists."""
     state.forget_copies()
-    seed_draws(state.seed_of("begin"))  # the same where an interrupted run begins again
+    seed_draws(state.seed_of("begin"))  # the same when an interrupted run resumes
     weights = WatchedWeights(state.model)
     for hook in hooks:
         hook.begin(state)
@@ -66,10 +67,13 @@ def begin(state, hooks):
 
 def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None, interrupted=None,
           resumed=lambda: None):
-    """Run the task's steps from ``state.iteration`` on. ``hooks`` is the list [method, *add_ons];
-    ``begun(state, hooks)`` is called before the first step, ``report(state, losses)`` after each with the detached
-    terms. ``interrupted`` is what ``state_of_run`` returned, of a run that resumes there with the same bits: hooks
-    begin with the weights at load, as they did then, and get back what they had; then ``resumed()`` is called."""
+    """Run the task's steps from ``state.iteration`` on.
+
+    ``hooks`` is the list [method, *add_ons]. ``begun(state, hooks)`` is called before the first step,
+    ``report(state, losses)`` after each with the detached terms. ``interrupted`` is what ``state_of_run``
+    returned; training then resumes there, bit for bit: hooks begin with the weights at load, as before, and
+    get their state back; then ``resumed()`` is called.
+    """
     settings, device = state.settings, state.device
     if interrupted:
         state.iteration = interrupted["iteration"]
@@ -82,7 +86,7 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
     state.scaler = scaler = device.scaler()
     if interrupted:
         restore(state, hooks, interrupted)
-        interrupted = None  # as large as what it was taken back into
+        interrupted = None  # frees a second copy of all that was restored
         resumed()
     all_used = all(promises(hook, "all_used") for hook in hooks)
     step, finite = state.world.parallel(Step(state, hooks), all_used), FiniteLosses(state)
@@ -114,21 +118,21 @@ def train(state, hooks, report=lambda state, losses: None, begun=lambda state, h
         report(state, {name: value.detach() for name, value in losses.items()})
     finite.end()
 
-    seed_draws(state.seed_of("end"))  # the same where an interrupted run ends again
+    seed_draws(state.seed_of("end"))  # the same when an interrupted run ends again
     method, *add_ons = hooks
-    for hook in (*add_ons, method):  # averages before merges, and the method last: it sees the weights that are saved
+    for hook in (*add_ons, method):  # averages before merges; the method last, to see the weights that are saved
         hook.end(state)
 
 
 def seed_step(state):
-    """Of adapters' dropout, and of whatever a method of one's own draws: by the step's number, so that no draw tells
-    how long a process has lived. Rows of different processes get their own."""
+    """Seed adapters' dropout, and whatever a custom method draws, by the step's index, so that draws do not
+    depend on how long the process has run. Each process gets its own seed."""
     rank = "" if state.world.first else f" of process {state.world.rank}"
     seed_draws(seed_of(state.seed_of(f"step{rank}"), state.iteration))
 
 
 def seed_draws(seed):
-    """All generators that code without one of its own draws from."""
+    """Seed the global generators, from which code without its own generator draws."""
     torch.manual_seed(seed)
     random.seed(seed)
     if "numpy" in sys.modules:
@@ -136,7 +140,7 @@ def seed_draws(seed):
 
 
 def ready_towers(state):
-    """What changes how the towers of the live model run, not what they compute."""
+    """Set how the towers of the live model run, without changing what they compute."""
     settings, model = state.settings, state.model
     trains_norms = bool(training_norms(model))
     for flag, on in (("--grad-checkpointing", settings.grad_checkpointing), ("--grad-accum", settings.grad_accum > 1)):

@@ -1,10 +1,11 @@
-"""Wrapped layers: a layer of CLIP's with low-rank updates of its weights, W + scale B A.
+"""Wrapped layers: layers of CLIP with low-rank updates of their weights, W + scale B A.
 
-The family is open. A member holds the layer as ``base_layer`` and lists its ``updates()``; ``--lora`` injects some
-(``src.models.lora_injection``), a method others: in ``begin``, by ``wrap`` or by a class of its own. What is scored,
-saved and carried on is the merged model, a plain CLIP, whatever wraps its layers.
+The family is open. A member holds the layer as ``base_layer`` and lists its ``updates()``. ``--lora``
+injects some (``src.models.lora_injection``); a method injects others in ``begin``, with ``wrap`` or a
+custom class. The merged model, a plain CLIP, is what is scored, saved and carried on, whatever wraps its
+layers.
 
-| site | its weight | who wraps it |
+| site | its weight | wrapper |
 |---|---|---|
 | a block's ``attn.q``, ``attn.k``, ``attn.v`` | a third of ``attn.in_proj_weight`` (W, W) | WrappedAttention |
 | a block's ``attn.o`` | ``attn.out_proj.weight`` (W, W) | WrappedAttention |
@@ -24,10 +25,10 @@ from src.errors import UserError
 BASE = "base_layer"
 WHOLE = slice(None)
 PROJECTIONS = "qkvo"
-TOWERS = {"visual.": "image", "transformer.": "text"}  # how the names of a tower's sites begin
-PEFT = "default"  # peft's name for the only adapter of a model
+TOWERS = {"visual.": "image", "transformer.": "text"}  # by the prefix of a site's name
+PEFT = "default"  # peft's name for a model's only adapter
 PeftPair = namedtuple("PeftPair", "A B scale")  # peft's factors under our names
-MARKS_OF_LORA = ("lora_settings", "peft_config")  # attributes of a CLIP that --lora has adapted
+MARKS_OF_LORA = ("lora_settings", "peft_config")  # attributes of a CLIP adapted by --lora
 BESIDE_LORA = ("--lora: the method wraps layers of CLIP itself, and two kinds of factors would train the same weights; "
                "leave --lora out")
 
@@ -38,8 +39,8 @@ BESIDE_LORA = ("--lora: the method wraps layers of CLIP itself, and two kinds of
 class Factors(nn.Module):
     """The update ``scale`` B A of a weight (out, in), as a branch (..., in) -> (..., out).
 
-    A subclass has ``A`` (r, in) and ``B`` (out, r): parameters, which train, buffers, which do not, or computed of
-    both. What its ``forward`` adds in training only, such as a dropout, no merge knows.
+    A subclass provides ``A`` (r, in) and ``B`` (out, r): trainable as parameters, frozen as buffers, or
+    computed from both. A merge ignores whatever its ``forward`` adds in training only, such as dropout.
     """
 
     scale = 1.0
@@ -50,7 +51,7 @@ class Factors(nn.Module):
 
 
 class DroppedFactors(Factors):
-    """Factors with a dropout on what the branch is given, in training only."""
+    """Factors with dropout on the branch's input, in training only."""
 
     def __init__(self, dropout=0.0):
         super().__init__()
@@ -61,7 +62,7 @@ class DroppedFactors(Factors):
 
 
 class Pair(DroppedFactors):
-    """Two factors as they are given: a Parameter trains, any other tensor is frozen, a copy of it as a buffer."""
+    """Two given factors: a Parameter trains; any other tensor is copied into a frozen buffer."""
 
     def __init__(self, A, B, scale=1.0, dropout=0.0):
         super().__init__(dropout)
@@ -74,15 +75,16 @@ class Pair(DroppedFactors):
 
 
 class WrappedLayer(nn.Module):
-    """A layer of CLIP's and what a method adds to it. A subclass gives ``forward``, with the layer's own arguments."""
+    """A layer of CLIP plus what a method adds to it. A subclass defines ``forward``, with the layer's own
+    arguments."""
 
     def __init__(self, base_layer):
         super().__init__()
         self.base_layer = base_layer
 
     def updates(self):
-        """Return what a merge adds, [(name of a weight in ``base_layer``, its rows, Factors)]; without any it leaves
-        the layer as it is. In eval mode ``forward`` has to give what the merged layer gives."""
+        """Return what a merge adds, [(name of a weight in ``base_layer``, its rows, Factors)]; an empty
+        list leaves the layer unchanged. In eval mode ``forward`` must equal the merged layer."""
         return []
 
 
@@ -130,7 +132,7 @@ def place_of(projection, width):
 
 
 def updates_of(module):
-    """The ``updates()`` of a module that wraps a layer, of peft's too; None of any other module."""
+    """Return the ``updates()`` of a module that wraps a layer, peft's included; None for any other module."""
     if isinstance(module, WrappedLayer):
         return module.updates()
     if isinstance(getattr(module, "lora_A", None), nn.ModuleDict):
@@ -148,12 +150,12 @@ def wrapped_layers(model):
 
 
 def is_wrapped(model):
-    """Whether the model has wrapped layers, of --lora or of a method."""
+    """Return whether the model has wrapped layers, from --lora or a method."""
     return next(wrapped_layers(model), None) is not None
 
 
 def has_lora(model):
-    """Whether --lora has adapted the model."""
+    """Return whether --lora has adapted the model."""
     return any(hasattr(model, mark) for mark in MARKS_OF_LORA)
 
 
@@ -161,10 +163,11 @@ def has_lora(model):
 
 
 def sites(model):
-    """Return {site: its weight (out, in)} of all that ``wrap`` takes, in the model's order: in the blocks of the towers
-    that train, not wrapped yet. Weights are views without gradient: what is written into one changes the CLIP.
+    """Return {site: its weight (out, in)} of all that ``wrap`` accepts, in the model's order: in the blocks
+    of the towers that train, not wrapped yet. Weights are views without gradient: writing to one changes
+    the CLIP.
 
-    UserError with --lora, whose adapters are there first.
+    Raises UserError with --lora, whose adapters are already there.
     """
     if has_lora(model):
         raise UserError(BESIDE_LORA)
@@ -176,7 +179,7 @@ def sites(model):
 
 
 def _weights_of(block):
-    """(site, weight) of what a block has to be wrapped."""
+    """Yield (site, weight) of the layers of a block that can be wrapped."""
     if isinstance(block.attn, Attention):
         for name, weight in zip("qkv", block.attn.in_proj_weight.chunk(3), strict=True):
             yield f"attn.{name}", weight
@@ -188,8 +191,8 @@ def _weights_of(block):
 
 
 def attention_sites(model, method, projections=PROJECTIONS):
-    """Return those of ``sites(model)`` that are some ``projections`` of attentions. UserError of a ``method`` without
-    any."""
+    """Return those of ``sites(model)`` that are one of ``projections`` of an attention. Raise UserError,
+    naming ``method``, if there are none."""
     found = {site: weight for site, weight in sites(model).items() if site.rpartition(".")[2] in projections}
     if not found:
         raise UserError(f"--method {method}: it adapts the attention of transformer blocks, and the tower that trains "
@@ -198,7 +201,7 @@ def attention_sites(model, method, projections=PROJECTIONS):
 
 
 def towers_in_words(names):
-    """Sites -> "the image tower (blocks: 12) and the text tower (blocks: 12)", or one tower "alone"."""
+    """Describe sites as "the image tower (blocks: 12) and the text tower (blocks: 12)", or one tower "alone"."""
     counts = {tower: len({name.rsplit(".", 2)[0] for name in names if name.startswith(start)})
               for start, tower in TOWERS.items()}
     counts = {tower: count for tower, count in counts.items() if count}
@@ -207,8 +210,8 @@ def towers_in_words(names):
 
 
 def note_few(left, sizes, limit, what):
-    """Print a note if some of ``left`` {name: number of directions} are below the limit. ``sizes`` {name: number of all
-    directions}; ``what`` names the condition, "weights have fewer than 8 directions ..."."""
+    """Print a note if some of ``left`` {name: number of directions} are below the limit. ``sizes`` {name:
+    number of all directions}; ``what`` states the condition, "weights have fewer than 8 directions ..."."""
     short = [name for name in left if left[name] < limit]
     if short:
         fewest = min(short, key=left.get)
@@ -217,10 +220,11 @@ def note_few(left, sizes, limit, what):
 
 
 def wrap(model, factors):
-    """Wrap layers in place. ``factors`` {site: Factors} for some of ``sites(model)``, of its weight's type and device.
+    """Wrap layers in place. ``factors`` {site: Factors} for some of ``sites(model)``, with the weight's
+    dtype and device.
 
-    Afterwards the factors' parameters and a ``head`` are all that trains. UserError with --lora; ValueError for what is
-    not a site, or factors that do not fit.
+    Afterwards only the factors' parameters and a ``head`` train. Raises UserError with --lora; ValueError
+    for a name that is not a site, or factors that do not fit.
     """
     found = sites(model)
     for site, update in factors.items():
@@ -251,8 +255,9 @@ def _described(tensor):
 
 
 def put_in(model, layers):
-    """In place: {name of a linear layer: Factors, of an attention: {projection: Factors}}. Of the CLIP's own parameters
-    only those of a ``head`` train from then on; those that wrap layers stay as they are."""
+    """Wrap, in place, {name of a linear layer: Factors, of an attention: {projection: Factors}}.
+    Afterwards, of the CLIP's own parameters, only those of a ``head`` train; those of existing wrappers
+    keep their state."""
     for name, parameter in plain_tensors(model).items():
         if isinstance(parameter, nn.Parameter):
             parameter.requires_grad_(parameter.requires_grad and name.startswith("head."))
@@ -266,12 +271,12 @@ def put_in(model, layers):
 
 
 def plain_name(name):
-    """The name that a tensor of a wrapped layer has in the plain CLIP."""
+    """Return the name of a wrapped layer's tensor in the plain CLIP."""
     return ".".join(part for part in name.split(".") if part != BASE)
 
 
 def added_names(model):
-    """The set of names of all parameters and buffers that wrapping has added to the CLIP."""
+    """Return the set of names of all parameters and buffers that wrapping added to the CLIP."""
     found = set()
     for name, module, _ in wrapped_layers(model):
         tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
@@ -280,25 +285,25 @@ def added_names(model):
 
 
 def plain_tensors(model):
-    """{plain CLIP name: parameter or buffer}, themselves, without those that wrapping has added."""
+    """Return {plain CLIP name: parameter or buffer}, not copied, without those added by wrapping."""
     added = added_names(model)
     return {plain_name(name): value for tensors in (model.named_parameters(), model.named_buffers())
             for name, value in tensors if name not in added}
 
 
 def added_parameters(model):
-    """The parameters that wrapping has added and that train, each once."""
+    """Return the trainable parameters added by wrapping, each once."""
     added = added_names(model)
     return [value for name, value in model.named_parameters() if name in added and value.requires_grad]
 
 
-# -- what the wrapped model stands for ---------------------------------------------------------------------------------
+# -- the merged model --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def plain_weights(model):
-    """{plain CLIP name: tensor}, detached, in the order of a plain ``state_dict()``: W + scale B A where wrapped,
-    everything else the model's own tensors, not copies."""
+    """Return {plain CLIP name: tensor}, detached, in the order of a plain ``state_dict()``: W + scale B A
+    for wrapped layers, the model's own tensors, not copied, for all others."""
     added = added_names(model)
     weights = {plain_name(key): value for key, value in model.state_dict().items() if key not in added}
     for name, _, updates in wrapped_layers(model):
@@ -311,10 +316,10 @@ def plain_weights(model):
 
 @torch.no_grad()
 def merge(model):
-    """Return an independent plain CLIP in eval mode, without gradients, with W + scale B A as its weights; a ``head``
-    is copied with it. ``model`` stays as it is."""
+    """Return an independent plain CLIP in eval mode, without gradients, with weights W + scale B A; a
+    ``head`` is copied with it. ``model`` is unchanged."""
     merged = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, module, updates in reversed([*wrapped_layers(merged)]):  # a layer inside of a wrapped one first
+    for name, module, updates in reversed([*wrapped_layers(merged)]):  # inner layers first
         for weight, rows, pair in updates:
             module.base_layer.get_parameter(weight)[rows].addmm_(pair.B, pair.A, alpha=pair.scale)
         merged.set_submodule(name, module.base_layer)
@@ -324,13 +329,14 @@ def merge(model):
 
 
 def updates_by_site(model):
-    """[(A, B, scale)] of all updates, a shared pair once for each of its sites."""
+    """Return [(A, B, scale)] of all updates, a shared pair once for each of its sites."""
     return [(pair.A, pair.B, pair.scale) for _, _, updates in wrapped_layers(model) for _, _, pair in updates]
 
 
 @torch.no_grad()
 def start_of_updates(model):
-    """Copies of the factors [(A, B)] at each site, for ``squared_update``; [] where none changes its weight yet."""
+    """Return copies of the factors [(A, B)] at each site, for ``squared_update``; [] if none changes its
+    weight yet."""
     found = updates_by_site(model)
     if not found or not torch.stack([A.any() & B.any() for A, B, _ in found]).any():
         return []
@@ -338,11 +344,12 @@ def start_of_updates(model):
 
 
 def squared_update(model, start=()):
-    """Sum over wrapped weights of |scale B A - its value at the start|_F^2, a scalar with gradient (0 without any).
-    ``start``: what ``start_of_updates`` returned.
+    """Return the sum over wrapped weights of |scale B A - its value at the start|_F^2, a scalar with
+    gradient (0 without any). ``start``: what ``start_of_updates`` returned.
 
-    |B A|_F^2 = tr((B^T B)(A A^T)) needs r x r matrices only. A shared pair's are computed once and count for each site.
-    Of a start B A - B' A' = (B - B') A + B' (A - A'), so that a small movement is not the difference of large products.
+    Since |B A|_F^2 = tr((B^T B)(A A^T)), it needs only r x r matrices. A shared pair is computed once and
+    counts for each site. With a start, B A - B' A' = (B - B') A + B' (A - A'), so that a small movement is
+    not the difference of large products.
     """
     updates, distinct = updates_by_site(model), {}  # {pair: [A, B, their start, sum of scale^2 over its sites]}
     for (A, B, scale), before in zip(updates, start or [None] * len(updates), strict=True):
@@ -366,8 +373,9 @@ def squared_update(model, start=()):
 
 
 def refuse_lost(model, names, kind):
-    """UserError where the wrapped layers of ``names``, new ones of a method called ``kind``, hold what a merge or a
-    resume point would lose: a trained parameter that no update depends on, a tensor that is not registered."""
+    """Raise UserError if the wrapped layers ``names``, added by a method of class ``kind``, hold what a
+    merge or a resume point would lose: a trained parameter that no update depends on, or an unregistered
+    tensor."""
     for name, module, updates in wrapped_layers(model):
         if name not in names:
             continue
@@ -377,7 +385,7 @@ def refuse_lost(model, names, kind):
         unmerged = trained.keys() - _merged_parameters(trained, updates)
         if unmerged:
             raise UserError(f"{where} trains its parameter {min(unmerged)}, on which none of its updates() depends: a "
-                            f"merge would lose it. Modules that no weight can hold belong into {kind}.build")
+                            f"merge would lose it. Modules that no merge can hold belong into {kind}.build")
         for part, inner in module.named_modules():
             loose = [key for key, value in vars(inner).items() if isinstance(value, torch.Tensor)]
             if loose and not f"{part}.".startswith(f"{BASE}."):
@@ -386,7 +394,7 @@ def refuse_lost(model, names, kind):
 
 
 def _merged_parameters(trained, updates):
-    """The names of the ``trained`` {name: parameter} that the updates depend on."""
+    """Return the names in ``trained`` {name: parameter} that the updates depend on."""
     with torch.enable_grad():
         factors = [factor for _, _, pair in updates for factor in (pair.A, pair.B) if factor.requires_grad]
         if not factors or not trained:

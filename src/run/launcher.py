@@ -16,7 +16,7 @@ from pathlib import Path
 
 from src.cli.texts import command_line
 from src.errors import UserError
-from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of
+from src.machine.files import InUse, WriteError, atomic_file, holder_of, locked_folder
 from src.machine.interruption import STATUS as INTERRUPTED
 from src.machine.interruption import Interrupted
 from src.machine.progress import clock
@@ -173,7 +173,7 @@ class Launcher:
                 continue
             held = contextlib.ExitStack()
             try:
-                lock = held.enter_context(folder_of_ones_own(job.folder, "--save", LOCK))
+                lock = held.enter_context(locked_folder(job.folder, "--save", LOCK))
             except InUse:  # taken in the meantime
                 continue
             self.left.remove(job)

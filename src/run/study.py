@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.cli.flags import FLAGS
 from src.cli.texts import command_line
-from src.machine.files import InUse, folder_of_ones_own, sweep
+from src.machine.files import InUse, locked_folder, sweep
 from src.machine.interruption import STATUS as INTERRUPTED
 from src.report.tables import markdown_table
 from src.run.cells import DONE, FAILED, OUTPUT, RUNNING, WAITING, state_of
@@ -79,7 +79,7 @@ def one_at_a_time(save):
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(folder_of_ones_own(save, "--save", TABLES))
+                held.enter_context(locked_folder(save, "--save", TABLES))
                 break
             except InUse:
                 time.sleep(LOOK)

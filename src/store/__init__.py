@@ -1,1 +1,1 @@
-"""What a run leaves behind and takes up again: records, checkpoints, resume points, trackers."""
+"""What a run leaves behind and later reads again: records, checkpoints, resume points, trackers."""

@@ -1,4 +1,4 @@
-"""What a finished task leaves for the next one, and files that know whether they are whole."""
+"""Checkpoints, which a finished task leaves for the next one, and files that can verify themselves."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.machine.files import atomic_file
 from src.models.classifiers import other_classes
 
-# Behind the zip archive, where torch.load overlooks it: `head -c -88 FILE | sha256sum` gives the same.
+# Behind the zip archive, where torch.load ignores it: `head -c -88 FILE | sha256sum` gives the same.
 SEAL = "\nclip-continual sha256 {}\n"
 SEAL_SIZE = len(SEAL.format(64 * "0"))
 SEAL_PATTERN = re.compile(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode())
@@ -25,8 +25,8 @@ LEFT_OUT = "carry_left_out"  # {name of a hook: the file that was finished when 
 
 
 class CheckpointError(UserError):
-    """A file that ``read_checked`` cannot use. ``damaged``: its bytes are not those that were written, so that an
-    older file may serve; otherwise it could not be opened or read, or was written by something else."""
+    """A file that ``read_checked`` cannot use. ``damaged``: its bytes have changed since they were written,
+    so an older file may help; otherwise it could not be opened or read, or was written by something else."""
 
     def __init__(self, message, damaged):
         super().__init__(message)
@@ -39,19 +39,20 @@ def save_tensors(path, content):
 
 
 def write_checked(path, content):
-    """Like ``save_tensors``, with the content's sha256 behind it: ``read_checked`` sees any change and any loss.
-    ``torch.load(weights_only=True)`` reads the file too, unchecked."""
+    """Write like ``save_tensors``, followed by the content's sha256, so that ``read_checked`` detects any
+    change or loss. ``torch.load(weights_only=True)`` reads the file too, unchecked."""
     with atomic_file(path) as file:
         file.write(SEAL.format(_save(content, file)).encode())
 
 
 def read_checked(path):
-    """Content of a file of ``write_checked``, tensors on the host; CheckpointError for any other."""
+    """Return the content of a file of ``write_checked``, tensors on the host. Raise CheckpointError for any
+    other file."""
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size - SEAL_SIZE
             if size < 0 or not _is_sealed(file, size):
-                raise CheckpointError(f"{path} is damaged: it is not as it was written", damaged=True)
+                raise CheckpointError(f"{path} is damaged: its bytes have changed since it was written", damaged=True)
             file.seek(0)
             return read(file, size, path)
     except OSError as error:
@@ -70,7 +71,8 @@ def _is_sealed(file, size):
 
 
 def _save(content, file):
-    """torch.save -> sha256 of what was written. torch hides a failed write behind an error of its own."""
+    """Run torch.save and return the sha256 of what was written. torch hides a failed write behind its own
+    error; re-raise the first failure."""
     target = _Digested(file)
     try:
         torch.save(_by_value(content), target)
@@ -82,8 +84,9 @@ def _save(content, file):
 
 
 def _by_value(content):
-    """Return equal nested content of which the bytes of a file tell values only. pickle writes an object that it meets
-    again as a reference, so that a run that was resumed would leave other bytes than one that was not."""
+    """Return equal nested content whose pickled bytes depend on values only. pickle writes an object that
+    it meets again as a reference, so a resumed run would otherwise leave other bytes than an uninterrupted
+    one."""
     if type(content) is str:
         return sys.intern(content)
     if type(content) in (dict, OrderedDict):
@@ -92,7 +95,7 @@ def _by_value(content):
 
 
 class _Digested:
-    """A file that keeps the sha256 of what is written to it, and the first failure."""
+    """A file that tracks the sha256 of what is written to it, and the first failure."""
 
     def __init__(self, file):
         self.file, self.digest, self.failure, self.flush = file, hashlib.sha256(), None, file.flush
@@ -109,12 +112,14 @@ class _Digested:
 
 def finished_checkpoint(model, start, *, dataset, source, task, metrics, iteration, carry, config, name, own=None,
                         scorer=None):
-    """What a finished task leaves: tensors and plain types only, weights under plain CLIP names, on the host.
+    """Return the checkpoint of a finished task: tensors and plain types only, weights under plain CLIP
+    names, on the host.
 
-    ``start`` is the checkpoint that the task started from: its history, heads, carry and own modules are kept, those
-    of hooks in ``own`` {name: state dict} as they are now. ``scorer``: what ``build.scorer_of`` returned. A linear head
-    of the model's is kept apart, under the name of its dataset. ``source`` is the dataset as the command line names it.
-    A head of other classes under the same name is dropped: the history entry of this task would vouch for it.
+    ``start`` is the checkpoint that the task started from: its history, heads, carry and own modules are
+    kept; ``own`` {hook name: state dict} replaces those of current hooks. ``scorer``: what
+    ``build.scorer_of`` returned. A linear head of the model is stored separately, under the name of its
+    dataset. ``source`` is the dataset as given on the command line. A head of other classes under the same
+    name is dropped, because this task's history entry would vouch for it.
     """
     weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()
                if not key.startswith("head.")}
@@ -124,15 +129,16 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
 
 
 def finished_again(kept, start, *, dataset, source, task, metrics, config, name):
-    """What ``finished_checkpoint`` gives where another run has finished this very task from such a ``start``, and
-    ``kept`` is what it gave there."""
+    """Return ``finished_checkpoint`` for a task that another run finished from the same ``start``, from its
+    checkpoint ``kept``."""
     return _finished(kept["state_dict"], kept["architecture"], kept["heads"].get(dataset), start, dataset, source, task,
                      metrics, kept["iteration"], kept["carry"], config, name, kept.get("own"), kept.get("scorer"))
 
 
 def _finished(weights, architecture, head, start, dataset, source, task, metrics, iteration, carry, config, name, own,
               scorer):
-    """``weights`` {name: tensor} without the ``head`` (C, D + 1), which is None where none is trained."""
+    """Assemble the checkpoint. ``weights`` {name: tensor} exclude the ``head`` (C, D + 1), which is None if
+    none is trained."""
     heads = {file: packed for file, packed in start.get("heads", {}).items()
              if file != dataset or other_classes(start.get("history", []), file, task.classnames) is None}
     return {
@@ -155,18 +161,18 @@ def _finished(weights, architecture, head, start, dataset, source, task, metrics
 
 
 def _still_left_out(start, carry):
-    """What the checkpoint ``start`` lacks of its hooks' carry, and a task with ``carry`` has not made again."""
+    """Return what the checkpoint ``start`` lacks of its hooks' carry, and a task with ``carry`` has not rebuilt."""
     return {name: file for name, file in start.get(LEFT_OUT, {}).items() if name not in carry}
 
 
 def without_carry(checkpoint, later):
-    """The checkpoint of a task without what its hooks carried, which the ``later`` file has in its newest state."""
+    """Return a task's checkpoint without its hooks' carry, the newest state of which is in the ``later`` file."""
     return {**checkpoint, "carry": {},
             LEFT_OUT: {**checkpoint.get(LEFT_OUT, {}), **dict.fromkeys(checkpoint["carry"], later)}}
 
 
 def carry_bytes(checkpoint):
-    """{name of a hook: bytes of the tensors that a checkpoint has of its carry}, of hooks that have any."""
+    """Return {hook name: bytes of the tensors in its carry} of a checkpoint, for hooks with any."""
     found = {name: _bytes_of(content) for name, content in checkpoint.get("carry", {}).items()}
     return {name: number for name, number in found.items() if number}
 
@@ -179,5 +185,5 @@ def _bytes_of(content):
 
 
 def in_words(sizes):
-    """{name of a hook: bytes} of what hooks carry -> "640.0 MiB that EWC carries"."""
+    """Describe {hook name: bytes} of carries as "640.0 MiB that EWC carries"."""
     return f"{sum(sizes.values()) / 2 ** 20:.1f} MiB that {' and '.join(sizes)} carr{'ies' if len(sizes) == 1 else 'y'}"

@@ -1,4 +1,4 @@
-"""The features that a run keeps of what it scores; ``src.report.predictions`` reads them and has the layout."""
+"""Kept features of what a run scores; ``src.report.predictions`` reads them and documents the layout."""
 
 import json
 
@@ -7,11 +7,11 @@ import numpy as np
 from src.machine.files import atomic_file
 from src.report.predictions import DESCRIPTION, FORMAT, folder_of
 
-SMALL = (np.uint16, np.uint32)  # types of whole numbers, the smallest that holds them
+SMALL = (np.uint16, np.uint32)  # integer types to choose from, smallest first
 
 
 class Ledger:
-    """The kept features in the folder of a run, a RunFolder that may write nothing."""
+    """The kept features in the folder of a run, a RunFolder that may be read-only."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -20,7 +20,7 @@ class Ledger:
         return self.folder.path is not None and self._file(task, DESCRIPTION).is_file()
 
     def begin(self, task):
-        """Forget an earlier evaluation after ``task``: without its description its files count for nothing."""
+        """Invalidate an earlier evaluation after ``task`` by deleting its description."""
         if self.folder.writes:
             self._file(task, DESCRIPTION).unlink(missing_ok=True)
 
@@ -31,7 +31,7 @@ class Ledger:
                 np.savez(file, **arrays)
 
     def finish(self, task, description):
-        """Write what the arrays are of, once all of them are there."""
+        """Write the description of the arrays, once all of them are written."""
         if self.folder.writes:
             with atomic_file(self._file(task, DESCRIPTION), "w") as file:
                 json.dump({"format": FORMAT, **description}, file, indent=1)
@@ -41,11 +41,11 @@ class Ledger:
 
 
 def small(numbers):
-    """An array of whole numbers from 0, in the smallest type that holds them."""
+    """Return an array of non-negative integers in the smallest type that holds them."""
     numbers = np.asarray(numbers)
     return numbers.astype(next(kind for kind in SMALL if numbers.max(initial=0) <= np.iinfo(kind).max))
 
 
 def names_as_bytes(names):
-    """A list of names as an array, which needs no pickle and no width."""
+    """Return a list of names as an array that needs neither pickle nor a fixed width."""
     return np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)

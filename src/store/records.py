@@ -1,4 +1,4 @@
-"""What a run writes under ``--save`` while it runs: metrics, logs, its own description. Without a folder, nothing."""
+"""What a run writes under ``--save`` while it runs: metrics, logs, its description. Without a folder, nothing."""
 
 import contextlib
 import csv
@@ -20,7 +20,7 @@ from clip.errors import LoadError
 from clip.files.archive import read_file
 from src.errors import UserError, legible
 from src.machine.distributed import World
-from src.machine.files import atomic_file, folder_of_ones_own, parse_json, read_json, reject_nul
+from src.machine.files import atomic_file, locked_folder, parse_json, read_json, reject_nul
 from src.machine.notices import warn
 from src.machine.progress import Progress
 from src.report.measures import RECALLS
@@ -34,16 +34,17 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "peft"
 
 @dataclass
 class Heard:
-    """What is added to a RunFolder: {dataset: [row of its metrics]}, and {file of tensors beside the checkpoints:
-    whether it is there}."""
+    """Additions to a RunFolder: {dataset: [row of its metrics]}, and {tensor file beside the checkpoints:
+    whether it exists}."""
 
     rows: dict = field(default_factory=dict)
     tensors: dict = field(default_factory=dict)
 
 
 class RunFolder:
-    """The files of a run. ``RunFolder(None)`` takes everything and writes nothing, and so does one with ``writes``
-    False, that of a process beside the first: it only reads. ``flag`` is the one that named it, for messages."""
+    """The files of a run. ``RunFolder(None)`` accepts everything and writes nothing; so does one with
+    ``writes`` False, in processes other than the first, which only read. ``flag`` is the flag that named
+    it, for messages."""
 
     def __init__(self, path, writes=True, flag="--save"):
         self.path, self.flag = Path(path) if path else None, flag
@@ -57,13 +58,13 @@ class RunFolder:
         return self.path is not None and self.file(name).is_file()
 
     def prepare(self):
-        """Say now rather than after training that the folder cannot be written. Leaves nothing behind: a run that is
-        refused later has written nothing."""
+        """Check, before training rather than after, that the folder can be written. Leaves nothing behind,
+        so that a run refused later has written nothing."""
         if not self.writes:
             return
         try:
             for path in self.path.glob("metrics_*.csv") if self.path.exists() else ():
-                self.read_metrics(path.stem.removeprefix("metrics_"))  # refused before training rather than after
+                self.read_metrics(path.stem.removeprefix("metrics_"))  # refuse damaged files now
             missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
             with atomic_file(self.file(".writable")) as file:
                 file.write(b"")
@@ -74,12 +75,12 @@ class RunFolder:
             raise UserError(f"{self.flag} {self.path}: cannot be written ({error.strerror}); give another") from None
 
     def ours(self):
-        """While entered, no other run trains into this folder."""
-        return folder_of_ones_own(self.path, self.flag) if self.writes else contextlib.nullcontext()
+        """Lock the folder inside the context: no other run trains into it."""
+        return locked_folder(self.path, self.flag) if self.writes else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def heard(self):
-        """While entered, note what is added. -> Heard"""
+        """Record inside the context what is added; yield the Heard."""
         before, self._heard = self._heard, Heard()
         try:
             yield self._heard
@@ -87,8 +88,7 @@ class RunFolder:
             self._heard = before
 
     def add_metrics(self, dataset, row):
-        """Append a row to ``metrics_<dataset>.csv``, or put it in the place of one that differs from it only in its
-        scores."""
+        """Append a row to ``metrics_<dataset>.csv``, or replace one that differs from it only in its scores."""
         if self._heard:
             self._heard.rows.setdefault(dataset, []).append(row)
         if not self.writes:
@@ -104,8 +104,8 @@ class RunFolder:
             writer.writerows(rows)
 
     def forget_other_iterations(self, tasks, iterations):
-        """Drop the rows of a task, given as (task, phase) as rows have them, from an earlier, unfinished or overwritten
-        run of it that this one did not repeat."""
+        """Drop rows of ``tasks``, (task, phase) as in the rows, that an earlier unfinished or overwritten
+        run left and this one did not repeat."""
         tasks = {(task, str(phase)) for task, phase in tasks}
         if not self.writes:
             return
@@ -120,7 +120,8 @@ class RunFolder:
                 self._write_metrics(dataset, kept)
 
     def read_metrics(self, dataset):
-        """Rows of ``metrics_<dataset>.csv``. UserError where somebody's editing has left something else."""
+        """Return the rows of ``metrics_<dataset>.csv``. Raise UserError if it is not such a file, e.g.
+        after editing."""
         path = self.file(f"metrics_{dataset}.csv")
         if not path.is_file():
             return []
@@ -134,12 +135,12 @@ class RunFolder:
         for number, row in enumerate(rows, start=1):
             if None in row or None in row.values() or "task" not in row or not re.fullmatch(
                     r"[0-9]{1,18}", row.get("iteration", "")):
-                raise UserError(f"{path} is damaged: row {number} has other cells than its header, or no iteration and "
+                raise UserError(f"{path} is damaged: row {number} does not match its header, or lacks iteration and "
                                 "task; repair it, or move it away")
         return rows
 
     def read_json(self, name):
-        """Content of a file that ``write_json`` wrote; {} where there is none that can be read."""
+        """Return the content of a file written by ``write_json``; {} if there is none that can be read."""
         try:
             content = read_json(self.file(name)) if self.has(name) else {}
         except (OSError, ValueError):
@@ -162,7 +163,7 @@ class RunFolder:
                 file.write(content)
 
     def write_tensors(self, name, content):
-        """Content None: no such file from now on."""
+        """Write a file of tensors; delete it if ``content`` is None."""
         if self._heard:
             self._heard.tensors[name] = content is not None
         if self.writes and content is None:
@@ -175,18 +176,18 @@ class RunFolder:
             save_tensors(self.file(f"{dataset}.pth"), checkpoint)
 
     def leave_carry_out(self, dataset, later):
-        """Rewrite a finished checkpoint without what its hooks carried, which the ``later`` file has by now. One that
-        cannot be rewritten stays whole: a warning says so."""
+        """Rewrite a finished checkpoint without its hooks' carry, which the ``later`` file now has. If that
+        fails, the checkpoint stays whole, with a warning."""
         if not self.writes:
             return
         path = self.file(f"{dataset}.pth")
         try:
             self.write_checkpoint(dataset, without_carry(read_file(path), later))
         except (OSError, UserError, LoadError) as error:
-            warn(f"--keep-carry last: {path} still holds what its hooks carried: {error}")
+            warn(f"--keep-carry last: {path} still holds its hooks' carry: {error}")
 
     def open_log(self, dataset, after=0):
-        """``log_<dataset>.jsonl``, with those lines that it has of the first ``after`` steps."""
+        """Open ``log_<dataset>.jsonl``, keeping its lines of the first ``after`` steps."""
         if not self.writes:
             return None
         path = self.file(f"log_{dataset}.jsonl")
@@ -197,7 +198,7 @@ class RunFolder:
 
 
 def _iteration_of(line):
-    """Of a line of a log; a line that was cut off or edited is none of the first steps."""
+    """Return the iteration of a log line; infinity for a line that was cut off or edited."""
     try:
         return float(parse_json(line)["iteration"])
     except (ValueError, TypeError, KeyError, OverflowError):
@@ -205,12 +206,12 @@ def _iteration_of(line):
 
 
 def _identity(row):
-    """A cell that is empty says as much as a column that is missing."""
+    """Return the cells of a row that identify it; an empty cell equals a missing column."""
     return {key: str(value) for key, value in row.items() if key not in SCORES and str(value)}
 
 
 def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data="all", label_space="task"):
-    """Scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
+    """Return the scores of one evaluation as a row; ``task`` is the dataset trained last, empty for zero-shot."""
     video = {} if scores.pm0 is None else {"pm0": f"{scores.pm0:.4f}", "pm10": f"{scores.pm10:.4f}"}
     return {"iteration": iteration, "top1": f"{scores.top1:.4f}", "top5": f"{scores.top5:.4f}", "task": task,
             "label_space": label_space, "split": split, "n": scores.n, "scored_by": scored_by, "k": scores.k,
@@ -219,8 +220,8 @@ def metrics_row(scores, iteration, task, split, scored_by="zeroshot", train_data
 
 
 def predictions_csv(found, classnames):
-    """Text of ``predictions_<dataset>.csv``, a row an image, from Predictions; ``classnames``: {dataset: its classes}.
-    Numbers of classes count from 0, in the dataset's order."""
+    """Return the text of ``predictions_<dataset>.csv``, one row per image, from Predictions;
+    ``classnames``: {dataset: its classes}. Class numbers count from 0, in the dataset's order."""
     own, files = next(iter(classnames)), found.images.files
     header = ["image", "label_number", "label", "prediction_number", "prediction", "probability", "rank"]
     rows = [[legible(files[place]) if files else place, label, classnames[own][label], number,
@@ -233,26 +234,26 @@ def predictions_csv(found, classnames):
 
 
 def classes_csv(found, classnames):
-    """Text of ``classes_<dataset>.csv``: accuracy in percent and number of images of each class."""
+    """Return the text of ``classes_<dataset>.csv``: accuracy in percent and number of images per class."""
     return rows_csv(["class", "accuracy", "support"], [
         [name, f"{100 * hits / images:.4f}" if images else "", images]
         for name, hits, images in zip(classnames, found.hits, found.support, strict=True)])
 
 
 def retrieval_row(scores, iteration, task, phase, split, scored_by=None):
-    """RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and ``phase`` its phase.
-    ``scored_by``: what is scored, where it is not the plain CLIP."""
+    """Return the RetrievalScores of one evaluation as a row; ``task`` is the dataset trained last and
+    ``phase`` its phase. ``scored_by``: what is scored, if not the plain CLIP."""
     return {"iteration": iteration, "task": task, "phase": phase, "split": split,
             **{name: f"{getattr(scores, name):.4f}" for name in RECALLS},
             **({"scored_by": scored_by} if scored_by else {})}
 
 
 class Journal:
-    """Called after each step, of which it tells ``progress``, and every ``interval`` steps a line of the log: in
-    ``log_<dataset>.jsonl``, and to ``progress`` and ``trackers``.
+    """Records each step: shows it on ``progress``, and every ``interval`` steps adds a log line to
+    ``log_<dataset>.jsonl``, ``progress`` and ``trackers``.
 
-    Terms stay on the device between log lines, so that the loop never waits for them. ``means`` makes {name: number}
-    of them, their means over the processes. ``after``: the steps that an interrupted run has done.
+    Terms stay on the device between log lines, so that the loop never waits for them. ``means`` converts
+    them to {name: number}, averaged over the processes. ``after``: steps that an interrupted run has done.
     """
 
     def __init__(self, folder, dataset, total, interval, means=None, after=0, progress=None, trackers=None):
@@ -280,11 +281,11 @@ class Journal:
     def _write(self, text):
         """If the log cannot be written, warn once and keep training."""
         try:
-            self.file = self.file or self.open_log()  # not before there is something to write
+            self.file = self.file or self.open_log()  # only once there is something to write
             if self.file:
                 self.file.write(text)
         except OSError as error:
-            warn(f"the log of this task ends here, it cannot be written ({error.strerror or error})")
+            warn(f"the log of this task cannot be written and ends here ({error.strerror or error})")
             self._close_file()
             self.open_log = lambda: None
 
@@ -297,18 +298,18 @@ class Journal:
     def close(self):
         self.progress.end_task()
         if not self.total:
-            self._write("")  # a run without steps leaves an empty log, and not that of another run
+            self._write("")  # a run without steps leaves an empty log, not that of another run
         self._close_file()
 
 
 def _json_number(value):
-    """json has no NaN and no infinity; a diverged term is written as text."""
+    """Return a number as JSON can hold it: NaN and infinity, from diverged terms, become text."""
     return value if math.isfinite(value) else str(value)
 
 
 def describe_run(files, device, **facts):
-    """Everything needed to run it again: resolved flags with their origins, versions, commit, hardware; and when it
-    ended."""
+    """Return everything needed to repeat the run: resolved flags with their origins, versions, commit,
+    hardware; and when it ended."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "flags": files.flags, "command": list(files.argv), "seed": files.seed, "precision": device.precision,
@@ -319,8 +320,8 @@ def describe_run(files, device, **facts):
 
 
 def code_changes(facts):
-    """Return texts of what ``describe_run`` stored of the code behind a run and what differs here: the commit, and the
-    versions of Python and of packages. What a file does not say counts as equal."""
+    """Describe how the code here differs from what ``describe_run`` stored of a run: the commit, and the
+    versions of Python and packages. Missing entries count as equal."""
     stored = facts.get("versions") if isinstance(facts.get("versions"), dict) else {}
     here = {"commit": _commit(), "Python": platform.python_version(), **versions()}
     there = {"commit": facts.get("commit"), "Python": facts.get("python"), **stored}
@@ -339,8 +340,8 @@ def versions():
 
 
 def _commit():
-    """Return the commit of this code, or None where git does not keep it: an installed package may lie in the
-    repository of another project."""
+    """Return the commit of this code; None if git does not track it, since an installed package may lie
+    inside another project's repository."""
     return _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
 
 

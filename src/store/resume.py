@@ -1,4 +1,4 @@
-"""Resume points: where an interrupted task goes on, ``resume_<DATASET>.pth`` in the run's folder."""
+"""Resume points, from which an interrupted task continues: ``resume_<DATASET>.pth`` in the run's folder."""
 
 import contextlib
 import os
@@ -17,14 +17,14 @@ from src.models.fingerprints import fingerprint
 from src.models.resuming import drawn_by_process, state_of_run
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
-NOT_SHARED = ("{flag} {folder}: the processes do not see the same files there and would not go on together; give a "
+NOT_SHARED = ("{flag} {folder}: the processes see different files there, so they cannot continue together; give a "
               "folder that all machines share")
 
 
 class ResumePoints:
     """The last two points of a task. Each is copied to the host at once and written by a thread.
 
-    ``every``: as --save-interval says it, steps or a time. A folder that writes nothing keeps nothing.
+    ``every``: as in --save-interval, steps or a time. A read-only folder keeps nothing.
     """
 
     def __init__(self, folder, dataset, every):
@@ -35,7 +35,7 @@ class ResumePoints:
         self.kept_at, self.iteration, self._writer = time.monotonic(), None, None
 
     def due(self, iteration):
-        """Whether a point is to be kept after so many steps."""
+        """Return whether to keep a point after ``iteration`` steps."""
         if not self.writes:
             return False
         if self.steps is not None:
@@ -43,8 +43,8 @@ class ResumePoints:
         return time.monotonic() - self.kept_at >= self.seconds
 
     def keep(self, content):
-        """Content with its "iteration": the newest point from now on, unless the disk refuses it: a warning says
-        so, and nothing is lost."""
+        """Keep content with its "iteration" as the newest point. If it cannot be written, warn and keep the
+        older points."""
         if not self.writes or self.iteration == content["iteration"]:
             return
         self.wait()
@@ -60,27 +60,27 @@ class ResumePoints:
             write_checked(self.newest, content)
         except (OSError, UserError) as error:
             self.iteration = None
-            warn(f"the resume point of step {content['iteration']} was not written ({error}); the one before "
-                 "is kept")
+            warn(f"the resume point of step {content['iteration']} was not written ({error}); the previous "
+                 "one is kept")
 
     def wait(self):
-        """Until the last point is written."""
+        """Wait until the last point is written."""
         if self._writer is not None:
             self._writer.join()
 
     def read(self):
-        """-> the newest point that is whole, None where there is none."""
+        """Return the newest intact point, with a warning for damaged ones; None if there is none."""
         there = [path for path in (self.newest, self.previous) if path.exists()]
         for path in there:
             try:
                 return read_checked(path)
             except CheckpointError as error:
-                instead = "the one before is taken" if path != there[-1] else "the task starts again"
+                instead = "the previous one is used" if path != there[-1] else "the task starts again"
                 warn(f"{error}; {instead}")
         return None
 
     def forget(self):
-        """The task is finished: nothing is left to go on from."""
+        """Delete the points of a finished task."""
         if self.writes:
             self.wait()
             for path in (self.newest, self.previous):
@@ -88,7 +88,7 @@ class ResumePoints:
 
 
 def _on_host(content):
-    """Nested dicts, lists and tuples of tensors and plain values -> the same on the host, as it is now."""
+    """Copy nested dicts, lists and tuples of tensors and plain values to the host, as they are now."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
@@ -99,47 +99,48 @@ def _on_host(content):
 
 
 def inputs_of(start, teacher=None, basis=None, teachers=None):
-    """{flag: digest} of what a task begins with and no point of it holds: the weights of the checkpoint ``start``, a
-    teacher's, a basis. What a name stands for may have changed. ``teacher``: the value of --ref-model. ``teachers``:
-    {value of --ref-model: digest} of those that are not a single file."""
+    """Return {flag: digest} of a task's inputs that no resume point holds, since the file behind a name may
+    change: the weights of the checkpoint ``start``, a teacher's, a basis. ``teacher``: the value of
+    --ref-model. ``teachers``: {value of --ref-model: digest} for those that are not a single file."""
     named = [*start["state_dict"].items(), *start.get("heads", {}).items()]
     found = {"--load": fingerprint(named)}
     if teacher and teacher in (teachers or {}):
         found["--ref-model"] = teachers[teacher]
-    elif teacher and os.path.isfile(teacher):  # other kinds that no method reads have no digest
+    elif teacher and os.path.isfile(teacher):  # others, which no method reads, have no digest
         found["--ref-model"] = digest_of(teacher)
     return found | ({"--orthogonal-gradients-path": digest_of(basis)} if basis else {})
 
 
 def refuse_other_configuration(files, content, path):
-    """Refuse to go on from a resume point that was made with other values of what can change a result."""
+    """Refuse a resume point made with other values of flags that can change a result."""
     if changed := files.differences(content["config"]):
         raise UserError(f"--resume: {path} was made with another configuration ({'; '.join(changed)}); give that one, "
                         "or leave --resume out to start again")
 
 
 def refuse_other_batches(content, task, batch_size, path):
-    """Refuse a resume point of versions that dropped the rest of an epoch, where a Task has one: the steps to come
-    would have other images, and with --epochs other rates."""
+    """Refuse a resume point of versions that dropped the rest of an epoch, if the Task has one: the
+    remaining steps would have other images, and with --epochs other rates."""
     left = rest_of_epoch(task, batch_size)
     if left and not content.get("rest"):
         raise UserError(f"--resume: {path} is of a version that left out the last {left} of {len(task.split('train'))} "
-                        f"images of each epoch (batches of {batch_size}); now they are a smaller batch, so the steps "
-                        "to come are others. Leave --resume out to begin again, or finish it with that version")
+                        f"images of each epoch (batches of {batch_size}); now they form a smaller batch, which changes "
+                        "the remaining steps. Leave --resume out to start again, or finish it with that version")
 
 
 def refuse_other_inputs(before, now, what):
-    """Refuse to go on from ``what`` where a file that its task began with holds something else by now; what does not
-    say how it began is trusted."""
+    """Refuse to continue from ``what`` if an input file of its task has changed. Inputs that were not
+    recorded are trusted."""
     before = before if isinstance(before, dict) else {}
     changed = [flag for flag in now if before.get(flag, now[flag]) != now[flag]]
     if changed:
-        raise UserError(f"{what} began with another content of {' and '.join(changed)} (for a task of a sequence: of "
-                        "the task before); give the file as it was, or --overwrite without --resume")
+        raise UserError(f"{what} began with another content of {' and '.join(changed)} (in a sequence: of the previous "
+                        "task); give the file as it was, or --overwrite without --resume")
 
 
 def points_left(files, folder, dataset, inputs):
-    """The ResumePoints of a task that needs none any more. UserError where --resume would refuse to go on from them."""
+    """Return the leftover ResumePoints of a task that needs none. Raise UserError if --resume would refuse
+    to continue from them."""
     points = ResumePoints(folder, dataset, files.save_interval)
     if files.resume and (content := points.read()):
         refuse_other_configuration(files, content, points.newest)
@@ -148,9 +149,9 @@ def points_left(files, folder, dataset, inputs):
 
 
 class TaskPoints:
-    """What a task keeps while it runs, and goes on from with --resume: ``interrupted``, after ``iteration`` steps.
-    ``inputs``: what ``inputs_of`` says of it. ``key``: what names all that the task depends on, where that is known; it
-    stays its key only if all its steps are made under it."""
+    """Resume points of a running task, and the one that --resume continues from: ``interrupted``, after
+    ``iteration`` steps. ``inputs``: from ``inputs_of``. ``key``: identifies all that the task depends on,
+    if known; the task keeps it only if all its steps run under it."""
 
     def __init__(self, files, folder, state, hooks, file, inputs, key=None):
         self.files, self.folder, self.state, self.hooks, self.file = files, folder, state, hooks, file
@@ -160,11 +161,11 @@ class TaskPoints:
         self.key = key if self.interrupted is None or self.interrupted.get("key") == key else None
         found = self.interrupted or {"iteration": 0, "seconds": 0.0}
         self.iteration, self._before, self._began = found["iteration"], found["seconds"], time.perf_counter()
-        self.unscored = found.get("unscored", False)  # after the step that it goes on from
+        self.unscored = found.get("unscored", False)  # scores of the resumed step are missing
 
     @property
     def seconds(self):
-        """Since the task began, without interruptions."""
+        """Seconds since the task began, without interruptions."""
         return self._before + time.perf_counter() - self._began
 
     def _read(self):
@@ -180,7 +181,8 @@ class TaskPoints:
         return content
 
     def _refuse_other_processes(self, content):
-        """Batches are those of any number of processes, and so are numbers, up to rounding: unless processes draw."""
+        """Refuse another number of processes if they draw random numbers. Otherwise batches do not depend
+        on it, and numbers only up to rounding."""
         reason = drawn_by_process(self.state, self.hooks)
         if reason and self._processes_of(content) != self.state.world.size:
             raise UserError(f"--resume: {self.points.newest} is of {self._processes_of(content)} processes, here are "
@@ -188,19 +190,19 @@ class TaskPoints:
                             "start again")
 
     def _processes_of(self, content):
-        return content.get("processes", self.state.world.size)  # of points that do not say so
+        return content.get("processes", self.state.world.size)  # points of older versions do not record it
 
     def begin(self):
-        """Before the first step."""
+        """Announce the resumed task, or delete old points; call before the first step."""
         if self.interrupted:
             self._refuse_other_processes(self.interrupted)  # begin may have put dropout into the towers
             before, now = self._processes_of(self.interrupted), self.state.world.size
-            others = "" if before == now else f", with {now} processes where it had {before}: the same up to rounding"
+            others = "" if before == now else f", with {now} processes instead of {before}: the same up to rounding"
             print(f"{self.file}: resumes after step {self.iteration} of {self.state.settings.iterations}{others}",
                   flush=True)
         else:
             self.points.forget()
-        self.interrupted = None  # its tensors are in their places
+        self.interrupted = None  # its tensors have been restored
 
     def keep(self, unscored=False):
         self.points.keep({"config": self.files.numbers, "inputs": self.inputs, "seconds": self.seconds,
@@ -209,14 +211,15 @@ class TaskPoints:
                           **state_of_run(self.state, self.hooks)})
 
     def keep_where_due(self, last):
-        """After a step. After the last one too where the task is long enough to have kept any: what comes then, bases,
-        exemplars, scores, takes a while."""
+        """Keep a point after a step if one is due. Also after the last step, if the task was long enough to
+        keep any, since bases, exemplars and scores still take a while."""
         if self.points.due(self.state.iteration) or last and self.points.iteration is not None:
             self.keep()
 
     @contextlib.contextmanager
     def kept_if_interrupted(self, while_scoring=False):
-        """Around what a signal may end between two steps; ``while_scoring`` has to be done again."""
+        """Keep a point if a signal ends the code inside the context between two steps; ``while_scoring``
+        marks scores to be repeated."""
         try:
             yield
         except Interrupted:
@@ -241,5 +244,5 @@ class TaskPoints:
                 "--resume")
 
     def forget(self):
-        """The task is finished."""
+        """Delete the points of the finished task."""
         self.points.forget()

@@ -1,11 +1,11 @@
-"""Finished tasks that other runs take over instead of training them again: the folder of ``--task-cache``.
+"""Finished tasks that other runs reuse instead of training them again: the folder of ``--task-cache``.
 
-    <key>.task         what a task leaves, with its sha256 behind it
-    <key>.scores.json  what it scores, with a sha256 in it
+    <key>.task         a finished task, followed by its sha256
+    <key>.scores.json  its scores, with a sha256 inside
     <key>.in_use       the lock of the run that trains, reads or scores it
 
-Any number of runs may share the folder, on one machine or on several. No entry is half written, and one that is damaged
-counts as absent.
+Any number of runs may share the folder, on one machine or on several. Entries are never half written, and a
+damaged one counts as absent.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from src.errors import UserError
-from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of, read_json
+from src.machine.files import InUse, WriteError, atomic_file, holder_of, locked_folder, read_json
 from src.machine.notices import warn
 from src.store.checkpoint import CheckpointError, read_checked, write_checked
 
@@ -28,7 +28,7 @@ GB = 10 ** 9
 
 
 class TaskCache:
-    """The entries of a folder, at most ``size`` bytes of them: those that were not used for longest go first."""
+    """The entries of a folder, at most ``size`` bytes: the least recently used go first."""
 
     def __init__(self, folder, size):
         self.folder, self.size = Path(folder), size
@@ -37,27 +37,28 @@ class TaskCache:
         return self.folder / f"{key}{kind}"
 
     def prepare(self):
-        """Make the folder. UserError where it cannot be written."""
+        """Create the folder. Raise UserError if it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with folder_of_ones_own(self.folder, FLAG, f"{secrets.token_hex(8)}{LOCK}"):
+            with locked_folder(self.folder, FLAG, f"{secrets.token_hex(8)}{LOCK}"):
                 pass
         except OSError as error:
             raise UserError(f"{FLAG} {self.folder}: cannot be written ({error.strerror}); give another") from None
 
     @contextlib.contextmanager
     def alone(self, key, waiting=lambda holder: None):
-        """While entered, no other run has this entry. Wait for one that has; ``waiting(holder)`` is called once, with
-        the process in words. The lock goes with its process, however that ends."""
+        """Lock an entry inside the context, waiting for a run that holds it; ``waiting(holder)`` is then
+        called once, with a description of its process. The lock is released when its process ends in any
+        way."""
         with contextlib.ExitStack() as held:
             told = False
             while True:
                 holder = holder_of(self.folder, f"{key}{LOCK}")
                 if holder is None:
                     try:
-                        held.enter_context(folder_of_ones_own(self.folder, FLAG, f"{key}{LOCK}"))
+                        held.enter_context(locked_folder(self.folder, FLAG, f"{key}{LOCK}"))
                         break
-                    except InUse:  # since that look
+                    except InUse:  # taken since the check
                         continue
                 if not told:
                     waiting(holder)
@@ -68,24 +69,23 @@ class TaskCache:
     # -- what a task leaves --------------------------------------------------------------------------------------------
 
     def read(self, key):
-        """The content of ``write``; None where there is none, or with a warning where it is damaged."""
+        """Return the content of ``write``; None if there is none, or, with a warning, if it is damaged."""
         path = self._file(key, TASK)
         if not path.exists():
             return None
         try:
             content = read_checked(path)
             if not isinstance(content, dict) or content.get("key") != key:
-                raise CheckpointError(f"{path} is not the entry of its name", damaged=True)
+                raise CheckpointError(f"{path} is not the entry that its name says", damaged=True)
         except CheckpointError as error:
             warn(f"{FLAG}: {error}; the task is trained again")
             return None
-        with contextlib.suppress(OSError):  # of a folder that is only read: it counts as used when it was written
+        with contextlib.suppress(OSError):  # in a read-only folder an entry counts as used when it was written
             os.utime(path)
         return content
 
     def write(self, key, content):
-        """Keep tensors and plain types under a key, and make room for them. A disk that refuses costs no training: a
-        warning says so."""
+        """Store tensors and plain types under a key, and make room for them. If the disk fails, warn and continue."""
         path = self._file(key, TASK)
         try:
             write_checked(path, {"key": key, **content})
@@ -105,8 +105,8 @@ class TaskCache:
     # -- what it scores ------------------------------------------------------------------------------------------------
 
     def scores(self, key):
-        """{key of a dataset and how it is scored: content} of ``add_scores``; with a warning {} where the file is
-        damaged."""
+        """Return {key of a dataset and how it is scored: content} of ``add_scores``; {} with a warning if
+        the file is damaged."""
         path = self._file(key, SCORES)
         if not path.exists():
             return {}
@@ -116,11 +116,11 @@ class TaskCache:
                 return content["scores"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        warn(f"{path} is damaged: it is not as it was written; the task is scored again")
+        warn(f"{path} is damaged: its content has changed since it was written; the task is scored again")
         return {}
 
     def add_scores(self, key, found):
-        """Keep plain types beside what is there; a disk that refuses costs a warning."""
+        """Add plain types to the stored scores. If the disk fails, warn and continue."""
         if not found:
             return
         try:
@@ -132,8 +132,8 @@ class TaskCache:
     # -- room ----------------------------------------------------------------------------------------------------------
 
     def _make_room(self, newest):
-        """Remove entries, the one that was not used for longest first, until all are within the size. Entries that a
-        run holds, and the ``newest``, stay."""
+        """Remove entries, least recently used first, until all fit the size. Entries in use, and the
+        ``newest``, stay."""
         entries = self._entries()
         total = sum(size for _, size in entries.values())
         for key in sorted(entries.keys() - {newest}, key=lambda key: (entries[key][0], key)):
@@ -141,13 +141,13 @@ class TaskCache:
                 break
             if holder_of(self.folder, f"{key}{LOCK}"):
                 continue
-            with contextlib.suppress(InUse), folder_of_ones_own(self.folder, FLAG, f"{key}{LOCK}"):
+            with contextlib.suppress(InUse), locked_folder(self.folder, FLAG, f"{key}{LOCK}"):
                 for kind in (TASK, SCORES):
                     self._file(key, kind).unlink(missing_ok=True)
                 total -= entries[key][1]
 
     def _entries(self):
-        """{key: (when it was used last, bytes)}"""
+        """Return {key: (time of last use, bytes)}."""
         found = {}
         for path in self.folder.iterdir():
             kind = next((kind for kind in (TASK, SCORES) if path.name.endswith(kind)), None)

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: what a run logs, also there. Each package is imported when its flag asks for it."""
+"""TensorBoard and Weights & Biases: copies of what a run logs. Each package is imported only if its flag is given."""
 
 import importlib
 import json
@@ -10,15 +10,15 @@ from src.errors import UserError
 from src.machine.files import atomic_file, read_json
 from src.machine.notices import warn
 
-EVALUATION, SEQUENCE = "evaluation", "sequence"  # stand in the place of a task: scored without training; all tasks
+EVALUATION, SEQUENCE = "evaluation", "sequence"  # instead of a task's name: scored without training; all tasks
 PROJECT = "clip-continual"
-RUN_FILE = "wandb_run.json"  # in the run's folder: which run of theirs --resume goes on with
+RUN_FILE = "wandb_run.json"  # in the run's folder: the W&B run that --resume continues
 VARIABLES = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "dir": "WANDB_DIR", "id": "WANDB_RUN_ID"}
 
 
 def open_trackers(files, writes=True):
-    """The Trackers that the Files of a run ask for; none in a process that does not write. Imports their packages, and
-    writes nothing yet. UserError where a package is missing, or the folder that one needs."""
+    """Return the Trackers that the Files of a run request; none in a process that does not write. Imports
+    their packages but writes nothing yet. Raises UserError if a package or a required folder is missing."""
     wanted = [kind for asked, kind in ((files.tensorboard, TensorBoard), (files.wandb, WandB)) if asked and writes]
     return Trackers([kind(files) for kind in wanted])
 
@@ -31,7 +31,7 @@ def _package(flag, module, package):
 
 
 class Trackers:
-    """Hands on what a run logs. Closes with the block that it is entered for."""
+    """Passes on what a run logs. Closes at the end of its context."""
 
     def __init__(self, trackers=()):
         self._trackers, self.task, self._others = trackers, EVALUATION, {}
@@ -44,26 +44,27 @@ class Trackers:
             tracker.close(failed=kind is not None)
 
     def begin(self, task, after=0, before=0):
-        """The training of a task begins or goes on ``after`` so many of its steps; tasks before it had ``before``."""
+        """Begin training a task, or resume it ``after`` that many of its steps; the tasks before it had
+        ``before`` steps."""
         self.task = task
         for tracker in self._trackers:
             tracker.begin(task, after, before)
 
     def line(self, line):
-        """A line of the log: "iteration" and numbers by name."""
+        """Log a line: "iteration" and numbers by name."""
         self._log(self.task, line["iteration"], {f"train/{name}": value for name, value in line.items()
                                                  if name != "iteration"})
 
     def scores(self, task, iteration, scores, scored_by=None):
-        """An evaluation {dataset: {label space: scores with ``summary()``}} of a ``task`` that trains, or of
-        EVALUATION. ``scored_by`` tells several at the same step apart."""
+        """Log an evaluation {dataset: {label space: scores with ``summary()``}} of a ``task`` in training,
+        or of EVALUATION. ``scored_by`` distinguishes several at the same step."""
         mark = f" {scored_by}" if scored_by else ""
         self._log(task, iteration, {f"{dataset}/{space}/{name}{mark}": value for dataset, spaces in scores.items()
                                     for space, found in spaces.items() for name, value in found.summary().items()})
 
     def summary(self, space, numbers, tasks):
-        """The summary of a sequence of so many ``tasks`` in one label space: its numbers {name: float}; what else it
-        holds is left out."""
+        """Log the numbers {name: float} of a sequence of ``tasks`` tasks in one label space; other content
+        is skipped."""
         known = {f"{space}/{name}": value for name, value in numbers.items() if isinstance(value, float)}
         for tracker in self._trackers:
             tracker.summary(known, tasks)
@@ -74,7 +75,7 @@ class Trackers:
 
 
 class TensorBoard:
-    """``<save>/tensorboard/<task>/``, a run of theirs for each task, whose steps are its own."""
+    """``<save>/tensorboard/<task>/``: one TensorBoard run per task, with the task's own steps."""
 
     def __init__(self, files):
         if not files.save:
@@ -83,7 +84,7 @@ class TensorBoard:
         self._folder, self._writers = Path(files.save) / "tensorboard", {}
 
     def begin(self, task, after, before):
-        # What an interrupted run logged of later steps, or an overwritten one of all, is hidden.
+        # Hides later steps logged by an interrupted run, or all steps of an overwritten one.
         self._open(task, purge_step=after + 1 if after else 0)
 
     def log(self, task, iteration, numbers):
@@ -106,8 +107,8 @@ class TensorBoard:
 
 
 class WandB:
-    """One run of theirs, whose steps count through all tasks; with --resume the one that was interrupted. What their
-    variables say, such as WANDB_MODE, WANDB_PROJECT, WANDB_NAME and WANDB_DIR, comes first."""
+    """One W&B run whose steps count through all tasks; with --resume the interrupted one. W&B's own
+    variables, such as WANDB_MODE, WANDB_PROJECT, WANDB_NAME and WANDB_DIR, take precedence."""
 
     def __init__(self, files):
         self._wandb = _package("--wandb", "wandb", "wandb")
@@ -117,7 +118,7 @@ class WandB:
         self._before = before
 
     def log(self, task, iteration, numbers):
-        # Steps must not go back: an evaluation beside training is one of the step before.
+        # Steps must not decrease: an evaluation during training belongs to the previous step.
         self._step = max(self._step, self._before + iteration)
         self._started().log(numbers, step=self._step)
 
@@ -143,7 +144,7 @@ class WandB:
             try:
                 return str(read_json(file)["id"])
             except (OSError, ValueError, TypeError, KeyError):
-                warn(f"{file} does not name the run of W&B that was interrupted; another begins")
+                warn(f"{file} does not name the interrupted run of W&B; starting a new one")
         found = secrets.token_hex(4)
         with atomic_file(file, "w") as opened:
             json.dump({"id": found}, opened)

@@ -1,4 +1,4 @@
-"""The commands as functions: the same runs as on the command line, and tables in the place of what is printed."""
+"""The commands as functions: the same runs as on the command line, and tables instead of printed text."""
 
 import inspect
 import json
@@ -123,7 +123,7 @@ def test_a_signal_keeps_what_resume_takes_up(number, kind, flags, world, monkeyp
     ({"dataset_order": "toy", "seed": [1, 2]}, "`seed` 1,2: a run from Python has one"),
     ({"eval_only": True}, r"keyword eval_only is evaluate\(\.\.\.\)"),
     ({"method": "zscl2", "dataset_order": "toy"}, "`method` zscl2: did you mean ZSCL"),
-    ({"model": "toy", "export": "x"}, "these keywords make a model-export run; give those of a sequence run"),
+    ({"model": "toy", "export": "x"}, "these keywords describe a model-export run; give those of a sequence run"),
     ({"train_dataset": "nothing", "iterations": 1}, "`train_dataset`: no dataset 'nothing'")])
 def test_what_is_refused_leaves_nothing(keywords, message, here):
     with pytest.raises(cc.UserError, match=message):

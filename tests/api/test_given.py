@@ -169,7 +169,7 @@ class Pulled(cc.Finetune):
 
 
 class Scored(cc.Finetune):
-    """Has scores of its own, so that checkpoints say who scores them."""
+    """Has its own scores, so that checkpoints name the method that scores them."""
 
     def __init__(self, best=0):
         super().__init__()
@@ -226,12 +226,12 @@ def test_who_scores_a_checkpoint(flags, world, cli):
 def test_resume_in_another_process_needs_the_class(flags, world, words, cli):
     cc.train(train_dataset=world.colours, method=Pulled, save="run", **flags)
     done = cli("--train-dataset", world.colours, "--method", "python:Pulled", "--save", "run", "--resume", *words)
-    assert done.status == 2 and "is a class of a call from Python, which this process does not have" in done.err
+    assert done.status == 2 and "this class was passed to a call from Python" in done.err
 
 
 @pytest.mark.parametrize(("method", "message"), [
     (3, "`method` 3: expected a name, a class derived from Hooks"), (dict, "expected a name, a class"),
-    (cc.Finetune, "`method` Finetune: is one by its name; give 'finetune'"),
+    (cc.Finetune, "`method` Finetune: is built in; give 'finetune'"),
     (Pulled(torch.zeros(2)), "a run records the keywords of its method")])
 def test_what_is_no_method(flags, world, method, message):
     with pytest.raises(cc.UserError, match=message):

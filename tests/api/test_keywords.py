@@ -43,7 +43,7 @@ def test_what_goes_in_comes_out():
     ({"resume": 1}, "--resume 1: expected True or False"), ({"lr": True}, "--lr True: expected a text, a number"),
     ({"set": {"a": object}}, "--set a=<class 'object'>: a run records"),
     ({"set": {"a": float("nan")}}, "--set a=nan: a run records"), ({"set": "a=1"}, "--set 'a=1': expected a dict"),
-    ({"load": object()}, "expected a text"), ({"dataset_order": ["folder:a,b", "DTD"]}, "folder:a,b: holds ','"),
+    ({"load": object()}, "expected a text"), ({"dataset_order": ["folder:a,b", "DTD"]}, "folder:a,b: contains ','"),
 ])
 def test_what_no_text_stands_for(keywords, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):

@@ -59,7 +59,7 @@ def test_a_task_of_which_nothing_was_held_out_has_no_matrix(tmp_path):
     write_task(tmp_path)
     facts = json.loads((tmp_path / "run_A.json").read_text())
     (tmp_path / "run_A.json").write_text(json.dumps(facts | {"scores": {}}), encoding="utf-8")
-    with pytest.raises(cc.UserError, match="the run has no scores, for nothing was held out to score"):
+    with pytest.raises(cc.UserError, match="the run has no scores, because no images were held out"):
         cc.Run(tmp_path, "A").matrix()
 
 
@@ -67,7 +67,7 @@ def test_what_a_run_does_not_have(run, tmp_path):
     for call, message in ((lambda: run.matrix("seen"), "space 'seen': the run has task, all"),
                           (lambda: run.matrix(score="top3"), "score 'top3': the run has top1, top5"),
                           (lambda: run.summary("x"), "space 'x'"), (lambda: run.checkpoint("D"), "task 'D'"),
-                          (lambda: run.checkpoint(), "C.pth is not there"),
+                          (lambda: run.checkpoint(), "C.pth does not exist"),
                           (lambda: cc.Run(tmp_path / "nothing"), "no such folder")):
         with pytest.raises(cc.UserError, match=message):
             call()

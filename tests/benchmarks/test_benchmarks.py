@@ -133,7 +133,7 @@ def test_operations_equal_hand_arithmetic():
     expected = 12 * block + 2 * 196 * (3 * 16 * 16) * width + 2 * width * 512
     assert floors.image_operations("ViT-B/16", 1, False) == expected
     assert floors.image_operations("ViT-B/16", 3, False) == 3 * expected
-    # Backward is twice forward, but for the gradient of the pixels, which nobody asks for.
+    # Backward is twice forward, but for the gradient of the pixels, which is not needed.
     patches = 2 * 196 * (3 * 16 * 16) * width
     assert floors.image_operations("ViT-B/16", 1, True) == 3 * expected - patches
 
@@ -264,7 +264,7 @@ def test_a_row_whose_sides_differ_is_not_kept(tmp_path, monkeypatch, capsys):
 def test_measured_rows_are_left(tmp_path, capsys):
     words = ["test", "adamw", "--folder", str(tmp_path)]
     assert run.main(words) == 0 and run.main(words) == 0
-    assert "--again measures it anew" in capsys.readouterr().out
+    assert "give --again to repeat it" in capsys.readouterr().out
     assert len(harness.read_results(harness.result_file("adamw", "test", tmp_path))) == 1
     assert run.main([*words, "--again"]) == 0
     assert run.main([words[0], "--again", *words[1:]]) == 0, "as the Makefile writes it: options before the rows"

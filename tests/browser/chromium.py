@@ -38,7 +38,7 @@ def install():
 
 @contextlib.contextmanager
 def browser():
-    """A Chromium with a profile of its own, which ends with the block."""
+    """A Chromium with a separate profile, which ends with the block."""
     install()
     profile = tempfile.mkdtemp(prefix="chromium-")
     to_browser, from_us = os.pipe()

@@ -48,9 +48,9 @@ def reason(method, mode, lora, add_on):
     if lora != "weights" and add_on == "ogd":
         return "adapters are drawn again after merging"
     if method == "ewc" and lora != "weights":
-        return "adapters are merged after a task and the next one has others"
+        return "each task merges its adapters and the next one trains new ones"
     if method == "ewc" and mode == "fc":
-        return "it holds the towers, and this mode trains neither"
+        return "its penalty is on the towers, and this mode trains neither"
     if method in DISTILLING and mode == "fc":
         return "its distillation reaches the towers, and this mode trains neither"
     if method in DISTILLING and mode == "text" and not texts:
@@ -73,11 +73,11 @@ def reason_of_wrapping(method, mode, lora, add_on):
     if lora != "weights":
         return "it wraps layers of CLIP itself, and two kinds of factors would train the same weights"
     if add_on == "ogd":
-        return "its factors are made again in each task, so a basis would protect nothing"
+        return "each task starts new factors, so a basis would protect nothing"
     if mode == "fc":
         return "it adapts the towers, and this mode trains neither"
     if method == "keeplora-plus" and mode in ("image-fc", "image-fc-fixed"):
-        return "its heads add to the scores of class prompts, and this mode has none"
+        return "its heads add to the scores of class prompts, and this mode has no prompts"
     return None
 
 
@@ -88,9 +88,9 @@ def reason_of_frozen(mode, lora, add_on):
     if add_on in ("we", "we-wise", "ema", "merge"):
         return "it keeps CLIP frozen, and its modules are not averaged"
     if mode in ("fc", "image-fc", "image-fc-fixed") and add_on not in ("l2", "ogd"):
-        return "its modules act on images and on class prompts, and this mode has none of these"
+        return "its modules act on images and on class prompts, and this mode has no class prompts"
     return {"l2": "it keeps CLIP frozen, so nothing would be pulled back",
-            "ogd": "each task trains parameters of its own, so a basis would protect nothing"}.get(add_on)
+            "ogd": "each task trains new parameters, so a basis would protect nothing"}.get(add_on)
 
 
 def reason_of_one_start(method, mode, lora, add_on):
@@ -100,7 +100,7 @@ def reason_of_one_start(method, mode, lora, add_on):
     if lora != "weights":
         return "its deltas are of weights"
     if method in WRAPPING and add_on in ("we", "we-wise", "ema", "merge"):
-        return "its deltas are of factors, and averages and merges are of merged weights"
+        return "its deltas are of factors, while averages and merges act on merged weights"
     if mode in ("fc", "image-fc", "image-fc-fixed"):
         return "its experts score by class prompts, and this mode trains a head"
     return None
@@ -211,7 +211,7 @@ def reason_on_pairs(method, mode, lora, add_on):
     if METHODS[method].data == "classes" and not METHODS[method].on_pairs:
         return "it learns over class prompts"
     if method == "ewc" and lora != "weights" and mode in ("whole", "image", "text"):
-        return "adapters are merged after a task and the next one has others"
+        return "each task merges its adapters and the next one trains new ones"
     if mode not in ("whole", "image", "text"):
         return "image-text pairs have no classes for a head"
     return None

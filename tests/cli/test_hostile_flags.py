@@ -1,4 +1,4 @@
-"""Command lines that nobody in their senses would write: each is carried out, or refused with one error."""
+"""Command lines that make no sense: each is carried out, or refused with one error."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Recipes: each file holds exactly its row; flag > recipe > protocol > default; files of one's own; scripts."""
+"""Recipes: each file holds exactly its row; flag > recipe > protocol > default; custom files; scripts."""
 
 import json
 import os
@@ -297,7 +297,7 @@ def test_a_recipes_model_must_be_that_of_the_loaded_file(cli, world, own):
     assert not Path("out").exists()
 
 
-# -- files of one's own ------------------------------------------------------------------------------------------------
+# -- custom files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "key", "value"), [
@@ -315,7 +315,7 @@ def test_a_recipes_model_must_be_that_of_the_loaded_file(cli, world, own):
     ("flags: {we: false, ls: 0}", "we", False), ("flags: {we: off, ls: 0}", "we", False),
     ("about: Mine.\nflags:\n  T: 3\npublished: {toy: {transfer: 70}}\n", "T", 3.0),
 ])
-def test_a_file_of_ones_own(own, text, key, value):
+def test_a_custom_file(own, text, key, value):
     own(text)
     config = parse(f"{TASK} --recipe my.yaml".split())
     assert config.values[key] == value

@@ -17,7 +17,7 @@ CONTENT = {"stage": 3, "about": "A.", "source": "arXiv:1", "tolerance": 0.5, "wh
 
 @pytest.fixture
 def read(tmp_path):
-    """read(part=value, ...): the reproduction of a file with CONTENT, other values in the place of these; None leaves a
+    """read(part=value, ...): the reproduction of a file with CONTENT, other values instead of these; None leaves a
     part out."""
     def call(**parts):
         content = {key: value for key, value in (CONTENT | parts).items() if value is not None}

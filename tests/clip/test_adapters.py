@@ -69,7 +69,7 @@ def test_the_base_that_it_names(tmp_path, settings, base):
 
 
 def test_a_base_of_another_type(tmp_path):
-    with pytest.raises(LoadError, match="base_model_name_or_path or revision is not a text"):
+    with pytest.raises(LoadError, match="base_model_name_or_path or revision is not a string"):
         assert adapter_in(write(tmp_path, base_model_name_or_path=[3])).base
 
 

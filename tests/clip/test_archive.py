@@ -107,7 +107,7 @@ def test_old_files_that_claim_more_than_they_are(read, refusal):
     assert read(file).tolist() == [0, 1, 2, 3]
     claim = b"\x8a\x06" + (2 ** 40).to_bytes(6, "little") + b"N"
     assert "larger than the file" in refusal(file.replace(b"K\x04N", claim))
-    assert "another size" in refusal(file[:-24] + b"\xff" * 6 + file[-18:])
+    assert "differ in size" in refusal(file[:-24] + b"\xff" * 6 + file[-18:])
     assert "end after" in refusal(file[:-1])
     refusal(file[:-24])
     assert "reaches beyond" in refusal(file.replace(b"K\x04N", b"K\x03N"))

@@ -98,7 +98,7 @@ def test_every_config_is_named_read_and_built():
 
 @pytest.mark.parametrize("name", [*catalog.ARCHIVES, "modx-RN50", "modx-ViTB32"])
 def test_architecture_is_read_back_from_the_shapes_of_the_weights(name):
-    """The YAML says no number of vision heads: 64 values a head, a ResNet's pool having 32 times its width."""
+    """The YAML says no number of vision heads: 64 values per head, a ResNet's pool having 32 times its width."""
     described = read_architecture(name)
     width = described["vision_width"]
     assert "vision_heads" not in described

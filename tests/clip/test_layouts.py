@@ -1,4 +1,4 @@
-"""Every layout that people have gives open_clip's or transformers' own features; what is no CLIP is named."""
+"""Every layout that people have gives open_clip's or transformers' own features; others are named."""
 
 import copy
 import itertools
@@ -136,7 +136,7 @@ def test_names_that_only_wrappers_tell_apart(quick, tmp_path):
         open_weights(tmp_path / "a.pt")
 
 
-# -- what is no CLIP ---------------------------------------------------------------------------------------------------
+# -- not a CLIP --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("names", "fragments"), [
@@ -273,14 +273,14 @@ def test_shards_that_are_not_whole(tmp_path, lost):
     else:
         content["weight_map"]["more"] = "../x.safetensors"
     index.write_text(json.dumps(content))
-    why = "index.json: .* stands in several of its parts" if lost == "twice" else "model.safetensors.index.json"
+    why = "index.json: .* occurs in several of its parts" if lost == "twice" else "model.safetensors.index.json"
     with pytest.raises(LoadError, match=why):
         loader.read_checkpoint(tmp_path)
 
 
 def test_a_shard_by_itself_is_a_part(tmp_path):
     write_folder(tmp_path, "sharded", True, 64, {})
-    with pytest.raises(LoadError, match="part of the model of model.safetensors.index.json, so give that or"):
+    with pytest.raises(LoadError, match="part of the model in model.safetensors.index.json, so give that or"):
         loader.read_checkpoint(next(tmp_path.glob("*-of-*")))
 
 
@@ -329,7 +329,7 @@ def test_the_other_activation_is_given(tmp_path):
 def test_heads_that_cannot_be_assumed(tmp_path, head_width, text_width, vision_width, key):
     theirs = open_clip_model(head_width=head_width, text_width=text_width, vision_width=vision_width)
     torch.save(theirs.state_dict(), tmp_path / "a.pt")
-    with pytest.raises(LoadError, match=f"does not tell {key}.*--model-config with {key}"):
+    with pytest.raises(LoadError, match=f"does not state {key}.*--model-config with {key}"):
         loader.read_checkpoint(tmp_path / "a.pt")
     heads = {"vision_heads": vision_width // head_width, "transformer_heads": 2}
     assert_same(tmp_path / "a.pt", theirs, heads)

@@ -15,7 +15,7 @@ from clip.packing import PackedTexts
 
 TEXT = {"context_length": 77, "vocab_size": 500, "width": 128, "heads": 2, "layers": 2}
 START, END = 498, 499
-SMALL = {  # open_clip's arguments, in OpenAI's proportions: 64 values a head
+SMALL = {  # open_clip's arguments, in OpenAI's proportions: 64 values per head
     "ViT": {"embed_dim": 32, "vision_cfg": {"layers": 2, "width": 128, "patch_size": 8, "image_size": 32}},
     "RN50": {"embed_dim": 48, "vision_cfg": {"layers": [2, 1, 2, 1], "width": 16, "image_size": 64}},
     "RN50x4": {"embed_dim": 40, "vision_cfg": {"layers": [1, 2, 1, 2], "width": 24, "image_size": 96}},
@@ -72,7 +72,7 @@ def loaded_from_file(model, folder):
 
 
 def some_tokens(lengths):
-    """Texts of so many tokens, the end token being the last of them and the largest id."""
+    """Texts of these numbers of tokens, the end token being the last of them and the largest id."""
     tokens = torch.zeros(len(lengths), 77, dtype=torch.long)
     for row, length in zip(tokens, lengths, strict=True):
         row[:length] = torch.randint(1, START, (length,))
@@ -382,7 +382,7 @@ def test_architecture_rebuilds_the_model():
 
 
 def test_narrow_vit_has_at_least_one_head():
-    """By the rule of 64 values a head a width below 64 would have none."""
+    """By the rule of 64 values per head, a width below 64 would have none."""
     model = CLIP(**{**ARCHITECTURE, "vision_width": 32})
     assert model.encode_image(some_images(16)).shape == (3, 24)
 

@@ -8,7 +8,7 @@ from conftest import TEXT, tiny_clip
 
 from clip.packing import PackedTexts, group_sizes
 
-END = TEXT["vocab_size"] - 1  # the largest id of a model without a vocabulary of its own
+END = TEXT["vocab_size"] - 1  # the largest id of a model without its own vocabulary
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_the_folder_of_a_published_set_has_a_file_of_its_own(split, tmp_path):
 
 
 def test_class_splits_in_another_order_have_files_of_their_own(tmp_path):
-    """Of images that are no files only labels are compared, and those are counted from 0 in each class split."""
+    """Of images that are not files only labels are compared, and those are counted from 0 in each class split."""
     colours = [numpy.full((16, 16, 3), 60 * label, dtype=numpy.uint8) for label in range(4)]
     whole = Task("colours", ["a", "b", "c", "d"], [], {"test": Split(lambda index: Image.fromarray(colours[index]),
                                                                      [0, 1, 2, 3])})

@@ -56,7 +56,7 @@ def test_lists_that_do_not_agree(tmp_path, damage, fragment):
 
 
 def write_folders(root):
-    """PILOT's form: two images a class to train on, one to test."""
+    """PILOT's form: two images per class to train on, one to test."""
     for part, number in (("train", 2), ("test", 1)):
         for label in range(200):
             for index in range(number):

@@ -270,7 +270,7 @@ def test_the_bytes_of_a_class_folder_must_be_text(tmp_path):
 
 
 def test_names_are_compared_after_unicode_normalisation(tmp_path):
-    """macOS writes the accent as a letter of its own. Labels and names are the same in both parts."""
+    """macOS writes the accent as a separate letter. Labels and names are the same in both parts."""
     names = {"train": ["caf\u00e9", "cafz"], "test": ["cafe\u0301", "cafz"]}  # sort in two ways
     assert sorted(names["train"]) != names["train"] and sorted(names["test"]) == names["test"]
     for part, folders in names.items():

@@ -181,7 +181,7 @@ def test_the_middle_of_a_strip_is_what_the_cut_leaves():
     assert (one - other).abs().max() <= 1 and abs(one.float().mean() - 127.5) < 2
 
 
-# -- what is no file, or another kind of file --------------------------------------------------------------------------
+# -- not a file, or another kind of file -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])

@@ -171,7 +171,7 @@ def test_many_laughs(run, yaml_file, bomb, key):
 
 @pytest.mark.slow
 def test_many_keys(run, yaml_file):
-    """Whether a key stands there twice is not asked of each pair of them: that took a quarter of an hour."""
+    """A repeated key is not searched for in each pair of them: that took a quarter of an hour."""
     keys, began = "".join(f"k{number}: 1\n" for number in range(50_000)), time.process_time()
     assert "unknown key k0" in run("--recipe", yaml_file(keys), "--iterations", 1).err
     assert time.process_time() - began < 60

@@ -1,4 +1,4 @@
-"""Reading image files: the fast JPEG reader against Pillow, odd files, files that are no images."""
+"""Reading image files: the fast JPEG reader against Pillow, odd files, files that are not images."""
 
 import io
 import os

@@ -65,7 +65,7 @@ def test_a_cell_may_be_longer_than_csv_s_own_limit(read):
 @pytest.mark.parametrize("content", [
     '[{"image": "0.png", "caption": "a", "caption": "b"}]', '{"image": "0.png", "image": "1.png", "caption": "a"}\n'])
 def test_a_key_twice_in_json_is_refused_like_a_column(read, content):
-    with pytest.raises(UserError, match="the key '(caption|image)' stands twice in an object"):
+    with pytest.raises(UserError, match="the key '(caption|image)' occurs twice in an object"):
         read(content, "a.jsonl" if content[0] == "{" else "a.json")
 
 

@@ -17,7 +17,7 @@ pytest_plugins = ["cli_fixtures"]
 
 @pytest.fixture
 def pets(tmp_path):
-    """Six images a class to train on, five of green."""
+    """Six images per class to train on, five of green."""
     write_pictures(tmp_path / "pets" / "train", COLOURS, 6)
     write_pictures(tmp_path / "pets" / "test", COLOURS, 1)
     (tmp_path / "pets" / "train" / "green" / "5.png").unlink()

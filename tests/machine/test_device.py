@@ -60,7 +60,7 @@ def test_emulated_bf16_does_not_count_as_native(pretend, monkeypatch):
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_a_missing_device_is_an_error_with_a_way_out(name, pretend):
     pretend()
-    with pytest.raises(UserError, match=f"--device {name}: .*--device auto takes cpu"):
+    with pytest.raises(UserError, match=f"--device {name}: .*--device auto picks cpu"):
         Device(name)
 
 

@@ -24,7 +24,8 @@ def test_who_reads_the_output_ends_first(words):
     process = python("-m", "src.main", *words.split())
     process.stdout.close()
     printed = process.stderr.read()
-    assert process.wait(60) == 141 and printed.splitlines()[-1] == "stopped: what reads the output has ended", printed
+    assert process.wait(60) == 141
+    assert printed.splitlines()[-1] == "stopped: the reader of the output has ended", printed
     assert "Traceback" not in printed and "Exception" not in printed
 
 

@@ -12,7 +12,7 @@ from cli_files import listing
 
 from src.errors import UserError
 from src.machine import files
-from src.machine.files import InUse, WriteError, atomic_file, folder_of_ones_own, holder_of
+from src.machine.files import InUse, WriteError, atomic_file, holder_of, locked_folder
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\0\1"), ("w", "line\nä\n")])
@@ -124,11 +124,11 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, is_told):
     assert told == is_told and (tmp_path / "file").read_bytes() == b"new" and listing(tmp_path) == {"file"}
 
 
-# -- a folder of one's own ---------------------------------------------------------------------------------------------
+# -- a locked folder ---------------------------------------------------------------------------------------------------
 
 
 def hold(folder, ready):
-    with folder_of_ones_own(folder, "--save"):
+    with locked_folder(folder, "--save"):
         ready.send(True)
         time.sleep(60)
 
@@ -148,12 +148,12 @@ def holder(tmp_path):
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path, holder):
     with pytest.raises(UserError, match=rf"--save .*out: in use by process {holder.pid} on \S+; wait"), \
-            folder_of_ones_own(tmp_path / "out", "--save"):
+            locked_folder(tmp_path / "out", "--save"):
         pass
     assert listing(tmp_path) == {"out", "out/in_use"}
     holder.kill()
     holder.join()
-    with folder_of_ones_own(tmp_path / "out", "--save"):
+    with locked_folder(tmp_path / "out", "--save"):
         assert f"process {os.getpid()} on" in (tmp_path / "out" / "in_use").read_text()
     assert listing(tmp_path) == {"out"}
 
@@ -161,7 +161,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path, holder):
 def test_who_is_in_a_folder(tmp_path, holder):
     assert holder_of(tmp_path / "out").startswith(f"process {holder.pid} on ")
     assert holder_of(tmp_path / "out", "other") is None and holder_of(tmp_path / "nowhere") is None
-    with folder_of_ones_own(tmp_path / "out", "--save", "other") as lock:
+    with locked_folder(tmp_path / "out", "--save", "other") as lock:
         assert os.path.samestat(os.fstat(lock.fileno()), (tmp_path / "out" / "other").stat())
         assert holder_of(tmp_path / "out", "other").startswith(f"process {os.getpid()} on ")
     assert listing(tmp_path) == {"out", "out/in_use"}
@@ -177,17 +177,17 @@ def test_a_look_at_a_lock_does_not_block_a_second_try(tmp_path, monkeypatch):
     fcntl.flock(looking, fcntl.LOCK_SH)
     waited = []
     monkeypatch.setattr(files.time, "sleep", lambda seconds: waited.append(seconds) or looking.close())
-    with folder_of_ones_own(tmp_path, "--save"):
+    with locked_folder(tmp_path, "--save"):
         assert waited == [0.05]
         monkeypatch.setattr(files.time, "sleep", waited.append)
-        with pytest.raises(InUse), folder_of_ones_own(tmp_path, "--save"):
+        with pytest.raises(InUse), locked_folder(tmp_path, "--save"):
             pass
     assert len(waited) == 4
 
 
 def test_what_was_in_use_is_free_whatever_ended_it(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), folder_of_ones_own(tmp_path / "new" / "out", "--save"):
+        with pytest.raises(ZeroDivisionError), locked_folder(tmp_path / "new" / "out", "--save"):
             raise ZeroDivisionError
     assert listing(tmp_path) == set(), "folders that were made for the lock alone are gone too"
 
@@ -197,12 +197,12 @@ def test_half_written_files_of_the_dead_are_removed(tmp_path):
         (tmp_path / name).write_text("half")
     with atomic_file(tmp_path / "other") as file:
         file.write(b"whole")
-        with folder_of_ones_own(tmp_path, "--save"):
+        with locked_folder(tmp_path, "--save"):
             pass
     assert listing(tmp_path) == {"file.0123abcd", ".file.0123abc", ".file.0123abcg", "other"}
 
 
-def test_a_folder_of_ones_own_that_cannot_be_made(tmp_path):
+def test_a_locked_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError), folder_of_ones_own(tmp_path / "file", "--save"):
+    with pytest.raises(WriteError), locked_folder(tmp_path / "file", "--save"):
         pass

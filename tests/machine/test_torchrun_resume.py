@@ -60,7 +60,7 @@ def start(words):
 
 @pytest.fixture(scope="module")
 def whole(start, words, tmp_path_factory):
-    """-> whole(size, method="finetune"): the folder of a run that nobody disturbs; each is made once."""
+    """-> whole(size, method="finetune"): the folder of an undisturbed run; each is made once."""
     @functools.cache
     def once(size, method="finetune"):
         folder = tmp_path_factory.mktemp("whole") / "out"
@@ -75,7 +75,7 @@ def whole(start, words, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seconds(start, whole, tmp_path_factory):
-    """How long a run takes that nobody disturbs, once the server of the processes is there."""
+    """How long an undisturbed run takes, once the server of the processes is there."""
     whole(3)
     began = time.monotonic()
     resumed(start, tmp_path_factory.mktemp("measured") / "out", 3)
@@ -129,7 +129,7 @@ def test_after_one_was_killed_the_run_ends_with_the_same_bits(plan, start, whole
     folder, statuses = tmp_path / "out", [1, 1, 1]
     statuses[plan.rank] = -signal.SIGKILL
     printed = interrupted(start, folder, 3, plan, statuses)
-    assert "Traceback" not in printed and printed.count("has ended without a word") == 1
+    assert "Traceback" not in printed and printed.count("ended without a message") == 1
     printed = resumed(start, folder, 3)
     assert ranks.steps_done(printed) in ([[2], [4]] if plan.step else [[]])  # the last point may not be written yet
     assert_same_results(snapshots_aside(folder), whole(3))
@@ -207,7 +207,7 @@ def test_another_number_of_processes_goes_on_with_the_same_numbers(before, now, 
     statuses = [*[1] * (before - 1), -signal.SIGKILL]
     interrupted(start, folder, before, plan, statuses, method)
     printed = resumed(start, folder, now, method)
-    others = f"with {now} processes where it had {before}: the same up to rounding"
+    others = f"with {now} processes instead of {before}: the same up to rounding"
     assert re.search(f"tones: resumes after step [24] of 9, {others}", printed)
     assert_same_numbers(folder, whole(before, method))
     assert_same_numbers(folder, whole(1, method))
@@ -230,7 +230,7 @@ def test_processes_that_see_different_folders_do_not_go_on(start, whole, tmp_pat
     """As on machines without a file system that they share."""
     shutil.copytree(whole(2), tmp_path / "save 0")
     group = start(tmp_path / "save {rank}", 2)
-    assert group.join(300) == [2, 2] and "do not see the same files there" in group.printed(), group.printed()
+    assert group.join(300) == [2, 2] and "see different files there" in group.printed(), group.printed()
 
 
 # -- by torchrun -------------------------------------------------------------------------------------------------------

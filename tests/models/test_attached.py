@@ -250,7 +250,7 @@ def test_resume_points_hold_all_of_them(make_own_state):
 
 
 def test_which_modules_a_score_by_clip_rests_on(make_own_state):
-    """Those with parts in the towers in eval mode, or with prompts of their own; not what ``scores`` alone reads."""
+    """Those with parts in the towers in eval mode, or with their own prompts; not what ``scores`` alone reads."""
     class Trains(Noisy):
         def places(self, model):
             return super().places(model) if self.training else []

@@ -442,11 +442,11 @@ def test_a_second_joint_training_leaves_the_expert_of_the_first(state_of, spaces
 def test_other_weights_than_th0_are_refused(learn, state_of, spaces_of, pixels, tasks, kind):
     state, hook = learn(KINDS[kind](), ("first",))
     other = state_of(tiny_clip("vit", seed=1), "second")
-    with pytest.raises(UserError, match="these weights are not those that all its tasks start from"):
+    with pytest.raises(UserError, match="these weights are not the ones that all its tasks start from"):
         hook.begin(other)
     hook.load_carry(hook.carry())
     state.model = other.model
-    with pytest.raises(UserError, match="these weights are not those that all its tasks start from"):
+    with pytest.raises(UserError, match="these weights are not the ones that all its tasks start from"):
         hook.scores(state, pixels(tasks["first"].split("test")), spaces_of("first"))
 
 

@@ -42,7 +42,7 @@ def test_a_class_has_a_name_while_its_call_runs():
         assert isinstance(find_method("python:Mine").build({"set": {"strength": 1}}), Mine)
         with pytest.raises(UserError, match="missing a required argument: 'strength'; give --set"):
             find_method("python:Mine").build({"set": {}})
-    with pytest.raises(UserError, match="--method python:Mine: is a class of a call from Python, which this process"):
+    with pytest.raises(UserError, match="--method python:Mine: this class was passed to a call from Python"):
         class_of("python:Mine")
 
 
@@ -58,7 +58,7 @@ def test_what_an_object_was_made_with(hook, keywords):
 def test_an_object_that_was_changed_is_refused():
     hook = Mine(1)
     hook.strength = 7
-    with pytest.raises(UserError, match=r"--method Mine\(...\): strength is not what it is where the object is made"):
+    with pytest.raises(UserError, match=r"--method Mine\(...\): each task .* and strength would differ"):
         made_of(hook)
 
 
@@ -69,7 +69,7 @@ def test_a_changed_list_and_an_added_attribute_are_refused(name, value):
     """The object that a task makes again would be without them."""
     hook = Mine(1)
     setattr(hook, name, value)
-    with pytest.raises(UserError, match=f"{name} is not what it is where the object is made"):
+    with pytest.raises(UserError, match=f"each task rebuilds the object from its keywords, and {name} would differ"):
         made_of(hook)
 
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_told():
     class Star(Hooks):
         def __init__(self, *parts):
             pass
-    with pytest.raises(UserError, match="does not tell what it was made with; give the class"):
+    with pytest.raises(UserError, match="does not record its arguments; give the class"):
         made_of(Data(2))
     with pytest.raises(UserError, match=r"takes \*parts"):
         made_of(Star(1))

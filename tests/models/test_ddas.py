@@ -149,7 +149,7 @@ def test_a_threshold_is_a_share_of_the_validation_images(state, model, device, v
         inputs = features_of(model)(images)
         errors = (ddas.autoencoders[0](inputs) - inputs).square().mean(dim=1).sort().values
     torch.testing.assert_close(ddas.autoencoders[0].limit, errors[4], **CLOSE)
-    assert ("tiny has no val split; --ddas-threshold 80% takes training images" in capsys.readouterr().out) != val
+    assert ("tiny has no val split; --ddas-threshold 80% uses training images" in capsys.readouterr().out) != val
 
 
 # -- choosing ----------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_errors_are_means_over_values(model):
 
 @pytest.fixture
 def random_alexnet(monkeypatch):
-    """In the place of the published one; nothing is downloaded."""
+    """Replaces the published one; nothing is downloaded."""
     with torch.device("meta"):
         whole = models.alexnet(weights=None)
     generator = torch.Generator().manual_seed(0)

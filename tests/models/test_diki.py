@@ -525,11 +525,11 @@ def test_what_a_run_says_and_keeps(trained, cli, world, trio, tmp_path):
     before = [row["scored_by"] for row in rows_in(trained / "metrics_colours.csv") if row["iteration"] == "0"]
     assert before == ["zeroshot", "zeroshot"]
     done = cli(*evaluation_of(trained, trio, tmp_path, "--diki-length", 2))
-    assert done.status == 2 and "the modules of DIKI in the checkpoint are others" in done.err, done.err
+    assert done.status == 2 and "the modules of DIKI in the checkpoint differ" in done.err, done.err
 
 
 @pytest.mark.parametrize(("words", "reason"), [
-    (("--train-mode", "fc"), "this mode has none"), (("--lora",), "it keeps CLIP frozen"),
+    (("--train-mode", "fc"), "this mode has no class prompts"), (("--lora",), "it keeps CLIP frozen"),
     (("--l2", "1"), "it keeps CLIP frozen"), (("--orthogonal-gradients", "2"), "a basis would protect nothing"),
     (("--we",), "its modules are not averaged")])
 def test_what_it_cannot_go_with(cli, world, words, reason, tmp_path):

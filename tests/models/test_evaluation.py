@@ -313,7 +313,7 @@ def test_a_dataset_without_a_label_space_is_not_read(make_model, seen_by, device
 
 
 def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three_tasks, device):
-    """The loop that trains goes on between them, with gradients and in training mode."""
+    """The training loop continues between them, with gradients and in training mode."""
     model = make_model("resnet")
     set_training(model, "train")
     classifiers = {name: classifier(model, task, device) for name, task in three_tasks.items()}

@@ -190,7 +190,7 @@ def pixels_of(split, index, device, resolution=16):
 
 
 def slow_fisher(state, kind, rows):
-    """Image by image, each with texts of its own: the mean of squared gradients of a log-softmax written out."""
+    """Image by image, each with its own texts: the mean of squared gradients of a log-softmax written out."""
     model, squares = state.model, {}
     weights = {name: value for name, value in model.named_parameters()
                if value.requires_grad and not name.startswith("head.")}
@@ -358,11 +358,11 @@ def test_what_trains_for_the_first_time_is_named(make_state, make_model, capsys)
     hook = next_of(hook)
     hook.begin(make_state(model, "whole"))
     total = sum(1 for name, _ in model.named_parameters() if name != "logit_scale")
-    assert f"note: EWC holds {len(hook.held[0])} of the {total} tensors that train" in capsys.readouterr().out
+    assert f"note: EWC protects {len(hook.held[0])} of the {total} tensors that train" in capsys.readouterr().out
     other = next_of(hook)
     other.begin(make_state(model, "text"))
     assert list(other.losses(state, next(state.training_stream()))) == ["task"]
-    assert "EWC holds 0 of" in capsys.readouterr().out
+    assert "EWC protects 0 of" in capsys.readouterr().out
 
 
 # -- image-text pairs --------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_pairs_after_classes_are_held_too(make_state, make_model, task, capsys):
     train(state, [hook], lambda state, losses: terms.append(losses))
     assert [list(losses) for losses in terms] == [["contrastive", "ewc"]] * 2 and terms[1]["ewc"] > 0
     total = len(list(model.named_parameters()))
-    assert f"EWC holds {total - 1} of the {total} tensors that train" in capsys.readouterr().out
+    assert f"EWC protects {total - 1} of the {total} tensors that train" in capsys.readouterr().out
     assert "logit_scale" in hook.fisher and "logit_scale" in hook.anchor
 
 

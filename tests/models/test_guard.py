@@ -27,7 +27,7 @@ class Spoilt(Hooks):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights(value, make_model, make_state):
     state, hook, reported = make_state(make_model("vit")), Spoilt(2, value), []
-    with pytest.raises(UserError, match=r"step 3 of 6: the loss is no finite number \(task [\d.]+, spoilt .*--lr"):
+    with pytest.raises(UserError, match=r"step 3 of 6: the loss is not finite \(task [\d.]+, spoilt .*--lr"):
         train(state, [Finetune(), hook], lambda state, losses: reported.append(state.iteration))
     assert reported == [1, 2]
     assert all(map(torch.equal, hook.weights[2], [value.detach() for value in state.model.parameters()]))

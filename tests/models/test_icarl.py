@@ -1,6 +1,6 @@
 """iCaRL: herding, replay and distillation against slow renderings in float64; the memory through real runs and chains.
 
-Three small datasets with images of their own: "first" has 4 classes, "second" 2 and "third" 3.
+Three small datasets with different images: "first" has 4 classes, "second" 2 and "third" 3.
 """
 
 import contextlib
@@ -260,7 +260,7 @@ def test_the_teacher_is_the_model_as_it_entered(kind, make_model, state_of, task
 def test_no_step_waits_for_the_device_or_leaves_a_tensor_on_the_host(
         kind, options, make_model, state_of, tasks, device, monkeypatch):
     """Tensors on "meta" have no values: whatever reads one fails, and one on the host does not mix with them."""
-    monkeypatch.setattr(src.models.modeling, "_tell_unknown_words", lambda *args: None)  # once a task, may wait
+    monkeypatch.setattr(src.models.modeling, "_note_unknown_words", lambda *args: None)  # once a task, may wait
     monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # the same
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # the same
                         lambda model, rows: torch.empty(len(rows), 8, device="meta", dtype=torch.float64))
@@ -476,7 +476,7 @@ def three(world):
 
 @pytest.fixture
 def icarl(cli, tmp_path):
-    """icarl(save, word, ...): two steps a task of --method icarl with room for six exemplars."""
+    """icarl(save, word, ...): two steps per task of --method icarl with room for six exemplars."""
     def call(save, *words):
         return cli("--method", "icarl", "--memory-size", 6, "--iterations", 2, "--batch-size", BATCH, "--lr", "1e-3",
                    "--warmup-length", 0, "--workers", 0, "--data-location", tmp_path / "data", "--save", save, *words)

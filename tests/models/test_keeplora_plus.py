@@ -61,7 +61,7 @@ def test_a_class_without_an_image_starts_at_its_text(capsys):
     with torch.no_grad():
         text = F.normalize(tiny_clip("vit").encode_text(tokens), dim=1)[0]
     torch.testing.assert_close(hook.heads[0][2].detach(), text, **TIGHT)
-    assert "1 of 4 classes of tiny have no image in the full batches of a pass" in capsys.readouterr().out
+    assert "1 of 4 classes of tiny have no image in the full batches of the pass" in capsys.readouterr().out
 
 
 def classes_of(state, task):

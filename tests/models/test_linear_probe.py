@@ -92,7 +92,7 @@ def test_the_whole_training_equals_the_slow_rendering(kind, cached, make_model, 
     model, split = make_model(kind), task.split("train")
     if cached:
         rows = [feature(model, device, split.image(row), EvalTransform(16, SHORT)) for row in range(len(split))]
-        assert min((row.norm() - 1).abs() for row in rows) > 0.01  # nobody normalised them
+        assert min((row.norm() - 1).abs() for row in rows) > 0.01  # they are not normalised
 
         def feature_of(epoch, row):
             return rows[row].tolist()
@@ -235,7 +235,7 @@ def test_every_class_keeps_an_image(monkeypatch, make_model, task, device):
 
 @pytest.mark.parametrize("percent", [0, 50, 1000])
 def test_other_shares_are_refused(percent, make_model, task, device):
-    with pytest.raises(UserError, match=f"--linear-percent {percent}: one of 100, 10, 1"):
+    with pytest.raises(UserError, match=f"--linear-percent {percent}: give one of 100, 10, 1"):
         linear_evaluation(make_model("vit"), task, device, percent=percent)
 
 
@@ -284,7 +284,7 @@ class ThreadWorld:
         self.board[self.rank] = tensor.detach().clone()
         self.barrier.wait(timeout=300)
         total = sum(self.board)
-        self.barrier.wait(timeout=300)  # nobody writes before all have read
+        self.barrier.wait(timeout=300)  # no process writes before all have read
         return total
 
     def average_gradients(self, module):

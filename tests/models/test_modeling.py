@@ -54,8 +54,8 @@ def changed_by_training(state, batch_norm_names=()):
 
 @pytest.fixture
 def clean_notes(monkeypatch):
-    """As if no text had been complained of yet."""
-    monkeypatch.setattr(modeling, "_told", set())
+    """Forget the texts that a note was printed for."""
+    monkeypatch.setattr(modeling, "_noted", set())
 
 
 @pytest.mark.parametrize("train_mode", ["whole", "image", "text"])
@@ -304,7 +304,7 @@ def test_texts_share_no_start_where_dropout_acts(make_model):
 
 
 def steps_of(model, texts, counts):
-    """Losses and a gradient of steps on so many images each."""
+    """Losses and a gradient of steps on these numbers of images."""
     found = []
     for count in counts:
         generator = torch.Generator().manual_seed(count)

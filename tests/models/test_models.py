@@ -59,7 +59,7 @@ def mine(tmp_path):
     return path
 
 
-def test_a_method_of_ones_own_gets_its_keywords(train, mine, tmp_path):
+def test_a_custom_method_gets_its_keywords(train, mine, tmp_path):
     done = train(tmp_path / "out", "--method", f"{mine}:Mine", "--set", "factor=2.5", "--set", "name=own",
                  "--log-interval", 1)
     assert done.status == 0 and "own" in lines(tmp_path / "out" / "log_colours.jsonl")[0]

@@ -378,7 +378,7 @@ def test_a_batch_of_one_pair_has_nothing_to_tell_apart(make_model, make_pairs):
 
 
 def test_training_follows_the_slow_rendering_step_by_step(make_model, make_pairs):
-    """AdamW, decay and schedule of whole steps, the temperature's among them, captions drawn anew in each epoch."""
+    """AdamW, decay and schedule of whole steps, the temperature's among them, captions drawn again in each epoch."""
     state, hook, old, other = make_pairs(make_model("vit"), iterations=3, wd=0.1), ModX(), *map(make_model, 2 * ["vit"])
     batches = [batch.images for batch in stream(state)]
     train(state, [hook])

@@ -527,7 +527,7 @@ def test_what_a_checkpoint_holds(left):
 @pytest.mark.parametrize(("words", "reason"), [
     (("--lora",), "it keeps CLIP frozen, adapters too"),
     (("--l2", "1"), "it keeps CLIP frozen, so nothing would be pulled back"),
-    (("--train-mode", "fc"), "its modules act on images and on class prompts, and this mode has none of these"),
+    (("--train-mode", "fc"), "its modules act on images and on class prompts, and this mode has no class prompts"),
     (("--we",), "its modules are not averaged"),
     (("--moe-experts", "1"), "expected a whole number, at least 2"),
     (("--ddas-threshold", "101%"), "expected a number, at least 0, or a share such as 95%"),

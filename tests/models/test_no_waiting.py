@@ -116,7 +116,7 @@ def caller():
 @pytest.fixture
 def on_meta(make_model, make_state, device, monkeypatch):
     """-> on_meta(kind="vit", mode="whole", adapt=None, head=False, **settings): a state without values."""
-    monkeypatch.setattr(src.models.modeling, "_tell_unknown_words", lambda *args: None)  # once a task, may wait
+    monkeypatch.setattr(src.models.modeling, "_note_unknown_words", lambda *args: None)  # once a task, may wait
     monkeypatch.setattr(src.models.finetune, "constant_text_features",  # the same
                         lambda model, tokens: torch.empty(len(tokens), 8, device="meta", dtype=torch.float64))
     monkeypatch.setattr(src.models.state, "packed_where_shorter", lambda model, tokens: tokens)  # the same
@@ -244,7 +244,7 @@ def test_train_modes(mode, on_meta):
 
 @pytest.fixture
 def basis(tmp_path, make_model):
-    """A basis file of two rows a tensor."""
+    """A basis file of two rows per tensor."""
     path = tmp_path / "grad.pth"
     torch.save({name: {"basis": torch.eye(2, value.numel(), dtype=torch.float64), "energy": torch.ones(2)}
                 for name, value in tracked_parameters(make_model("vit")).items()}, path)

@@ -76,7 +76,7 @@ def test_sgd_by_hand(decay):
 
 @pytest.mark.parametrize("total", [2, 3, 4, 7, 10, 50, 101])
 def test_one_cycle_is_torch_s(total):
-    """Its rates, and the first beta that it cycles, of two groups with rates of their own."""
+    """Its rates, and the first beta that it cycles, of two groups with different rates."""
     theirs = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=1.0,
                                betas=(0.9, 0.95))
     scheduler = torch.optim.lr_scheduler.OneCycleLR(theirs, [1e-3, 4e-2], total_steps=total)

@@ -214,7 +214,7 @@ print(peak(), peak() - before, scores.images, scores.captions)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's own peak there")
 def test_coco_5k_stays_in_memory():
-    """Measured in a process of its own; getrusage would include the peak of the process that started it."""
+    """Measured in a separate process; getrusage would include the peak of the process that started it."""
     done = subprocess.run([sys.executable, "-c", MEASURED], cwd=Path(__file__).parents[2], capture_output=True,
                           text=True, timeout=300, check=True)
     peak, growth, images, captions = map(float, done.stdout.split())

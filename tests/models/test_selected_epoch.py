@@ -51,7 +51,7 @@ def test_the_first_of_the_best_epochs_is_kept(state_of, monkeypatch, capsys, acc
     left, scored = trained_with(state, method, accuracies, monkeypatch)
     assert scored == [2, 4, 6] and equal(stored_tensors(state.own), left[kept])
     assert kept == 6 or not equal(left[kept], left[6])
-    assert f"keeps what step {kept} of 6 left, {max(accuracies):.1f} % on val images" in capsys.readouterr().out
+    assert f"keeps the modules of step {kept} of 6, {max(accuracies):.1f} % on val images" in capsys.readouterr().out
 
 
 def test_a_last_epoch_that_is_cut_is_scored_too(state_of, monkeypatch):
@@ -93,11 +93,11 @@ def test_what_it_cannot_choose_on(state_of, capsys):
     splits, task = state.task.splits, state.task
     splits["test"] = splits["val"]
     begin(state, [method])
-    assert "6 of the 6 val images that choose an epoch are test images too" in capsys.readouterr().err
+    assert "6 of the 6 val images that select the epoch are also test images" in capsys.readouterr().err
     path = Split(splits["train"].image, splits["train"].labels, path=lambda index: f"{index % 4}.png")
     splits["train"], splits["val"] = path, path.subset(range(5))
     _require_val(task)
-    assert "4 of the 5 val images that choose an epoch are train images too" in capsys.readouterr().err
+    assert "4 of the 5 val images that select the epoch are also train images" in capsys.readouterr().err
     del splits["val"]
     with pytest.raises(UserError, match="--select-epoch val: tiny has no val images; give --val-fraction"):
         _require_val(task)
@@ -128,7 +128,7 @@ def test_a_run_resumes_with_the_best_epoch_so_far(cli, world, tmp_path, monkeypa
     with broken(DIKI, "end", "colours"):
         assert cli(*words(tmp_path / "cut")).status == 130
     done = cli(*words(tmp_path / "cut"))
-    assert done.status == 0 and "keeps what step 3 of 9 left, 50.0 %" in done.out, done.err
+    assert done.status == 0 and "keeps the modules of step 3 of 9, 50.0 %" in done.out, done.err
     found, expected = (loaded(tmp_path / name / "colours.pth") for name in ("cut", "whole"))
     assert equal(found, expected) and read_json(tmp_path / "cut" / "run_colours.json")["iterations"] == 9
 

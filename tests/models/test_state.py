@@ -20,7 +20,7 @@ from src.models.training import train
 
 
 class KeepBatches(Hooks):
-    """Keeps the training batches, and those of a stream of its own."""
+    """Keeps the training batches, and those of a second stream."""
 
     def begin(self, state):
         self.batches, self.own = [], []

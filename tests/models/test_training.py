@@ -26,7 +26,7 @@ from src.models.training import train, weighed
 
 
 class Record(Hooks):
-    """Writes down each moment; gives the loss terms it is told to, each a factor times the sum of one tensor."""
+    """Writes down each moment; returns the given loss terms, each a factor times the sum of one tensor."""
 
     def __init__(self, name, events, **terms):
         self.name, self.events, self.terms = name, events, terms
@@ -338,7 +338,7 @@ def meta_device(device, monkeypatch):
     whatever waits for the device to read a value fails."""
     device.device = torch.device("meta")
     device._mean, device._std = device._mean.to("meta"), device._std.to("meta")
-    monkeypatch.setattr(src.models.modeling, "_tell_unknown_words", lambda *args: None)  # once a task, may wait
+    monkeypatch.setattr(src.models.modeling, "_note_unknown_words", lambda *args: None)  # once a task, may wait
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # meta has none
     monkeypatch.setattr(Device, "waits", True)  # losses are read a step later
     monkeypatch.setattr(Device, "read", lambda device, values: lambda: [1.0] * len(values))

@@ -305,7 +305,7 @@ def beside_a_layer(model):
 @pytest.mark.parametrize(("change", "words"), [
     (lose_a_parameter, "Finetune wraps .*c_fc and trains its parameter gate, on which none of its updates"),
     (lose_a_tensor, "Finetune wraps .*c_fc and keeps the tensor direction as a plain attribute"),
-    (lose_a_layer, r"Finetune takes transformer.*c_fc.(bias|weight) out of the CLIP"),
+    (lose_a_layer, r"Finetune removes transformer.*c_fc.(bias|weight) from the CLIP"),
     (beside_a_layer, "Finetune adds the parameter transformer.*c_fc.gate to the CLIP.*wrapped layers")])
 def test_what_would_be_lost_is_refused(plain, change, words):
     watched = WatchedWeights(plain)

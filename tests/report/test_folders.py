@@ -7,7 +7,7 @@ import pytest
 from report_files import write_run
 
 from src.errors import UserError
-from src.machine.files import folder_of_ones_own
+from src.machine.files import locked_folder
 from src.report.folders import find_runs
 
 pytest_plugins = ["cli_fixtures"]
@@ -87,7 +87,7 @@ def test_links(tmp_path):
 
 
 def test_a_run_in_use_is_left_out(study):
-    with folder_of_ones_own(study / "lwf_1", "--save"):
+    with locked_folder(study / "lwf_1", "--save"):
         found = find_runs([str(study)])
     assert relative(found.runs, study) == ["lwf_2"]
     assert [why.startswith("in use by ") for why in found.skipped] == [True, False, False]

@@ -247,7 +247,7 @@ def test_a_state_has_a_head_in_the_fc_modes(world, train_mode):
     ("--fc-init zeroshot", {"colours": ["blue", "green", "red disc"]}, "zeroshot"),
     ("--fc-init zero", {"colours": ["blue", "green", "red disc"]}, "zero")])
 def test_first_heads(world, words, heads, expected):
-    """A head goes on under the name of its dataset's files, if it was trained on the same classes."""
+    """A head is reused under the name of its dataset's files, if it was trained on the same classes."""
     kept = torch.arange(3 * 17.0).view(3, 17)
     settings = config(f"--load {world.model} --train-dataset {world.colours} {words}")
     history = [{"dataset": file, "classnames": names} for file, names in heads.items() if names]

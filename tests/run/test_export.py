@@ -93,7 +93,7 @@ def test_the_published_architectures_are_open_clip_s():
 
 @pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
 def of_all_kinds(request):
-    """A ViT with 80 values a head, blocks of another width and statistics that are not OpenAI's."""
+    """A ViT with 80 values per head, blocks of another width and statistics that are not OpenAI's."""
     torch.manual_seed(3)
     model = CLIP(**tiny_clip("vit").architecture | {
         "activation": request.param, "vision_width": 160, "vision_heads": 2, "vision_mlp_width": 401,

@@ -13,7 +13,7 @@ from cli_files import contents, listing
 from study_files import PROGRAM, until
 
 from src.errors import UserError
-from src.machine.files import WriteError, atomic_file, folder_of_ones_own, holder_of
+from src.machine.files import WriteError, atomic_file, holder_of, locked_folder
 from src.machine.interruption import Interrupted, Signals
 from src.run import launcher
 from src.run.cells import DONE, FAILED, LOCK, RUNNING, WAITING, State, state_of
@@ -142,7 +142,7 @@ def test_two_launchers_share_the_cells(make_place):
 
 def test_a_task_of_an_array_waits_for_no_other(place, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    with folder_of_ones_own(place.jobs[1].folder, "--save", LOCK):
+    with locked_folder(place.jobs[1].folder, "--save", LOCK):
         states = launched(place.jobs, [{}, {}], Signals())
         assert [state.kind for state in states] == [DONE, RUNNING, DONE]
         assert exit_status(place.jobs, states) == 0
@@ -156,7 +156,7 @@ def test_a_cell_that_another_process_runs_is_waited_for_and_then_tried(place, lo
     """Another launcher, or a command that was typed."""
     launcher = place.launcher()
     thread = threading.Thread(target=launcher.run)
-    with folder_of_ones_own(place.jobs[0].folder, "--save", lock):
+    with locked_folder(place.jobs[0].folder, "--save", lock):
         assert state_of(place.jobs[0]).kind == RUNNING
         thread.start()
         until(lambda: place.kinds()[1:] == [DONE, DONE])
@@ -172,7 +172,7 @@ def test_a_cell_stays_in_the_hands_of_its_process_when_the_launcher_is_killed(pl
     place.act(seed1="hangs")
     code = ("import sys; from src.run import launcher; from pathlib import Path; from src.machine.files import *\n"
             "job = type('Job', (), {'folder': Path(sys.argv[1]), 'words': ('--save', sys.argv[1])})()\n"
-            "with folder_of_ones_own(job.folder, '--save', launcher.LOCK) as lock:\n"
+            "with locked_folder(job.folder, '--save', launcher.LOCK) as lock:\n"
             "    launcher.PROGRAM = (sys.executable, '-I', '-S', '-c', sys.argv[2])\n"
             "    print(launcher.Attempt(job, None, lock, {}).process.pid, flush=True)\n"
             "    sys.stdin.read()")
@@ -185,7 +185,7 @@ def test_a_cell_stays_in_the_hands_of_its_process_when_the_launcher_is_killed(pl
         launcher.kill()
         launcher.communicate()
         assert holder_of(job.folder, LOCK) and state_of(job).kind == RUNNING
-        with pytest.raises(UserError, match="in use by process"), folder_of_ones_own(job.folder, "--save", LOCK):
+        with pytest.raises(UserError, match="in use by process"), locked_folder(job.folder, "--save", LOCK):
             pass
     finally:
         os.kill(cell, signal.SIGKILL)

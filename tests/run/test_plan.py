@@ -137,7 +137,7 @@ def test_the_whole_plan(plan, words, world):
 
 
 def test_steps(plan, words, world):
-    """18 images in batches of 4 are 5 steps an epoch, the last one with 2; 12 images are 3."""
+    """18 images in batches of 4 are 5 steps per epoch, the last one with 2; 12 images are 3."""
     done = plan(*words("--epochs", 3, "--dataset-order", f"{world.colours},{world.tones}", "--warmup-length", "50%",
                        "--lr", f"1e-5,{world.tones}=2e-5"))
     rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in section(done, "tasks")[2:4]]
@@ -216,7 +216,7 @@ def test_class_splits_of_missing_data(plan, words, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """tiny-vit as if it had published weights; nobody has them yet."""
+    """tiny-vit as if it had published weights; they are not downloaded yet."""
     monkeypatch.setitem(catalog.ARCHIVES, "tiny-vit", 64 * "0")
 
 
@@ -251,7 +251,7 @@ def test_weights_of_open_clip_that_the_run_would_download(plan, nothing_cached, 
     done = plan("--model", "ViT-B-32:laion2b_s34b_b79k", *words)
     values = sum(value.numel() for value in without_weights(SMALL)["state_dict"].values())
     assert done.status == 0 and f"of {values:,} values" in done.out, done.out + done.err
-    assert "ViT-B-32:laion2b_s34b_b79k are not here: the run would download them by open_clip" in done.out
+    assert "ViT-B-32:laion2b_s34b_b79k are not here: the run would download them through open_clip" in done.out
     assert section(done, "probe") == ["not run: see what is missing"]
 
 
@@ -261,7 +261,7 @@ def test_weights_of_which_nothing_is_known(plan, nothing_cached, world, words):
     """Status 0 would vouch for what may not be a CLIP."""
     done = plan("--train-dataset", world.colours, "--iterations", 2, "--lr", RATE, *words.format(**vars(world)).split())
     assert done.status == 2 and "hf-hub:org/clip are not in the hub's cache: the run would download them" in done.err
-    assert "what model they hold is known only then" in done.err
+    assert "and only then is the model known" in done.err
 
 
 def test_zero_shot_weights_of_other_libraries_are_not_fetched_either(plan, nothing_cached, cli, world, tmp_path,
@@ -273,7 +273,7 @@ def test_zero_shot_weights_of_other_libraries_are_not_fetched_either(plan, nothi
     torch.save({**content, "model": "ViT-B-32:laion2b_s34b_b79k"}, tmp_path / "a.pth")
     done = plan("--load", tmp_path / "a.pth", "--train-dataset", world.colours, "--iterations", 2, "--lr", RATE,
                 "--method", "ZSCL", "--ref-dataset", world.tones)
-    assert done.status == 0 and "the run would download them by open_clip" in done.out, done.out + done.err
+    assert done.status == 0 and "the run would download them through open_clip" in done.out, done.out + done.err
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class HereLauncher:
-    """In the place of the launcher: runs the commands in this process, and leaves the record that they have ended.
+    """Replaces the launcher: runs the commands in this process, and leaves the record that they have ended.
     ``stops``: the names of runs before which it is interrupted; ``then``: what is called after each."""
 
     stops, then, ran = (), staticmethod(lambda name: None), []
@@ -55,7 +55,7 @@ def launcher(monkeypatch):
 
 
 class Place:
-    """A folder with a model, two datasets of four test images a class, and what a file says of two runs over them."""
+    """A folder with a model, two datasets of four test images per class, and what a file says of two runs over them."""
 
     def __init__(self, world, folder):
         for name in ("colours", "tones"):

@@ -66,7 +66,7 @@ def test_a_dataset_is_opened_as_it_was_trained_on_where_that_is_asked(tmp_path):
 
 @pytest.fixture
 def listed(tmp_path):
-    """ImageNetR of two images a class, and a list with the first of each to train on. -> its words"""
+    """ImageNetR of two images per class, and a list with the first of each to train on. -> its words"""
     for label, index in enumerate(CLASSES_R):
         for image in range(2):
             put(tmp_path / "imagenet-r" / wnid(index) / f"art_{image}.jpg", label)

@@ -562,7 +562,7 @@ def test_a_checkpoint_that_cannot_be_rewritten_stays_whole(ridge, tmp_path, monk
     monkeypatch.setattr("src.store.records.without_carry", full)
     done = ridge("out", "--keep-carry", "last")
     assert done.status == 0, done.err
-    assert sum("still holds what its hooks carried: [Errno 28]" in warning for warning in done.warnings) == 2
+    assert sum("still holds its hooks' carry: [Errno 28]" in warning for warning in done.warnings) == 2
     assert carry_of(tmp_path / "out" / "colours.pth").keys() == {"Ridge"}
 
 

@@ -14,7 +14,7 @@ from cli_files import picture, read_json, rows
 from report_files import MATRIX, write_run
 from study_files import until
 
-from src.machine.files import folder_of_ones_own
+from src.machine.files import locked_folder
 from src.main import main
 from src.run import cells, selection
 from src.run.cells import LOCK, NOT_USABLE
@@ -191,7 +191,7 @@ def test_a_task_of_an_array_waits_for_the_trials_of_others(selecting, monkeypatc
         return found
     monkeypatch.setattr(Launcher, "_claim", claimed)
     thread = threading.Thread(target=lambda: statuses.append(main([str(word) for word in selecting.words])))
-    with folder_of_ones_own(selecting.out / "select" / trials("lwf")[0], "--save", LOCK):
+    with locked_folder(selecting.out / "select" / trials("lwf")[0], "--save", LOCK):
         thread.start()
         until(lambda: len(idle) > 2 or len(selecting.starts()) > 7)
         assert len(selecting.starts()) == 7, "it looked again and again, and started no cell"

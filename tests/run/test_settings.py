@@ -1,4 +1,4 @@
-"""What each part of a run is told: fields are flags, and a checkpoint brings its seed."""
+"""What each part of a run receives: fields are flags, and a checkpoint brings its seed."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from src.store.settings import Files
 
 pytest_plugins = ["cli_fixtures"]
 
-COMPUTED = {  # fields that are no flags
+COMPUTED = {  # fields that are not flags
     Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "split_file_of", "flickr_splits_chosen"},
     Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "freeing",
                "fc_init_given"},

@@ -1,5 +1,5 @@
-"""Label spaces: which classes an image is told apart from, from the command line to the csv; scores of a method of
-one's own."""
+"""Label spaces: which classes an image is told apart from, from the command line to the csv; custom scores of a
+method."""
 
 import csv
 import io
@@ -338,7 +338,7 @@ def test_heads_and_prompts_stand_side_by_side(cli, tmp_path):
             assert row["scored_by"] == ("head:toy-sizes" if name == "toy-sizes" else "zeroshot")
 
 
-# -- scores of a method of one's own -----------------------------------------------------------------------------------
+# -- custom scores of a method -----------------------------------------------------------------------------------------
 
 OWN = '''
 import torch

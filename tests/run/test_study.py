@@ -8,7 +8,7 @@ import pytest
 from cli_files import listing
 from study_files import until
 
-from src.machine.files import folder_of_ones_own, holder_of
+from src.machine.files import holder_of, locked_folder
 from src.main import main
 from src.run import launcher, study, whole_study
 from src.run.cells import DONE, LOCK, RUNNING
@@ -50,7 +50,7 @@ def test_the_last_task_of_an_array_writes_the_whole_table(place, cli, monkeypatc
     left = []
 
     def late(*arguments):
-        with folder_of_ones_own(place.jobs[1].folder, "--save", LOCK):
+        with locked_folder(place.jobs[1].folder, "--save", LOCK):
             launch(*arguments)
             left.extend(place.kinds())
         launch(*arguments)
@@ -67,10 +67,10 @@ def test_one_launcher_at_a_time_writes_the_tables(place, monkeypatch):
 
     def tried(folder, flag, lock):
         tries.append(lock)
-        return folder_of_ones_own(folder, flag, lock)
-    monkeypatch.setattr(study, "folder_of_ones_own", tried)
+        return locked_folder(folder, flag, lock)
+    monkeypatch.setattr(study, "locked_folder", tried)
     thread = threading.Thread(target=main, args=([*WORDS, str(out)],))
-    with folder_of_ones_own(out, "--save", study.TABLES):
+    with locked_folder(out, "--save", study.TABLES):
         thread.start()
         until(lambda: tries.count(study.TABLES) > 1)
         assert thread.is_alive() and "compare.md" not in listing(out)

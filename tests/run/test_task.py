@@ -344,7 +344,7 @@ def test_predictions_of_an_evaluation_and_of_the_last_row(cli, world, tmp_path):
 
 @pytest.mark.slow
 def test_predictions_of_mixed_weights(cli, tmp_path):
-    """A file per share; the ends are those of the loaded and of the zero-shot weights. Images that are no files have
+    """A file per share; the ends are those of the loaded and of the zero-shot weights. Images that are not files have
     their number in the whole split."""
     digits = ["--eval-datasets", "toy-digits", "--max-evaluation-size", 20, "--workers", 0]
     done = cli("--model", "toy", "--train-dataset", "toy-digits", "--iterations", 20, "--lr", "1e-3", "--warmup-length",

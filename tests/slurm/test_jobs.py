@@ -101,7 +101,7 @@ def stepping(slurm, kind, save="run"):
 
 
 def starts(slurm, save="run"):
-    """The steps from which a counting run went on, start by start."""
+    """The steps from which a counting run resumed, start by start."""
     return [int(line) for line in (slurm.folder / save / "began_0.txt").read_text(encoding="utf-8").split()]
 
 
@@ -129,7 +129,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def went_on(slurm, kind, uninterrupted):
-    """The run was interrupted once, went on where it was, and its checkpoint is that of an uninterrupted one."""
+    """The run was interrupted once, resumed there, and its checkpoint is that of an uninterrupted one."""
     if kind == COUNTING:
         first, second = starts(slurm)
         assert first == 0 and 0 < second < STEPS[kind]

@@ -49,7 +49,7 @@ def test_an_empty_cell_says_as_much_as_no_column(tmp_path):
 def test_metrics_with_nul_are_refused(tmp_path):
     """On every version of Python, although csv accepts NUL since 3.11."""
     (tmp_path / "metrics_MNIST.csv").write_text("iteration,task,top1\n1,DTD,5\0\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"metrics_MNIST\.csv cannot be read as csv \(it holds NUL characters"):
+    with pytest.raises(UserError, match=r"metrics_MNIST\.csv cannot be read as csv \(it contains NUL characters"):
         RunFolder(tmp_path).add_metrics("MNIST", ROW)
 
 
@@ -75,7 +75,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_what_is_added_is_heard(tmp_path):
-    """Rows and tensors beside the checkpoints, and only while somebody listens; by a process that only reads too."""
+    """Rows and tensors beside the checkpoints, and only while they are recorded; by a process that only reads too."""
     for folder in (RunFolder(tmp_path), RunFolder(tmp_path, writes=False)):
         folder.write_tensors("grad_before.pth", {})
         with folder.heard() as heard:
@@ -144,7 +144,7 @@ def test_a_log_that_the_disk_refuses_is_told_once(tmp_path, capsys):
         journal.step(journal_state(iteration), {"task": torch.tensor(1.5)})
     journal.close()
     assert capsys.readouterr().err.splitlines() == [
-        "warning: the log of this task ends here, it cannot be written (No space left on device)"]
+        "warning: the log of this task cannot be written and ends here (No space left on device)"]
 
 
 def test_description(monkeypatch):

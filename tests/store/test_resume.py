@@ -64,7 +64,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken(harm, points, capsy
     keep(points, 2, 4)
     harm(points.newest)
     assert points.read()["iteration"] == 2
-    assert capsys.readouterr().err.count("the one before is taken") == points.newest.exists()
+    assert capsys.readouterr().err.count("the previous one is used") == points.newest.exists()
     damage(points.previous)
     assert points.read() is None and "the task starts again" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.machine.files import folder_of_ones_own, holder_of
+from src.machine.files import holder_of, locked_folder
 from src.store import task_cache
 from src.store.task_cache import GB, LOCK, SCORES, TASK, TaskCache
 
@@ -73,7 +73,7 @@ def test_damaged_scores_are_announced_and_count_as_absent(cache, capsys, damage)
     path = cache.folder / f"a{SCORES}"
     path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
     assert cache.scores("a") == {}
-    assert capsys.readouterr().err.endswith("it is not as it was written; the task is scored again\n")
+    assert capsys.readouterr().err.endswith("its content has changed since it was written; the task is scored again\n")
     cache.add_scores("a", {"one": {"scores": {"task": 0.5}, "rows": []}})
     assert json.loads(path.read_text(encoding="utf-8"))["scores"] == {"one": {"scores": {"task": 0.5}, "rows": []}}
 
@@ -155,8 +155,8 @@ def test_the_second_waits_until_the_first_has_left(cache):
 
 def test_a_killed_owner_leaves_its_entry_free(cache):
     cache.prepare()
-    code = ("import sys, time\nfrom src.machine.files import folder_of_ones_own\n"
-            "with folder_of_ones_own(sys.argv[1], '--task-cache', sys.argv[2]):\n"
+    code = ("import sys, time\nfrom src.machine.files import locked_folder\n"
+            "with locked_folder(sys.argv[1], '--task-cache', sys.argv[2]):\n"
             "    print('in', flush=True)\n    time.sleep(60)\n")
     child = subprocess.Popen([sys.executable, "-c", code, str(cache.folder), f"a{LOCK}"], cwd=ROOT,
                              stdout=subprocess.PIPE, text=True)
@@ -177,5 +177,5 @@ def test_an_owner_that_fails_leaves_its_entry_free(cache):
     cache.prepare()
     with pytest.raises(ZeroDivisionError), cache.alone("a"):
         1 / 0  # noqa: B018
-    with folder_of_ones_own(cache.folder, "--task-cache", f"a{LOCK}"):
+    with locked_folder(cache.folder, "--task-cache", f"a{LOCK}"):
         pass

@@ -1,5 +1,5 @@
 """TensorBoard, whose files are read back by its own package, and Weights & Biases, for which a module stands in that
-notes what it is asked: the real one wants an account, or writes a format of its own."""
+notes what it is asked: the real one wants an account, or writes a private format."""
 
 import importlib.machinery
 import json
@@ -29,7 +29,7 @@ def scalars(folder):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A module in the place of wandb -> calls, [(what, how)]"""
+    """A module that replaces wandb -> calls, [(what, how)]"""
     calls, module = [], ModuleType("wandb")
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
 
@@ -179,7 +179,7 @@ def test_a_damaged_name_of_the_run_is_told(content, tmp_path, wandb, capsys):
     (tmp_path / "wandb_run.json").write_text(content)
     with wandb_tracker(tmp_path, "--resume") as trackers:
         trackers.line({"iteration": 1})
-    assert "wandb_run.json does not name the run of W&B that was interrupted" in capsys.readouterr().err
+    assert "wandb_run.json does not name the interrupted run of W&B" in capsys.readouterr().err
     options, = of_kind(wandb, "init")
     assert options["id"] == read_json(tmp_path / "wandb_run.json")["id"]
 

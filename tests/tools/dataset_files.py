@@ -306,7 +306,7 @@ def write_objectnet(root):
     return Copy({"test": 113}, {0: "alarm clock", 1: "backpack", 2: "t-shirt"}, "objectnet-1.0")
 
 
-# -- others with lists of their own -----------------------------------------------------------------------------------
+# -- others with their own lists --------------------------------------------------------------------------------------
 
 
 def write_cub(root):
@@ -327,7 +327,7 @@ def write_cub(root):
 
 
 def write_tiny_imagenet(root):
-    """Classes stand in wnids.txt in an order of their own; words.txt knows more of them."""
+    """Classes are in wnids.txt in another order; words.txt has more of them."""
     folder = root / "tiny-imagenet-200"
     wnids = [wnid(7 * index % 200) for index in range(200)]
     put_text(folder / "wnids.txt", "".join(f"{name}\n" for name in wnids))

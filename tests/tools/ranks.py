@@ -120,5 +120,5 @@ def acted_at(printed):
 
 
 def steps_done(printed):
-    """The steps after which a run was interrupted, or went on."""
+    """The steps after which a run was interrupted, or resumed."""
     return [int(step) for step in re.findall(r"resumes after step (\d+)", printed)]

@@ -32,7 +32,7 @@ class FrozenInputs(Finetune):
 @torch.no_grad()
 def moments_of_inputs(state, weights):
     """{site: (in, in)}: the sum of x x^T over every token x that enters it, of all training images of all processes, or
-    of one prompt a class."""
+    of one prompt per class."""
     found, tokens = {}, tokens_of(state.model, state.task.prompts())
     for tower in ("visual.", "transformer."):
         names = [site for site in weights if site.startswith(tower)]
