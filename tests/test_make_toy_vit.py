@@ -1,4 +1,4 @@
-"""The script that pre-trains toy-vit: it resumes to the bit, contrasts what it says, and writes what the catalog reads."""
+"""The script that pre-trains toy-vit: it resumes to the bit, and writes what the catalog reads."""
 
 import importlib.util
 import subprocess
