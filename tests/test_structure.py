@@ -13,7 +13,7 @@ from this_machine import is_instant
 
 from src import datasets
 from src.cli.flags import FLAGS
-from src.datasets import toy
+from src.datasets import mini, toy
 
 ROOT = Path(__file__).parents[1]
 # The rooms of src/, top first: a folder, or a file of its landing. A module imports from lower rooms and from its own.
@@ -310,5 +310,6 @@ def test_help_is_instant_and_complete():
 # -- documents that must agree -----------------------------------------------------------------------------------------
 
 
-def test_the_table_of_datasets_names_all_toy_tasks():
+def test_the_table_of_datasets_names_all_drawn_tasks():
     assert {name for name in datasets.DATASETS if name.startswith("toy")} == {*toy.TASKS, *toy.REFERENCES, *toy.PAIRS}
+    assert {name for name in datasets.DATASETS if name.startswith("mini")} == {*mini.TASKS, mini.REFERENCE}

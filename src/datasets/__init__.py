@@ -12,6 +12,7 @@ from src.errors import UserError
 _COLLECTION = "src.datasets.collections:open_collection"
 _SHIFT = "src.datasets.imagenet:open_shift"
 _TOY = "src.datasets.toy:open_toy"
+_MINI = "src.datasets.mini:open_mini"
 
 
 def _sizes(train, test, val=None):
@@ -64,6 +65,18 @@ DATASETS = {
     "toy-pairs-new": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
     "toy-pairs-dull": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
     "toy-pairs-night": Entry(_TOY, sizes=_PAIR_SIZES, pairs=True),
+    "mini-digits": Entry(_MINI, classes=10, sizes=_sizes(500, 1000, 200)),
+    "mini-letters": Entry(_MINI, classes=26, sizes=_sizes(1560, 1040, 312)),
+    "mini-pictograms": Entry(_MINI, classes=84, sizes=_sizes(6300, 1008, 336)),
+    "mini-surfaces": Entry(_MINI, classes=13, sizes=_sizes(520, 1040, 260)),
+    "mini-shapes": Entry(_MINI, classes=28, sizes=_sizes(1400, 1008, 280)),
+    "mini-colours": Entry(_MINI, classes=12, sizes=_sizes(720, 1008, 240)),
+    "mini-things": Entry(_MINI, classes=40, sizes=_sizes(2400, 1000, 280)),
+    "mini-patterns": Entry(_MINI, classes=10, sizes=_sizes(300, 1000, 280)),
+    "mini-counts": Entry(_MINI, classes=6, sizes=_sizes(600, 1008, 270)),
+    "mini-places": Entry(_MINI, classes=9, sizes=_sizes(540, 1008, 270)),
+    "mini-sizes": Entry(_MINI, classes=4, sizes=_sizes(200, 1000, 280)),
+    "mini-reference": Entry(_MINI),
 }
 # Custom data: a path follows the colon.
 PREFIXES = {"folder": Entry("src.datasets.folder:open_folder"), "csv": Entry("src.datasets.table:open_csv"),

@@ -6,14 +6,13 @@ picture, a label or a sentence does, because numbers of different versions must 
 """
 
 import functools
-import importlib.util
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from src.datasets import toy_world
 from src.datasets.common import Split, Task
+from src.datasets.installed import installed_file
 from src.templates.toy import TEMPLATES
 
 VERSION = 1
@@ -175,7 +174,7 @@ def _generator(purpose, split=0):
 
 def _digits(task, split):
     """Return a split's digits. Each split has equally many of every digit, so 1700 of the 1797 images are used."""
-    images, digits = _digit_images()
+    images, digits = digit_images()
     order = _generator("toy-digits").permutation(len(digits))
     starts = np.cumsum([0, *task.sizes]) // len(task.classes)
     chosen = slice(*starts[SPLITS.index(split):][:2])
@@ -185,16 +184,12 @@ def _digits(task, split):
 
 
 @functools.cache
-def _digit_images():
+def digit_images():
     """Return scikit-learn's digits, 8 x 8 with 17 greys, as (1797, 32, 32, 3) uint8 and (1797,) digits.
 
     The file is read from the installed package without importing it, which would take seconds.
     """
-    package = importlib.util.find_spec("sklearn")
-    if package is None:
-        raise FileNotFoundError("toy-digits is read from the package scikit-learn, which is not installed: "
-                                "pip install scikit-learn")
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",",
+    table = np.loadtxt(installed_file("toy-digits", "scikit-learn", "data", "digits.csv.gz"), delimiter=",",
                        dtype=np.int64)
     greys = (table[:, :64] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8)
     scale = toy_world.SIDE // 8

@@ -189,7 +189,7 @@ def _outlines(shapes, centre, radius, turn):
         y = (centre[rows, 1:].astype(np.float32) - _grid(side)) / scale                       # upwards
         cos, sin = (f(turn[rows]).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         u, v = x[:, None] * cos + y[..., None] * sin, y[..., None] * cos - x[:, None] * sin   # (n, side, side)
-        mask = _OUTLINES[NAMES["shape"][shape]](u, v)
+        mask = OUTLINES[NAMES["shape"][shape]](u, v)
         covered[rows] = mask.reshape(-1, SIDE, FINE, SIDE, FINE).mean(axis=(2, 4), dtype=np.float32)
     return covered
 
@@ -202,16 +202,16 @@ def _patterns(textures, centre, radius, rng, style):
     for texture in np.unique(textures):
         rows = np.flatnonzero(textures == texture)
         pixels = np.arange(SIDE)
-        place = _Place(x=(pixels + phase[rows, :1])[:, None], y=(pixels + phase[rows, 1:])[..., None],
+        place = Place(x=(pixels + phase[rows, :1])[:, None], y=(pixels + phase[rows, 1:])[..., None],
                        from_x=(_grid(SIDE) - centre[rows, :1])[:, None],
                        from_y=(_grid(SIDE) - centre[rows, 1:])[..., None],
                        radius=radius[rows, None, None], slant=slant[rows, None, None], period=style.period)
-        pattern[rows] = _PATTERNS[NAMES["texture"][texture]](place, rng)
+        pattern[rows] = PATTERNS[NAMES["texture"][texture]](place, rng)
     return pattern
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Hold where a pattern is drawn: pixels from a random origin, pixels from the shape's centre, and its
     measures."""
 
@@ -249,7 +249,7 @@ def _heart(u, v):
 
 
 # Outlines in the square -1..1, u to the right and v up: two arrays -> bool array.
-_OUTLINES = {
+OUTLINES = {
     "circle": lambda u, v: _radius(u, v) < 0.95,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.85,
     "triangle": lambda u, v: (v > -0.75) & (abs(u) < 0.6 * (0.95 - v)),
@@ -267,7 +267,7 @@ _OUTLINES = {
 }
 
 # Textures: (place, generator) -> share of the second colour, broadcast to (n, 32, 32).
-_PATTERNS = {
+PATTERNS = {
     "plain": lambda p, rng: np.float32(0),
     "horizontally striped": lambda p, rng: p.on(p.y),
     "vertically striped": lambda p, rng: p.on(p.x),

@@ -164,8 +164,8 @@ def prompt_text(values):
 def _family_of_one(name):
     if name in ZSCL:
         return "ZSCL"
-    if name.startswith("toy"):
-        return "toy"
+    if name.startswith(("toy-", "mini-")):
+        return name.partition("-")[0]
     return name if name in DATASETS else "own"
 
 

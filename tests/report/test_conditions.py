@@ -74,7 +74,8 @@ def test_the_head_names_all_six():
 
 @pytest.mark.parametrize(("names", "words", "family"), [
     (["DTD", "Aircraft"], "", "ZSCL"), (["CIFAR100-1of10", "CIFAR100-2of10"], "", "ZSCL"),
-    (["toy-colours", "toy-sizes"], "", "toy"), (["folder:/x/DTD"], "", "own"), (["DTD", "csv:a.csv"], "", "ZSCL + own"),
+    (["toy-colours", "toy-sizes"], "", "toy"), (["mini-sizes", "toy-sizes"], "", "mini + toy"),
+    (["folder:/x/DTD"], "", "own"), (["DTD", "csv:a.csv"], "", "ZSCL + own"),
     (["flickr30k_phase2"], "", "flickr30k"), (["ImageNet", "DTD"], "", "ImageNet + ZSCL"),
     (["DTD", "EuroSAT"], "--split-file coop", "CoOp"),
     (["DTD", "MNIST"], "--split-file coop", "CoOp + ZSCL"), (["folder:/x/birds"], "--split-file coop", "own"),

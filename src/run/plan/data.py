@@ -63,7 +63,7 @@ class PlannedDatasets(Datasets):
         found = next((state for names, state in ((self.refused, "missing"), (self.fetched, "to download"))
                       if any(base == known or base.startswith(f"{known}-") for known in names)), None)
         entry = None if name == JOINT else find_entry(base)
-        return found or ("drawn" if entry and entry.target.endswith(":open_toy") else "here")
+        return found or ("drawn" if entry and entry.target.endswith((":open_toy", ":open_mini")) else "here")
 
     def known(self, name):
         """Return the Task, or one with a single class and image if nothing is known."""
