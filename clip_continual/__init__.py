@@ -5,7 +5,7 @@ and the code blocks of docs/python.md are the same in both. The wheel takes this
 ``src`` and ``clip`` beside it as parts of the package. Importing it is cheap: torch is loaded by what needs it.
 """
 
-from src import api
+from src import __version__, api  # noqa: F401
 
 __all__ = api.__all__
 

@@ -1,6 +1,7 @@
 """The table of flags, a function per group, in the order of the documentation. Imports no torch: --help is instant."""
 
 import os
+import re
 
 from clip.catalog import architecture_names
 from clip.files import hub
@@ -26,7 +27,7 @@ from src.cli.kinds import (
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.reproductions import reproduction_names
-from src.cli.texts import nearest
+from src.cli.texts import hint_before, nearest
 from src.cli.values import (
     DTYPES,
     all_or,
@@ -48,6 +49,7 @@ from src.cli.values import (
 from src.datasets import expand
 from src.datasets.class_orders import ORDERS
 from src.datasets.coop import DIKI
+from src.errors import UserError
 from src.models import METHODS
 from src.models.modes import TRAIN_MODES
 
@@ -193,7 +195,7 @@ def image_text_flags():
              "each caption as an item", "random", choices=("random", "first", "all"),
              example="first --train-dataset flickr30k"),
         Flag("--flickr-splits", "splits of flickr30k that train", ("train", "val"), parts, shown="train+val",
-             example="train --train-dataset flickr30k"),
+             metavar="SPLITS", example="train --train-dataset flickr30k"),
         Flag("--image-dir", "NAME=DIR of a caption dataset's images; may be repeated", {}, place, repeated=True,
              runs=SCORING, metavar="NAME=DIR", shown="none", example="coco=images/coco --train-dataset coco"),
         Flag("--annotations", "NAME=FILE of its captions; may be repeated", {}, place, repeated=True, runs=SCORING,
@@ -239,7 +241,8 @@ def evaluation_flags():
              metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single, {} is the class name", "a photo of a {}.", runs=(SINGLE,),
-             numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
+             numbers=False, metavar="TEXT",
+             example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
              "all:PROMPT is for all data, all:first takes the first prompt of each dataset alone",
              runs=(*SCORING, RESCORE), metavar="NAME", shown="simple",
@@ -251,7 +254,7 @@ def evaluation_flags():
         Flag("--eval-split", "which part is scored", "test", choices=("test", "val"), runs=SCORING, example="val"),
         Flag("--label-space", "classes to tell apart: the task's own, those of all tasks seen so far, or of all; "
              "several are scored in one pass, as in task,all", ("task",), label_spaces, runs=(*SCORING, RESCORE),
-             shown="task", example="task,all --dataset-order toy"),
+             metavar="SPACES", shown="task", example="task,all --dataset-order toy"),
         switch("--keep-features", "keep the features of what is scored, in fp16, with every prediction, for --rescore: "
                "after each task, under <save>/features", runs=SCORING, numbers=False,
                example="--dataset-order toy --save ckpt/toy"),
@@ -336,6 +339,19 @@ GROUPS = {
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+
+
+def groups_named(text):
+    """Return the titles of the groups that ``--help TEXT`` means: the one of this title, else those that have these
+    words, in any capitals and joined in any way. Raises UserError where there is none."""
+    titles = {tuple(re.findall(r"\w+", title.lower())): title for title in GROUPS}
+    words = tuple(re.findall(r"\w+", text.lower().replace("_", " ")))
+    found = [titles[words]] if words in titles else [
+        title for key, title in titles.items() if words and set(words) <= set(key)]
+    if not found:
+        raise UserError(f"--help {text}: no such group of flags; {hint_before(text, GROUPS)}the groups are "
+                        f"{', '.join(GROUPS)}")
+    return found
 
 
 def unknown_flag(word, others=()):

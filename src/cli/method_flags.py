@@ -119,7 +119,7 @@ def inflora_flags():
              example="10 --method inflora"),
         Flag("--inflora-sites", "projections of each block that are adapted; the A of k and v keeps off what earlier "
              "tasks need, that of q and o is drawn", ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
-             shown="q,k,v,o", example="k,v --method inflora"),
+             metavar="NAMES", shown="q,k,v,o", example="k,v --method inflora"),
         Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
              example="1 --method inflora"),
         Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),

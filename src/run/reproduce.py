@@ -20,7 +20,8 @@ from src.run.inputs import changes, digests_of, missing
 from src.run.study import DONE, Launcher, exit_status, state_of
 
 INPUTS, CERTIFICATE = "inputs.json", "certificate.json"  # in the folder of a reproduction
-MADE_BY = ("hardware", "machine", "precision", "python", "versions", "commit")  # keys of what describes a run
+# Keys of what describes a run.
+MADE_BY = ("hardware", "machine", "precision", "python", "versions", "version", "commit")
 SHOWN = 5  # changes that a message names
 PASSED, FAILED, LACKING = 0, 1, 2  # exit statuses
 
