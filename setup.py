@@ -1,6 +1,7 @@
 """Build the wheel: all packages of the checkout inside one, ``clip_continual``.
 
-    pip install .          # the command clip-continual and ``import clip_continual``, from any folder
+    pip install .            # the command clip-continual and ``import clip_continual``, from any folder
+    pip install '.[wilds]'   # with an extra: wilds, tensorboard, wandb, streams, dev
 
 A checkout has its packages at the top (``src``, ``clip``), so that ``python -m src.main`` works without
 installing. Installed under those names, they would replace OpenAI's ``clip`` and shadow every project's
@@ -22,6 +23,9 @@ PACKAGE = "clip_continual"
 FOLDERS = ("src", "clip", "recipes", "reproductions/specs")  # each becomes PACKAGE/<folder>
 ENTRY = f"{PACKAGE}.src.main:main"
 INIT = f"{PACKAGE}/__init__.py"  # the only file of the checkout's package
+# Extras without a list in requirements.txt: the tests have a stand-in for wandb, and image-text streams need nothing
+# that is not required anyway.
+OTHER_EXTRAS = {"wandb": ["wandb>=0.16"], "streams": []}
 # Old name -> new name, in this order.
 RENAMES = (
     (re.compile(r"^(\s*)import clip$", re.MULTILINE), rf"\1from {PACKAGE} import clip"),
@@ -67,15 +71,26 @@ class RefuseEditable(editable_wheel):
 
 
 def requirements():
-    """Return the two parts of requirements.txt: runtime and development packages."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    split = next(number for number, line in enumerate(lines) if line.startswith("# What checks"))
-    return [[line for line in part if line and not line.startswith("#")] for part in (lines[:split], lines[split:])]
+    """Return the lists of requirements.txt, {extra: lines}: a line ``# [extra] ...`` begins one, "" is what runs."""
+    lists, extra = {"": []}, ""
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"# \[(\w+)\]", line):
+            extra = found[1]
+            lists[extra] = []
+        elif line and not line.startswith("#"):
+            lists[extra].append(line)
+    return lists
+
+
+def extras():
+    """Return {extra: lines} of the wheel. ``dev`` has all that the tests import, as a checkout has it."""
+    lists = requirements()
+    del lists[""]
+    return {**lists, **OTHER_EXTRAS, "dev": [line for lines in lists.values() for line in lines]}
 
 
 if __name__ == "__main__":
-    runs, checks = requirements()
     # The package's content comes only from BuildUnderOneName.
-    setup(packages=[PACKAGE], install_requires=runs,
-          cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require={"dev": checks},
+    setup(packages=[PACKAGE], install_requires=requirements()[""],
+          cmdclass={"build_py": BuildUnderOneName, "editable_wheel": RefuseEditable}, extras_require=extras(),
           entry_points={"console_scripts": [f"clip-continual = {ENTRY}"]})

@@ -6,7 +6,7 @@ notebook and the code blocks of docs/python.md work in both. The wheel uses this
 needed.
 """
 
-from src import api
+from src import __version__, api  # noqa: F401
 
 __all__ = api.__all__
 

@@ -16,7 +16,7 @@ from scripts.marks import between_marks  # noqa: E402
 from src.cli.flags import FLAGS, GROUPS  # noqa: E402
 from src.cli.idle_flags import DEPENDENT, LINEAR  # noqa: E402
 from src.cli.kinds import EVAL, REPRODUCE, SEQUENCE, SINGLE, STUDY, TRAIN  # noqa: E402
-from src.cli.texts import shown_default  # noqa: E402
+from src.cli.texts import shown_default, unnamed_choices  # noqa: E402
 from src.models import ADD_ONS, METHODS  # noqa: E402
 
 DOCUMENT = ROOT / "ARGUMENTS.md"
@@ -75,9 +75,8 @@ def kinds(runs):
 
 def meaning(flag):
     text = flag.help.replace("%%", "%")
-    told = all(choice in text for choice in flag.choices)
-    choices = "" if told else f". One of {', '.join(f'`{choice}`' for choice in flag.choices)}"
-    return text + choices
+    choices = ", ".join(f"`{choice}`" for choice in unnamed_choices(flag))
+    return f"{text}. One of {choices}" if choices else text
 
 
 def example(flag):

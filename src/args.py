@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from src.cli.flags import FLAGS, GROUPS, unknown_flag
+from src import __version__
+from src.cli.flags import FLAGS, GROUPS, groups_named, unknown_flag
 from src.cli.kinds import (
     CHECK,
     EVAL,
@@ -29,7 +30,7 @@ from src.cli.kinds import (
 )
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import read_recipe
-from src.cli.texts import nearest, read_value, shown, shown_default, switched
+from src.cli.texts import nearest, read_value, shown, shown_default, switched, unnamed_choices
 from src.cli.training_checks import LENGTHS
 from src.cli.values import names
 from src.datasets import is_pairs, known_pairs
@@ -169,14 +170,40 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+class _Help(argparse.Action):
+    """``--help`` prints every flag, ``--help GROUP`` those of one group; then the process ends."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        chosen = parser if value is None else _with_groups(_parser(), groups_named(value))
+        print(chosen.format_help(), end="")
+        parser.exit()
+
+
 @cache  # a study parses a command line for each cell
 def build_parser():
-    parser = _Parser(prog="python -m src.main", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     description="Fine-tune CLIP on a sequence of datasets without losing its zero-shot ability.")
-    for title, flags in GROUPS.items():
+    parser = _parser("Fine-tune CLIP on a sequence of datasets without losing its zero-shot ability. "
+                     f"--help GROUP prints one group of the flags below: {', '.join(GROUPS)}.")
+    general = parser.add_argument_group("general")
+    general.add_argument("-h", "--help", action=_Help, nargs="?", metavar="GROUP",
+                         help="print the flags, all of them or those of one group (--help data), and exit")
+    general.add_argument("--version", action="version", version=f"clip-continual {__version__}",
+                         help="print the version and exit")
+    return _with_groups(parser, GROUPS)
+
+
+def _parser(about=None):
+    # The usage that argparse makes of more than a hundred flags fills a screen.
+    return _Parser(prog="python -m src.main", usage="%(prog)s [--flag [VALUE]] ...", description=about,
+                   allow_abbrev=False, argument_default=argparse.SUPPRESS, add_help=False)
+
+
+def _with_groups(parser, titles):
+    """Add the flags of these groups; return the parser."""
+    for title in titles:
         group = parser.add_argument_group(title)
-        for flag in flags:
-            text = f"{flag.help} [{shown_default(flag)}]"
+        for flag in GROUPS[title]:
+            choices = ", ".join(unnamed_choices(flag))
+            text = f"{flag.help}{choices and f'; one of {choices}'} [{shown_default(flag)}]"
             if flag.switch:
                 group.add_argument(flag.name, action="store_true", help=text)
             else:
@@ -200,7 +227,7 @@ def texts_of(argv):
     parser = build_parser()
     known, unknown = parser.parse_known_args([_hyphenated(word) for word in argv])
     if unknown:
-        hint = nearest(unknown[0].split("=")[0], [flag.name for flag in FLAGS.values()])
+        hint = nearest(unknown[0].split("=")[0], [*(flag.name for flag in FLAGS.values()), "--version", "--help"])
         raise UserError(f"unknown argument {unknown[0]}; {hint or 'see --help'}")
     return {key: _as_written(text) for key, text in vars(known).items()}
 

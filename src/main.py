@@ -16,6 +16,7 @@ from src.cli.texts import command_line
 from src.machine.ending import first_process, to_its_end
 from src.machine.interruption import Signals
 from src.machine.notices import warn
+from src.machine.systems import refuse_windows
 
 
 def main(argv=None):
@@ -38,6 +39,7 @@ def check(config):
 
 
 def _run(argv):
+    refuse_windows()
     config = args.parse(argv)
     check(config)
     if config.kind not in kinds.SCORING and not first_process():

@@ -333,7 +333,7 @@ def read_make(words, *_):
     subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=60)
 
 
-OPTIONAL_PACKAGES = {"pillow-heif"}  # no requirement: what needs one says so
+OPTIONAL_PACKAGES = {"pillow-heif", "clip-continual[wilds]"}  # no requirement: what needs one says so
 
 
 def read_file_word(words, *_):
@@ -444,8 +444,8 @@ def test_a_new_program_needs_a_reason_or_a_way_to_run():
 # -- flags and links ---------------------------------------------------------------------------------------------------
 
 OTHERS_FLAGS = {  # of programs that are not src.main, where documents name them
-    "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--linear-only", "--params",
-    "--input", "--output",
+    "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--version", "--linear-only",
+    "--params", "--input", "--output",
     # Mod-X's, in the left column of its table; older scripts write words with underscores.
     "--coco_train_img_dir", "--coco_train_annotation_file", "--flickr30k_train_img_dir",
     "--flickr30k_train_annotation_file", "--num_train_epochs", "--params_lr", "--params_weight_decay", "--params_eps",

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src import __version__
+from src.models import METHODS
+
 ROOT = Path(__file__).parents[1]
 YAML = [".pre-commit-config.yaml", "CITATION.cff", "environment.yml",
         *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(".github/**/*.yml"))]
@@ -31,24 +34,74 @@ def test_it_parses(name):
 
 def test_the_citation_is_of_this_version_and_its_license():
     citation = load("CITATION.cff")
-    assert citation["version"] == PROJECT["version"] and citation["title"].startswith(PROJECT["name"])
+    assert citation["version"] == __version__ and citation["title"].startswith(PROJECT["name"])
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert read("LICENSE").startswith(f"{citation['license']} License")
 
 
 def test_the_changelog_knows_this_version_and_has_the_newest_first():
     versions = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d\d-\d\d))?$", read("CHANGELOG.md"), re.MULTILINE)
-    assert versions[0] == ("Unreleased", "") and versions[1][0] == PROJECT["version"]
+    assert versions[0] == ("Unreleased", "") and versions[1][0] == __version__
     assert versions[1][1] == str(load("CITATION.cff")["date-released"])
     assert len(re.findall("^## ", read("CHANGELOG.md"), re.MULTILINE)) == len(versions)
     dates = [date for _, date in versions[1:]]
     assert dates == sorted(dates, reverse=True) and all(dates)
 
 
+def test_the_version_is_in_one_place():
+    """Beside the citation and the changelog, which are compared with it."""
+    assert "version" not in PROJECT and 'version = {attr = "src.__version__"}' in read("pyproject.toml")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
+
+
+def sources():
+    """The rows of docs/sources.md, each a list of cells."""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in read("docs/sources.md").splitlines()
+            if line.startswith("| ")]
+    return rows[1:]
+
+
+def test_every_method_has_its_sources():
+    rows = sources()
+    assert all(len(row) == 5 and all(row) for row in rows)
+    assert set(METHODS) <= {name for row in rows for name in re.findall(r"[\w-]+", row[0])}
+    commits = "not recorded|-|[0-9a-f]{7}(, [0-9a-f]{7})*"
+    assert all(re.fullmatch(commits, row[3]) for row in rows)
+
+
+def test_sources_say_what_the_pages_of_methods_say():
+    stated = set(re.findall(r"\b[0-9a-f]{7}\b(?<!\d{7})", " ".join(row[3] for row in sources())))
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md")]
+    assert stated and all(any(commit in page for page in pages) for commit in stated)
+
+
+def test_the_citation_has_the_papers_of_the_sources():
+    cited = [PAPER.search(identifier["value"])[1] for paper in load("CITATION.cff")["references"]
+             for identifier in paper["identifiers"]]
+    assert len(cited) == len(set(cited)) == len(load("CITATION.cff")["references"])
+    assert set(cited) == {paper for row in sources() for paper in PAPER.findall(row[1])}
+    assert all({"type", "title", "authors", "year"} <= paper.keys() for paper in load("CITATION.cff")["references"])
+
+
+# -- what is installed -------------------------------------------------------------------------------------------------
+
+
 def requirements():
     """{package: lower bound} of requirements.txt."""
     lines = [line for line in read("requirements.txt").splitlines() if line and not line.startswith("#")]
-    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in lines)
+    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<\d+)?", line).groups() for line in lines)
+
+
+def test_supported_pythons_are_named_alike():
+    named = re.findall(r"Python :: (3\.\d+)", read("pyproject.toml"))
+    assert named == ["3.10", "3.11", "3.12", "3.13"] and PROJECT["requires-python"] == f">={named[0]}"
+    matrix = load(".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert matrix == named
 
 
 def test_the_environment_has_the_requirements_and_nothing_else():
@@ -57,7 +110,7 @@ def test_the_environment_has_the_requirements_and_nothing_else():
     conda = [part for part in environment["dependencies"] if isinstance(part, str)]
     [by_pip] = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]
     assert environment["name"] == PROJECT["name"] and by_pip == ["-r requirements.txt"]
-    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert conda == [f"python{PROJECT['requires-python']},<3.14", "pip"]  # of newer ones nothing is known
     assert {"torch", "torchvision", "PyYAML", "pytest", "ruff"} <= requirements().keys()
 
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 from cli_files import COLOURS, listing, picture, write_pictures
 
+import clip_continual as cc
+from src import __version__
+from src.cli.flags import FLAGS, GROUPS
+
 pytest_plugins = ["cli_fixtures"]
 
 START = "--load {model} --iterations 1 --batch-size 4 --lr 1e-5 --workers 0 --save out"
@@ -171,11 +175,46 @@ def test_underscores_work_to_the_end(cli, world, place):
     assert Path("my_run/colours.pth").exists()
 
 
-@pytest.mark.parametrize(("words", "status"), [("--help", 0), ("-h", 0)])
-def test_help(cli, capsys, words, status):
+def printed(cli, capsys, words):
+    """What a command line prints that ends with status 0 before it runs anything."""
     with pytest.raises(SystemExit) as caught:
-        cli(words)
-    assert caught.value.code == status and "--train-dataset" in capsys.readouterr().out
+        cli(*words)
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--help", "--lr", "1"], ["--resume", "--help"]])
+def test_help_prints_every_flag_and_the_groups(cli, capsys, words):
+    text = printed(cli, capsys, words)
+    assert {flag.name for flag in FLAGS.values()} <= set(re.findall(r"--[A-Za-z][\w-]*", text))
+    about = " ".join(text.split("\n\n")[1].split())
+    assert "--help GROUP" in about and f": {', '.join(GROUPS)}." in about
+    assert len(text.split("\n\n")[0].splitlines()) == 1  # and no screen of usage
+
+
+@pytest.mark.parametrize("words", [["--help", "lora"], ["-h", "LoRA"], ["--help=lora"], ["--lr", "1", "-h", "lora"]])
+def test_help_of_a_group_prints_its_flags_alone(cli, capsys, words):
+    text = printed(cli, capsys, words)
+    assert re.findall(r"^  (--[\w-]+)", text, re.MULTILINE) == [flag.name for flag in GROUPS["LoRA"]]
+
+
+def test_help_names_the_choices_that_its_texts_leave_out(cli, capsys):
+    text = " ".join(printed(cli, capsys, ["--help", "training"]).split())
+    assert "which parameters train; one of whole, image, text, image-fc, image-fc-fixed, fc [whole]" in text
+    assert "adamw, adam or sgd, which has no momentum [adamw]" in text
+
+
+def test_help_of_an_unknown_group_is_one_message(cli):
+    done = cli("--help", "lorra")
+    assert done.status == 2 and done.out == "" and len(done.err.splitlines()) == 1
+    assert "--help lorra: no such group" in done.err and "did you mean LoRA" in done.err
+    assert f"the groups are {', '.join(GROUPS)}" in done.err
+
+
+def test_the_version(cli, capsys):
+    assert printed(cli, capsys, ["--version"]) == f"clip-continual {__version__}\n"
+    assert cc.__version__ == __version__
+    assert "did you mean --version" in cli("--versoin").err
 
 
 # -- one image ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from src.errors import UserError
 from src.machine.ending import several_processes
 from src.machine.interruption import Interrupted
 from src.machine.notices import warnings_to
+from src.machine.systems import refuse_windows
 
 OURS = __name__.partition("src.")[0]  # the package around an installed ``src``, "" in a checkout
 BY_HAND = "interrupted by SIGINT"
@@ -58,6 +59,7 @@ def session(verbose=False):
     if several_processes():
         raise UserError("this is one of several processes, but a run from Python has one: start several with torchrun "
                         "-m src.main, with the keywords as flags")
+    refuse_windows()
     printed = Printed(sys.stdout if verbose else None)
     try:
         with _heard(printed, verbose):

@@ -1,6 +1,7 @@
 """List all flags, a function per group, in the order of the documentation. Imports no torch: --help is instant."""
 
 import os
+import re
 
 from clip.catalog import architecture_names
 from clip.files import hub
@@ -26,7 +27,7 @@ from src.cli.kinds import (
 from src.cli.protocols import PROTOCOLS
 from src.cli.recipes import recipe_names
 from src.cli.reproductions import reproduction_names
-from src.cli.texts import nearest
+from src.cli.texts import hint_before, nearest
 from src.cli.values import (
     DTYPES,
     all_or,
@@ -48,6 +49,7 @@ from src.cli.values import (
 from src.datasets import expand
 from src.datasets.class_orders import ORDERS
 from src.datasets.coop import DIKI
+from src.errors import UserError
 from src.models import METHODS
 from src.models.modes import TRAIN_MODES
 
@@ -199,7 +201,7 @@ def image_text_flags():
              "the first, or make each caption an item (all)", "random", choices=("random", "first", "all"),
              example="first --train-dataset flickr30k"),
         Flag("--flickr-splits", "splits of flickr30k that train", ("train", "val"), parts, shown="train+val",
-             example="train --train-dataset flickr30k"),
+             metavar="SPLITS", example="train --train-dataset flickr30k"),
         Flag("--image-dir", "NAME=DIR of a caption dataset's images; may be repeated", {}, place, repeated=True,
              runs=SCORING, metavar="NAME=DIR", shown="none", example="coco=images/coco --train-dataset coco"),
         Flag("--annotations", "NAME=FILE of its captions; may be repeated", {}, place, repeated=True, runs=SCORING,
@@ -248,7 +250,8 @@ def evaluation_flags():
              metavar="NAMES", shown="those of the last task in --load",
              example="names.txt --eval-single cat.jpg"),
         Flag("--prompt", "prompt of --eval-single; {} is the class name", "a photo of a {}.", runs=(SINGLE,),
-             numbers=False, example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
+             numbers=False, metavar="TEXT",
+             example="'a sketch of a {}.' --eval-single cat.jpg --class-names names.txt"),
         Flag("--template", "family of prompt templates for data without its own, or one prompt with {c}; all:NAME or "
              "all:PROMPT applies to all data; all:first keeps only the first prompt of each dataset",
              runs=(*SCORING, RESCORE), metavar="NAME", shown="simple",
@@ -261,7 +264,7 @@ def evaluation_flags():
         Flag("--label-space", "classes to choose among: the task's own, those of all tasks seen so far, or all; "
              "several are scored in one pass, as in task,all",
              ("task",), label_spaces, runs=(*SCORING, RESCORE),
-             shown="task", example="task,all --dataset-order toy"),
+             metavar="SPACES", shown="task", example="task,all --dataset-order toy"),
         switch("--keep-features", "keep the features of everything scored, in fp16, and every prediction, for "
                "--rescore: after each task, under <save>/features", runs=SCORING, numbers=False,
                example="--dataset-order toy --save ckpt/toy"),
@@ -349,6 +352,19 @@ GROUPS = {
     "evaluation": evaluation_flags(), "data": data_flags(), "output": output_flags(),
 }
 FLAGS = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+
+
+def groups_named(text):
+    """Return the titles of the groups that ``--help TEXT`` means: the one of this title, else those that have these
+    words, in any capitals and joined in any way. Raises UserError where there is none."""
+    titles = {tuple(re.findall(r"\w+", title.lower())): title for title in GROUPS}
+    words = tuple(re.findall(r"\w+", text.lower().replace("_", " ")))
+    found = [titles[words]] if words in titles else [
+        title for key, title in titles.items() if words and set(words) <= set(key)]
+    if not found:
+        raise UserError(f"--help {text}: no such group of flags; {hint_before(text, GROUPS)}the groups are "
+                        f"{', '.join(GROUPS)}")
+    return found
 
 
 def unknown_flag(word, others=()):

@@ -121,7 +121,7 @@ def inflora_flags():
         Flag("--inflora-sites", "attention projections to adapt in each block; A keeps off the inputs of earlier "
              "tasks for k and v, and is drawn for q and o",
              ("q", "k", "v", "o"), some_of(("q", "k", "v", "o")),
-             shown="q,k,v,o", example="k,v --method inflora"),
+             metavar="NAMES", shown="q,k,v,o", example="k,v --method inflora"),
         Flag("--inflora-scale", "factor of the update B A", parse=real(above=0), shown="2 / sqrt(rank)",
              example="1 --method inflora"),
         Flag("--inflora-dropout", "dropout before the update", 0.25, real(0, 0.999), example="0 --method inflora"),

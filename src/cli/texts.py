@@ -85,6 +85,11 @@ def shown_default(flag):
     return flag.shown or shown(False if flag.switch else flag.default)
 
 
+def unnamed_choices(flag):
+    """The choices of a flag whose help does not name them all."""
+    return () if all(choice in flag.help for choice in flag.choices) else flag.choices
+
+
 def shown(value):
     """Return a resolved value as a user would write it."""
     if value is None or isinstance(value, bool):

@@ -75,7 +75,8 @@ def _open(name, root, key, folder):
         import wilds
         dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
     except ImportError as error:
-        raise UserError(f"{name} needs the package wilds ({error}): pip install wilds") from None
+        raise UserError(f"{name} needs the package wilds ({error}): pip install 'clip-continual[wilds]', or in a "
+                        "checkout pip install wilds") from None
     except Exception as error:  # the package asserts, and does not check columns and names
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{name}: {place} (--data-location {root}) is damaged ({reason}); see section {name} of "

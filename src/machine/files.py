@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -203,7 +202,7 @@ def holder_of(folder, lock=LOCK):
     except OSError:
         return None
     with file:
-        return None if _lock(file, fcntl.LOCK_SH) else _who(file)
+        return None if _lock(file, shared=True) else _who(file)
 
 
 def _who(file):
@@ -218,10 +217,11 @@ def _lock_patiently(file):
     return _lock(file)
 
 
-def _lock(file, kind=fcntl.LOCK_EX):
+def _lock(file, shared=False):
     """Lock the open file for this process until it is closed. Return whether that worked."""
+    import fcntl  # which Windows lacks: there a command must get as far as the message that it does not run
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks excludes no process

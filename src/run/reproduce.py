@@ -20,7 +20,8 @@ from src.run.inputs import changes, digests_of, missing
 from src.run.study import DONE, Launcher, exit_status, state_of
 
 INPUTS, CERTIFICATE = "inputs.json", "certificate.json"  # in a reproduction's folder
-MADE_BY = ("hardware", "machine", "precision", "python", "versions", "commit")  # keys of a run's description
+# Keys of a run's description.
+MADE_BY = ("hardware", "machine", "precision", "python", "versions", "version", "commit")
 SHOWN = 5  # changes named in a message
 PASSED, FAILED, LACKING = 0, 1, 2  # exit statuses
 

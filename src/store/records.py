@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clip.errors import LoadError
 from clip.files.archive import read_file
+from src import __version__
 from src.errors import UserError, legible
 from src.machine.distributed import World
 from src.machine.files import atomic_file, locked_folder, parse_json, read_json, reject_nul
@@ -315,16 +316,16 @@ def describe_run(files, device, **facts):
         "flags": files.flags, "command": list(files.argv), "seed": files.seed, "precision": device.precision,
         "hardware": device.describe(),
         "machine": platform.machine(), "python": platform.python_version(), "versions": versions(),
-        "commit": _commit(), **facts,
+        "version": __version__, "commit": _commit(), **facts,
     }
 
 
 def code_changes(facts):
-    """Describe how the code here differs from what ``describe_run`` stored of a run: the commit, and the
-    versions of Python and packages. Missing entries count as equal."""
+    """Describe how the code here differs from what ``describe_run`` stored of a run: version, commit, and
+    the versions of Python and packages. Missing entries count as equal."""
     stored = facts.get("versions") if isinstance(facts.get("versions"), dict) else {}
-    here = {"commit": _commit(), "Python": platform.python_version(), **versions()}
-    there = {"commit": facts.get("commit"), "Python": facts.get("python"), **stored}
+    here = {"version": __version__, "commit": _commit(), "Python": platform.python_version(), **versions()}
+    there = {"version": facts.get("version"), "commit": facts.get("commit"), "Python": facts.get("python"), **stored}
     return [f"{name} {str(there[name])[:12]} there, {str(here[name])[:12]} here" for name in here
             if there.get(name) is not None and here[name] is not None and there[name] != here[name]]
 

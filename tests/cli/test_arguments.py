@@ -41,7 +41,7 @@ def test_the_document_is_what_the_generator_writes(tmp_path, monkeypatch, capsys
 def test_it_names_every_flag_of_the_parser_with_its_true_default_and_no_other():
     found = documented(DOCUMENT)
     assert found.keys() == {name for action in build_parser()._actions for name in action.option_strings} - {
-        "-h", "--help"}
+        "-h", "--help", "--version"}
     assert found == {flag.name: shown_default(flag) for flag in FLAGS.values()}
     values = resolve({}).values
     for flag in FLAGS.values():

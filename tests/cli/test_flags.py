@@ -1,7 +1,10 @@
 """The table of flags: names and defaults."""
 
-from src.cli.flags import FLAGS, GROUPS
+import pytest
+
+from src.cli.flags import FLAGS, GROUPS, groups_named
 from src.cli.texts import read_value, shown_default
+from src.errors import UserError
 
 
 def test_names_and_defaults_of_flags():
@@ -17,3 +20,23 @@ def test_a_default_is_what_its_own_text_would_give():
     for flag in FLAGS.values():
         if not flag.switch and flag.shown is None and flag.default is not None:
             assert read_value(flag, shown_default(flag)) == flag.default, flag.name
+
+
+@pytest.mark.parametrize(("text", "titles"), [
+    *((title, [title]) for title in GROUPS), ("lora", ["LoRA"]), ("weight-averaging", ["weight averaging"]),
+    ("AVERAGING", ["weight averaging"]), ("evaluation", ["evaluation"]), ("model_and_machine", ["model and machine"]),
+    ("machine", ["model and machine"]), ("pairs", ["image-text pairs and linear evaluation"])])
+def test_a_group_is_named_by_its_title_or_by_words_of_it(text, titles):
+    assert groups_named(text) == titles
+
+
+def test_several_groups_may_have_a_word():
+    assert len(groups_named("and")) > 1
+
+
+@pytest.mark.parametrize("text", ["", "-", "lorra", "--lr", "weights"])
+def test_no_group_is_a_message_with_all_of_them(text):
+    with pytest.raises(UserError) as caught:
+        groups_named(text)
+    assert str(caught.value).startswith(f"--help {text}: no such group") and all(
+        title in str(caught.value) for title in GROUPS)

@@ -4,7 +4,7 @@ import pytest
 
 from src.cli.definition import Flag, switch
 from src.cli.flags import FLAGS
-from src.cli.texts import read_value, shown
+from src.cli.texts import read_value, shown, unnamed_choices
 from src.cli.values import keyword, whole
 from src.errors import UserError
 
@@ -38,3 +38,9 @@ def test_a_word_whose_meaning_is_no_choice_is_refused():
     ({None: 0.1, "DTD": 0.2}, "0.1,DTD=0.2"), ("a", "a")])
 def test_a_value_as_one_would_write_it(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(("text", "choices"), [
+    ("one or other", ()), ("one", ("one", "other")), ("the first", ("one", "other"))])
+def test_choices_that_a_help_leaves_out(text, choices):
+    assert unnamed_choices(Flag("--m", text, choices=("one", "other"))) == choices

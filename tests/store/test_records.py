@@ -8,6 +8,7 @@ import pytest
 import torch
 from cli_files import lines, listing, rows
 
+from src import __version__
 from src.args import parse
 from src.errors import UserError
 from src.models.evaluation import Scores
@@ -153,6 +154,7 @@ def test_description(monkeypatch):
     found = describe_run(files_of(config), device, seconds=3)
     assert json.loads(json.dumps(found)) == found
     assert found["flags"]["text_datasets"] == {"value": ["A", "B"], "origin": "flag"}
+    assert found["version"] == __version__
     assert found["seconds"] == 3 and found["hardware"] == "cpu" and found["command"] == list(config.argv)
     monkeypatch.setattr("src.store.records.PACKAGES", ("torch", "no-such-package"))
     versions = describe_run(files_of(config), device)["versions"]
@@ -164,10 +166,13 @@ def test_other_code_behind_a_run_is_found(monkeypatch):
     monkeypatch.setattr("src.store.records._commit", lambda: "b" * 40)
     monkeypatch.setattr("src.store.records.versions", lambda: {"torch": "2.0", "numpy": "1.0", "peft": None})
     here = platform.python_version()
-    same = {"commit": "b" * 40, "python": here, "versions": {"torch": "2.0", "numpy": "1.0", "peft": "0.1"}}
+    same = {"version": __version__, "commit": "b" * 40, "python": here,
+            "versions": {"torch": "2.0", "numpy": "1.0", "peft": "0.1"}}
     assert code_changes(same) == code_changes({}) == code_changes({"versions": "damaged"}) == []
-    assert code_changes({**same, "commit": "a" * 40, "python": "3.0.0", "versions": {"torch": "1.9", "old": "1"}}) == [
-        f"commit {'a' * 12} there, {'b' * 12} here", f"Python 3.0.0 there, {here} here", "torch 1.9 there, 2.0 here"]
+    other = {"version": "0.0.1", "commit": "a" * 40, "python": "3.0.0", "versions": {"torch": "1.9", "old": "1"}}
+    assert code_changes(other) == [
+        f"version 0.0.1 there, {__version__} here", f"commit {'a' * 12} there, {'b' * 12} here",
+        f"Python 3.0.0 there, {here} here", "torch 1.9 there, 2.0 here"]
 
 
 def test_description_without_git(monkeypatch):

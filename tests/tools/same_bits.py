@@ -125,7 +125,7 @@ IGNORED = (
     Ignored("run*.json", "seconds", "a duration"),
     Ignored("run*.json", "date", "when it ended"),
     Ignored("run*.json", "peak_memory_bytes", "memory of the process, which the allocator decides"),
-    Ignored("run*.json", "commit", "the git commit"),
+    Ignored("run*.json", "commit|version", "the git commit, and the version"),
     Ignored("run*.json", "versions|python", "versions of packages and of Python"),
     Ignored("log_*.jsonl", "images_per_second", "a speed"),
     # The kill hits at any instant, so what it leaves in the folder is not compared: only the run's first resume point,
