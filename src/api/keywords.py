@@ -13,6 +13,7 @@ from src.cli.values import keyword
 from src.datasets import GIVEN
 from src.datasets.common import Task
 from src.errors import UserError
+from src.models.custom import is_literal
 
 JOINTS = {"flickr_splits": "+"}  # between the parts of a list, where it is no comma
 OTHERS = "others"  # stands for every other dataset in a mapping of rates, beside None
@@ -36,6 +37,9 @@ def _words(flag, value):
         if not isinstance(value, bool):
             raise UserError(f"{flag.name} {value!r}: expected True or False")
         return [flag.name] if value else []
+    if flag.key == "hooks":
+        texts = value if isinstance(value, list | tuple) else [value]
+        return [f"{flag.name}={_one(flag, text)}" for text in texts]
     if flag.repeated:
         if not isinstance(value, dict):
             raise UserError(f"{flag.name} {value!r}: expected a dict")
@@ -89,15 +93,6 @@ def _literal(flag, name, value):
                 return read
     raise UserError(f"{flag.name} {name}={value!r}: a run records the keywords of its method, and this one is no "
                     "number, text, None, list, tuple or dict of these")
-
-
-def is_literal(value):
-    """Return whether a value consists of numbers, texts, None, lists, tuples and dicts alone."""
-    if isinstance(value, list | tuple):
-        return all(map(is_literal, value))
-    if isinstance(value, dict):
-        return all(map(is_literal, [*value, *value.values()]))
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def in_python(message):

@@ -12,7 +12,8 @@ class Flag:
     """One flag. ``runs``: the kinds of runs it acts in; ``numbers``: whether it can change a result; ``shown``: its
     default as documentation says it, where that differs from ``default``; ``means``: other words for its choices;
     ``also``: whether a text is a value that ``choices`` do not list; ``example``: the words after its name in an
-    example in which it acts; ``repeated``: it may be given several times; ``bare``: the text it means without one.
+    example in which it acts; ``repeated``: it may be given several times, and ``joined`` makes one value of those that
+    ``parse`` gives; ``bare``: the text it means without one.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Flag:
     also: Callable[[str], bool] | None = None
     switch: bool = False
     repeated: bool = False
+    joined: Callable[[Any], Any] = dict
     runs: tuple = TRAINING
     numbers: bool = True
     shown: str | None = None

@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # for annotations: at run time a table of methods imports nei
     from src.models.state import TrainingState
 
 
+# What a run calls of a hook; what only keeps or describes what these have made is none of them.
+MOMENTS = ("build", "begin", "groups", "losses", "after_backward", "after_step", "end", "scores", "files")
+
+
 class Hooks:
     """Five moments of a task, all no-ops, and the seams through which evaluation and the next task see a method.
 
@@ -106,7 +110,8 @@ class Hooks:
         between the batches of a dataset.
 
         ``state.final_model`` is the CLIP that is scored. Under --eval-only a state has only that, its device and own
-        modules. Add-ons must not define it: they are not there in an evaluation."""
+        modules. One hook of a run may define it: the method, or one of --hooks beside a method that CLIP scores.
+        Add-ons of flags must not: they are not there in an evaluation."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,10 +147,19 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
+def moments_of(kind: type) -> list[str]:
+    """Which of MOMENTS a class overrides."""
+    return [name for name in MOMENTS if getattr(kind, name, None) not in (None, getattr(Hooks, name))]
+
+
 def scores_by_itself(kind: type) -> bool:
     """Whether a class of hooks changes what CLIP scores: by a module of its own, or by ``scores``."""
-    return any(getattr(kind, seam, plain) is not plain for seam, plain in
-               (("build", Hooks.build), ("scores", Hooks.scores)))
+    return not {"build", "scores"}.isdisjoint(moments_of(kind))
+
+
+def scorer_among(hooks: Sequence[Hooks]) -> Hooks | None:
+    """The one of [method, *others] that changes what CLIP scores, else the method; None of no hooks."""
+    return next((hook for hook in hooks if scores_by_itself(type(hook))), hooks[0] if hooks else None)
 
 
 def scores_features(kind: type) -> bool:

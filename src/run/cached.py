@@ -54,9 +54,9 @@ class SharedTasks:
             run.note(f"{FLAG} does nothing with {code}: nothing tells whether the images that code gives have changed")
             self.cache = None
             return
-        if run.training.method.rpartition(":")[0] == GIVEN:
-            run.note(f"{FLAG} does nothing with {run.training.method}: nothing tells whether all that the class reads "
-                     "is what it was; --method FILE.py:Class shares tasks")
+        if row := next((row for row in run.training.custom if row.target.rpartition(":")[0] == GIVEN), None):
+            run.note(f"{FLAG} does nothing with {row.target}: nothing tells whether all that the class reads is what "
+                     f"it was; {row.flag} FILE.py:Class shares tasks")
             self.cache = None
             return
         if run.command.data.skip_bad_images:

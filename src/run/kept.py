@@ -12,9 +12,8 @@ BYTES = STORED.itemsize
 
 
 def refuse_other_scores(hooks):
-    """UserError where the first of ``hooks`` scores images in a way that kept features cannot repeat."""
-    kind = type(hooks[0]) if hooks else None
-    if kind is not None and not scores_features(kind):
+    """UserError where one of ``hooks`` scores images in a way that kept features cannot repeat."""
+    for kind in (kind for kind in map(type, hooks) if not scores_features(kind)):
         raise UserError(f"--keep-features: {kind.__name__} scores images in its own way, which features alone need not "
                         "give again; leave the flag out. If its scores look at images through image_features alone, "
                         f"write scores_features = True into {kind.__name__}")

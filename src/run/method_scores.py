@@ -3,21 +3,21 @@
 import torch
 
 from src.errors import UserError
-from src.models.hooks import Hooks
+from src.models.hooks import Hooks, scorer_among
 
 LOGITS = "logits:"  # before the name of a method: what rows of 0.1 say, whose seam was called so
 
 
 class MethodScores:
-    """(images, {label space: [Classes]}) -> {label space: (B, sum of its classes)}: what the method gives, the first of
-    ``hooks``; {} where it leaves all to plain CLIP.
+    """(images, {label space: [Classes]}) -> {label space: (B, sum of its classes)}: what that one of ``hooks`` gives
+    that scores, the method or one of --hooks; {} where it leaves all to plain CLIP.
 
     Raises UserError where the scores do not fit, where only some batches of a dataset have scores, and where images of
     a batch choose together while several processes share them.
     """
 
     def __init__(self, state, hooks):
-        self.state, self.method = state, hooks[0] if hooks else None
+        self.state, self.method = state, scorer_among(hooks)
         acting = state.acting()
         self.plain = f"with:{','.join(acting)}" if acting else None  # CLIP with modules in its towers
         self.dataset, self.given = "the images", None  # label spaces that the method scores in it, once one batch is

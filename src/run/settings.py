@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.datasets import class_split, stem
+from src.models import OwnMethod
 from src.store.settings import Files
 from src.templates.collections import FOR_ALL
 
@@ -87,7 +88,7 @@ class Data:
 
 
 class HookRow(NamedTuple):
-    """A row of METHODS or ADD_ONS, and {flag key: value} of the keywords that it takes."""
+    """A row of METHODS or ADD_ONS or of a custom class, and {flag key: value} of the keywords that it takes."""
 
     row: Any
     keywords: dict
@@ -96,9 +97,10 @@ class HookRow(NamedTuple):
 @dataclass(frozen=True)
 class Training:
     """How a task trains. ``trained`` names the tasks, ``pairs``: whether they are image-text pairs, ``sequence``:
-    whether they are one. ``hooks``: [HookRow] of the method and of the add-ons; ``reads``: the flags that the method
-    takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of averages and merges of
-    weights; ``freeing``: those that say which of CLIP's weights train. ``fc_init_given``: whether --fc-init is."""
+    whether they are one. ``hooks``: [HookRow] of the method, of --hooks and of the add-ons of flags; ``reads``: the
+    flags that the method takes. ``acting``: the names of given flags that act in steps only; ``averages``: those of
+    averages and merges of weights; ``freeing``: those that say which of CLIP's weights train. ``fc_init_given``:
+    whether --fc-init is."""
 
     method: str
     iterations: int | None
@@ -159,12 +161,18 @@ class Training:
     freeing: tuple
     fc_init_given: bool
 
+    @property
+    def custom(self):
+        """The rows of custom classes: of the method, of --hooks."""
+        return tuple(row for row, _ in self.hooks if isinstance(row, OwnMethod))
+
 
 @dataclass(frozen=True)
 class Scoring:
     """What is scored, and how. ``trained`` names what is trained on, ``trains_heads``: whether linear heads are.
-    ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are
-    scored, which has a column for each task. ``keywords``: {flag key: value} of all that a method of METHODS takes,
+    ``pairs``: whether image-text pairs are. ``evaluation``: nothing is trained. ``trains``: something is, after which
+    it is scored. ``in_order``: the rows of a matrix are scored, which has a column for each task. ``hooks``: [HookRow]
+    of --hooks that the command line gives. ``keywords``: {flag key: value} of all that a method of METHODS takes,
     ``keywords_given`` those that flags give. ``method_given`` and ``template_given``: whether --method and --template
     are; ``eval_split_chosen``: whether a flag or a recipe gives --eval-split."""
 
@@ -196,7 +204,9 @@ class Scoring:
     trains_heads: bool
     pairs: bool
     evaluation: bool
+    trains: bool
     in_order: bool
+    hooks: tuple
     keywords: dict
     keywords_given: dict
     method_given: bool
