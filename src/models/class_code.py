@@ -83,27 +83,24 @@ class _Reader:
                              for name, value in sorted(vars(base).items()) if name not in HIDDEN]] for base in bases]
 
     def _function(self, function):
+        """Of what a decorator of a package, or of ours, makes of a function: that function, and whose decorator."""
+        home = function.__globals__.get("__name__", "")
+        if not _is_theirs(home):
+            return [home, self.of(function.__wrapped__)] if hasattr(function, "__wrapped__") else _full_name(function)
         inner = self.of(function.__wrapped__) if hasattr(function, "__wrapped__") else []
         return [self.of(function.__code__), self.of(function.__defaults__), self.of(function.__kwdefaults__), inner,
-                self._globals(function), self._closure(function)]
+                self._globals(function, home), self._closure(function, home)]
 
-    def _globals(self, function):
+    def _globals(self, function, home):
         """[name, value] of what the code of a function names outside of it."""
-        there, module = function.__globals__, function.__globals__.get("__name__", "")
-        return [[name, self._named(there[name], (module, name))] for name in sorted(_names(function.__code__))
+        there = function.__globals__
+        return [[name, self.of(there[name], (home, name))] for name in sorted(_names(function.__code__))
                 if name in there]
 
-    def _closure(self, function):
+    def _closure(self, function, home):
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         found = [(name, cell.cell_contents) for name, cell in cells if name != "__class__" and not _is_empty(cell)]
-        return [[name, self._named(value, (function.__module__, f"{function.__qualname__}.{name}"))]
-                for name, value in found]
-
-    def _named(self, value, place):
-        """What code names: functions and classes of packages are their names."""
-        if inspect.isfunction(value) and not _is_theirs(value.__module__ or ""):
-            return _full_name(value)
-        return self.of(value, place)
+        return [[name, self.of(value, (home, f"{function.__qualname__}.{name}"))] for name, value in found]
 
     def _as_first_seen(self, value, place):
         """What a list, dict or set held when it was first seen: what a run adds to it is no change."""
@@ -125,7 +122,7 @@ class _Reader:
         is_code = inspect.isroutine(value) or hasattr(type(value), "__get__")  # of packages, or slots of a class
         if place and not is_code and (module is None or _is_theirs(module)) and not place[1].endswith("__"):
             self.uncounted.add(place[1])
-        return module or type(value).__name__
+        return module or (_full_name(value) if inspect.isroutine(value) else type(value).__name__)
 
 
 def _names(code):
@@ -142,11 +139,13 @@ def _is_empty(cell):
 
 
 def _full_name(value):
-    return f"{value.__module__}.{value.__qualname__}"
+    return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
 
 
 def _is_theirs(module):
-    """Whether a module is the user's: neither ours, nor a package's or Python's."""
+    """Whether a module is the user's, such as that of a session: neither ours, nor a package's or Python's."""
+    if module == "__main__":
+        return True
     ours = any(module == name or module.startswith(f"{name}.") for name in OURS)
     if ours or module.partition(".")[0] in sys.stdlib_module_names:
         return False

@@ -52,8 +52,8 @@ class Hooks:
     scores_features: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let objects remember what they are made with: one that Python gives as a method is made again for each
-        task."""
+        """Let objects remember what they are made with: one that Python gives as a method, or beside one, is made
+        again for each task."""
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = _remembering(cls.__init__)

@@ -14,6 +14,7 @@ from src.datasets.common import Split
 from src.datasets.video import Frames
 from src.errors import UserError
 from src.models.classifiers import Classes, Classifier
+from src.models.custom import call_text
 from src.models.evaluation import Scores, evaluate_features
 from src.models.modeling import ClassificationHead
 from src.models.retrieval import RECALLS, RetrievalScores, folds, mean_recall, ranks
@@ -102,9 +103,13 @@ class Rescorer(Scorer):
         return bool(self._changed or self.described["by_method"] or self._other_method())
 
     def _other_method(self):
-        """Whether the command line names another method than the run's, or other keywords of it."""
-        run = {key: self.described["flags"].get(key, {}).get("value") for key in ("method", "set")}
-        return self.settings.method_given and {"method": self.settings.method, "set": self.settings.set} != run
+        """Whether the command line names another method or other hooks than the run's, or other keywords of them."""
+        flags = self.described["flags"]
+        hooks = [call_text(row.target, keywords["set"]) for row, keywords in self.settings.hooks]
+        run = {key: flags.get(key, {}).get("value") for key in ("method", "set")}
+        given = {"method": self.settings.method, "set": self.settings.set}
+        return bool((self.settings.method_given or hooks) and (given, hooks) != (
+            run, list(flags.get("hooks", {}).get("value") or ())))
 
     def require(self, described):
         """Before anything is written: UserError where a file of an evaluation is damaged or missing."""
