@@ -16,7 +16,9 @@ class Method:
     called by; ``on_pairs`` another class that the name stands for on image-text pairs. ``wraps``: it trains factors of
     wrapped layers in place of weights, as --lora does. ``frozen``: it keeps CLIP as it is, and trains modules beside
     it. ``data`` and ``closed_form`` of a method repeat what the class
-    says, for code that may not import it."""
+    says, for code that may not import it. ``custom``: it is not of this package."""
+
+    custom = False
 
     target: str
     uses: tuple = ()
@@ -49,7 +51,7 @@ class OwnMethod(Method):
     """A class in a file of the user's, ``path/to/file.py:Class``, or one that Python gives, ``python:Class``; its
     keywords come from ``--set``."""
 
-    flag = "--method"
+    custom, flag = True, "--method"
     keywords_from = "give --set key=value for its keywords"
 
     def hook(self):

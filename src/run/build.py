@@ -17,7 +17,7 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models import METHODS, OwnHook, OwnMethod, active_add_ons, find_hooks, find_method, takes
+from src.models import METHODS, OwnHook, active_add_ons, find_hooks, find_method, takes
 from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
@@ -274,6 +274,10 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     refuse_other_data(training)
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
+    for hook, (row, _) in zip(hooks[1:], training.hooks[1:], strict=True):
+        if not row.custom and scores_by_itself(type(hook)):  # no evaluation builds it
+            raise ValueError(f"{type(hook).__name__}: only a method and custom hooks may have modules of their own, or "
+                             "scores, not an add-on")
     seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     refuse_averages(training, hooks, state.own)
@@ -410,11 +414,11 @@ def scoring_hooks(scoring, checkpoint):
     made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
     name = given.row.target if given else made_by["method"]
     row = given.row if given else name and _method_row(scoring, name)
-    if row is None or not isinstance(row, OwnMethod) and not row.scores():
+    if row is None or not row.custom and not row.scores():
         return []
     same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
     keywords = made_by["keywords"] if same else {}
-    if not isinstance(row, OwnMethod):
+    if not row.custom:
         return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
         raise UserError(f"--load: {maker_of(checkpoint)} made this checkpoint and scores it in its own way. A "
@@ -443,21 +447,27 @@ def class_name(method):
 
 def _given_scorer(scoring):
     """The HookRow of what the command line gives to score, one of --hooks or the method; None without either. UserError
-    where it gives two, and where one of --hooks does nothing in an evaluation."""
+    where it gives two, and where one does nothing in an evaluation."""
     method = HookRow(_method_row(scoring, scoring.method), {"set": scoring.set}) if scoring.method_given else None
     scorers = [found for found in scoring.hooks if found.row.scores()]
-    if not scoring.trains and (idle := [row.target for row, _ in scoring.hooks if not row.scores()]):
-        raise UserError(f"--hooks {idle[0]}: acts while a task trains, and here none does; leave it out. Only what has "
-                        "scores or modules of its own (scores, build) is part of an evaluation")
+    if not scoring.trains:
+        refuse_idle_hooks(scoring)
     _refuse_two_scorers(row.hook() for row, _ in filter(None, (*scorers, method)))
     return scorers[0] if scorers else method
 
 
+def refuse_idle_hooks(scoring):
+    """UserError where one of --hooks does nothing in an evaluation."""
+    if idle := [row.target for row, _ in scoring.hooks if not row.scores()]:
+        raise UserError(f"--hooks {idle[0]}: acts while a task trains, and here none does; leave it out. Only what has "
+                        "scores or modules of its own (scores, build) is part of an evaluation")
+
+
 def _note_other_scorer(scoring, checkpoint):
     made_by, given = (checkpoint.get("scorer") or {}).get("method"), _given_scorer(scoring)
-    name = given and (given.row.target if isinstance(given.row, OwnMethod) else scoring.method)
+    name = given and (given.row.target if given.row.custom else scoring.method)
     if name and made_by not in (name, None):
-        flag = given.row.flag if isinstance(given.row, OwnMethod) else "--method"
+        flag = given.row.flag if given.row.custom else "--method"
         print(f"note: the checkpoint was made by {maker_of(checkpoint)}, which scores in its own way; {flag} {name} is "
               "used instead")
 

@@ -22,7 +22,7 @@ from src.models.state import TrainingState
 from src.report.calibration import BINS, calibration
 from src.report.measures import RETRIEVAL
 from src.report.predictions import files_of, read_arrays, when
-from src.run.build import build_scored, refuse_captions
+from src.run.build import build_scored, refuse_captions, refuse_idle_hooks
 from src.run.kept import refuse_other_scores, text_digest
 from src.run.method_scores import MethodScores
 from src.run.scoring import Scorer, class_tasks, task_and_phase
@@ -112,7 +112,9 @@ class Rescorer(Scorer):
             run, list(flags.get("hooks", {}).get("value") or ())))
 
     def require(self, described):
-        """Before anything is written: UserError where a file of an evaluation is damaged or missing."""
+        """Before anything is written: UserError where a file of an evaluation is damaged or missing, and for hooks that
+        score nothing."""
+        refuse_idle_hooks(self.settings)
         self._turn_to(described)
         if self._needs_weights() and described["task"] and not described["weights"]["load"]:
             self._checkpoint_file()

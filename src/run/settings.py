@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.datasets import class_split, stem
-from src.models import OwnMethod
 from src.store.settings import Files
 from src.templates.collections import FOR_ALL
 
@@ -164,7 +163,7 @@ class Training:
     @property
     def custom(self):
         """The rows of custom classes: of the method, of --hooks."""
-        return tuple(row for row, _ in self.hooks if isinstance(row, OwnMethod))
+        return tuple(row for row, _ in self.hooks if row.custom)
 
 
 @dataclass(frozen=True)
