@@ -43,7 +43,7 @@ from src.models import METHODS, find_method
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
-UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order"} | LATER_FLAGS
+UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order", "hooks"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def trained_names(values):
 def differences(numbers, before):
     """Return texts on where ``numbers`` {flag key: plain value} differ from ``before``, of the same form."""
     before = {key: _plain(FLAGS[key].default) for key in UNSAID} | before
-    return [f"{FLAGS[key].name} {shown(before.get(key))} there, {shown(value)} here"
+    return [f"{FLAGS[key].name} {shown(before.get(key)) or 'none'} there, {shown(value) or 'none'} here"
             for key, value in numbers.items() if before.get(key) != value]
 
 
@@ -141,7 +141,8 @@ def _from_plain(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-OF_THE_RUN = ("method", "set", "template", "label_space")  # a rescoring takes their values from the run unless given
+# Flags whose values a rescoring takes over unless given.
+OF_THE_RUN = ("method", "set", "hooks", "template", "label_space")
 
 
 def rescored(config, flags):

@@ -47,6 +47,7 @@ WRONG = {
     **dict.fromkeys(("we_wise_alpha", "mv_avg_decay", "wise_ft_alpha", "ref_wise_alpha", "inflora_energy_step",
                      "ewc_decay"),
                     ("-0.1", "1.1", "nan", "x")),
+    "hooks": ("x", "my.py", "my.py:A(1)", "my.py:A(x=y)", "my.py:A,my.py:A", "python:", ""),
     "set": ("x", "=1", "a b=1", "1a=2", ""), "recipe": ("nonsense", "", "none.yaml", "recipes/zscl"),
     "avg_freq": COUNT, "l2": ("-0.1", "nan", "inf", "x"), "alpha": ("-0.1", "1.1", "x", "", "0,", "0,0"),
     "val_fraction": ("0", "-0.1", "0.95", "1", "nan"),

@@ -182,9 +182,11 @@ def furnish(words, finished):
     if values.get("--recipe", "").endswith(".yaml"):
         Path(values["--recipe"]).write_text("flags:\n  method: lwf\n  iterations: 1000\n  lr: 1e-5\n",
                                                  encoding="utf-8")
-    if ".py:" in values.get("--method", ""):
-        classes = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
-        Path(values["--method"].partition(":")[0]).write_text("\n".join(classes), encoding="utf-8")
+    for code in filter(None, (values.get("--method"), values.get("--hooks"))):
+        if ".py:" in code:
+            text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+            classes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+            Path(code.partition(":")[0]).write_text("\n".join(classes), encoding="utf-8")
 
 
 @pytest.fixture

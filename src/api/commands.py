@@ -201,11 +201,12 @@ def _loaded(config):
     from src.machine.notices import warn
     from src.run.build import build_device, hardware_of, weights_of
     from src.run.weights import starting_checkpoint
+    from src.store.checkpoint import maker_of
     device = build_device(hardware_of(config))
     checkpoint = starting_checkpoint(weights_of(config))
     if "scorer" in checkpoint:
-        warn(f"load: the model is the plain CLIP of {config.load}, without what --method "
-             f"{checkpoint['scorer']['method']} trained beside it; evaluate and classify score with both")
+        warn(f"load: the model is the plain CLIP of {config.load}, without what {maker_of(checkpoint)} trained beside "
+             "it; evaluate and classify score with both")
     model = loader.build(checkpoint).float().to(device.device).eval()
     tokenize = partial(clip.tokenize, context_length=model.context_length)
     return model, loader.preprocess(model.image_resolution, model.mean, model.std), tokenize

@@ -13,6 +13,7 @@ from src.cli.values import keyword
 from src.datasets import GIVEN
 from src.datasets.common import Task
 from src.errors import UserError
+from src.models.custom import is_literal
 
 JOINTS = {"flickr_splits": "+"}  # separators of lists other than a comma
 OTHERS = "others"  # like None: every other dataset in a mapping of rates
@@ -36,6 +37,9 @@ def _words(flag, value):
         if not isinstance(value, bool):
             raise UserError(f"{flag.name} {value!r}: expected True or False")
         return [flag.name] if value else []
+    if flag.key == "hooks":
+        texts = value if isinstance(value, list | tuple) else [value]
+        return [f"{flag.name}={_one(flag, text)}" for text in texts]
     if flag.repeated:
         if not isinstance(value, dict):
             raise UserError(f"{flag.name} {value!r}: expected a dict")
@@ -90,15 +94,6 @@ def _literal(flag, name, value):
                 return read
     raise UserError(f"{flag.name} {name}={value!r}: a run records the keywords of its method, and this one is not "
                     "a number, text, None, or a list, tuple or dict of these")
-
-
-def is_literal(value):
-    """Return whether a value consists only of numbers, texts, None, lists, tuples and dicts."""
-    if isinstance(value, list | tuple):
-        return all(map(is_literal, value))
-    if isinstance(value, dict):
-        return all(map(is_literal, [*value, *value.values()]))
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def in_python(message):

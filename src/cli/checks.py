@@ -47,6 +47,7 @@ CONTRADICTIONS = [
     ("joint", "dataset_order", "train all at once, or one after the other"),
     ("keep_features", "wise_ft", "mixes of weights leave no checkpoint to score again; --wise-merge does"),
     ("keep_features", "linear_eval", "a linear layer is trained on separate features"),
+    ("hooks", "linear_eval", "a linear layer is trained on the plain CLIP, where no hook acts"),
     ("wise_ft", "export", "it scores mixes of weights and keeps none to export; --wise-merge keeps one"),
     ("lora", "orthogonal_gradients", "adapters are drawn again after merging, so a basis would protect nothing"),
     ("lora", "orthogonal_gradients_path", "adapters are drawn again after merging, so a basis would protect nothing"),
@@ -314,7 +315,7 @@ def _check_reproduction(config):
 
 
 # For kinds whose runs have separate command lines.
-RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore,), REPRODUCE: (_check_reproduction,)}
+RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore, check_method), REPRODUCE: (_check_reproduction,)}
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
          _check_splits, check_own_values, check_rates, check_optimizer, _check_files)
 

@@ -14,8 +14,8 @@ class Flag:
     ``runs``: the kinds of runs it acts in. ``numbers``: whether it can change a result. ``shown``: its default
     in the documentation, where that differs from ``default``. ``means``: other words for its choices. ``also``:
     tests whether a text outside ``choices`` is a value too. ``example``: the words after its name in an example
-    where it acts. ``repeated``: it may be given several times. ``bare``: the text that it means when given
-    without one.
+    where it acts. ``repeated``: it may be given several times, and ``joined`` makes one value of those that
+    ``parse`` returns. ``bare``: the text that it means when given without one.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Flag:
     also: Callable[[str], bool] | None = None
     switch: bool = False
     repeated: bool = False
+    joined: Callable[[Any], Any] = dict
     runs: tuple = TRAINING
     numbers: bool = True
     shown: str | None = None

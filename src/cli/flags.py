@@ -51,6 +51,7 @@ from src.datasets.class_orders import ORDERS
 from src.datasets.coop import DIKI
 from src.errors import UserError
 from src.models import METHODS
+from src.models.custom import call_texts, joined_calls
 from src.models.modes import TRAIN_MODES
 
 
@@ -78,6 +79,10 @@ def training_flags():
         Flag("--set", "keyword of a custom method, such as --set strength=0.5; may be repeated", {}, keyword,
              repeated=True, metavar="KEY=VALUE", shown="none", runs=(*SCORING, SINGLE, RESCORE),
              example="strength=0.5 --method my.py:EWC"),
+        Flag("--hooks", "custom hooks beside the method, FILE.py:Class or FILE.py:Class(key=value), several by commas; "
+             "may be repeated", (), call_texts, repeated=True, joined=joined_calls, metavar="HOOKS", shown="none",
+             runs=(*SCORING, SINGLE, RESCORE),
+             example="'my.py:Logger(every=10)' --dataset-order toy"),
         Flag("--train-mode", "which parameters train", "whole", choices=tuple(TRAIN_MODES), example="image"),
         Flag("--train-dataset", "the dataset to train on: a name, folder:PATH, or FILE.py:function, which "
              "returns a Task", metavar="NAME", runs=(TRAIN, EVAL),

@@ -53,8 +53,16 @@ def read_value(flag, text):
         raise UserError(f"{flag.name} {text}: {hint_before(text, flag.choices, most=1)}there are "
                         f"{', '.join(flag.choices)}")
     if flag.repeated:
-        return dict(_parsed(flag, part) for part in text)
+        return _joined(flag, text)
     return _parsed(flag, text)
+
+
+def _joined(flag, texts):
+    found = [_parsed(flag, part) for part in texts]
+    try:
+        return flag.joined(found)
+    except ValueError as error:
+        raise UserError(f"{flag.name} {','.join(texts)}: {error}") from None
 
 
 def _as_choice(flag, text):

@@ -4,11 +4,11 @@ import os
 import shutil
 
 from src.cli.flags import FLAGS
-from src.cli.kinds import EVAL, SINGLE, TRAINING
+from src.cli.kinds import EVAL, RESCORE, SINGLE, TRAINING
 from src.cli.remarks import NOTE, WARNING
 from src.datasets import class_split, is_pairs, phase_of
 from src.errors import UserError
-from src.models import METHODS, active_add_ons, find_method
+from src.models import METHODS, active_add_ons, find_hooks, find_method
 from src.models.custom import GIVEN, require_given
 from src.models.modes import TRAIN_MODES
 
@@ -23,7 +23,7 @@ STEPPING = (*LENGTHS, "lr", "optimizer", "schedule", "lr_floor", "wd", "beta2", 
 
 def acting_in_steps(config):
     """Return the names of the given flags that only act in steps and that a closed form ignores."""
-    acting = [key for key in STEPPING if config.chosen(key)]
+    acting = [key for key in (*STEPPING, "hooks") if config.chosen(key)]
     acting += [key for add_on, row in active_add_ons(config.values).items() for key in row.switches or (add_on,)
                if config.values[key]]
     return tuple(FLAGS[key].name for key in acting)
@@ -44,17 +44,26 @@ def check_length(settings, closed_form, acting):
 
 
 def check_method(config):
-    if config.kind not in (*TRAINING, EVAL, SINGLE):
+    if config.kind not in (*TRAINING, EVAL, SINGLE, RESCORE):
         return
     if config.given("set") and config.method in METHODS:
         raise UserError(f"--set passes keywords to a custom method, file.py:Class; {config.method} is set by flags")
-    if config.method.rpartition(":")[0] == GIVEN:
-        require_given(config.method)
-    elif config.method not in METHODS and not os.path.isfile(config.method.rpartition(":")[0]):
-        raise UserError(f"--method {config.method}: no such file; give path/to/file.py:Class")
+    if config.method not in METHODS:
+        _check_code("--method", config.method)
+    for row, _ in find_hooks(config.hooks):
+        _check_code(row.flag, row.target)
     if config.kind in TRAINING and config.trained:
         _check_kind_of_data(config)
         yield from _check_combination(config, config.method_row)
+
+
+def _check_code(flag, target):
+    """UserError where the file or the class of Python is not there that ``target`` names."""
+    path = target.rpartition(":")[0]
+    if path == GIVEN:
+        require_given(target, flag)
+    elif not os.path.isfile(path):
+        raise UserError(f"{flag} {target}: no such file; give path/to/file.py:Class")
 
 
 def _check_kind_of_data(config):

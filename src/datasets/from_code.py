@@ -34,10 +34,7 @@ def open_given(name, root):
     key = name.partition(":")[2]
     if key not in _given:
         raise UserError(f"{name} is a Task from another call in Python: pass it again with the datasets of this one")
-    task = _given[key]
-    if announced := getattr(task, "announced", ""):
-        print(f"{name}: {announced}")
-    return _checked(task, name, key)
+    return _checked(_given[key], name, key)
 
 
 def open_function(name, root):
@@ -71,6 +68,8 @@ def _checked(task, name, file):
         raise UserError(f"{name}: holds images with captions; list them in a table and give pairs:FILE")
     if reason := _fault(task):
         raise UserError(f"{name}: {reason}")
+    if announced := getattr(task, "announced", ""):
+        print(f"{name}: {announced}")
     digest = digest_of_task(task)
     return dataclasses.replace(task, name=file, templates=task.templates or SIMPLE, lists={**task.lists, name: digest},
                                place=task.place or f"{file}_{digest[:8]}")

@@ -8,6 +8,7 @@ import itertools
 from src.datasets.seeds import order_of_epoch, seed_of
 from src.errors import UserError
 from src.machine.batch import Batch
+from src.machine.interruption import serve_to_the_end
 
 
 def batches_per_epoch(size, batch_size, rest=False):
@@ -241,6 +242,7 @@ def _loader(dataset, batch_sampler, workers):
     import torch
     from torch.utils.data import DataLoader
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
+                      worker_init_fn=serve_to_the_end,
                       # The global generator belongs to the model, for dropout.
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 

@@ -35,7 +35,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _hear(self, number, frame):
-        if os.getpid() != self._process:  # a forked loader inherits the handler, and must serve the step to its end
+        if os.getpid() != self._process:  # a forked loader inherits the handler until it ignores signals
             return
         if number == signal.SIGINT:
             if self._asked_by_hand:
@@ -85,6 +85,13 @@ class Signals:
             yield
         finally:
             self._held = before
+
+
+def serve_to_the_end(worker):
+    """Let a process that loads images ignore the signals of HEARD, which schedulers and terminals send to all processes
+    of a run: the main one hears them, ends the step with these images, and then its loaders."""
+    for number in filter(None, map(_number, HEARD)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _number(name):

@@ -21,7 +21,10 @@ class Method:
     ``wraps``: it trains factors of wrapped layers instead of weights, as --lora does.
     ``frozen``: it leaves CLIP as it is and trains modules beside it.
     ``data``, ``closed_form``: copies of the class attributes, for code that may not import the class.
+    ``custom``: it does not belong to this package.
     """
+
+    custom = False
 
     target: str
     uses: tuple = ()
@@ -46,13 +49,16 @@ class Method:
 
     def build(self, values):
         """Build the hooks from a mapping of flag names to values."""
-        return _without_logits(self.hook()(**{flag: values[flag] for flag in self.uses}), self.target)
+        return _without_logits(self.hook()(**{flag: values[flag] for flag in self.uses}), f"--method {self.target}")
 
 
 @dataclass(frozen=True)
 class OwnMethod(Method):
     """A custom class: ``path/to/file.py:Class``, or ``python:Class`` if passed in from Python. Its keywords
     come from ``--set``."""
+
+    custom, flag = True, "--method"
+    keywords_from = "give --set key=value for its keywords"
 
     def hook(self):
         from src.models.custom import class_of
@@ -63,15 +69,33 @@ class OwnMethod(Method):
         try:
             inspect.signature(hook).bind(**values["set"])
         except TypeError as error:
-            raise UserError(f"--method {self.target}: {error}; give --set key=value for its keywords") from None
-        return _without_logits(hook(**values["set"]), self.target)
+            raise UserError(f"{self.flag} {self.target}: {error}; {self.keywords_from}") from None
+        return _without_logits(hook(**values["set"]), f"{self.flag} {self.target}")
 
 
-def _without_logits(hook, target):
+@dataclass(frozen=True)
+class OwnHook(OwnMethod):
+    """Such a class beside a method, by --hooks; its keywords stand in the flag."""
+
+    flag = "--hooks"
+    keywords_from = "give its keywords in the bracket, as in FILE.py:Class(key=value)"
+
+    def hook(self):
+        from src.models.custom import hooks_class
+        return hooks_class(self.target)
+
+
+def find_hooks(texts):
+    """[(OwnHook, {"set": keywords})] of the values of --hooks."""
+    from src.models.custom import read_calls
+    return [(OwnHook(target), {"set": keywords}) for text in texts for target, keywords in read_calls(text)]
+
+
+def _without_logits(hook, what):
     """Return the hook; raise UserError if its class still defines ``logits`` as in 0.1, which would have no
     effect."""
     if hasattr(type(hook), "logits"):
-        raise UserError(f"--method {target}: {type(hook).__name__} defines logits, which nothing calls any more; "
+        raise UserError(f"{what}: {type(hook).__name__} defines logits, which nothing calls any more; "
                         "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
     return hook
 

@@ -1,13 +1,18 @@
-"""Custom methods: classes in your own file, ``my.py:EWC``, and classes passed in from Python, ``python:EWC``."""
+"""Custom classes: those of your own file, ``my.py:EWC``, and those passed in from Python, ``python:EWC``. One of
+``--hooks`` stands with its keywords, ``my.py:Logger(every=10)``."""
 
-import hashlib
+import ast
 import inspect
+import math
+import re
 
 from src.errors import UserError
-from src.machine.code_files import PREFIX, held, load_file
+from src.machine.code_files import held, load_file
+from src.models.hooks import Hooks, moments_of
 
 GIVEN = "python"  # takes the place of a file's path
-ONE_OF_OURS = f"{PREFIX}src."
+TARGET = re.compile(rf"(?:{GIVEN}|.+?\.py):[^\W\d]\w*", re.DOTALL)
+WANTED = "expected FILE.py:Class or FILE.py:Class(key=value), several joined by commas"
 _given = {}       # {name: class}, while a call from Python runs
 
 
@@ -16,100 +21,154 @@ def given(classes):
     return held(_given, classes)
 
 
-def require_given(target):
+def require_given(target, flag="--method"):
     """Raise UserError if ``python:NAME`` stands for no class here."""
     name = target.rpartition(":")[2]
     if name not in _given:
-        raise UserError(f"--method {target}: this class was passed to a call from Python, and this process does not "
+        raise UserError(f"{flag} {target}: this class was passed to a call from Python, and this process does not "
                         f"have it; pass the class {name} again, or write it into a file and give "
-                        f"--method FILE.py:{name}")
+                        f"{flag} FILE.py:{name}")
 
 
-def class_of(target):
+def class_of(target, flag="--method"):
     """Return the class of ``my.py:EWC`` or ``python:EWC``. Raise UserError if there is none."""
     path, _, name = target.rpartition(":")
     if path == GIVEN:
-        require_given(target)
+        require_given(target, flag)
         return _given[name]
     module = load_file(path)
     if not hasattr(module, name):
         classes = ", ".join(key for key, value in vars(module).items() if isinstance(value, type))
-        raise UserError(f"--method {target}: the file has no class {name}; it has {classes or 'none'}")
+        raise UserError(f"{flag} {target}: the file has no class {name}; it has {classes or 'none'}")
     return getattr(module, name)
 
 
-# -- what a class is ---------------------------------------------------------------------------------------------------
+def hooks_class(target):
+    """The class of a value of --hooks. UserError where it is none that acts beside a method."""
+    kind = class_of(target, "--hooks")
+    if not (isinstance(kind, type) and issubclass(kind, Hooks)):
+        raise UserError(f"--hooks {target}: is no class derived from Hooks")
+    if kind.closed_form:
+        raise UserError(f"--hooks {target}: {kind.__name__} declares closed_form, which only a method can be; give "
+                        f"--method {target}")
+    if not moments_of(kind):
+        raise UserError(f"--hooks {target}: {kind.__name__} overrides nothing that a run calls, such as losses or "
+                        "after_step, so it would do nothing; leave it out")
+    return kind
 
 
-def code_digest_of(target):
-    """Return {"the class NAME": digest of its code} for ``python:NAME``, for resume points and finished
-    tasks; {} for others.
+# -- a class with its keywords, as text --------------------------------------------------------------------------------
 
-    The digest covers the class's code and that of bases outside this package, since a notebook may change a
-    class and keep its name. Code that it calls outside the class is not covered.
+
+def read_calls(text):
+    """``my.py:Logger(every=10),my.py:Watch`` -> [("my.py:Logger", {"every": 10}), ("my.py:Watch", {})].
+
+    Values are Python literals, and nothing is evaluated. ValueError, with what is expected, for any other text.
     """
-    path, _, name = target.rpartition(":")
-    if path != GIVEN:
-        return {}
-    bases = [base for base in class_of(target).__mro__ if not base.__module__.startswith((ONE_OF_OURS, "builtins"))]
-    content = [[base.__name__, sorted((key, _code(value)) for key, value in vars(base).items() if key not in HIDDEN)]
-               for base in bases]
-    return {f"the class {name}": hashlib.sha256(repr(content).encode()).hexdigest()}
+    found, rest = [], text
+    while True:
+        match = TARGET.match(rest := rest.strip())
+        if match is None:
+            raise ValueError(WANTED)
+        keywords, rest = _bracket(rest[match.end():])
+        found.append((match[0], keywords))
+        if not rest.strip():
+            return found
+        if not rest.lstrip().startswith(","):
+            raise ValueError(WANTED)
+        rest = rest.lstrip()[1:]
 
 
-# Attributes that depend on where a class is defined, not on what it does.
-HIDDEN = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__",
-          "__annotations__", "__qualname__", "__annotate__", "__annotations_cache__"}
+def call_text(target, keywords):
+    """The text of a class with its keywords that ``read_calls`` reads as such."""
+    return f"{target}({', '.join(f'{name}={value!r}' for name, value in keywords.items())})" if keywords else target
 
 
-def _code(value):
-    """Reduce an attribute of a class to nested lists of strings that are the same in every process."""
-    if isinstance(value, staticmethod | classmethod):
-        return _code(value.__func__)
-    if isinstance(value, property):
-        return [_code(part) for part in (value.fget, value.fset, value.fdel)]
-    if inspect.isfunction(value):
-        inner = _code(value.__wrapped__) if hasattr(value, "__wrapped__") else []
-        return [_code(value.__code__), _code(value.__defaults__), _code(value.__kwdefaults__), inner]
-    if inspect.iscode(value):
-        return [value.co_code.hex(), [_code(part) for part in value.co_consts], list(value.co_names),
-                list(value.co_varnames)]
-    if isinstance(value, frozenset | set):
-        return sorted(map(repr, map(_code, value)))
-    if isinstance(value, tuple | list):
-        return [_code(part) for part in value]
+def call_texts(text):
+    """The texts of the classes in a value of --hooks, each in the one form that ``call_text`` has for it."""
+    return tuple(call_text(*call) for call in read_calls(text))
+
+
+def joined_calls(values):
+    """The values of --hooks, given once or several times, as one. ValueError for a class that is named twice: resume
+    points and checkpoints keep what is of a hook by the name of its class."""
+    texts = tuple(text for value in values for text in value)
+    targets = [target for text in texts for target, _ in read_calls(text)]
+    if twice := [target for target in targets if targets.count(target) > 1]:
+        raise ValueError(f"names {twice[0]} twice; give it once, or a subclass with another name")
+    return texts
+
+
+def _bracket(text):
+    """The keywords in the bracket with which a text begins, and what is behind it; ({}, text) without a bracket."""
+    if not text.startswith("("):
+        return {}, text
+    for end in (position + 1 for position, letter in enumerate(text) if letter == ")"):
+        try:
+            call = ast.parse("_" + text[:end], mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError):  # a bracket within a value, or a text
+            continue
+        return _keywords(call), text[end:]
+    raise ValueError(f"{WANTED}; the bracket holds no key=value pairs of Python")
+
+
+def _keywords(call):
+    names = [part.arg for part in call.keywords]
+    if call.args or None in names:
+        raise ValueError("a value in the bracket has no name; give key=value")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"gives {twice[0]} twice")
+    return {part.arg: _literal(part.arg, part.value) for part in call.keywords}
+
+
+def _literal(name, node):
+    try:
+        value = ast.literal_eval(node)
+        if is_literal(value) and repr(value):  # ValueError of numbers that have too many digits
+            return value
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    raise ValueError(f"{name}: expected a finite number, a text in quotes, None, or a list, tuple or dict of these")
+
+
+def is_literal(value):
+    """Return whether a value consists of finite numbers, texts, None, lists, tuples and dicts alone."""
+    if isinstance(value, list | tuple):
+        return all(map(is_literal, value))
     if isinstance(value, dict):
-        return [[_code(key), _code(part)] for key, part in value.items()]
-    plain = value is None or isinstance(value, str | bytes | int | float | complex)
-    return repr(value) if plain else type(value).__name__
+        return all(map(is_literal, [*value, *value.values()]))
+    return value is None or type(value) in (bool, int, str) or type(value) is float and math.isfinite(value)
 
 
-def made_of(hook):
+# -- what an object was made with --------------------------------------------------------------------------------------
+
+
+def made_of(hook, flag="--method"):
     """Return {keyword: value} that a hook object was made with. Raise UserError if making it again gives a
     different one."""
     kind = type(hook)
-    found = _keywords(kind, vars(hook).get("made_with"))
+    found = _made_with(kind, vars(hook).get("made_with"), flag)
     again = vars(kind(**found))
     changed = [name for name, value in vars(hook).items()
                if name != "made_with" and (name not in again or _differ(value, again[name]))]
     if changed:
-        raise UserError(f"--method {kind.__name__}(...): each task rebuilds the object from its keywords, and "
+        raise UserError(f"{flag} {kind.__name__}(...): each task rebuilds the object from its keywords, and "
                         f"{', '.join(changed)} would differ; make it a keyword of the class")
     return found
 
 
-def _keywords(kind, made_with):
+def _made_with(kind, made_with, flag):
     """Return the arguments an object was made with, by name."""
     signature = inspect.signature(kind)
     if made_with is None and signature.parameters:
-        raise UserError(f"--method {kind.__name__}(...): does not record its arguments; give the class, and its "
-                        "keywords by --set")
+        by_name = "and its keywords by --set" if flag == "--method" else "as FILE.py:Class(key=value)"
+        raise UserError(f"{flag} {kind.__name__}(...): does not record its arguments; give the class, {by_name}")
     arguments, keywords = made_with or ((), {})
     found = {}
     for name, value in signature.bind(*arguments, **keywords).arguments.items():
         sort = signature.parameters[name].kind
         if sort is inspect.Parameter.VAR_POSITIONAL:
-            raise UserError(f"--method {kind.__name__}(...): takes *{name}, and a run records keywords; give the class "
+            raise UserError(f"{flag} {kind.__name__}(...): takes *{name}, and a run records keywords; give the class "
                             "keywords instead")
         found |= value if sort is inspect.Parameter.VAR_KEYWORD else {name: value}
     return found

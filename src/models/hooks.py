@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # for annotations: at run time a table of methods imports nei
     from src.models.state import TrainingState
 
 
+# What a run calls of a hook; what only keeps or describes what these have made is none of them.
+MOMENTS = ("build", "begin", "groups", "losses", "after_backward", "after_step", "end", "scores", "files")
+
+
 class Hooks:
     """Five moments of a task, all no-ops by default, and the interfaces through which evaluation and the
     next task use a method.
@@ -53,7 +57,7 @@ class Hooks:
     scores_features: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make objects remember their arguments: a method object passed in from Python is rebuilt for each task."""
+        """Make objects remember their arguments: one passed in from Python is rebuilt for each task."""
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = _remembering(cls.__init__)
@@ -118,7 +122,8 @@ class Hooks:
         must not change between the batches of a dataset.
 
         ``state.final_model`` is the CLIP to score with. Under --eval-only, ``state`` has only that, its
-        device and own modules. Add-ons must not define this: they are absent in an evaluation.
+        device and own modules. One hook of a run may define this: the method, or one of --hooks beside a method
+        that plain CLIP scores. Add-ons of flags must not: they are absent in an evaluation.
         """
         return None
 
@@ -156,10 +161,19 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
+def moments_of(kind: type) -> list[str]:
+    """Which of MOMENTS a class overrides."""
+    return [name for name in MOMENTS if getattr(kind, name, None) not in (None, getattr(Hooks, name))]
+
+
 def scores_by_itself(kind: type) -> bool:
     """Return whether a hook class changes what CLIP scores: by its own module, or by ``scores``."""
-    return any(getattr(kind, seam, plain) is not plain for seam, plain in
-               (("build", Hooks.build), ("scores", Hooks.scores)))
+    return not {"build", "scores"}.isdisjoint(moments_of(kind))
+
+
+def scorer_among(hooks: Sequence[Hooks]) -> Hooks | None:
+    """The one of [method, *others] that changes what CLIP scores, else the method; None of no hooks."""
+    return next((hook for hook in hooks if scores_by_itself(type(hook))), hooks[0] if hooks else None)
 
 
 def scores_features(kind: type) -> bool:

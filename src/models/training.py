@@ -28,11 +28,12 @@ class Step(nn.Module):
 
     def forward(self, batch):
         """Return {name: scalar} of a Batch."""
-        losses = {}
+        losses, owners = {}, {}
         for hook in self._hooks:
             for name, value in hook.losses(self._state, batch).items():
-                if name in losses:
-                    raise ValueError(f"two hooks give a loss term {name!r}; the second is {type(hook).__name__}")
+                if (owner := owners.setdefault(name, hook)) is not hook:
+                    raise UserError(f"two hooks give a loss term {name!r}: {type(owner).__name__} and "
+                                    f"{type(hook).__name__}; rename one")
                 losses[name] = value if name in hook.other_terms else weighed(value, batch.weight)
         return losses
 

@@ -218,6 +218,10 @@ def router_of(name, values, pairs=False):
         return "none"
     if "router" in row.uses:
         return values["router"]
-    kind = row.hook()
+    return router_of_class(row.hook())
+
+
+def router_of_class(kind):
+    """The same, of what a class of hooks says, or of a function that makes a hook."""
     plain = isinstance(kind, type) and not scores_by_itself(kind)
     return getattr(kind, "router", "none" if plain else UNKNOWN)

@@ -25,11 +25,13 @@ def head_facts(run):
 def method_title(run):
     """Return the method and its add-ons, or that nothing was trained."""
     if run.trained_with:  # rebuilt from the checkpoints of single runs
-        return ", ".join(dict.fromkeys(str(flags.get("method", "unknown")) for flags in run.trained_with))
+        return ", ".join(dict.fromkeys(" + ".join([str(flags.get("method", "unknown")), *(flags.get("hooks") or ())])
+                                       for flags in run.trained_with))
     if not run.tasks:
         return "zero-shot, nothing trained"
     values = {key: run.value(key) for key in FLAGS}
-    return " + ".join([str(run.value("method")), *(FLAGS[key].name[2:] for key in active_add_ons(values)),
+    return " + ".join([str(run.value("method")), *(run.value("hooks") or ()),
+                       *(FLAGS[key].name[2:] for key in active_add_ons(values)),
                        *(["lora"] if run.value("lora") else [])])
 
 

@@ -70,11 +70,16 @@ def _flags(run):
 
 
 def differing_flags(groups):
-    """Return, for each group, {flag: value as typed} of the flags in which the groups differ."""
+    """Return, for each group, {flag: value as typed} of the flags in which the groups differ, and of custom hooks
+    where there are any: no name of a method tells of these."""
     found = [_flags(group[0])[0] for group in groups]
     keys = [key for key, flag in FLAGS.items() if flag.numbers and key not in WHICH
-            and any(flags.get(key) != found[0].get(key) for flags in found)]
+            and _tells_apart(key, [flags.get(key) for flags in found])]
     return [{FLAGS[key].name: shown(flags.get(key)) for key in keys} for flags in found]
+
+
+def _tells_apart(key, values):
+    return any(values) if key == "hooks" else any(value != values[0] for value in values)
 
 
 def names_of(groups):

@@ -17,12 +17,12 @@ from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
-from src.models import METHODS, active_add_ons, find_method, takes
+from src.models import METHODS, OwnHook, active_add_ons, find_hooks, find_method, takes
 from src.models.attached import build_own, template_of
 from src.models.batch_norms import has_norms, least_rows, trains_statistics
 from src.models.classifiers import other_classes, require_head_fits, zeroshot_head
 from src.models.custom import GIVEN
-from src.models.hooks import Hooks, kept_for, named, promises, scores_by_itself
+from src.models.hooks import Hooks, kept_for, named, promises, scorer_among, scores_by_itself
 from src.models.lora_injection import apply_shared_lora, inject_lora, inject_peft
 from src.models.modeling import ClassificationHead, select_trainable, trains
 from src.models.modes import TRAIN_MODES
@@ -30,7 +30,7 @@ from src.models.state import Settings, TrainingState
 from src.models.training import seed_draws
 from src.models.wrapped import is_wrapped
 from src.run.settings import CUTS, Command, Data, Hardware, HookRow, Scoring, Single, Training, Weights
-from src.store.checkpoint import LEFT_OUT
+from src.store.checkpoint import LEFT_OUT, maker_of
 from src.store.settings import Files
 
 MOST_WORKERS = 8
@@ -71,9 +71,9 @@ def data_of(config):
 
 def training_of(config):
     """Return the settings of training; a run that trains nothing has no hooks."""
-    rows = [config.method_row, *active_add_ons(config.values).values()] if config.kind in TRAINING else []
+    rows = _hook_rows(config) if config.kind in TRAINING else ()
     return _part(Training, config, trained=tuple(config.trained), pairs=config.pairs, sequence=config.kind == SEQUENCE,
-                 hooks=tuple(hook_row(row, config) for row in rows), reads=rows[0].uses if rows else (),
+                 hooks=rows, reads=rows[0].row.uses if rows else (),
                  fc_init_given=config.given("fc_init"), acting=acting_in_steps(config),
                  averages=tuple(FLAGS[key].name for key in AVERAGES if config.values[key]),
                  freeing=tuple(FLAGS[key].name for key in ("lora", "train_mode") if config.chosen(key)))
@@ -82,11 +82,25 @@ def training_of(config):
 def scoring_of(config):
     rows = [row for method in METHODS.values() for row in (method, method.on_pairs) if row]
     keywords = {key: config.values[key] for row in rows for key in row.uses}
+    given = "chosen" if config.method not in METHODS else "given"
     return _part(Scoring, config, trained=tuple(config.trained), trains_heads=TRAIN_MODES[config.train_mode].head,
-                 pairs=config.pairs, evaluation=config.kind == EVAL, in_order=bool(config.dataset_order),
-                 keywords=keywords, keywords_given={key: keywords[key] for key in keywords if config.given(key)},
-                 method_given=config.given("method"), template_given=config.given("template"),
+                 pairs=config.pairs, evaluation=config.kind == EVAL, trains=config.kind in TRAINING,
+                 in_order=bool(config.dataset_order), keywords=keywords,
+                 keywords_given={key: keywords[key] for key in keywords if config.given(key)},
+                 hooks=_custom_rows(config) if config.chosen("hooks") else (),
+                 method_given=getattr(config, given)("method"), template_given=config.given("template"),
                  eval_split_chosen=config.chosen("eval_split"))
+
+
+def _hook_rows(config):
+    """[method, *those of --hooks, *add_ons], in the order in which they act at a step. Averages come last, so that they
+    hold what all others leave."""
+    add_ons = active_add_ons(config.values).values()
+    return (hook_row(config.method_row, config), *_custom_rows(config), *(hook_row(row, config) for row in add_ons))
+
+
+def _custom_rows(config):
+    return tuple(HookRow(*found) for found in find_hooks(config.hooks))
 
 
 def hook_row(row, config):
@@ -273,11 +287,11 @@ def build_task(training, datasets, name, checkpoint, device, open_zeroshot, basi
     refuse_other_data(training)
     state = build_state(training, datasets, name, checkpoint, device, open_zeroshot)
     hooks = build_hooks(training, checkpoint, basis)
-    for add_on in hooks[1:]:  # an evaluation does not build them
-        if scores_by_itself(type(add_on)):
-            raise ValueError(f"{type(add_on).__name__}: an add-on may not build modules or define scores; only a "
-                             "method may")
-    seed_draws(state.seed_of("own modules"))  # the same draws when a resumed run builds them again
+    for hook, (row, _) in zip(hooks[1:], training.hooks[1:], strict=True):
+        if not row.custom and scores_by_itself(type(hook)):  # no evaluation builds it
+            raise ValueError(f"{type(hook).__name__}: an add-on may not build modules or define scores; only a "
+                             "method or a custom hook may")
+    seed_draws(state.seed_of("own modules"))  # the same where an interrupted run builds them again
     state.own = build_own(hooks, state.model, device, checkpoint.get("own"))
     refuse_averages(training, hooks, state.own)
     refuse_captions(state.own, [name, *training.trained, *training.eval_datasets])
@@ -290,10 +304,11 @@ def refuse_averages(training, hooks, own):
     if not own or not training.averages:
         return
     names = ", ".join(own)
-    if not promises(hooks[0], "averaged"):
+    if rash := [type(hook).__name__ for name, hook in named(hooks).items()
+                if name in own and not promises(hook, "averaged")]:
         raise UserError(f"{training.averages[0]} averages or merges weights, and {names} trains modules beside CLIP, "
                         "whose mean may be meaningless: leave it out. If it is meaningful, set averaged = True in "
-                        f"{type(hooks[0]).__name__}")
+                        f"{rash[0]}")
     if training.wise_merge and training.wise_ft_model == "zeroshot":
         raise UserError("--wise-merge with --wise-ft-model zeroshot: zero-shot CLIP has no counterpart for the "
                         f"modules of {names}; give --wise-ft-model n, or leave it out")
@@ -314,8 +329,7 @@ def unused_modules(checkpoint, own):
     """Return a note about modules in a checkpoint that no hook has built; None if there are none."""
     kept = {name.rpartition(".")[2] for name in checkpoint.get("own", {})}
     left = sorted(kept - {name.rpartition(".")[2] for name in own})
-    return (f"the modules of {', '.join(left)} in --load are kept but inactive: --method is a different one"
-            if left else None)
+    return f"the modules of {', '.join(left)} in --load are kept but inactive: no hook builds them" if left else None
 
 
 def refuse_captions(own, names):
@@ -347,40 +361,67 @@ def refuse_other_data(training):
     """
     for row, _ in training.hooks:
         kind = row.hook()
+        what = f"--hooks {row.target}" if isinstance(row, OwnHook) else f"--method {training.method}"
         data, wanted = getattr(kind, "data", Hooks.data), "pairs" if training.pairs else "classes"
         if data not in (*DATA, "both"):
-            raise UserError(f'--method {training.method}: {kind.__name__} declares data = {data!r}; use "classes", '
-                            '"pairs" or "both"')
+            raise UserError(f'{what}: {kind.__name__} declares data = {data!r}; use "classes", "pairs" or "both"')
         if not takes(data, training.pairs):
-            raise UserError(f"--method {training.method} is not for {DATA[wanted]} ({', '.join(training.trained)}): "
+            raise UserError(f"{what} is not for {DATA[wanted]} ({', '.join(training.trained)}): "
                             f"{kind.__name__} takes {DATA[data]}. If its terms are right on both, set "
                             f'data = "both" in the class, or data = "{wanted}" if on {DATA[wanted]} only')
 
 
 def build_hooks(training, checkpoint, basis=None):
-    """Build [method, *add_ons] for one task, each with what the previous task carried over.
+    """Build [method, *others] for one task, each with what the previous task carried over.
 
-    ``basis``: the file to project gradients off, if not the one of the command line.
+    ``basis``: the file to project gradients off, if not the one of the command line. UserError if two of them
+    score, or if what they leave could not be told apart.
     """
     given = {"orthogonal_gradients_path": basis} if basis else {}
-    return _with_carry([row.build(keywords | given) for row, keywords in training.hooks], checkpoint)
+    hooks = [row.build(keywords | given) for row, keywords in training.hooks]
+    _refuse_same_names(hooks, [row for row, _ in training.hooks])
+    _refuse_two_scorers(map(type, hooks))
+    return _with_carry(hooks, checkpoint)
+
+
+def _refuse_same_names(hooks, rows):
+    """UserError where resume points and checkpoints would keep what is of two hooks under one name."""
+    if len(named(hooks)) == len(hooks):
+        return
+    names = [type(hook).__name__ for hook in hooks]
+    name, target = next((name, row.target) for name, row in zip(names, rows, strict=True)
+                        if names.count(name) > 1 and isinstance(row, OwnHook))
+    raise UserError(f"--hooks {target}: another hook of this run is called {name} too, in a file of that name, and "
+                    "what they keep would be mixed up; rename the class or the file")
+
+
+def _refuse_two_scorers(kinds):
+    """UserError where two classes of hooks change what is scored: an evaluation asks one of them."""
+    found = [kind.__name__ for kind in kinds if scores_by_itself(kind)]
+    if len(found) > 1:
+        raise UserError(f"--hooks: {' and '.join(found)} each have scores or modules of their own (scores, build), and "
+                        "what is scored can be one's only; leave one out, or let one class do both")
 
 
 def scorer_of(training, hooks, own):
-    """Return the method that scores what a task leaves, {"method", "keywords"} as plain types.
+    """Return the hook that scores what a task leaves, {"method", "keywords"} as plain types, with "flag" if it is
+    one of --hooks.
 
-    None if plain CLIP scores: the method has no own modules and no ``scores``.
+    None if plain CLIP scores: no hook has own modules or ``scores``.
     """
-    if type(hooks[0]).scores is Hooks.scores and not own:
+    scorer = scorer_among(hooks)
+    if type(scorer).scores is Hooks.scores and not own:
         return None
-    row, keywords = training.hooks[0]
+    row, keywords = next(found for found, hook in zip(training.hooks, hooks, strict=True) if hook is scorer)
+    if isinstance(row, OwnHook):
+        return {"method": row.target, "keywords": dict(keywords["set"]), "flag": row.flag}
     return {"method": training.method, "keywords": keywords if row.uses else dict(keywords["set"])}
 
 
 def build_scored(scoring, checkpoint, device, world=None):
     """Build what scores a checkpoint without training.
 
-    Returns (its state, with the model placed and own modules beside it; [the method that scores it], empty for
+    Returns (its state, with the model placed and own modules beside it; [the hook that scores it], empty for
     plain CLIP).
     """
     model = device.place(loader.build(checkpoint)).eval()
@@ -395,30 +436,34 @@ def build_scored(scoring, checkpoint, device, world=None):
 
 
 def scoring_hooks(scoring, checkpoint):
-    """Return [method]: the given one, or the one that made the checkpoint, with the checkpoint's keywords
+    """Return [hook]: the given method or hook, or the one that made the checkpoint, with the checkpoint's keywords
     unless given."""
     made_by, given = checkpoint.get("scorer") or {"method": None, "keywords": {}}, _given_scorer(scoring)
-    name = given or made_by["method"]
-    # On other data, a method of the same name has the same modules.
-    row = name and (find_method(name, scoring.pairs) or find_method(name, not scoring.pairs))
-    if name is None or name in METHODS and not row.scores():
+    name = given.row.target if given else made_by["method"]
+    row = given.row if given else name and _method_row(scoring, name)
+    if row is None or not row.custom and not row.scores():
         return []
     same = made_by["method"] is not None and class_name(name) == class_name(made_by["method"])
     keywords = made_by["keywords"] if same else {}
-    if name in METHODS:
+    if not row.custom:
         return [row.build(scoring.keywords | keywords | scoring.keywords_given)]
     if given is None:
-        raise UserError(f"--load: --method {name} made this checkpoint and defines its own scores. A checkpoint may "
-                        f"not choose code to run: give {_yourself(name)}")
-    return [row.build({"set": keywords | scoring.set})]
+        raise UserError(f"--load: {maker_of(checkpoint)} made this checkpoint and defines its own scores. A "
+                        f"checkpoint may not choose code to run: give {_yourself(checkpoint)}")
+    return [row.build({"set": keywords | given.keywords["set"]})]
 
 
-def _yourself(method):
-    """Return how to give a custom method that a checkpoint names."""
-    path, _, name = method.rpartition(":")
+def _yourself(checkpoint):
+    """Return how to give a custom class that a checkpoint names."""
+    path, _, name = checkpoint["scorer"]["method"].rpartition(":")
     if path == GIVEN:
-        return f"--method FILE.py:{name}, or the class {name} from Python"
-    return f"--method {method} yourself"
+        return f"{maker_of(checkpoint).partition(' ')[0]} FILE.py:{name}, or the class {name} from Python"
+    return f"{maker_of(checkpoint)} yourself"
+
+
+def _method_row(scoring, name):
+    """The row of a method; on other data a name has the same modules."""
+    return find_method(name, scoring.pairs) or find_method(name, not scoring.pairs)
 
 
 def class_name(method):
@@ -429,13 +474,29 @@ def class_name(method):
 
 
 def _given_scorer(scoring):
-    return scoring.method if scoring.method_given or scoring.method not in METHODS else None
+    """The HookRow of what the command line gives to score, one of --hooks or the method; None without either. UserError
+    where it gives two, and where one does nothing in an evaluation."""
+    method = HookRow(_method_row(scoring, scoring.method), {"set": scoring.set}) if scoring.method_given else None
+    scorers = [found for found in scoring.hooks if found.row.scores()]
+    if not scoring.trains:
+        refuse_idle_hooks(scoring)
+    _refuse_two_scorers(row.hook() for row, _ in filter(None, (*scorers, method)))
+    return scorers[0] if scorers else method
+
+
+def refuse_idle_hooks(scoring):
+    """UserError where one of --hooks does nothing in an evaluation."""
+    if idle := [row.target for row, _ in scoring.hooks if not row.scores()]:
+        raise UserError(f"--hooks {idle[0]}: acts while a task trains, and here none does; leave it out. Only what has "
+                        "scores or modules of its own (scores, build) is part of an evaluation")
 
 
 def _note_other_scorer(scoring, checkpoint):
     made_by, given = (checkpoint.get("scorer") or {}).get("method"), _given_scorer(scoring)
-    if given and made_by not in (given, None):
-        print(f"note: the checkpoint was made by --method {made_by}, which defines its own scores; --method {given} "
+    name = given and (given.row.target if given.row.custom else scoring.method)
+    if name and made_by not in (name, None):
+        flag = given.row.flag if given.row.custom else "--method"
+        print(f"note: the checkpoint was made by {maker_of(checkpoint)}, which defines its own scores; {flag} {name} "
               "is used instead")
 
 

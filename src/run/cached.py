@@ -55,9 +55,9 @@ class SharedTasks:
             run.note(f"{FLAG} does nothing with {code}: images that code gives may change unnoticed")
             self.cache = None
             return
-        if run.training.method.rpartition(":")[0] == GIVEN:
-            run.note(f"{FLAG} does nothing with {run.training.method}: what the class reads may change unnoticed; "
-                     "--method FILE.py:Class shares tasks")
+        if row := next((row for row in run.training.custom if row.target.rpartition(":")[0] == GIVEN), None):
+            run.note(f"{FLAG} does nothing with {row.target}: what the class reads may change unnoticed; "
+                     f"{row.flag} FILE.py:Class shares tasks")
             self.cache = None
             return
         if run.command.data.skip_bad_images:

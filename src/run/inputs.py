@@ -113,9 +113,10 @@ def digests_of(command):
 
 
 def files_of(command):
-    """Return {flag: path} of other files that change numbers: a custom method, an architecture, a basis."""
+    """Return {flag: path} of other files that change numbers: a custom method, hooks, an architecture, a basis."""
     method = command.scoring.method
     named = {"--method": method.rpartition(":")[0] if ".py:" in method else None,
+             **{f"--hooks {row.target}": row.target.rpartition(":")[0] for row, _ in command.scoring.hooks},
              "--model-config": command.weights.model_config,
              "--orthogonal-gradients-path": command.training.orthogonal_gradients_path}
     return {flag: path for flag, path in named.items() if path}

@@ -12,9 +12,8 @@ BYTES = STORED.itemsize
 
 
 def refuse_other_scores(hooks):
-    """Raise UserError if the first of ``hooks`` scores images in a way that kept features cannot reproduce."""
-    kind = type(hooks[0]) if hooks else None
-    if kind is not None and not scores_features(kind):
+    """Raise UserError if one of ``hooks`` scores images in a way that kept features cannot reproduce."""
+    for kind in (kind for kind in map(type, hooks) if not scores_features(kind)):
         raise UserError(f"--keep-features: {kind.__name__} defines its own scores, which features alone may not "
                         "reproduce; leave the flag out. If its scores use images only through image_features, set "
                         f"scores_features = True in {kind.__name__}")

@@ -3,21 +3,21 @@
 import torch
 
 from src.errors import UserError
-from src.models.hooks import Hooks
+from src.models.hooks import Hooks, scorer_among
 
 LOGITS = "logits:"  # prefix of a method's name; files of 0.1 use it, after the name of its hook
 
 
 class MethodScores:
     """Map (images, {label space: [Classes]}) to {label space: (B, total number of classes)}, the scores of the
-    first of ``hooks``; {} if it leaves all to plain CLIP.
+    one of ``hooks`` that scores, the method or one of --hooks; {} if it leaves all to plain CLIP.
 
     Raises UserError if the scores do not fit, if only some batches of a dataset have scores, and if images of a
     batch choose together while several processes share them.
     """
 
     def __init__(self, state, hooks):
-        self.state, self.method = state, hooks[0] if hooks else None
+        self.state, self.method = state, scorer_among(hooks)
         acting = state.acting()
         self.plain = f"with:{','.join(acting)}" if acting else None  # CLIP with modules in its towers
         self.dataset, self.given = "the images", None  # label spaces that the method scores; set by the first batch

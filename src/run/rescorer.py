@@ -14,6 +14,7 @@ from src.datasets.common import Split
 from src.datasets.video import Frames
 from src.errors import UserError
 from src.models.classifiers import Classes, Classifier
+from src.models.custom import call_text
 from src.models.evaluation import Scores, evaluate_features
 from src.models.modeling import ClassificationHead
 from src.models.retrieval import RECALLS, RetrievalScores, folds, mean_recall, ranks
@@ -21,7 +22,7 @@ from src.models.state import TrainingState
 from src.report.calibration import BINS, calibration
 from src.report.measures import RETRIEVAL
 from src.report.predictions import files_of, read_arrays, when
-from src.run.build import build_scored, refuse_captions
+from src.run.build import build_scored, refuse_captions, refuse_idle_hooks
 from src.run.kept import refuse_other_scores, text_digest
 from src.run.method_scores import MethodScores
 from src.run.scoring import Scorer, class_tasks, task_and_phase
@@ -108,12 +109,18 @@ class Rescorer(Scorer):
         return bool(self._changed or self.described["by_method"] or self._other_method())
 
     def _other_method(self):
-        """Return whether the command line names another method than the run's, or other keywords for it."""
-        run = {key: self.described["flags"].get(key, {}).get("value") for key in ("method", "set")}
-        return self.settings.method_given and {"method": self.settings.method, "set": self.settings.set} != run
+        """Return whether the command line names a method, hooks or keywords other than the run's."""
+        flags = self.described["flags"]
+        hooks = [call_text(row.target, keywords["set"]) for row, keywords in self.settings.hooks]
+        run = {key: flags.get(key, {}).get("value") for key in ("method", "set")}
+        given = {"method": self.settings.method, "set": self.settings.set}
+        return bool((self.settings.method_given or hooks) and (given, hooks) != (
+            run, list(flags.get("hooks", {}).get("value") or ())))
 
     def require(self, described):
-        """Raise UserError, before anything is written, if a file of an evaluation is damaged or missing."""
+        """Raise UserError, before anything is written, if a file of an evaluation is damaged or missing, or hooks
+        score nothing."""
+        refuse_idle_hooks(self.settings)
         self._turn_to(described)
         if self._needs_weights() and described["task"] and not described["weights"]["load"]:
             self._checkpoint_file()

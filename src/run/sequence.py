@@ -17,9 +17,9 @@ from src.machine.distributed import in_turn, this_world
 from src.machine.interruption import Signals
 from src.machine.notices import warn
 from src.machine.progress import progress
-from src.models import METHODS
-from src.models.custom import code_digest_of
-from src.report.conditions import conditions_of, router_of, together
+from src.models import METHODS, OwnHook
+from src.models.class_code import code_digests, uncounted
+from src.report.conditions import conditions_of, router_of, router_of_class, together
 from src.report.latex import summary_latex
 from src.report.measures import ACCURACY, RETRIEVAL
 from src.report.page import write_report, write_task_report
@@ -146,7 +146,15 @@ class Run:
         self.folder.prepare()
         if text := kept_text(self, names, start):
             self.note(text)
+        self._note_uncounted()
         self.shared.claim()
+
+    def _note_uncounted(self):
+        """Say what of custom code is not compared where its run resumes."""
+        for name, kind in classes_of(self.training) if self.folder.path else ():
+            if names := uncounted(kind):
+                self.note(f"what resumes, or is finished, is not refused where {', '.join(names)} changed: of what the "
+                          f"class {name} uses only code and plain values are compared")
 
     def refuse(self, names, start, open_zeroshot):
         """Refuse to replace a finished task of ``names`` made with another configuration, a teacher that does
@@ -159,8 +167,10 @@ class Run:
         trained = {stem(class_split(name)[0]) for name in names}  # these use the lists of this run
         scored = [name for name in self.evaluated if stem(class_split(name)[0]) not in trained]
         refuse_other_lists(start.get("history", []), self.datasets, scored, "split_file" in self.command.cuts_given)
-        if self.scoring.keep_features:
-            refuse_other_scores(scoring_hooks(self.scoring, start))
+        if self.scoring.keep_features or self.scoring.hooks and not names:  # hooks that do not score are refused
+            scorers = scoring_hooks(self.scoring, start)
+            if self.scoring.keep_features:
+                refuse_other_scores(scorers)
         if names:
             hooks = build_hooks(self.training, start)  # refuses a method that cannot be built
             if self.scoring.keep_features:
@@ -188,7 +198,7 @@ class Run:
         inputs = {}
         if self.files.save:
             inputs = inputs_of(start, self.training.ref_model, self.basis, self.open_zeroshot.digests)
-            inputs |= self.datasets.lists_of(name) | code_digest_of(self.training.method)
+            inputs |= self.datasets.lists_of(name) | code_digests(classes_of(self.training))
         finished = self.is_finished(name)
         self.world.require_same(finished, NOT_SHARED.format(flag="--save", folder=self.folder.path))
         if finished:
@@ -322,6 +332,9 @@ class Run:
         """Write the page of a task trained by itself, with its ``scores`` and finished checkpoint."""
         if not self.folder.writes:
             return
+        if not any(scores.values()):
+            self.note(f"no report_{stem(name)}.html: nothing was held out to score")
+            return
         made, history = flags_behind(checkpoint), checkpoint.get("history") or ()
         scored = {space: [source for source in self.evaluated if space in scores[stem(source)]]
                   for found in scores.values() for space in found}
@@ -346,11 +359,17 @@ class Run:
         """Return the conditions of the numbers on the datasets ``names``. ``history``: the tasks recorded in
         checkpoints."""
         pairs = space == RETRIEVAL.space
-        routers = [router_of(flags["method"], flags, pairs) for flags in self._scored_with(trained_with)]
+        routers = self._routers(trained_with, pairs)
         train_data = {} if pairs else {name: self.datasets.open(name).train_data for name in names}
         train_data |= {entry.get("source", entry["dataset"]): entry["train_data"] for entry in history
                        if "train_data" in entry}
         return conditions_of(names, self.files.values(), trained_with, routers, space, train_data)
+
+    def _routers(self, trained_with, pairs):
+        """What chooses among parts at test in what scores, one of --hooks or methods."""
+        if scorer := next((row for row, _ in self.scoring.hooks if row.scores()), None):
+            return [router_of_class(scorer.hook())]
+        return [router_of(flags["method"], flags, pairs) for flags in self._scored_with(trained_with)]
 
     def _scored_with(self, trained_with):
         """Return [{flag key: value}] of the methods that score, as ``build.scoring_hooks`` takes them.
@@ -365,6 +384,12 @@ class Run:
         if scoring.method_given:
             made = [flags for flags in made if flags["method"] == scoring.method] or [values]
         return [values | flags | scoring.keywords_given for flags in made]
+
+
+def classes_of(training):
+    """[(how messages call it, class)] of the custom code of a run."""
+    return [(row.target.rpartition(":")[2] + (" of --hooks" if isinstance(row, OwnHook) else ""), row.hook())
+            for row in training.custom]
 
 
 def flags_behind(checkpoint):

@@ -93,7 +93,7 @@ class Data:
 
 
 class HookRow(NamedTuple):
-    """Hold a row of METHODS or ADD_ONS, and {flag key: value} of the keywords that it takes."""
+    """Hold a row of METHODS or ADD_ONS or of a custom class, and {flag key: value} of the keywords that it takes."""
 
     row: Any
     keywords: dict
@@ -104,9 +104,10 @@ class Training:
     """Say how a task trains.
 
     ``trained``: the tasks. ``pairs``: whether they are image-text pairs. ``sequence``: whether they form a
-    sequence. ``hooks``: [HookRow] of the method and the add-ons. ``reads``: the flags that the method takes.
-    ``acting``: names of given flags that only act in steps. ``averages``: those that average or merge weights.
-    ``freeing``: those that choose which of CLIP's weights train. ``fc_init_given``: whether --fc-init is given.
+    sequence. ``hooks``: [HookRow] of the method, of --hooks and of the add-ons. ``reads``: the flags that the
+    method takes. ``acting``: names of given flags that only act in steps. ``averages``: those that average or
+    merge weights. ``freeing``: those that choose which of CLIP's weights train. ``fc_init_given``: whether
+    --fc-init is given.
     """
 
     method: str
@@ -168,15 +169,21 @@ class Training:
     freeing: tuple
     fc_init_given: bool
 
+    @property
+    def custom(self):
+        """The rows of custom classes: of the method, of --hooks."""
+        return tuple(row for row, _ in self.hooks if row.custom)
+
 
 @dataclass(frozen=True)
 class Scoring:
     """Say what is scored, and how.
 
     ``trained``: what is trained on. ``trains_heads``: whether linear heads train. ``pairs``: whether image-text
-    pairs are trained on. ``evaluation``: nothing is trained. ``in_order``: the rows of a matrix are scored,
-    with a column for each task. ``keywords``: {flag key: value} of everything that a method of METHODS takes;
-    ``keywords_given``: those given by flags. ``method_given`` and ``template_given``: whether --method and
+    pairs are trained on. ``evaluation``: nothing is trained. ``trains``: something is, after which
+    it is scored. ``in_order``: the rows of a matrix are scored,
+    with a column for each task. ``hooks``: [HookRow] of --hooks. ``keywords``: {flag key: value} of everything that a method
+    of METHODS takes; ``keywords_given``: those given by flags. ``method_given`` and ``template_given``: whether --method and
     --template are given. ``eval_split_chosen``: whether a flag or a recipe gives --eval-split.
     """
 
@@ -208,7 +215,9 @@ class Scoring:
     trains_heads: bool
     pairs: bool
     evaluation: bool
+    trains: bool
     in_order: bool
+    hooks: tuple
     keywords: dict
     keywords_given: dict
     method_given: bool

@@ -12,7 +12,6 @@ import platform
 from dataclasses import asdict
 
 from src.datasets.pairs import JOINT
-from src.models import METHODS
 from src.run.build import build_settings
 from src.run.digests import DataDigests, code_digest, content_digest, machine, sources_digest, words_digest
 from src.run.weights import model_name
@@ -34,13 +33,13 @@ SCORING = ("label_space", "max_evaluation_size", "eval_split", "retrieval_split"
 
 
 class TaskKeys:
-    """Compute the keys of a run's tasks from its settings. For a custom method they cover more: everything it
-    may read."""
+    """Compute the keys of a run's tasks from its settings. For custom methods and hooks they cover more: everything
+    these may read."""
 
     def __init__(self, training, scoring, files, datasets, device):
         self.training, self.scoring, self.files, self.datasets = training, scoring, files, datasets
         self.device, self.data = device, DataDigests(datasets)
-        self.custom = training.method not in METHODS
+        self.custom = bool(training.custom)
         self._first = None                  # digest of what the run starts from
         self._weights = {}                  # {value of --ref-model or None: digest}
 
@@ -63,7 +62,7 @@ class TaskKeys:
             "flags": content_digest({key: numbers[key] for key in numbers if key not in NOT_TRAINED}),
             "settings": content_digest({key: settings[key] for key in settings if key not in FREE}),
             "log": self.files.log_interval,
-            "method": sources_digest(training.method.rpartition(":")[0]) if self.custom else None,
+            "method": self._sources() if self.custom else None,
             **self._computer,
         }
 
@@ -73,6 +72,9 @@ class TaskKeys:
         numbers = self.files.numbers
         return {"scored start": content_digest(self._start(start)),
                 "flags": content_digest({key: numbers[key] for key in SCORED_WITH}), **self._computer}
+
+    def _sources(self):
+        return content_digest([sources_digest(row.target.rpartition(":")[0]) for row in self.training.custom])
 
     @functools.cached_property
     def _computer(self):

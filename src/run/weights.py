@@ -23,6 +23,7 @@ from src.machine.notices import warn
 from src.models.fingerprints import fingerprint
 from src.models.memory import lower_
 from src.run import merging
+from src.store.checkpoint import maker_of
 
 
 @in_turn
@@ -232,8 +233,8 @@ def _as_before(wanted, checkpoint):
 def note_plain(checkpoint, path, use):
     """Print that ``use`` takes the plain CLIP of a checkpoint whose method defines its own scores."""
     if "scorer" in checkpoint:
-        print(f"note: {use} takes the plain CLIP of {path}, without what --method {checkpoint['scorer']['method']} "
-              "trained beside it", flush=True)
+        print(f"note: {use} takes the plain CLIP of {path}, without what {maker_of(checkpoint)} trained beside it",
+              flush=True)
 
 
 def _initial_checkpoint(wanted, fetch):

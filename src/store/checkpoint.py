@@ -128,6 +128,12 @@ def finished_checkpoint(model, start, *, dataset, source, task, metrics, iterati
                      task, metrics, iteration, carry, config, name, own, scorer)
 
 
+def maker_of(checkpoint):
+    """Return what scores a checkpoint in its own way, as one would give it: "--method diki", "--hooks my.py:Router"."""
+    scorer = checkpoint["scorer"]
+    return f"{scorer.get('flag', '--method')} {scorer['method']}"
+
+
 def finished_again(kept, start, *, dataset, source, task, metrics, config, name):
     """Return ``finished_checkpoint`` for a task that another run finished from the same ``start``, from its
     checkpoint ``kept``."""

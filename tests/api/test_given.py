@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 import clip_continual as cc
 from src.datasets import from_code
 from src.main import main
+from src.models.penalties import L2
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -246,3 +247,125 @@ def test_an_object_has_its_keywords(flags, world):
 def test_tasks_of_a_class_are_not_shared(flags, world):
     run = cc.train(train_dataset=world.colours, method=Pulled, save="run", task_cache="cache", **flags)
     assert "--task-cache does nothing with python:Pulled" in run.log
+
+
+# -- hooks -------------------------------------------------------------------------------------------------------------
+
+
+HOOKS = """
+from src.models.hooks import Hooks
+
+
+class Watched(Hooks):
+    other_terms = ("watched",)
+
+    def __init__(self, every=1):
+        self.every = every
+
+    def losses(self, state, batch):
+        return {"watched": self.every * state.model.text_projection.square().mean()}
+"""
+
+
+class Watched(cc.Hooks):
+    """Leaves what it sees to the session, in a list of the class."""
+
+    other_terms, seen = ("watched",), []
+
+    def __init__(self, every=1):
+        self.every = every
+
+    def losses(self, state, batch):
+        return {"watched": self.every * state.model.text_projection.square().mean()}
+
+    def after_step(self, state):
+        self.seen.append(state.iteration)
+
+
+class Favouring(cc.Hooks):
+    def __init__(self, best=0):
+        self.best = best
+
+    def scores(self, state, images, spaces):
+        return Scored.scores(self, state, images, spaces)
+
+
+def test_hooks_train_as_those_of_a_file_do(flags, world, words, cli):
+    with open("hooks.py", "w", encoding="utf-8") as file:
+        file.write(HOOKS)
+    text = "hooks.py:Watched(every=3)"
+    done = cli("--dataset-order", f"{world.colours},{world.tones}", "--hooks", text, "--save", "file", *words)
+    assert done.status == 0, done.err
+    for name, hooks in (("object", [Watched(every=3)]), ("alone", Watched(3)), ("text", [text])):
+        run = cc.train(dataset_order=[world.colours, world.tones], save=name, hooks=hooks, **flags)
+        assert same(tensors(run.checkpoint()), tensors("file/tones.pth")), name
+    plain = cc.train(dataset_order=[world.colours, world.tones], hooks=[Watched], method=Pulled(0.5), **flags)
+    assert plain.losses().columns[:4].tolist() == ["iteration", "task", "pull", "watched"]
+
+
+def test_hooks_that_were_changed_are_not_taken_for_those_before(flags, world, monkeypatch):
+    """What they have collected in between changes nothing."""
+    monkeypatch.setattr(Watched, "seen", [])
+    one = {"train_dataset": world.colours, "save": "run", **flags}
+    cc.train(hooks=[Watched(2)], **one)
+    assert Watched.seen == list(range(1, STEPS + 1))
+    assert "finished before" in cc.train(hooks=[Watched(2)], **one).log
+    with pytest.raises(cc.UserError, match=r"`hooks` python:Watched\(every=2\) there, none here"):
+        cc.train(**one)
+    monkeypatch.setattr(Watched, "end", lambda self, state: None, raising=False)
+    with pytest.raises(cc.UserError, match="began with another content of the class Watched of `hooks`"):
+        cc.train(hooks=[Watched(2)], **one)
+
+
+def test_hooks_that_score_are_given_again(flags, world):
+    run = cc.train(train_dataset=world.colours, hooks=[Favouring(best=1)], save="run", **flags)
+    with pytest.raises(cc.UserError, match="give `hooks` FILE.py:Favouring, or the class Favouring from Python"):
+        cc.evaluate(run.checkpoint(), workers=0)
+    assert cc.evaluate(run.checkpoint(), hooks=Favouring, workers=0).top1.iloc[0] == pytest.approx(100 / 3, abs=0.01)
+    assert cc.classify(world.image, load=run.checkpoint(), hooks=[Favouring]).iloc[0].idxmax() == world.names[1]
+    with pytest.raises(cc.UserError, match="`hooks` python:Watched: acts while a task trains, and here none does"):
+        cc.evaluate(run.checkpoint(), hooks=Watched, workers=0)
+
+
+def other_watched():
+    return type("Watched", (cc.Hooks,), {"end": lambda self, state: None})
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"hooks": 3}, "`hooks` 3: expected a class derived from Hooks, an object of one, FILE.py:Class"),
+    ({"hooks": [dict]}, "expected a class derived from Hooks"), ({"hooks": L2}, "comes with the package; give `l2`"),
+    ({"hooks": cc.Finetune}, "comes with the package; give `method` finetune"),
+    ({"hooks": [Watched, Watched(2)]}, "names python:Watched twice"),
+    ({"hooks": [Watched, other_watched()]}, "`hooks` Watched: another class of this call has that name"),
+    ({"hooks": Watched(torch.zeros(2))}, r"`hooks` Watched\(every=tensor.*: a run records the keywords of its hooks"),
+    ({"hooks": cc.Hooks}, "Hooks overrides nothing"), ({"hooks": [Favouring], "method": Scored}, "each have scores")])
+def test_what_are_no_hooks(flags, world, more, message):
+    with pytest.raises(cc.UserError, match=message):
+        cc.train(train_dataset=world.colours, **more, **flags)
+
+
+def test_tasks_of_hooks_are_not_shared(flags, world):
+    run = cc.train(train_dataset=world.colours, hooks=Watched, save="run", task_cache="cache", **flags)
+    assert "--task-cache does nothing with python:Watched" in run.log and "--hooks FILE.py:Class shares" in run.log
+
+
+# -- what a run says ---------------------------------------------------------------------------------------------------
+
+
+def test_a_function_of_a_file_says_what_it_holds_out(flags, world, words, cli):
+    """As a Task of Python does."""
+    with open("held.py", "w", encoding="utf-8") as file:
+        file.write("import clip_continual as cc\n\n\ndef mine():\n"
+                   f"    return cc.Task.from_folder({str(world.root / 'loose')!r})\n")
+    done = cli("--train-dataset", "held.py:mine", *words)
+    assert done.status == 0 and "held.py:mine: no test split: holding out 6 of 30 images" in done.out, done.err
+
+
+def test_a_run_without_held_out_images_has_no_page(flags, world):
+    """It ended in a warning of StopIteration."""
+    one = [(Image.new("RGB", (8, 8), colour), label) for label, colour in enumerate(("red", "blue"))]
+    task = cc.Task.from_dataset(one, ["red", "blue"], name="one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = cc.train(train_dataset=task, save="run", **flags)
+    assert "note: no report_one.html: nothing was held out to score" in run.log

@@ -68,8 +68,9 @@ def test_the_example_of_a_flag_acts(flag, tmp_path, monkeypatch):
         Path(path).touch()
     if config.rescore:
         Path(config.rescore).mkdir(parents=True)
-    if ".py:" in config.method:
-        Path(config.method.partition(":")[0]).touch()
+    for code in (config.method, *config.hooks):
+        if ".py:" in code:
+            Path(code.partition(":")[0]).touch()
     assert not [warning for warning in check(config).warnings if "no effect" in warning]
     assert config.given(flag.key) and config.kind in flag.runs
 

@@ -50,6 +50,7 @@ GOOD = {
     "text_datasets": ("toy-colours",), "check_data": ("toy-sizes",), "linear_eval": ("toy-sizes",),
     "recipe": ("zscl", "finetune"), "lr": ("1e-5", "1e-5,toy-colours=1e-4"), "model": ("toy",), "model_name": ("ViT",),
     "label_space": ("task,all", "seen"), "alpha": ("0,0.5",), "flickr_splits": ("train",), "set": ("a=1",),
+    "hooks": ("x.py:Y(a=1)",),
     "save_interval": ("10m", "2"), "warmup_length": ("20%", "0"), "phase": ("1", "all"), "template": ("{c}",),
     "device": ("cpu", "cuda", "mps"), "lora_target_modules": ("attn.out_proj", "mlp.c_fc,nothing"),
 }

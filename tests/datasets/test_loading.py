@@ -3,6 +3,7 @@
 import collections
 import multiprocessing
 import os
+import subprocess
 
 import pytest
 import slow_reference as slow
@@ -23,6 +24,7 @@ from src.datasets.seeds import order_of_epoch
 from src.datasets.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.machine.batch import Batch
+from src.machine.interruption import HEARD
 
 
 def batches(size, batch_size, start, stop, seed=7):
@@ -136,6 +138,17 @@ def test_a_stream_that_starts_later_is_the_rest_of_an_uninterrupted_one(size, ba
 
 def all_batches(loader):
     return [(batch.images, batch.labels) for batch in loader]
+
+
+def test_a_signal_to_all_processes_of_a_run_ends_no_worker(task):
+    """The process that trains hears it, and ends with the step; torch's own handler ends a worker, and the run in an
+    error. It is sent by another process than the parent, whose SIGTERM torch takes for the end of its loader."""
+    batches = training_batches(task.split("train"), TrainTransform(16), 2, 3, 0, 6, workers=1)
+    found = [next(batches)]
+    worker, = multiprocessing.active_children()
+    for name in HEARD:
+        subprocess.run(["sh", "-c", f"kill -{name.removeprefix('SIG')} {worker.pid}"], check=True)
+    assert len([*found, *batches]) == 6
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,20 +1,16 @@
-"""Custom methods that Python gives: under which name, what their objects were made with, and when code is another."""
+"""Custom classes: under which name they are found, with which keywords, and what their objects were made with."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from src.cli.flags import FLAGS
+from src.cli.texts import read_value, shown
 from src.errors import UserError
-from src.models import custom, find_method
-from src.models.custom import class_of, code_digest_of, made_of
+from src.models import custom, find_hooks, find_method
+from src.models.custom import call_text, call_texts, class_of, hooks_class, made_of, read_calls
 from src.models.finetune import Finetune
 from src.models.hooks import Hooks
-
-ROOT = Path(__file__).parents[2]
 
 
 class Plain(Hooks):
@@ -104,77 +100,67 @@ def test_signatures_stay(capsys):
         Plain(strength=1)
 
 
-# -- code --------------------------------------------------------------------------------------------------------------
-
-CODE = """
-import functools
-from src.models.finetune import Finetune
-from src.models.custom import code_digest_of, given
+# -- hooks as text -----------------------------------------------------------------------------------------------------
 
 
-def wrapped(function):
-    @functools.wraps(function)
-    def call(*arguments):
-        return function(*arguments)
-    return call
+@pytest.mark.parametrize(("text", "calls"), [
+    ("my.py:A", [("my.py:A", {})]), ("my.py:A()", [("my.py:A", {})]),
+    ("a b/my.py:A(x=1, y='b,c)')", [("a b/my.py:A", {"x": 1, "y": "b,c)"})]),
+    ("my.py:A(x=(1, 2)), your.py:B , my.py:C(z={'a': [None, -0.5]})",
+     [("my.py:A", {"x": (1, 2)}), ("your.py:B", {}), ("my.py:C", {"z": {"a": [None, -0.5]}})]),
+    ("a,b.py:C,python:D(x=True)", [("a,b.py:C", {}), ("python:D", {"x": True})])])
+def test_hooks_as_text(text, calls):
+    """The form that is kept reads as the same, and as the same text again."""
+    assert read_calls(text) == calls
+    kept = call_texts(text)
+    assert kept == tuple(call_text(*call) for call in calls) == call_texts(",".join(kept))
+    assert find_hooks(kept)[0][0].target == calls[0][0] and find_hooks(kept)[0][1] == {"set": calls[0][1]}
 
 
-class Base(Finetune):
-    other_terms = ("a", "b")
+def test_hooks_that_are_given_twice_are_one_list():
+    value = read_value(FLAGS["hooks"], ["my.py:A(x=1),my.py:B", "your.py:A"])
+    assert value == ("my.py:A(x=1)", "my.py:B", "your.py:A") and shown(value) == "my.py:A(x=1),my.py:B,your.py:A"
+    with pytest.raises(UserError, match=r"--hooks my.py:A,my.py:A\(x=1\): names my.py:A twice"):
+        read_value(FLAGS["hooks"], ["my.py:A", "my.py:A(x=1)"])
 
 
-class Mine(Base):
-    def losses(self, state, batch):
-        found = [part for part in ("x", "y") if part in {"x", "y", "zeta", "eta"}]
-        return {"task": (lambda: 1.5)(), "found": found}
-
-    @wrapped
-    def begin(self, state):
-        return 3
-
-    @property
-    def half(self):
-        return 0.5
-
-with given({"Mine": Mine}):
-    print(code_digest_of("python:Mine")["the class Mine"])
-"""
+@pytest.mark.parametrize(("text", "message"), [
+    ("ewc", "expected FILE.py:Class or"), ("my.py", "expected FILE.py"), ("my.py:1", "expected FILE.py"),
+    ("my.py:A,", "expected FILE.py"), ("my.py:A B", "expected FILE.py"), ("my.py:A(x=1", "holds no key=value pairs"),
+    ("my.py:A(1)", "has no name"), ("my.py:A(**{'x': 1})", "has no name"), ("my.py:A(x=1, x=2)", "gives x twice"),
+    ("my.py:A(x=y)", "x: expected a finite number, a text in quotes"), ("my.py:A(x=print(1))", "x: expected"),
+    ("my.py:A(x=1e999)", "x: expected"), ("my.py:A(x={1, 2})", "x: expected"), ("my.py:A(x=b'')", "x: expected"),
+    ("my.py:A(x=" + "(" * 3000, "holds no key"), ("my.py:A(x=0x" + "f" * 5000 + ")", "x: expected")])
+def test_what_is_no_text_of_hooks(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_calls(text)
 
 
-def digest(tmp_path, code=CODE, seed="0"):
-    (tmp_path / "own_classes.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "own_classes.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed})
-    return done.stdout
+class Idle(Hooks):
+    def __init__(self, every=1):
+        self.every = every
+
+    def state_dict(self):
+        return {}
 
 
-def test_the_same_code_has_the_same_digest_in_every_process(tmp_path):
-    """Also where sets list their parts in another order, and where lines and comments move."""
-    first = digest(tmp_path)
-    assert first == digest(tmp_path, seed="1") == digest(tmp_path, f"# moved\n\n{CODE}", seed="2")
+class Closed(Hooks):
+    closed_form = True
+
+    def end(self, state):
+        pass
 
 
-def variants():
-    names = {}
-    exec(CODE.replace("print", "str"), names)
-    yield names
-    for old, new in (("1.5", "2.5"), ("return 3", "return 4"), ("0.5", "0.25"), ('("a", "b")', '("a", "c")'),
-                     ('"zeta"', '"theta"'), ("def losses(self, state, batch)", "def losses(self, state, batch=1)"),
-                     ("    @wrapped\n", "")):
-        assert old in CODE
-        names = {}
-        exec(CODE.replace(old, new).replace("print", "str"), names)
-        yield names
+@pytest.mark.parametrize(("kind", "message"), [
+    (Idle, "Idle overrides nothing that a run calls"), (Closed, "give --method python:Closed"), (dict, "is no class"),
+    (len, "is no class derived from Hooks")])
+def test_what_does_not_act_beside_a_method(kind, message):
+    target = f"python:{kind.__name__}"
+    with custom.given({kind.__name__: kind}), pytest.raises(UserError, match=f"--hooks {target}: .*{message}"):
+        hooks_class(target)
 
 
-def test_other_code_has_another_digest():
-    found = []
-    for names in variants():
-        names["Mine"].__module__ = names["Base"].__module__ = "notebook"
-        with custom.given({"Mine": names["Mine"]}):
-            found += code_digest_of("python:Mine").values()
-    assert len(set(found)) == len(found) == 8
-
-
-def test_only_classes_of_python_have_one():
-    assert code_digest_of("finetune") == code_digest_of("my.py:EWC") == {}
+def test_keywords_that_a_class_of_hooks_lacks():
+    (row, _), = find_hooks(["python:Mine"])
+    with custom.given({"Mine": Mine}), pytest.raises(UserError, match="--hooks python:Mine: missing .*in the bracket"):
+        row.build({"set": {}})

@@ -88,7 +88,7 @@ def test_a_run_takes_exactly_its_steps_at_the_exact_learning_rates(
 def test_two_hooks_with_the_same_loss_name_are_an_error_that_names_both(make_model, make_state):
     class Second(Finetune):
         pass
-    with pytest.raises(ValueError, match="'task'.*Second"):
+    with pytest.raises(UserError, match="'task': Finetune and Second; rename one"):
         train(make_state(make_model("vit")), [Finetune(), Second()])
 
 

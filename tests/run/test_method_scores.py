@@ -116,7 +116,7 @@ def test_one_row_is_not_half_of_the_method_and_half_of_clip(answers):
 
 def test_an_add_on_has_no_scores(cli, world, monkeypatch):
     monkeypatch.setattr(L2, "scores", lambda hook, state, images, spaces: None)
-    with pytest.raises(ValueError, match="L2: an add-on may not build modules or define scores; only a method may"):
+    with pytest.raises(ValueError, match="L2: an add-on may not build modules or define scores"):
         cli("--load", world.model, "--l2", "0.1", "--iterations", 1, "--lr", "1e-5", "--train-dataset", world.colours)
 
 

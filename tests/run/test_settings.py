@@ -17,8 +17,8 @@ COMPUTED = {  # fields that are not flags
     Hardware: set(), Weights: {"loaded", "model_chosen"}, Data: {"trained", "split_file_of", "flickr_splits_chosen"},
     Training: {"trained", "pairs", "sequence", "hooks", "reads", "acting", "averages", "freeing",
                "fc_init_given"},
-    Scoring: {"trained", "trains_heads", "pairs", "evaluation", "in_order", "keywords", "keywords_given",
-              "method_given", "template_given", "eval_split_chosen"},
+    Scoring: {"trained", "trains_heads", "pairs", "evaluation", "trains", "in_order", "hooks", "keywords",
+              "keywords_given", "method_given", "template_given", "eval_split_chosen"},
     Files: {"numbers", "flags", "argv"}, Single: {"prompt_given"}}
 WORDS = ("--train-dataset toy-colours --iterations 3 --lr 2e-3 --seed 7 --method lwf --we --avg-freq 5 --save out "
          "--eval-datasets toy-sizes --max-evaluation-size 9 --workers 2 --train-mode image")

@@ -5,6 +5,8 @@ import contextlib
 from src.datasets import stem
 from src.datasets.loading import rest_of_epoch, steps_per_epoch
 from src.errors import UserError
+from src.models import OwnHook
+from src.models.custom import call_text
 from src.report.tables import markdown_table
 from src.run.build import build_hooks, build_settings
 from src.run.kept import kept_text
@@ -23,7 +25,8 @@ RATES = {  # how a task's rate changes, by --schedule
 def hooks_text(plan, training, start):
     with plan.unless_refused():
         hooks = build_hooks(training, start)
-        names = [type(hook).__name__ for hook in hooks]
+        names = [call_text(row.target, keywords["set"]) if isinstance(row, OwnHook) else type(hook).__name__
+                 for hook, (row, keywords) in zip(hooks, training.hooks, strict=True)]
         if hooks[0].closed_form:
             return f"{names[0]}, a closed form: it takes no steps"
         last = f"; at the end of a task {names[0]} comes last" if len(names) > 1 else ""
