@@ -28,7 +28,7 @@ KINDS = {(TRAIN, SEQUENCE): "training", (TRAIN,): "a single task", (SEQUENCE,): 
 # What an example is added to, unless it names a run of its own.
 RUN = "--train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/run"
 STARTS = {"--train-dataset", "--dataset-order", "--eval-only", "--eval-single", "--report", "--list-datasets",
-          "--check-data", "--study", "--rescore", "--reproduce"}
+          "--check-data", "--fetch", "--study", "--rescore", "--reproduce"}
 
 
 def tables():

@@ -19,9 +19,9 @@ from src.machine.notices import warn
 
 
 def main(argv=None):
-    """Run a command line; returns the exit status: 0, 1 for faulty data, a cell of a study that failed or a number
-    that is not reproduced, 2 for what the user can mend, 75 where training was interrupted and resumes with --resume,
-    130 where it was broken off, 141 where the reader of its output has ended."""
+    """Run a command line; returns the exit status: 0, 1 for faulty data, data that --fetch left, a cell of a study that
+    failed or a number that is not reproduced, 2 for what the user can mend, 75 where training was interrupted and
+    resumes with --resume, 130 where it was broken off, 141 where the reader of its output has ended."""
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
@@ -178,7 +178,8 @@ def run_list(config):
     from src.datasets import list_datasets
     from src.report.tables import markdown_table
     print(markdown_table(["dataset", "classes", "train", "test", "comes", "here"], list_datasets(config.data_location)))
-    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. Steps for those that come by hand are in datasets.md.")
+    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. --fetch NAMES downloads what can be downloaded; steps for "
+          "those that come by hand are in datasets.md.")
 
 
 def run_check(config):
@@ -190,6 +191,12 @@ def run_check(config):
         print("\n".join(report.lines()))
         clean = clean and report.is_clean
     return 0 if clean else 1
+
+
+def run_fetch(config):
+    """--fetch: download the named datasets as far as that goes, check them, and say what is left to do."""
+    from src.run.fetch import fetch
+    return fetch(config.fetch, config.data_location, only_plan=config.dry_run != "off")
 
 
 def run_report(config):
@@ -270,7 +277,7 @@ def run_reproduction(config):
 
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
-        kinds.STUDY: run_study, kinds.RESCORE: run_rescore, kinds.REPRODUCE: run_reproduction}
+        kinds.FETCH: run_fetch, kinds.STUDY: run_study, kinds.RESCORE: run_rescore, kinds.REPRODUCE: run_reproduction}
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ OTHERWISE = {
     "eval_single": "is classify(images)", "report": "is report(folders)", "class_names": "is classnames",
     "study": "runs processes of the command line", "status": "is of a study", "jobs": "is of a study",
     "rescore": "is a command of its own", "reproduce": "runs processes of the command line",
-    "list_datasets": "prints a list, from the command line", "check_data": "prints a list, from the command line"}
+    "list_datasets": "prints a list, from the command line", "check_data": "prints a list, from the command line",
+    "fetch": "downloads, from the command line"}
 
 
 def _read(keywords, kinds, **more):
