@@ -9,7 +9,7 @@ For CLIP on real data change the constants, for example TASKS = ["DTD", "Flowers
 import clip_continual as cc
 
 SAVE = "ckpt/few_shot"
-TASKS = ["toy-digits", "toy-new-shapes"]
+TASKS = ["toy-new-shapes", "toy-new-textures"]
 MODEL = {"model": "toy", "lr": 3e-4}
 METHODS = {"finetune": {"method": "finetune", "iterations": 40, "warmup_length": 8},
            "ridge": {"method": "ridge"}}  # a closed form, which takes no step

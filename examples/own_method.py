@@ -35,7 +35,7 @@ class Pulled(cc.Finetune):
 
 def main():
     for name, method in {"finetune": "finetune", "pulled": Pulled(strength=3)}.items():
-        cc.train(method=method, dataset_order=["toy-digits", "toy-shapes", "toy-colours"], save=f"{SAVE}/{name}",
+        cc.train(method=method, dataset_order=["toy-new-shapes", "toy-shapes", "toy-colours"], save=f"{SAVE}/{name}",
                  **SHORT)
     return cc.report(SAVE)[["transfer", "avg", "last", "forgetting"]].round(1)
 

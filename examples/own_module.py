@@ -12,7 +12,7 @@ from torch import nn
 import clip_continual as cc
 
 SAVE = "ckpt/own_module"
-TASKS = ["toy-digits", "toy-shapes", "toy-colours"]
+TASKS = ["toy-new-shapes", "toy-shapes", "toy-colours"]
 SHORT = {"model": "toy", "iterations": 60, "batch_size": 64, "lr": 3e-3, "warmup_length": 10}
 
 
