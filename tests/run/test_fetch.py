@@ -12,7 +12,7 @@ from dataset_files import write_dtd, write_eurosat, write_fmow, write_imagenet_v
 from torchvision.datasets import DTD
 
 from src.datasets import DATASETS, open_task
-from src.datasets.sources import SOURCES
+from src.datasets.sources import REFERENCE, SOURCES
 from src.run import fetch as module
 
 pytest_plugins = ["cli_fixtures", "dataset_fixtures"]
@@ -146,6 +146,14 @@ def test_steps_of_what_comes_by_hand(fetched, tmp_path):
     assert f"python -m src.main --check-data ImageNet --data-location {root}" in steps
     assert "--fetch ImageNetV2 (1.26 GB), then --ref-dataset ImageNetV2 --ref-sentences ImageNetV2" in steps
     assert "ImageNetV2" not in fetched("coco").out
+
+
+def test_the_set_that_is_named_in_the_place_of_imagenet_serves_as_reference(train, world, tmp_path):
+    write_imagenet_v2(tmp_path / "data")
+    done = train(tmp_path / "out", "--method", "ZSCL", "--ref-dataset", REFERENCE, "--ref-sentences", REFERENCE,
+                 "--ref-model", world.model, "--data-location", tmp_path / "data", "--iterations", 1)
+    assert done.status == 0, done.err
+    assert (tmp_path / "out" / "colours.pth").is_file()
 
 
 def test_too_little_room_is_said_before(fetched, monkeypatch, tmp_path):
