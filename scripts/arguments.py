@@ -28,7 +28,7 @@ KINDS = {(TRAIN, SEQUENCE): "training", (TRAIN,): "a single task", (SEQUENCE,): 
 # Command that an example is appended to, unless it is a run by itself.
 RUN = "--train-dataset DTD --iterations 1000 --lr 1e-5 --save ckpt/run"
 STARTS = {"--train-dataset", "--dataset-order", "--eval-only", "--eval-single", "--report", "--list-datasets",
-          "--check-data", "--study", "--rescore", "--reproduce"}
+          "--check-data", "--fetch", "--study", "--rescore", "--reproduce"}
 
 
 def tables():

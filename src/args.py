@@ -18,6 +18,7 @@ from src.cli.kinds import (
     CHECK,
     EVAL,
     EXPORT,
+    FETCH,
     LIST,
     REPORT,
     REPRODUCE,
@@ -364,7 +365,8 @@ def _kind(values):
     return next(kind for kind, chosen in (
         (STUDY, values["study"]), (REPRODUCE, values["reproduce"]), (REPORT, values["report"]),
         (RESCORE, values["rescore"]),
-        (LIST, values["list_datasets"]), (CHECK, values["check_data"]), (STUDY, isinstance(values["seed"], tuple)),
+        (LIST, values["list_datasets"]), (FETCH, values["fetch"]), (CHECK, values["check_data"]),
+        (STUDY, isinstance(values["seed"], tuple)),
         (SINGLE, values["eval_single"] is not None), (EVAL, values["eval_only"]),
         (SEQUENCE, values["dataset_order"]), (EXPORT, values["export"] and not any(map(values.get, TRAINS))),
         (TRAIN, True)) if chosen)

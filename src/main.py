@@ -22,9 +22,9 @@ from src.machine.systems import refuse_windows
 def main(argv=None):
     """Run a command line and return the exit status.
 
-    0; 1 for faulty data, a failed cell of a study or a number that is not reproduced; 2 for errors that the
-    user can fix; 75 if training was interrupted and resumes with --resume; 130 if it was aborted; 141 if the
-    reader of its output has ended.
+    0; 1 for faulty data, data that --fetch left, a failed cell of a study or a number that is not reproduced; 2 for
+    errors that the user can fix; 75 if training was interrupted and resumes with --resume; 130 if it was aborted;
+    141 if the reader of its output has ended.
     """
     return to_its_end(lambda: _run(sys.argv[1:] if argv is None else argv))
 
@@ -185,7 +185,8 @@ def run_list(config):
     from src.datasets import list_datasets
     from src.report.tables import markdown_table
     print(markdown_table(["dataset", "classes", "train", "test", "comes", "here"], list_datasets(config.data_location)))
-    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. datasets.md has the steps for those fetched by hand.")
+    print("\nYour own: folder:PATH, csv:FILE, pairs:FILE. --fetch NAMES downloads what can be downloaded; "
+          "datasets.md has the steps for those fetched by hand.")
 
 
 def run_check(config):
@@ -197,6 +198,12 @@ def run_check(config):
         print("\n".join(report.lines()))
         clean = clean and report.is_clean
     return 0 if clean else 1
+
+
+def run_fetch(config):
+    """--fetch: download the named datasets as far as that goes, check them, and say what is left to do."""
+    from src.run.fetch import fetch
+    return fetch(config.fetch, config.data_location, only_plan=config.dry_run != "off")
 
 
 def run_report(config):
@@ -276,7 +283,7 @@ def run_reproduction(config):
 
 RUNS = {kinds.TRAIN: run_training, kinds.SEQUENCE: run_training, kinds.EVAL: run_evaluation, kinds.SINGLE: run_single,
         kinds.EXPORT: run_export, kinds.REPORT: run_report, kinds.LIST: run_list, kinds.CHECK: run_check,
-        kinds.STUDY: run_study, kinds.RESCORE: run_rescore, kinds.REPRODUCE: run_reproduction}
+        kinds.FETCH: run_fetch, kinds.STUDY: run_study, kinds.RESCORE: run_rescore, kinds.REPRODUCE: run_reproduction}
 
 
 if __name__ == "__main__":

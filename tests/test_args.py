@@ -35,7 +35,7 @@ WRONG = {
     "linear_percent": ("0", "-1", "101", "nan", "x"), "flickr_splits": ("", "train,val", "train+train", "all"),
     "phase_seed": ("-1", "1.5", "x"),
     **dict.fromkeys(("text_datasets", "report", "check_data", "lora_target_modules"), LIST),
-    **dict.fromkeys(("dataset_order", "eval_datasets"), (*LIST, "CIFAR100/1", "CIFAR100/x", "CIFAR100/")),
+    **dict.fromkeys(("dataset_order", "eval_datasets", "fetch"), (*LIST, "CIFAR100/1", "CIFAR100/x", "CIFAR100/")),
     "label_space": (*LIST, "tasks", "task,every"), "replay_weight": ("-0.1", "nan", "x"),
     **dict.fromkeys(("lora_dropout", "inflora_dropout", "nusa_dropout", "moe_dropout"), ("-0.1", "1", "nan", "x")),
     "nusa_energy": ("0", "-0.1", "1", "nan", "x"), "inflora_sites": (*LIST, "k,x", "k,k", "kv"),
@@ -138,7 +138,8 @@ def test_defaults_and_origins():
     ("--report a,b --eval-only", kinds.REPORT), ("--load a.pth --export out", kinds.EXPORT),
     ("--export out --train-dataset A", kinds.TRAIN), ("--export out --iterations 1", kinds.TRAIN),
     ("--export out --eval-only", kinds.EVAL), ("--export out --dataset-order A,B", kinds.SEQUENCE),
-    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK), ("--study a.yaml --seed 1", kinds.STUDY),
+    ("--list-datasets", kinds.LIST), ("--check-data DTD", kinds.CHECK), ("--fetch DTD", kinds.FETCH),
+    ("--study a.yaml --seed 1", kinds.STUDY),
     ("--reproduce a.yaml --dataset-order A", kinds.REPRODUCE), ("--rescore a --label-space all", kinds.RESCORE),
     ("--seed 1,2 --dataset-order A,B", kinds.STUDY), ("--seed 1,2 --report a", kinds.REPORT)])
 def test_kind_of_run(words, kind):

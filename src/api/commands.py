@@ -37,7 +37,8 @@ OTHERWISE = {
     "eval_single": "is classify(images)", "report": "is report(folders)", "class_names": "is classnames",
     "study": "starts processes, from the command line", "status": "belongs to a study", "jobs": "belongs to a study",
     "rescore": "is a separate command", "reproduce": "starts processes, from the command line",
-    "list_datasets": "prints a list, from the command line", "check_data": "prints a list, from the command line"}
+    "list_datasets": "prints a list, from the command line", "check_data": "prints a list, from the command line",
+    "fetch": "downloads, from the command line"}
 
 
 def _read(keywords, kinds, **more):

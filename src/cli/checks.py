@@ -9,7 +9,7 @@ from clip.errors import LoadError
 from clip.files import hub
 from src.cli.flags import FLAGS
 from src.cli.idle_flags import without_effect
-from src.cli.kinds import EVAL, EXPORT, REPRODUCE, RESCORE, SCORING, SINGLE, STUDY, TRAINING
+from src.cli.kinds import EVAL, EXPORT, FETCH, REPRODUCE, RESCORE, SCORING, SINGLE, STUDY, TRAINING
 from src.cli.protocols import PROTOCOLS
 from src.cli.remarks import NOTE, WARNING, Remarks
 from src.cli.texts import hint_before, shown
@@ -23,7 +23,7 @@ from src.cli.training_checks import (
     check_parts,
     check_rates,
 )
-from src.datasets import GIVEN, class_split, comes_from_code, find_entry
+from src.datasets import DATASETS, GIVEN, class_split, comes_from_code, find_entry
 from src.datasets.coop import DIKI, DIKI_DRAWS, WORD, is_file
 from src.datasets.from_code import allow
 from src.datasets.images import named_images
@@ -314,8 +314,21 @@ def _check_reproduction(config):
                         "to one of them")
 
 
-# For kinds whose runs have separate command lines.
-RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore, check_method), REPRODUCE: (_check_reproduction,)}
+def _check_fetch(config):
+    for name in config.fetch:
+        try:
+            find_entry(name)
+        except UserError as error:
+            raise UserError(f"--fetch: {hint_before(name, PROTOCOLS, most=1)}{error}") from None
+        if name not in DATASETS:
+            raise UserError(f"--fetch {name}: your own data lie where their name says; --check-data {name} checks them")
+    if config.dry_run == "probe":
+        raise UserError("--dry-run probe with --fetch: probes a run; give --dry-run")
+
+
+# For kinds whose runs have separate command lines or build no model.
+RULES_OF = {STUDY: (_check_study,), RESCORE: (_check_rescore, check_method), REPRODUCE: (_check_reproduction,),
+            FETCH: (_check_fetch,)}
 RULES = (_check_processes, check_parts, check_compiler, _check_kind, _check_model, _check_datasets, check_method,
          _check_splits, check_own_values, check_rates, check_optimizer, _check_files)
 

@@ -11,6 +11,7 @@ from src.cli.kinds import (
     CHECK,
     EVAL,
     EXPORTING,
+    FETCH,
     LIST,
     MODEL,
     REPORT,
@@ -46,7 +47,7 @@ from src.cli.values import (
     whole,
     word_or,
 )
-from src.datasets import expand
+from src.datasets import class_split, expand, phase_of
 from src.datasets.class_orders import ORDERS
 from src.datasets.coop import DIKI
 from src.errors import UserError
@@ -67,6 +68,13 @@ def is_other_model(text):
 def datasets(text):
     """Split names at commas and expand class splits."""
     return expand(names(text))
+
+
+def whole_datasets(text):
+    """Names joined by commas, each once: of a sequence its datasets, of class splits the dataset that they are of."""
+    found = [part for name in names(text) for part in (
+        PROTOCOLS[name].order if name in PROTOCOLS else expand((name,)))]
+    return tuple(dict.fromkeys(class_split(phase_of(name)[0])[0] for name in found))
 
 
 # -- the groups, in the order of the documentation -------------------------------------------------------------------
@@ -286,7 +294,7 @@ def evaluation_flags():
 
 def data_flags():
     return [
-        Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK), numbers=False,
+        Flag("--data-location", "root of all datasets", "./data", runs=(*SCORING, LIST, CHECK, FETCH), numbers=False,
              metavar="DIR", example="/mnt/data"),
         Flag("--class-order", "order in which the classes of class splits arrive: drawn by --seed; zscl: that of ZSCL "
              "and MoE-Adapters; pilot: that of PILOT, numpy's seed 1993; or a file of class numbers (yaml, "
@@ -315,6 +323,10 @@ def data_flags():
                numbers=False),
         Flag("--check-data", "check the files of these datasets; exit status 1 for faults and findings",
              parse=names, runs=(CHECK,), numbers=False, metavar="NAMES", example="DTD,EuroSAT"),
+        Flag("--fetch", "download these datasets, or those of a sequence such as mtil-1, and check them; print size "
+             "and licence first (--dry-run: nothing else), and the steps for those that come by hand; exit status 1 "
+             "where something is left", parse=whole_datasets, runs=(FETCH,), numbers=False, metavar="NAMES",
+             example="DTD,ImageNetV2"),
     ]
 
 
@@ -322,8 +334,8 @@ def output_flags():
     return [
         Flag("--dry-run", "resolve the run and print it (data, trained values, steps, memory) without writing or "
              "fetching anything; exit status 2 if the run would be refused or weights to fetch are unknown; probe "
-             "also times 3 steps; for a study or a reproduction: print the command of each run", "off",
-             choices=("off", "on", "probe"), bare="on", runs=(*SCORING, STUDY, REPRODUCE), numbers=False),
+             "also times 3 steps; for a study or a reproduction: print the command of each run; of --fetch: the list",
+             "off", choices=("off", "on", "probe"), bare="on", runs=(*SCORING, STUDY, REPRODUCE, FETCH), numbers=False),
         Flag("--report", "compare sequences, with mean and deviation over seeds: their folders, a folder above them "
              "or a quoted pattern; --save DIR adds the tables of a paper",
              parse=names, runs=(REPORT,), numbers=False,

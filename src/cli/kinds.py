@@ -2,7 +2,7 @@
 
 TRAIN, SEQUENCE, EVAL, SINGLE, REPORT = "training", "sequence", "evaluation", "single-image", "report"
 LIST, CHECK, EXPORT, STUDY, RESCORE = "listing", "checking", "model-export", "study", "rescoring"
-REPRODUCE = "reproduction"
+REPRODUCE, FETCH = "reproduction", "fetching"
 TRAINING = (TRAIN, SEQUENCE)
 SCORING = (TRAIN, SEQUENCE, EVAL)
 MODEL = (TRAIN, SEQUENCE, EVAL, SINGLE)

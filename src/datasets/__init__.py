@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.datasets.class_orders import split_count
 from src.datasets.common import Entry, own_path
+from src.datasets.sources import how_it_comes
 from src.errors import UserError
 
 _COLLECTION = "src.datasets.collections:open_collection"
@@ -39,15 +40,16 @@ DATASETS = {
     "ImageNetA": Entry(_SHIFT, "imagenet-a", 200, _sizes(None, 7500)),
     "ImageNetR": Entry(_SHIFT, "imagenet-r", 200, _sizes(None, 30000)),
     "ImageNetSketch": Entry(_SHIFT, "sketch", 1000, _sizes(None, 50889)),
-    "ImageNetV2": Entry(_SHIFT, "imagenetv2-matched-frequency-format-val", 1000, _sizes(None, 10000)),
+    "ImageNetV2": Entry(_SHIFT, "imagenetv2-matched-frequency-format-val", 1000, _sizes(None, 10000),
+                        fetch="src.datasets.imagenet:download_v2"),
     "ObjectNet": Entry("src.datasets.objectnet:open_objectnet", "objectnet-1.0", 113, _sizes(None, 18574)),
     "YTBB": Entry("src.datasets.video:open_ytbb", "imagenet_vid_ytbb_robust/ytbb-robust", 24),
     "ImageNetVidRobust": Entry("src.datasets.video:open_vid", "imagenet_vid_ytbb_robust/imagenet-vid-robust", 30),
     "CUB200": Entry("src.datasets.cub:open_cub", "CUB_200_2011", 200, _sizes(5994, 5794)),
     "TinyImageNet": Entry("src.datasets.tiny_imagenet:open_tiny_imagenet", "tiny-imagenet-200", 200,
                           _sizes(100000, 10000)),
-    "FMOW": Entry("src.datasets.wilds:open_fmow", "fmow_v1.1", 62),
-    "IWildCam": Entry("src.datasets.wilds:open_iwildcam", "iwildcam_v2.0", 182),
+    "FMOW": Entry("src.datasets.wilds:open_fmow", "fmow_v1.1", 62, fetch="src.datasets.wilds:download"),
+    "IWildCam": Entry("src.datasets.wilds:open_iwildcam", "iwildcam_v2.0", 182, fetch="src.datasets.wilds:download"),
     "conceptual_captions": Entry("src.datasets.captions:open_conceptual_captions", "conceptual_captions", pairs=True),
     "coco": Entry("src.datasets.captions:open_coco", "coco", pairs=True),
     "flickr30k": Entry("src.datasets.captions:open_flickr", "flickr30k", pairs=True),
@@ -220,6 +222,5 @@ def list_datasets(root):
     rows = []
     for name, entry in DATASETS.items():
         here = "embedded" if not entry.folder else "yes" if (Path(root) / entry.folder).exists() else "no"
-        comes = "drawn" if not entry.folder else "downloads" if entry.downloads else "by hand"
-        rows.append([name, entry.classes, entry.sizes.get("train"), entry.sizes.get("test"), comes, here])
+        rows.append([name, entry.classes, entry.sizes.get("train"), entry.sizes.get("test"), how_it_comes(name), here])
     return rows

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.datasets.sources import SOURCES, size_text
 from src.errors import UserError
 
 
@@ -16,9 +17,9 @@ class Entry:
     """Hold a row of the table of datasets: what is known without opening anything.
 
     ``target``: ``"module:function"``, where the function maps (name, root) to a Task. ``folder``: what must be
-    under the root (empty: nothing). ``sizes``: the images that each split must have. ``downloads``: whether it
-    fetches itself; otherwise datasets.md has the steps. ``pairs``: images with captions, trained on by contrast
-    and scored by retrieval.
+    under the root (empty: nothing). ``sizes``: the images that each split must have. ``downloads``: whether opening
+    it downloads it. ``fetch``: the target of what downloads it for --fetch alone; for all others datasets.md has
+    the steps. ``pairs``: images with captions, trained on by contrast and scored by retrieval.
     """
 
     target: str
@@ -27,10 +28,19 @@ class Entry:
     sizes: dict[str, int] = field(default_factory=dict)
     downloads: bool = False
     pairs: bool = False
+    fetch: str = ""
 
     def open(self, name: str, root: str | Path, **options: Any) -> "Task":
-        module, function = self.target.split(":")
-        return getattr(importlib.import_module(module), function)(name, root, **options)
+        return _function_of(self.target)(name, root, **options)
+
+    def download(self, name: str, root: str | Path) -> None:
+        """Download it into ``root``, which lacks it. Raises UserError where that fails."""
+        _function_of(self.fetch or self.target)(name, root)
+
+
+def _function_of(target: str) -> Callable[..., Any]:
+    module, function = target.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def own_path(name: str) -> Path:
@@ -145,6 +155,15 @@ def some(names: Iterable[str], most: int = 5) -> str:
 
 
 def missing(name: str, path: str | Path, root: str | Path) -> UserError:
-    """Return the error for a dataset that has to be fetched by hand."""
-    return UserError(f"{name} is not at {path} (--data-location {root}) and must be fetched by hand; "
-                     f"see section {name} of datasets.md")
+    """Return the error for a dataset that no run downloads."""
+    fetched = name in SOURCES and SOURCES[name].by
+    way_out = (f"; --fetch {name} downloads it ({size_text(name)} GB), or" if fetched else
+               " and must be fetched by hand;")
+    return UserError(f"{name} is not at {path} (--data-location {root}){way_out} see section {name} of datasets.md")
+
+
+def not_downloaded(name: str, path: str | Path, root: str | Path, error: Exception | str) -> UserError:
+    """The error for a download that failed."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{name}: {path} (--data-location {root}) could not be downloaded ({reason}); see section {name} "
+                     "of datasets.md")

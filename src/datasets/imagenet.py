@@ -2,16 +2,19 @@
 
 import functools
 import importlib.util
+import tarfile
 from pathlib import Path
 
 from clip.tokenizer import open_clip_file
-from src.datasets.common import Task, missing
+from src.datasets.common import Task, missing, not_downloaded
 from src.datasets.images import class_folders, folder_split
 from src.datasets.published_folders import has_parts, task_of_parts
 from src.errors import UserError
 
 NAMES_FILE = "imagenet_classes.txt"
 TRAINING_PROMPT = "a photo of a {c}."
+
+V2 = ("vaishaal/ImageNetV2", "imagenetv2-matched-frequency.tar.gz")  # repository of the Hugging Face hub, file
 
 # Which of the 1000 classes each shift has; the sorted folders follow the sorted indices.
 CLASSES_A = tuple(map(int, """
@@ -64,6 +67,18 @@ def open_shift(name, root):
     if name == "ImageNetR" and has_parts(Path(root) / folder):
         return task_of_parts(name, Path(root) / folder, len(chosen), chosen, prompts())
     return Task(name, chosen, prompts(), {"test": _listed(name, Path(root) / folder, len(chosen), root)})
+
+
+def download_v2(name, root):
+    """Download and unpack ImageNetV2, as its authors keep it on the Hugging Face hub."""
+    from huggingface_hub import hf_hub_download
+    repository, file = V2
+    try:
+        # The archive is not compressed, whatever its name says: tarfile looks at the content.
+        with tarfile.open(hf_hub_download(repository, file, repo_type="dataset", local_dir=root)) as archive:
+            archive.extractall(root, filter="data")
+    except Exception as error:  # of the hub, of its connections, of archives
+        raise not_downloaded(name, Path(root) / SHIFTS[name][0], root, error) from None
 
 
 def _listed(name, folder, classes, root):

@@ -1,8 +1,10 @@
 """Open FMOW and IWildCam with the package wilds. Test images are in-distribution, or with ``--wilds-split ood`` not."""
 
+import contextlib
+import io
 from pathlib import Path
 
-from src.datasets.common import Task, file_split, missing
+from src.datasets.common import Task, file_split, missing, not_downloaded
 from src.datasets.images import read_image
 from src.errors import UserError
 from src.templates.collections import FMOW, IWILDCAM
@@ -49,12 +51,14 @@ IWILDCAM_NAMES = (
     "motorcycle; deer mouse; jaguarundi; bare-throated tiger heron; blue ground dove; red squirrel; unknown bird; "
     "grey-cowled wood rail; unknown dove; central american red brocket").split("; ")
 
+FOLDERS = {"FMOW": ("fmow", "fmow_v1.1"), "IWildCam": ("iwildcam", "iwildcam_v2.0")}  # name in wilds, and folder
+
 # Our splits -> splits of wilds, where "test" and "val" mean out of distribution.
 PARTS = {"train": "train", "val": "id_val", "test": "id_test", "ood_val": "val", "ood_test": "test"}
 
 
 def open_fmow(name, root):
-    dataset, _ = _open(name, root, "fmow", "fmow_v1.1")
+    dataset, _ = _open(name, root)
     file = lambda index: f"images/rgb_img_{dataset.full_idxs[index]}.png"  # noqa: E731
     return Task(name, FMOW_NAMES, FMOW, _splits(dataset, file))
 
@@ -62,21 +66,47 @@ def open_fmow(name, root):
 def open_iwildcam(name, root):
     """Open IWildCam. Class names are IWILDCAM_NAMES of the species that the dataset's own ``categories.csv``
     lists (column y)."""
-    dataset, folder = _open(name, root, "iwildcam", "iwildcam_v2.0")
+    dataset, folder = _open(name, root)
     file = lambda index: f"train/{dataset._input_array[index]}"  # noqa: E731
     return Task(name, _species(name, folder / "categories.csv", root), IWILDCAM, _splits(dataset, file))
 
 
-def _open(name, root, key, folder):
-    place = Path(root) / folder
-    if not place.is_dir():  # reported without importing the package, which takes seconds
-        raise missing(name, place, root)
+def download(name, root):
+    """Download by the package wilds. It prints why a download failed, and continues with what it has."""
+    key, folder = FOLDERS[name]
+    printed = io.StringIO()
+    wilds = _package(name)
+    try:
+        with contextlib.redirect_stdout(printed):
+            wilds.get_dataset(dataset=key, root_dir=str(root), download=True)
+    except Exception as error:  # as below
+        raise not_downloaded(name, Path(root) / folder, root, _reason(printed.getvalue()) or error) from None
+    if reason := _reason(printed.getvalue()):
+        raise not_downloaded(name, Path(root) / folder, root, reason)
+
+
+def _reason(printed):
+    """Return why a download failed, as wilds printed it; "" if it reported no failure."""
+    return next((line.partition(":")[2].strip() for line in printed.splitlines() if line.startswith("Exception:")), "")
+
+
+def _package(name):
     try:
         import wilds
-        dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
     except ImportError as error:
         raise UserError(f"{name} needs the package wilds ({error}): pip install 'clip-continual[wilds]', or in a "
                         "checkout pip install wilds") from None
+    return wilds
+
+
+def _open(name, root):
+    key, folder = FOLDERS[name]
+    place = Path(root) / folder
+    if not place.is_dir():  # reported without importing the package, which takes seconds
+        raise missing(name, place, root)
+    wilds = _package(name)
+    try:
+        dataset = wilds.get_dataset(dataset=key, root_dir=str(root), download=False)
     except Exception as error:  # the package asserts, and does not check columns and names
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{name}: {place} (--data-location {root}) is damaged ({reason}); see section {name} of "
@@ -87,7 +117,7 @@ def _open(name, root, key, folder):
 def _species(name, path, root):
     import pandas
     if not path.is_file():
-        raise missing(name, path, root)
+        raise UserError(f"{name}: {path} (--data-location {root}) is missing; see section {name} of datasets.md")
     table = pandas.read_csv(path)
     if not {"y", "name"} <= set(table.columns):
         raise UserError(f"{name}: {path} lacks the columns y and name; see section {name} of datasets.md")

@@ -181,10 +181,10 @@ class Scoring:
 
     ``trained``: what is trained on. ``trains_heads``: whether linear heads train. ``pairs``: whether image-text
     pairs are trained on. ``evaluation``: nothing is trained. ``trains``: something is, after which
-    it is scored. ``in_order``: the rows of a matrix are scored,
-    with a column for each task. ``hooks``: [HookRow] of --hooks. ``keywords``: {flag key: value} of everything that a method
-    of METHODS takes; ``keywords_given``: those given by flags. ``method_given`` and ``template_given``: whether --method and
-    --template are given. ``eval_split_chosen``: whether a flag or a recipe gives --eval-split.
+    it is scored. ``in_order``: the rows of a matrix are scored, with a column for each task. ``hooks``: [HookRow]
+    of --hooks. ``keywords``: {flag key: value} of everything that a method of METHODS takes; ``keywords_given``:
+    those given by flags. ``method_given`` and ``template_given``: whether --method and --template are given.
+    ``eval_split_chosen``: whether a flag or a recipe gives --eval-split.
     """
 
     label_space: tuple

@@ -36,7 +36,7 @@ VALUES = {"train_dataset": "toy-colours", "dataset_order": "toy-colours,toy-size
 NEEDED = {"ZSCL": "--ref-dataset toy-reference"}
 # These make another kind of run, or are an error rather than a warning where they cannot act.
 STARTS_A_RUN = {"train_dataset", "dataset_order", "eval_only", "eval_single", "report", "list_datasets", "check_data",
-                "split_file", "joint", "study", "rescore", "reproduce"}
+                "fetch", "split_file", "joint", "study", "rescore", "reproduce"}
 WITH_EXPORT = {(EXPORT, key) for key in ("iterations", "epochs", "wise_ft")}
 
 

@@ -7,6 +7,7 @@ from src.cli.kinds import (
     EVAL,
     EXPORT,
     EXPORTING,
+    FETCH,
     LIST,
     REPORT,
     REPRODUCE,
@@ -18,7 +19,7 @@ from src.cli.kinds import (
     WEIGHTS,
 )
 
-KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY, REPRODUCE, RESCORE}
+KINDS = {TRAIN, SEQUENCE, EVAL, SINGLE, REPORT, LIST, CHECK, EXPORT, STUDY, REPRODUCE, RESCORE, FETCH}
 
 
 def test_each_kind_has_its_command():
