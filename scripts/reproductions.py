@@ -1,4 +1,5 @@
-"""reproductions/ -> the table of README.md, between its marks: what is published, what was found, and the certificate.
+"""reproductions/ -> the table of docs/reproductions.md, between its marks: what is published, what was found, and the
+certificate.
 
     python scripts/reproductions.py            # print
     python scripts/reproductions.py --write    # into the file
@@ -18,7 +19,7 @@ from src.machine.files import read_json  # noqa: E402
 from src.report.certificate import faults_of  # noqa: E402
 from src.report.measures import TITLES  # noqa: E402
 
-DOCUMENT, FOLDER = ROOT / "README.md", ROOT / "reproductions"
+DOCUMENT, FOLDER = ROOT / "docs" / "reproductions.md", ROOT / "reproductions"
 MARK = "reproductions"
 HEAD = "| `--reproduce` | number | published | within | here | certificate |\n|---|---|--:|--:|--:|---|\n"
 
@@ -62,7 +63,7 @@ def row(reproduction, index, stored):
     """The row of the cell ``index``. ``stored``: [(file name, content)] of the certificates."""
     cell = reproduction.expected[index]
     here = ", ".join(shown(content["cells"][index]) for _, content in stored)
-    files = ", ".join(f"[{content['date']}](reproductions/{name})" for name, content in stored)
+    files = ", ".join(f"[{content['date']}](../reproductions/{name})" for name, content in stored)
     cells = [f"`{reproduction.name}`", TITLES.get(cell.name, cell.name), str(cell.published), f"{cell.tolerance:g}",
              here, files]
     return f"| {' | '.join(cells)} |"
@@ -76,7 +77,7 @@ def shown(cell):
 
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/reproductions.md")
     parser.add_argument("--check", metavar="FILE", type=Path, help="check a certificate")
     chosen = parser.parse_args(words)
     try:

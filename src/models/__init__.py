@@ -66,7 +66,7 @@ def _without_logits(hook, target):
     """Return the hook. UserError where its class still scores images as in 0.1, which would have no effect."""
     if hasattr(type(hook), "logits"):
         raise UserError(f"--method {target}: {type(hook).__name__} defines logits, which nothing calls any more; "
-                        "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
+                        "scores(self, state, images, spaces) takes its place (docs/your-method.md, Ridge)")
     return hook
 
 
