@@ -292,7 +292,8 @@ def recorded(shell, folder, *words):
 
 
 # Of what is read first, what takes longest: shorter commands of the same documents do its parts.
-LONG = ("previous=\n", "python -m src.main --method modx --dataset-order toy-pairs ")
+LONG = ("previous=\n", "python -m src.main --method modx --dataset-order toy-pairs ",
+        *(f"python -m src.main --method my.py:{name} " for name in ("Biases", "TwoRates")))
 
 
 def is_slow(command):
@@ -447,7 +448,7 @@ def test_a_new_program_needs_a_reason_or_a_way_to_run():
     assert reason(command) is None  # it is run, and fails as there is no such program
 
 
-# -- flags and links ---------------------------------------------------------------------------------------------------
+# -- flags -------------------------------------------------------------------------------------------------------------
 
 OTHERS_FLAGS = {  # of programs that are not src.main, where documents name them
     "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--linear-only", "--params",
@@ -467,14 +468,6 @@ def test_flags_that_documents_name_are_there(document):
         text = text.partition("#SBATCH")[0]
     named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", text))
     assert named - {flag.name for flag in FLAGS.values()} <= OTHERS_FLAGS
-
-
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
-def test_links_lead_somewhere(document):
-    folder = (ROOT / document).parent
-    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / document).read_text(encoding="utf-8"))
-    missing = [link for link in links if not link.startswith("http") and not (folder / link.partition("#")[0]).exists()]
-    assert not missing
 
 
 # -- documents that agree ----------------------------------------------------------------------------------------------
