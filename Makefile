@@ -47,7 +47,7 @@ bench-gpu:       ## what a GPU is measured by, one file in under 8 minutes; need
 bench-one-gpu:   ## more of one H100 or H200, in under 9 minutes: ckpt/one_gpu/one_gpu.json; UNTIL=seconds PARTS=a,b
 	$(PYTHON) -m benchmarks.one_gpu --out ckpt/one_gpu $(if $(UNTIL),--until $(UNTIL)) $(if $(PARTS),--parts $(PARTS))
 
-bench-table: setup ## results of the benchmarks into README.md and benchmarks/README.md
+bench-table: setup ## results of the benchmarks into docs/speed.md and benchmarks/README.md
 	$(RUN) -m benchmarks.table --write
 
 bench-curves: setup ## how costs grow with classes, sentences, tasks, datasets, processes: results/curves.json and .png

@@ -1,5 +1,5 @@
-"""Generate the table of README.md from reproductions/, between its marks: published numbers, those found
-here, certificates.
+"""reproductions/ -> the table of docs/reproductions.md, between its marks: what is published, what was found, and the
+certificate.
 
     python scripts/reproductions.py            # print
     python scripts/reproductions.py --write    # into the file
@@ -19,7 +19,7 @@ from src.machine.files import read_json  # noqa: E402
 from src.report.certificate import faults_of  # noqa: E402
 from src.report.measures import TITLES  # noqa: E402
 
-DOCUMENT, FOLDER = ROOT / "README.md", ROOT / "reproductions"
+DOCUMENT, FOLDER = ROOT / "docs" / "reproductions.md", ROOT / "reproductions"
 MARK = "reproductions"
 HEAD = "| `--reproduce` | number | published | within | here | certificate |\n|---|---|--:|--:|--:|---|\n"
 
@@ -64,7 +64,7 @@ def row(reproduction, index, stored):
     """Return the row of the cell ``index``. ``stored``: [(file name, content)] of the certificates."""
     cell = reproduction.expected[index]
     here = ", ".join(shown(content["cells"][index]) for _, content in stored)
-    files = ", ".join(f"[{content['date']}](reproductions/{name})" for name, content in stored)
+    files = ", ".join(f"[{content['date']}](../reproductions/{name})" for name, content in stored)
     cells = [f"`{reproduction.name}`", TITLES.get(cell.name, cell.name), str(cell.published), f"{cell.tolerance:g}",
              here, files]
     return f"| {' | '.join(cells)} |"
@@ -78,7 +78,7 @@ def shown(cell):
 
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/reproductions.md")
     parser.add_argument("--check", metavar="FILE", type=Path, help="check a certificate")
     chosen = parser.parse_args(words)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cli_files import COLOURS, picture, write_pictures
-from document_commands import DOCUMENTS, ROOT, NotExtracted, blocks, commands_of
+from document_commands import DOCUMENTS, FIRST_READ, ROOT, NotExtracted, blocks, commands_of
 
 import convert_grad_to_basis
 import convert_shots
@@ -91,6 +91,7 @@ NOT_RUN = {
         "needs the datasets of MTIL by their names; tests/run/test_reproduce.py runs small ones"),
     "python scripts/reproductions.py --write":
         "writes into the checkout; tests/test_reproductions_table.py runs it elsewhere",
+    "mkdocs": "needs packages of its own: tests/test_pages.py builds the site where they are",
     "pre-commit install": "writes into the checkout's .git; tests/test_habits.py reads its file",
 }
 
@@ -104,8 +105,8 @@ def reason(command):
     return next((NOT_RUN[text] for text in (command.text, words[first], " ".join(words[:2])) if text in NOT_RUN), None)
 
 
-COMMANDS = list({command.text.removeprefix(".venv/bin/"): command for document in DOCUMENTS
-                 for command in commands_of(document) if not command.mention}.values())
+COMMANDS = list({command.text.removeprefix(".venv/bin/"): command for document in reversed(DOCUMENTS)
+                 for command in reversed(commands_of(document)) if not command.mention}.values())[::-1]
 RUN = [command for command in COMMANDS if not reason(command)]
 READ = [command for command in COMMANDS if reason(command)]
 
@@ -181,11 +182,15 @@ def furnish(words, finished):
     if values.get("--recipe", "").endswith(".yaml"):
         Path(values["--recipe"]).write_text("flags:\n  method: lwf\n  iterations: 1000\n  lr: 1e-5\n",
                                                  encoding="utf-8")
-    for code in filter(None, (values.get("--method"), values.get("--hooks"))):
-        if ".py:" in code:
-            text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-            classes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-            Path(code.partition(":")[0]).write_text("\n".join(classes), encoding="utf-8")
+    if ".py:" in values.get("--method", ""):
+        Path(values["--method"].partition(":")[0]).write_text("\n".join(classes()), encoding="utf-8")
+
+
+def classes():
+    """The Python blocks of documents that define a method."""
+    texts = ((ROOT / document).read_text(encoding="utf-8") for document in ("README.md", "docs/your-method.md"))
+    found = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    return [block for block in found if re.search("^class ", block, re.MULTILINE)]
 
 
 @pytest.fixture
@@ -285,9 +290,9 @@ def recorded(shell, folder, *words):
 # -- they run ----------------------------------------------------------------------------------------------------------
 
 
-FIRST_READ = ("README.md", "CONTRIBUTING.md", "ARGUMENTS.md")
-# Of those, what takes longest: shorter commands of the same documents do its parts.
-LONG = ("previous=\n", "python -m src.main --method modx --dataset-order toy-pairs ")
+# Of what is read first, what takes longest: shorter commands of the same documents do its parts.
+LONG = ("previous=\n", "python -m src.main --method modx --dataset-order toy-pairs ",
+        *(f"python -m src.main --method my.py:{name} " for name in ("Biases", "TwoRates")))
 
 
 def is_slow(command):
@@ -373,7 +378,7 @@ def read_python(words, monkeypatch, finished):
 
 READERS = {"make": read_make, "pip": read_file_word, "conda": read_file_word, "sbatch": read_sbatch,
            "torchrun": read_torchrun, "python": read_python, ".venv/bin/python": read_python,
-           "pre-commit": lambda *_: None}
+           "pre-commit": lambda *_: None, "mkdocs": lambda *_: None}
 
 
 def test_what_does_not_run_stands_in_a_document():
@@ -442,11 +447,11 @@ def test_a_new_program_needs_a_reason_or_a_way_to_run():
     assert reason(command) is None  # it is run, and fails as there is no such program
 
 
-# -- flags and links ---------------------------------------------------------------------------------------------------
+# -- flags -------------------------------------------------------------------------------------------------------------
 
 OTHERS_FLAGS = {  # of programs that are not src.main, where documents name them
     "--nproc-per-node", "--array", "--gres", "--time", "--again", "--write", "--help", "--version", "--linear-only",
-    "--params", "--input", "--output",
+    "--params", "--input", "--output", "--strict",
     # Mod-X's, in the left column of its table; older scripts write words with underscores.
     "--coco_train_img_dir", "--coco_train_annotation_file", "--flickr30k_train_img_dir",
     "--flickr30k_train_annotation_file", "--num_train_epochs", "--params_lr", "--params_weight_decay", "--params_eps",
@@ -464,21 +469,7 @@ def test_flags_that_documents_name_are_there(document):
     assert named - {flag.name for flag in FLAGS.values()} <= OTHERS_FLAGS
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
-def test_links_lead_somewhere(document):
-    folder = (ROOT / document).parent
-    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / document).read_text(encoding="utf-8"))
-    missing = [link for link in links if not link.startswith("http") and not (folder / link.partition("#")[0]).exists()]
-    assert not missing
-
-
 # -- documents that agree ----------------------------------------------------------------------------------------------
-
-
-def test_users_of_mod_x_find_one_table_in_two_places():
-    one, other = (re.findall(r"^\| there \| here \|\n(?:\|.*\n)+", (ROOT / document).read_text(encoding="utf-8"),
-                             re.MULTILINE) for document in ("ARGUMENTS.md", "docs/modx.md"))
-    assert one == other and len(one) == 1 and one[0].count("\n") > 9
 
 
 def rooms():
@@ -498,8 +489,8 @@ def test_every_room_is_there():
 
 
 def test_the_ten_commands_are_ten():
-    [first] = [lines for _, language, lines in blocks((ROOT / "README.md").read_text(encoding="utf-8").partition(
-        "## Ten commands")[2]) if language == "sh"][:1]
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").partition("## Ten commands")[2]
+    [first] = [lines for _, language, lines in blocks(text) if language == "sh"][:1]
     assert sum(not line.startswith("#") for line in first) == 10
 
 
@@ -525,8 +516,8 @@ PROMISED = [
 
 
 @pytest.mark.parametrize("command", PROMISED)
-def test_the_readme_has_the_command(command):
-    assert f"\n{command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_commands_are_there_word_for_word(command):
+    assert f"\n{command}" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 def rows(text):

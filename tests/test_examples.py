@@ -46,7 +46,7 @@ def test_documents_name_them(name, example):
     command, = re.findall(r"^    python -m src.main (.*)$", text, re.MULTILINE)
     assert parse(command.split()).method == f"examples/methods/{example.file}:{example.kind}"
     assert len(text.splitlines()) < 150
-    document = (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    document = (FOLDER.parents[1] / "docs" / "your-method.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| \[(\w+\.py)\]", document, re.MULTILINE)
     assert sorted(table) == sorted(path.name for path in FOLDER.glob("*.py")) and example.file in table
 

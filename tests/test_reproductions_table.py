@@ -1,4 +1,4 @@
-"""The table of README.md is what scripts/reproductions.py makes of reproductions/, where every certificate holds."""
+"""The table of docs/reproductions.md is what scripts/reproductions.py makes of the certificates, all of which hold."""
 
 import json
 
@@ -32,8 +32,8 @@ def rows(table):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
 
-def test_the_readme_has_the_table_of_what_is_stored(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproductions, "DOCUMENT", tmp_path / "README.md")
+def test_the_document_has_the_table_of_what_is_stored(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproductions, "DOCUMENT", tmp_path / "reproductions.md")
     reproductions.DOCUMENT.write_text(between_marks(DOCUMENT, reproductions.MARK, "old"), encoding="utf-8")
     assert reproductions.main(["--write"]) == 0
     assert reproductions.DOCUMENT.read_text(encoding="utf-8") == DOCUMENT, "python scripts/reproductions.py --write"
@@ -53,7 +53,7 @@ def test_what_certificates_found_stands_beside_it(store, tmp_path):
     store("a.json")
     store("b.json", date="2026-02-04")
     found = [row for row in rows(reproductions.table(tmp_path)) if row[0] == f"`{NAME}`"]
-    links = "[2026-02-03](reproductions/a.json), [2026-02-04](reproductions/b.json)"
+    links = "[2026-02-03](../reproductions/a.json), [2026-02-04](../reproductions/b.json)"
     assert [row[1:] for row in found] == [
         ["Transfer", "68.71", "0.5", "68.40, 68.40", links],
         ["Avg", "75.09", "0.5", "75.60 (fails), 75.60 (fails)", links],

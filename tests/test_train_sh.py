@@ -113,7 +113,7 @@ def test_its_status_is_the_trainings(place, job, status):
 
 
 def test_it_knows_the_status_of_an_interrupted_run():
-    """As ARGUMENTS.md promises it to whoever scripts against it."""
+    """As docs/running.md promises it to whoever scripts against it."""
     text = (ROOT / "train.sh").read_text(encoding="utf-8")
     assert f"INTERRUPTED={STATUS} " in text and STATUS == 75
 

@@ -96,7 +96,7 @@ def _without_logits(hook, what):
     effect."""
     if hasattr(type(hook), "logits"):
         raise UserError(f"{what}: {type(hook).__name__} defines logits, which nothing calls any more; "
-                        "scores(self, state, images, spaces) takes its place (CONTRIBUTING.md, Ridge)")
+                        "scores(self, state, images, spaces) takes its place (docs/your-method.md, Ridge)")
     return hook
 
 

@@ -19,7 +19,7 @@ from src.store.checkpoint import finished_checkpoint
 
 pytest_plugins = ["cli_fixtures"]
 
-ARGUMENTS = (Path(__file__).parents[2] / "ARGUMENTS.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text(encoding="utf-8")
 MODES = {"whole": ("image", "text"), "image": ("image",), "text": ("text",), "image-fc": ("image",),
          "image-fc-fixed": ("image",), "fc": ()}
 LORA = {"weights": "", "peft": "--lora", "shared": "--lora --lora-shared"}
@@ -41,7 +41,7 @@ COMBINATIONS = sorted({
 
 
 def reason(method, mode, lora, add_on):
-    """Why a combination is refused, in the words of ARGUMENTS.md; None where it runs."""
+    """Why a combination is refused, in the words of docs/combinations.md; None where it runs."""
     texts = add_on == "texts" and method in DISTILLING
     if method in FROM_ONE_START:
         return reason_of_one_start(method, mode, lora, add_on)
@@ -142,7 +142,7 @@ def named_parameters(model):
 def assert_refused(config, expected):
     with pytest.raises(UserError) as caught:
         checks.check(config)
-    assert expected in str(caught.value) and f"| {expected}" in ARGUMENTS
+    assert expected in str(caught.value) and f"| {expected}" in DOCUMENT
 
 
 def is_slow(method, mode, lora, add_on):

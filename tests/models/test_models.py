@@ -80,8 +80,8 @@ def test_a_method_that_cannot_be_built(train, mine, tmp_path, method, words, fra
 
 
 def test_the_worked_example_of_the_documentation(cli, world, tmp_path, monkeypatch):
-    """EWC as CONTRIBUTING.md shows it, from a file outside the package: a sequence equals a chain, bit for bit, and the
-    second task moves less than without it."""
+    """EWC as docs/your-method.md shows it, from a file outside the package: a sequence equals a chain, bit for bit, and
+    the second task moves less than without it."""
     write_example(0, tmp_path / "my.py")
     shared = ["--iterations", STEPS, "--batch-size", BATCH, "--lr", "1e-3", "--workers", 0]
     own = ["--method", f"{tmp_path}/my.py:EWC", "--set", "strength=1e6"]
@@ -101,8 +101,8 @@ def test_the_worked_example_of_the_documentation(cli, world, tmp_path, monkeypat
 
 
 def write_example(number, path):
-    """One of the Python examples of CONTRIBUTING.md as a file."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    """One of the Python examples of docs/your-method.md as a file."""
+    text = (ROOT / "docs" / "your-method.md").read_text(encoding="utf-8")
     path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number], encoding="utf-8")
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "ARGUMENTS.md", "datasets.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md",
-             "reproductions/README.md",
-             *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")), "train.sh"]
-PROGRAMS = r"(?:\.venv/bin/)?python3?|pip|uv|conda|make|sh|bash|sbatch|scancel|srun|torchrun|git|pre-commit|\.ci/run"
+# A command that stands in several documents counts for the first of them, and what is read first comes first.
+FIRST_READ = ["README.md", "docs/commands.md", "docs/your-method.md", "CONTRIBUTING.md", "ARGUMENTS.md"]
+DOCUMENTS = [*FIRST_READ, "datasets.md", "CHANGELOG.md", "benchmarks/README.md", "reproductions/README.md",
+             *sorted({str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")} - {*FIRST_READ}), "train.sh"]
+PROGRAMS = (r"(?:\.venv/bin/)?python3?|pip|uv|conda|make|sh|bash|sbatch|scancel|srun|torchrun|git|pre-commit|mkdocs|"
+            r"\.ci/run")
 COMMAND = re.compile(rf"(?:\w+=(?:\"[^\"]*\"|\S*) )*(?:{PROGRAMS})(?: \S.*)?")
 SHELL, SILENT = ("sh", "bash", "console"), ("python", "json", "yaml", "csv")  # languages of fences
 SCRIPT = re.compile(r"\s*(?:(?:for|while|if|case)\b.*|\w+=\S*)")
