@@ -125,7 +125,8 @@ def test_other_prompts_and_another_precision_build_anew(make_model, task, encode
     ([{"dataset": "images", "classnames": ["b", "a"]}, {"dataset": "images", "classnames": ["a", "b"]}], None),
     ([{"dataset": "images", "classnames": ["b", "a"]}], "number 1 of 2 is 'b' there, 'a' here"),
     ([{"dataset": "images", "classnames": ["a", "b", "c"]}], "number 3 of 3 is 'c' there, None here"),
-    ([{"dataset": "others", "classnames": ["a", "b"]}], "does not record"), ([{"dataset": "images"}], "does not record")])
+    ([{"dataset": "others", "classnames": ["a", "b"]}], "does not record"),
+    ([{"dataset": "images"}], "does not record")])
 def test_a_head_belongs_to_class_names(history, reason):
     """The last entry of the name counts."""
     found = other_classes(history, "images", ("a", "b"))
