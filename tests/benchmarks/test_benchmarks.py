@@ -274,7 +274,7 @@ def test_measured_rows_are_left(tmp_path, capsys):
 def test_an_unknown_row_is_named(capsys):
     with pytest.raises(SystemExit):
         run.main(["tiny", "zcsl"])
-    assert "no row zcsl; there are zscl, " in capsys.readouterr().err
+    assert "no row zcsl; choose from zscl, " in capsys.readouterr().err
 
 
 GPU_WORDS = ["--tiny", "--device", "cpu", "--no-compile", "--out"]

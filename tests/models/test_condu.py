@@ -480,7 +480,7 @@ def test_statistics_of_batch_norms_are_refused(make_state):
 @pytest.mark.parametrize("given", [{"condu_rank": 5}, {"condu_rank": RANK, "condu_init": "code"}])
 def test_another_form_of_factors_is_refused(learn, given):
     _, hook = learn(ConDULoRA(condu_rank=RANK), ("first",))
-    with pytest.raises(UserError, match="--load was trained with --condu-rank 3 and --condu-init stored; give these"):
+    with pytest.raises(UserError, match="--load was trained with --condu-rank 3 and --condu-init stored; give those"):
         ConDULoRA(**given).load_carry(hook.carry())
 
 
