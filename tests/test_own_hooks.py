@@ -302,9 +302,7 @@ def test_what_an_evaluation_refuses(own, world, words, message, cli):
     assert done.status == (2 if message else 0) and (message or "") in done.err, done.err
 
 
-# -- shared and compared -----------------------------------------------------------------------------------------------
-
-
+@pytest.mark.slow
 def test_tasks_are_shared_as_long_as_the_file_is_the_same(sequence, own):
     def taken(save, hooks):
         done = sequence(save, "--hooks", hooks, "--task-cache", "cache")
@@ -315,13 +313,3 @@ def test_tasks_are_shared_as_long_as_the_file_is_the_same(sequence, own):
     assert taken("three", "own.py:Growing(every=2)") == 0
     own.write_text(FILE.replace("mul_(1.5)", "mul_(1.25)"), encoding="utf-8")
     assert taken("four", "own.py:Growing") == 0
-
-
-def test_rows_with_hooks_are_not_those_of_the_method(sequence, cli):
-    for save, words in (("plain-1", ()), ("hooked-1", ("--hooks", "own.py:Pull")),
-                        ("hooked-2", ("--hooks", "own.py:Pull", "--seed", 2))):
-        assert sequence(f"runs/{save}", *words).status == 0
-    done = cli("--report", "runs")
-    assert done.status == 0 and "- hooked-*: --hooks own.py:Pull" in done.out and "- plain-1: --hooks none" in done.out
-    alone = cli("--report", "runs/hooked-1,runs/hooked-2")
-    assert alone.status == 0 and ": --hooks own.py:Pull" in alone.out

@@ -19,6 +19,16 @@ def test_labels_are_names_of_folders(key, text, label):
     assert label_of(key, text) == label
 
 
+def test_custom_hooks_are_an_axis(study):
+    """Which tells its rows from those of the method, by a label or by what the hooks are called."""
+    cells = study("base: {dataset-order: toy}\naxes:\n  what:\n    plain: {method: lwf}\n"
+                  "    logged: {hooks: ['my.py:Logger(every=2)', 'my.py:Pull']}\n").cells
+    assert [cell.row for cell in cells] == ["plain", "logged"]
+    assert cells[1].words("out")[:4] == ("--hooks", "my.py:Logger(every=2)", "--hooks", "my.py:Pull")
+    cells = study("base: {dataset-order: toy}\naxes: {hooks: ['my.py:Logger(every=2)', 'my.py:Pull']}\n").cells
+    assert [cell.row for cell in cells] == ["hooks-my.py-Logger-every=2", "hooks-my.py-Pull"]
+
+
 RANDOM = """
 base: {method: lwf, dataset-order: mtil-1}
 axes: {orders: [mtil-1, "random:3@7"], seed: [1, 2]}

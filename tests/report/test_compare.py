@@ -41,6 +41,21 @@ def test_no_zero_shot_row_where_the_runs_share_none(tmp_path, other):
     assert rows_of(folders[0])[0].kind == "zero-shot"
 
 
+def test_rows_with_custom_hooks_say_so_and_are_not_those_of_the_method(tmp_path):
+    """Also where all rows have the same, so that none passes for the method."""
+    words = {"plain-1": "", "hooked-1": "--hooks my.py:Pull", "hooked-2": "--hooks my.py:Pull --seed 2",
+             "less": "--hooks my.py:Pull(strength=0.5)"}
+    folders = {name: write_run(tmp_path / name, given) for name, given in words.items()}
+    rows = {row.name: row for row in rows_of(*folders.values()) if row.kind == RUN}
+    assert {name: row.flags for name, row in rows.items()} == {
+        "plain-1": {"--hooks": ""}, "hooked-*": {"--hooks": "my.py:Pull"},
+        "less": {"--hooks": "my.py:Pull(strength=0.5)"}}
+    text = comparison_markdown(tables_of(*folders.values()))
+    assert "- hooked-*: --hooks my.py:Pull\n" in text and "- plain-1: --hooks none" in text
+    assert ": --hooks my.py:Pull\n" in comparison_markdown(tables_of(folders["hooked-1"], folders["hooked-2"]))
+    assert "--hooks" not in comparison_markdown(tables_of(folders["plain-1"]))
+
+
 def test_no_zero_shot_row_where_nothing_is_seen_yet(tmp_path):
     tables = tables_of(write_run(tmp_path / "one", zero_shot=(None,) * 3, spaces=("seen",),
                                  matrix=((80.0, None, None), (60.0, 90.0, None), (70.0, 65.0, 95.0))))

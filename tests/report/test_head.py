@@ -57,7 +57,11 @@ def test_averages(words, expected):
 def test_methods_are_named(tmp_path):
     run = read_run(write_run(tmp_path / "run", "--we --lora"))
     assert head.method_title(run) == "finetune + we + lora"
+    hooked = read_run(write_run(tmp_path / "hooked", "--l2 1 --hooks my.py:Logger(every=2),my.py:Pull"))
+    assert head.method_title(hooked) == "finetune + my.py:Logger(every=2) + my.py:Pull + l2"
     rebuilt = dataclasses.replace(run, trained_with=[{"method": "lwf"}, {"method": "lwf"}, {"method": "icarl"}])
+    one = [{"method": "lwf"}, {"method": "lwf", "hooks": ["my.py:Pull"]}]
+    assert head.method_title(dataclasses.replace(run, trained_with=one)) == "lwf, lwf + my.py:Pull"
     assert head.method_title(rebuilt) == "lwf, icarl" and dict(head.head_facts(rebuilt))["teacher"] == head.ENTERED
 
 

@@ -170,6 +170,9 @@ def test_a_custom_method_and_an_architecture_count(own, tmp_path):
     words = (*own[1], "--method", f"{tmp_path / 'my.py'}:Mine")
     assert digests_of(command(own[1]))["files"] == {}
     assert digests_of(command(words))["files"] == {"--method": sha((tmp_path / "my.py").read_bytes())}
+    hooks = f"{tmp_path / 'my.py'}:Watch"
+    assert digests_of(command((*own[1], "--hooks", f"{hooks}(every=2)")))["files"] == {
+        f"--hooks {hooks}": sha((tmp_path / "my.py").read_bytes())}
 
     def other_mean(folder):
         content = torch.load(folder / "tiny.pth", weights_only=True)

@@ -118,3 +118,13 @@ def test_a_custom_method_may_see_more(parts, world, tmp_path):
     assert parts(*words, order=both) == parts(*words, order=f"{world.tones},{world.colours}")
     (tmp_path / "mine.py").write_text(CUSTOM + "# another text\n", encoding="utf-8")
     assert other(plain, parts(*words)) == {"method"}
+
+
+def test_so_may_custom_hooks(parts, world, tmp_path):
+    text = "from src.models.hooks import Hooks\n\n\nclass Mine(Hooks):\n    def end(self, state):\n        pass\n"
+    (tmp_path / "hooks.py").write_text(text, encoding="utf-8")
+    words, both = ("--hooks", f"{tmp_path / 'hooks.py'}:Mine"), f"{world.colours},{world.tones}"
+    plain = parts(*words)
+    assert other(plain, parts(*words, order=both)) == {"data"} and {"flags", "method"} <= other(plain, parts())
+    (tmp_path / "hooks.py").write_text(text + "# another text\n", encoding="utf-8")
+    assert other(plain, parts(*words)) == {"method"}
