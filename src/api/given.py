@@ -62,7 +62,7 @@ def _recorded(hook):
     found = made_of(hook, "--hooks")
     if odd := [name for name, value in found.items() if not is_literal(value)]:
         raise UserError(f"--hooks {type(hook).__name__}({odd[0]}={found[odd[0]]!r}): a run records the keywords of its "
-                        "hooks, and this one is no finite number, text, None, list, tuple or dict of these")
+                        "hooks, and this one is not a finite number, text, None, list, tuple or dict of these")
     return found
 
 

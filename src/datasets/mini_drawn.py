@@ -13,7 +13,7 @@ from src.datasets.mini_names import CLASSES
 from src.datasets.mini_paint import SIDE, any_colours, grounds, named_colours, photographed
 from src.datasets.mini_polygons import POLYGONS
 
-FINE = 3     # outlines are filled on a raster so many times finer than the pixels
+FINE = 3     # outlines are filled on a raster FINE times finer than the pixels
 RADII = (3.6, 6.0, 9.0, 12.5)
 
 

@@ -399,7 +399,7 @@ def _refuse_two_scorers(kinds):
     """UserError where two classes of hooks change what is scored: an evaluation asks one of them."""
     found = [kind.__name__ for kind in kinds if scores_by_itself(kind)]
     if len(found) > 1:
-        raise UserError(f"--hooks: {' and '.join(found)} each have scores or modules of their own (scores, build), and "
+        raise UserError(f"--hooks: {' and '.join(found)} each have own scores or modules (scores, build), and "
                         "what is scored can be one's only; leave one out, or let one class do both")
 
 
@@ -488,7 +488,7 @@ def refuse_idle_hooks(scoring):
     """UserError where one of --hooks does nothing in an evaluation."""
     if idle := [row.target for row, _ in scoring.hooks if not row.scores()]:
         raise UserError(f"--hooks {idle[0]}: acts while a task trains, and here none does; leave it out. Only what has "
-                        "scores or modules of its own (scores, build) is part of an evaluation")
+                        "own scores or modules (scores, build) is part of an evaluation")
 
 
 def _note_other_scorer(scoring, checkpoint):
