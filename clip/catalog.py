@@ -54,6 +54,11 @@ def shipped_weights(name):
     return path if path.is_file() else None
 
 
+def shipped_names():
+    """Return the names of the weights shipped with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.pth"))
+
+
 def architecture_names():
     """Return every architecture described in ``clip/configs``; published names in their own spelling."""
     spelled = {file_stem(name): name for name in ARCHIVES}

@@ -56,6 +56,8 @@ NOT_RUN = {
     "python -m src.main --fetch ImageNetV2": "downloads 1.3 GB; tests/run/test_fetch.py downloads from this machine",
     "python scripts/pretrain_toy.py --seed 0 --output clip/weights/toy.pth":
         "four minutes; tests/datasets/test_toy.py runs it",
+    "python scripts/make_toy_vit.py --seed 0 --output clip/weights/toy-vit.pth":
+        "half an hour; tests/test_make_toy_vit.py runs its parts",
     "python tests/tools/same_bits.py": "minutes; tests/test_same_bits.py tests its parts",
     "python scripts/arguments.py --write": "writes into the checkout; tests/cli/test_arguments.py runs it elsewhere",
     ".venv/bin/python -m pytest tests/test_x.py": "is what runs this test",

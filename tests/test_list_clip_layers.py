@@ -19,7 +19,7 @@ def listed(capsys, *words):
     return {name.strip(): text.strip() for name, text in rows}
 
 
-@pytest.fixture(params=["tiny-vit", "tiny-rn", "toy"])
+@pytest.fixture(params=["tiny-vit", "tiny-rn", "toy", "toy-vit"])
 def name(request):
     return request.param
 

@@ -1,5 +1,6 @@
-"""The script that pre-trains toy-vit: it resumes to the bit, and writes what the catalog reads."""
+"""The script that pre-trains toy-vit: it resumes to the bit, and writes what the catalog reads; and what it wrote."""
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -8,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from clip.catalog import read_architecture
+import clip
+from clip.catalog import read_architecture, shipped_weights
 from clip.files.layouts import open_weights
 from clip.model import CLIP
-from src.datasets import toy_wide
+from src.datasets import mini, toy_wide
+from src.datasets.common import fill
+from src.templates.mini import TEMPLATES
+
+pytest_plugins = ["cli_fixtures"]
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_toy_vit.py"
 TINY = {"embed_dim": 8, "vision_layers": 1, "vision_width": 16, "vision_heads": 2, "transformer_width": 16,
@@ -104,3 +111,60 @@ def test_help_needs_no_torch():
             f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
             "except SystemExit: sys.exit('torch' in sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+# The file that it wrote.
+
+DIGEST = "e456debd65011d74a8f75d700355cf08336941d8b0d8b9f0bf276f4506f06396"
+
+
+def test_the_shipped_file_is_the_one_that_was_measured():
+    """A change of the weights is a new name: rows of tables rest on these."""
+    content = shipped_weights("toy-vit").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == DIGEST and len(content) < 3 * 2 ** 20
+
+
+def test_the_shipped_weights_fit_the_shipped_config(script, tmp_path):
+    script.write_config(tmp_path / "toy-vit.yaml")
+    assert (tmp_path / "toy-vit.yaml").read_bytes() == script.CONFIG.read_bytes()
+    shipped = torch.load(shipped_weights("toy-vit"), weights_only=True)
+    assert shipped["format"] == 1 and shipped["model"] == "toy-vit"
+    model = CLIP(**read_architecture("toy-vit"))
+    assert shipped["architecture"] == model.architecture
+    state = shipped["state_dict"]
+    assert {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in model.state_dict().items()}
+    assert sum(value.numel() for value in state.values()) == 859_873
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert all(value.isfinite().all() for value in state.values()) and state["logit_scale"].exp() <= 100.1
+
+
+# Accuracies on the val images (%), see the log; chance is 8 and 11.
+KNOWN = {"mini-colours": 82.5, "mini-places": 84.8}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_shipped_weights_know_colours_and_places(script, name):
+    model = clip.load("toy-vit", device="cpu")[0]
+    images, labels = script.as_input(mini.images(name, "val")), torch.tensor(mini.labels(name, "val"))
+    prompts = [[fill(template, c) for c in mini.CLASSES[name]] for template in TEMPLATES[name]]
+    with torch.no_grad():
+        head = sum(F.normalize(model.encode_text(clip.tokenize(texts)), dim=-1) for texts in prompts)   # (C, D)
+        found = (model.encode_image(images) @ F.normalize(head, dim=-1).T).argmax(dim=1)
+    assert 100 * (found == labels).float().mean().item() == pytest.approx(KNOWN[name], abs=3)
+
+
+@pytest.mark.slow
+def test_lora_moves_every_block_of_both_towers(cli, tmp_path):
+    """One step from factors of which one is zero: what they make of the merged weights."""
+    done = cli("--model", "toy-vit", "--lora", "--train-dataset", "mini-sizes", "--iterations", 1, "--lr", "1e-3",
+               "--batch-size", 8, "--warmup-length", 0, "--workers", 0, "--max-evaluation-size", 8, "--save", tmp_path)
+    assert done.status == 0 and "no layer" not in done.out + done.err and done.warnings == [], done.err
+    trained = torch.load(tmp_path / "mini-sizes.pth", weights_only=True)["state_dict"]
+    start = clip.load("toy-vit", device="cpu")[0].state_dict()
+    moved = {name for name, value in start.items() if not torch.equal(value, trained[name].float())}
+    assert moved and all(name.endswith((".in_proj_weight", ".out_proj.weight", ".c_fc.weight", ".c_proj.weight"))
+                         for name in moved)
+    for tower, layers in (("visual.transformer", 4), ("transformer", 3)):
+        for block in range(layers):
+            assert any(name.startswith(f"{tower}.resblocks.{block}.") for name in moved), (tower, block)

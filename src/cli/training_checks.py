@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from clip import catalog
 from src.cli.flags import FLAGS
 from src.cli.kinds import EVAL, RESCORE, SINGLE, TRAINING
 from src.cli.remarks import NOTE, WARNING
@@ -159,7 +160,8 @@ def check_own_values(config):
 def check_rates(config):
     highest = max(config.lr.values())
     by_protocol = config.origins["lr"].startswith(("protocol", "recipe"))  # both are trusted
-    if config.kind in TRAINING and config.init != "scratch" and config.model != "toy" and not by_protocol \
+    small = config.model in catalog.shipped_names()  # embedded weights want rates of their size
+    if config.kind in TRAINING and config.init != "scratch" and not small and not by_protocol \
             and _moves_weights(config) and highest >= HIGH_RATE and config.optimizer != "sgd":
         which = "is the default, and high" if config.origins["lr"] == "default" else "is high"
         yield WARNING, (f"--lr {highest:g} {which} for pretrained weights in a full train mode; published runs take "

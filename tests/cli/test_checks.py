@@ -102,7 +102,8 @@ def test_flag_of_another_method(method, key):
     (f"{TASK} --lr 1e-3 --init scratch", None),
     (f"{TASK} --lr 9e-5", None),
     ("--dataset-order toy --save out", None),  # the protocol's own rate
-    (f"{TASK} --lr 1e-3 --model toy", None),
+    (f"{TASK} --lr 1e-3 --model toy", None), (f"{TASK} --lr 1e-3 --model toy-vit", None),
+    (f"{TASK} --lr 1e-3 --model tiny-vit", ["--lr 0.001"]),
     (f"{TASK} --method lwf --text-datasets toy-sizes --ref-sentences random", ["--ref-sentences", "--text-datasets"]),
     (f"{TASK} --shot-seed 1", ["--shot-seed has no effect without --shots"]), (f"{TASK} --shots 2 --shot-seed 1", None),
     (f"{TASK} --avg-freq 5", ["--avg-freq has no effect without --we or --we-wise"]),

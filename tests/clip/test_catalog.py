@@ -109,9 +109,14 @@ def test_architecture_is_read_back_from_the_shapes_of_the_weights(name):
 
 def test_shipped_weights_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
-    assert catalog.shipped_weights("toy") is None
+    assert catalog.shipped_weights("toy") is None and catalog.shipped_names() == []
     (tmp_path / "toy.pth").touch()
-    assert catalog.shipped_weights("toy") == tmp_path / "toy.pth"
+    assert catalog.shipped_weights("toy") == tmp_path / "toy.pth" and catalog.shipped_names() == ["toy"]
+
+
+def test_all_shipped_weights_have_an_architecture():
+    assert catalog.shipped_names() == ["toy", "toy-vit"]
+    assert {*catalog.shipped_names()} <= {*catalog.architecture_names()}
 
 
 # A user's own file.

@@ -336,6 +336,23 @@ def test_the_toy_is_refused_before_it_trains(cli, tmp_path, monkeypatch):
         assert "exported" not in done.out and not os.path.exists("run") and not os.path.exists("open")
 
 
+def test_the_embedded_vit_is_exported_in_both_layouts(cli, tmp_path):
+    from transformers import CLIPModel
+    for layout in ("open_clip", "transformers"):
+        done = cli("--model", "toy-vit", "--export", tmp_path / layout, "--export-format", layout)
+        assert done.status == 0 and done.warnings == [], done.err
+    ours = clip.load("toy-vit", device="cpu")[0]
+    images, tokens = torch.randn(2, 3, 32, 32), clip.tokenize(["a photo of a red ring", "zebra", "letter a"])
+    theirs = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'open_clip'}", return_transform=False)
+    assert_same_features(ours, theirs.eval(), images, tokens)
+    other = CLIPModel.from_pretrained(tmp_path / "transformers").eval()
+    with torch.no_grad():
+        found = other(input_ids=tokens.long(), pixel_values=images)
+        expected = ours.encode_image(images), ours.encode_text(tokens)
+    for one, two in zip((found.image_embeds, found.text_embeds), expected, strict=True):
+        torch.testing.assert_close(one, two / two.norm(dim=-1, keepdim=True), atol=1e-5, rtol=0)
+
+
 def test_a_checkpoint_as_it_is_and_back(cli, world, tmp_path):
     done = cli("--load", world.model, "--export", tmp_path / "open")
     assert done.status == 0 and done.err == "" and done.warnings == []
