@@ -320,7 +320,7 @@ def test_a_method_that_adds_to_the_clip_is_refused(cli, world, tmp_path):
 
 def test_an_add_on_has_no_modules(cli, world, monkeypatch):
     monkeypatch.setattr(L2, "build", lambda hook, model: None)
-    with pytest.raises(ValueError, match="L2: only a method and custom hooks may have modules"):
+    with pytest.raises(ValueError, match="L2: an add-on may not build modules"):
         cli("--load", world.model, "--l2", "0.1", *COMMON, *STEPS, "--train-dataset", world.colours)
 
 

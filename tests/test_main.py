@@ -201,7 +201,7 @@ def test_help_of_a_group_prints_its_flags_alone(cli, capsys, words):
 def test_help_names_the_choices_that_its_texts_leave_out(cli, capsys):
     text = " ".join(printed(cli, capsys, ["--help", "training"]).split())
     assert "which parameters train; one of whole, image, text, image-fc, image-fc-fixed, fc [whole]" in text
-    assert "adamw, adam or sgd, which has no momentum [adamw]" in text
+    assert "adamw, adam, or sgd without momentum [adamw]" in text
 
 
 def test_help_of_an_unknown_group_is_one_message(cli):

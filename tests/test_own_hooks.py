@@ -185,7 +185,7 @@ def test_they_are_in_the_records_as_the_method_is(sequence):
     page = open("run/report.html", encoding="utf-8").read()
     assert "finetune + own.py:Growing(every=2) + own.py:Pull" in page
     done = sequence("run", "--hooks", "own.py:Growing(every=2),own.py:Pull")
-    assert done.status == 0 and done.out.count("finished before") == 2
+    assert done.status == 0 and done.out.count("already finished") == 2
     done = sequence("run", "--hooks", "own.py:Growing(every=3),own.py:Pull")
     assert done.status == 2 and (
         "--hooks own.py:Growing(every=2),own.py:Pull there, own.py:Growing(every=3),own.py:Pull here" in done.err)
@@ -197,7 +197,7 @@ def test_changed_code_is_refused(train, own, words):
     """In a function of the file that the class only calls, and in a constant of it; not in what it does not name."""
     assert train("run", *words).status == 0
     own.write_text(FILE.replace("(Hooks):\n    router", "(Hooks):\n    more = 1\n    router"), encoding="utf-8")
-    assert "finished before" in train("run", *words).out
+    assert "already finished" in train("run", *words).out
     own.write_text(FILE.replace("FACTOR = 2.0", "FACTOR = 3.00"), encoding="utf-8")
     done = train("run", *words)
     kind = "Pull (.*) of --hooks" if "--hooks" in words else "Pulled"
@@ -224,7 +224,7 @@ def test_one_that_scores_is_asked_in_every_mode(train, cli, world, own):
     assert loaded(checkpoint)["scorer"] == {"method": "own.py:Best", "keywords": {"best": 1}, "flag": "--hooks"}
     evaluation = ("--load", checkpoint, "--eval-only", "--workers", 0, "--save", "scores")
     done = cli(*evaluation)
-    assert done.status == 2 and "does not choose code to run: give --hooks own.py:Best yourself" in done.err
+    assert done.status == 2 and "may not choose code to run: give --hooks own.py:Best yourself" in done.err
     for words in (("--hooks", "own.py:Best"), ("--method", "own.py:Best")):
         done = cli(*evaluation, *words)
         assert done.status == 0 and top1(done) == pytest.approx(100 / 3, abs=0.1), done.err
@@ -248,7 +248,7 @@ def test_modules_of_its_own_train_and_score(train, cli, own):
     assert again.status == 0 and top1(again) == top1(done)
     assert "with:Shift" in open("e/metrics_colours.csv", encoding="utf-8").read()
     refused = train("averaged", "--hooks", "own.py:Shift", "--we")
-    assert refused.status == 2 and "write averaged = True into Shift" in refused.err
+    assert refused.status == 2 and "set averaged = True in Shift" in refused.err
 
 
 def test_what_is_rescored_needs_them_again(train, cli, own):
@@ -257,7 +257,7 @@ def test_what_is_rescored_needs_them_again(train, cli, own):
         folder = words[0].strip("-")
         assert train(folder, *words, "--keep-features").status == 0
         done = cli("--rescore", folder, "--save", f"{folder}-tables")
-        assert done.status == 2 and f"does not choose code to run: give {words[0]} own.py:Best yourself" in done.err
+        assert done.status == 2 and f"may not choose code to run: give {words[0]} own.py:Best yourself" in done.err
         done = cli("--rescore", folder, "--save", f"{folder}-tables", *words)
         assert done.status == 0 and "to the last digit" in done.out, done.err
     done = cli("--rescore", "hooks", "--save", "others", "--hooks", "nowhere.py:Best")
@@ -272,17 +272,17 @@ def test_what_is_rescored_needs_them_again(train, cli, own):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--hooks own.py:Best,own.py:Shift", "Best and Shift each have own scores or modules"),
+    ("--hooks own.py:Best,own.py:Shift", "Best and Shift each have scores or modules"),
     ("--method own.py:Best --hooks own.py:Shift", "Best and Shift each have scores or modules"),
     ("--method diki --hooks own.py:Best", "DIKI and Best each have scores"),
     ("--hooks own.py:Pairs", "--hooks own.py:Pairs is not for class data"),
     ("--hooks own.py:Pulled", "two hooks give a loss term 'task'"),
     ("--hooks own.py:Task", "two hooks give a loss term 'task': Finetune and Task"),
     ("--hooks nowhere.py:Pull", "--hooks nowhere.py:Pull: no such file; give path/to/file.py:Class"),
-    ("--hooks own.py:Push", "--hooks own.py:Push: there is no class Push in it; it has "),
+    ("--hooks own.py:Push", "--hooks own.py:Push: the file has no class Push; it has "),
     ("--hooks own.py:Pull(force=2)", "unexpected keyword argument 'force'; give its keywords in the bracket"),
     ("--method own.py:Pulled --hooks other/own.py:Pulled", "another hook of this run is called Pulled too"),
-    ("--method ridge --hooks own.py:Pull", "--hooks with --method ridge: it is a closed form, which takes no step")])
+    ("--method ridge --hooks own.py:Pull", "--hooks with --method ridge: a closed form takes no steps")])
 def test_what_is_refused(own, world, words, message, capsys):
     (own.parent / "other").mkdir()
     (own.parent / "other/own.py").write_text(FILE, encoding="utf-8")

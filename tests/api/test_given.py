@@ -309,7 +309,7 @@ def test_hooks_that_were_changed_are_not_taken_for_those_before(flags, world, mo
     one = {"train_dataset": world.colours, "save": "run", **flags}
     cc.train(hooks=[Watched(2)], **one)
     assert Watched.seen == list(range(1, STEPS + 1))
-    assert "finished before" in cc.train(hooks=[Watched(2)], **one).log
+    assert "already finished" in cc.train(hooks=[Watched(2)], **one).log
     with pytest.raises(cc.UserError, match=r"`hooks` python:Watched\(every=2\) there, none here"):
         cc.train(**one)
     monkeypatch.setattr(Watched, "end", lambda self, state: None, raising=False)

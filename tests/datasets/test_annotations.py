@@ -116,7 +116,7 @@ REFUSED = {
     "an image that is not listed": ("a.json", json.dumps({
         "images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 7, "caption": "x"}]}),
         ["an annotation names the image 7, which is not listed"]),
-    "a key twice": ("a.json", '[{"image": "1.jpg", "caption": "a", "caption": "b"}]', ["'caption' stands twice"]),
+    "a key twice": ("a.json", '[{"image": "1.jpg", "caption": "a", "caption": "b"}]', ["'caption' occurs twice"]),
     "a mapping": ("a.json", '{"a": 1, "b": 2}', ["no captions", "Karpathy"]),
     "an image that is none": ("a.json", '[{"image": {"bytes": 1}, "caption": "a"}]', ["entry 1", "text belongs"]),
     "a caption of captions": ("a.json", '[{"image": "1.jpg", "caption": [["a"]]}]', ["entry 1", "text belongs"]),

@@ -92,7 +92,7 @@ def test_a_split_file_that_changed_since_is_not_scored_by(cli, by_a_list, world,
     by_a_list.write_text(json.dumps({"train": content["train"][1:]}), encoding="utf-8")
     done = evaluate(cli, tmp_path)
     assert done.status == 2 and len(done.err.splitlines()) == 1, done.err
-    assert "loose: was trained on by --split-file" in done.err and "with another content" in done.err
+    assert "loose: was trained on with --split-file" in done.err and "with another content" in done.err
     assert not (tmp_path / "scored").exists()
     planned = evaluate(cli, tmp_path, "--dry-run")
     assert planned.status == 2 and "with another content" in planned.out
