@@ -91,7 +91,7 @@ def open_collection(name, root):
     parts = _fetch(name, root, row.dataset, row.folder, row.parts, row.downloads)
     classnames = row.classnames or [spaced(label) for label in parts["train"].classes]
     splits = {split: _split(row, dataset, Path(root) / row.folder) for split, dataset in parts.items()}
-    return Task(name, list(classnames), row.templates, splits, in_memory=row.files is None)
+    return Task(name, list(classnames), row.templates, splits)
 
 
 def open_caltech(name, root):

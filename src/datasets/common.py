@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Split:
     """Images and labels of one part of a dataset. ``image(index)`` gives an RGB PIL image or a uint8 (3, H, W) tensor.
 
     ``files`` are their relative POSIX paths where images are files; ``captions`` lists each image's; ``video`` is set
-    for frames of videos.
+    for frames of videos. ``in_memory`` tells that reading an image costs nothing, so that worker processes would only
+    slow it down.
     """
 
     image: Callable[[int], Any]
@@ -52,6 +53,7 @@ class Split:
     captions: Sequence[Sequence[str]] | None = None
     video: Any = None
     path: Callable[[int], Any] | None = None  # where an image lies
+    in_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,7 +62,7 @@ class Split:
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
                      self.files and [self.files[index] for index in indices],
                      self.captions and [self.captions[index] for index in indices],
-                     path=self.path and (lambda position: self.path(indices[position])))
+                     path=self.path and (lambda position: self.path(indices[position])), in_memory=self.in_memory)
 
     def listing(self) -> Sequence[str]:
         """Names to tie an index list to: the files, or the labels of what is not in files."""
@@ -81,10 +83,9 @@ def file_split(folder: Path, files: Sequence[str], labels: Sequence[int], read: 
 class Task:
     """An opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains), splits.
 
-    ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` tells that reading
-    an image costs nothing, so that worker processes would only slow it down. A split may be a function that lists it
-    when asked for. ``train_data`` says which part of the training images is used, in words for tables. ``pairs``:
-    images with captions instead of classes.
+    ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` holds for all of
+    its splits. A split may be a function that lists it when asked for. ``train_data`` says which part of the training
+    images is used, in words for tables. ``pairs``: images with captions instead of classes.
     """
 
     name: str
@@ -109,7 +110,8 @@ class Task:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
                             "list another")
         split = self.splits[name]
-        return split() if callable(split) else split
+        split = split() if callable(split) else split
+        return replace(split, in_memory=True) if self.in_memory and not split.in_memory else split
 
     def train_data_with(self, text: str) -> str:
         """Return ``train_data`` with one choice of training images more."""

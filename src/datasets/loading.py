@@ -4,10 +4,13 @@ A stream that starts at step k is the same as one that ran k steps.
 """
 
 import itertools
+import os
 
 from src.datasets.seeds import order_of_epoch, seed_of
 from src.errors import UserError
 from src.machine.batch import Batch
+
+MOST_WORKERS = 8
 
 
 def batches_per_epoch(size, batch_size, rest=False):
@@ -43,6 +46,14 @@ def require_shares(size, batch_size, processes):
         raise UserError(f"the {size} images to replay or compare on, or pairs to train on, are one batch (--batch-size "
                         f"or --ref-batch-size {batch_size}), which does not divide among {processes} processes; run "
                         "one")
+
+
+def worker_count(workers, split):
+    """Return the number of processes that read a Split, or the splits of a Task, for a value of --workers: a number, or
+    "auto", which is none where reading costs nothing."""
+    if workers != "auto":
+        return workers
+    return 0 if split.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def share_of(batch, part):
@@ -221,6 +232,8 @@ def _loader(dataset, batch_sampler, workers):
     import torch
     from torch.utils.data import DataLoader
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
+                      # Functions in a Split are not pickled, as Python's default since 3.14 would have it.
+                      multiprocessing_context="fork" if workers else None,
                       # The global generator is the model's, for dropout.
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 

@@ -41,6 +41,8 @@ class Device:
         if self.device.type == "mps":
             raise UserError("--device mps: processes cannot exchange what is on it; run one, or give --device cpu")
         if self.device.type == "cuda":
+            if torch.cuda.device_count() == 1:
+                index = 0  # of what a launcher lets each process see, as srun does; World.start refuses a shared one
             if index >= torch.cuda.device_count():
                 raise UserError(f"--nproc-per-node: more processes than this machine's {torch.cuda.device_count()} "
                                 "CUDA devices; give that number, or --device cpu")

@@ -7,6 +7,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
 
 import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
@@ -82,7 +83,7 @@ def set_training(model, batch_norm):
     model.train()
     if batch_norm == "eval" or not trains(model, "image"):
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.eval()
 
 

@@ -20,6 +20,7 @@ from src.datasets.loading import (
     keeps_rest,
     pass_batches,
     training_batches,
+    worker_count,
 )
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -46,8 +47,8 @@ from src.models.wrapped import is_wrapped, merge, plain_name
 
 @dataclass(frozen=True)
 class Settings:
-    """The optimiser's and the stream's numbers; ``warmup`` in steps. ``epoch_steps``: the steps of an epoch, which only
-    the schedule ``late-cosine`` needs."""
+    """The optimiser's and the stream's numbers; ``warmup`` in steps, ``workers`` a value of --workers. ``epoch_steps``:
+    the steps of an epoch, which only the schedule ``late-cosine`` needs."""
 
     iterations: int
     lr: float
@@ -59,7 +60,7 @@ class Settings:
     max_grad_norm: float | None = None
     batch_norm: str = "eval"
     seed: int = 42
-    workers: int = 0
+    workers: int | str = 0
     caption_choice: str = "random"
     compile: bool = False
     grad_checkpointing: bool = False
@@ -288,14 +289,14 @@ class TrainingState:
         require_statistics(self, min(batch_size, len(split)))
         transform = self._transform(train_transform)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
-                                   self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
+                                   self.settings.iterations, self.workers(split), captions, self.world.part, rest)
         return self.device.batches(batches)
 
     def first_visits(self, split: Split, purpose: str, batch_size: int) -> Iterator[Batch]:
         """Of the batches that such a stream had before the current step, those in which an image came for the first
         time; none at the first step. What a cache has to go through again after an interruption."""
         batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
-                               self.iteration, self.settings.workers, self.world.part)
+                               self.iteration, self.workers(split), self.world.part)
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
@@ -323,9 +324,13 @@ class TrainingState:
         if self.planned:
             return iter(())
         transform = self._transform(train_transform)
-        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part,
+        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.workers(split), self.world.part,
                                captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def workers(self, split: Split) -> int:
+        """The number of processes that read a Split."""
+        return worker_count(self.settings.workers, split)
 
     def _transform(self, train: bool) -> TrainTransform | EvalTransform:
         """That of evaluation, or random crops where a pass is to ``train`` on them and --crops has them."""
@@ -390,7 +395,7 @@ class TrainingState:
             return
         visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process: they share it
         positions, features = encode_split(self.model, split.subset(visited), self.device,
-                                           workers=self.settings.workers, world=self.world)
+                                           workers=self.workers(split), world=self.world)
         row_of = {visited[position]: row for row, position in enumerate(positions)}
         for batch in left:
             found = [index for _, index in batch if index in row_of]

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.loading import worker_count
 from src.datasets.pairs import JOINT
 from src.datasets.seeds import balanced_subset
 from src.errors import UserError
@@ -19,7 +20,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.conditions import LINEAR
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
+from src.run.build import build_scored, refuse_captions, refuse_mixing
 from src.run.kept import Keeper, text_digest
 from src.run.layer import KeptLayer
 from src.run.method_scores import LOGITS, MethodScores
