@@ -152,7 +152,8 @@ def rescored(config, flags):
         config.given(key) or key not in OF_THE_RUN)} | {"quiet"}
     values = {**config.values, **{key: _from_plain(flag["value"]) for key, flag in known.items()},
               **{key: config.values[key] for key in here}}
-    values |= {"tensorboard": False, "wandb": False, "export": None, "keep_features": False}
+    values |= {"tensorboard": False, "wandb": False, "export": None, "keep_features": False,
+               "cache_images": "off"}
     origins = {**config.origins, **{key: "run" if key in OF_THE_RUN else flag["origin"] for key, flag in known.items()},
                **{key: config.origins[key] for key in here}}
     return Config(values, origins, EVAL, config.argv)

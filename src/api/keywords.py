@@ -36,6 +36,8 @@ def _words(flag, value):
         if not isinstance(value, bool):
             raise UserError(f"{flag.name} {value!r}: expected True or False")
         return [flag.name] if value else []
+    if flag.bare and isinstance(value, bool) and "off" in flag.choices:
+        return [flag.name] if value else [f"{flag.name}=off"]
     if flag.repeated:
         if not isinstance(value, dict):
             raise UserError(f"{flag.name} {value!r}: expected a dict")

@@ -287,7 +287,11 @@ def data_flags():
              example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "count and skip images that cannot be decoded, and rows of csv: and pairs: whose "
                "image is missing", runs=(*SCORING, SINGLE)),
-        switch("--cache-images", "keep decoded evaluation images under --data-location", runs=SCORING, numbers=False),
+        Flag("--cache-images", "keep decoded evaluation and reference images in <data-location>/cache: disk; device "
+             "holds them there too; auto keeps splits of at most 20 GB that leave half of the free disk", "auto",
+             choices=("auto", "off", "disk", "device"), bare="disk", means={"true": "disk", "on": "disk",
+                                                                            "false": "off"},
+             runs=SCORING, numbers=False, example="device --eval-only --eval-datasets DTD"),
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway",
                example="--method ZSCL --ref-dataset ImageNet"),

@@ -44,7 +44,8 @@ class Split:
 
     ``files`` are their relative POSIX paths where images are files; ``captions`` lists each image's; ``video`` is set
     for frames of videos. ``in_memory`` tells that reading an image costs nothing, so that worker processes would only
-    slow it down.
+    slow it down. ``path(index)`` says where an image lies; ``content()`` gives a digest of images that are in no files.
+    ``rows`` are the images where they were kept ready (``src.datasets.cache``).
     """
 
     image: Callable[[int], Any]
@@ -52,8 +53,10 @@ class Split:
     files: Sequence[str] | None = None
     captions: Sequence[Sequence[str]] | None = None
     video: Any = None
-    path: Callable[[int], Any] | None = None  # where an image lies
+    path: Callable[[int], Any] | None = None
     in_memory: bool = False
+    content: Callable[[], str] | None = None
+    rows: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +65,9 @@ class Split:
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
                      self.files and [self.files[index] for index in indices],
                      self.captions and [self.captions[index] for index in indices],
-                     path=self.path and (lambda position: self.path(indices[position])), in_memory=self.in_memory)
+                     path=self.path and (lambda position: self.path(indices[position])), in_memory=self.in_memory,
+                     content=self.content and (lambda: listing_digest([self.content(), *map(str, indices)])),
+                     rows=self.rows and self.rows.subset(indices))
 
     def listing(self) -> Sequence[str]:
         """Names to tie an index list to: the files, or the labels of what is not in files."""
@@ -104,6 +109,7 @@ class Task:
     lists: dict = field(default_factory=dict)  # {flag and file: digest} of the lists of others that split it
     shots: dict = field(default_factory=dict)  # what a shots file says of it, where it has a few images a class
     drawn_from: Split | None = None  # the training images that these few were drawn from
+    from_code: bool = False  # of a function of the user's, whose images may change where no file does
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

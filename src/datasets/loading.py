@@ -209,16 +209,34 @@ def evaluation_batches(split, transform, batch_size, workers=0):
 def joined_evaluation_batches(parts, batch_size, workers=0):
     """For each (split, transform) of ``parts``, in order, the iterator that ``evaluation_batches`` gives. All parts
     come from the same worker processes, which are ahead with the next part while one ends. Requesting the
-    next part ends one that is not used up."""
+    next part ends one that is not used up. What is kept ready (``Split.rows``) is read in slices, by this process."""
     orders = [[[(part, (0, index)) for index in range(first, min(first + batch_size, len(split)))]
-               for first in range(0, len(split), batch_size)] for part, (split, _) in enumerate(parts)]
+               for first in range(0, len(split), batch_size)] if not _is_ready(split, transform) else []
+              for part, (split, transform) in enumerate(parts)]
     dataset = JoinedSplits([TransformedSplit(split, transform, 0) for split, transform in parts])
-    batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers))
-    for order in orders:
+    batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers if any(orders) else 0))
+    for order, (split, transform) in zip(orders, parts, strict=True):
+        if _is_ready(split, transform):
+            yield _ready_batches(split, batch_size)
+            continue
         own = itertools.islice(batches, len(order))
         yield _telling_skipped(own, leave_out=True)
         for _ in own:  # what is left, so that the next part begins at its first batch
             pass
+
+
+def _is_ready(split, transform):
+    """Whether the results of a transform are kept of a split."""
+    return split.rows is not None and split.rows.transform == transform.name
+
+
+def _ready_batches(split, batch_size):
+    """Iterator over Batches of a split whose images are kept ready, in order."""
+    import torch
+    for first in range(0, len(split), batch_size):
+        last = min(first + batch_size, len(split))
+        yield Batch(split.rows.read(first, last), torch.tensor(split.labels[first:last]),
+                    indices=torch.arange(first, last))
 
 
 def _transformed(split, transform, seed, captions):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import Split, Task
 from src.datasets.loading import joined_evaluation_batches
 from src.datasets.seeds import balanced_subset
@@ -61,8 +60,8 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
     task's own classes, zero-shot, as "task".
     ``max_size`` images are drawn evenly over the classes. ``method(images, {space: [Classes]})`` gives {space: (B, sum
     of its classes)}, or None; its scores take the place of CLIP's in the label spaces that it gives.
-    ``cache``: folder under which decoded images are kept. Each process of ``world`` scores a share of the images,
-    ``batch_size`` at a time, and has all the scores.
+    ``cache``: the ImageCache of a run. Each process of ``world`` scores a share of the images, ``batch_size`` at a
+    time, and has all the scores.
     """
     name = name or task.name
     classifiers = classifiers or {name: classifier(model, task, device)}
@@ -83,12 +82,16 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
-    scored = {name: _open_images(task, split, model.image_resolution, max_size, workers[name], cache, world)
+    scored = {name: _open_images(task, split, model.image_resolution, max_size, workers[name], cache)
               for name, task in tasks.items() if spaces[name]}
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
-        yield {} if name not in scored else _scores(model, name, scored[name], device.batches(next(loaded)), device,
-                                                    classifiers, spaces[name], method, world, counted, keep, keep_rows)
+        found = {} if name not in scored else _scores(model, name, scored[name], device.batches(next(loaded)), device,
+                                                      classifiers, spaces[name], method, world, counted, keep,
+                                                      keep_rows)
+        if cache is not None:
+            cache.settle()
+        yield found
 
 
 @torch.no_grad()
@@ -126,12 +129,9 @@ class _Images:
         return self.split.subset(range(world.rank, len(self.split), world.size)), self.transform
 
 
-def _open_images(task, split, resolution, max_size, workers, cache, world):
-    whole, transform = task.split(split), EvalTransform(resolution)
-    if cache is not None:
-        found = whole, f"{task.place or task.name}-{split}", transform, cache, workers
-        whole = world.first_then_others(lambda: cached_split(*found))
-        transform, workers = as_it_is, 0
+def _open_images(task, split, resolution, max_size, workers, cache):
+    transform = EvalTransform(resolution)
+    whole = task.split(split) if cache is None else cache.of_task(task, split, transform)
     if max_size is None or whole.video is not None:  # frames count together with their neighbours
         return _Images(whole, transform, workers, whole, range(len(whole)))
     numbers = balanced_subset(whole.labels, max_size, SUBSET_SEED)

@@ -300,5 +300,6 @@ class ZSCL(Distill):
         if self.ref_size is not None:
             seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same ones in every task
             images = images.subset(sorted(order_of_epoch(len(images), seed, 0)[:self.ref_size]))
+        images = state.kept(reference, images, "reference")
         texts = reference_texts(state, self.ref_sentences, self.text_datasets, reference.prompts())
         return Reference(teacher, images, texts)

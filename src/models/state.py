@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from clip.packing import PackedTexts
+from src.datasets.cache import ImageCache
 from src.datasets.common import Split, Task
 from src.datasets.loading import (
     SeededBatches,
@@ -94,7 +95,8 @@ class TrainingState:
     processes of the run: a batch has this one's rows of a global batch, which has ``rows`` in the step under way.
     ``own`` are the modules that hooks have built beside the CLIP, {name of the hook: module}, ``own_average`` their
     averages {name of the hook: {name: tensor}} as long as an add-on keeps some. ``signals`` may end a pass over data.
-    ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
+    ``planned``: a dry run, in which hooks begin and a pass over data yields nothing. ``images``: what the run keeps of
+    decoded images.
     """
 
     model: CLIP
@@ -119,6 +121,7 @@ class TrainingState:
     changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
+    images: ImageCache = field(default_factory=lambda: ImageCache("", "off"))
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
     _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast
@@ -327,6 +330,13 @@ class TrainingState:
         batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.workers(split), self.world.part,
                                captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def kept(self, task: Task, split: Split, name: str) -> Split:
+        """A Split of a Task that is only read under the transform of evaluation, as the run keeps its images; ``name``
+        tells it from the task's other splits."""
+        if task.from_code:
+            return split
+        return self.images.kept(split, f"{task.place or task.name}-{name}", EvalTransform(self.model.image_resolution))
 
     def workers(self, split: Split) -> int:
         """The number of processes that read a Split."""

@@ -32,7 +32,7 @@ class TaskRun:
                                             run.basis)
         if not self.training.pairs:  # whose drift is measured against them
             del origin["state_dict"]
-        self.state.world, self.state.signals = run.world, run.signals
+        self.state.world, self.state.signals, self.state.images = run.world, run.signals, run.images
         self.place = place
         place.watch(self.state)
         self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs, place.key)
