@@ -115,7 +115,8 @@ def training_flags():
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
              "ones on class data and updates them on image-text pairs", "auto",
              choices=("auto", "eval", "train"), example="train --model RN50"),
-        switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
+        switch("--compile", "torch.compile for image towers, of the model, its teacher and in evaluation: a slow first "
+               "step; needs a C++ compiler"),
         switch("--grad-checkpointing", "keep fewer values for backward and compute them again: less memory, a third "
                "more time", numbers=False),
         Flag("--seed", "of everything random, class splits included; 1,2,3 with --dataset-order: a run for each, and "

@@ -96,7 +96,7 @@ BESIDE_FROZEN = {
     **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
                     "it keeps CLIP frozen, and its modules are not averaged; leave it out")}
 BESIDE_EXPERTS = BESIDE_FROZEN | {
-    "compile": "towers that train are compiled, and its CLIP stays frozen; leave it out",
+    "compile": "which experts act in a tower depends on values, and a graph is compiled for one choice; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order"}
 CONDU = ("ls", "condu_experts", "condu_prototypes", "condu_known")
 NO_HEAD = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),

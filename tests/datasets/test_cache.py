@@ -184,7 +184,8 @@ def test_arrays_are_known_by_their_content(tmp_path):
         assert (cached(part, tmp_path) == images(part.split("test"))).all()
     assert (cached(whole(), tmp_path) == images(whole().split("test"))).all()
     assert (cached(whole(5), tmp_path) == images(whole(5).split("test"))).all()
-    assert len({name.split(".")[0].rpartition("-")[2] for name in made(tmp_path)}) == 4 + 2  # of four classes, of wholes
+    contents = {name.split(".")[0].rpartition("-")[2] for name in made(tmp_path)}
+    assert len(contents) == 4 + 2, "of four classes and of two wholes"
 
 
 def test_collections_of_arrays_say_what_they_hold():

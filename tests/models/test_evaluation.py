@@ -16,7 +16,7 @@ from src.machine.device import Device
 from src.models import evaluation
 from src.models.classifiers import classifier, zeroshot_weights
 from src.models.evaluation import SUBSET_SEED, Scores, classify_image, evaluate_each, mean_per_class
-from src.models.modeling import image_features, in_eval_mode, set_training
+from src.models.modeling import compile_image_tower, frozen_copy, image_features, in_eval_mode, set_training
 
 
 def evaluate(*arguments, **options):
@@ -324,16 +324,35 @@ def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three
 # -- classifiers that are kept -----------------------------------------------------------------------------------------
 
 
-def test_evaluation_runs_uncompiled(make_model):
-    """A compiled tower would be compiled again for it."""
+def test_evaluation_runs_compiled_as_a_frozen_model_does(make_model):
+    """And uncompiled with gradient, or where a module has a place in a block; what trains trains again behind it."""
     model, compiled, images = make_model("vit").train(), [], torch.zeros(2, 3, 16, 16, dtype=torch.float64)
-    model.visual.compile(backend=lambda module, inputs: compiled.append(module) or module.forward)
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+
+    def backend(module, inputs):
+        compiled.append(module)
+        return module.forward
+    compile_image_tower(model, backend)
+    block = model.visual.transformer.resblocks[0]
     try:
+        with in_eval_mode(model):
+            model.encode_image(images)
         with in_eval_mode(model), torch.no_grad():
             model.encode_image(images)
-        assert not compiled
+        with torch.no_grad():
+            vars(block)["beside"] = torch.nn.Identity()
+            with in_eval_mode(model):
+                model.encode_image(images)
+            del vars(block)["beside"]
+            assert not compiled
+            for one in (model, frozen_copy(model)):
+                compile_image_tower(one, backend)
+                with in_eval_mode(one):
+                    one.encode_image(images)
+        assert len(compiled) == 1
+        assert [parameter.requires_grad for parameter in model.parameters()] == trained
         model.encode_image(images)
-        assert compiled
+        assert len(compiled) == 2
     finally:
         torch._dynamo.reset()
 
