@@ -489,7 +489,8 @@ def test_an_order_compiles_a_graph_that_trains_and_one_that_does_not(precision, 
     none, expected = graphs_of_an_order(make_model, make_state, monkeypatch, precision)
     assert none == [0] * 3 and len(found) == len(expected) == 21
     for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-4 if precision == "fp32" else 0.02)
+        near = 1e-4 if precision == "fp32" else 0.03
+        assert one == pytest.approx(other, rel=near, abs=near)
 
 
 def test_compile_takes_every_image_tower_of_a_task(make_model, make_state, monkeypatch):
