@@ -42,7 +42,7 @@ from src.models import METHODS, find_method
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
-UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order"} | LATER_FLAGS
+UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order", "keep_ref_features"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,9 @@ def data_flags():
         switch("--cache-ref-features", "encode each reference image once a task with the teacher, also where it "
                "is met no more than twice; beyond, this is done anyway",
                example="--method ZSCL --ref-dataset ImageNet"),
+        switch("--keep-ref-features", "encode all reference images once with the teacher and keep the features in "
+               "<data-location>/cache, for all tasks and runs with this teacher",
+               example="--method ZSCL --ref-dataset ImageNet"),
         switch("--list-datasets", "list every dataset: size, how it comes, whether it is there", runs=(LIST,),
                numbers=False),
         Flag("--check-data", "check these datasets as they lie there; exit status 1 for faults and findings",

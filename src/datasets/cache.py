@@ -63,14 +63,20 @@ class Rows:
 class ImageCache:
     """What a run keeps of decoded images, in files under ``<root>/cache``.
 
-    ``mode``: "disk" keeps all splits; "auto" those that take at most MOST bytes and 1 / LEFT_FREE of the free disk;
-    "device" also holds whole files on the torch.device ``device``, where half of its free memory suffices; "off" keeps
-    and reads none. Images that cost nothing to read are not kept, nor are those that no file tells changes of.
+    ``mode``: "disk" keeps all splits; "auto", where the folder ``root`` is there, those that take at most MOST and
+    1 / LEFT_FREE of the free disk; "device" also holds whole files on the torch.device ``device``, where half of its
+    free memory suffices; "off" keeps and reads none, as without a ``root``. Images that cost nothing to read are not
+    kept, nor are those that no file tells changes of.
     """
 
-    def __init__(self, root, mode="disk", device=None):
-        self.root, self.mode, self.device = Path(root), mode, device
-        self._files, self._noted = {}, set()
+    def __init__(self, root=None, mode="disk", device=None):
+        self.root = None if root is None else Path(root)
+        self.mode, self.device = mode, device
+        self._files, self._digests, self._noted = {}, {}, set()
+
+    @property
+    def folder(self):
+        return self.root / FOLDER
 
     def of_task(self, task, split, transform):
         """A Task's split of that name, ``kept`` unless code gives its images."""
@@ -80,7 +86,12 @@ class ImageCache:
     def kept(self, split, name, transform):
         """A Split whose images are the results of ``transform``, an EvalTransform of which nothing changes them: read
         from the file of ``name``, or made and kept there. The split itself where it is not kept."""
-        if self.mode == "off" or split.in_memory or not len(split) or not (split.path or split.content):
+        size = len(split) * 3 * transform.resolution ** 2
+        if self.root is None or self.mode == "off" or split.in_memory or not size:
+            return split
+        if not (split.path or split.content):
+            return split
+        if self.mode == "auto" and (size > MOST or not self.root.is_dir()):  # before each of its files is looked at
             return split
         file = self._file(split, name, transform)
         if file is None:
@@ -98,18 +109,23 @@ class ImageCache:
                 file.settle()
 
     def _file(self, split, name, transform):
-        """The _File of a split, opened once, whose files are looked at once; None where none may be."""
-        here = [os.path.abspath(split.path(0)), *split.listing()] if split.path else [split.content()]
-        key = name, transform.name, listing_digest(here)
+        """The _File of a split, opened once; None where none may be."""
+        key = name, self.digest(split, transform)
         if key not in self._files:
             self._files[key] = self._opened(split, name, transform)
         return self._files[key]
 
+    def digest(self, split, transform):
+        """What changes when the results of a transform do; files are looked at once a run."""
+        here = [os.path.abspath(split.path(0)), *split.listing()] if split.path else [split.content()]
+        key = transform.name, listing_digest(here)
+        if key not in self._digests:
+            self._digests[key] = _digest(split, transform)
+        return self._digests[key]
+
     def _opened(self, split, name, transform):
         size = len(split) * 3 * transform.resolution ** 2
-        if self.mode == "auto" and size > MOST:
-            return None
-        path = self.root / FOLDER / f"{name}-{_digest(split, transform)}.npy"
+        path = self.folder / f"{name}-{self.digest(split, transform)}.npy"
         file = _File(path, len(split), transform.resolution)
         if file.is_there() or not may_write():
             return file if file.whole else None
@@ -119,7 +135,11 @@ class ImageCache:
                 self._note(f"the decoded images of {name} would take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
                            f"free at {self.root}: they are decoded each time")
                 return None
-            if file.begin():
+            is_new = file.begin()
+            if file.is_there():  # another one has just given it its name
+                if is_new:
+                    file.partial.unlink(missing_ok=True)
+            elif is_new:
                 self._note(f"decoded images are kept in {path.parent}, for later passes over them; --cache-images off "
                            "keeps none", once="kept")
         except OSError as error:

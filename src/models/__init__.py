@@ -113,7 +113,7 @@ METHODS = {
     "lwf": Method("src.models.finetune:LwF", uses=(*DISTILLATION, *REFERENCE_TEXTS), refuses=DEAF_MODES),
     "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=DEAF_MODES,
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
-                         *REFERENCE_TEXTS)),
+                         "keep_ref_features", *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
                   refuses={"fc": "it holds the towers, and this mode trains neither"},

@@ -121,7 +121,7 @@ class TrainingState:
     changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed as they began
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
-    images: ImageCache = field(default_factory=lambda: ImageCache("", "off"))
+    images: ImageCache = field(default_factory=ImageCache)
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
     _at_load_in_full: bool = False  # somebody reads its values, and not only its features under autocast

@@ -310,12 +310,18 @@ def test_a_damaged_file_is_told_and_made_again(split, tmp_path, decoded, capsys)
 def test_where_there_is_room(split, tmp_path, mode, free, kept, monkeypatch, capsys):
     """15 images of 768 bytes: auto takes at most half of what is free."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=free))
-    found = ImageCache(tmp_path / "new" / "place", mode).kept(split(), "pets-test", EvalTransform(16))
-    assert (found.image.func is _kept_image if kept else found.image is not None) and kept == (
-        tmp_path / "new" / "place" / "cache").exists()
+    root = tmp_path / "new" / "place" if mode == "disk" else tmp_path
+    found = ImageCache(root, mode).kept(split(), "pets-test", EvalTransform(16))
+    assert (getattr(found.image, "func", None) is _kept_image) == kept == (root / "cache").exists()
     printed = capsys.readouterr().out
     assert ("decoded images are kept in" in printed) == kept
     assert ("0.0 GB, and" in printed) == (not kept and mode != "off")
+
+
+def test_no_folder_of_data_is_made_unless_asked(split, tmp_path):
+    for mode, made_it in (("auto", False), ("disk", True)):
+        images(ImageCache(tmp_path / "data", mode).kept(split(), "pets-test", EvalTransform(16)))
+        assert (tmp_path / "data").exists() == made_it
 
 
 def test_of_large_splits_nothing_is_asked_unless_they_are_to_be_kept(split, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import slow_reference as slow
 import torch
 from slow_zeroshot import NAMES, SEVEN, pixels, slow_weights
 
+from src.datasets.cache import ImageCache
 from src.datasets.common import Split
 from src.datasets.seeds import balanced_subset
 from src.errors import UserError
@@ -298,10 +299,16 @@ def test_decoded_images_are_read_without_workers(make_model, seen_by, device, tm
     spaces = {name: {"task": (name,)} for name in tasks}
     options = {"batch_size": 4, "workers": dict.fromkeys(tasks, 1)}
     plain = list(evaluate_each(model, tasks, device, classifiers, spaces, **options))
-    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=tmp_path / "root", **options))
+    first = seen("one")
+    for name, task in tasks.items():
+        splits = {part: dataclasses.replace(split, content=lambda name=name: name, in_memory=False)
+                  for part, split in task.splits.items()}
+        tasks[name] = dataclasses.replace(task, splits=splits, in_memory=False)
+    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=ImageCache(tmp_path), **options))
             for _ in range(2)]
-    assert plain == kept[0] == kept[1] and pools == [(3, 1), (3, 0), (3, 0)]
-    assert len(seen("one")) == 2 and len(list((tmp_path / "root" / "cache").iterdir())) == 3
+    assert plain == kept[0] == kept[1] and pools == [(3, 1)] * 3
+    assert len(first) == 1 and len(seen("one")) == 2, "by a worker each of the first two times"
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".npy"] * 3
 
 
 def test_a_dataset_without_a_label_space_is_not_read(make_model, seen_by, device):

@@ -311,7 +311,7 @@ def test_each_split_is_read_by_processes_of_its_own(make_model, make_state, open
     def pids(batch):
         return {int(pixels.flatten()[:8].clone().view(torch.int64)) for pixels in batch.images}
     for in_memory in (True, False):
-        state = make_state(make_model("vit"), iterations=2, workers="auto")
+        state = make_state(make_model("vit"), iterations=2, workers="auto", crops="none")
         state.device = types.SimpleNamespace(batches=lambda found: found)  # pixels as the loader gives them
         state.task, reference = reading("tiny", in_memory), reading("tiny-reference", not in_memory)
         own, others = ({pid for batch in batches for pid in pids(batch)} for batches in (
