@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import io
+import mmap
 import os
 import shutil
 import struct
@@ -28,6 +29,7 @@ DECODERS = ("torch", "torchvision", "pillow")
 MOST = 20 * 10 ** 9  # bytes of a split that is kept without being asked for
 LEFT_FREE = 2  # of the free disk such a split takes at most 1 / LEFT_FREE
 MARK = struct.Struct("<Q")
+CHECKED = 64  # rows that are checked at a time
 _background = ThreadPoolExecutor(1, "images")  # Python waits for it before it ends
 
 
@@ -102,11 +104,11 @@ class ImageCache:
         rows = Rows(self._resident(file), range(len(split)), transform.name)
         return replace(split, image=lambda index: rows.read(index, index + 1)[0], rows=rows)
 
-    def settle(self):
-        """Let files that have become whole take their final names."""
+    def settle(self, wait=False):
+        """Let files that have become whole take their final names; ``wait`` until they have them."""
         for file in self._files.values():
             if file is not None:
-                file.settle()
+                file.settle(wait)
 
     def _file(self, split, name, transform):
         """The _File of a split, opened once; None where none may be."""
@@ -177,7 +179,7 @@ class _File:
         self.marks = len(self.header) + count * self.row  # where they begin
         self.size = self.marks + count * MARK.size
         self.descriptor = self.resident = self.finishing = None
-        self.whole, self._fails = False, False
+        self.whole = self._fails = self._stays = False
 
     def is_there(self):
         """Whether the whole file is there; one of another length is removed, with a warning."""
@@ -215,24 +217,25 @@ class _File:
         [mark] = MARK.unpack(os.pread(self.descriptor, MARK.size, self.marks + index * MARK.size))
         if not mark:
             return None
-        row = torch.frombuffer(bytearray(os.pread(self.descriptor, self.row, self._at(index))), dtype=torch.uint8)
-        return row.view(self.shape[1:]) if _mark(row) == mark else None
+        row = torch.empty(self.shape[1:], dtype=torch.uint8)
+        os.preadv(self.descriptor, [row.numpy()], self._at(index))
+        return row if _marks_of(row.numpy()[None])[0] == mark else None
 
     def put(self, index, row):
         """Keep a row; without room it is not kept, nor are those behind it."""
         if self._fails:
             return
         try:
-            os.pwrite(self.descriptor, memoryview(row.numpy()).cast("B"), self._at(index))
-            os.pwrite(self.descriptor, MARK.pack(_mark(row)), self.marks + index * MARK.size)
+            os.pwrite(self.descriptor, row.numpy(), self._at(index))
+            os.pwrite(self.descriptor, _marks_of(row.numpy()[None]), self.marks + index * MARK.size)
         except OSError:
             self._fails = True
 
     def settle(self, wait=False):
         """Where all rows are there, begin to check them and to give the file its name; ``wait`` until that is done."""
-        if self.whole:
+        if self.whole or self._stays:
             return
-        if self.finishing is None and all(self._marks()):
+        if self.finishing is None and self._marks().all():
             self.finishing = _background.submit(self._finish)
         if self.finishing is not None and (wait or self.finishing.done()):
             self.whole, self.finishing = self.finishing.result(), None
@@ -243,7 +246,13 @@ class _File:
 
     def _finish(self):
         """-> whether the file is whole: its rows are what their marks say, and on the disk."""
-        bad = [index for index in range(self.shape[0]) if self.get(index) is None]
+        import numpy
+        mapped = mmap.mmap(self.descriptor, self.marks, access=mmap.ACCESS_READ)
+        pixels = numpy.frombuffer(mapped, numpy.uint8, offset=len(self.header)).reshape(self.shape)
+        marks, bad = self._marks(), []
+        for first in range(0, len(pixels), CHECKED):
+            found = _marks_of(pixels[first:first + CHECKED])
+            bad += (first + (found != marks[first:first + CHECKED]).nonzero()[0]).tolist()
         for index in bad:
             os.pwrite(self.descriptor, MARK.pack(0), self.marks + index * MARK.size)
         if bad:
@@ -252,7 +261,8 @@ class _File:
             os.fsync(self.descriptor)
             os.replace(self.partial, self.path)
         except OSError:  # another process was first, or it remains partial
-            return self.path.is_file()
+            self._stays = not self.path.is_file()
+            return not self._stays
         return True
 
     def _at(self, index):
@@ -274,18 +284,15 @@ def _kept_image(file, image, transform, index):
     return found
 
 
-def _mark(row):
-    """A number of 64 bits, never 0, of a uint8 tensor: its words' sum."""
-    words = row.view(-1)
-    if len(words) % 8:
-        words = words.new_zeros(-(-len(words) // 8) * 8).index_copy_(0, _places(len(words)), words)
-    return int(words.numpy().view("<u8").sum()) or 1
-
-
-@functools.cache
-def _places(count):
-    import torch
-    return torch.arange(count)
+def _marks_of(rows):
+    """(n, 3, R, R) uint8 -> (n,) numbers of 64 bits, never 0: the sums of the rows' words."""
+    import numpy
+    words = rows.reshape(len(rows), -1)
+    if rest := -words.shape[1] % MARK.size:
+        words = numpy.pad(words, ((0, 0), (0, rest)))
+    sums = words.view("<u8").sum(axis=1, dtype="<u8")
+    sums[sums == 0] = 1
+    return sums
 
 
 def _header(shape):
@@ -312,10 +319,14 @@ def _digest(split, transform):
     """What changes when the pixels do: the transform, the decoders, and where each file lies, its size and time, or
     the content of what is in no files."""
     import torch
-    decoders = [f"{name} {importlib.metadata.version(name)}" for name in DECODERS]
-    lines = [RULES, transform.name, *decoders, torch.backends.cpu.get_cpu_capability()]
+    lines = [RULES, transform.name, *_decoders(), torch.backends.cpu.get_cpu_capability()]
     listing = "\n".join([*lines, *(_state(split) if split.path else [split.content()])])
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+@functools.cache
+def _decoders():
+    return [f"{name} {importlib.metadata.version(name)}" for name in DECODERS]
 
 
 def _state(split):

@@ -17,7 +17,7 @@ from PIL import Image
 from src import args
 from src.api.keywords import words_of
 from src.datasets import collections, loading, open_task
-from src.datasets.cache import ImageCache, Rows, _kept_image, _mark
+from src.datasets.cache import ImageCache, Rows, _decoders, _kept_image, _marks_of
 from src.datasets.common import Split, Task
 from src.datasets.images import class_folders, folder_split
 from src.datasets.loading import evaluation_batches
@@ -64,8 +64,7 @@ def passed(split, root, name="pets-test", resolution=16, workers=0, cache=None):
     """The images of a pass over a split that a run keeps."""
     cache = cache or ImageCache(root)
     found = images(cache.kept(split, name, EvalTransform(resolution)), workers, resolution)
-    cache.settle()
-    cache.kept(split, name, EvalTransform(resolution))  # waits until the file has its name
+    cache.settle(wait=True)
     return found
 
 
@@ -115,9 +114,11 @@ def test_what_changes_makes_another_file(split, tmp_path, change, monkeypatch):
         picture(tmp_path / "pets" / "test" / "blue" / "9.png", 0.9, 0)
     if change == "decoder":
         version = importlib.metadata.version
+        _decoders.cache_clear()
         monkeypatch.setattr("importlib.metadata.version", lambda name: version(name) + ".1")
     name, size = "pets-val" if change == "name" else "pets-test", 12 if change == "resolution" else 16
     other = passed(split(), tmp_path, name, size)
+    _decoders.cache_clear()
     assert len(made(tmp_path)) == 2 and (other == images(split(), resolution=size)).all()
 
 
@@ -364,13 +365,13 @@ def test_a_device_without_room_leaves_the_file_on_the_disk(split, tmp_path, monk
 
 
 def test_a_mark_is_never_none_and_follows_every_byte():
-    for count in (3, 675, 768):
-        row = torch.zeros(count, dtype=torch.uint8)
-        marks = {_mark(row)}
-        for index in range(0, count, max(1, count // 50)):
-            row[index] = 200
-            marks.add(_mark(row))
-        assert 0 not in marks and len(marks) == 1 + len(range(0, count, max(1, count // 50)))
+    for side in (1, 15, 16):
+        places = range(0, 3 * side ** 2, max(1, 3 * side ** 2 // 50))
+        rows = numpy.zeros((1 + len(places), 3, side, side), dtype=numpy.uint8)
+        for number, place in enumerate(places):
+            rows[number + 1:].reshape(len(places) - number, -1)[:, place] = 200
+        marks = set(_marks_of(rows).tolist())
+        assert 0 not in marks and len(marks) == len(rows)
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
