@@ -99,6 +99,7 @@ class Device:
         copying.wait_stream(torch.cuda.current_stream(self.device))  # where mean and deviation were made
         try:
             for batch in batches:
+                self._give(batch, copying)
                 ready = self._handed_over(ahead, copying)  # before the next copy begins, which it must not wait for
                 with torch.cuda.stream(copying):
                     ahead = self.batch(batch)
@@ -110,6 +111,14 @@ class Device:
             yield self._handed_over(ahead, copying)
         if failure is not None:
             raise failure
+
+    def _give(self, batch, copying):
+        """Images that are kept on the device were taken from there by the current stream: ``copying`` waits for that,
+        and their memory is not reused before it is done with them."""
+        images = getattr(batch, "images", None)
+        if getattr(images, "is_cuda", False):
+            copying.wait_stream(torch.cuda.current_stream(self.device))
+            images.record_stream(copying)
 
     def _handed_over(self, batch, copying):
         """A batch for the current stream, which waits for its copy; its memory is not reused before that stream is done

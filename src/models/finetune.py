@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.seeds import order_of_epoch, seed_of
+from src.machine.files import may_write
 from src.models.batch_norms import StepNorms
 from src.models.helpers import divergence, image_pairs, interpolate_, similarity
 from src.models.hooks import Hooks
@@ -175,8 +176,8 @@ class Distill(Finetune):
 
     def features_of(self, state, reference, stream):
         """The TeacherFeatures of a Reference whose images come by ``stream``."""
-        size, in_file = len(reference.images), self.keep_ref_features and not state.planned
-        if in_file:
+        size = len(reference.images)
+        if self.keep_ref_features and not state.planned and may_write():
             return TeacherFeatures(self.teacher, table=kept_features(state, self.teacher, reference))
         keeps = self.keep_ref_features or self.keeps_features(state, size)
         found = TeacherFeatures(self.teacher, size if keeps else None)

@@ -12,6 +12,7 @@ from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.machine.device import Device
 from src.machine.distributed import World
+from src.machine.files import reading_only
 from src.models.finetune import ZSCL, LwF, TeacherFeatures
 from src.models.kept_features import FILL, _encoded
 from src.models.modeling import image_features, in_eval_mode
@@ -101,6 +102,12 @@ def test_a_folder_that_cannot_be_written_is_a_note(run, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file", encoding="utf-8")
     _, _, losses = run(ZSCL("tiny-reference", **KEPT))
     assert "note: the teacher's features are not kept" in capsys.readouterr().out and len(losses) == 5
+
+
+def test_a_dry_run_encodes_what_its_steps_need(run, encoded, tmp_path):  # noqa: F811
+    with reading_only():
+        _, method, losses = run(ZSCL("tiny-reference", **KEPT), iterations=1)
+    assert sum(encoded[method.teacher]) == 4 and len(losses) == 1 and not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("options", [{"content": None}, {"from_code": True}], ids=str)
