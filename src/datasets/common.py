@@ -55,7 +55,8 @@ class Split:
 
     ``files``: their relative POSIX paths if images are files. ``captions``: the captions of each image.
     ``video``: set for frames of videos. ``in_memory``: reading an image costs nothing, so worker processes
-    would only slow it down. ``path(index)`` says where an image lies; ``content()`` gives a digest of images that are in no files.
+    would only slow it down. ``path(index)`` says where an image lies; ``content()`` gives a digest of images that
+    are in no files.
     ``rows`` are the images where they were kept ready (``src.datasets.cache``).
     """
 

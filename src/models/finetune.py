@@ -147,7 +147,8 @@ class Distill(Finetune):
 
     The teacher encodes each reference image once per task and its features are kept if
     ``cache_ref_features`` is set, or if it would otherwise see each image more than twice; ``keep_ref_features``:
-    in a file, for all tasks and runs (``src.models.kept_features``). A subclass defines in ``reference`` what to compare on.
+    in a file, for all tasks and runs (``src.models.kept_features``). A subclass defines in ``reference`` what to
+    compare on.
     """
 
     other_terms = ("image_kl", "text_kl", "image_pair_kl", "feature_mse", "text_tower_image_kl", "text_tower_text_kl")

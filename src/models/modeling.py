@@ -106,7 +106,7 @@ def compile_image_tower(model, backend="inductor"):
     compiled = tower._compiled_call_impl
 
     def of_any_batch(images):
-        if len(images) < 2:  # which would have a graph of its own
+        if len(images) < 2:  # it would need a second graph
             return tower._call_impl(images)
         torch._dynamo.maybe_mark_dynamic(images, 0)
         return compiled(images)
