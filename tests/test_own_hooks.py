@@ -272,7 +272,7 @@ def test_what_is_rescored_needs_them_again(train, cli, own):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--hooks own.py:Best,own.py:Shift", "Best and Shift each have own scores or modules"),
+    ("--hooks own.py:Best,own.py:Shift", "Best and Shift each have scores or modules"),
     ("--method own.py:Best --hooks own.py:Shift", "Best and Shift each have scores or modules"),
     ("--method diki --hooks own.py:Best", "DIKI and Best each have scores"),
     ("--hooks own.py:Pairs", "--hooks own.py:Pairs is not for class data"),

@@ -391,7 +391,7 @@ def _refuse_two_scorers(kinds):
     """UserError where two classes of hooks change what is scored: an evaluation asks one of them."""
     found = [kind.__name__ for kind in kinds if scores_by_itself(kind)]
     if len(found) > 1:
-        raise UserError(f"--hooks: {' and '.join(found)} each have own scores or modules (scores, build), and "
+        raise UserError(f"--hooks: {' and '.join(found)} each have scores or modules (scores, build), and "
                         "what is scored can be one's only; leave one out, or let one class do both")
 
 
