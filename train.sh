@@ -114,15 +114,18 @@ pass_on() {
 }
 
 # Print the training's status from those of its processes: a failure if any, else an interruption, else the launcher's.
+# 134: NCCL has aborted a process because another one had left it, or did not answer. What the other one says counts.
 outcome() {
     local file
     for file in "$STATUSES"/[0-9]*; do
         case ${file##*/} in
-            0 | "$INTERRUPTED" | "[0-9]*") ;;
+            0 | "$INTERRUPTED" | 134 | "[0-9]*") ;;
             *) echo "${file##*/}"; return ;;
         esac
     done
-    if [ -e "$STATUSES/$INTERRUPTED" ]; then echo "$INTERRUPTED"; else echo "$1"; fi
+    if [ -e "$STATUSES/$INTERRUPTED" ]; then echo "$INTERRUPTED"
+    elif [ -e "$STATUSES/134" ]; then echo 134
+    else echo "$1"; fi
 }
 
 # Requeue the job, unless SLURM is already removing it from its nodes, to requeue it or to end it.
@@ -164,6 +167,11 @@ while [ -n "$signalled" ]; do  # a signal ends `wait`, not the training
     wait "$training" || status=$?
 done
 status=$(outcome "$status")
+if [ "$status" -eq 134 ]; then
+    echo "train.sh: a process was aborted (134), as NCCL does when another one is killed or hangs; the same command" \
+         "continues from the last resume point" >&2
+    status=1
+fi
 if [ "$status" -eq "$INTERRUPTED" ]; then
     echo "train.sh: interrupted; the same command continues" >&2
     if [ -n "${SLURM_JOB_ID:-}" ]; then requeue || echo "train.sh: the job could not be requeued" >&2; fi

@@ -11,12 +11,14 @@ import torch
 from benchmarks.harness import compared, in_turns, summary
 from benchmarks.sizes import class_names, random_model
 from clip.loader import MEAN, STD
+from src.datasets.cache import ImageCache
 from src.datasets.common import Task
 from src.datasets.images import folder_split
 from src.datasets.loading import evaluation_batches
 from src.datasets.transforms import EvalTransform
 from src.machine.device import Device
-from src.models.evaluation import evaluate
+from src.models.classifiers import classifier
+from src.models.evaluation import evaluate, evaluate_each
 
 ROOT = Path(__file__).parents[1]
 FIRST_STEP = """
@@ -80,6 +82,59 @@ def jpeg_folder(count, width, height):
         yield folder
 
 
+class Averages(torch.nn.Module):
+    """An image tower that costs nothing: (B, 3, R, R) -> (B, D)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(3, width, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3)) @ self.weight
+
+
+@contextlib.contextmanager
+def folders_to_score(folders, images, resolution, sides):
+    """-> evaluated(cache): the scores of ``folders`` class folders of ``images`` JPEGs each, of ``sides`` (width,
+    height), by a CLIP whose image tower costs nothing and reads ``resolution`` pixels."""
+    device, model, names = Device("cpu", "fp32"), random_model("tiny-vit"), ["a", "b"]
+    model.visual, model.image_resolution = Averages(model.text_projection.shape[1]), resolution
+    with contextlib.ExitStack() as stack:
+        tasks = {}
+        for number in range(folders):
+            split = folder_split(stack.enter_context(jpeg_folder(images, *sides)), names)
+            tasks[f"folder {number}"] = Task(f"folder {number}", names, ["a photo of a {c}."], {"test": split})
+        classifiers = {name: classifier(model, task, device) for name, task in tasks.items()}
+        spaces = {name: {"task": (name,)} for name in tasks}
+
+        def evaluated(cache=None):
+            found = list(evaluate_each(model, tasks, device, classifiers, spaces, cache=cache))
+            if cache is not None:
+                stack.callback(cache.settle, wait=True)
+            return [value for scores in found for value in (scores["task"].top1, scores["task"].n)]
+        yield evaluated
+
+
+def cached_evaluations(folders, images, resolution, sides, rounds, budget=None):
+    """The second evaluation of class folders whose decoded images are kept, against the first."""
+    with folders_to_score(folders, images, resolution, sides) as evaluated, tempfile.TemporaryDirectory() as root:
+        roots = (Path(root, str(number)) for number in range(rounds + 1))
+        kept = next(roots)
+        checks = [compared("scores", evaluated(ImageCache(kept)), evaluated(), 0.0)]
+        times = in_turns(lambda: evaluated(ImageCache(kept)), lambda: evaluated(ImageCache(next(roots))), rounds,
+                         budget)
+    return {**summary(*times), "checks": checks}
+
+
+def filling_evaluations(folders, images, resolution, sides, rounds, budget=None):
+    """The first evaluation of class folders, which keeps their decoded images, against one that keeps none."""
+    with folders_to_score(folders, images, resolution, sides) as evaluated, tempfile.TemporaryDirectory() as root:
+        roots = (Path(root, str(number)) for number in range(rounds + 1))
+        checks = [compared("scores", evaluated(ImageCache(next(roots))), evaluated(), 0.0)]
+        times = in_turns(lambda: evaluated(ImageCache(next(roots))), evaluated, rounds, budget)
+    return {**summary(*times), "checks": checks}
+
+
 def cached_evaluation(model, images, width, height, classes, rounds, budget=None):
     """Time the second evaluation of a folder with ``--cache-images`` against the first, which fills the cache."""
     device, clip_model = Device("cpu", "fp32"), random_model(model)
@@ -88,7 +143,7 @@ def cached_evaluation(model, images, width, height, classes, rounds, budget=None
         task = Task("photos", ["a", "b", *class_names(classes - 2)], ["a photo of a {c}."], {"test": split})
 
         def evaluated(cache):
-            return evaluate(clip_model, task, device, cache=cache)["task"]
+            return evaluate(clip_model, task, device, cache=ImageCache(cache))["task"]
 
         first, second = evaluated(Path(caches, "kept")), evaluated(Path(caches, "kept"))
         checks = [compared("top-1 and top-5", [second.top1, second.top5, second.n], [first.top1, first.top5, first.n],

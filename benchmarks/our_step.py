@@ -15,17 +15,18 @@ TEMPLATE = "a photo of a {c}."
 
 
 class OurStep:
-    """Steps of ``Finetune``, or with ``sentences`` of ``ZSCL``, on one given Batch and one of reference
+    """Steps of ``Finetune``, with ``sentences`` of ``ZSCL``, or of ``method``, on one given Batch and one of reference
     images.
 
     The body of ``train()`` without its loader: rate, losses under autocast, backward, optimiser. ``lr`` is
     constant.
     """
 
-    def __init__(self, model, device, names, batch, sentences=None, reference=None, lr=1e-5):
+    def __init__(self, model, device, names, batch, sentences=None, reference=None, lr=1e-5, method=None):
         self.device, self.batch = device, batch
         self.settings = Settings(iterations=1000, lr=lr, batch_size=len(batch.labels), warmup=0)
-        self.method = Finetune() if sentences is None else ZSCL("reference", ref_sentences="reference")
+        default = Finetune() if sentences is None else ZSCL("reference", ref_sentences="reference")
+        self.method = method or default
         select_trainable(model, "whole")
         self.state = self._state(model, names, sentences)
         self.method.begin(self.state)

@@ -44,7 +44,8 @@ from src.models import METHODS, find_method
 EARLIER_METHODS = ("finetune", "lwf", "ZSCL", "icarl", "modx")
 LATER_FLAGS = {key for name, row in METHODS.items() if name not in EARLIER_METHODS for key in row.uses} - {
     key for name in EARLIER_METHODS for key in METHODS[name].uses}
-UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order", "hooks"} | LATER_FLAGS
+UNSAID = {"optimizer", "schedule", "lr_floor", "crops", "last_batch", "class_order", "hooks",
+          "keep_ref_features"} | LATER_FLAGS
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def rescored(config, flags):
         config.given(key) or key not in OF_THE_RUN)} | {"quiet"}
     values = {**config.values, **{key: _from_plain(flag["value"]) for key, flag in known.items()},
               **{key: config.values[key] for key in here}}
-    values |= {"tensorboard": False, "wandb": False, "export": None, "keep_features": False}
+    values |= {"tensorboard": False, "wandb": False, "export": None, "keep_features": False,
+               "cache_images": "off"}
     origins = {**config.origins, **{key: "run" if key in OF_THE_RUN else flag["origin"] for key, flag in known.items()},
                **{key: config.origins[key] for key in here}}
     return Config(values, origins, EVAL, config.argv)

@@ -112,6 +112,17 @@ def test_its_status_is_the_trainings(place, job, status):
     assert not commands("scontrol requeue")
 
 
+@pytest.mark.parametrize(("others", "expected", "tells"), [
+    ([], 1, True), ([75], 75, False), ([2], 2, False), ([1], 1, False), ([0], 1, True), ([137, 75], 137, False)])
+def test_an_abort_of_nccl_is_no_status_of_the_training(place, others, expected, tells):
+    """134: a process that lost another one, which says why, if it still can. The processes leave their statuses."""
+    left = " ".join(f': > "$STATUSES/{status}";' for status in others)
+    (place / "bin" / "python").write_text(f"#!/bin/bash\n{left}\nkill -ABRT $$\n", encoding="utf-8")
+    status, told = run(*TASK)
+    assert status == expected and ("aborted (134)" in told) == tells
+    assert ("last resume point" in told) == tells and ("train.sh: interrupted" in told) == (expected == 75)
+
+
 def test_it_knows_the_status_of_an_interrupted_run():
     """As docs/running.md promises it to whoever scripts against it."""
     text = (ROOT / "train.sh").read_text(encoding="utf-8")

@@ -117,7 +117,7 @@ def pictures(root, tiny):
 def jpeg(setting, found):
     """Train ZSCL from JPEG files with random weights to the end, then evaluate; without and with cached
     test images."""
-    rows(setting, found, {"files": lambda: train(setting, "files"),
+    rows(setting, found, {"files": lambda: train(setting, "files", "--cache-images", "off"),
                           "evaluation cached": lambda: train(setting, "cached", "--cache-images")}, least=20)
 
 
@@ -156,6 +156,7 @@ def logged(folder):
 
 def evaluation(setting, found):
     """Measure images/s of a whole evaluation in bf16: from files, while filling the cache, from the cache."""
+    from src.datasets.cache import ImageCache
     from src.datasets.common import Task
     from src.datasets.images import folder_split
     from src.models.evaluation import evaluate
@@ -172,7 +173,10 @@ def evaluation(setting, found):
         scores = evaluate(model, task, device, max_size=size, workers=use["workers"], cache=cache)["task"]
         seconds = time.perf_counter() - began
         return {"images": scores.n, "s": seconds, "images_per_s": scores.n / seconds, "top1": scores.top1}
-    cache = Path(setting.work, "evaluation_cache")
+
+    def kept(mode="disk"):
+        return ImageCache(Path(setting.work, "evaluation_cache"), mode, device.device)
     rows(setting, found, {
-        "warming up": lambda: rate(size=2 * CLASSES), "files": rate, "filling the cache": lambda: rate(cache),
-        "cached": lambda: rate(cache), "cached again": lambda: rate(cache)})
+        "warming up": lambda: rate(size=2 * CLASSES), "files": rate, "filling the cache": lambda: rate(kept()),
+        "cached": lambda: rate(kept()), "cached again": lambda: rate(kept()),
+        "on the device": lambda: rate(kept("device"))})

@@ -16,7 +16,7 @@ from benchmarks.one_gpu.timing import first_call, timed
 from clip.model import QuickGELU
 from src.machine.batch import Batch
 from src.models.finetune import Finetune
-from src.models.modeling import image_features
+from src.models.modeling import compile_image_tower, image_features
 
 WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -180,9 +180,11 @@ def kernels_compiled(setting, found):
 
 
 def compiled(setting, found):
-    """Compare whole towers, as with --compile, to separate blocks; "first_s" includes compiling."""
+    """Image towers as --compile does it, against each block by itself and the text tower too; "first_s" has what
+    compiling took."""
     rows(setting, found, variants(setting, {
         "eager": None,
+        "image towers": lambda step: [compile_image_tower(model) for model in (step.state.model, step.method.teacher)],
         "blocks": lambda step: compile_blocks(step.state.model, step.method.teacher),
         "towers": lambda step: (step.state.model.visual.compile(), step.state.model.transformer.compile()),
     }))

@@ -3,7 +3,7 @@ measurements.
 
 ``PREDICTIONS``: before the first run. ``SECOND``: after it and before the second, for the parts
 projections, host and graph. ``THIRD``: before the third, for the parts changes, changes_parity and
-changes_finetune. ``FOURTH``: before the fourth, for the parts packing and casts.
+changes_finetune. ``FOURTH``: before the fourth, for the parts packing and casts. ``FIFTH``: not run yet.
 """
 
 from collections.abc import Callable
@@ -254,7 +254,23 @@ FOURTH = (
 )
 
 
-def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD + FOURTH):
+# Before a fifth run. NuSA-CL: fine-tuning at batch 8 is limited by its 1,394 operations (63.5 ms); the branches of 96
+# weights are 14 more each, forward and backward. Its activations are those of 16 images and 100 prompts. Image towers
+# compiled leave the text tower's operations (380) and those of losses and optimiser to the host.
+FIFTH = (
+    Prediction("NuSA-CL step, batch 16, bf16", 85, 180, "ms", ms("bf16", part="nusa")),
+    Prediction("NuSA-CL step, batch 16, fp32", 75, 200, "ms", ms("fp32", part="nusa")),
+    Prediction("peak of the same, bf16", 1.8, 4.0, "GB", value("nusa", "bf16", "peak_bytes", scale=1e-9)),
+    Prediction("peak of the same, fp32", 2.8, 6.6, "GB", value("nusa", "fp32", "peak_bytes", scale=1e-9)),
+    Prediction("image towers compiled, of the eager step", 0.45, 0.80, "", ratio("compiled", "image towers", "eager")),
+    Prediction("evaluation from images on the device", 6500, None, "images/s",
+               value("evaluation", "on the device", "images_per_s")),
+    Prediction("evaluation that fills the cache, of one from files", 0.9, None, "",
+               ratio("evaluation", "filling the cache", "files", "images_per_s")),
+)
+
+
+def verdicts(parts, predictions=PREDICTIONS + SECOND + THIRD + FOURTH + FIFTH):
     """Return [{name, low, high, unit, measured, verdict}]; the verdict is right, wrong or not measured."""
     found = []
     for prediction in predictions:

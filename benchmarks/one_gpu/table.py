@@ -43,4 +43,5 @@ PARTS = {
     "changes_finetune": Part("changes:changes_finetune", 80),
     "packing": Part("packing:packing", 100),
     "casts": Part("casts:casts", 40),
+    "nusa": Part("nusa:nusa", 90),
 }

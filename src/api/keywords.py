@@ -40,6 +40,8 @@ def _words(flag, value):
     if flag.key == "hooks":
         texts = value if isinstance(value, list | tuple) else [value]
         return [f"{flag.name}={_one(flag, text)}" for text in texts]
+    if flag.bare and isinstance(value, bool) and "off" in flag.choices:
+        return [flag.name] if value else [f"{flag.name}=off"]
     if flag.repeated:
         if not isinstance(value, dict):
             raise UserError(f"{flag.name} {value!r}: expected a dict")

@@ -39,7 +39,6 @@ CONTRADICTIONS = [
     ("we", "moving_avg", "one average is kept"),
     ("we_wise", "moving_avg", "one average is kept"),
     ("ref_wise", "ref_model", "there is one teacher"),
-    ("cache_images", "skip_bad_images", "the cache holds every image of a split"),
     ("eval_interval", "eval_every_epoch", "choose one evaluation interval"),
     ("resume", "overwrite", "resume, or start again"),
     ("status", "dry_run", "print one of them"),
@@ -81,6 +80,9 @@ def _check_contradictions(config):
     for first, second, reason in CONTRADICTIONS:
         if config.chosen(first) and config.chosen(second):
             raise UserError(f"{FLAGS[first].name} and {FLAGS[second].name} exclude each other: {reason}")
+    if config.cache_images in ("disk", "device") and config.skip_bad_images:
+        raise UserError(f"--cache-images {config.cache_images} and --skip-bad-images exclude each other: the cache "
+                        "holds every image of a split")
 
 
 def _check_processes(config):
@@ -201,7 +203,7 @@ def _check_code(flag, name, config):
     path = name.rpartition(":")[0]
     if path != GIVEN and not os.path.isfile(path):
         raise UserError(f"{flag} {name}: no such file; give path/to/file.py:function")
-    if config.cache_images:
+    if config.cache_images in ("disk", "device"):
         raise UserError(f"--cache-images with {name}: images that code gives may change unnoticed; leave it out")
     allow(name)
 

@@ -133,7 +133,8 @@ def training_flags():
         Flag("--batch-norm", "statistics of ResNets: keep them (eval) or update them (train); auto keeps pretrained "
              "ones on class data and updates them on image-text pairs", "auto",
              choices=("auto", "eval", "train"), example="train --model RN50"),
-        switch("--compile", "torch.compile for the towers that train: slow first steps; needs a C++ compiler"),
+        switch("--compile", "torch.compile for image towers, of the model, its teacher and in evaluation: a slow first "
+               "step; needs a C++ compiler"),
         switch("--grad-checkpointing", "store fewer activations and recompute them in backward: less memory, a third "
                "more time", numbers=False),
         Flag("--seed", "seed of everything random, class splits included; 1,2,3 with --dataset-order: one run per "
@@ -315,9 +316,16 @@ def data_flags():
              example="coop --dataset-order mtil-1"),
         switch("--skip-bad-images", "skip and count images that cannot be decoded, and rows of csv: and pairs: whose "
                "image is missing", runs=(*SCORING, SINGLE)),
-        switch("--cache-images", "cache decoded evaluation images under --data-location", runs=SCORING, numbers=False),
+        Flag("--cache-images", "cache decoded evaluation and reference images in <data-location>/cache: disk; device "
+             "holds them there too; auto keeps splits of at most 20 GB that leave half of the free disk", "auto",
+             choices=("auto", "off", "disk", "device"), bare="disk", means={"true": "disk", "on": "disk",
+                                                                            "false": "off"},
+             runs=SCORING, numbers=False, example="device --eval-only --eval-datasets DTD"),
         switch("--cache-ref-features", "encode each reference image with the teacher once per task, even if it is "
                "used at most twice; beyond that this is always done",
+               example="--method ZSCL --ref-dataset ImageNet"),
+        switch("--keep-ref-features", "encode all reference images once with the teacher and keep the features in "
+               "<data-location>/cache, for all tasks and runs with this teacher",
                example="--method ZSCL --ref-dataset ImageNet"),
         switch("--list-datasets", "list every dataset: size, how to get it, whether it is there", runs=(LIST,),
                numbers=False),

@@ -32,8 +32,9 @@ ORDERS = {"1": ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers
                 "StanfordCars", "SUN397"),
           "2": ("StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101", "DTD",
                 "EuroSAT", "CIFAR100")}
-# What a variant of MTIL changes: the splits of the CoOp family, five or sixteen images per class.
-VARIANTS = {"coop": {"split_file": "coop"}, "5shot": {"shots": 5, "iterations": 500}, "16shot": {"shots": 16}}
+# What a variant of MTIL changes: the splits of the CoOp family, few images per class, faster arithmetic.
+VARIANTS = {"coop": {"split_file": "coop"}, "5shot": {"shots": 5, "iterations": 500}, "16shot": {"shots": 16},
+            "bf16": {"precision": "bf16"}}
 
 # Xu et al., 2024 (arXiv:2406.18868). The papers agree on sets, order, shots and label space; all else is MTIL's.
 XTAIL = MTIL | {"shots": 16, "label_space": ("all",)}

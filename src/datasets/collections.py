@@ -1,5 +1,7 @@
 """Turn small collections into Tasks; torchvision downloads, verifies and indexes them."""
 
+import functools
+import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -92,7 +94,7 @@ def open_collection(name, root):
     parts = _fetch(name, root, row.dataset, row.folder, row.parts, row.downloads)
     classnames = row.classnames or [spaced(label) for label in parts["train"].classes]
     splits = {split: _split(row, dataset, Path(root) / row.folder) for split, dataset in parts.items()}
-    return Task(name, list(classnames), row.templates, splits, in_memory=row.files is None)
+    return Task(name, list(classnames), row.templates, splits)
 
 
 def open_caltech(name, root):
@@ -173,6 +175,7 @@ def _array_split(dataset):
     import numpy
     from PIL import Image
     arrays = numpy.asarray(dataset.data)                                            # (N, H, W, 3) or (N, H, W), uint8
-    return Split(lambda index: Image.fromarray(arrays[index]).convert("RGB"), [int(label) for label in dataset.targets])
+    return Split(lambda index: Image.fromarray(arrays[index]).convert("RGB"), [int(label) for label in dataset.targets],
+                 content=functools.cache(lambda: hashlib.sha256(numpy.ascontiguousarray(arrays)).hexdigest()))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class Split:
     H, W) tensor.
 
     ``files``: their relative POSIX paths if images are files. ``captions``: the captions of each image.
-    ``video``: set for frames of videos.
+    ``video``: set for frames of videos. ``in_memory``: reading an image costs nothing, so worker processes
+    would only slow it down. ``path(index)`` says where an image lies; ``content()`` gives a digest of images that
+    are in no files.
+    ``rows`` are the images where they were kept ready (``src.datasets.cache``).
     """
 
     image: Callable[[int], Any]
@@ -62,7 +65,10 @@ class Split:
     files: Sequence[str] | None = None
     captions: Sequence[Sequence[str]] | None = None
     video: Any = None
-    path: Callable[[int], Any] | None = None  # path of an image
+    path: Callable[[int], Any] | None = None
+    in_memory: bool = False
+    content: Callable[[], str] | None = None
+    rows: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +77,9 @@ class Split:
         return Split(lambda position: self.image(indices[position]), [self.labels[index] for index in indices],
                      self.files and [self.files[index] for index in indices],
                      self.captions and [self.captions[index] for index in indices],
-                     path=self.path and (lambda position: self.path(indices[position])))
+                     path=self.path and (lambda position: self.path(indices[position])), in_memory=self.in_memory,
+                     content=self.content and (lambda: listing_digest([self.content(), *map(str, indices)])),
+                     rows=self.rows and self.rows.subset(indices))
 
     def listing(self) -> Sequence[str]:
         """Return names to tie an index list to: the files, or labels for images that are not files."""
@@ -93,10 +101,9 @@ class Task:
     """Hold an opened dataset: class names, prompt templates ("{c}" is the class name, the first one trains),
     splits.
 
-    ``sentences``: texts that can serve as reference texts; empty for most datasets. ``in_memory``: reading an
-    image costs nothing, so worker processes would only slow it down. A split may be a function that lists it on
-    demand. ``train_data``: which training images are used, in words for tables. ``pairs``: images with captions
-    instead of classes.
+    ``sentences`` are texts that can serve as reference texts; empty for most datasets. ``in_memory`` holds for all of
+    its splits. A split may be a function that lists it when asked for. ``train_data`` says which part of the training
+    images is used, in words for tables. ``pairs``: images with captions instead of classes.
     """
 
     name: str
@@ -115,13 +122,15 @@ class Task:
     lists: dict = field(default_factory=dict)  # {flag and file: digest} of external lists that split it
     shots: dict = field(default_factory=dict)  # its entry in a shots file, if it has a few images per class
     drawn_from: Split | None = None  # the training images that the shots were drawn from
+    from_code: bool = False  # of a function of the user's, whose images may change where no file does
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
                             "list another")
         split = self.splits[name]
-        return split() if callable(split) else split
+        split = split() if callable(split) else split
+        return replace(split, in_memory=True) if self.in_memory and not split.in_memory else split
 
     def train_data_with(self, text: str) -> str:
         """Return ``train_data`` with one more choice of training images."""

@@ -72,7 +72,7 @@ def _checked(task, name, file):
         print(f"{name}: {announced}")
     digest = digest_of_task(task)
     return dataclasses.replace(task, name=file, templates=task.templates or SIMPLE, lists={**task.lists, name: digest},
-                               place=task.place or f"{file}_{digest[:8]}")
+                               place=task.place or f"{file}_{digest[:8]}", from_code=True)
 
 
 def _fault(task):

@@ -4,11 +4,14 @@ A stream that starts at step k equals one that ran k steps.
 """
 
 import itertools
+import os
 
 from src.datasets.seeds import order_of_epoch, seed_of
 from src.errors import UserError
 from src.machine.batch import Batch
 from src.machine.interruption import serve_to_the_end
+
+MOST_WORKERS = 8
 
 
 def batches_per_epoch(size, batch_size, rest=False):
@@ -50,6 +53,14 @@ def require_shares(size, batch_size, processes):
         raise UserError(f"the {size} images to replay or compare on, or pairs to train on, form one batch "
                         f"(--batch-size or --ref-batch-size {batch_size}), which does not divide among {processes} "
                         "processes; run one process")
+
+
+def worker_count(workers, split):
+    """Return the number of processes that read a Split, or the splits of a Task, for a value of --workers: a number, or
+    "auto", which is none where reading costs nothing."""
+    if workers != "auto":
+        return workers
+    return 0 if split.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def share_of(batch, part):
@@ -215,20 +226,36 @@ def evaluation_batches(split, transform, batch_size, workers=0):
 
 
 def joined_evaluation_batches(parts, batch_size, workers=0):
-    """Yield, for each (split, transform) of ``parts`` in order, the iterator that ``evaluation_batches`` gives.
-
-    All parts come from the same worker processes, which prepare the next part while one ends. Requesting the
-    next part ends an iterator that is not used up.
-    """
+    """For each (split, transform) of ``parts``, in order, the iterator that ``evaluation_batches`` gives. All parts
+    come from the same worker processes, which are ahead with the next part while one ends. Requesting the
+    next part ends one that is not used up. What is kept ready (``Split.rows``) is read in slices, by this process."""
     orders = [[[(part, (0, index)) for index in range(first, min(first + batch_size, len(split)))]
-               for first in range(0, len(split), batch_size)] for part, (split, _) in enumerate(parts)]
+               for first in range(0, len(split), batch_size)] if not _is_ready(split, transform) else []
+              for part, (split, transform) in enumerate(parts)]
     dataset = JoinedSplits([TransformedSplit(split, transform, 0) for split, transform in parts])
-    batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers))
-    for order in orders:
+    batches = iter(_loader(dataset, list(itertools.chain.from_iterable(orders)), workers if any(orders) else 0))
+    for order, (split, transform) in zip(orders, parts, strict=True):
+        if _is_ready(split, transform):
+            yield _ready_batches(split, batch_size)
+            continue
         own = itertools.islice(batches, len(order))
         yield _noting_skipped(own, leave_out=True)
         for _ in own:  # use up the rest, so that the next part begins at its first batch
             pass
+
+
+def _is_ready(split, transform):
+    """Whether the results of a transform are kept of a split."""
+    return split.rows is not None and split.rows.transform == transform.name
+
+
+def _ready_batches(split, batch_size):
+    """Iterator over Batches of a split whose images are kept ready, in order."""
+    import torch
+    for first in range(0, len(split), batch_size):
+        last = min(first + batch_size, len(split))
+        yield Batch(split.rows.read(first, last), torch.tensor(split.labels[first:last]),
+                    indices=torch.arange(first, last))
 
 
 def _transformed(split, transform, seed, captions):
@@ -243,6 +270,8 @@ def _loader(dataset, batch_sampler, workers):
     from torch.utils.data import DataLoader
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=_collate,
                       worker_init_fn=serve_to_the_end,
+                      # Functions in a Split are not pickled, as Python's default since 3.14 would have it.
+                      multiprocessing_context="fork" if workers else None,
                       # The global generator belongs to the model, for dropout.
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 

@@ -72,7 +72,7 @@ def open_toy(name, root):
     """
     if name in REFERENCES:
         drawn = functools.cache(lambda: reference_images(REFERENCE_IMAGES, name))
-        return Task(name, [], [], {"train": _split(drawn, [0] * REFERENCE_IMAGES)},
+        return Task(name, [], [], {"train": _split(drawn, [0] * REFERENCE_IMAGES, f"{name} of version {VERSION}")},
                     sentences=reference_sentences(REFERENCE_SENTENCES, name), in_memory=True)
     if name in PAIRS:
         splits = {split: _pair_split(*load_pairs(name, split)) for split in SPLITS}
@@ -83,10 +83,10 @@ def open_toy(name, root):
     return Task(name, classnames(name), TEMPLATES[name], splits, in_memory=True)
 
 
-def _split(drawn, labels):
-    """Return a Split; ``drawn()`` gives all images."""
+def _split(drawn, labels, content=None):
+    """Return a Split; ``drawn()`` gives all images; ``content`` tells them from others."""
     from PIL import Image
-    return Split(lambda index: Image.fromarray(drawn()[index]), labels)
+    return Split(lambda index: Image.fromarray(drawn()[index]), labels, content=content and (lambda: content))
 
 
 def _images(name, split):

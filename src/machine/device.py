@@ -42,6 +42,8 @@ class Device:
             raise UserError("--device mps: several processes cannot exchange tensors on it; run one, or give "
 "--device cpu")
         if self.device.type == "cuda":
+            if torch.cuda.device_count() == 1:
+                index = 0  # of what a launcher lets each process see, as srun does; World.start refuses a shared one
             if index >= torch.cuda.device_count():
                 raise UserError(f"--nproc-per-node: more processes than this machine's {torch.cuda.device_count()} "
                                 "CUDA devices; give that number, or --device cpu")
@@ -101,6 +103,7 @@ class Device:
         copying.wait_stream(torch.cuda.current_stream(self.device))  # which computed mean and deviation
         try:
             for batch in batches:
+                self._give(batch, copying)
                 ready = self._handed_over(ahead, copying)  # before the next copy, so as not to wait for it
                 with torch.cuda.stream(copying):
                     ahead = self.batch(batch)
@@ -112,6 +115,14 @@ class Device:
             yield self._handed_over(ahead, copying)
         if failure is not None:
             raise failure
+
+    def _give(self, batch, copying):
+        """Images that are kept on the device were taken from there by the current stream: ``copying`` waits for that,
+        and their memory is not reused before it is done with them."""
+        images = getattr(batch, "images", None)
+        if getattr(images, "is_cuda", False):
+            copying.wait_stream(torch.cuda.current_stream(self.device))
+            images.record_stream(copying)
 
     def _handed_over(self, batch, copying):
         """Return a batch to the current stream, which waits for its copy; its memory is not reused before

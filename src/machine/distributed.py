@@ -20,6 +20,7 @@ import contextlib
 import datetime
 import functools
 import os
+import socket
 import time
 import warnings
 
@@ -30,7 +31,8 @@ from torch import nn
 from src.errors import UserError
 from src.machine.interruption import Interrupted
 
-PATIENCE = datetime.timedelta(hours=12)  # a process may wait this long for the first one to download a dataset
+TURN = datetime.timedelta(hours=12)  # the patience of a process that waits for the first one to download a dataset
+STEP = datetime.timedelta(minutes=10)  # in an exchange that all processes reach at about the same time
 GLANCE = 0.02  # seconds between two looks into the store
 
 
@@ -41,8 +43,9 @@ class World:
     def __init__(self, rank=0, size=1, local_rank=0, store=None):
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.first = rank == 0
-        self._store, self._meetings, self._gathers, self._device = store, 0, None, torch.device("cpu")
+        self._store, self._meetings, self._turns, self._device = store, 0, None, torch.device("cpu")
         self._within_turn, self._last, self._uneven = False, None, False
+        self._order = _Order(size)
 
     def start(self, device):
         """Meet the other processes on a torch.device, which decides the backend; with one process do
@@ -51,12 +54,21 @@ class World:
             return
         self._device = device
         on_cuda = device.type == "cuda"
-        dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE,
+        if on_cuda:
+            self._require_own_devices(device)
+        dist.init_process_group("nccl" if on_cuda else "gloo", rank=self.rank, world_size=self.size, timeout=STEP,
                                 store=dist.PrefixStore(self._key("meeting"), self._store),
                                 device_id=device if on_cuda else None)
-        # A separate group: DDP's averages start whenever a gradient is ready. If batches differ between processes
-        # (replay), that is before a gather's backward on one process and after it on another.
-        self._gathers = dist.new_group(timeout=PATIENCE)
+        self._turns = dist.new_group(timeout=TURN, backend="gloo")
+
+    def _require_own_devices(self, device):
+        """Refuse processes that share a CUDA device, which only torch's names of them tell: each may see one alone."""
+        self._store.set(f"{self._key('device')} {self.rank}", _called(device))
+        called = [self._store.get(f"{self._key('device')} {rank}").decode() for rank in range(self.size)]
+        shared = [rank for rank in range(self.size) if called[rank] == called[self.rank]]
+        if len(shared) > 1:
+            raise UserError(f"--nproc-per-node: the processes {', '.join(map(str, shared))} have one CUDA device "
+                            "together; start as many as there are devices, or give --device cpu")
 
     def stop(self):
         """End the run; another one may follow in these processes."""
@@ -154,7 +166,7 @@ class World:
         """Return [value of each process], on every process."""
         found = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(found, value)
+            dist.all_gather_object(found, value, group=self._turns)
         return found
 
     # -- the step ------------------------------------------------------------------------------------------------------
@@ -183,7 +195,10 @@ class World:
             step.register_parameter("unused", nn.Parameter(next(step.parameters()).new_zeros(())))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about broadcast_buffers, whose new name torch 2.6 lacks
-            return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=searches)
+            wrapped = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False,
+                                                          find_unused_parameters=searches)
+        self._order.rule(wrapped)
+        return wrapped
 
     @contextlib.contextmanager
     def uneven(self, uneven=True):
@@ -197,7 +212,11 @@ class World:
     def gather(self, rows):
         """Gather (n, ...) of each process -> (sum of all n, ...) in rank order, with gradient: backward
         sums the gradients from all processes' losses."""
-        return rows if self.size == 1 else _Gather.apply(rows, self._gathers, self.rank, self._counts(rows))
+        if self.size == 1:
+            return rows
+        if rows.requires_grad and torch.is_grad_enabled():
+            self._order.gathered()
+        return _Gather.apply(rows, self._order, self.rank, self._counts(rows))
 
     def first_row(self, rows):
         """Return the index at which this process's (n, ...) rows begin in the result of ``gather``."""
@@ -209,7 +228,7 @@ class World:
             return [len(rows)] * self.size
         own = torch.tensor([len(rows)], device=rows.device)
         found = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(found, own, group=self._gathers)
+        dist.all_gather(found, own)
         return torch.cat(found).tolist()
 
     # -- numbers -------------------------------------------------------------------------------------------------------
@@ -257,7 +276,7 @@ class World:
     def wait(self):
         """Wait until all processes are here; before they have met there is nothing to wait for."""
         if self.size > 1 and dist.is_initialized():
-            dist.barrier()
+            dist.barrier(group=self._turns)
 
     def first_then_others(self, work):
         """Run ``work()`` in the first process, then in the others, so that it may download or write what
@@ -293,22 +312,75 @@ def in_turn(function):
     return call
 
 
+def _called(device):
+    """What no other CUDA device of any machine is called."""
+    return f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+
+
+class _Order:
+    """One order of communication in all processes: backward of all gathers of a step before any average of DDP.
+
+    DDP starts an average whenever its gradients are ready. Where processes differ in what their batch has (replay),
+    that is before a gather's backward in one and behind it in another, and exchanges in different orders never meet.
+    Gathers are among themselves in the reverse order of their forward, and averages in that of DDP's buckets.
+    """
+
+    def __init__(self, size):
+        self._size, self._gathers, self._held = size, 0, []
+
+    def rule(self, wrapped):
+        """From here on the averages of a DistributedDataParallel come in this order."""
+        wrapped.register_forward_pre_hook(lambda *_: self._begin())
+        wrapped.register_comm_hook(self, _Order._average)
+
+    def _begin(self):
+        self._gathers, self._held = 0, []
+
+    def gathered(self):
+        """A gather whose backward is to come."""
+        self._gathers += 1
+
+    def passed(self):
+        """That backward has come."""
+        self._gathers = max(0, self._gathers - 1)  # one outside of a step counts for none
+        if not self._gathers:
+            self._release()
+
+    def _average(self, bucket):
+        """DDP's hook: a bucket of gradients -> the Future of their mean over the processes."""
+        values = bucket.buffer().div_(self._size)
+        if not self._gathers:
+            return dist.all_reduce(values, async_op=True).get_future().then(lambda future: future.value()[0])
+        if not self._held:  # of a gather that the loss does not use no backward comes
+            torch.autograd.Variable._execution_engine.queue_callback(self._release)
+        found = torch.futures.Future(devices=[values.device] if values.is_cuda else [])
+        self._held.append((values, found))
+        return found
+
+    def _release(self):
+        held, self._held = self._held, []
+        for values, found in held:
+            dist.all_reduce(values)
+            found.set_result(values)
+
+
 class _Gather(torch.autograd.Function):
     """All-gather in forward; in backward, the sum over processes of the gradients of the own rows.
     ``counts``: rows of each process; they are padded to the largest for the exchange."""
 
     @staticmethod
-    def forward(context, rows, group, rank, counts):
-        context.group, context.rank, context.counts = group, rank, counts
+    def forward(context, rows, order, rank, counts):
+        context.order, context.rank, context.counts = order, rank, counts
         own = rows.contiguous()
         if len(rows) < max(counts):
             own = torch.cat([own, own.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
         found = [torch.empty_like(own) for _ in counts]
-        dist.all_gather(found, own, group=group)
+        dist.all_gather(found, own)
         return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
     @staticmethod
     def backward(context, gradient):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient, group=context.group)  # gloo has no reduce-scatter
+        dist.all_reduce(gradient)  # gloo has no reduce-scatter
+        context.order.passed()
         return gradient.split(context.counts)[context.rank], None, None, None

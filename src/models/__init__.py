@@ -126,7 +126,7 @@ BESIDE_FROZEN = {
     **dict.fromkeys(("we", "we_wise", "moving_avg", "wise_merge"),
                     "it keeps CLIP frozen, and its modules are not averaged; leave it out")}
 BESIDE_EXPERTS = BESIDE_FROZEN | {
-    "compile": "only towers that train are compiled, and its CLIP stays frozen; leave it out",
+    "compile": "which experts act in a tower depends on values, and a graph is compiled for one choice; leave it out",
     "joint": "a router belongs to one task; give the datasets by --dataset-order"}
 CONDU = ("ls", "condu_experts", "condu_prototypes", "condu_known")
 NO_HEAD = dict.fromkeys(("fc", "image-fc", "image-fc-fixed"),
@@ -143,7 +143,7 @@ METHODS = {
     "lwf": Method("src.models.finetune:LwF", uses=(*DISTILLATION, *REFERENCE_TEXTS), refuses=DEAF_MODES),
     "ZSCL": Method("src.models.finetune:ZSCL", needs=("ref_dataset",), refuses=DEAF_MODES,
                    uses=("ref_dataset", "ref_model", "ref_wise", "ref_wise_alpha", "ref_size", *DISTILLATION,
-                         *REFERENCE_TEXTS)),
+                         "keep_ref_features", *REFERENCE_TEXTS)),
     "icarl": Method("src.models.icarl:ICaRL", uses=("memory_size", "replay_weight", *DISTILLATION), refuses=DEAF_MODES),
     "ewc": Method("src.models.ewc:EWC", uses=("ls", "ewc_strength", "ewc_fisher", "ewc_decay"), data="both",
                   refuses={"fc": "its penalty is on the towers, and this mode trains neither"},

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from src.datasets.cache import as_it_is, cached_split
 from src.datasets.common import Split, Task
 from src.datasets.loading import joined_evaluation_batches
 from src.datasets.seeds import balanced_subset
@@ -59,12 +58,13 @@ def evaluate(model, task, device, split="test", batch_size=128, max_size=None, w
              classifiers=None, spaces=None, name=None, world=None):
     """Score a model on one split of a task in one pass over its images -> {label space: Scores}.
 
-    ``spaces`` maps a label space to the datasets whose classes it joins; a space without the task itself is
-    left out. ``classifiers`` holds the Classifier of each dataset, by name; ``name`` is the task's own key
-    there. Without any of these: the task's own classes, zero-shot, as "task". ``max_size`` images are drawn
-    evenly over the classes. ``method(images, {space: [Classes]})`` returns {space: (B, sum of its classes)}
-    or None; its scores replace CLIP's in those label spaces. ``cache``: folder for decoded images. Each
-    process of ``world`` scores a share of the images, ``batch_size`` at a time, and gets all the scores.
+    ``spaces`` maps a label space to the datasets whose classes it joins; one that lacks the task itself is left out.
+    ``classifiers`` has the Classifier of each of them, by name; ``name`` is the task's own there. None of these: the
+    task's own classes, zero-shot, as "task".
+    ``max_size`` images are drawn evenly over the classes. ``method(images, {space: [Classes]})`` gives {space: (B, sum
+    of its classes)}, or None; its scores take the place of CLIP's in the label spaces that it gives.
+    ``cache``: the ImageCache of a run. Each process of ``world`` scores a share of the images, ``batch_size`` at a
+    time, and has all the scores.
     """
     name = name or task.name
     classifiers = classifiers or {name: classifier(model, task, device)}
@@ -87,12 +87,16 @@ def evaluate_each(model, tasks, device, classifiers, spaces, split="test", batch
     """
     world, workers = world or World(), workers or dict.fromkeys(tasks, 0)
     spaces = {name: {space: names for space, names in spaces[name].items() if name in names} for name in tasks}
-    scored = {name: _open_images(task, split, model.image_resolution, max_size, workers[name], cache, world)
+    scored = {name: _open_images(task, split, model.image_resolution, max_size, workers[name], cache)
               for name, task in tasks.items() if spaces[name]}
     loaded = _loaded(scored.values(), batch_size, world)
     for name in tasks:
-        yield {} if name not in scored else _scores(model, name, scored[name], device.batches(next(loaded)), device,
-                                                    classifiers, spaces[name], method, world, counted, keep, keep_rows)
+        found = {} if name not in scored else _scores(model, name, scored[name], device.batches(next(loaded)), device,
+                                                      classifiers, spaces[name], method, world, counted, keep,
+                                                      keep_rows)
+        if cache is not None:
+            cache.settle()
+        yield found
 
 
 @torch.no_grad()
@@ -132,12 +136,9 @@ class _Images:
         return self.split.subset(range(world.rank, len(self.split), world.size)), self.transform
 
 
-def _open_images(task, split, resolution, max_size, workers, cache, world):
-    whole, transform = task.split(split), EvalTransform(resolution)
-    if cache is not None:
-        found = whole, f"{task.place or task.name}-{split}", transform, cache, workers
-        whole = world.first_then_others(lambda: cached_split(*found))
-        transform, workers = as_it_is, 0
+def _open_images(task, split, resolution, max_size, workers, cache):
+    transform = EvalTransform(resolution)
+    whole = task.split(split) if cache is None else cache.of_task(task, split, transform)
     if max_size is None or whole.video is not None:  # frames are scored with their neighbours, so keep all
         return _Images(whole, transform, workers, whole, range(len(whole)))
     numbers = balanced_subset(whole.labels, max_size, SUBSET_SEED)

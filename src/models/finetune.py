@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from src.datasets.seeds import order_of_epoch, seed_of
+from src.machine.files import may_write
 from src.models.batch_norms import StepNorms
 from src.models.helpers import divergence, image_pairs, interpolate_, similarity
 from src.models.hooks import Hooks
+from src.models.kept_features import kept_features
 from src.models.modeling import (
     batch_features,
     constant_text_features,
@@ -88,11 +90,13 @@ class Prompts:
 @dataclass
 class Reference:
     """What a distilling method compares on: a frozen ``teacher``, a split of ``images``, and ``tokens`` (M,
-    L) of texts."""
+    L) of texts.
+    ``from_code``: a function of the user's gives the images."""
 
     teacher: Any
     images: Any
     tokens: torch.Tensor
+    from_code: bool = False
 
 
 class TeacherFeatures:
@@ -102,11 +106,14 @@ class TeacherFeatures:
     together with the other new ones of its first step, and looked up afterwards. Because kernels round
     depending on what else is in a batch, the numbers agree with a teacher run at every step up to rounding.
     The table is still a function of the stream alone, so equal runs are bit-identical; an interrupted run
-    must repeat the first visits.
+    must repeat the first visits. ``table`` (N, D): of all images of such a set, NaN for those that have no features.
     """
 
-    def __init__(self, teacher, size=None):
-        self.teacher, self.table = teacher, None
+    def __init__(self, teacher, size=None, table=None):
+        self.teacher, self.table = teacher, table
+        if table is not None:
+            self.known = ~table[:, 0].isnan().cpu()
+            return
         if size is not None:
             self.table = teacher.logit_scale.new_empty(size, teacher.text_projection.shape[1])   # (N, D)
             self.known = torch.zeros(size, dtype=torch.bool)  # on the host: a lookup does not wait for the device
@@ -139,22 +146,23 @@ class Distill(Finetune):
     ``text_tower_weight``.
 
     The teacher encodes each reference image once per task and its features are kept if
-    ``cache_ref_features`` is set, or if it would otherwise see each image more than twice. A subclass
-    defines in ``reference`` what to compare on.
+    ``cache_ref_features`` is set, or if it would otherwise see each image more than twice; ``keep_ref_features``:
+    in a file, for all tasks and runs (``src.models.kept_features``). A subclass defines in ``reference`` what to
+    compare on.
     """
 
     other_terms = ("image_kl", "text_kl", "image_pair_kl", "feature_mse", "text_tower_image_kl", "text_tower_text_kl")
 
     def __init__(self, ls=0.0, T=2.0, image_loss=False, text_loss=False, weight_adjust=False, feature_mse=False,
                  ablation_loss_2=False, distill_text_tower=False, text_tower_weight=1.0, ref_batch_size=None,
-                 cache_ref_features=False):
+                 cache_ref_features=False, keep_ref_features=False):
         super().__init__(ls)
         self.T, self.weight = T, 0.5 if weight_adjust else 1.0
         self.image_loss, self.text_loss = (image_loss, text_loss) if image_loss or text_loss else (True, True)
         self.feature_mse, self.ablation_loss_2 = feature_mse, ablation_loss_2
         self.text_tower_weight = self.weight * text_tower_weight if distill_text_tower else None
         self.ref_batch_size, self.cache_ref_features = ref_batch_size, cache_ref_features
-        self.teacher = None
+        self.keep_ref_features, self.teacher = keep_ref_features, None
 
     def reference(self, state):
         """Return the Reference."""
@@ -170,11 +178,19 @@ class Distill(Finetune):
         self.batch_size = self.ref_batch_size or state.settings.batch_size
         stream = reference.images, "reference", self.batch_size
         self.reference_images = state.stream(*stream)
-        keeps = self.keeps_features(state, len(reference.images))
-        self.teacher_features = TeacherFeatures(self.teacher, len(reference.images) if keeps else None)
+        self.teacher_features = self.features_of(state, reference, stream)
+
+    def features_of(self, state, reference, stream):
+        """The TeacherFeatures of a Reference whose images come by ``stream``."""
+        size = len(reference.images)
+        if self.keep_ref_features and not state.planned and may_write():
+            return TeacherFeatures(self.teacher, table=kept_features(state, self.teacher, reference))
+        keeps = self.keep_ref_features or self.keeps_features(state, size)
+        found = TeacherFeatures(self.teacher, size if keeps else None)
         with state.device.autocast():
             for visit in state.first_visits(*stream) if keeps else ():
-                self.teacher_features(visit)
+                found(visit)
+        return found
 
     def copies(self):
         return {"teacher": [self.teacher, self.teacher_features.table]} if self.teacher else {}
@@ -285,7 +301,7 @@ class LwF(Distill):
 
     def reference(self, state):
         texts = reference_texts(state, self.ref_sentences, self.text_datasets, state.task.prompts())
-        return Reference(state.teacher, state.task.split("train"), texts)
+        return Reference(state.teacher, state.task.split("train"), texts, state.task.from_code)
 
 
 class ZSCL(Distill):
@@ -316,5 +332,6 @@ class ZSCL(Distill):
         if self.ref_size is not None:
             seed = seed_of(state.settings.seed, reference.name, "reference subset")  # the same in every task
             images = images.subset(sorted(order_of_epoch(len(images), seed, 0)[:self.ref_size]))
+        images = state.kept(reference, images, "reference")
         texts = reference_texts(state, self.ref_sentences, self.text_datasets, reference.prompts())
-        return Reference(teacher, images, texts)
+        return Reference(teacher, images, texts, reference.from_code)

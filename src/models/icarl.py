@@ -63,7 +63,7 @@ class ICaRL(Distill):
 
     def end(self, state):
         split = state.task.split("train")
-        positions, features = encode_split(state.final_model, split, state.device, workers=state.settings.workers,
+        positions, features = encode_split(state.final_model, split, state.device, workers=state.workers(split),
                                            world=state.world)
         rows_of = [[] for _ in state.task.classnames]
         for row, position in enumerate(positions):
@@ -104,7 +104,8 @@ def exemplar_split(memory, tasks):
             found += [(split, index) for index in indices.tolist()]
             labels += [first + label] * len(indices)
         first += len(entry["exemplars"])
-    return Split(lambda position: found[position][0].image(found[position][1]), labels)
+    return Split(lambda position: found[position][0].image(found[position][1]), labels,
+                 in_memory=all(task.in_memory for task in tasks))
 
 
 def _drawn_from(task):

@@ -7,6 +7,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of SyncBatchNorm too
 
 import clip
 from clip.model import ModifiedResNet, Transformer, cut_tokens
@@ -84,7 +85,7 @@ def set_training(model, batch_norm):
     model.train()
     if batch_norm == "eval" or not trains(model, "image"):
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.eval()
 
 
@@ -95,12 +96,21 @@ def recompute_blocks(model):
             module.recompute = True
 
 
-def compile_towers(model, backend="inductor"):
-    """Apply torch.compile, in place, to the towers that train: names, copies and checkpoints are unchanged.
-    Evaluation runs them uncompiled."""
-    for tower, module in (("image", model.visual), ("text", model.transformer)):
-        if trains(model, tower):
-            module.compile(backend=backend)
+def compile_image_tower(model, backend="inductor"):
+    """torch.compile of the image tower, in place: names, copies and checkpoints stay as they are. A graph serves every
+    batch size, and every model of equal sizes. Texts stay uncompiled: their shapes change from task to task."""
+    tower = model.visual
+    if tower._compiled_call_impl is not None:
+        return
+    tower.compile(backend=backend)
+    compiled = tower._compiled_call_impl
+
+    def of_any_batch(images):
+        if len(images) < 2:  # it would need a second graph
+            return tower._call_impl(images)
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        return compiled(images)
+    tower._compiled_call_impl = of_any_batch
 
 
 def frozen_copy(model):
@@ -194,13 +204,30 @@ def constant_text_features(model, tokens, batch_size=256):
 
 
 @contextlib.contextmanager
+def _as_frozen(model):
+    if torch.is_grad_enabled() or any("beside" in vars(module) for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def in_eval_mode(model):
-    """Put all modules into eval mode, uncompiled, and restore each one's flag on exit."""
+    """All modules in eval mode; afterwards each one's flag is as it was. A compiled tower runs as that of a frozen
+    model, whose graph it shares, without gradient; uncompiled with gradient, or where modules have places in it."""
     was_training = [module for module in model.modules() if module.training]
     compiled = any(module._compiled_call_impl for module in model.modules())
     model.eval()
     try:
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        with _as_frozen(model) if compiled else contextlib.nullcontext():
             yield
     finally:
         for module in was_training:

@@ -42,14 +42,15 @@ class SelectsEpoch(Hooks):
     @torch.no_grad()
     def top1(self, state):
         """Return the accuracy in percent on the val images, with the task known."""
-        task, settings = state.task, state.settings
+        task = state.task
         with state.attached():
             with in_eval_mode(state.model), state.device.autocast():
                 texts, = self.classes.scores
                 weights = texts.features().T                                                 # (D, C)
             known = Classifier(Classes(task.name, state.source, task.classnames, task.templates, weights))
-            return evaluate(state.model, task, state.device, "val", settings.batch_size, workers=settings.workers,
-                            classifiers={task.name: known}, world=state.world)["task"].top1
+            return evaluate(state.model, task, state.device, "val", state.settings.batch_size,
+                            workers=state.workers(task.split("val")), classifiers={task.name: known},
+                            world=state.world)["task"].top1
 
     @torch.no_grad()
     def end(self, state):

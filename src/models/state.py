@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from clip.packing import PackedTexts
+from src.datasets.cache import ImageCache
 from src.datasets.common import Split, Task
 from src.datasets.loading import (
     SeededBatches,
@@ -20,6 +21,7 @@ from src.datasets.loading import (
     keeps_rest,
     pass_batches,
     training_batches,
+    worker_count,
 )
 from src.datasets.seeds import seed_of
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -46,8 +48,8 @@ from src.models.wrapped import is_wrapped, merge, plain_name
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of the optimiser and the stream; ``warmup`` in steps. ``epoch_steps``: steps per epoch,
-    needed only by the schedule ``late-cosine``."""
+    """The optimiser's and the stream's numbers; ``warmup`` in steps, ``workers`` a value of --workers. ``epoch_steps``:
+    the steps of an epoch, which only the schedule ``late-cosine`` needs."""
 
     iterations: int
     lr: float
@@ -59,7 +61,7 @@ class Settings:
     max_grad_norm: float | None = None
     batch_norm: str = "eval"
     seed: int = 42
-    workers: int = 0
+    workers: int | str = 0
     caption_choice: str = "random"
     compile: bool = False
     grad_checkpointing: bool = False
@@ -99,7 +101,8 @@ class TrainingState:
     ``own``: modules that hooks built beside the CLIP, {hook name: module}; ``own_average``: their averages
     {hook name: {name: tensor}} while an add-on keeps some.
     ``signals`` may end a pass over data.
-    ``planned``: a dry run, in which hooks begin and a pass over data yields nothing.
+    ``planned``: a dry run, in which hooks begin and a pass over data yields nothing. ``images``: what the run keeps of
+    decoded images.
     """
 
     model: CLIP
@@ -124,6 +127,7 @@ class TrainingState:
     changed: set[str] = field(default_factory=set)  # names of the CLIP's tensors that hooks changed in ``begin``
     signals: Signals = field(default_factory=Signals)
     planned: bool = False
+    images: ImageCache = field(default_factory=ImageCache)
     _merged: tuple | None = None  # (iteration, plain CLIP), so that one evaluation merges once
     _at_load: CLIP | None = None
     _at_load_in_full: bool = False  # a hook reads its values, not only its features under autocast
@@ -301,14 +305,14 @@ class TrainingState:
         require_statistics(self, min(batch_size, len(split)))
         transform = self._transform(train_transform)
         batches = training_batches(split, transform, batch_size, self.seed_of(purpose), self.iteration,
-                                   self.settings.iterations, self.settings.workers, captions, self.world.part, rest)
+                                   self.settings.iterations, self.workers(split), captions, self.world.part, rest)
         return self.device.batches(batches)
 
     def first_visits(self, split: Split, purpose: str, batch_size: int) -> Iterator[Batch]:
         """Return those batches of such a stream before the current step in which an image came for the
         first time; none at the first step. A cache must go through them again after an interruption."""
         batches = first_visits(split, EvalTransform(self.model.image_resolution), batch_size, self.seed_of(purpose),
-                               self.iteration, self.settings.workers, self.world.part)
+                               self.iteration, self.workers(split), self.world.part)
         return self.device.batches(batches if self.iteration else ())
 
     def once(self, split: Split, purpose: str, batch_size: int, train_transform: bool = False, shuffle: bool = False,
@@ -338,9 +342,20 @@ class TrainingState:
         if self.planned:
             return iter(())
         transform = self._transform(train_transform)
-        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.settings.workers, self.world.part,
+        batches = pass_batches(split, transform, whole, self.seed_of(purpose), self.workers(split), self.world.part,
                                captions)
         return self._until_asked(map(len, whole), self.device.batches(batches))
+
+    def kept(self, task: Task, split: Split, name: str) -> Split:
+        """A Split of a Task that is only read under the transform of evaluation, as the run keeps its images; ``name``
+        tells it from the task's other splits."""
+        if task.from_code:
+            return split
+        return self.images.kept(split, f"{task.place or task.name}-{name}", EvalTransform(self.model.image_resolution))
+
+    def workers(self, split: Split) -> int:
+        """The number of processes that read a Split."""
+        return worker_count(self.settings.workers, split)
 
     def _transform(self, train: bool) -> TrainTransform | EvalTransform:
         """Return the evaluation transform, or random crops if the pass wants ``train`` images and --crops
@@ -409,7 +424,7 @@ class TrainingState:
             return
         visited = sorted({index for batch in every.whole() for _, index in batch})  # by any process
         positions, features = encode_split(self.model, split.subset(visited), self.device,
-                                           workers=self.settings.workers, world=self.world)
+                                           workers=self.workers(split), world=self.world)
         row_of = {visited[position]: row for row, position in enumerate(positions)}
         for batch in left:
             found = [index for _, index in batch if index in row_of]

@@ -6,12 +6,13 @@ import sys
 import torch
 from torch import nn
 
+from clip.model import CLIP
 from src.datasets.seeds import seed_of
 from src.errors import UserError
 from src.models.batch_norms import StepNorms, share_statistics, training_norms
 from src.models.guard import FiniteLosses
 from src.models.hooks import promises
-from src.models.modeling import compile_towers, recompute_blocks, set_training
+from src.models.modeling import compile_image_tower, recompute_blocks, set_training
 from src.models.optimizers import Schedule, build_optimizer, groups_of
 from src.models.resuming import WatchedWeights, restore
 
@@ -64,6 +65,16 @@ def begin(state, hooks):
         module.train()
     share_statistics(state)
     ready_towers(state)
+    if state.settings.compile:
+        for copy in _clips_of(state, hooks):
+            compile_image_tower(copy)
+
+
+def _clips_of(state, hooks):
+    """Every CLIP that gives image features in the task: the live one, averages, teachers."""
+    held = [copy for hook in hooks for value in hook.copies().values()
+            for copy in (value if isinstance(value, list | tuple) else [value])]
+    return [copy for copy in (*state.copies().values(), *held) if isinstance(copy, CLIP)]
 
 
 def train(state, hooks, report=lambda state, losses: None, begun=lambda state, hooks: None, interrupted=None,
@@ -151,5 +162,3 @@ def ready_towers(state):
     model.parts = settings.grad_accum
     if settings.grad_checkpointing:
         recompute_blocks(model)
-    if settings.compile:
-        compile_towers(model)

@@ -33,7 +33,6 @@ from src.run.settings import CUTS, Command, Data, Hardware, HookRow, Scoring, Si
 from src.store.checkpoint import LEFT_OUT, maker_of
 from src.store.settings import Files
 
-MOST_WORKERS = 8
 DATA = {"classes": "class data", "pairs": "image-text pairs"}  # what a hook may declare, besides "both"
 AVERAGES = ("we", "we_wise", "moving_avg", "wise_merge")  # flags of averages and merges of weights
 
@@ -147,7 +146,7 @@ def build_settings(training, task, name=None):
         crops=training.crops, last_batch=training.last_batch,
         epoch_steps=epoch_of(training, task) if training.schedule == "late-cosine" else None,
         compile=training.compile, grad_checkpointing=training.grad_checkpointing, grad_accum=training.grad_accum,
-        max_grad_norm=training.max_grad_norm, seed=training.seed, workers=worker_count(training.workers, task),
+        max_grad_norm=training.max_grad_norm, seed=training.seed, workers=training.workers,
         caption_choice="first" if training.caption_choice == "all" else training.caption_choice,
         batch_norm=batch_norm_of(training))
 
@@ -228,13 +227,6 @@ def warmup_of(training, iterations):
 def warmup_steps(text, iterations):
     """Convert ``"100"`` or ``"20%"`` to steps."""
     return math.ceil(iterations * float(text[:-1]) / 100) if text.endswith("%") else int(text)
-
-
-def worker_count(workers, task):
-    """Return the number of loading workers. ``workers``: the value of --workers."""
-    if workers != "auto":
-        return workers
-    return 0 if task.in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def build_state(training, datasets, name, checkpoint, device, open_zeroshot):

@@ -6,8 +6,10 @@ from dataclasses import asdict, replace
 
 from clip import loader
 from src.datasets import is_pairs, known_pairs, phase_of, stem
+from src.datasets.loading import worker_count
 from src.datasets.pairs import JOINT
 from src.datasets.seeds import balanced_subset
+from src.datasets.transforms import EvalTransform
 from src.errors import UserError
 from src.machine.distributed import World
 from src.machine.progress import Progress
@@ -19,7 +21,7 @@ from src.models.linear_probe import linear_evaluation
 from src.models.retrieval import RetrievalScores, drift, folds, retrieve
 from src.report.conditions import LINEAR
 from src.report.measures import ACCURACY, RETRIEVAL, measure_of
-from src.run.build import build_scored, refuse_captions, refuse_mixing, worker_count
+from src.run.build import build_scored, refuse_captions, refuse_mixing
 from src.run.kept import Keeper, text_digest
 from src.run.layer import KeptLayer
 from src.run.method_scores import LOGITS, MethodScores
@@ -40,10 +42,11 @@ class Scorer:
     {dataset: {label space: Scores}}; of image-text pairs {dataset: {"retrieval": RetrievalScores}}.
     """
 
-    def __init__(self, settings, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None):
+    def __init__(self, settings, files, datasets, device, folder, evaluated, world=None, progress=None, trackers=None,
+                 images=None):
         self.settings, self.files, self.datasets, self.device, self.folder = settings, files, datasets, device, folder
         self.evaluated, self.world, self.zeroshot = evaluated, world or World(), ZeroshotClassifiers(device)
-        self.progress, self.trackers = progress or Progress(), trackers or Trackers()
+        self.progress, self.trackers, self.images = progress or Progress(), trackers or Trackers(), images
         self.spaces = LabelSpaces(settings.label_space, [name for name in evaluated if not is_pairs(name)],
                                   datasets.open)
         self.retrieval_split = None if settings.retrieval_split == "auto" else settings.retrieval_split
@@ -279,7 +282,7 @@ class Scorer:
             {file: spaces(file) for file in datasets}, settings.eval_split, settings.batch_size_eval,
             settings.max_evaluation_size,
             {file: worker_count(settings.workers, dataset) for file, dataset in datasets.items()},
-            method, settings.data_location if settings.cache_images else None, self.world, self.progress.counted,
+            method, self.images, self.world, self.progress.counted,
             None if mark is None else lambda file, space, found: self._keep_predictions(
                 file, space, found, {part: opened[part].classnames for part in (file, *spaces(file)[space])}, mark),
             keeper and keeper.split)
@@ -307,16 +310,22 @@ class Scorer:
             file: classifier(model, found, self.device, heads[file]) for file, found in opened.items() if file in heads}
 
     def _retrieve(self, model, dataset, file, iteration, task, history, scored_by, keeper):
-        found = retrieve(model, self._images(dataset), self.device, self.settings.batch_size_eval,
-                         worker_count(self.settings.workers, dataset), self.retrieval_split, self.world,
+        images = self._images(dataset, model.image_resolution)
+        found = retrieve(model, images, self.device, self.settings.batch_size_eval,
+                         worker_count(self.settings.workers, images), self.retrieval_split, self.world,
                          self.progress.counted, file, keeper and (lambda kept: keeper.pairs(file, kept)))
+        if self.images is not None:
+            self.images.settle()
         split = " ".join(filter(None, (self.settings.eval_split, self.retrieval_split)))
         trained, phase = task_and_phase(task, history[-1].get("source", task) if history else task)
         self.folder.add_metrics(file, retrieval_row(found, iteration, trained, phase, split, scored_by))
         return found
 
-    def _images(self, dataset):
+    def _images(self, dataset, resolution=None):
+        """What is searched of image-text pairs; with the ``resolution`` of a model as the run keeps its images."""
         split, most = dataset.split(self.settings.eval_split), self.settings.max_evaluation_size
+        if self.images is not None and resolution is not None:
+            split = self.images.of_task(dataset, self.settings.eval_split, EvalTransform(resolution))
         return split if most is None else split.subset(balanced_subset(split.labels, most, SUBSET_SEED))
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from clip import loader
 from src.cli.flags import FLAGS
 from src.datasets import class_split, is_pairs, known_pairs, phase_of, stem
+from src.datasets.cache import ImageCache
 from src.datasets.loading import require_shares
 from src.datasets.shots import FILE as SHOTS
 from src.datasets.shots import with_entry
@@ -66,6 +67,8 @@ class Run:
         with self.signals.unheard():
             self.world.start(self.device.device)
         self.datasets = open_datasets(command.data)
+        mode = "off" if command.data.skip_bad_images else command.data.cache_images  # a cache holds every image
+        self.images = ImageCache(command.data.data_location, mode, self.device.device)
         self.folder = RunFolder(folder or self.files.save, writes=self.world.first)
         self.progress = progress(self.quiet or not self.world.first)
         self.trackers, self.before = open_trackers(self.files, self.world.first), {}  # {task: steps of earlier tasks}
@@ -97,7 +100,7 @@ class Run:
     def scorer_of(self, names):
         """Return the scorer of the datasets ``names``."""
         return Scorer(self.scoring, self.files, self.datasets, self.device, self.folder, names, self.world,
-                      self.progress, self.trackers)
+                      self.progress, self.trackers, self.images)
 
     @contextlib.contextmanager
     def shown(self):

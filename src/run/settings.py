@@ -67,6 +67,7 @@ class Data:
     image_dir: dict
     annotations: dict
     skip_bad_images: bool
+    cache_images: str
     template: str | None
     seed: int
     class_order: str
@@ -195,7 +196,6 @@ class Scoring:
     max_evaluation_size: int | None
     batch_size_eval: int
     workers: Any
-    cache_images: bool
     keep_features: bool
     data_location: str
     save: str | None

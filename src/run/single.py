@@ -11,6 +11,7 @@ from tqdm import tqdm
 from src.datasets.class_names import read_class_names
 from src.datasets.common import Split, Task
 from src.datasets.images import named_images, open_upright
+from src.datasets.loading import worker_count
 from src.datasets.splits import tolerant
 from src.errors import UserError
 from src.models.attached import template_of
@@ -19,7 +20,7 @@ from src.models.evaluation import classify_split
 from src.report.colours import FIRST, GREY, INK, OTHERS, TRACK
 from src.report.figures import fonts_for, write_png
 from src.report.tables import markdown_table, rows_csv
-from src.run.build import build_device, build_scored, worker_count
+from src.run.build import build_device, build_scored
 from src.run.method_scores import MethodScores
 from src.run.sequence import note_method
 from src.run.weights import starting_checkpoint

@@ -34,7 +34,7 @@ class TaskRun:
                                             run.basis)
         if not self.training.pairs:  # their drift is measured against these weights
             del origin["state_dict"]
-        self.state.world, self.state.signals = run.world, run.signals
+        self.state.world, self.state.signals, self.state.images = run.world, run.signals, run.images
         self.place = place
         place.watch(self.state)
         self.points = TaskPoints(run.files, run.folder, self.state, self.hooks, self.file, inputs, place.key)

@@ -18,7 +18,7 @@ from benchmarks.one_gpu.table import PARTS, Part
 
 ROOT = Path(__file__).parents[2]
 IN_PROCESS = "env,rates,parity,steps,ogd,kernels,projections,host,changes,changes_parity,changes_finetune"
-IN_PROCESS += ",packing,casts"
+IN_PROCESS += ",packing,casts,nusa"
 
 
 @pytest.fixture

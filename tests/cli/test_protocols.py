@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.args import parse
+from src.args import origins_text, parse
 from src.cli import checks
 from src.cli.flags import FLAGS
 from src.cli.protocols import PROTOCOLS
@@ -42,6 +42,7 @@ VARIANTS = {"mtil-1-coop": (MTIL_1, {"split_file": "coop"}), "mtil-2-coop": (MTI
             "mtil-1-5shot": (MTIL_1, {"shots": 5, "iterations": 500}),
             "mtil-2-5shot": (MTIL_2, {"shots": 5, "iterations": 500}),
             "mtil-1-16shot": (MTIL_1, {"shots": 16}), "mtil-2-16shot": (MTIL_2, {"shots": 16}),
+            "mtil-1-bf16": (MTIL_1, {"precision": "bf16"}), "mtil-2-bf16": (MTIL_2, {"precision": "bf16"}),
             "xtail-1": ([name for name in MTIL_1 if name != "CIFAR100"], {"shots": 16, "label_space": ("all",)}),
             "xtail-2": (XTAIL_2, {"shots": 16, "label_space": ("all",)})}
 
@@ -57,6 +58,13 @@ def test_variants_differ_from_mtil_in_what_they_name(name, words):
     assert {key: config.values[key] for key in expected} == expected
     assert {config.origins[key] for key in values} == {f"protocol {name}"}
     checks.check(config)
+
+
+@pytest.mark.parametrize(("order", "precision"), [("mtil-1", "fp32"), ("mtil-1-bf16", "bf16"), ("mtil-2-bf16", "bf16")])
+def test_a_recipe_says_which_precision_the_order_has(order, precision):
+    config = parse(["--recipe", "zscl", "--dataset-order", order, "--save", "out"])
+    said = next(line for line in origins_text(config).splitlines() if line.startswith(f"protocol {order}:"))
+    assert f"--precision {precision}" in said
 
 
 def test_xtail_has_the_published_number_of_classes():

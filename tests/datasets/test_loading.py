@@ -13,12 +13,15 @@ from src.datasets.common import Split, Task
 from src.datasets.loading import (
     CaptionedSplit,
     SeededBatches,
+    TransformedSplit,
+    _loader,
     batches_per_epoch,
     evaluation_batches,
     joined_evaluation_batches,
     rest_of_epoch,
     steps_per_epoch,
     training_batches,
+    worker_count,
 )
 from src.datasets.seeds import order_of_epoch
 from src.datasets.transforms import EvalTransform, TrainTransform
@@ -328,3 +331,42 @@ def test_a_subset_keeps_captions_beside_their_images(task):
     assert part.captions == [CAPTIONS[3], CAPTIONS[1]]
     batch = next(training_batches(part, EvalTransform(16), 2, 3, 0, 1, captions="first"))
     assert batch.labels.tolist() == [{0: 0, 1: 5}[row] for row in order_of_epoch(2, 3, 0)]
+
+
+# -- who reads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),
+                                                              (4, True, 0)])
+def test_workers(monkeypatch, cores, in_memory, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    split = Split(None, [0, 0], in_memory=in_memory)
+    assert worker_count("auto", split) == worker_count("auto", split.subset([1])) == expected
+    assert worker_count(2, split) == 2
+
+
+def test_splits_of_a_task_in_memory_are_in_memory():
+    files, embedded = (Task("t", ["a"], ["{c}"], {"train": Split(None, [0]), "test": lambda: Split(None, [0])},
+                            in_memory=where) for where in (False, True))
+    assert not files.split("train").in_memory and not files.split("test").in_memory
+    assert embedded.split("train").in_memory and embedded.split("test").in_memory
+
+
+def whose(parity):
+    """A Split whose images have the process that reads them as their label."""
+    class Pids:
+        def __getitem__(self, index):
+            return os.getpid()
+    return Split(lambda index: torch.full((3, 16, 16), index % parity, dtype=torch.uint8), Pids())
+
+
+def test_workers_are_forked_whatever_python_would_do(monkeypatch):
+    """Functions in a Split cannot be pickled, as "spawn" and "forkserver" would have to."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        loaded = _loader(TransformedSplit(whose(2), EvalTransform(16), 0), [[(0, 1)], [(0, 2)]], 1)
+        pids = {int(pid) for batch in loaded for pid in batch.labels}
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert len(pids) == 1 and os.getpid() not in pids

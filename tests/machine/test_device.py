@@ -200,6 +200,25 @@ def test_on_cuda_a_batch_is_copied_while_the_one_before_is_used(cuda):
     assert all(order.index(copies[number + 1]) < order.index(("use", number)) for number in range(3))
 
 
+def test_images_that_lie_on_the_device_are_taken_before_they_are_normalised(cuda, monkeypatch):
+    """By the stream that asks; what normalises them waits for it, of other batches for nothing."""
+    class Kept(Arrived):
+        is_cuda = True
+
+    def kept():
+        for number in range(3):
+            cuda.take(number)
+            yield SimpleNamespace(images=Kept(), number=number)
+    copy, given = cuda.device.batch, []
+    cuda.take = lambda number: torch.cuda.current_stream(None).do(("take", number))
+    monkeypatch.setattr(cuda.device, "batch", lambda batch: given.append(batch) or copy(batch.number))
+    for batch in cuda.device.batches(kept()):
+        cuda.use(batch.indices)
+    for number in range(3):
+        assert ("take", number) in cuda.before["copy", number, "copying"]
+        assert given[number].images.kept_for == ["copying"]
+
+
 def test_on_cuda_a_batch_belongs_to_the_stream_that_asks_for_it(cuda):
     batches, other = cuda.device.batches(iter(range(3))), Stream("other", cuda.before)
     assert next(batches).images.kept_for == ["main"]

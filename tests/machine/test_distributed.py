@@ -1,6 +1,7 @@
 """Several processes are one: losses, gradients, weights, scores and files, of two gloo processes. By torchrun where it
 is said so, which takes a while to start."""
 
+import datetime
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import distributed_cases
+import exchange_order
 import pytest
 import ranks
 import torch
@@ -22,6 +24,7 @@ from src import datasets
 from src.cli.training_checks import STEPPING
 from src.datasets.loading import SeededBatches, require_shares
 from src.errors import UserError
+from src.machine import distributed
 from src.machine.device import Device
 from src.machine.distributed import World, this_world
 from src.machine.interruption import Interrupted
@@ -223,6 +226,95 @@ def test_a_process_takes_its_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="2 CUDA devices"):
         Device("cuda", "fp32", index=2)
+
+
+@pytest.mark.parametrize(("visible", "index", "taken"), [(1, 3, 0), (1, 0, 0), (4, 3, 3)])
+def test_a_process_that_sees_one_device_takes_it(visible, index, taken, monkeypatch):
+    """As srun starts processes, each with a device of its own, which all call 0."""
+    took = []
+    monkeypatch.setattr(Device, "tensor", lambda self, values: torch.tensor(values))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", took.append)
+    assert Device("cuda", "fp32", index=index).device == torch.device("cuda", taken) == took[0]
+
+
+@pytest.mark.parametrize(("called", "shared"), [("ABC", False), ("ABB", True), ("AAA", True)])
+def test_processes_that_share_a_device_are_refused(called, shared, monkeypatch):
+    """Of three, whose devices are called so: before NCCL meets, which would call it an error of its own."""
+    store, met = Store(), []
+    monkeypatch.setattr(distributed, "_called", lambda device: called[device.index])
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **options: met.append(options["timeout"]))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **options: met.append(options["timeout"]))
+    monkeypatch.setattr(torch.distributed, "PrefixStore", lambda *_: None)
+    for rank in range(3):
+        store.set(f"device 0 {rank}", called[rank])
+    world = World(2, 3, 2, store)
+    if not shared:
+        world.start(torch.device("cuda", 2))
+        assert met == [distributed.STEP, distributed.TURN]
+        return
+    with pytest.raises(UserError, match="--nproc-per-node: the processes .*1, 2 have one CUDA device"):
+        world.start(torch.device("cuda", 2))
+    assert not met
+
+
+def test_patience(monkeypatch):
+    """Ten minutes for what all reach together; twelve hours for turns and what processes tell each other."""
+    options = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *backend, **more: options.append(
+        (*backend, more["timeout"])))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **more: options.append(
+        (more["backend"], more["timeout"])) or "turns")
+    monkeypatch.setattr(torch.distributed, "PrefixStore", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: bool(options))
+    world = World(0, 2)
+    world.start(torch.device("cpu"))
+    assert options == [("gloo", datetime.timedelta(minutes=10)), ("gloo", datetime.timedelta(hours=12))]
+    groups = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group: groups.append(group))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, value, group: groups.append(group))
+    world.wait()
+    world.interleave([], 0)
+    assert groups == ["turns", "turns"]
+
+
+# -- one order of communication ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exchanges(tmp_path_factory):
+    """-> {case: the exchanges of each of two processes}, see exchange_order."""
+    folder = tmp_path_factory.mktemp("order")
+    group = ranks.Ranks(ranks.server(), 2, folder / "log", exchange_order.give, folder)
+    assert group.join(120) == [0, 0], group.printed()
+    both = [read_json(folder / f"{rank}.json") for rank in (0, 1)]
+    return {case: [found[case] for found in both] for case in both[0]}
+
+
+@pytest.mark.parametrize("case", exchange_order.CASES)
+def test_processes_exchange_in_one_order(case, exchanges):
+    """Where a process lacks what the other has, a gradient of its is ready before the backward of a gather."""
+    first, second = (found["order"] for found in exchanges[case])
+    assert first == second and len(first) > 3
+    assert exchanges[case][0]["gradients"] == exchanges[case][1]["gradients"]
+
+
+def test_averages_wait_for_the_backward_of_gathers(exchanges):
+    """The gather has 3 rows of 5 numbers of two processes. Without gathers nothing waits."""
+    for found in exchanges["part"]:
+        assert found["order"][0] == ["gather", 30] and {kind for kind, _ in found["order"][1:]} == {"reduce"}
+    held, free = (sum(found["held"] for found in exchanges[case]) for case in ("part", "no gather"))
+    assert held and not free
+    assert exchanges["not used"][0]["held"] == exchanges["not used"][1]["held"] > 0, "released when backward ends"
+
+
+@pytest.mark.parametrize("case", exchange_order.CASES)
+def test_gradients_are_means_over_the_processes(case, exchanges):
+    """Against the losses of both processes, differentiated together in one."""
+    for name, value in exchange_order.expected(case).items():
+        found = torch.tensor(exchanges[case][0]["gradients"][name], dtype=torch.float64)
+        torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-14)
 
 
 # -- the step ----------------------------------------------------------------------------------------------------------

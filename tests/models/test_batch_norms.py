@@ -1,14 +1,18 @@
 """Batch norms in training: which batches they take statistics of."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
+from torch import nn
 
 from src.errors import UserError
+from src.machine.distributed import World
 from src.models.batch_norms import StepNorms, training_norms
 from src.models.finetune import ZSCL, Finetune
-from src.models.training import train
+from src.models.modeling import set_training
+from src.models.training import begin, train
 
 
 @pytest.mark.parametrize(("rows", "processes", "few"), [
@@ -70,3 +74,17 @@ def test_reference_images_that_batch_norms_cannot_train_on_are_refused(make_mode
     with pytest.raises(UserError, match="--batch-norm train with batches of 1 image"):
         train(make_state(make_model("resnet"), batch_norm="train", iterations=1),
               [ZSCL("tiny-reference", ref_batch_size=1)])
+
+
+@pytest.mark.parametrize("option", [{"grad_checkpointing": True}, {"grad_accum": 2}], ids=str)
+def test_norms_that_see_all_processes_count_as_norms_that_train(option, make_model, make_state, monkeypatch):
+    """On CUDA several processes share statistics: a SyncBatchNorm is no BatchNorm2d."""
+    state = make_state(make_model("resnet"), batch_norm="train", **option)
+    state.world = World(0, 2)
+    monkeypatch.setattr(state, "device", types.SimpleNamespace(device=torch.device("cuda"), autocast_type=None))
+    with pytest.raises(UserError, match="batch norms that train would count each image twice"):
+        begin(state, [])
+    shared = [module for module in state.model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(shared) > 5 and training_norms(state.model) == shared
+    set_training(state.model, "eval")
+    assert not training_norms(state.model)

@@ -9,6 +9,7 @@ import slow_reference as slow
 import torch
 from slow_zeroshot import NAMES, SEVEN, pixels, slow_weights
 
+from src.datasets.cache import ImageCache
 from src.datasets.common import Split
 from src.datasets.seeds import balanced_subset
 from src.errors import UserError
@@ -16,7 +17,7 @@ from src.machine.device import Device
 from src.models import evaluation
 from src.models.classifiers import classifier, zeroshot_weights
 from src.models.evaluation import SUBSET_SEED, Scores, classify_image, evaluate_each, mean_per_class
-from src.models.modeling import image_features, in_eval_mode, set_training
+from src.models.modeling import compile_image_tower, frozen_copy, image_features, in_eval_mode, set_training
 
 
 def evaluate(*arguments, **options):
@@ -298,10 +299,16 @@ def test_decoded_images_are_read_without_workers(make_model, seen_by, device, tm
     spaces = {name: {"task": (name,)} for name in tasks}
     options = {"batch_size": 4, "workers": dict.fromkeys(tasks, 1)}
     plain = list(evaluate_each(model, tasks, device, classifiers, spaces, **options))
-    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=tmp_path / "root", **options))
+    first = seen("one")
+    for name, task in tasks.items():
+        splits = {part: dataclasses.replace(split, content=lambda name=name: name, in_memory=False)
+                  for part, split in task.splits.items()}
+        tasks[name] = dataclasses.replace(task, splits=splits, in_memory=False)
+    kept = [list(evaluate_each(model, tasks, device, classifiers, spaces, cache=ImageCache(tmp_path), **options))
             for _ in range(2)]
-    assert plain == kept[0] == kept[1] and pools == [(3, 1), (3, 0), (3, 0)]
-    assert len(seen("one")) == 2 and len(list((tmp_path / "root" / "cache").iterdir())) == 3
+    assert plain == kept[0] == kept[1] and pools == [(3, 1)] * 3
+    assert len(first) == 1 and len(seen("one")) == 2, "by a worker each of the first two times"
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".npy"] * 3
 
 
 def test_a_dataset_without_a_label_space_is_not_read(make_model, seen_by, device):
@@ -324,16 +331,35 @@ def test_what_happens_between_two_datasets_is_as_it_was_before(make_model, three
 # -- classifiers that are kept -----------------------------------------------------------------------------------------
 
 
-def test_evaluation_runs_uncompiled(make_model):
-    """A compiled tower would be compiled again for it."""
+def test_evaluation_runs_compiled_as_a_frozen_model_does(make_model):
+    """And uncompiled with gradient, or where a module has a place in a block; what trains trains again behind it."""
     model, compiled, images = make_model("vit").train(), [], torch.zeros(2, 3, 16, 16, dtype=torch.float64)
-    model.visual.compile(backend=lambda module, inputs: compiled.append(module) or module.forward)
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+
+    def backend(module, inputs):
+        compiled.append(module)
+        return module.forward
+    compile_image_tower(model, backend)
+    block = model.visual.transformer.resblocks[0]
     try:
+        with in_eval_mode(model):
+            model.encode_image(images)
         with in_eval_mode(model), torch.no_grad():
             model.encode_image(images)
-        assert not compiled
+        with torch.no_grad():
+            vars(block)["beside"] = torch.nn.Identity()
+            with in_eval_mode(model):
+                model.encode_image(images)
+            del vars(block)["beside"]
+            assert not compiled
+            for one in (model, frozen_copy(model)):
+                compile_image_tower(one, backend)
+                with in_eval_mode(one):
+                    one.encode_image(images)
+        assert len(compiled) == 1
+        assert [parameter.requires_grad for parameter in model.parameters()] == trained
         model.encode_image(images)
-        assert compiled
+        assert len(compiled) == 2
     finally:
         torch._dynamo.reset()
 

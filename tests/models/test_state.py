@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import types
 
 import pytest
 import torch
@@ -292,3 +293,28 @@ def test_crops_or_the_transform_of_evaluation(crops, trains_on, make_model, make
         next(state.once(split, "pass", 4, train_transform=as_trained))
     next(state.stream(split, "reference", 4))
     assert built == [trains_on, trains_on, EvalTransform, EvalTransform]
+
+
+def test_each_split_is_read_by_processes_of_its_own(make_model, make_state, open_task):
+    """Of a task in memory and reference images in files, which this process must not decode; and the other way
+    round. An image has the number of the process that reads it."""
+    def reading(name, in_memory):
+        task = open_task(name)
+
+        def image(index):
+            pixels = torch.full((3, 16, 16), 7, dtype=torch.uint8)
+            pixels.view(-1)[:8] = torch.tensor([os.getpid()]).view(torch.uint8)
+            return pixels
+        splits = {part: dataclasses.replace(task.split(part), image=image, in_memory=in_memory) for part in task.splits}
+        return dataclasses.replace(task, splits=splits, in_memory=in_memory)
+
+    def pids(batch):
+        return {int(pixels.flatten()[:8].clone().view(torch.int64)) for pixels in batch.images}
+    for in_memory in (True, False):
+        state = make_state(make_model("vit"), iterations=2, workers="auto", crops="none")
+        state.device = types.SimpleNamespace(batches=lambda found: found)  # pixels as the loader gives them
+        state.task, reference = reading("tiny", in_memory), reading("tiny-reference", not in_memory)
+        own, others = ({pid for batch in batches for pid in pids(batch)} for batches in (
+            state.training_stream(), state.stream(reference.split("train"), "reference", 4)))
+        here = {os.getpid()}
+        assert (own == here, others == here) == (in_memory, not in_memory)

@@ -1,7 +1,9 @@
 """The one loop: its steps, their order, its optimiser, and ten steps against a slow float64 loop."""
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -18,10 +20,13 @@ from src.datasets.common import Split
 from src.datasets.seeds import order_of_epoch
 from src.errors import UserError
 from src.machine.device import Device
+from src.models import training
+from src.models.averaging import WeightEnsemble
+from src.models.evaluation import evaluate
 from src.models.finetune import ZSCL, Finetune, LwF
 from src.models.hooks import Hooks
 from src.models.lora_injection import inject_peft
-from src.models.modeling import set_training
+from src.models.modeling import compile_image_tower, set_training
 from src.models.training import train, weighed
 
 
@@ -444,13 +449,58 @@ def test_parts_of_the_rest_of_an_epoch_give_its_gradient(method, batch_size, par
         torch.testing.assert_close(value, other, atol=1e-12, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("mode", "compiled"), [("whole", {"visual", "transformer"}), ("image", {"visual"}),
-                                                ("text", {"transformer"})])
-def test_compile_takes_the_towers_that_train(mode, compiled, make_model, make_state, monkeypatch):
+def graphs_of_an_order(make_model, make_state, monkeypatch, precision, modes=("whole",) * 3):
+    """-> graphs compiled after each of three tasks of ZSCL with an average, each scored at its end, whose models are
+    others and whose prompts have other lengths; and the losses."""
+    graphs, counts, losses = [], [], []
+
+    def backend(module, inputs):
+        graphs.append(module)
+        return module.forward
+    monkeypatch.setattr(training, "compile_image_tower", functools.partial(compile_image_tower, backend=backend))
+    torch._dynamo.reset()
+    try:
+        for number, mode in enumerate(modes):
+            state = make_state(make_model("vit", seed=number, dtype=torch.float32), mode, compile=True, iterations=7)
+            state.device = Device("cpu", precision)
+            zeroshot = make_model("vit", seed=9, dtype=torch.float32).eval().requires_grad_(False)
+            state.open_zeroshot = lambda path=None, zeroshot=zeroshot: zeroshot
+            state.open_teacher = lambda path=None, lower=state.lowered, zeroshot=zeroshot: lower(
+                copy.deepcopy(zeroshot))
+            names = [f"{name}{' dog' * number}" for name in state.task.classnames]
+            state.task = dataclasses.replace(state.task, classnames=names)
+            train(state, [ZSCL("tiny-reference"), WeightEnsemble(avg_freq=2)],
+                  lambda state, found: losses.append({name: float(value) for name, value in found.items()}))
+            for model in (state.final_model, state.model):
+                evaluate(model, state.task, state.device, "test", batch_size=4)
+            counts.append(len(graphs))
+    finally:
+        torch._dynamo.reset()
+    return counts, losses
+
+
+@pytest.mark.parametrize(("precision", "graphs"), [("fp32", 2), ("bf16", 3)])
+def test_an_order_compiles_a_graph_that_trains_and_one_that_does_not(precision, graphs, make_model, make_state,
+                                                                     monkeypatch):
+    """One for the student; one for its teacher and for evaluation, or one each where the teacher is kept in bf16."""
+    counts, found = graphs_of_an_order(make_model, make_state, monkeypatch, precision)
+    assert counts == [graphs] * 3
+    monkeypatch.setattr(training, "_clips_of", lambda state, hooks: [])
+    none, expected = graphs_of_an_order(make_model, make_state, monkeypatch, precision)
+    assert none == [0] * 3 and len(found) == len(expected) == 21
+    for one, other in zip(found, expected, strict=True):
+        near = 1e-4 if precision == "fp32" else 0.03
+        assert one == pytest.approx(other, rel=near, abs=near)
+
+
+def test_compile_takes_every_image_tower_of_a_task(make_model, make_state, monkeypatch):
     taken = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, backend: taken.append(module))
-    state = make_state(make_model("vit"), mode, compile=True, iterations=1)
-    train(state, [Finetune()])
-    assert {name for name, module in state.model.named_modules() if any(module is one for one in taken)} == compiled
-    train(make_state(make_model("vit"), mode, iterations=1), [Finetune()])
-    assert len(taken) == len(compiled)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, backend: taken.append(module) or setattr(
+        module, "_compiled_call_impl", module._call_impl))
+    state = make_state(make_model("vit"), compile=True, iterations=1)
+    hooks = [ZSCL("tiny-reference"), WeightEnsemble(avg_freq=1)]
+    train(state, hooks)
+    assert {id(module) for module in taken} == {id(model.visual) for model in (state.model, state.ensemble,
+                                                                              hooks[0].teacher)}
+    train(make_state(make_model("vit"), iterations=1), [Finetune()])
+    assert len(taken) == 3

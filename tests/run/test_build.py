@@ -134,15 +134,6 @@ def test_what_no_flag_says_is_said(make_model, make_state, kind, words, fragment
     assert len(choices) == bool(fragments) and all(fragment in " ".join(choices) for fragment in fragments)
 
 
-@pytest.mark.parametrize(("cores", "in_memory", "expected"), [(4, False, 4), (64, False, 8), (None, False, 1),
-                                                              (4, True, 0)])
-def test_workers(monkeypatch, cores, in_memory, expected):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    task = types.SimpleNamespace(in_memory=in_memory)
-    assert build.worker_count(config().training.workers, task) == expected
-    assert build.worker_count(config("--workers 2").training.workers, task) == 2
-
-
 @pytest.mark.parametrize(("words", "kind", "attributes"), [
     ("--ls 0.1", Finetune, {"label_smoothing": 0.1}),
     ("--method lwf --T 3 --weight-adjust --feature-mse", LwF, {"T": 3.0, "weight": 0.5, "feature_mse": True}),
