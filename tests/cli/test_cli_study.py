@@ -235,7 +235,7 @@ def test_several_seeds_are_a_study(cli, tmp_path):
     ("--seed 1,2 --dataset-order toy --eval-only --save s", "is an evaluation run"),
     ("--seed 1,2 --dataset-order toy --save s --export e", "--seed 1,2: --export would write every cell"),
     ("--seed 1,2 --dataset-order toy --save s --dry-run probe", "probe with --seed 1,2: it probes a single run"),
-    ("--recipe seeds.yaml --dataset-order toy --save s", "--seed 1,2: a sequence run has one"),
+    ("--recipe seeds.yaml --dataset-order toy --save s", "--seed 1,2: a sequence run takes one"),
     ("--study seeds.yaml --save s --overwrite",
      "--study seeds.yaml with --overwrite: the cells of a study resume; delete their folders, or give another --save"),
     ("--seed 1,2 --dataset-order toy --save s --overwrite", "--seed 1,2 with --overwrite: the cells of a study resume"),

@@ -68,7 +68,7 @@ FORMS = {  # how a list of names is written -> what a note has of it
     "numbers and dashes": ("\n".join(f"{number} - {name}" for number, name in enumerate(NAMES)), "number"),
     "numbers behind": ("\n".join(f"{name}: {number}" for number, name in enumerate(NAMES)), "after"),
     "quoted": ("\n".join(f'"{name}",' for name in NAMES), "quotation mark"),
-    "with a comment": ("# of ImageNet\n" + "\n".join(NAMES), "no names"),
+    "with a comment": ("# of ImageNet\n" + "\n".join(NAMES), "not read as names"),
     "a tuple": (str(tuple(NAMES)), ""), "assigned": (f"classes = {NAMES}", ""),
     "a key of names": (json.dumps({"names": NAMES}), "order"),
     "a list with marks": ("- tench\n- great white shark\n* cat\n", "the mark before"),

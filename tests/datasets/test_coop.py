@@ -353,7 +353,7 @@ def test_a_checkpoint_is_not_scored_by_lists_that_changed(trained, cli, world, e
     put_json(path, content)
     words = ("--load", tmp_path / "out" / "DTD.pth", "--eval-only", "--save", tmp_path / "scored")
     done = run(cli, world, every_dataset, *words)
-    assert done.status == 2 and f"DTD: was trained on by --split-file {LISTS['DTD']}" in done.err, done.err
+    assert done.status == 2 and f"DTD: was trained on with --split-file {LISTS['DTD']}" in done.err, done.err
     assert "with another content" in done.err and not (tmp_path / "scored").exists()
     chosen = run(cli, world, every_dataset, *words, "--split-file", lists)
     assert chosen.status == 0 and "training images may be scored" in chosen.warnings[0], chosen.err

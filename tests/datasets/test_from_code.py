@@ -87,7 +87,7 @@ def test_a_function_may_take_the_root(file):
 @pytest.mark.parametrize(("function", "message"), [
     ("missing", "it has no function missing; it has open_mine, rooted"), ("CLASSES", "no function CLASSES"),
     ("two", r"takes \(name, root\)"), ("nothing", "returns NoneType, not a Task"), ("pairs", "give pairs:FILE"),
-    ("unnamed", "classnames must be texts"), ("promptless", r"template 'b' has no \{c\}"),
+    ("unnamed", "classnames must be texts"), ("promptless", r"template 'b' lacks \{c\}"),
     ("partless", "its splits must be")])
 def test_what_is_refused(file, function, message):
     with pytest.raises(UserError, match=message):

@@ -148,5 +148,5 @@ def test_a_file_that_is_not_there_or_too_large(tmp_path):
         read_pickled_shots(tmp_path / "none.pkl")
     with (tmp_path / "large.pkl").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(UserError, match="more than 64 MiB"):
+    with pytest.raises(UserError, match="exceeds 64 MiB"):
         read_pickled_shots(tmp_path / "large.pkl")

@@ -133,7 +133,7 @@ def test_without_a_test_part_some_of_each_class_are_held_out():
     ([[(red(), True)], NAMES], {}, "label True"), ([[{"image": 1}], NAMES], {}, "item 0 is dict"),
     ([[], NAMES], {}, "has no items"), ([None, NAMES], {}, "mine: has no dataset"),
     ([iter([]), NAMES], {}, "has no length"),
-    ([[(red(), 0)], NAMES], {"templates": "a photo of {}"}, r"has no \{c\}"),
+    ([[(red(), 0)], NAMES], {"templates": "a photo of {}"}, r"lacks \{c\}"),
     ([[(red(), 0)], NAMES], {"name": "a/b"}, "only have letters"), ([[(red(), 0)], NAMES], {"name": "a,b"}, "letters")])
 def test_what_is_refused(arguments, options, message):
     with pytest.raises(UserError, match=message):

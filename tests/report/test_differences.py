@@ -81,7 +81,7 @@ def test_runs_in_other_tables_are_named(tmp_path):
     tables = difference_tables(report)
     assert [line.name for table in tables for line in table.lines] == ["ewc_A_1"]
     assert missing_note(report, tables) == [
-        "Not compared with finetune_A_1, which stands in no table with them: lwf_A_1."]
+        "Not compared with finetune_A_1, which shares no table with them: lwf_A_1."]
     assert missing_note(report, tables)[0] in report_markdown(report)
     alone = compared(written(tmp_path / "2", {"finetune": {1: 0}, "lwf": {1: 0}}), "gone")
     assert difference_tables(alone) == [] and "finetune_A_1, lwf_A_1" in missing_note(alone, [])[0]
