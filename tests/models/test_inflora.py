@@ -482,7 +482,7 @@ def test_interrupted_after_a_step(left, cli, world, trio, interrupt, words, tmp_
 @pytest.mark.parametrize(("words", "reason"), [
     (("--lora",), "two kinds of factors would train the same weights"),
     (("--train-mode", "fc"), "it adapts the towers, and this mode trains neither"),
-    (("--inflora-sites", "k,x"), "x is none of q, k, v, o"),
+    (("--inflora-sites", "k,x"), "x is not one of q, k, v, o"),
     (("--inflora-energy", "1.1"), "expected a number, above 0 and at most 1"),
     ((*CODE, "--compile"), "--inflora-statistics code with --compile")])
 def test_what_is_refused(cli, world, tmp_path, words, reason, monkeypatch):
