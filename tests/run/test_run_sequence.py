@@ -104,14 +104,14 @@ def test_an_earlier_task_is_not_scored_without_its_split_file(train, cli, by_a_l
     """Neither while the later task trains nor afterwards, alone or in the matrix of both."""
     later = ("--load", tmp_path / "out" / "loose.pth", "--train-dataset", world.tones, "--data-location", tmp_path)
     done = train(tmp_path / "out", *later, "--eval-datasets", f"{world.loose},{world.tones}")
-    assert done.status == 2 and "is scored by no --split-file" in done.err, done.err
+    assert done.status == 2 and "is scored with no --split-file" in done.err, done.err
     done = train(tmp_path / "out", *later)
     assert done.status == 0, done.err
     first, second = (str(tmp_path / "out" / f"{name}.pth") for name in ("loose", "tones"))
     for loaded in (second, f"{first},{second}"):
         done = cli("--load", loaded, "--eval-only", "--workers", 0, "--data-location", tmp_path, "--eval-datasets",
                    f"{world.loose},{world.tones}")
-        assert done.status == 2 and "is scored by no --split-file" in done.err, done.err
+        assert done.status == 2 and "is scored with no --split-file" in done.err, done.err
     assert cli("--load", second, "--eval-only", "--workers", 0).status == 0
 
 
