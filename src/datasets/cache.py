@@ -12,9 +12,9 @@ import mmap
 import os
 import shutil
 import struct
+import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ MOST = 20 * 10 ** 9  # bytes of a split that is kept without being asked for
 LEFT_FREE = 2  # of the free disk such a split takes at most 1 / LEFT_FREE
 MARK = struct.Struct("<Q")
 CHECKED = 64  # rows that are checked at a time
-_background = ThreadPoolExecutor(1, "images")  # Python waits for it before it ends
+_one_at_a_time = threading.Lock()  # of the threads that check whole files, for which Python waits before it ends
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _File:
         self.marks = len(self.header) + count * self.row  # where they begin
         self.size = self.marks + count * MARK.size
         self.descriptor = self.resident = self.finishing = None
-        self.whole = self._fails = self._stays = False
+        self.whole = self._finished = self._fails = self._stays = False
 
     def is_there(self):
         """Whether the whole file is there; one of another length is removed, with a warning."""
@@ -236,16 +236,23 @@ class _File:
         if self.whole or self._stays:
             return
         if self.finishing is None and self._marks().all():
-            self.finishing = _background.submit(self._finish)
-        if self.finishing is not None and (wait or self.finishing.done()):
-            self.whole, self.finishing = self.finishing.result(), None
+            self.finishing = threading.Thread(target=self._finish, name=self.path.name)
+            self.finishing.start()
+        if self.finishing is not None and wait:
+            self.finishing.join()
+        if self.finishing is not None and not self.finishing.is_alive():
+            self.whole, self.finishing = self._finished, None
 
     def _marks(self):
         import numpy
         return numpy.frombuffer(os.pread(self.descriptor, self.size - self.marks, self.marks), dtype="<u8")
 
     def _finish(self):
-        """-> whether the file is whole: its rows are what their marks say, and on the disk."""
+        with _one_at_a_time:
+            self._finished = self._is_whole()
+
+    def _is_whole(self):
+        """Check that the rows are what their marks say, have them on the disk, and give the file its name."""
         import numpy
         mapped = mmap.mmap(self.descriptor, self.marks, access=mmap.ACCESS_READ)
         pixels = numpy.frombuffer(mapped, numpy.uint8, offset=len(self.header)).reshape(self.shape)

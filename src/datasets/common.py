@@ -124,12 +124,18 @@ class Task:
     drawn_from: Split | None = None  # the training images that the shots were drawn from
     from_code: bool = False  # of a function of the user's, whose images may change where no file does
 
+    def __post_init__(self) -> None:
+        listed = {name: split if callable(split) else self._in_memory_too(split) for name, split in self.splits.items()}
+        object.__setattr__(self, "splits", listed)
+
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(self.splits)}; --split-file FILE can "
                             "list another")
         split = self.splits[name]
-        split = split() if callable(split) else split
+        return self._in_memory_too(split()) if callable(split) else split
+
+    def _in_memory_too(self, split: Split) -> Split:
         return replace(split, in_memory=True) if self.in_memory and not split.in_memory else split
 
     def train_data_with(self, text: str) -> str:
