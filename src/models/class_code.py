@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.machine.code_files import PREFIX
 
-OURS = (f"{PREFIX}src", f"{PREFIX}clip")
+OURS = ("clip_continual", f"{PREFIX}src", f"{PREFIX}clip")
 PACKAGES = {"site-packages", "dist-packages"}
 # Attributes of a class that tell where it stands, and not what it does.
 HIDDEN = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__",

@@ -294,11 +294,11 @@ def test_hooks_train_as_those_of_a_file_do(flags, world, words, cli):
     with open("hooks.py", "w", encoding="utf-8") as file:
         file.write(HOOKS)
     text = "hooks.py:Watched(every=3)"
-    done = cli("--dataset-order", f"{world.colours},{world.tones}", "--hooks", text, "--save", "file", *words)
+    done = cli("--train-dataset", world.colours, "--hooks", text, "--save", "file", *words)
     assert done.status == 0, done.err
     for name, hooks in (("object", [Watched(every=3)]), ("alone", Watched(3)), ("text", [text])):
-        run = cc.train(dataset_order=[world.colours, world.tones], save=name, hooks=hooks, **flags)
-        assert same(tensors(run.checkpoint()), tensors("file/tones.pth")), name
+        run = cc.train(train_dataset=world.colours, save=name, hooks=hooks, **flags)
+        assert same(tensors(run.checkpoint()), tensors("file/colours.pth")), name
     plain = cc.train(dataset_order=[world.colours, world.tones], hooks=[Watched], method=Pulled(0.5), **flags)
     assert plain.losses().columns[:4].tolist() == ["iteration", "task", "pull", "watched"]
 
