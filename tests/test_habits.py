@@ -72,7 +72,8 @@ def test_what_is_imported_is_required():
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.split(".")[0])
     found -= {"src", "clip", "scripts", *sys.stdlib_module_names}
-    optional = {"wandb", "tensorboard", "pillow_heif"}  # loggers that a flag asks for; reads one kind of image
+    # Loggers that a flag asks for; a reader of one kind of image; what stores the outputs of the notebook.
+    optional = {"wandb", "tensorboard", "pillow_heif", "nbclient", "nbformat"}
     assert {pip_names.get(name, name) for name in found} - optional <= requirements().keys()
 
 
