@@ -13,7 +13,7 @@ import clip_continual as cc
 
 SAVE = "ckpt/own_module"
 TASKS = ["toy-new-shapes", "toy-shapes", "toy-colours"]
-SHORT = {"model": "toy", "iterations": 60, "batch_size": 64, "lr": 1e-3, "warmup_length": 10}
+SHORT = {"model": "toy", "iterations": 60, "batch_size": 64, "lr": 3e-3, "warmup_length": 10}
 
 
 class Bottleneck(nn.Module):

@@ -148,6 +148,7 @@ def test_steps_of_what_comes_by_hand(fetched, tmp_path):
     assert "ImageNetV2" not in fetched("coco").out
 
 
+@pytest.mark.slow
 def test_the_set_that_is_named_in_the_place_of_imagenet_serves_as_reference(train, world, tmp_path):
     write_imagenet_v2(tmp_path / "data")
     done = train(tmp_path / "out", "--method", "ZSCL", "--ref-dataset", REFERENCE, "--ref-sentences", REFERENCE,
@@ -217,7 +218,7 @@ def test_what_the_hub_has(hub, fetched, tmp_path):
     assert held(tmp_path / "data") == ["imagenetv2-matched-frequency-format-val"]
 
 
-@pytest.mark.parametrize("damage", ["half", "offline", "other"])
+@pytest.mark.parametrize("damage", [pytest.param("half", marks=pytest.mark.slow), "offline", "other"])
 def test_what_the_hub_does_not_give_whole(hub, fetched, monkeypatch, tmp_path, damage):
     if damage == "half":
         content = hub.archive.read_bytes()
