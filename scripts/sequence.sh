@@ -4,8 +4,8 @@
 #     sh scripts/sequence.sh METHOD [DATASETS...] [more flags for every task]
 #     sh scripts/sequence.sh ZSCL --ref-dataset ImageNet --ref-sentences conceptual_captions
 #     sh scripts/sequence.sh lwf toy-digits toy-shapes --model toy --iterations 100
-# Without datasets: MTIL order I with its settings. SAVE=... sets the folder, PYTHON=... the interpreter. Not measured
-# here. With --orthogonal-gradients each task projects off what the previous task stored.
+# Without datasets: MTIL order I with its settings. SAVE=... sets the folder, PYTHON=... the interpreter.
+# Not measured here. With --orthogonal-gradients each task projects off what the previous task stored.
 # It stops at the first task that fails; the same command resumes there. --overwrite starts again.
 set -e
 method=${1:?give a method: sh scripts/sequence.sh METHOD [DATASETS...] [more flags]}

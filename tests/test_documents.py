@@ -184,8 +184,9 @@ def furnish(words, finished):
     if values.get("--recipe", "").endswith(".yaml"):
         Path(values["--recipe"]).write_text("flags:\n  method: lwf\n  iterations: 1000\n  lr: 1e-5\n",
                                                  encoding="utf-8")
-    if ".py:" in values.get("--method", ""):
-        Path(values["--method"].partition(":")[0]).write_text("\n".join(classes()), encoding="utf-8")
+    for code in (values.get("--method", ""), values.get("--hooks", "")):
+        if ".py:" in code:
+            Path(code.partition(":")[0]).write_text("\n".join(classes()), encoding="utf-8")
 
 
 def classes():

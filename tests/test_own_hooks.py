@@ -234,7 +234,7 @@ def test_one_that_scores_is_asked_in_every_mode(train, cli, world, own):
     single = cli("--load", checkpoint, "--eval-single", world.image, "--hooks", "own.py:Best")
     assert single.status == 0 and "note: scored by logits:Best" in single.out
     plain = cli(*evaluation, "--method", "finetune")
-    assert "note: the checkpoint was made by --hooks own.py:Best, which scores in its own way; --method finetune" in (
+    assert "note: the checkpoint was made by --hooks own.py:Best, which defines its own scores; --method finetune" in (
         plain.out)
     assert "without what --hooks own.py:Best trained" in cli("--load", checkpoint, "--export", "exported").out
 

@@ -125,8 +125,10 @@ class Task:
     from_code: bool = False  # of a function of the user's, whose images may change where no file does
 
     def __post_init__(self) -> None:
-        listed = {name: split if callable(split) else self._in_memory_too(split) for name, split in self.splits.items()}
-        object.__setattr__(self, "splits", listed)
+        if self.in_memory:
+            marked = {name: split if callable(split) else self._in_memory_too(split)
+                      for name, split in self.splits.items()}
+            object.__setattr__(self, "splits", marked)
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

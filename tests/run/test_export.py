@@ -357,8 +357,9 @@ def test_a_checkpoint_as_it_is_and_back(cli, world, tmp_path):
     done = cli("--load", world.model, "--export", tmp_path / "open")
     assert done.status == 0 and done.err == "" and done.warnings == []
     assert listing(tmp_path) == {"open", f"open/{CONFIG}", f"open/{WEIGHTS}"}
-    scores = [cli("--load", file, "--eval-only", "--eval-datasets", world.loose, "--workers", 0, "--save",
-                  tmp_path / "scores").out for file in (world.model, tmp_path / "open" / WEIGHTS)]
+    words = ["--eval-only", "--eval-datasets", world.loose, "--workers", 0, "--cache-images", "off",
+             "--save", tmp_path / "scores"]
+    scores = [cli("--load", file, *words).out for file in (world.model, tmp_path / "open" / WEIGHTS)]
     assert scores[0] == scores[1] and "loose" in scores[0]
     done = cli("--load", world.model, "--export", tmp_path / "open")
     assert done.status == 2 and "--overwrite" in done.err
@@ -369,7 +370,8 @@ def test_a_checkpoint_as_it_is_and_back(cli, world, tmp_path):
 def test_the_layout_of_transformers_and_back(cli, world, tmp_path):
     done = cli("--load", world.model, "--export", tmp_path / "hf", "--export-format", "transformers")
     assert done.status == 0 and done.err == "" and "config.json, model.safetensors" in done.out
-    words = ["--eval-only", "--eval-datasets", world.loose, "--workers", 0, "--save", tmp_path / "scores"]
+    words = ["--eval-only", "--eval-datasets", world.loose, "--workers", 0, "--cache-images", "off",
+             "--save", tmp_path / "scores"]
     expected, *found = (cli("--load", source, *words) for source in (
         world.model, tmp_path / "hf", tmp_path / "hf" / "model.safetensors", f"local-dir:{tmp_path / 'hf'}"))
     assert "loose" in expected.out and [done.out for done in found] == 3 * [expected.out]
